@@ -1,0 +1,1 @@
+"""Read, check, split and de-duplicate: prompts, demonstrations, preferences."""

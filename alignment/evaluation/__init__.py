@@ -1,0 +1,1 @@
+"""Metrics, win rates, ratings, agreement, the gate."""

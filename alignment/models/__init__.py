@@ -1,0 +1,1 @@
+"""Load any causal language model, the embedded default, and adapters."""

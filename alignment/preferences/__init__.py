@@ -1,0 +1,1 @@
+"""Votes → consensus, agreement, pairs; raters that are programs."""

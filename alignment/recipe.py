@@ -1,0 +1,211 @@
+"""The recipe: one YAML file that says all of a run. Unknown keys are errors; defaults are the methods' published ones.
+
+A recipe's ``stages`` are a mapping from a name to a stage; the order is the order they run in. A stage names its inputs
+by the stages that make them (``base`` is the base model). :mod:`alignment.check` finds what is wrong with one.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from alignment.records import Sampling
+
+BASE = "base"  # the name by which stages speak of the model they all start from
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,39}$")]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+
+DpoLoss = Literal[
+    "sigmoid", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot", "aot_unpaired",
+    "apo_zero", "apo_down", "discopop", "sft", "sigmoid_norm",
+]  # fmt: skip
+
+
+class Settings(BaseModel):
+    """Base of everything a recipe holds."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelSettings(Settings):
+    """The model to align: a local folder, a hub name, or ``embedded:smollm2-135m``."""
+
+    base: str
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    revision: str | None = None  # of a hub model; pin it, or the recipe can change under you
+    chat_template: str | None = None  # a Jinja file, for a base model that has none
+    registered_name: Name = "policy"
+
+
+class DataSettings(Settings):
+    """Where the data is. Paths are relative to the recipe's own folder."""
+
+    prompts: str | None = None
+    demonstrations: str | None = None
+    preferences: str | None = None
+    held_out: Annotated[float, Field(gt=0, lt=1)] = 0.2  # share of prompts kept for evaluation, chosen by digest
+
+
+class Lora(Settings):
+    """Low-rank adapters on every linear layer (Hu et al. 2021; Dettmers et al. 2023 for "every")."""
+
+    rank: Count = 16
+    alpha: Positive = 32  # 2 × rank: the common scaling, and the one that learning rates here assume
+    dropout: Fraction = 0.0
+
+
+class Training(Settings):
+    """What every trainer shares. ``lora: null`` trains all weights."""
+
+    epochs: Positive = 1.0
+    learning_rate: Positive
+    batch_size: Count = 8  # examples (or pairs) in one forward and backward pass
+    gradient_accumulation: Count = 1
+    max_length: Count = 1024  # tokens of prompt and answer together
+    warmup: Fraction = 0.1  # share of the steps
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    weight_decay: NotNegative = 0.0
+    max_grad_norm: Positive = 1.0
+    checkpoint_every: Count = 20  # optimizer steps between checkpoints
+    gradient_checkpointing: bool = False
+    lora: Lora | None = Lora()
+
+
+class SftStage(Training):
+    """Supervised fine-tuning on ``data.demonstrations``, loss on the assistant's tokens only."""
+
+    kind: Literal["sft"]
+    model: Name = BASE
+    learning_rate: Positive = 2e-4  # LoRA: ten times full fine-tuning's 2e-5 (Dettmers et al. 2023, table 9)
+    epochs: Positive = 3.0  # Ouyang et al. 2022 and Zhou et al. 2023 train several epochs on little data
+    packing: bool = False
+
+
+class SampleStage(Settings):
+    """Draws ``per_prompt`` responses to every training prompt from a policy."""
+
+    kind: Literal["sample"]
+    model: Name = BASE
+    per_prompt: Annotated[int, Field(ge=1, le=64)] = 4
+    sampling: Sampling = Sampling(temperature=1.0, top_p=0.95, max_new_tokens=128)
+    batch_size: Count = 64
+    limit: Count | None = None  # prompts
+
+
+class SimulatedRaters(Settings):
+    """Programs that follow a written rubric, with noise. Always called simulated wherever they show."""
+
+    rubric: str  # a YAML file, relative to the recipe: see alignment/preferences/rubric.py
+    count: Count = 3
+    noise: NotNegative = 0.5  # standard deviation added to a rater's score of each response, in rubric points
+    tie_margin: NotNegative = 0.25  # two scores nearer than this are a tie
+
+
+class PreferencesStage(Settings):
+    """Raters compare the responses; their votes become consensus pairs with margins."""
+
+    kind: Literal["preferences"]
+    responses: Name
+    raters: SimulatedRaters
+    comparisons_per_prompt: Count = 2
+    min_agreement: Fraction = 0.5  # pairs on which fewer of the raters agree are kept as votes, not trained on
+
+
+class PreferenceFileStage(Settings):
+    """Preferences that the user brings (``data.preferences``)."""
+
+    kind: Literal["preference_file"]
+    format: Literal["auto", "trl", "hh_rlhf", "oasst"] = "auto"
+    limit: Count | None = None  # pairs, taken in the order of their digests
+
+
+class RewardStage(Training):
+    """A Bradley–Terry reward model (Ouyang et al. 2022, eq. 1; margins as in Touvron et al. 2023, eq. 2)."""
+
+    kind: Literal["reward"]
+    model: Name = BASE
+    preferences: Name
+    learning_rate: Positive = 1e-4  # LoRA: ten times the 1e-5 of Touvron et al. 2023
+    use_margin: bool = False
+    center_rewards_coefficient: NotNegative | None = 0.01  # Eisenstein et al. 2023: keeps scores centred
+
+
+class DpoStage(Training):
+    """Direct preference optimisation (Rafailov et al. 2023), with every loss that TRL offers."""
+
+    kind: Literal["dpo"]
+    model: Name
+    preferences: Name
+    learning_rate: Positive = 5e-6  # LoRA: ten times the 5e-7 of Tunstall et al. 2023 (Zephyr)
+    beta: Positive = 0.1  # Rafailov et al. 2023
+    loss: DpoLoss = "sigmoid"
+    label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
+
+
+class EvaluateStage(Settings):
+    """Candidate against opponents on held-out prompts: win rates, KL from the reference, length, repetition."""
+
+    kind: Literal["evaluate"]
+    model: Name
+    against: tuple[Name, ...] = (BASE,)
+    reference: Name = BASE  # KL is measured from this model
+    raters: SimulatedRaters | None = None  # judge by the written rubric
+    reward: Name | None = None  # judge by this reward model
+    sampling: Sampling = Sampling(temperature=0.0, max_new_tokens=128)
+    kl_prompts: Count = 16  # KL needs samples at temperature 1 of its own
+    batch_size: Count = 64
+    limit: Count | None = None  # held-out prompts
+
+
+Stage = Annotated[
+    SftStage | SampleStage | PreferencesStage | PreferenceFileStage | RewardStage | DpoStage | EvaluateStage,
+    Field(discriminator="kind"),
+]
+
+
+class Condition(Settings):
+    """One condition of the gate: a metric of an evaluation, by name, and its bound."""
+
+    metric: str  # "win_rate.base.rubric.low"; `rlhf check` lists the names there are
+    above: float | None = Field(default=None, allow_inf_nan=False)
+    below: float | None = Field(default=None, allow_inf_nan=False)
+
+
+class Gate(Settings):
+    """What must hold before a version becomes the champion. All conditions must."""
+
+    evaluation: Name
+    conditions: tuple[Condition, ...] = Field(min_length=1)
+    merge: bool = False  # also write the merged weights beside the adapter
+
+
+class Resources(Settings):
+    """Where stages run."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: Count | None = None  # CPU threads; None: one per core. Part of the run's identity: sums depend on it
+
+
+class Recipe(Settings):
+    """All of a run."""
+
+    name: Name
+    description: str = ""
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    model: ModelSettings
+    data: DataSettings = DataSettings()
+    stages: dict[Name, Stage] = Field(min_length=1)
+    gate: Gate | None = None
+    resources: Resources = Resources()
+
+
+def stage_inputs(stage: Any) -> dict[str, tuple[str, ...]]:
+    """The stages (or ``base``) that ``stage`` reads from, by the role they play in it."""
+    roles: dict[str, tuple[str, ...]] = {}
+    for role in ("model", "responses", "preferences", "reward", "reference", "against"):
+        value = getattr(stage, role, None)
+        if value is not None:
+            roles[role] = (value,) if isinstance(value, str) else tuple(value)
+    return roles

@@ -1,0 +1,151 @@
+"""What flows between stages. Every record is frozen; rankings are best first.
+
+Records are written as JSON lines by :mod:`alignment.data.jsonl` and read back by their pydantic schema, so a stage
+never guesses what another one meant.
+"""
+
+from datetime import datetime
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+RaterKind = Literal["human", "simulated", "judge"]
+Outcome = Literal["ranked", "both_bad", "skipped", "flagged"]
+
+
+class Record(BaseModel):
+    """Base of all records: immutable, and unknown fields are an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Message(Record):
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+class Prompt(Record):
+    """A conversation that waits for the assistant's next turn (the last message is the user's)."""
+
+    id: str
+    messages: tuple[Message, ...] = Field(min_length=1)
+    kind: str = "general"  # the slice that the report groups by: "code", "arithmetic" …
+    source: str = ""
+    reference: str | None = None  # a known good answer, where there is one
+
+
+class Demonstration(Record):
+    """A conversation to imitate; the last message is the assistant's."""
+
+    id: str
+    messages: tuple[Message, ...] = Field(min_length=2)
+    kind: str = "general"
+    source: str = ""
+
+
+class Sampling(Record):
+    """How a response is drawn. ``temperature=0`` is greedy."""
+
+    temperature: float = Field(default=1.0, ge=0, allow_inf_nan=False)
+    top_k: int = Field(default=0, ge=0)  # 0: off
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    min_p: float = Field(default=0.0, ge=0, lt=1)
+    repetition_penalty: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    max_new_tokens: int = Field(default=64, ge=1)
+    stop: tuple[str, ...] = ()
+
+
+class Response(Record):
+    """One sampled answer, with everything needed to draw it again."""
+
+    id: str
+    prompt_id: str
+    text: str
+    model: str  # "stage@version:digest", or the base model's reference
+    sampling: Sampling
+    seed: int
+    tokens: int = Field(ge=0)  # generated tokens, EOS included
+    finished: bool  # False: cut off at max_new_tokens
+
+
+class Comparison(Record):
+    """The question put to raters: which of these answers is better?"""
+
+    id: str
+    prompt: Prompt
+    responses: tuple[Response, ...] = Field(min_length=2, max_length=9)
+
+
+class Vote(Record):
+    """One rater's verdict on one comparison; never changed, only superseded.
+
+    ``ranking`` holds response ids, best first, ties sharing a group; it is complete when ``outcome`` is "ranked" and
+    empty otherwise. ``strength`` (pairs only) is 0 for a tie, else 1 (slightly) to 3 (much better).
+    """
+
+    id: str
+    comparison_id: str
+    rater: str
+    rater_kind: RaterKind
+    outcome: Outcome
+    ranking: tuple[tuple[str, ...], ...] = ()
+    strength: int | None = Field(default=None, ge=0, le=3)
+    criteria: dict[str, int] = {}
+    comment: str = ""
+    seconds: float | None = Field(default=None, ge=0)
+    created: datetime | None = None  # None: made by a program, whose output must not depend on the clock
+    supersedes: str | None = None
+
+    @model_validator(mode="after")
+    def _ranking_fits_outcome(self) -> Self:
+        ids = [response for group in self.ranking for response in group]
+        if len(ids) != len(set(ids)):
+            raise ValueError("a response is ranked twice")
+        if (self.outcome == "ranked") != (len(ids) >= 2):
+            raise ValueError("a ranked vote ranks at least two responses; any other outcome ranks none")
+        return self
+
+
+class PreferencePair(Record):
+    """Chosen over rejected, for one prompt: what reward models and DPO train on."""
+
+    id: str
+    prompt_id: str
+    prompt: tuple[Message, ...] = Field(min_length=1)
+    chosen: str
+    rejected: str
+    margin: float | None = Field(default=None, ge=0, allow_inf_nan=False)  # None: strength unknown
+    raters: int = Field(default=1, ge=1)
+    agreement: float | None = Field(default=None, ge=0, le=1)  # share of the votes that went the pair's way
+    rater_kind: RaterKind | Literal["file"] = "file"
+    kind: str = "general"
+
+
+class ArtifactRef(Record):
+    """An artifact by name, version and digest: how lineage speaks of it."""
+
+    name: str
+    kind: str
+    version: int
+    digest: str
+
+    def __str__(self) -> str:
+        return f"{self.name}@{self.version}:{self.digest[:12]}"
+
+
+class Artifact(ArtifactRef):
+    """A stage's output: an immutable folder in the workspace."""
+
+    path: str
+    key: str  # cache key: configuration + inputs + code
+    inputs: dict[str, ArtifactRef] = {}
+    metrics: dict[str, float] = {}
+    work_seconds: float = 0.0
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    gpu_seconds: float = 0.0
+    tokens_trained: int = 0
+    tokens_sampled: int = 0
+
+    def ref(self) -> ArtifactRef:
+        return ArtifactRef(name=self.name, kind=self.kind, version=self.version, digest=self.digest)

@@ -1,0 +1,1 @@
+"""Sampling strategies and the engines that run them."""

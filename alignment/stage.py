@@ -1,0 +1,64 @@
+"""What a stage is to the library: a function from a context to a result.
+
+A stage's function has the signature ``(settings, context) -> StageResult``. It writes its artifact's files under
+``context.output`` and its checkpoints under ``context.checkpoints``; whoever runs it (:mod:`flows.stages`) makes both
+folders, names and digests the artifact, and runs it again on the same folders after a crash.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from alignment.recipe import Recipe
+from alignment.records import Artifact
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where a stage stands. ``metrics`` are the newest values (loss, reward …); ``tokens`` counts since its start."""
+
+    step: int
+    total: int
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    tokens: int = 0
+
+
+@dataclass(slots=True)
+class StageContext:
+    """What a stage is given.
+
+    ``inputs`` maps a stage's name (as the settings speak of it) to its artifact; the base model is ``inputs["base"]``,
+    an artifact of kind "model" like any other. ``data`` maps "prompts", "demonstrations" and "preferences" to existing
+    files. ``work_seconds`` adds up the time inside :meth:`working`.
+    """
+
+    name: str
+    recipe: Recipe
+    inputs: Mapping[str, Artifact]
+    data: Mapping[str, Path]
+    output: Path
+    checkpoints: Path
+    report: Callable[[Progress], None] = lambda _progress: None
+    work_seconds: float = 0.0
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """Counts the time inside a trainer, sampler or evaluator itself, apart from loading and saving."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.work_seconds += time.perf_counter() - start
+
+
+@dataclass(frozen=True, slots=True)
+class StageResult:
+    """What a stage says about its artifact: its kind, its figures, and curves as ``{metric: [(step, value), …]}``."""
+
+    kind: str
+    metrics: dict[str, float]
+    curves: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
+    tokens_trained: int = 0
+    tokens_sampled: int = 0

@@ -1,0 +1,1 @@
+"""HOW it runs: Prefect flows, Ray, the command line."""

@@ -1,0 +1,1 @@
+"""WHO says what is better: the app for raters and its store."""
