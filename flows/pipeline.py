@@ -171,7 +171,9 @@ def outcome(run: Run, name: str, kind: str) -> Iterator[StageOutcome]:
     finally:
         result.seconds = time.perf_counter() - started
         run.outcomes.append(result)
-        summary = result.error.splitlines()[0] if result.error else str(result.artifact.ref()) if result.artifact else ""
+        summary = (
+            result.error.splitlines()[0] if result.error else str(result.artifact.ref()) if result.artifact else ""
+        )
         listener.get().stage_finished(
             name, status=result.status, cached=result.cached, seconds=result.seconds, summary=summary
         )

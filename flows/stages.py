@@ -76,7 +76,9 @@ class Job:
         )
 
 
-def make_job(name: str, recipe: Recipe, made: Mapping[str, Artifact], data: Mapping[str, Path], workspace: Workspace) -> Job:
+def make_job(
+    name: str, recipe: Recipe, made: Mapping[str, Artifact], data: Mapping[str, Path], workspace: Workspace
+) -> Job:
     """A stage's job from what was made before it; it is given the inputs and data that its settings name, no others."""
     settings = recipe.stages[name]
     wanted = {BASE} | {source for sources in stage_inputs(settings).values() for source in sources}
@@ -194,7 +196,9 @@ def _show(artifact: Artifact) -> None:
     rows = "\n".join(f"| {name} | {value:.4g} |" for name, value in sorted(artifact.metrics.items()))
     made_of = ", ".join(str(ref) for ref in artifact.inputs.values()) or "–"
     text = f"**{artifact.ref()}** ({artifact.kind})\n\nmade of {made_of}\n\n| metric | value |\n|---|---|\n{rows}\n"
-    create_markdown_artifact(text, key=f"{_slug(artifact.name)}-result", description=f"{artifact.name} v{artifact.version}")
+    create_markdown_artifact(
+        text, key=f"{_slug(artifact.name)}-result", description=f"{artifact.name} v{artifact.version}"
+    )
 
 
 def _slug(name: str) -> str:

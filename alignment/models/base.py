@@ -30,7 +30,13 @@ def prepare_base(workspace: Workspace, settings: ModelSettings) -> Artifact:
         folder = _download(settings)
     digest = _digest(workspace, folder)
     return Artifact(
-        name=BASE, kind="model", version=1, digest=digest, path=str(folder), key=settings.base, work_seconds=work_seconds
+        name=BASE,
+        kind="model",
+        version=1,
+        digest=digest,
+        path=str(folder),
+        key=settings.base,
+        work_seconds=work_seconds,
     )
 
 

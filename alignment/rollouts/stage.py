@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from alignment.chat import render_prompt
 from alignment.data.jsonl import read_records, write_records
 from alignment.data.prompts import load_prompts
-from alignment.models.loading import load_policy
+from alignment.models.loading import load_policy, stop_ids
 from alignment.recipe import BASE, SampleStage
 from alignment.records import Prompt, Response
 from alignment.rollouts.transformers_engine import TransformersEngine
@@ -23,7 +23,7 @@ def run(settings: SampleStage, context: StageContext) -> StageResult:
     prompts, _held_out = load_prompts(context.data["prompts"], context.recipe.data.held_out)
     prompts = prompts[: settings.limit]
     model, tokenizer = load_policy(artifact, base, context.recipe)
-    engine = TransformersEngine(model, tokenizer, batch_size=settings.batch_size)
+    engine = TransformersEngine(model, tokenizer, stop_ids=stop_ids(model, tokenizer), batch_size=settings.batch_size)
     tokens = {prompt.id: render_prompt(tokenizer, prompt.messages) for prompt in prompts}
 
     drawn: dict[str, list[Response]] = {}
