@@ -59,8 +59,8 @@ def read_preferences(path: Path, format: Format = "auto", limit: int | None = No
 def load_preferences(
     path: Path,
     held_out: float,
-    format: Format = "auto",
-    limit: int | None = None,  # noqa: A002
+    format: Format = "auto",  # noqa: A002
+    limit: int | None = None,
 ) -> tuple[list[PreferencePair], list[PreferencePair], dict[Skip, int]]:
     """(train, held out, skipped) of a file, split by :func:`alignment.data.split.opening`."""
     found = read_preferences(path, format, limit)
