@@ -177,7 +177,7 @@ class Words(Criterion):
 
 
 class Direct(Criterion):
-    """No preamble at the start, no filler phrase anywhere, and no long stretch of the question in the first sentence."""
+    """No preamble at the start, no filler phrase anywhere, no long stretch of the question in the first sentence."""
 
     measure: Literal["direct"]
     openings: tuple[str, ...]

@@ -30,7 +30,18 @@ from alignment.records import Prompt, Record, Response
 POINTS = 10.0
 
 Measured = Annotated[
-    Answer | Translation | Topic | Substance | Echo | Copying | Repetition | Sentences | Words | Direct | Plain | Finished,
+    Answer
+    | Translation
+    | Topic
+    | Substance
+    | Echo
+    | Copying
+    | Repetition
+    | Sentences
+    | Words
+    | Direct
+    | Plain
+    | Finished,
     Field(discriminator="measure"),
 ]
 Points = Annotated[float, Field(ge=0, le=POINTS)]

@@ -11,22 +11,26 @@ _ABBREVIATION = re.compile(r"\b(Mr|Mrs|Ms|Dr|Prof|St|vs|e\.g|i\.e|etc)\.", re.IG
 _SENTENCE_END = re.compile(r"(?<=[.!?…])[\"'”’»)\]*_]*\s+|\n+")
 _MARKUP = re.compile(r"^\s*(#{1,6}\s|[-*•]\s|\d+[.)]\s)|\*\*[^*\n]+\*\*|__[^_\n]+__", re.MULTILINE)
 _NUMBER = re.compile(r"(?<![\w.])-?\d+(?:,\d{3})*(?:\.\d+)?")
-_SMALL_NUMBERS = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-    "eighteen nineteen"
-).split()
-_TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
+_SMALL_NUMBERS = [
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
+    "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
+]  # fmt: skip
+_TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
 _STEM = 5  # letters, after the ending is off: "costs" and "costly", "translate" and "translation" meet here
 _ENDING = re.compile(r"(?<=\w{3})(?:ing|ers|er|ed|es|ly|s|e)$")
 
 # Words that are in every text, and words in which tasks are given; neither says what a text is about.
-_STOP_WORDS = frozenset(
-    "a about all also am an and any are as at be because been but by can cannot could did do does for from get give "
-    "had has have he her here him his how i if in into is it its just like made know make makes many may me more most much "
-    "must my no not of on one only or our out over put say says shall she should so some than that the their them then "
-    "there these they this those to too up us use very was we were what when where which who why will with would you "
-    "your sentence sentences short write one-sentence describe two-line two summarise sum word words title story slogan poem message email lines rewrite politely correct grammar".split()
-)
+_COMMON = """
+a about all also am an and any are as at be because been but by can cannot could did do does for from get give had has
+have he her here him his how i if in into is it its just like know made make makes many may me more most much must my no
+not of on one only or our out over put say says shall she should so some than that the their them then there these they
+this those to too up us use very was we were what when where which who why will with would you your
+"""
+_TASKS = """
+correct describe email grammar line lines message poem politely rewrite sentence sentences short slogan story sum
+summarise title two word words write
+"""
+_STOP_WORDS = frozenset(_WORD.findall(_COMMON + _TASKS))
 
 
 def words(text: str) -> list[str]:
@@ -59,7 +63,9 @@ def has_markup(text: str) -> bool:
 def subjects(text: str) -> set[str]:
     """Stems of the words that say what a text is about: content words and numbers."""
     return {
-        _ENDING.sub("", word)[:_STEM] for word in words(text) if word not in _STOP_WORDS and (len(word) > 2 or word.isdigit())
+        _ENDING.sub("", word)[:_STEM]
+        for word in words(text)
+        if word not in _STOP_WORDS and (len(word) > 2 or word.isdigit())
     }
 
 
