@@ -54,8 +54,4 @@ def _trainer(settings: SftStage, context: StageContext, model: Any, tokenizer: A
     from trl import SFTConfig, SFTTrainer
 
     arguments = SFTConfig(**trainer_arguments(settings, context), packing=settings.packing)
-    return SFTTrainer(
-        model=model, args=arguments, train_dataset=rows, processing_class=tokenizer, callbacks=[callback]
-    )
-
-
+    return SFTTrainer(model=model, args=arguments, train_dataset=rows, processing_class=tokenizer, callbacks=[callback])
