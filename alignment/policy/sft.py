@@ -4,7 +4,6 @@ Loss on the assistant's tokens only (EOS included), whatever the template: the l
 """
 
 import json
-from pathlib import Path
 from typing import Any
 
 from alignment.chat import render_example
