@@ -55,7 +55,7 @@ def parse(text: str, file: str | None = None) -> Document:
         if node is not None:
             _walk(node, (), document.lines, faults, file, set())
         if not faults and node is not None:
-            document.value = loader.construct_document(node)  # type: ignore[no-untyped-call]
+            document.value = loader.construct_document(node)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         problem = f"not YAML: {error.problem or error.context}"
