@@ -3,7 +3,6 @@
 Relative paths in a recipe start at the recipe's folder, those in ``--set`` at the current one, as a shell's do.
 """
 
-import hashlib
 import json
 import math
 from collections.abc import Iterator, Sequence
@@ -13,6 +12,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from alignment import yaml_file
+from alignment.digests import digest_of
 from alignment.faults import Fault, InputError
 from alignment.recipe import ModelSettings, Recipe
 from alignment.recipe_faults import STAGE_KINDS, location, recipe_fault, submodel, suggestion
@@ -62,7 +62,7 @@ def recipe_digest(recipe: Recipe) -> str:
     """SHA-256 of the recipe as canonical JSON: of its values, however its file is written. Stages count in order."""
     value = recipe.model_dump(mode="json")
     value["stages"] = list(value["stages"].items())
-    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    return digest_of(value)
 
 
 def resolve_data(recipe: Recipe, recipe_path: Path) -> dict[str, Path]:

@@ -55,7 +55,7 @@ def parse(text: str, file: str | None = None) -> Document:
         if node is not None:
             _walk(node, (), document.lines, faults, file, set())
         if not faults and node is not None:
-            document.value = loader.construct_document(node)
+            document.value = _own(loader.construct_document(node))
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         problem = f"not YAML: {error.problem or error.context}"
@@ -109,6 +109,13 @@ def _walk(
         else:
             seen[key.value] = lines[here] = line
             _walk(value, here, lines, faults, file, above)
+
+
+def _own(value: Any) -> Any:
+    """A copy in which an anchor's aliases are values of their own: setting one must not change the others."""
+    if isinstance(value, dict):
+        return {key: _own(inner) for key, inner in value.items()}
+    return [_own(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _dotted(location: Location) -> str | None:

@@ -3,7 +3,6 @@
 import json
 import re
 import time
-from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console

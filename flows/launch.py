@@ -4,7 +4,6 @@ import json
 import time
 from pathlib import Path
 
-from alignment.check import check_recipe
 from prefect.settings import (
     PREFECT_API_URL,
     PREFECT_RESULTS_LOCAL_STORAGE_PATH,
@@ -13,6 +12,7 @@ from prefect.settings import (
 )
 from rich.console import Console
 
+from alignment.check import check_recipe
 from alignment.digests import code_digest, digest_of
 from alignment.faults import InputError
 from alignment.loading import recipe_digest, resolve_data
@@ -89,6 +89,9 @@ def say_end(console: Console, folder: Path, server: services.Service, state: Sta
     ]
     registered = json.loads((folder / "report.json").read_text("utf-8")).get("registered")
     if registered:
-        lines += [f"model      {registered['folder']}", f"try it     rlhf chat {registered['name']}/{registered['version']}"]
+        lines += [
+            f"model      {registered['folder']}",
+            f"try it     rlhf chat {registered['name']}/{registered['version']}",
+        ]
     for line in lines:
         console.print(line, soft_wrap=True, highlight=False)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from alignment.data.columns import Messages, conversation, fail, listed, messages, optional_text, require_turns
-from alignment.data.digests import content_digest
+from alignment.data.digests import prompt_id
 from alignment.data.jsonl import Row, parse_rows
 from alignment.data.prompts import prompt_turns, with_system
 from alignment.data.split import opening, split_by_digest
@@ -38,7 +38,7 @@ def numbered_demonstrations(path: Path) -> list[tuple[int, Demonstration]]:
 def _demonstration(row: Row) -> Demonstration:
     turns = _turns(row)
     return Demonstration(
-        id=content_digest([message.model_dump() for message in turns]),
+        id=prompt_id(turns),
         messages=turns,
         kind=optional_text(row, "kind") or "general",
         source=optional_text(row, "source") or "",
