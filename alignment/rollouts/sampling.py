@@ -56,7 +56,7 @@ class TopP(TopPLogitsWarper):  # type: ignore[misc]
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         if scores.shape[-1] <= NUCLEUS:
-            return super().__call__(input_ids, scores)
+            return self._sorted(input_ids, scores)
         best = scores.topk(NUCLEUS, dim=-1).values
         probs = (best - scores.logsumexp(-1, keepdim=True)).exp()
         cumulative = probs.cumsum(-1)
@@ -65,7 +65,11 @@ class TopP(TopPLogitsWarper):  # type: ignore[misc]
         kept_scores = scores.masked_fill(scores < cut, self.filter_value)
         wide = (cumulative[:, -1] < self.top_p).nonzero().squeeze(-1)
         if len(wide):
-            kept_scores[wide] = super().__call__(input_ids[wide], scores[wide])
+            kept_scores[wide] = self._sorted(input_ids[wide], scores[wide])
+        return kept_scores
+
+    def _sorted(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        kept_scores: torch.Tensor = super().__call__(input_ids, scores)
         return kept_scores
 
 
@@ -86,7 +90,8 @@ def inverse_cdf(scores: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
     rarest tokens and touch the vocabulary once.
     """
     weights = (scores - scores.amax(-1, keepdim=True)).exp_()
-    weights = F.pad(weights, (0, -weights.shape[-1] % BLOCK)).unflatten(-1, (-1, BLOCK))
+    weights = F.pad(weights, (0, -weights.shape[-1] % BLOCK))
+    weights = weights.view(len(weights), -1, BLOCK)
     blocks = weights.sum(-1).double()
     target = uniform.to(blocks) * blocks.sum(-1)
     block, rest = _crossing(blocks, target)
