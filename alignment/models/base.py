@@ -1,6 +1,7 @@
 """The base model as an artifact: where it is, and its digest."""
 
 import json
+import time
 from pathlib import Path
 
 from alignment.faults import Fault, InputError
@@ -13,17 +14,30 @@ from alignment.workspace import Workspace, folder_digest, write_text
 def prepare_base(workspace: Workspace, settings: ModelSettings) -> Artifact:
     """Finds, downloads or converts the base model. Only a hub name reaches for the network.
 
-    The artifact's ``key`` is the model's name as the recipe gives it. Raises InputError where there is no such model.
+    The artifact's ``key`` is the model's name as the recipe gives it; its ``work_seconds`` are what a conversion took,
+    0 where there was none to do. Raises InputError where there is no such model.
     """
+    started, work_seconds = time.perf_counter(), 0.0
     if settings.base.startswith("embedded:"):
         name = settings.base.removeprefix("embedded:")
-        folder = embedded.convert(name, workspace.folder("models") / name)
+        folder = workspace.folder("models") / name
+        if not folder.exists():
+            embedded.convert(name, folder)
+            work_seconds = time.perf_counter() - started
     elif Path(settings.base).is_dir():
         folder = Path(settings.base).resolve()
     else:
         folder = _download(settings)
     digest = _digest(workspace, folder)
-    return Artifact(name=BASE, kind="model", version=1, digest=digest, path=str(folder), key=settings.base)
+    return Artifact(
+        name=BASE,
+        kind="model",
+        version=1,
+        digest=digest,
+        path=str(folder),
+        key=settings.base,
+        work_seconds=work_seconds,
+    )
 
 
 def _download(settings: ModelSettings) -> Path:

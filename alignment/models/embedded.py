@@ -31,10 +31,8 @@ def gguf_file(name: str) -> Path:
     raise InputError([Fault(f"the embedded model {name!r} is not installed", remedy, field="model.base")])
 
 
-def convert(name: str, target: Path) -> Path:
-    """Writes an embedded model as a Hugging Face folder (bfloat16 safetensors), unless it is there already."""
-    if (target / "config.json").exists():
-        return target
+def convert(name: str, target: Path) -> None:
+    """Writes an embedded model as a Hugging Face folder (bfloat16 safetensors), whole or not at all."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
@@ -48,4 +46,3 @@ def convert(name: str, target: Path) -> Path:
     model.save_pretrained(temporary)
     AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name).save_pretrained(temporary)
     temporary.rename(target)
-    return target

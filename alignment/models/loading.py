@@ -121,3 +121,10 @@ def _check_base(artifact: Artifact, base: Artifact) -> None:
             f"{artifact.ref()} is an adapter for {made_on['base']} ({made_on['digest'][:12]}), "
             f"not for {base.key} ({base.digest[:12]}); name the base it was trained on"
         )
+
+
+def stop_ids(model: Policy, tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """The token ids that end an answer: the tokenizer's EOS, and those that the model's generation settings add."""
+    configured = model.generation_config.eos_token_id
+    more = configured if isinstance(configured, list) else [configured]
+    return {tokenizer.eos_token_id} | {token for token in more if token is not None}

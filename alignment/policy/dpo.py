@@ -30,8 +30,9 @@ class TokenisedDPOTrainer(DPOTrainer):  # type: ignore[misc]  # TRL is untyped
 
 def run(settings: DpoStage, context: StageContext) -> StageResult:
     """Trains ``settings.model`` on preference pairs. Raises StageError where every pair is too long to learn from."""
-    from datasets import Dataset
     from pathlib import Path
+
+    from datasets import Dataset
 
     start, base = context.inputs[settings.model], context.inputs[BASE]
     model, tokenizer = load_policy(start, base, context.recipe, trainable=True)

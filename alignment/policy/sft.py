@@ -4,7 +4,6 @@ Loss on the assistant's tokens only (EOS included), whatever the template: the l
 """
 
 import json
-from pathlib import Path
 from typing import Any
 
 from alignment.chat import render_example
@@ -54,8 +53,4 @@ def _trainer(settings: SftStage, context: StageContext, model: Any, tokenizer: A
     from trl import SFTConfig, SFTTrainer
 
     arguments = SFTConfig(**trainer_arguments(settings, context), packing=settings.packing)
-    return SFTTrainer(
-        model=model, args=arguments, train_dataset=rows, processing_class=tokenizer, callbacks=[callback]
-    )
-
-
+    return SFTTrainer(model=model, args=arguments, train_dataset=rows, processing_class=tokenizer, callbacks=[callback])

@@ -49,11 +49,15 @@ def run(settings: RewardStage, context: StageContext) -> StageResult:
     write_text(context.output / "curves.json", json.dumps(callback.curves))
     write_text(context.output / "held_out.json", json.dumps(evaluated["detail"], indent=1))
     write_text(context.output / "chat_template.sha256", template_digest(tokenizer) + "\n")
-    metrics = final_metrics(callback) | evaluated["metrics"] | {
-        "mean_loss": loss,
-        "pairs": float(len(kept)),
-        "dropped": float(len(rows) - len(kept)),
-    }
+    metrics = (
+        final_metrics(callback)
+        | evaluated["metrics"]
+        | {
+            "mean_loss": loss,
+            "pairs": float(len(kept)),
+            "dropped": float(len(rows) - len(kept)),
+        }
+    )
     return StageResult("reward_model", metrics, callback.curves, tokens_trained=callback.tokens)
 
 
@@ -112,7 +116,9 @@ def score(model: Any, tokenizer: Any, sequences: list[list[int]], *, batch_size:
 def _evaluate(model: Any, tokenizer: Any, pairs: list[PreferencePair], settings: RewardStage) -> dict[str, Any]:
     rows = [_row(tokenizer, pair, settings) for pair in pairs]
     size = 2 * settings.batch_size
-    scores = score(model, tokenizer, [row[side] for side in ("chosen_ids", "rejected_ids") for row in rows], batch_size=size)
+    scores = score(
+        model, tokenizer, [row[side] for side in ("chosen_ids", "rejected_ids") for row in rows], batch_size=size
+    )
     chosen, rejected = scores[: len(rows)], scores[len(rows) :]
     margins = [c - r for c, r in zip(chosen, rejected, strict=True)]
     accuracy = pair_accuracy(chosen, rejected)
