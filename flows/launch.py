@@ -3,7 +3,9 @@
 import json
 import time
 from pathlib import Path
+from typing import Any
 
+from prefect.client.schemas.objects import State
 from prefect.settings import (
     PREFECT_API_URL,
     PREFECT_RESULTS_LOCAL_STORAGE_PATH,
@@ -61,7 +63,7 @@ def launch(
     check_start(request)
     with console.status("waiting for the Prefect server"):
         services.wait(workspace, server)
-    settings: dict[Setting, Any] = {PREFECT_RESULTS_LOCAL_STORAGE_PATH: workspace.folder("prefect", "results")}
+    settings: dict[Any, Any] = {PREFECT_RESULTS_LOCAL_STORAGE_PATH: workspace.folder("prefect", "results")}
     if get_current_settings().api.url is None:
         settings[PREFECT_API_URL] = f"{server.url}/api"
     with temporary_settings(settings), Terminal(shown_stages(recipe), console) as terminal:

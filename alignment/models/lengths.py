@@ -150,7 +150,7 @@ def _file_read(stage: object, recipe: Recipe, files: Mapping[str, Path]) -> str 
         return "prompts" if "prompts" in files else "preferences"
     if isinstance(stage, RewardStage | DpoStage):
         source = recipe.stages.get(stage.preferences)
-        kinds = {PreferenceFileStage: "preferences", PreferencesStage: "prompts"}
+        kinds: dict[type, str] = {PreferenceFileStage: "preferences", PreferencesStage: "prompts"}
         return kinds.get(type(source))
     return None
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from alignment.data.digests import content_digest
+from alignment.data.digests import content_id
 from alignment.records import Comparison, Prompt, Response
 
 
@@ -30,7 +30,7 @@ def make_comparisons(
 
 
 def _compare(prompt: Prompt, answers: Sequence[Response], per_prompt: int, seed: int) -> list[Comparison]:
-    shuffled = sorted(answers, key=lambda response: content_digest([seed, response.id]))
+    shuffled = sorted(answers, key=lambda response: content_id([seed, response.id]))
     pairs = _round_robin(len(shuffled))[:per_prompt]
     return [_comparison(prompt, shuffled[i], shuffled[j], seed) for i, j in pairs]
 
@@ -38,10 +38,10 @@ def _compare(prompt: Prompt, answers: Sequence[Response], per_prompt: int, seed:
 def _comparison(prompt: Prompt, one: Response, other: Response, seed: int) -> Comparison:
     """Puts one of the two on the left, by a hash: raters who favour a side must not favour a response."""
     ids = sorted((one.id, other.id))
-    flip = int(content_digest([seed, "side", *ids]), 16) % 2
+    flip = int(content_id([seed, "side", *ids]), 16) % 2
     left, right = sorted((one, other), key=lambda response: response.id, reverse=bool(flip))
     return Comparison(
-        id=content_digest(["comparison", prompt.id, left.id, right.id]), prompt=prompt, responses=(left, right)
+        id=content_id(["comparison", prompt.id, left.id, right.id]), prompt=prompt, responses=(left, right)
     )
 
 

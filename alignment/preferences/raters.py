@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Protocol
 
-from alignment.data.digests import content_digest
+from alignment.data.digests import content_id
 from alignment.preferences.rubric import Rubric, score
 from alignment.recipe import SimulatedRaters
 from alignment.records import Comparison, Outcome, RaterKind, Vote
@@ -68,7 +68,7 @@ class SimulatedRater:
         strength = self._strength(scores, ranking) if outcome == "ranked" and len(scores) == 2 else None
         content = ["vote", comparison.id, self.name, outcome, ranking, strength]
         return Vote(
-            id=content_digest(content),
+            id=content_id(content),
             comparison_id=comparison.id,
             rater=self.name,
             rater_kind=self.kind,
