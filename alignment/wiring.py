@@ -25,6 +25,7 @@ MAKES = {  # a stage's kind → the kind of artifact that it makes
     "preference_file": "preferences",
     "reward": "reward_model",
     "dpo": "model",
+    "ppo": "model",
     "evaluate": "evaluation",
 }
 NEEDS = {  # the role that an input plays → the kind of artifact that it must be
