@@ -73,8 +73,8 @@ class ActorCritic(nn.Module):
         Transformers does so only in layers in training mode, so the layers alone, not what is in them, are in it.
         """
         for trunk in filter(None, (self.policy, self.critic)):
-            if not trunk.is_gradient_checkpointing:
-                trunk.gradient_checkpointing_enable({"use_reentrant": False})
+            if not trunk.is_activation_checkpointing:
+                trunk.activation_checkpointing_enable({"use_reentrant": False})
             for module in trunk.modules():
                 if isinstance(module, GradientCheckpointingLayer):
                     module.training = True

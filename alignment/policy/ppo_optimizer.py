@@ -56,7 +56,7 @@ class MasterAdamW:
             for parameter, master in self.pairs:
                 if master is not parameter:
                     parameter.copy_(master)
-        self.scheduler.step()
+            self.scheduler.step()
         self.clear()
         return norm
 

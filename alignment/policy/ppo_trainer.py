@@ -48,7 +48,7 @@ class PpoTrainer:
         seed: int = 0,
         checkpoints: Path | None = None,
     ) -> None:
-        check_head(policy)
+        check_head(policy.eval())
         self.settings, self.reference, self.engine, self.reward = settings, reference, engine, reward
         self.prompts, self.seed, self.checkpoints = prompts, seed, checkpoints
         self.dtype = policy.get_output_embeddings().weight.dtype
