@@ -16,6 +16,7 @@ from alignment.digests import digest_of
 from alignment.faults import Fault, InputError
 from alignment.recipe import ModelSettings, Recipe
 from alignment.recipe_faults import STAGE_KINDS, location, recipe_fault, submodel, suggestion
+from alignment.validation import errors_of
 from alignment.yaml_file import Location
 
 EMBEDDED_PREFIX = "embedded:"
@@ -197,7 +198,7 @@ def _validated(data: Any, where: Any, seen: set[str | None]) -> tuple[Recipe | N
     try:
         return Recipe.model_validate_json(json.dumps(data, default=str), strict=True), []
     except ValidationError as error:
-        found = [(location(item), recipe_fault(item, data, where)) for item in error.errors(include_url=False)]
+        found = [(location(item), recipe_fault(item, data, where)) for item in errors_of(error)]
         return None, [fault for _at, fault in found if fault.field not in seen]
 
 

@@ -150,8 +150,9 @@ def _file_read(stage: object, recipe: Recipe, files: Mapping[str, Path]) -> str 
         return "prompts" if "prompts" in files else "preferences"
     if isinstance(stage, RewardStage | DpoStage):
         source = recipe.stages.get(stage.preferences)
-        kinds = {PreferenceFileStage: "preferences", PreferencesStage: "prompts"}
-        return kinds.get(type(source))
+        if isinstance(source, PreferencesStage):
+            return "prompts"
+        return "preferences" if isinstance(source, PreferenceFileStage) else None
     return None
 
 
