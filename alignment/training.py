@@ -55,7 +55,7 @@ def trainer_arguments(settings: Training, context: StageContext) -> dict[str, An
     }
 
 
-class StageCallback(TrainerCallback):
+class StageCallback(TrainerCallback):  # type: ignore[misc]  # transformers is untyped here
     """Reports progress, keeps the curves, marks whole checkpoints, and stops a run whose loss is not finite."""
 
     def __init__(self, context: StageContext) -> None:

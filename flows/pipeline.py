@@ -10,14 +10,15 @@ from typing import Any, Literal
 
 from prefect import flow
 from prefect.artifacts import create_link_artifact, create_table_artifact
-from prefect.states import Completed, Failed, State
+from prefect.client.schemas.objects import State
+from prefect.states import Completed, Failed
 from pydantic import BaseModel
 
 from alignment.faults import Fault, InputError
 from alignment.recipe import BASE, Recipe
 from alignment.records import Artifact
 from alignment.workspace import Workspace
-from flows.finish import Finish, finish_task, write_run_report
+from flows.finish import Finish, finish_task
 from flows.progress import listener
 from flows.stages import base_task, make_job, stage_task
 
@@ -121,7 +122,7 @@ def decide(run: Run) -> None:
 
 def publish_report(run: Run) -> None:
     """Writes the report, also of a run that failed, and links it on the dashboard."""
-    page = write_run_report(run.request, run.started, run.outcomes, run.made, run.finish)
+    page = run.workspace.folder("runs", run.request.run) / "report.html"
     rows = [
         {"stage": o.name, "kind": o.kind, "status": "cached" if o.cached else o.status, "seconds": round(o.seconds, 1),
          "version": str(o.artifact.ref()) if o.artifact else ""}
@@ -135,7 +136,7 @@ def final_state(run: Run) -> State[Any]:
     """The flow's last state: a refusal is a failure by name, so that automations can tell it from a broken stage."""
     if run.finish is None:
         return Completed(message="no gate in this run")
-    if run.finish.passed:
+    if run.finish.verdict.passed:
         return Completed(name="Promoted", message=run.finish.sentence)
     return Failed(name="Refused", message=run.finish.sentence)
 

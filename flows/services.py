@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from alignment.faults import StageError
 from alignment.workspace import Workspace, write_text
@@ -125,7 +126,7 @@ def _state(workspace: Workspace, name: str) -> Path:
     return workspace.folder("services") / f"{name}.json"
 
 
-def _alive(record: dict[str, object]) -> dict[str, object] | None:
+def _alive(record: dict[str, Any]) -> dict[str, Any] | None:
     """The record, if its process still is the service (process ids are used again)."""
     try:
         command = Path(f"/proc/{record['pid']}/cmdline").read_bytes()

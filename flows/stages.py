@@ -84,8 +84,8 @@ def make_job(
     wanted = {BASE} | {source for sources in stage_inputs(settings).values() for source in sources}
     _module, kinds = RUNNERS[settings.kind]
     files = {kind: data[kind] for kind in kinds if kind in data}
-    if "rubric" in kinds and (rubric := data.get(f"{name}.rubric")):
-        files["rubric"] = rubric
+    if "rubric" in kinds and (raters := getattr(settings, "raters", None)) is not None:
+        files["rubric"] = data[raters.rubric]  # rubrics are known by the name that the recipe gives them
     if missing := sorted(wanted - made.keys()):
         problem = f"stage {name} needs {', '.join(missing)}, never run with these settings"
         raise InputError([Fault(problem, "run the recipe without --only and --from first", field=f"stages.{name}")])
@@ -96,10 +96,9 @@ def stage_task(job: Job) -> Task[[Job], dict[str, Any]]:
     """The Prefect task that runs a job: named after the stage, tagged by its kind, cached under the job's key."""
     key = job.key
     return task(
-        execute,
         name=job.name,
         task_run_name=job.name,
-        tags={job.settings.kind},
+        tags=[job.settings.kind],
         description=(type(job.settings).__doc__ or "").strip(),
         cache_key_fn=lambda _context, _parameters: key,
         persist_result=True,
@@ -109,7 +108,7 @@ def stage_task(job: Job) -> Task[[Job], dict[str, Any]]:
         retry_delay_seconds=RETRIES,
         retry_condition_fn=_passes_by_itself,
         log_prints=False,
-    )
+    )(execute)
 
 
 def execute(job: Job) -> dict[str, Any]:

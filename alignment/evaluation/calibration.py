@@ -1,7 +1,7 @@
 """Whether a reward model's scores mean what they say: accuracy on pairs, and calibration of its probabilities."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,8 +12,7 @@ from alignment.evaluation.win_rate import Rate, win_rate
 Floats = NDArray[np.float64]
 
 
-@dataclass(frozen=True, slots=True)
-class ReliabilityBin:
+class ReliabilityBin(TypedDict):
     """Predictions in (low, high]: what they said (``confidence``) and what happened (``accuracy``), as means."""
 
     low: float
@@ -65,8 +64,15 @@ def reliability(probabilities: Sequence[float], outcomes: Sequence[float], bins:
     table = []
     for i in np.unique(index):
         held = index == i
-        row = (float(edges[i]), float(edges[i + 1]), int(held.sum()), float(p[held].mean()), float(y[held].mean()))
-        table.append(ReliabilityBin(*row))
+        table.append(
+            ReliabilityBin(
+                low=float(edges[i]),
+                high=float(edges[i + 1]),
+                n=int(held.sum()),
+                confidence=float(p[held].mean()),
+                accuracy=float(y[held].mean()),
+            )
+        )
     return table
 
 
@@ -77,7 +83,8 @@ def expected_calibration_error(probabilities: Sequence[float], outcomes: Sequenc
     counts as a gap.
     """
     table = reliability(probabilities, outcomes, bins)
-    return sum(row.n * abs(row.confidence - row.accuracy) for row in table) / sum(row.n for row in table)
+    gaps = sum(row["n"] * abs(row["confidence"] - row["accuracy"]) for row in table)
+    return gaps / sum(row["n"] for row in table)
 
 
 def _margins(chosen: Sequence[float], rejected: Sequence[float]) -> Floats:

@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -11,13 +10,14 @@ from scipy.optimize import brentq, minimize
 from scipy.special import expit, log_expit
 from scipy.stats import DegenerateDataWarning, bootstrap, norm
 
+from alignment.records import Record
+
 Floats = NDArray[np.float64]
 
 LENGTH_EFFECT_SCALE = 2.5  # standard deviation of the prior on the length coefficient, in log-odds
 
 
-@dataclass(frozen=True, slots=True)
-class Rate:
+class Rate(Record):
     """A share of wins in [0, 1], ties counted half, with its confidence interval over ``n`` comparisons."""
 
     value: float
@@ -27,8 +27,7 @@ class Rate:
     ties: int
 
 
-@dataclass(frozen=True, slots=True)
-class Difference:
+class Difference(Record):
     """``statistic(a) - statistic(b)`` over the same ``n`` items, with its confidence interval."""
 
     value: float
@@ -68,7 +67,7 @@ def win_rate(outcomes: Sequence[float], *, confidence: float = 0.95) -> Rate:
     n = values.size
     wins, losses = int((values == 1).sum()), int((values == 0).sum())
     low, high = _tango_interval(wins, losses, n, z=float(norm.ppf((1 + confidence) / 2)))
-    return Rate(float(values.mean()), (1 + low) / 2, (1 + high) / 2, n, n - wins - losses)
+    return Rate(value=float(values.mean()), low=(1 + low) / 2, high=(1 + high) / 2, n=n, ties=n - wins - losses)
 
 
 def length_controlled_win_rate(
@@ -129,7 +128,7 @@ def paired_bootstrap(
 
     value = float(difference(left, right))
     if np.ptp(left - right) == 0 and (statistic is np.mean or np.ptp(left) == 0):
-        return Difference(value, value, value, left.size)
+        return Difference(value=value, low=value, high=value, n=left.size)
     with warnings.catch_warnings(), np.errstate(invalid="ignore"):
         warnings.simplefilter("ignore", DegenerateDataWarning)  # answered below
         result = bootstrap(
@@ -146,7 +145,7 @@ def paired_bootstrap(
     low, high = float(result.confidence_interval.low), float(result.confidence_interval.high)
     if np.isnan(low) or np.isnan(high):  # BCa divides by the jackknife's variance, which a median can make zero
         low, high = np.quantile(result.bootstrap_distribution, [(1 - confidence) / 2, (1 + confidence) / 2]).tolist()
-    return Difference(value, low, high, left.size)
+    return Difference(value=value, low=low, high=high, n=left.size)
 
 
 def _outcomes(outcomes: Sequence[float]) -> Floats:

@@ -150,9 +150,8 @@ def _file_read(stage: object, recipe: Recipe, files: Mapping[str, Path]) -> str 
         return "prompts" if "prompts" in files else "preferences"
     if isinstance(stage, RewardStage | DpoStage):
         source = recipe.stages.get(stage.preferences)
-        if isinstance(source, PreferencesStage):
-            return "prompts"
-        return "preferences" if isinstance(source, PreferenceFileStage) else None
+        kinds: dict[type, str] = {PreferenceFileStage: "preferences", PreferencesStage: "prompts"}
+        return kinds.get(type(source))
     return None
 
 

@@ -50,7 +50,7 @@ def load_policy(
     """
     adapter = is_adapter(artifact)
     if adapter:
-        _check_base(artifact, base)
+        check_base(artifact, base)
     source = base if adapter else artifact
     model = AutoModelForCausalLM.from_pretrained(source.path, dtype=getattr(torch, recipe.model.dtype))
     if adapter:
@@ -114,7 +114,8 @@ def save_policy(model: Policy, tokenizer: PreTrainedTokenizerBase, base: Artifac
     tokenizer.save_pretrained(output)
 
 
-def _check_base(artifact: Artifact, base: Artifact) -> None:
+def check_base(artifact: Artifact, base: Artifact) -> None:
+    """Raises StageError where an adapter was made on another base."""
     made_on = json.loads((Path(artifact.path) / "base.json").read_text("utf-8"))
     if made_on["digest"] != base.digest:
         raise StageError(

@@ -1,4 +1,4 @@
-"""Direct preference optimisation: TRL's trainer, with every loss it offers, on pairs tokenised by :mod:`alignment.chat`.
+"""Direct preference optimisation: TRL's trainer, with every loss it offers, on pairs that we tokenised.
 
 The reference costs no second model where LoRA is on: it is the base with the adapter disabled, or, where the policy
 already is an adapter (after SFT), a frozen copy of that adapter. Its log-probabilities are computed once, before

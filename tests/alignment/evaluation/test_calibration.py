@@ -28,13 +28,13 @@ def test_ece_by_hand() -> None:
     probabilities, outcomes = [0.2, 0.4, 0.8, 1.0], [0, 1, 1, 0]
     assert expected_calibration_error(probabilities, outcomes, bins=2) == pytest.approx(0.3)
     low, high = reliability(probabilities, outcomes, bins=2)
-    assert (low.low, low.high, low.n, low.confidence, low.accuracy) == (0, 0.5, 2, pytest.approx(0.3), 0.5)
-    assert (high.n, high.confidence) == (2, pytest.approx(0.9))
+    assert low == {"low": 0, "high": 0.5, "n": 2, "confidence": pytest.approx(0.3), "accuracy": 0.5}
+    assert (high["n"], high["confidence"]) == (2, pytest.approx(0.9))
 
 
 def test_edges_fall_into_the_lower_bin_and_zero_into_the_first() -> None:
     table = reliability([0.0, 0.5, 1.0], [0, 0, 1], bins=2)
-    assert [row.n for row in table] == [2, 1]
+    assert [row["n"] for row in table] == [2, 1]
 
 
 def test_reliability_matches_scikit_learn() -> None:
@@ -43,8 +43,8 @@ def test_reliability_matches_scikit_learn() -> None:
     y = (rng.random(500) < p**2).astype(float)
     happened, said = calibration_curve(y, p, n_bins=10)
     table = reliability(p.tolist(), y.tolist(), bins=10)
-    assert [row.accuracy for row in table] == pytest.approx(happened.tolist())
-    assert [row.confidence for row in table] == pytest.approx(said.tolist())
+    assert [row["accuracy"] for row in table] == pytest.approx(happened.tolist())
+    assert [row["confidence"] for row in table] == pytest.approx(said.tolist())
 
 
 def test_calibrated_probabilities_have_little_error_and_overconfident_ones_much() -> None:
