@@ -255,7 +255,7 @@ def test_a_file_that_is_no_recipe(tmp_path: Path) -> None:
 
 @given(
     description=st.text(st.characters(exclude_categories=["Cs"]))
-    | st.sampled_from(["1e-5", "yes", "null", "0x1f", "2024-01-01", "1_000", "~", "=", "a: b"]),
+    | st.sampled_from(["1e-5", "yes", "null", "0x1f", "2024-01-01", "1_000", "~", "=", "a: b", "a\x85b", "\u2028"]),
     rate=st.floats(min_value=0, exclude_min=True, allow_infinity=False),
     stop=st.lists(st.text(st.characters(exclude_categories=["Cs"])), max_size=2),
 )
