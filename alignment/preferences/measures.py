@@ -154,7 +154,7 @@ class Repetition(Criterion):
     full_share: Fraction
     zero_share: Fraction
 
-    def value(self, prompt: Prompt, response: Response) -> float:  # noqa: ARG002
+    def value(self, prompt: Prompt, response: Response) -> float:
         said = texts.ngrams(response.text, self.ngram)
         share = 1 - len(set(said)) / len(said) if said else 0.0
         return ramp(share, zero=self.zero_share, full=self.full_share)
@@ -167,7 +167,7 @@ class Sentences(Criterion):
     full_at_most: Count
     zero_at: Count
 
-    def value(self, prompt: Prompt, response: Response) -> float:  # noqa: ARG002
+    def value(self, prompt: Prompt, response: Response) -> float:
         return ramp(len(texts.sentences(response.text)), zero=self.zero_at, full=self.full_at_most)
 
 
@@ -178,7 +178,7 @@ class Words(Criterion):
     full_at_most: Count
     zero_at: Count
 
-    def value(self, prompt: Prompt, response: Response) -> float:  # noqa: ARG002
+    def value(self, prompt: Prompt, response: Response) -> float:
         return ramp(len(texts.words(response.text)), zero=self.zero_at, full=self.full_at_most)
 
 
@@ -207,7 +207,7 @@ class Plain(Criterion):
     full_share: Fraction
     zero_share: Fraction
 
-    def value(self, prompt: Prompt, response: Response) -> float:  # noqa: ARG002
+    def value(self, prompt: Prompt, response: Response) -> float:
         said = texts.words(texts.prose(response.text))
         share = sum(len(word) >= self.long_word for word in said) / max(1, len(said))
         value = ramp(share, zero=self.zero_share, full=self.full_share)
@@ -220,7 +220,7 @@ class Finished(Criterion):
     measure: Literal["finished"]
     unpunctuated_words: Count
 
-    def value(self, prompt: Prompt, response: Response) -> float:  # noqa: ARG002
+    def value(self, prompt: Prompt, response: Response) -> float:
         said = response.text.strip()
         closed = bool(re.search(r"[.!?…`;)\]}>\"'”’»]$", said))
         return float(response.finished and (closed or len(texts.words(said)) < self.unpunctuated_words))
