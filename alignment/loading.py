@@ -77,6 +77,18 @@ def resolve_data(recipe: Recipe, recipe_path: Path) -> dict[str, Path]:
     return {name: _beside(recipe_path, value) for name, value in named.items()}
 
 
+def with_absolute_data(recipe: Recipe, data: Mapping[str, Path]) -> Recipe:
+    """The recipe with every path of :func:`resolve_data` written out, so that it runs from any folder."""
+    values = recipe.model_dump(mode="json")
+    for name in DATA_FILES:
+        if name in data:
+            values["data"][name] = str(data[name])
+    for stage in values["stages"].values():
+        if stage.get("raters"):
+            stage["raters"]["rubric"] = str(data[stage["raters"]["rubric"]])
+    return Recipe.model_validate(values)
+
+
 def resolve_model(recipe: Recipe, recipe_path: Path) -> ModelSettings:
     """The model settings with absolute paths; ``base`` stays as it is where it is embedded or a hub's name."""
     settings = recipe.model

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from alignment.faults import Fault, InputError
-from alignment.loading import dump_recipe, load_recipe, recipe_digest, resolve_data, resolve_model
+from alignment.loading import dump_recipe, load_recipe, recipe_digest, resolve_data, resolve_model, with_absolute_data
 from alignment.recipe import BASE, Recipe
 from alignment.workspace import Workspace, write_text
 from flows import services
@@ -61,8 +61,9 @@ def run_command(given: str, workspace: Path, overrides: list[str], *, only: str 
     server = services.begin(space, "prefect")  # starts while the recipe is checked
     checked(recipe, path, space)
     name = next_run_name(space, recipe.name)
-    write_text(space.folder("runs", name) / "recipe.yaml", dump_recipe(recipe))
-    return launch(recipe, resolve_data(recipe, path), space, server, name, only, start, console, began)
+    data = resolve_data(recipe, path)
+    write_text(space.folder("runs", name) / "recipe.yaml", dump_recipe(with_absolute_data(recipe, data)))
+    return launch(recipe, data, space, server, name, only, start, console, began)
 
 
 def next_run_name(workspace: Workspace, recipe: str) -> str:
