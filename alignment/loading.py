@@ -5,7 +5,7 @@ Relative paths in a recipe start at the recipe's folder, those in ``--set`` at t
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
