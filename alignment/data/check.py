@@ -46,7 +46,7 @@ def read_data(recipe: Recipe, files: Mapping[str, Path]) -> tuple[RecipeData, li
     if "prompts" in files:
         data.prompts = attempt(lambda: numbered_prompts(files["prompts"])[0], [])
     if "demonstrations" in files:
-        data.demonstrations = attempt(lambda: numbered_demonstrations(files["demonstrations"]), [])
+        data.demonstrations = attempt(lambda: numbered_demonstrations(files["demonstrations"])[0], [])
     if "preferences" in files:
         stage = next((s for s in recipe.stages.values() if isinstance(s, PreferenceFileStage)), None)
         form, limit = (stage.format, stage.limit) if stage else ("auto", None)

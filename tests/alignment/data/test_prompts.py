@@ -120,14 +120,17 @@ def test_prompts_are_split_into_all_of_them(write_rows: Writer) -> None:
     assert {prompt.id for prompt in train} | {p.id for p in held_out} == {p.id for p in read_prompts(path)}
 
 
-def test_the_forms_of_a_demonstration(write_rows: Writer) -> None:
+def test_the_forms_of_a_demonstration(write_rows: Writer, caplog: pytest.LogCaptureFixture) -> None:
     rows = [
         {"messages": [USER, BOT]},
         {"prompt": "hi", "completion": "hello", "kind": "greeting"},
         {"prompt": [USER], "response": "hello", "system": "s"},
         {"prompt": [USER], "completion": [BOT, USER, BOT]},
     ]
-    found = read_demonstrations(write_rows(rows))
+    path = write_rows(rows)
+    with caplog.at_level(logging.WARNING):
+        found = read_demonstrations(path)
+    assert caplog.messages == [f"{path}: 1 duplicate demonstrations left out"]
     roles = [[message.role for message in demonstration.messages] for demonstration in found]
     assert roles == [["user", "assistant"], ["system", "user", "assistant"], ["user", "assistant", "user", "assistant"]]
     assert found[0].kind == "general"  # the second row is the first again
