@@ -33,11 +33,12 @@ def prepare(given: str, overrides: list[str]) -> tuple[Recipe, Path]:
 
 def check_command(given: str, workspace: Path, overrides: list[str], *, as_json: bool) -> None:
     """Prints that all is well, or raises InputError with every fault."""
-    services.quiet_environment(Workspace(workspace))
+    space = Workspace(workspace.resolve())
+    services.quiet_environment(space)
     from alignment.check import check_recipe
 
     recipe, path = prepare(given, overrides)
-    faults = check_recipe(recipe, path)
+    faults = check_recipe(recipe, path, space)
     if as_json:
         rows = [
             {"file": f.file, "row": f.row, "field": f.field, "problem": f.problem, "remedy": f.remedy} for f in faults
