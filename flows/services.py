@@ -54,9 +54,10 @@ def quiet_environment(workspace: Workspace) -> None:
         "TRL_EXPERIMENTAL_SILENCE": "1",
         "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
         "TOKENIZERS_PARALLELISM": "false",
-        # Threads that wait for each other by spinning fight over the core with whatever else runs on the machine: five
-        # times slower here beside one busy neighbour (tests/benchmarks/RESULTS.md).
-        "OMP_WAIT_POLICY": "PASSIVE",
+        # Threads that wait for each other by spinning fight over the cores with whatever else runs on the machine; ones
+        # that sleep at once wait to be woken. A short spin is as fast as a long one on a quiet machine, and four times
+        # faster beside one busy neighbour (tests/benchmarks/RESULTS.md).
+        "GOMP_SPINCOUNT": "3000",
     }
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
