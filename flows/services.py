@@ -44,7 +44,7 @@ def quiet_environment(workspace: Workspace) -> None:
         "PREFECT_HOME": str(workspace.folder("prefect")),
         "PREFECT_RESULTS_LOCAL_STORAGE_PATH": str(workspace.folder("prefect", "results")),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "WARNING",
+        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # the terminal has a display of its own
         "PREFECT_CLI_PROMPT": "false",
         "DO_NOT_TRACK": "1",
         "MLFLOW_DISABLE_TELEMETRY": "true",

@@ -67,7 +67,12 @@ def _pairs(settings: RewardStage, context: StageContext) -> tuple[list[Preferenc
     pairs = read_records(folder / "pairs.jsonl", PreferencePair)
     if (folder / "held_out.jsonl").exists():
         return pairs, read_records(folder / "held_out.jsonl", PreferencePair)
-    return split_by_digest(pairs, context.recipe.data.held_out, key=opening)
+    return split_by_digest(pairs, context.recipe.data.held_out, key=_split_key)
+
+
+def _split_key(pair: PreferencePair) -> str:
+    """Salted: the pairs come from one side of the prompts' own split, and would all fall on one side of it again."""
+    return f"reward\0{opening(pair)}"
 
 
 def _row(tokenizer: Any, pair: PreferencePair, settings: RewardStage) -> dict[str, Any]:
