@@ -65,7 +65,7 @@ class Job:
         return digest_of(
             {
                 "name": self.name,
-                "settings": self.settings.model_dump(mode="json"),
+                "settings": self.settings.model_dump(mode="json", exclude={"raters": {"rubric"}}),  # its file counts
                 "seed": recipe.seed,
                 "held_out": recipe.data.held_out,
                 "model": [recipe.model.dtype, recipe.resources.device, recipe.resources.threads],

@@ -13,7 +13,7 @@ from peft import PeftModel
 
 from alignment.chat import render_answer, render_prompt, template_digest
 from alignment.data.jsonl import read_records
-from alignment.data.split import split_by_digest
+from alignment.data.split import opening, split_by_digest
 from alignment.evaluation.calibration import expected_calibration_error, pair_accuracy, reliability
 from alignment.faults import StageError
 from alignment.models.loading import add_lora, new_reward_model
@@ -67,7 +67,12 @@ def _pairs(settings: RewardStage, context: StageContext) -> tuple[list[Preferenc
     pairs = read_records(folder / "pairs.jsonl", PreferencePair)
     if (folder / "held_out.jsonl").exists():
         return pairs, read_records(folder / "held_out.jsonl", PreferencePair)
-    return split_by_digest(pairs, context.recipe.data.held_out, key=lambda pair: pair.prompt_id)
+    return split_by_digest(pairs, context.recipe.data.held_out, key=_split_key)
+
+
+def _split_key(pair: PreferencePair) -> str:
+    """Salted: the pairs come from one side of the prompts' own split, and would all fall on one side of it again."""
+    return f"reward\0{opening(pair)}"
 
 
 def _row(tokenizer: Any, pair: PreferencePair, settings: RewardStage) -> dict[str, Any]:
