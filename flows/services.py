@@ -53,6 +53,7 @@ def quiet_environment(workspace: Workspace) -> None:
         "TRANSFORMERS_VERBOSITY": "error",
         "TRL_EXPERIMENTAL_SILENCE": "1",
         "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+        "TQDM_DISABLE": "1",
         "TOKENIZERS_PARALLELISM": "false",
         # Threads that wait for each other by spinning fight over the cores with whatever else runs on the machine; ones
         # that sleep at once wait to be woken. A short spin is as fast as a long one on a quiet machine, and four times

@@ -50,8 +50,15 @@ def token_logprobs_and_entropy(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """As :func:`token_logprobs`, with the entropy of each token's distribution in nats (which has no gradient)."""
     flat = hidden.reshape(-1, hidden.shape[-1])
-    logprobs, entropy = _TokenLogprobs.apply(flat, head_weight, labels.reshape(-1), temperature, head_bias)  # type: ignore[no-untyped-call]
+    logprobs, entropy, _ = _TokenLogprobs.apply(flat, head_weight, labels.reshape(-1), temperature, head_bias, False)  # type: ignore[no-untyped-call]
     return logprobs.view(labels.shape), entropy.view(labels.shape)
+
+
+def token_statistics(
+    hidden: torch.Tensor, head_weight: torch.Tensor, labels: torch.Tensor, *, head_bias: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """As :func:`token_logprobs_and_entropy`, with whether each label (N,) is its distribution's most likely token."""
+    return _TokenLogprobs.apply(hidden, head_weight, labels, 1.0, head_bias, True)  # type: ignore[no-untyped-call, no-any-return]
 
 
 class _TokenLogprobs(torch.autograd.Function):
@@ -65,13 +72,17 @@ class _TokenLogprobs(torch.autograd.Function):
         labels: torch.Tensor,
         temperature: float,
         bias: torch.Tensor | None,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+        want_top: bool,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         count = hidden.shape[0]
         wide = torch.promote_types(hidden.dtype, torch.float32)
         logprobs, entropy, normaliser = (hidden.new_empty(count, dtype=wide) for _ in range(3))
+        is_top1 = torch.empty(count, dtype=torch.bool, device=hidden.device)
         slope = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None  # d logprob / d hidden
         for rows in _chunks(count, weight.shape[0]):
             logits = _logits(hidden[rows], weight, temperature, bias)
+            if want_top:
+                is_top1[rows] = logits.argmax(-1) == labels[rows]
             normaliser[rows] = logits.logsumexp(-1)
             logprobs[rows] = logits.gather(-1, labels[rows, None]).squeeze(-1) - normaliser[rows]
             probs = (logits - normaliser[rows, None]).exp_()
@@ -82,8 +93,8 @@ class _TokenLogprobs(torch.autograd.Function):
         ctx.temperature, ctx.has_bias = temperature, bias is not None
         ctx.save_for_backward(slope, *((hidden, weight, labels, normaliser) if ctx.needs_input_grad[1] else ()))
         ctx.bias = bias
-        ctx.mark_non_differentiable(entropy)
-        return logprobs, entropy
+        ctx.mark_non_differentiable(entropy, is_top1)
+        return logprobs, entropy, is_top1
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
@@ -100,7 +111,7 @@ class _TokenLogprobs(torch.autograd.Function):
                 probs.mul_(-scaled).scatter_add_(-1, labels[rows, None], scaled)
                 wide += probs.to(weight.dtype).T @ hidden[rows]
             grad_weight = wide.to(weight.dtype)
-        return grad_hidden, grad_weight, None, None, None
+        return grad_hidden, grad_weight, None, None, None, None
 
 
 def _chunks(count: int, vocabulary: int) -> list[slice]:

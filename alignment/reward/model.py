@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from datasets import Dataset
 from peft import PeftModel
+from trl import RewardConfig, RewardTrainer
 
 from alignment.chat import render_answer, render_prompt, template_digest
 from alignment.data.jsonl import read_records
@@ -85,9 +87,6 @@ def _row(tokenizer: Any, pair: PreferencePair, settings: RewardStage) -> dict[st
 
 
 def _trainer(settings: RewardStage, context: StageContext, model: Any, tokenizer: Any, rows: Any, callback: Any) -> Any:
-    from datasets import Dataset
-    from trl import RewardConfig, RewardTrainer
-
     arguments = RewardConfig(
         **trainer_arguments(settings, context), center_rewards_coefficient=settings.center_rewards_coefficient
     )
