@@ -78,13 +78,14 @@ def _words(error: ErrorDetails, at: Location, data: Any) -> tuple[str, str]:
         names = [str(name) for name in get_args(model.model_fields[str(at[-1])].annotation)] if model else []
         return f"{given!r} is not one of {', '.join(names)}", suggestion(str(given), names)
     message = error["msg"].removeprefix("Value error, ")
+    message = message[:1].lower() + message[1:]
     if kind == "string_pattern_mismatch":
         message = f"{given!r} is not a name"
-    elif kind == "missing":
-        message = "missing"
+    elif kind in ("missing", "too_short"):
+        message = {"missing": "missing", "too_short": "empty"}[kind]
     elif not isinstance(given, dict | list):
         message = f"{given!r}: {message}"
-    return message[:1].lower() + message[1:], _REMEDIES.get(kind, "give a value that keeps this bound")
+    return message, _REMEDIES.get(kind, "give a value that keeps this bound")
 
 
 def _unknown_key(name: str, model: type[BaseModel] | None) -> str:

@@ -30,6 +30,16 @@ for _class in (_Loader, _Dumper):
     _class.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
 
 
+def _represent_text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
+    """Text with one of Unicode's own line breaks goes into double quotes, where it is escaped: PyYAML's other styles
+    write it as it is, and fold it into a space on reading."""
+    style = '"' if re.search("[\x85\u2028\u2029\ufeff]", text) else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style)
+
+
+_Dumper.add_representer(str, _represent_text)
+
+
 @dataclass(slots=True)
 class Document:
     """A parsed file: its value, and the line of every key and item by its location."""
@@ -55,7 +65,7 @@ def parse(text: str, file: str | None = None) -> Document:
         if node is not None:
             _walk(node, (), document.lines, faults, file, set())
         if not faults and node is not None:
-            document.value = loader.construct_document(node)  # type: ignore[no-untyped-call]
+            document.value = _own(loader.construct_document(node))
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         problem = f"not YAML: {error.problem or error.context}"
@@ -109,6 +119,13 @@ def _walk(
         else:
             seen[key.value] = lines[here] = line
             _walk(value, here, lines, faults, file, above)
+
+
+def _own(value: Any) -> Any:
+    """A copy in which an anchor's aliases are values of their own: setting one must not change the others."""
+    if isinstance(value, dict):
+        return {key: _own(inner) for key, inner in value.items()}
+    return [_own(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _dotted(location: Location) -> str | None:

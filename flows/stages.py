@@ -36,6 +36,7 @@ RUNNERS = {  # the module whose `run` makes a stage of this kind, and the data f
     "preference_file": ("alignment.data.stage", ("preferences",)),
     "reward": ("alignment.reward.model", ()),
     "dpo": ("alignment.policy.dpo", ()),
+    "ppo": ("alignment.policy.ppo", ("prompts",)),
     "evaluate": ("alignment.evaluation.stage", ("prompts", "rubric")),
 }
 DASHBOARD_SECONDS = 5.0  # between two updates of a progress artifact
@@ -64,7 +65,7 @@ class Job:
         return digest_of(
             {
                 "name": self.name,
-                "settings": self.settings.model_dump(mode="json"),
+                "settings": self.settings.model_dump(mode="json", exclude={"raters": {"rubric"}}),  # its file counts
                 "seed": recipe.seed,
                 "held_out": recipe.data.held_out,
                 "model": [recipe.model.dtype, recipe.resources.device, recipe.resources.threads],
@@ -84,8 +85,8 @@ def make_job(
     wanted = {BASE} | {source for sources in stage_inputs(settings).values() for source in sources}
     _module, kinds = RUNNERS[settings.kind]
     files = {kind: data[kind] for kind in kinds if kind in data}
-    if "rubric" in kinds and (rubric := data.get(f"{name}.rubric")):
-        files["rubric"] = rubric
+    if "rubric" in kinds and (raters := getattr(settings, "raters", None)) is not None:
+        files["rubric"] = data[raters.rubric]  # rubrics are known by the name that the recipe gives them
     if missing := sorted(wanted - made.keys()):
         problem = f"stage {name} needs {', '.join(missing)}, never run with these settings"
         raise InputError([Fault(problem, "run the recipe without --only and --from first", field=f"stages.{name}")])
@@ -96,10 +97,9 @@ def stage_task(job: Job) -> Task[[Job], dict[str, Any]]:
     """The Prefect task that runs a job: named after the stage, tagged by its kind, cached under the job's key."""
     key = job.key
     return task(
-        execute,
         name=job.name,
         task_run_name=job.name,
-        tags={job.settings.kind},
+        tags=[job.settings.kind],
         description=(type(job.settings).__doc__ or "").strip(),
         cache_key_fn=lambda _context, _parameters: key,
         persist_result=True,
@@ -109,7 +109,7 @@ def stage_task(job: Job) -> Task[[Job], dict[str, Any]]:
         retry_delay_seconds=RETRIES,
         retry_condition_fn=_passes_by_itself,
         log_prints=False,
-    )
+    )(execute)
 
 
 def execute(job: Job) -> dict[str, Any]:

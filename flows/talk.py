@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 
 from alignment.faults import Fault, InputError
-from alignment.records import Message, Sampling
+from alignment.records import Message, Prompt, Sampling
 from alignment.workspace import Workspace
 from flows.services import quiet_environment
 
@@ -21,16 +21,17 @@ def load_version(reference: str, workspace: Workspace) -> tuple[Any, Any]:
 
     folder = Path(reference)
     if not folder.is_dir():
-        from alignment.registry import show
+        from alignment.registry import find
 
-        folder = Path(str(show(workspace, reference)["path"]))
+        folder = Path(find(workspace, reference).folder)
     merged = folder / "merged"
     source = merged if merged.is_dir() else folder
     try:
         model = AutoModelForCausalLM.from_pretrained(str(source), dtype="auto")
     except (OSError, ValueError) as error:
         problem = f"no model can be loaded from {source}: {str(error).splitlines()[0]}"
-        raise InputError([Fault(problem, "name a registered version or a Hugging Face folder", field="MODEL")]) from error
+        remedy = "name a registered version or a Hugging Face folder"
+        raise InputError([Fault(problem, remedy, field="MODEL")]) from error
     return model.eval(), load_tokenizer(folder)
 
 
@@ -47,12 +48,15 @@ def generate_command(
 ) -> None:
     """Answers each prompt once; one JSON object a line with ``--json``."""
     from alignment.chat import render_prompt
-    from alignment.data.prompts import as_prompt, read_prompts
+    from alignment.data.digests import prompt_id
+    from alignment.data.prompts import read_prompts
     from alignment.models.loading import stop_ids
     from alignment.rollouts.stage import response_seed
     from alignment.rollouts.transformers_engine import TransformersEngine
 
-    asked = read_prompts(file) if file is not None else [as_prompt(text) for text in prompts]
+    turns = [(Message(role="user", content=text),) for text in prompts]
+    given = [Prompt(id=prompt_id(messages), messages=messages) for messages in turns]
+    asked = read_prompts(file) if file is not None else given
     if not asked:
         raise InputError([Fault("nothing to answer", "give --prompt TEXT or --prompts FILE")])
     model, tokenizer = load_version(reference, Workspace(workspace))

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from alignment.preferences.comparisons import digest_id
+from alignment.data.digests import content_id
 from alignment.preferences.consensus import consensus
 from alignment.preferences.raters import Rater
 from alignment.records import Comparison, Prompt, Response
@@ -41,4 +41,6 @@ def _same(left: Response, right: Response) -> bool:
 
 
 def _comparison(prompt: Prompt, left: Response, right: Response) -> Comparison:
-    return Comparison(id=digest_id("evaluation", prompt.id, left.id, right.id), prompt=prompt, responses=(left, right))
+    return Comparison(
+        id=content_id(["evaluation", prompt.id, left.id, right.id]), prompt=prompt, responses=(left, right)
+    )

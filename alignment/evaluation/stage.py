@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from alignment.chat import render_answer, render_prompt
+from alignment.data.digests import content_id
 from alignment.data.jsonl import read_records, write_records
 from alignment.data.prompts import load_prompts
 from alignment.evaluation.judging import rubric_outcomes, score_outcomes
@@ -19,7 +20,6 @@ from alignment.evaluation.models import PolicyPool
 from alignment.evaluation.results import evaluation, metrics, samples
 from alignment.faults import StageError
 from alignment.models.loading import load_reward_model
-from alignment.preferences.comparisons import digest_id
 from alignment.preferences.raters import simulated_raters
 from alignment.preferences.rubric import load_rubric
 from alignment.recipe import BASE, EvaluateStage
@@ -117,7 +117,7 @@ def _sample(
         completions = engine.generate(tokens, sampling=sampling, seeds=seeds)
     return [
         Response(
-            id=digest_id("answer", artifact.digest, prompt.id, str(seed)),
+            id=content_id(["answer", artifact.digest, prompt.id, seed]),
             prompt_id=prompt.id,
             text=completion.text,
             model=str(artifact.ref()),

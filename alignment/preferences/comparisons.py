@@ -1,14 +1,9 @@
 """Which answers are put before raters, and how they are paired."""
 
-import hashlib
 from collections.abc import Sequence
 
+from alignment.data.digests import content_id
 from alignment.records import Comparison, Prompt, Response
-
-
-def digest_id(*parts: str) -> str:
-    """A short id that depends on nothing but its parts."""
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
 def make_comparisons(
@@ -35,7 +30,7 @@ def make_comparisons(
 
 
 def _compare(prompt: Prompt, answers: Sequence[Response], per_prompt: int, seed: int) -> list[Comparison]:
-    shuffled = sorted(answers, key=lambda response: digest_id(str(seed), response.id))
+    shuffled = sorted(answers, key=lambda response: content_id([seed, response.id]))
     pairs = _round_robin(len(shuffled))[:per_prompt]
     return [_comparison(prompt, shuffled[i], shuffled[j], seed) for i, j in pairs]
 
@@ -43,9 +38,11 @@ def _compare(prompt: Prompt, answers: Sequence[Response], per_prompt: int, seed:
 def _comparison(prompt: Prompt, one: Response, other: Response, seed: int) -> Comparison:
     """Puts one of the two on the left, by a hash: raters who favour a side must not favour a response."""
     ids = sorted((one.id, other.id))
-    flip = int(digest_id(str(seed), "side", *ids), 16) % 2
+    flip = int(content_id([seed, "side", *ids]), 16) % 2
     left, right = sorted((one, other), key=lambda response: response.id, reverse=bool(flip))
-    return Comparison(id=digest_id("comparison", prompt.id, left.id, right.id), prompt=prompt, responses=(left, right))
+    return Comparison(
+        id=content_id(["comparison", prompt.id, left.id, right.id]), prompt=prompt, responses=(left, right)
+    )
 
 
 def _round_robin(players: int) -> list[tuple[int, int]]:

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from alignment.preferences.comparisons import digest_id
+from alignment.data.digests import pair_id
 from alignment.records import Comparison, PreferencePair, RaterKind, Record, Response, Vote
 
 Choice = Literal["left", "right", "tie", "both_bad", "skipped", "flagged"]
@@ -162,7 +162,7 @@ def _pair(comparison: Comparison, verdict: Verdict, margin: float | None) -> Pre
     rejected = verdict.left if verdict.winner == verdict.right else verdict.right
     chosen_text, rejected_text = texts[verdict.winner or ""].text, texts[rejected].text
     return PreferencePair(
-        id=digest_id("pair", comparison.prompt.id, chosen_text, rejected_text),
+        id=pair_id(comparison.prompt.messages, chosen_text, rejected_text),
         prompt_id=comparison.prompt.id,
         prompt=comparison.prompt.messages,
         chosen=chosen_text,

@@ -60,7 +60,11 @@ class Answer(Criterion):
 
 
 class Translation(Criterion):
-    """Likeness to the reference translation: sentence chrF (Popović 2015), as a share."""
+    """Likeness to the reference translation: sentence chrF (Popović 2015), as a share.
+
+    The likest of the whole answer, its sentences and what it puts in quotation marks counts, so that saying more than
+    the translation is the business of the criteria on length.
+    """
 
     measure: Literal["translation"]
     when: Literal["reference"] = "reference"
@@ -71,8 +75,10 @@ class Translation(Criterion):
         from sacrebleu.metrics import CHRF
 
         metric = CHRF(lowercase=True)
-        likeness = float(metric.sentence_score(response.text, [prompt.reference or ""]).score) / 100
-        return ramp(likeness, zero=self.zero_similarity, full=self.full_similarity)
+        quoted = re.findall(r"[\"“«](.+?)[\"”»]", response.text)
+        parts = [response.text, *texts.sentences(response.text), *quoted]
+        likeness = max(float(metric.sentence_score(part, [prompt.reference or ""]).score) for part in parts)
+        return ramp(likeness / 100, zero=self.zero_similarity, full=self.full_similarity)
 
 
 class Topic(Criterion):
@@ -148,7 +154,7 @@ class Repetition(Criterion):
     full_share: Fraction
     zero_share: Fraction
 
-    def value(self, prompt: Prompt, response: Response) -> float:  # noqa: ARG002
+    def value(self, prompt: Prompt, response: Response) -> float:
         said = texts.ngrams(response.text, self.ngram)
         share = 1 - len(set(said)) / len(said) if said else 0.0
         return ramp(share, zero=self.zero_share, full=self.full_share)
@@ -161,7 +167,7 @@ class Sentences(Criterion):
     full_at_most: Count
     zero_at: Count
 
-    def value(self, prompt: Prompt, response: Response) -> float:  # noqa: ARG002
+    def value(self, prompt: Prompt, response: Response) -> float:
         return ramp(len(texts.sentences(response.text)), zero=self.zero_at, full=self.full_at_most)
 
 
@@ -172,7 +178,7 @@ class Words(Criterion):
     full_at_most: Count
     zero_at: Count
 
-    def value(self, prompt: Prompt, response: Response) -> float:  # noqa: ARG002
+    def value(self, prompt: Prompt, response: Response) -> float:
         return ramp(len(texts.words(response.text)), zero=self.zero_at, full=self.full_at_most)
 
 
@@ -201,7 +207,7 @@ class Plain(Criterion):
     full_share: Fraction
     zero_share: Fraction
 
-    def value(self, prompt: Prompt, response: Response) -> float:  # noqa: ARG002
+    def value(self, prompt: Prompt, response: Response) -> float:
         said = texts.words(texts.prose(response.text))
         share = sum(len(word) >= self.long_word for word in said) / max(1, len(said))
         value = ramp(share, zero=self.zero_share, full=self.full_share)
@@ -214,7 +220,7 @@ class Finished(Criterion):
     measure: Literal["finished"]
     unpunctuated_words: Count
 
-    def value(self, prompt: Prompt, response: Response) -> float:  # noqa: ARG002
+    def value(self, prompt: Prompt, response: Response) -> float:
         said = response.text.strip()
         closed = bool(re.search(r"[.!?…`;)\]}>\"'”’»]$", said))
         return float(response.finished and (closed or len(texts.words(said)) < self.unpunctuated_words))
@@ -234,11 +240,14 @@ def question(prompt: Prompt) -> str:
 
 def short_answer(asked: str, reference: str, text: str) -> float:
     """How far ``text`` gives the short ``reference`` answer, from 0 to 1. See :class:`Answer` for the rules."""
+    reference = reference.strip().rstrip(".")
     if re.fullmatch(r"-?\d+(\.\d+)?", reference):
         return _number(float(reference), texts.numbers(text))
     if re.search(r"[^\w\s'’-]", reference):
         return _code(reference, text)
     wanted, said = [_singular(w) for w in texts.words(reference)], [_singular(w) for w in texts.words(text)]
+    if not wanted:
+        return float(bool(reference) and reference in text)
     starts = [i for i in range(len(said)) if said[i : i + len(wanted)] == wanted]
     stated = [i for i in starts if not NEGATIONS & set(said[max(0, i - 2) : i])]
     if not stated:

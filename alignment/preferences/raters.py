@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Protocol
 
-from alignment.preferences.comparisons import digest_id
+from alignment.data.digests import content_id
 from alignment.preferences.rubric import Rubric, score
 from alignment.recipe import SimulatedRaters
 from alignment.records import Comparison, Outcome, RaterKind, Vote
@@ -66,9 +66,9 @@ class SimulatedRater:
             outcome = "both_bad"
         ranking = _ranking(scores, self.tie_margin) if outcome == "ranked" else ()
         strength = self._strength(scores, ranking) if outcome == "ranked" and len(scores) == 2 else None
-        parts = (comparison.id, self.name, outcome, repr(ranking), str(strength))
+        content = ["vote", comparison.id, self.name, outcome, ranking, strength]
         return Vote(
-            id=digest_id("vote", *parts),
+            id=content_id(content),
             comparison_id=comparison.id,
             rater=self.name,
             rater_kind=self.kind,

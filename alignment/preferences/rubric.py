@@ -57,7 +57,7 @@ class Rubric(BaseModel):
     both_bad_below: Points = 0.0  # 0: never
     clearly_better: Points = 1.5
     much_better: Points = 4.0
-    criteria: tuple[Measured, ...] = Field(min_length=1)
+    criteria: tuple[Measured, ...]
 
     @model_validator(mode="after")
     def _is_whole(self) -> Self:
