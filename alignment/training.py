@@ -100,7 +100,8 @@ def fit(make_trainer: Callable[[StageCallback], Any], context: StageContext) -> 
     """Trains from the last whole checkpoint (or the start). Returns the trainer, its callback and the mean loss."""
     transformers.set_seed(context.recipe.seed)
     callback = StageCallback(context)
-    trainer = make_trainer(callback)
+    with context.working():  # DPO computes its reference's log-probabilities here
+        trainer = make_trainer(callback)
     trainer.remove_callback(PrinterCallback)  # it prints every step; the callback above reports it instead
     resume = last_checkpoint(context.checkpoints)
     with context.working():

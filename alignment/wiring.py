@@ -25,6 +25,7 @@ MAKES = {  # a stage's kind → what other stages can read of it
     "preference_file": ("preferences", "held-out prompts"),
     "reward": ("a reward model",),
     "dpo": ("a model",),
+    "ppo": ("a model",),
     "evaluate": ("an evaluation",),
 }
 NEEDS = {  # the role that an input plays → what it must be

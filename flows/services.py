@@ -44,7 +44,7 @@ def quiet_environment(workspace: Workspace) -> None:
         "PREFECT_HOME": str(workspace.folder("prefect")),
         "PREFECT_RESULTS_LOCAL_STORAGE_PATH": str(workspace.folder("prefect", "results")),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "WARNING",
+        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # the terminal has a display of its own
         "PREFECT_CLI_PROMPT": "false",
         "DO_NOT_TRACK": "1",
         "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -53,6 +53,7 @@ def quiet_environment(workspace: Workspace) -> None:
         "TRANSFORMERS_VERBOSITY": "error",
         "TRL_EXPERIMENTAL_SILENCE": "1",
         "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+        "TQDM_DISABLE": "1",
         "TOKENIZERS_PARALLELISM": "false",
         # Threads that wait for each other by spinning fight over the cores with whatever else runs on the machine; ones
         # that sleep at once wait to be woken. A short spin is as fast as a long one on a quiet machine, and four times

@@ -63,7 +63,9 @@ def length_faults(recipe: Recipe, files: Mapping[str, Path], data: RecipeData, m
         if isinstance(stage, SampleStage | EvaluateStage):
             faults += _sampling_faults(name, stage, read, model.context)
         elif isinstance(stage, SftStage | RewardStage | DpoStage):
-            if isinstance(stage, SftStage):  # of long pairs, files from elsewhere are full: they are dropped and counted
+            if isinstance(
+                stage, SftStage
+            ):  # of long pairs, files from elsewhere are full: they are dropped and counted
                 faults += shortened(list(_over_max_length(name, stage, read, model.context)))
             faults += _max_length_faults(name, stage, read, model.context)
     return faults
