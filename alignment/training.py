@@ -7,9 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 import transformers
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from alignment.models.loading import pick_device
 from alignment.recipe import Training
@@ -101,7 +100,9 @@ def fit(make_trainer: Callable[[StageCallback], Any], context: StageContext) -> 
     """Trains from the last whole checkpoint (or the start). Returns the trainer, its callback and the mean loss."""
     transformers.set_seed(context.recipe.seed)
     callback = StageCallback(context)
-    trainer = make_trainer(callback)
+    with context.working():  # DPO computes its reference's log-probabilities here
+        trainer = make_trainer(callback)
+    trainer.remove_callback(PrinterCallback)  # it prints every step; the callback above reports it instead
     resume = last_checkpoint(context.checkpoints)
     with context.working():
         result = trainer.train(resume_from_checkpoint=resume)
@@ -126,9 +127,3 @@ def final_metrics(callback: StageCallback) -> dict[str, float]:
         tail = [value for _step, value in curve[-max(1, len(curve) // 10) :]]
         metrics[name] = sum(tail) / len(tail)
     return metrics
-
-
-def set_threads(threads: int | None) -> None:
-    """Fixes the number of CPU threads: sums depend on it, and so do the bits of the result."""
-    if threads is not None:
-        torch.set_num_threads(threads)

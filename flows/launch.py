@@ -36,7 +36,7 @@ def checked(recipe: Recipe, path: Path, workspace: Workspace) -> None:
     known: list[str] = json.loads(passed.read_text("utf-8")) if passed.exists() else []
     if identity in known:
         return
-    if faults := check_recipe(recipe, path):
+    if faults := check_recipe(recipe, path, workspace):
         raise InputError(faults)
     write_text(passed, json.dumps([*known[-99:], identity]))
 

@@ -36,6 +36,7 @@ RUNNERS = {  # the module whose `run` makes a stage of this kind, and the data f
     "preference_file": ("alignment.data.stage", ("preferences",)),
     "reward": ("alignment.reward.model", ()),
     "dpo": ("alignment.policy.dpo", ()),
+    "ppo": ("alignment.policy.ppo", ("prompts",)),
     "evaluate": ("alignment.evaluation.stage", ("prompts", "rubric")),
 }
 DASHBOARD_SECONDS = 5.0  # between two updates of a progress artifact
@@ -64,7 +65,7 @@ class Job:
         return digest_of(
             {
                 "name": self.name,
-                "settings": self.settings.model_dump(mode="json"),
+                "settings": self.settings.model_dump(mode="json", exclude={"raters": {"rubric"}}),  # its file counts
                 "seed": recipe.seed,
                 "held_out": recipe.data.held_out,
                 "model": [recipe.model.dtype, recipe.resources.device, recipe.resources.threads],

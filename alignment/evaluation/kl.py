@@ -63,16 +63,16 @@ def response_kl(policy: Use, reference: Use, prompt: Sequence[int], response: Se
         raise ValueError("the KL of a response needs a prompt and a response of at least one token")
     context = [*prompt, *response[:-1]]
     sides = [_Stream(policy, len(context)), _Stream(reference, len(context))]
-    # The prompt's last position predicts the response's first token.
-    starts = [0, *range(len(prompt), len(context), CHUNK)]
-    total = 0.0
-    for start, end in zip(starts, [*starts[1:], len(context)], strict=True):
-        keep = 1 if start == 0 else end - start
-        logits, reference_logits = (side.logits(context[start:end], keep) for side in sides)
+    total, start = 0.0, 0
+    first = len(prompt) - 1  # the position that predicts the response's first token
+    for begin in range(first, len(context), CHUNK):
+        end = min(begin + CHUNK, len(context))
+        logits, reference_logits = (side.logits(context[start:end], end - begin) for side in sides)
         if logits.shape != reference_logits.shape:
             sizes = f"{logits.shape[-1]} and {reference_logits.shape[-1]}"
             raise StageError(f"KL needs one vocabulary, but policy and reference have {sizes} tokens")
         total += float(token_kl(logits, reference_logits).double().sum())
+        start = end
     return total
 
 

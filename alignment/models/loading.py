@@ -17,6 +17,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils.logging import disable_progress_bar
 
 from alignment.chat import load_tokenizer
 from alignment.faults import StageError
@@ -24,6 +25,7 @@ from alignment.recipe import Lora, Recipe, Resources
 from alignment.records import Artifact
 from alignment.workspace import write_text
 
+disable_progress_bar()  # of loading and writing weights: a stage says where it stands by itself
 Policy: TypeAlias = PreTrainedModel | PeftModel
 ADAPTER_FILE = "adapter_config.json"
 

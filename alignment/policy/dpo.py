@@ -6,14 +6,18 @@ training. What is kept small: the (tokens × vocabulary) logits, which TRL compu
 """
 
 import json
+from pathlib import Path
 from typing import Any
 
+from datasets import Dataset
+from peft import PeftModel
 from trl import DPOConfig, DPOTrainer
 
 from alignment.chat import render_answer, render_prompt
 from alignment.data.jsonl import read_records
 from alignment.faults import StageError
 from alignment.models.loading import add_lora, is_adapter, load_policy, save_policy
+from alignment.policy.response_head import add_response_head
 from alignment.recipe import BASE, DpoStage
 from alignment.records import PreferencePair
 from alignment.stage import StageContext, StageResult
@@ -27,13 +31,15 @@ class TokenisedDPOTrainer(DPOTrainer):  # type: ignore[misc]  # TRL is untyped
     def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
         return dataset
 
+    def _precompute_ref_logps(self, *args: Any, **kwargs: Any) -> Any:
+        # The first call after TRL patched its own head onto the model, and before anything uses it.
+        model = self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
+        add_response_head(model)
+        return super()._precompute_ref_logps(*args, **kwargs)
+
 
 def run(settings: DpoStage, context: StageContext) -> StageResult:
     """Trains ``settings.model`` on preference pairs. Raises StageError where every pair is too long to learn from."""
-    from pathlib import Path
-
-    from datasets import Dataset
-
     start, base = context.inputs[settings.model], context.inputs[BASE]
     model, tokenizer = load_policy(start, base, context.recipe, trainable=True)
     if settings.lora is not None and not is_adapter(start):

@@ -6,6 +6,9 @@ Loss on the assistant's tokens only (EOS included), whatever the template: the l
 import json
 from typing import Any
 
+from datasets import Dataset
+from trl import SFTConfig, SFTTrainer
+
 from alignment.chat import render_example
 from alignment.data.demonstrations import read_demonstrations
 from alignment.faults import StageError
@@ -20,8 +23,6 @@ IGNORED = -100  # the label that cross-entropy leaves out
 
 def run(settings: SftStage, context: StageContext) -> StageResult:
     """Trains ``settings.model`` on the demonstrations. Raises StageError where truncation leaves nothing to learn."""
-    from datasets import Dataset
-
     start, base = context.inputs[settings.model], context.inputs[BASE]
     model, tokenizer = load_policy(start, base, context.recipe, trainable=True)
     if settings.lora is not None and not is_adapter(start):
@@ -50,7 +51,5 @@ def _row(tokenizer: Any, messages: Any) -> dict[str, list[int]]:
 
 
 def _trainer(settings: SftStage, context: StageContext, model: Any, tokenizer: Any, rows: Any, callback: Any) -> Any:
-    from trl import SFTConfig, SFTTrainer
-
     arguments = SFTConfig(**trainer_arguments(settings, context), packing=settings.packing)
     return SFTTrainer(model=model, args=arguments, train_dataset=rows, processing_class=tokenizer, callbacks=[callback])

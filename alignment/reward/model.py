@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from datasets import Dataset
 from peft import PeftModel
+from trl import RewardConfig, RewardTrainer
 
 from alignment.chat import render_answer, render_prompt, template_digest
 from alignment.data.jsonl import read_records
-from alignment.data.split import split_by_digest
+from alignment.data.split import opening, split_by_digest
 from alignment.evaluation.calibration import expected_calibration_error, pair_accuracy, reliability
 from alignment.faults import StageError
 from alignment.models.loading import add_lora, new_reward_model
@@ -67,7 +69,12 @@ def _pairs(settings: RewardStage, context: StageContext) -> tuple[list[Preferenc
     pairs = read_records(folder / "pairs.jsonl", PreferencePair)
     if (folder / "held_out.jsonl").exists():
         return pairs, read_records(folder / "held_out.jsonl", PreferencePair)
-    return split_by_digest(pairs, context.recipe.data.held_out, key=lambda pair: pair.prompt_id)
+    return split_by_digest(pairs, context.recipe.data.held_out, key=_split_key)
+
+
+def _split_key(pair: PreferencePair) -> str:
+    """Salted: the pairs come from one side of the prompts' own split, and would all fall on one side of it again."""
+    return f"reward\0{opening(pair)}"
 
 
 def _row(tokenizer: Any, pair: PreferencePair, settings: RewardStage) -> dict[str, Any]:
@@ -80,9 +87,6 @@ def _row(tokenizer: Any, pair: PreferencePair, settings: RewardStage) -> dict[st
 
 
 def _trainer(settings: RewardStage, context: StageContext, model: Any, tokenizer: Any, rows: Any, callback: Any) -> Any:
-    from datasets import Dataset
-    from trl import RewardConfig, RewardTrainer
-
     arguments = RewardConfig(
         **trainer_arguments(settings, context), center_rewards_coefficient=settings.center_rewards_coefficient
     )

@@ -1,0 +1,55 @@
+"""What must be true before the first update of any run. If it is not, nothing that follows means anything.
+
+The bounds are on means over tokens: in bfloat16 single tokens differ by a few hundredths between two batches of the
+same model, in float32 by less than a thousandth; a wrong position id, mask or temperature moves the mean by tenths.
+"""
+
+import torch
+
+from alignment.faults import StageError
+from alignment.policy.losses import masked_mean
+from alignment.policy.ppo_batch import Experience
+
+BOUNDS = {torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 1e-2}  # nats per token
+
+
+def sampling_gap(experience: Experience) -> float | None:
+    """Mean |log-probability when sampled - when trained| per token; None where the engine does not say."""
+    if experience.sampling_logprobs is None:
+        return None
+    difference = (experience.sampling_logprobs - experience.logprobs).abs()
+    return float(masked_mean(difference, experience.mask))
+
+
+def check_experience(experience: Experience, dtype: torch.dtype, *, same_engine: bool) -> None:
+    """At step 0: the reference is the policy, and the engine samples from the policy.
+
+    ``same_engine`` is False where importance weights make up for an engine that is known to differ.
+    Raises StageError with what is broken.
+    """
+    bound = BOUNDS[dtype]
+    apart = float(masked_mean((experience.logprobs - experience.ref_logprobs).abs(), experience.mask))
+    if not apart <= bound:
+        raise StageError(
+            f"step 0: policy and reference should be the same model, but differ by {apart:.4g} nats per token "
+            f"(bound {bound:g}); the reference is not what the policy started from"
+        )
+    gap = sampling_gap(experience)
+    if same_engine and gap is not None and not gap <= bound:
+        raise StageError(
+            f"step 0: log-probabilities of sampling and training differ by {gap:.4g} nats per token (bound {bound:g}); "
+            "the engine does not sample from the model that is trained"
+        )
+
+
+def check_first_update(first: dict[str, float], dtype: torch.dtype) -> None:
+    """In the first minibatch, before any change: every ratio is 1, so the approximate KL is 0.
+
+    Raises StageError with what is broken.
+    """
+    bound = BOUNDS[dtype]
+    if not abs(first["ratio_mean"] - 1) <= bound or not first["approximate_kl"] <= bound:
+        raise StageError(
+            f"step 0: the first ratio should be 1 and is {first['ratio_mean']:.4g} on average, with an approximate KL "
+            f"of {first['approximate_kl']:.4g} (bound {bound:g}); dropout is on, or batches disturb one another"
+        )
