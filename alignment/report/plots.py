@@ -81,6 +81,9 @@ def win_rate_plot(rates: Sequence[WinRateReport], candidate: str, prompts: int) 
         shapes.append(Rect(plane.left, y - 2, plane.right - plane.left, 4, "track", radius=2))
         left, right = plane.x(rate.low), plane.x(rate.high)
         shapes.append(Rect(left, y - 3, max(right - left, 1), 6, f"interval {css}", tip, radius=3))
+        if rate.length_controlled is not None:
+            at_length = f"{percent(rate.length_controlled)} if answers were equally long"
+            shapes.append(Dot(plane.x(rate.length_controlled), y, 4.5, "ring", at_length))
         shapes.append(Dot(plane.x(rate.value), y, 5.5, f"mark {css}", tip))
     words = "; ".join(
         f"against {r.opponent} by {r.judged_by} {percent(r.value)}, {percent(r.low)} to {percent(r.high)}"
@@ -92,8 +95,13 @@ def win_rate_plot(rates: Sequence[WinRateReport], candidate: str, prompts: int) 
         width=WIDTH,
         height=bottom + 44,
         shapes=tuple(shapes),
-        caption=f"On {prompts} held-out prompts. An interval right of the line: wins more often than not.",
+        caption="An interval right of the line: wins more often than not. Ring: estimate for equally long answers.",
     )
+
+
+def _at_length(rate: WinRateReport) -> str:
+    known = rate.length_controlled is not None
+    return f", {percent(rate.length_controlled or 0.0)} if answers were equally long" if known else ""
 
 
 def margin_plot(reward: RewardReport) -> Figure:

@@ -141,7 +141,7 @@ def check_words(check: GateCheck) -> str:
     """By how much a condition was met or missed, or why it could not be checked."""
     if check.problem is not None or check.by is None:
         return check.problem or ""
-    return f"{'met' if check.passed else 'missed'} by {figure(abs(check.by))}"
+    return f"{'met' if check.passed else 'missed'} by {abs(check.by):.2g}"
 
 
 def _evidence(report: RunReport) -> str:
@@ -159,5 +159,6 @@ def _evidence(report: RunReport) -> str:
 def _shortfall(check: GateCheck) -> str:
     if check.value is None or check.threshold is None or check.by is None:
         return f"{check.name} could not be checked ({check.problem})"
-    wanted = f"{check.bound} {figure(check.threshold)}"
-    return f"{check.name} was {figure(check.value)}, wanted {wanted} (short by {figure(abs(check.by))})"
+    digits = next((d for d in range(3, 8) if f"{check.value:.{d}g}" != f"{check.threshold:.{d}g}"), 8)
+    was, short_by = f"{check.value:.{digits}g}".replace("-", "−"), f"{abs(check.by):.2g}"
+    return f"{check.name} was {was}, wanted {check.bound} {figure(check.threshold)} (short by {short_by})"

@@ -3,7 +3,7 @@
 import json
 import random
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -83,9 +83,15 @@ class FinishedRun:
         ).model_copy(update=changes)  # fmt: skip
 
 
+@pytest.fixture(scope="session")
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
+    return make_finished_run(tmp_path_factory.mktemp("run") / "workspace")
+
+
 @pytest.fixture
-def finished_run(tmp_path: Path) -> FinishedRun:
-    return make_finished_run(tmp_path / "workspace")
+def finished_run(made_once: FinishedRun) -> FinishedRun:
+    """A run to take apart: its files are shared, its lists are not."""
+    return replace(made_once, artifacts=dict(made_once.artifacts), outcomes=list(made_once.outcomes))
 
 
 @pytest.fixture
