@@ -39,7 +39,7 @@ def digit_prompts():
     generator = torch.Generator().manual_seed(0)
     prompts = []
     for number in range(64):
-        ids = tuple(torch.randint(DIGITS.start, DIGITS.stop, (3,), generator=generator).tolist()) + (7,)
+        ids = (*tuple(torch.randint(DIGITS.start, DIGITS.stop, (3,), generator=generator).tolist()), 7)
         prompts.append((Prompt(id=str(number), messages=(Message(role="user", content=str(ids)),)), ids))
     return prompts
 
