@@ -50,6 +50,14 @@ class FinishedRun:
     artifacts: dict[str, Artifact]
     outcomes: list[Outcome]
 
+    def fail_at(self, stage: str, error: str) -> None:
+        """Lets the run end in a stage that failed."""
+        names = [outcome.name for outcome in self.outcomes]
+        last = names.index(stage)
+        failed = Outcome(stage, self.outcomes[last].kind, "failed", False, 12.0, None, error)
+        self.outcomes = [*self.outcomes[:last], failed]
+        self.artifacts = {name: artifact for name, artifact in self.artifacts.items() if name in names[:last]}
+
     def report(self, *, refused: bool = False, registered: bool = True, **changes: object) -> RunReport:
         gate = self.recipe.gate
         verdict = (
