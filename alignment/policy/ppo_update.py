@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 import torch
 
 from alignment.faults import StageError
+from alignment.models.attention import quick_backward
 from alignment.policy.losses import ppo_policy_loss, ppo_value_loss
-from alignment.policy.ppo_attention import quick_backward
 from alignment.policy.ppo_batch import Experience, by_length, collate
 from alignment.policy.ppo_models import ActorCritic
 from alignment.policy.ppo_optimizer import MasterAdamW

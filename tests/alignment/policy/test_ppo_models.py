@@ -8,7 +8,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, Gemma2Config, GPT2Config
 
 from alignment.faults import StageError
-from alignment.policy.ppo_attention import quick_backward
+from alignment.models.attention import quick_backward
 from alignment.policy.ppo_batch import Episode, collate
 from alignment.policy.ppo_models import (
     ActorCritic,
