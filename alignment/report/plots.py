@@ -27,17 +27,18 @@ def loss_curve(stage: str, curve: Curve, *, pairwise: bool) -> Figure:
     if pairwise:
         y = plane.y(INDIFFERENCE)
         shapes.append(Path(f"M{plane.left} {y:.1f}H{plane.right}", "reference"))
-        shapes.append(Label(plane.right, y - 5, "no preference: log 2", "note", "end"))
     shapes.append(plane.line(list(zip(steps, losses, strict=True)), "faint"))
     shapes.append(plane.line(list(zip(steps, smooth, strict=True)), "line"))
     shapes.append(Dot(plane.x(steps[-1]), plane.y(smooth[-1]), 3.5, "dot", f"{smooth[-1]:.4g}"))
+    if pairwise:
+        shapes.append(Label(plane.right, plane.y(INDIFFERENCE) - 5, "no preference: log 2", "note", "end"))
     return Figure(
         title=f"Loss of {stage}",
         alternative=f"Loss of {stage}: from {smooth[0]:.3g} to {smooth[-1]:.3g} in {steps[-1]} optimizer steps.",
         width=WIDTH,
         height=HEIGHT,
         shapes=tuple(shapes),
-        caption=f"From {losses[0]:.3g} to {smooth[-1]:.3g}; thin: each step, thick: running mean.",
+        caption=f"From {losses[0]:.3f} to {smooth[-1]:.3f}; thin: each step, thick: running mean.",
     )
 
 
