@@ -21,7 +21,7 @@ from alignment.policy.response_head import add_response_head
 from alignment.recipe import BASE, DpoStage
 from alignment.records import PreferencePair
 from alignment.stage import StageContext, StageResult
-from alignment.training import final_metrics, fit, trainer_arguments
+from alignment.training import final_metrics, fit, seed_everything, trainer_arguments
 from alignment.workspace import write_text
 
 
@@ -40,6 +40,7 @@ class TokenisedDPOTrainer(DPOTrainer):  # type: ignore[misc]  # TRL is untyped
 
 def run(settings: DpoStage, context: StageContext) -> StageResult:
     """Trains ``settings.model`` on preference pairs. Raises StageError where every pair is too long to learn from."""
+    seed_everything(context.recipe.seed)
     start, base = context.inputs[settings.model], context.inputs[BASE]
     model, tokenizer = load_policy(start, base, context.recipe, trainable=True)
     if settings.lora is not None and not is_adapter(start):

@@ -19,6 +19,7 @@ from alignment.recipe import BASE, Lora, PpoStage
 from alignment.reward.model import score
 from alignment.rollouts.transformers_engine import TransformersEngine
 from alignment.stage import Progress, StageContext, StageResult
+from alignment.training import seed_everything
 from alignment.workspace import write_text
 
 SHOWN = 8  # answers in each sample table
@@ -29,6 +30,7 @@ def run(settings: PpoStage, context: StageContext) -> StageResult:
 
     Raises StageError where no prompt is short enough, templates differ, or training goes wrong.
     """
+    seed_everything(context.recipe.seed)
     start, base = context.inputs[settings.model], context.inputs[BASE]
     policy, tokenizer = load_policy(start, base, context.recipe, trainable=True)
     if settings.lora is not None and not is_adapter(start):

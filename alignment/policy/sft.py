@@ -15,7 +15,7 @@ from alignment.faults import StageError
 from alignment.models.loading import add_lora, is_adapter, load_policy, save_policy
 from alignment.recipe import BASE, SftStage
 from alignment.stage import StageContext, StageResult
-from alignment.training import final_metrics, fit, trainer_arguments
+from alignment.training import final_metrics, fit, seed_everything, trainer_arguments
 from alignment.workspace import write_text
 
 IGNORED = -100  # the label that cross-entropy leaves out
@@ -23,6 +23,7 @@ IGNORED = -100  # the label that cross-entropy leaves out
 
 def run(settings: SftStage, context: StageContext) -> StageResult:
     """Trains ``settings.model`` on the demonstrations. Raises StageError where truncation leaves nothing to learn."""
+    seed_everything(context.recipe.seed)
     start, base = context.inputs[settings.model], context.inputs[BASE]
     model, tokenizer = load_policy(start, base, context.recipe, trainable=True)
     if settings.lora is not None and not is_adapter(start):

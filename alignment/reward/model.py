@@ -22,7 +22,7 @@ from alignment.models.loading import add_lora, new_reward_model
 from alignment.recipe import BASE, RewardStage
 from alignment.records import PreferencePair
 from alignment.stage import StageContext, StageResult
-from alignment.training import final_metrics, fit, trainer_arguments
+from alignment.training import final_metrics, fit, seed_everything, trainer_arguments
 from alignment.workspace import write_text
 
 
@@ -31,6 +31,7 @@ def run(settings: RewardStage, context: StageContext) -> StageResult:
 
     Raises StageError where no pair fits, or none is held out.
     """
+    seed_everything(context.recipe.seed)
     start, base = context.inputs[settings.model], context.inputs[BASE]
     train, held_out = _pairs(settings, context)
     model, tokenizer = new_reward_model(start, base, context.recipe)
