@@ -1,7 +1,7 @@
 """PPO learns: three tasks with a known true reward, three seeds each, from a random tiny model.
 
-Produce a token: the share of the answer that is one token. Sort digits: the share of neighbours in the answer that are
-in order and of answers that hold the prompt's digits. Follow a format: open, fill, close, stop.
+Produce a token: the share of the answer that is one token. Sort digits: the share of places that hold the prompt's
+digits in order, which only a policy that reads the prompt gets right. Follow a format: open, fill, close, stop.
 """
 
 import pytest
@@ -54,9 +54,9 @@ TASKS = {  # reward, tokens, steps, learning rate, the mean score that the last 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 @pytest.mark.parametrize("task", TASKS)
 def test_ppo_learns(task, seed, tiny):
-    reward, tokens, steps, learning_rate, wanted = TASKS[task]
-    settings = tiny.settings(steps=steps, episodes=64, epochs=4, minibatches=2, batch_size=64, learning_rate=learning_rate,
-                             critic_learning_rate=learning_rate, kl_coefficient=0.0, missing_eos_penalty=0.0,
+    reward, tokens, steps, rate, wanted = TASKS[task]
+    settings = tiny.settings(steps=steps, episodes=64, epochs=4, minibatches=2, batch_size=64, learning_rate=rate,
+                             critic_learning_rate=rate, kl_coefficient=0.0, missing_eos_penalty=0.0,
                              sampling=Sampling(max_new_tokens=tokens), schedule="constant")  # fmt: skip
     trainer = tiny.trainer(
         settings,
