@@ -69,7 +69,7 @@ class ActorCritic(nn.Module):
 
     def trunks(self) -> list[Any]:
         """The models that are trained, without PEFT's wrapper."""
-        return [_base(trunk) for trunk in (self.policy, self.critic) if trunk is not None]
+        return [base_of(trunk) for trunk in (self.policy, self.critic) if trunk is not None]
 
     def checkpoint_activations(self) -> None:
         """Recomputes each layer's activations in the backward pass, with dropout still off.
@@ -94,7 +94,7 @@ def reference_logprobs(model: Any, tokens: Tokens, *, temperature: float) -> tor
 
 def hidden_states(model: Any, ids: torch.Tensor) -> torch.Tensor:
     """The trunk's last hidden states (B, L, D) for right-padded ids (B, L); adapters act as they are set."""
-    output = _base(model).base_model(input_ids=ids, use_cache=False)
+    output = base_of(model).base_model(input_ids=ids, use_cache=False)
     return output.last_hidden_state  # type: ignore[no-any-return]
 
 
@@ -109,7 +109,8 @@ def check_head(model: Any) -> None:
         raise StageError(f"{type(model).__name__} changes its logits after the head; PPO here cannot train it")
 
 
-def _base(model: Any) -> Any:
+def base_of(model: Any) -> Any:
+    """The transformers model, without PEFT's wrapper."""
     return model.get_base_model() if isinstance(model, PeftModel) else model
 
 

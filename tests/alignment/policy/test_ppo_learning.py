@@ -1,7 +1,7 @@
 """PPO learns: three tasks with a known true reward, three seeds each, from a random tiny model.
 
-Produce a token: the share of the answer that is one token. Sort digits: the share of neighbours in the answer that are
-in order and of answers that hold the prompt's digits. Follow a format: open, fill, close, stop.
+Produce a token: the share of the answer that is one token. Sort digits: the share of places that hold the prompt's
+digits in order, which only a policy that reads the prompt gets right. Follow a format: open, fill, close, stop.
 """
 
 import pytest
@@ -44,20 +44,20 @@ def digit_prompts():
     return prompts
 
 
-TASKS = {  # reward, tokens, steps, learning rate, the mean score that the last steps must reach
-    "produce a token": (produce_a_token, 6, 40, 2e-3, 0.9),
-    "sort digits": (sort_digits, 3, 160, 1e-3, 0.7),  # 0.31 without reading the prompt
-    "follow a format": (follow_a_format, 8, 80, 3e-3, 0.9),
+TASKS = {  # reward, tokens, steps, learning rate, its schedule, the mean score that the last steps must reach
+    "produce a token": (produce_a_token, 6, 40, 2e-3, "constant", 0.9),
+    "sort digits": (sort_digits, 3, 160, 1e-3, "constant", 0.7),  # 0.31 without reading the prompt
+    "follow a format": (follow_a_format, 8, 100, 1e-3, "linear", 0.8),
 }
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 @pytest.mark.parametrize("task", TASKS)
 def test_ppo_learns(task, seed, tiny):
-    reward, tokens, steps, learning_rate, wanted = TASKS[task]
-    settings = tiny.settings(steps=steps, episodes=64, epochs=4, minibatches=2, batch_size=64, learning_rate=learning_rate,
-                             critic_learning_rate=learning_rate, kl_coefficient=0.0, missing_eos_penalty=0.0,
-                             sampling=Sampling(max_new_tokens=tokens), schedule="constant")  # fmt: skip
+    reward, tokens, steps, rate, schedule, wanted = TASKS[task]
+    settings = tiny.settings(steps=steps, episodes=64, epochs=4, minibatches=2, batch_size=64, learning_rate=rate,
+                             critic_learning_rate=rate, kl_coefficient=0.0, missing_eos_penalty=0.0,
+                             sampling=Sampling(max_new_tokens=tokens), schedule=schedule)  # fmt: skip
     trainer = tiny.trainer(
         settings,
         policy=tiny.policy(seed),
