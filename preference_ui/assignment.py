@@ -1,8 +1,9 @@
 """Who compares what, and when. One transaction leases one comparison to one rater.
 
-Nobody gets a comparison twice (but for a silent repeat, kept apart from the votes), no comparison is given to more raters
-than it wants, and one that is left lying returns to the queue. The database enforces all three by constraints, so that a
-mistake here fails instead of doubling a vote. Locks are always taken in the order account, lease, comparison.
+Nobody gets a comparison twice (but for a silent repeat, kept apart from the votes), no comparison is given to more
+raters than it wants, and one that is left lying returns to the queue. The database enforces the first two by
+constraints, so that a mistake here fails instead of doubling a vote. Locks are taken in the order account, lease,
+comparison.
 """
 
 import random
@@ -12,12 +13,12 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, exists, func, insert, select, update
+from sqlalchemy import Connection, Row, exists, func, insert, select, update
 
 from alignment.records import Comparison
-from preference_ui.desk_settings import DeskSettings
+from preference_ui import drawing
 from preference_ui.refusal import Refusal
-from preference_ui.schema import accounts, comparisons, leases, votes
+from preference_ui.schema import accounts, comparisons, exclusions, leases, votes
 from preference_ui.store import Store, current_settings, now
 
 _SWEEP_AT_ONCE = 200
@@ -66,6 +67,8 @@ def reopen(store: Store, account_id: str) -> Lease:
         vote = _newest_vote(connection, account_id)
         if vote is None:
             raise Refusal("nothing_to_undo", "There is no vote to undo yet.")
+        if connection.execute(select(exclusions).where(exclusions.c.vote_id == vote.id)).first() is not None:
+            raise Refusal("excluded", "This vote was set aside by an administrator and can no longer be changed.")
         already = connection.execute(select(leases).where((leases.c.revises == vote.id) & (leases.c.state == "open")))
         if (row := already.first()) is not None:
             return _lease(connection, row)
@@ -117,8 +120,8 @@ def _take_place(connection: Connection, comparison_id: str) -> bool:
 
 
 def take_place_late(connection: Connection, account_id: str, comparison_id: str) -> bool:
-    """A vote arrives after its lease expired: takes a place again, if nobody else did and the rater has no newer lease."""
-    newer = _mine(account_id, "work")
+    """Takes a place for a vote whose lease expired: if there is one left and the rater has no newer lease of it."""
+    newer = drawing.mine(account_id, "work")
     busy = connection.execute(select(leases.c.id).where(newer & (leases.c.comparison_id == comparison_id))).first()
     return busy is None and _take_place(connection, comparison_id)
 
@@ -129,7 +132,7 @@ def _in_hand(connection: Connection, account_id: str) -> Row[Any] | None:
     row = connection.execute(query.with_for_update(key_share=True)).first()
     if row is None or row.expires > now():
         return row
-    renewed = now() + _lease_time(connection)  # nobody took it: the rater came back in time
+    renewed = now() + lease_time(connection)  # nobody took it: the rater came back in time
     connection.execute(update(leases).where(leases.c.id == row.id).values(expires=renewed))
     return connection.execute(select(leases).where(leases.c.id == row.id)).one()
 
@@ -137,78 +140,23 @@ def _in_hand(connection: Connection, account_id: str) -> Row[Any] | None:
 def _draw(connection: Connection, account: Row[Any], rng: random.Random) -> Row[Any] | None:
     settings = current_settings(connection)[1]
     if settings.trial_required and not account.trial_passed:
-        trial = _pick_known(connection, account.id, "trial", rng)
+        trial = drawing.pick_known(connection, account.id, "trial", rng)
         if trial is not None:
             return _hand_out(connection, account.id, trial, "trial", "random", rng)
     roll = rng.random()
     if roll < settings.gold_share:
-        gold = _pick_known(connection, account.id, "gold", rng)
+        gold = drawing.pick_known(connection, account.id, "gold", rng)
         if gold is not None:
             return _hand_out(connection, account.id, gold, "gold", "random", rng)
     elif roll < settings.gold_share + settings.repeat_share:
-        repeat = _pick_repeat(connection, account.id, settings, rng)
+        repeat = drawing.pick_repeat(connection, account.id, settings, rng)
         if repeat is not None:
             return _hand_out(connection, account.id, repeat, "repeat", "random", rng)
     policy = "random" if rng.random() < settings.random_share else settings.policy
-    picked = _pick_work(connection, account.id, policy, rng)
+    picked = drawing.pick_work(connection, account.id, policy, rng)
     if picked is None or not _take_place(connection, picked.id):
         return None
     return _hand_out(connection, account.id, picked, "work", policy, rng)
-
-
-def _mine(account_id: str, purpose: str) -> ColumnElement[bool]:
-    live = leases.c.state.in_(["open", "voted"])
-    return (leases.c.account_id == account_id) & (leases.c.purpose == purpose) & live
-
-
-def _eligible(account_id: str, purpose: str) -> ColumnElement[bool]:
-    mine = exists().where(_mine(account_id, purpose) & (leases.c.comparison_id == comparisons.c.id))
-    return (comparisons.c.purpose == purpose) & ~comparisons.c.withdrawn & ~mine
-
-
-def _pick_work(connection: Connection, account_id: str, policy: str, rng: random.Random) -> Row[Any] | None:
-    condition = _eligible(account_id, "work") & (comparisons.c.taken < comparisons.c.votes_wanted)
-    query = select(comparisons.c.id, comparisons.c.responses).where(condition)
-    if policy == "random":
-        return _from_random_place(connection, query, rng)
-    if policy == "least_voted":
-        ordered = query.order_by(comparisons.c.taken, comparisons.c.shuffle)
-    else:
-        ordered = query.order_by(comparisons.c.informativeness.desc(), comparisons.c.taken, comparisons.c.shuffle)
-    return _first(connection, ordered)
-
-
-def _pick_known(connection: Connection, account_id: str, purpose: str, rng: random.Random) -> Row[Any] | None:
-    query = select(comparisons.c.id, comparisons.c.responses).where(_eligible(account_id, purpose))
-    return _from_random_place(connection, query, rng)
-
-
-def _pick_repeat(connection: Connection, account_id: str, settings: DeskSettings, rng: random.Random) -> Row[Any] | None:
-    done = (votes.c.account_id == account_id) & (votes.c.purpose == "work") & (votes.c.outcome == "ranked")
-    query = select(votes.c.comparison_id).where(done).order_by(votes.c.created.desc())
-    old = connection.execute(query.offset(settings.repeat_after).limit(200)).scalars().all()
-    again = select(leases.c.comparison_id).where(_mine(account_id, "repeat"))
-    seen = set(connection.execute(again).scalars())
-    free = sorted(set(old) - seen)
-    if not free:
-        return None
-    chosen = rng.choice(free)
-    return connection.execute(select(comparisons.c.id, comparisons.c.responses).where(comparisons.c.id == chosen)).one()
-
-
-def _from_random_place(connection: Connection, query: Select[Any], rng: random.Random) -> Row[Any] | None:
-    start = rng.random()
-    by_shuffle = query.order_by(comparisons.c.shuffle)
-    return _first(connection, by_shuffle.where(comparisons.c.shuffle >= start)) or _first(connection, by_shuffle)
-
-
-def _first(connection: Connection, query: Select[Any]) -> Row[Any] | None:
-    """The first row that no other transaction is about to take; where all are being taken, waits and looks again."""
-    one = query.limit(1)
-    row = connection.execute(one.with_for_update(of=comparisons, skip_locked=True, key_share=True)).first()
-    if row is None and connection.dialect.name == "postgresql":
-        row = connection.execute(one.with_for_update(of=comparisons, key_share=True)).first()
-    return row
 
 
 def _hand_out(
@@ -241,13 +189,14 @@ def _insert_lease(
         "holds_place": holds_place,
         "revises": revises,
         "created": now(),
-        "expires": now() + _lease_time(connection),
+        "expires": now() + lease_time(connection),
     }
     connection.execute(insert(leases).values(values))
     return connection.execute(select(leases).where(leases.c.id == identifier)).one()
 
 
-def _lease_time(connection: Connection) -> timedelta:
+def lease_time(connection: Connection) -> timedelta:
+    """How long a comparison may stay in a rater's hands without a sign of life."""
     return timedelta(minutes=current_settings(connection)[1].lease_minutes)
 
 

@@ -5,19 +5,22 @@ It leaves out styles of writing that give a model away: no list of words can cat
 
 import re
 
-_MAKER = r"(?:open\s?ai|anthropic|google|deepmind|meta(?: ai)?|mistral(?: ai)?|alibaba(?: cloud)?|deepseek|hugging\s?face|microsoft|x\.?ai)"
-_NAME = (
-    r"(?:chat\s?gpt|gpt-?\s?\d[\w.-]*|claude|gemini|bard|llama(?:[ -]?\d[\w.]*)?|mistral|mixtral|qwen\d*|deepseek|"
-    r"smol\s?lm\d*|gemma|phi-\d|copilot|grok|command r|falcon|vicuna|alpaca|zephyr|olmo)"
-)
-_SELF = r"\b(?:i\s+am|i['’]m|my\s+name\s+is|this\s+is|call\s+me|as)\s+"
-_FILLER = r"(?:\w+[ ,]+){0,4}?"
+_MAKERS = (
+    "open ?ai", "anthropic", "google", "deepmind", "meta(?: ai)?", "mistral(?: ai)?", "alibaba(?: cloud)?", "deepseek",
+    "hugging ?face", "microsoft", "x\\.?ai",
+)  # fmt: skip
+_NAMES = (
+    "chat ?gpt", "gpt-? ?\\d[\\w.-]*", "claude", "gemini", "bard", "llama(?:[ -]?\\d[\\w.]*)?", "mistral", "mixtral",
+    "qwen\\d*", "deepseek", "smol ?lm\\d*", "gemma", "phi-\\d", "copilot", "grok", "falcon", "vicuna", "alpaca",
+    "zephyr", "olmo",
+)  # fmt: skip
+_FEW_WORDS = r"(?:\w+[ ,]+){0,4}?"
+_I_AM = r"\b(?:i\s+am|i['’]m|my\s+name\s+is|this\s+is|call\s+me|as)\s+"
+_MADE = r"\b(?:trained|made|built|created|developed|designed)\s+(?:and\s+\w+\s+)?(?:by|at)\s+"
 _PATTERNS = [
-    re.compile(_SELF + _FILLER + _NAME + r"\b", re.IGNORECASE),
-    re.compile(r"\b(?:i\s+was|i['’]ve\s+been|i\s+am|i['’]m|model|assistant|made)\s+" + _FILLER
-               + r"(?:trained|made|built|created|developed|designed)\s+(?:and\s+\w+\s+)?(?:by|at)\s+" + _MAKER, re.IGNORECASE),
-    re.compile(r"\b(?:trained|made|built|created|developed)\s+(?:and\s+\w+\s+)?by\s+" + _MAKER, re.IGNORECASE),
-]  # fmt: skip
+    re.compile(f"{_I_AM}{_FEW_WORDS}(?:{'|'.join(_NAMES)})\\b", re.IGNORECASE),
+    re.compile(f"{_MADE}(?:{'|'.join(_MAKERS)})\\b", re.IGNORECASE),
+]
 
 
 def names_itself(text: str) -> bool:

@@ -12,6 +12,7 @@ from alignment.records import Comparison
 from preference_ui.blindness import names_itself
 from preference_ui.schema import comparisons
 from preference_ui.store import Store, now, record
+from preference_ui.verdict import storable
 
 Purpose = Literal["work", "gold", "trial"]
 UNLIMITED = 1_000_000  # gold and trial comparisons are for every rater
@@ -86,7 +87,7 @@ def waiting(store: Store) -> int:
         return int(connection.execute(query).scalar_one())
 
 
-def _row(item: Comparison, purpose: Purpose, votes_wanted: int, queue: str, informativeness: float) -> dict[str, object]:
+def _row(item: Comparison, purpose: Purpose, votes_wanted: int, queue: str, weight: float) -> dict[str, object]:
     ids = [response.id for response in item.responses]
     faults = []
     if len(set(ids)) != len(ids):
@@ -94,6 +95,8 @@ def _row(item: Comparison, purpose: Purpose, votes_wanted: int, queue: str, info
     texts = ["".join(message.content for message in item.prompt.messages), *(one.text for one in item.responses)]
     if max(map(len, texts)) > MAX_TEXT:
         faults.append(Fault(f"a text is over {MAX_TEXT} characters", "shorten it", field=item.id))
+    if not storable(item.model_dump(mode="json")):
+        faults.append(Fault("a text has a NUL or a broken character", "remove it", field=item.id.replace("\0", "")))
     if faults:
         raise InputError(faults)
     return {
@@ -104,7 +107,7 @@ def _row(item: Comparison, purpose: Purpose, votes_wanted: int, queue: str, info
         "expected": None,
         "votes_wanted": votes_wanted,
         "taken": 0,
-        "informativeness": informativeness,
+        "informativeness": weight,
         "shuffle": random.SystemRandom().random(),
         "self_naming": [response.id for response in item.responses if names_itself(response.text)],
         "withdrawn": False,

@@ -1,8 +1,8 @@
 """The store's tables, as they are after the newest migration. A test compares them with what the migrations make.
 
 Votes, and the audit trail, are append-only: triggers in the first migration refuse every update and delete of them.
-``comparisons.taken`` counts the raters who voted on a comparison or hold a lease of it; an abandoned lease gives its place
-back, and the database itself refuses more than ``votes_wanted``.
+``comparisons.taken`` counts the raters who voted on a comparison or hold a lease of it; an abandoned lease gives its
+place back, and the database itself refuses more than ``votes_wanted``.
 """
 
 from datetime import UTC, datetime

@@ -128,9 +128,7 @@ def _work() -> None:
         ("revising", ["account_id"], "state = 'open' AND revises IS NOT NULL"),
     ):
         where = sa.text(condition)
-        op.create_index(
-            f"uq_leases_{name}", "leases", columns, unique=True, sqlite_where=where, postgresql_where=where
-        )
+        op.create_index(f"uq_leases_{name}", "leases", columns, unique=True, sqlite_where=where, postgresql_where=where)
     op.create_table(
         "drafts",
         sa.Column("lease_id", sa.String(length=32), nullable=False),
