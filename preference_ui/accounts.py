@@ -1,4 +1,5 @@
-"""How people come in: by a one-time invitation link. There is no default password; the first link is for an administrator."""
+"""How people come in: by a one-time invitation link. There is no default password; the first link makes an
+administrator."""
 
 import re
 import secrets
@@ -12,7 +13,7 @@ from sqlalchemy import Connection, Row, delete, func, insert, select, update
 from preference_ui.auth import Role, digest, hash_password, open_session
 from preference_ui.refusal import Refusal
 from preference_ui.schema import accounts, invitations, sessions
-from preference_ui.store import Store, now, record
+from preference_ui.store import Store, insert_if_absent, now, record
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._@+-]{1,63}")
 INVITATION_LIFE = timedelta(days=3)
@@ -59,13 +60,12 @@ def accept(
     hashed = None if password is None else hash_password(password, name)
     with store.write() as connection:
         invitation = _valid(connection, token)
-        if connection.execute(select(accounts.c.id).where(accounts.c.name == name)).first() is not None:
-            raise Refusal("name", "This name is already taken. Please choose another.")
         identifier = uuid.uuid4().hex
         row = {"id": identifier, "name": name, "role": invitation.role, "state": "active", "created": now(),
                "password_hash": hashed, "oidc_subject": oidc_subject, "guidelines_read": 0,
                "trial_passed": False}  # fmt: skip
-        connection.execute(insert(accounts).values(row))
+        if not insert_if_absent(connection, accounts, row):
+            raise Refusal("name", "This name is already taken. Please choose another.")
         spend = update(invitations).where(invitations.c.token_hash == digest(token))
         connection.execute(spend.values(used=now(), used_by=identifier))
         record(connection, name, "account.create", name, {"role": invitation.role, "by": invitation.created_by})

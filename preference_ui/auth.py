@@ -17,7 +17,7 @@ from sqlalchemy import Connection, delete, func, insert, select, update
 
 from preference_ui.refusal import Refusal
 from preference_ui.schema import accounts, sessions, throttles
-from preference_ui.store import Store, now, record
+from preference_ui.store import Store, insert_if_absent, now, record
 
 Role = Literal["rater", "administrator"]
 SESSION_IDLE = timedelta(hours=12)
@@ -144,12 +144,10 @@ def _refuse_while_locked(connection: Connection, subjects: list[str]) -> None:
 
 def _count_guess(connection: Connection, subject: str, free: int) -> None:
     moment = now()
-    row = connection.execute(select(throttles).where(throttles.c.subject == subject).with_for_update()).first()
-    failures = 1 if row is None or row.last < moment - LONGEST_LOCK else row.failures + 1
+    insert_if_absent(connection, throttles, {"subject": subject, "failures": 0, "last": moment})
+    row = connection.execute(select(throttles).where(throttles.c.subject == subject).with_for_update()).one()
+    failures = 1 if row.last < moment - LONGEST_LOCK else row.failures + 1
     over = failures - free
     lock = None if over < 0 else moment + min(timedelta(minutes=1) * 2 ** min(over, 10), LONGEST_LOCK)
     values = {"failures": failures, "last": moment, "locked_until": lock}
-    if row is None:
-        connection.execute(insert(throttles).values(values | {"subject": subject}))
-    else:
-        connection.execute(update(throttles).where(throttles.c.subject == subject).values(values))
+    connection.execute(update(throttles).where(throttles.c.subject == subject).values(values))

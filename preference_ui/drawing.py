@@ -19,14 +19,15 @@ def mine(account_id: str, purpose: str) -> ColumnElement[bool]:
     return (leases.c.account_id == account_id) & (leases.c.purpose == purpose) & live
 
 
-def _eligible(account_id: str, purpose: str) -> ColumnElement[bool]:
+def eligible(account_id: str, purpose: str) -> ColumnElement[bool]:
+    """Comparisons that this rater has not had."""
     had = exists().where(mine(account_id, purpose) & (leases.c.comparison_id == comparisons.c.id))
     return (comparisons.c.purpose == purpose) & ~comparisons.c.withdrawn & ~had
 
 
 def pick_work(connection: Connection, account_id: str, policy: str, rng: random.Random) -> Row[Any] | None:
     """The next comparison under a policy, among those with room that the rater has not had."""
-    condition = _eligible(account_id, "work") & (comparisons.c.taken < comparisons.c.votes_wanted)
+    condition = eligible(account_id, "work") & (comparisons.c.taken < comparisons.c.votes_wanted)
     query = select(comparisons.c.id, comparisons.c.responses).where(condition)
     if policy == "random":
         return _from_random_place(connection, query, rng)
@@ -39,7 +40,7 @@ def pick_work(connection: Connection, account_id: str, policy: str, rng: random.
 
 def pick_known(connection: Connection, account_id: str, purpose: str, rng: random.Random) -> Row[Any] | None:
     """A gold or trial comparison that this rater has not had, at random."""
-    query = select(comparisons.c.id, comparisons.c.responses).where(_eligible(account_id, purpose))
+    query = select(comparisons.c.id, comparisons.c.responses).where(eligible(account_id, purpose))
     return _from_random_place(connection, query, rng)
 
 

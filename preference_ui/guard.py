@@ -28,8 +28,8 @@ _READ = re.compile(
 )
 _WRITE = re.compile(r"/gradio_api/component_server/?")
 _HEADERS = {
-    # Gradio evaluates its components' scripts, hence 'unsafe-eval' and 'unsafe-inline'; nothing may come from, or go to,
-    # another host, so an answer's text can neither load a tracker nor carry a vote away.
+    # Gradio evaluates its components' scripts, hence 'unsafe-eval' and 'unsafe-inline'; nothing may come from another
+    # host or go to one, so an answer's text can neither load a tracker nor carry a vote away.
     "content-security-policy": (
         "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
         "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; object-src 'none'; base-uri 'self'; "
@@ -111,7 +111,7 @@ def _is_below(path: str, mount: str) -> bool:
 
 
 def _is_cross_site(headers: Headers) -> bool:
-    """Whether a browser says that another site made this request. Programs send neither header, and no cookie unasked."""
+    """Whether a browser says that another site made this request. Programs say nothing, and send no cookie unasked."""
     if headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
         return True
     origin = headers.get("origin")

@@ -174,7 +174,7 @@ votes = Table(
     Column("id", String(32), primary_key=True),
     Column("lease_id", ForeignKey("leases.id"), nullable=False, unique=True),  # one vote per lease: idempotent
     Column("comparison_id", ForeignKey("comparisons.id"), nullable=False, index=True),
-    Column("account_id", ForeignKey("accounts.id"), nullable=False, index=True),
+    Column("account_id", ForeignKey("accounts.id"), nullable=False),
     Column("purpose", String(8), nullable=False),
     Column("outcome", String(8), nullable=False),
     Column("ranking", JSON, nullable=False),
@@ -186,6 +186,7 @@ votes = Table(
     Column("seconds", Float, nullable=False),
     Column("created", Utc, nullable=False),
     Column("supersedes", ForeignKey("votes.id"), unique=True),
+    Index(None, "account_id", "created"),
 )
 
 exclusions = Table(  # a row here leaves a vote out of every figure and export; removing the row brings it back

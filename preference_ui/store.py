@@ -11,7 +11,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, func, insert, make_url, select, text
+from sqlalchemy import Connection, Engine, Table, create_engine, event, func, insert, make_url, select, text
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -131,6 +132,12 @@ def record(connection: Connection, actor: str, action: str, subject: str, detail
     """Writes a line of the audit trail, in the transaction of the change that it tells of."""
     values = {"at": now(), "actor": actor, "action": action, "subject": subject[:160], "detail": dict(detail)}
     connection.execute(insert(schema.audit).values(values))
+
+
+def insert_if_absent(connection: Connection, table: Table, values: Mapping[str, Any]) -> bool:
+    """Inserts a row unless one with the same key is there, also when two transactions do so at once."""
+    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
+    return connection.execute(dialect.insert(table).values(values).on_conflict_do_nothing()).rowcount == 1
 
 
 def _parse(url: str) -> URL:

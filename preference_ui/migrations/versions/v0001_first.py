@@ -162,7 +162,7 @@ def _work() -> None:
         sa.UniqueConstraint("lease_id", name=op.f("uq_votes_lease_id")),
         sa.UniqueConstraint("supersedes", name=op.f("uq_votes_supersedes")),
     )
-    op.create_index(op.f("ix_votes_account_id"), "votes", ["account_id"], unique=False)
+    op.create_index(op.f("ix_votes_account_id_created"), "votes", ["account_id", "created"], unique=False)
     op.create_index(op.f("ix_votes_comparison_id"), "votes", ["comparison_id"], unique=False)
 
 
