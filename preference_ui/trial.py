@@ -1,4 +1,4 @@
-"""The comparison that every rater sees first, with feedback: easy on purpose, it is about the page and not the subject."""
+"""The comparison that every rater sees first, with feedback: easy on purpose, about the page and not the subject."""
 
 from sqlalchemy import select
 
