@@ -151,6 +151,7 @@ class EvaluateStage(Settings):
     model: Name
     against: tuple[Name, ...] = (BASE,)
     reference: Name = BASE  # KL is measured from this model
+    prompts: Name | None = None  # a preference_file stage whose held-out prompts to ask; None: those of data.prompts
     raters: SimulatedRaters | None = None  # judge by the written rubric
     reward: Name | None = None  # judge by this reward model
     sampling: Sampling = Sampling(temperature=0.0, max_new_tokens=128)
@@ -204,7 +205,7 @@ class Recipe(Settings):
 def stage_inputs(stage: Any) -> dict[str, tuple[str, ...]]:
     """The stages (or ``base``) that ``stage`` reads from, by the role they play in it."""
     roles: dict[str, tuple[str, ...]] = {}
-    for role in ("model", "responses", "preferences", "reward", "reference", "against"):
+    for role in ("model", "responses", "preferences", "reward", "reference", "prompts", "against"):
         value = getattr(stage, role, None)
         if value is not None:
             roles[role] = (value,) if isinstance(value, str) else tuple(value)

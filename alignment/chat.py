@@ -1,0 +1,147 @@
+"""The chat template, EOS and padding rules: the one place where text becomes tokens.
+
+Every stage tokenises through here, so that a policy is trained on exactly what it will see when it answers. Two rules:
+
+* A conversation is tokenised in segments: what comes before an assistant's answer (generation prompt included), then
+  the answer up to and including its EOS. A prompt's tokens are thus always a prefix of its example's tokens, and no
+  token merges across the border, which would train on a context that sampling never produces.
+* A mask marks the tokens to learn from by position, never by token id; so a model whose pad token equals its EOS
+  (SmolLM2 and many others) still learns to stop. Where the vocabulary has a spare special token, it becomes the pad
+  token, because sequence classification finds the end of a text by its pad token's id.
+
+The template's digest travels with every model; stages compare it.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from alignment.faults import Fault, InputError
+from alignment.records import Message
+
+PROBE = (Message(role="user", content="one"), Message(role="assistant", content="two"))
+
+
+def load_tokenizer(folder: str | Path, chat_template: str | Path | None = None) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model folder, with a pad token that is not its EOS where there is one to spare.
+
+    ``chat_template`` is a Jinja file that replaces the model's own. Raises InputError where the template or the EOS
+    that everything else relies on is missing.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(str(folder))
+    if chat_template is not None:
+        tokenizer.chat_template = Path(chat_template).read_text("utf-8")
+    faults = template_faults(tokenizer, str(folder))
+    if faults:
+        raise InputError(faults)
+    if tokenizer.pad_token is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
+        tokenizer.pad_token = _spare_token(tokenizer)
+    tokenizer.padding_side = "right"  # samplers that need the left side pad by themselves
+    return tokenizer
+
+
+def _spare_token(tokenizer: PreTrainedTokenizerBase) -> str:
+    """A special token that no text and no template uses, else EOS."""
+    rendered = tokenizer.apply_chat_template(_dicts(PROBE), tokenize=False)
+    for token in sorted(
+        tokenizer.all_special_tokens, key=lambda token: ("pad" not in token, "end" not in token, token)
+    ):
+        if token not in rendered and token != tokenizer.eos_token:
+            return str(token)
+    return str(tokenizer.eos_token)
+
+
+def template_digest(tokenizer: PreTrainedTokenizerBase) -> str:
+    """SHA-256 of everything that shapes a rendered conversation: template, EOS, BOS and pad token."""
+    parts = (tokenizer.chat_template, tokenizer.eos_token, tokenizer.bos_token, tokenizer.pad_token)
+    return hashlib.sha256("\0".join(str(part) for part in parts).encode()).hexdigest()
+
+
+def render_prompt(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> list[int]:
+    """Token ids of a conversation that waits for the assistant, generation prompt included."""
+    ids, _mask = _render(tokenizer, messages, add_generation_prompt=True)
+    return ids
+
+
+def render_example(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> tuple[list[int], list[bool]]:
+    """Token ids of a conversation that ends with the assistant's EOS, and the mask of the assistant's tokens.
+
+    The mask is True for every assistant turn's content and EOS. What a template writes after the last EOS is left out.
+    """
+    return _render(tokenizer, messages, add_generation_prompt=False)
+
+
+def render_answer(tokenizer: PreTrainedTokenizerBase, prompt: Sequence[Message], answer: str) -> list[int]:
+    """Token ids of one answer to ``prompt``, EOS included; they follow ``render_prompt(prompt)`` in the example."""
+    ids, _mask = render_example(tokenizer, [*prompt, Message(role="assistant", content=answer)])
+    return ids[len(render_prompt(tokenizer, prompt)) :]
+
+
+def template_faults(tokenizer: PreTrainedTokenizerBase, file: str | None = None) -> list[Fault]:
+    """What makes a tokenizer unfit for conversations; empty where it is fit."""
+    if tokenizer.eos_token is None:
+        return [Fault("the tokenizer has no EOS token", "use a model whose tokenizer names one", file)]
+    if not tokenizer.chat_template:
+        remedy = "use a chat model, or set model.chat_template to a Jinja file"
+        return [Fault("the model has no chat template", remedy, file)]
+    try:
+        before, answer = _segments(tokenizer, PROBE, 1)
+    except Exception as error:
+        return [Fault(f"the chat template fails: {error}", "mend the template", file)]
+    if "two" not in answer or "two" in before:
+        return [Fault("the chat template drops or moves the assistant's answer", "mend the template", file)]
+    if tokenizer.eos_token not in answer:
+        remedy = (
+            f"end the assistant's turn in the template with {tokenizer.eos_token!r}, or the model never learns to stop"
+        )
+        return [Fault("the chat template's assistant turn has no EOS", remedy, file)]
+    return []
+
+
+def _dicts(messages: Sequence[Message]) -> list[dict[str, str]]:
+    return [message.model_dump() for message in messages]
+
+
+def _segments(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], turn: int) -> tuple[str, str]:
+    """The rendered text before the assistant's message number ``turn``, and that message's own text with its EOS."""
+    before = _text(tokenizer, messages[:turn], add_generation_prompt=True)
+    whole = _text(tokenizer, messages[: turn + 1], add_generation_prompt=False)
+    if not whole.startswith(before):
+        raise ValueError("the rendered prompt is not a prefix of the rendered conversation")
+    return before, whole[len(before) :]
+
+
+def _text(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], **options: Any) -> str:
+    return str(tokenizer.apply_chat_template(_dicts(messages), tokenize=False, **options))
+
+
+def _render(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, add_generation_prompt: bool
+) -> tuple[list[int], list[bool]]:
+    ids: list[int] = []
+    mask: list[bool] = []
+    done = ""  # the rendered text that is tokenised already
+
+    def add(text: str, keep: bool) -> None:
+        nonlocal done
+        tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
+        ids.extend(tokens)
+        mask.extend([keep] * len(tokens))
+        done += text
+
+    eos = str(tokenizer.eos_token)
+    for turn, message in enumerate(messages):
+        if message.role != "assistant":
+            continue
+        before, answer = _segments(tokenizer, messages, turn)
+        if not before.startswith(done):
+            raise ValueError("the chat template renders earlier turns differently once later ones follow")
+        add(before[len(done) :], keep=False)
+        end = answer.rindex(eos) + len(eos)
+        add(answer[:end], keep=True)
+    if add_generation_prompt:
+        add(_text(tokenizer, messages, add_generation_prompt=True)[len(done) :], keep=False)
+    return ids, mask

@@ -1,0 +1,60 @@
+"""Demonstrations: conversations to imitate."""
+
+from pathlib import Path
+
+from alignment.data.columns import Messages, conversation, fail, listed, messages, optional_text, require_turns
+from alignment.data.digests import prompt_id
+from alignment.data.jsonl import Row, parse_rows
+from alignment.data.prompts import prompt_turns, with_system
+from alignment.data.split import opening, split_by_digest
+from alignment.records import Demonstration
+
+
+def read_demonstrations(path: Path) -> list[Demonstration]:
+    """The demonstrations of a file, in its order, exact duplicates dropped.
+
+    A row holds ``messages``, or ``prompt`` with ``completion`` (or ``response``), each text or messages; ``system``,
+    ``kind`` and ``source`` may stand beside them. The last message is the assistant's.
+
+    Raises:
+        InputError: with every fault of the file, by row and field.
+    """
+    return [demonstration for _row, demonstration in numbered_demonstrations(path)]
+
+
+def load_demonstrations(path: Path, held_out: float) -> tuple[list[Demonstration], list[Demonstration]]:
+    """(train, held out) demonstrations of a file, split by :func:`alignment.data.split.opening`."""
+    return split_by_digest(read_demonstrations(path), held_out, key=opening)
+
+
+def numbered_demonstrations(path: Path) -> list[tuple[int, Demonstration]]:
+    """The demonstrations with their rows; of exact duplicates the first."""
+    first: dict[str, tuple[int, Demonstration]] = {}
+    for row, demonstration in parse_rows(path, _demonstration):
+        first.setdefault(demonstration.id, (row, demonstration))
+    return list(first.values())
+
+
+def _demonstration(row: Row) -> Demonstration:
+    turns = _turns(row)
+    return Demonstration(
+        id=prompt_id(turns),
+        messages=turns,
+        kind=optional_text(row, "kind") or "general",
+        source=optional_text(row, "source") or "",
+    )
+
+
+def _turns(row: Row) -> Messages:
+    answers = [name for name in ("completion", "response") if name in row]
+    if "messages" in row and not answers:
+        return require_turns(with_system(row, messages(row, "messages")), "assistant", "messages")
+    if "prompt" not in row or not answers:
+        fail(
+            f"no demonstration among the columns {listed(row)}",
+            'name the columns "messages", or "prompt" and "completion" (or "response")',
+        )
+    if len(answers) > 1:
+        fail("both completion and response are there", "keep one of them", "response")
+    completion = conversation(row, answers[0], "assistant")
+    return require_turns((*prompt_turns(row), *completion), "assistant", answers[0])

@@ -1,0 +1,41 @@
+"""Train and held out, decided by the content alone.
+
+Each item is placed by a digest of its conversation's opening: the same prompt lands on the same side in every file, in
+any order, whatever else is there. The opening, not the whole prompt, because the turns of one conversation (or the
+branches of one message tree) quote each other: the answer to a held-out prompt would otherwise be trained on as part
+of a longer conversation.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable
+from typing import TypeVar
+
+from alignment.records import Demonstration, PreferencePair, Prompt
+
+T = TypeVar("T")
+Splittable = TypeVar("Splittable", Prompt, Demonstration, PreferencePair)
+
+
+def opening(item: Prompt | Demonstration | PreferencePair) -> str:
+    """The user's first message, without regard to case and spacing: what items are split by."""
+    turns = item.prompt if isinstance(item, PreferencePair) else item.messages
+    first = next((message.content for message in turns if message.role == "user"), "")
+    return " ".join(first.split()).casefold()
+
+
+def is_held_out(key: str, held_out: float) -> bool:
+    """Whether the content ``key`` falls in the held-out share, in (0, 1)."""
+    digest = hashlib.sha256(f"held-out\0{key}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") < held_out * 2**64
+
+
+def split_by_digest(items: Iterable[T], held_out: float, *, key: Callable[[T], str]) -> tuple[list[T], list[T]]:
+    """(train, held out), each in the order given. ``key`` says what must stay on one side: see :func:`opening`.
+
+    The held-out share is ``held_out`` in expectation; a small file may leave a side empty.
+    """
+    train: list[T] = []
+    kept: list[T] = []
+    for item in items:
+        (kept if is_held_out(key(item), held_out) else train).append(item)
+    return train, kept

@@ -1,0 +1,150 @@
+"""How far raters agree, beyond what chance would give.
+
+Two layouts are used. *Ratings* are rows of raters over columns of units (what was rated), ``(R, U)``, with ``None`` or
+NaN where a rater did not rate a unit. *Counts* are rows of units over columns of categories, ``(U, C)``.
+
+Every function returns an :class:`Estimate`: a float that also knows its interval where ``bootstrap`` resamples were
+asked for. It is NaN where the statistic is undefined, which is where chance alone already gives full agreement (all
+ratings are of one category) or where no unit was rated twice.
+"""
+
+from collections.abc import Callable, Hashable, Sequence
+from itertools import combinations
+from typing import Any, Literal, Self
+
+import krippendorff
+import numpy as np
+import numpy.typing as npt
+
+Rating = Hashable | None
+Ratings = Sequence[Sequence[Any]] | npt.NDArray[Any]
+Level = Literal["nominal", "ordinal", "interval", "ratio"]
+
+
+class Estimate(float):
+    """A value, and the 95 % bootstrap interval from ``low`` to ``high`` (None where none was asked for)."""
+
+    low: float | None
+    high: float | None
+
+    def __new__(cls, value: float, low: float | None = None, high: float | None = None) -> Self:
+        self = super().__new__(cls, value)
+        self.low, self.high = low, high
+        return self
+
+
+def percent_agreement(ratings: Ratings, *, bootstrap: int = 0, seed: int = 0) -> Estimate:
+    """The share of agreeing pairs of raters, averaged over the units that at least two raters rated.
+
+    ``ratings``: (R, U), any hashable categories.
+    """
+    codes = _codes(ratings)
+
+    def statistic(units: npt.NDArray[np.intp]) -> float:
+        shares = [share for share in (_agreeing_pairs(codes[:, unit]) for unit in units) if share is not None]
+        return float(np.mean(shares)) if shares else float("nan")
+
+    return _estimate(statistic, codes.shape[1], bootstrap, seed)
+
+
+def cohen_kappa(first: Sequence[Any], second: Sequence[Any], *, bootstrap: int = 0, seed: int = 0) -> Estimate:
+    """Cohen's κ of two raters (Cohen 1960): (p_o - p_e) / (1 - p_e), with each rater's own category shares for p_e.
+
+    ``first``, ``second``: (U,), any hashable categories; units that either did not rate are left out. Raises ValueError
+    where they differ in length.
+    """
+    if len(first) != len(second):
+        raise ValueError(f"the raters rated {len(first)} and {len(second)} units; rows must be of one length")
+    codes = _codes([first, second])
+    codes = codes[:, (codes >= 0).all(axis=0)]
+    categories = np.arange(codes.max(initial=-1) + 1)
+
+    def statistic(units: npt.NDArray[np.intp]) -> float:
+        if not len(units):
+            return float("nan")
+        one, other = codes[0, units], codes[1, units]
+        shares = [(row[:, None] == categories).mean(axis=0) for row in (one, other)]
+        return _beyond_chance(float((one == other).mean()), float(shares[0] @ shares[1]))
+
+    return _estimate(statistic, codes.shape[1], bootstrap, seed)
+
+
+def fleiss_kappa(counts: Sequence[Sequence[int]] | npt.NDArray[Any], *, bootstrap: int = 0, seed: int = 0) -> Estimate:
+    """Fleiss' κ of any number of raters (Fleiss 1971), who need not be the same for every unit.
+
+    ``counts``: (U, C), how many raters put the unit into the category; every row has the same sum n ≥ 2. Raises
+    ValueError otherwise. Where the number of ratings differs between units, use :func:`krippendorff_alpha`.
+    """
+    table = np.asarray(counts, dtype=np.float64)
+    if table.ndim != 2 or not table.size:
+        raise ValueError("counts must be a table of units by categories")
+    raters = table[0].sum()
+    if raters < 2 or (table.sum(axis=1) != raters).any() or (table < 0).any():
+        raise ValueError("every unit must have the same number of ratings, at least two")
+
+    def statistic(units: npt.NDArray[np.intp]) -> float:
+        rows = table[units]
+        observed = ((rows**2).sum(axis=1) - raters) / (raters * (raters - 1))
+        shares = rows.sum(axis=0) / rows.sum()
+        return _beyond_chance(float(observed.mean()), float(shares @ shares))
+
+    return _estimate(statistic, len(table), bootstrap, seed)
+
+
+def krippendorff_alpha(ratings: Ratings, *, level: Level = "nominal", bootstrap: int = 0, seed: int = 0) -> Estimate:
+    """Krippendorff's α (Krippendorff 2011), for any number of raters and with missing ratings.
+
+    ``ratings``: (R, U). At level "nominal" any hashable categories; at the others numbers, whose order ("ordinal"),
+    differences ("interval") or proportions ("ratio") count.
+    """
+    if level == "nominal":
+        codes = _codes(ratings)
+        values = np.where(codes < 0, np.nan, codes.astype(np.float64))
+    else:
+        values = np.array([[np.nan if _missing(x) else float(x) for x in row] for row in ratings], dtype=np.float64)
+
+    def statistic(units: npt.NDArray[np.intp]) -> float:
+        chosen = values[:, units]
+        chosen = chosen[:, (~np.isnan(chosen)).sum(axis=0) >= 2]  # a unit rated once can neither agree nor disagree
+        if len(np.unique(chosen[~np.isnan(chosen)])) < 2:
+            return float("nan")
+        return float(krippendorff.alpha(reliability_data=chosen, level_of_measurement=level))
+
+    return _estimate(statistic, values.shape[1] if values.ndim == 2 else 0, bootstrap, seed)
+
+
+def _estimate(statistic: Callable[[npt.NDArray[np.intp]], float], units: int, bootstrap: int, seed: int) -> Estimate:
+    """The statistic of all units, and its percentile interval over resampled units (undefined resamples left out)."""
+    value = statistic(np.arange(units))
+    if not bootstrap or not units:
+        return Estimate(value)
+    random = np.random.default_rng(seed)
+    resampled = np.array([statistic(random.integers(units, size=units)) for _ in range(bootstrap)])
+    resampled = resampled[~np.isnan(resampled)]
+    if not len(resampled):
+        return Estimate(value)
+    low, high = np.percentile(resampled, [2.5, 97.5])
+    return Estimate(value, float(low), float(high))
+
+
+def _beyond_chance(observed: float, expected: float) -> float:
+    return float("nan") if np.isclose(expected, 1.0) else (observed - expected) / (1.0 - expected)
+
+
+def _agreeing_pairs(unit: npt.NDArray[np.int64]) -> float | None:
+    pairs = list(combinations(unit[unit >= 0].tolist(), 2))
+    return sum(one == other for one, other in pairs) / len(pairs) if pairs else None
+
+
+def _missing(rating: Any) -> bool:
+    return rating is None or (isinstance(rating, float | np.floating) and bool(np.isnan(rating)))
+
+
+def _codes(ratings: Ratings) -> npt.NDArray[np.int64]:
+    """Categories as numbers from 0, -1 for a missing rating. Raises ValueError for rows of different lengths."""
+    lengths = {len(row) for row in ratings}
+    if len(lengths) > 1:
+        raise ValueError("every rater needs one entry per unit (None where there is no rating)")
+    codes: dict[Hashable, int] = {}
+    rows = [[-1 if _missing(x) else codes.setdefault(x, len(codes)) for x in row] for row in ratings]
+    return np.array(rows, dtype=np.int64).reshape(len(rows), next(iter(lengths), 0))

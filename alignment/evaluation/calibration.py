@@ -1,0 +1,96 @@
+"""Whether a reward model's scores mean what they say: accuracy on pairs, and calibration of its probabilities."""
+
+from collections.abc import Sequence
+from typing import TypedDict
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import expit
+
+from alignment.evaluation.win_rate import Rate, win_rate
+
+Floats = NDArray[np.float64]
+
+
+class ReliabilityBin(TypedDict):
+    """Predictions in (low, high]: what they said (``confidence``) and what happened (``accuracy``), as means."""
+
+    low: float
+    high: float
+    n: int
+    confidence: float
+    accuracy: float
+
+
+def pair_accuracy(
+    chosen_scores: Sequence[float], rejected_scores: Sequence[float], *, confidence: float = 0.95
+) -> Rate:
+    """The share of pairs whose chosen answer scores higher; equal scores count half.
+
+    Scores in any unit, one pair at each position. The interval is the one of
+    :func:`~alignment.evaluation.win_rate.win_rate`, Wilson's where no scores tie. Raises ValueError for no pairs,
+    unequal numbers or scores not finite.
+    """
+    margins = _margins(chosen_scores, rejected_scores)
+    return win_rate(((np.sign(margins) + 1) / 2).tolist(), confidence=confidence)
+
+
+def pair_predictions(chosen_scores: Sequence[float], rejected_scores: Sequence[float]) -> tuple[Floats, Floats]:
+    """The Bradley–Terry probability given to the answer that scores higher, and whether it was the chosen one.
+
+    Returns probabilities in [0.5, 1] and outcomes 1 / 0 (0.5 where scores tie), both of shape (N,), ready for
+    :func:`expected_calibration_error`. Taking the probability of the chosen answer instead would make every outcome 1,
+    and a perfectly calibrated model look wrong.
+    """
+    margins = _margins(chosen_scores, rejected_scores)
+    return np.asarray(expit(np.abs(margins))), (np.sign(margins) + 1) / 2
+
+
+def reliability(probabilities: Sequence[float], outcomes: Sequence[float], bins: int = 10) -> list[ReliabilityBin]:
+    """The reliability table over ``bins`` bins of equal width on [0, 1]; bins that hold nothing are left out.
+
+    ``probabilities`` in [0, 1], ``outcomes`` in [0, 1] (1 happened, 0 did not), both of shape (N,). Raises ValueError
+    for anything else, no predictions, or fewer than one bin.
+    """
+    p, y = np.asarray(probabilities, dtype=np.float64), np.asarray(outcomes, dtype=np.float64)
+    if p.ndim != 1 or p.shape != y.shape or p.size == 0:
+        raise ValueError(f"as many outcomes as probabilities are needed, at least one: {p.shape} and {y.shape}")
+    if not (((p >= 0) & (p <= 1)).all() and ((y >= 0) & (y <= 1)).all()):
+        raise ValueError("probabilities and outcomes must lie in [0, 1]")
+    if bins < 1:
+        raise ValueError("at least one bin is needed")
+    edges = np.linspace(0, 1, bins + 1)
+    index = np.clip(np.searchsorted(edges, p, side="left") - 1, 0, bins - 1)
+    table = []
+    for i in np.unique(index):
+        held = index == i
+        table.append(
+            ReliabilityBin(
+                low=float(edges[i]),
+                high=float(edges[i + 1]),
+                n=int(held.sum()),
+                confidence=float(p[held].mean()),
+                accuracy=float(y[held].mean()),
+            )
+        )
+    return table
+
+
+def expected_calibration_error(probabilities: Sequence[float], outcomes: Sequence[float], bins: int = 10) -> float:
+    """ECE (Naeini et al. 2015; Guo et al. 2017, eq. 3): the mean gap of confidence and accuracy, weighted by bin size.
+
+    Arguments and errors as in :func:`reliability`. It is biased upwards on few predictions: sampling noise in a bin
+    counts as a gap.
+    """
+    table = reliability(probabilities, outcomes, bins)
+    gaps = sum(row["n"] * abs(row["confidence"] - row["accuracy"]) for row in table)
+    return gaps / sum(row["n"] for row in table)
+
+
+def _margins(chosen: Sequence[float], rejected: Sequence[float]) -> Floats:
+    left, right = np.asarray(chosen, dtype=np.float64), np.asarray(rejected, dtype=np.float64)
+    if left.ndim != 1 or left.shape != right.shape or left.size == 0:
+        raise ValueError(f"as many chosen as rejected scores are needed, at least one: {left.shape} and {right.shape}")
+    if not (np.isfinite(left).all() and np.isfinite(right).all()):
+        raise ValueError("scores must be finite")
+    return left - right

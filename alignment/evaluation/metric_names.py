@@ -1,0 +1,32 @@
+"""The names of an evaluation's metrics: what a gate may ask for, known before anything runs."""
+
+from collections.abc import Iterator
+
+from alignment.recipe import EvaluateStage
+
+WIN_RATE_PARTS = ("value", "low", "high", "length_controlled")
+MODEL_PARTS = ("length", "repetition", "distinct_2", "finished")
+
+
+def evaluation_judges(stage: EvaluateStage) -> tuple[str, ...]:
+    """Who judges the pairs: ``rubric`` where raters are set, ``reward`` where a reward model is."""
+    return (("rubric",) if stage.raters is not None else ()) + (("reward",) if stage.reward is not None else ())
+
+
+def evaluated_models(stage: EvaluateStage) -> tuple[str, ...]:
+    """The candidate and its opponents, each once, candidate first."""
+    return tuple(dict.fromkeys((stage.model, *stage.against)))
+
+
+def evaluation_metric_names(stage: EvaluateStage) -> list[str]:
+    """Every metric that this evaluation writes, in the order it writes them."""
+    return list(_names(stage))
+
+
+def _names(stage: EvaluateStage) -> Iterator[str]:
+    for opponent in dict.fromkeys(stage.against):
+        for judge in evaluation_judges(stage):
+            yield from (f"win_rate.{opponent}.{judge}.{part}" for part in WIN_RATE_PARTS)
+    yield "kl"
+    for part in MODEL_PARTS:
+        yield from (f"{part}.{model}" for model in evaluated_models(stage))

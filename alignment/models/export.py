@@ -1,0 +1,17 @@
+"""Whole weights from an adapter, for who serves without PEFT."""
+
+from pathlib import Path
+
+from peft import PeftModel
+
+from alignment.models.loading import load_policy
+from alignment.recipe import Recipe
+from alignment.records import Artifact
+
+
+def export_merged(artifact: Artifact, base: Artifact, recipe: Recipe, target: Path) -> None:
+    """Writes ``artifact``, merged into its base, as a plain Hugging Face folder with its tokenizer."""
+    model, tokenizer = load_policy(artifact, base, recipe)
+    merged = model.merge_and_unload() if isinstance(model, PeftModel) else model
+    merged.save_pretrained(target)
+    tokenizer.save_pretrained(target)

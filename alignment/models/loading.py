@@ -1,0 +1,131 @@
+"""Loading models from artifacts, and saving them into new ones.
+
+A model artifact is a Hugging Face folder: whole weights, or a PEFT adapter. Every adapter of a run is relative to the
+run's *base* model, however many stages trained it in turn, so adapter and base cannot be mixed up: its
+``adapter_config.json`` names the base as the recipe does, and the base's digest stands in ``base.json``.
+"""
+
+import json
+from pathlib import Path
+from typing import TypeAlias
+
+import torch
+from peft import LoraConfig, PeftModel, TaskType, get_peft_model
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from alignment.chat import load_tokenizer
+from alignment.faults import StageError
+from alignment.recipe import Lora, Recipe, Resources
+from alignment.records import Artifact
+from alignment.workspace import write_text
+
+Policy: TypeAlias = PreTrainedModel | PeftModel
+ADAPTER_FILE = "adapter_config.json"
+
+
+def is_adapter(artifact: Artifact) -> bool:
+    """Whether a model artifact is an adapter (else whole weights)."""
+    return (Path(artifact.path) / ADAPTER_FILE).exists()
+
+
+def pick_device(resources: Resources) -> torch.device:
+    """The device a recipe asks for. Raises StageError where it asks for a GPU that is not there."""
+    if resources.device == "cuda" and not torch.cuda.is_available():
+        raise StageError("resources.device is cuda, but torch finds no GPU; set it to auto or cpu")
+    use_cuda = resources.device != "cpu" and torch.cuda.is_available()
+    return torch.device("cuda" if use_cuda else "cpu")
+
+
+def load_policy(
+    artifact: Artifact, base: Artifact, recipe: Recipe, *, trainable: bool = False
+) -> tuple[Policy, PreTrainedTokenizerBase]:
+    """A policy and its tokenizer, in the recipe's dtype, in evaluation mode unless ``trainable``.
+
+    ``base`` is what an adapter applies to. Raises StageError where the adapter was made on another base.
+    """
+    adapter = is_adapter(artifact)
+    if adapter:
+        check_base(artifact, base)
+    source = base if adapter else artifact
+    model = AutoModelForCausalLM.from_pretrained(source.path, dtype=getattr(torch, recipe.model.dtype))
+    if adapter:
+        model = PeftModel.from_pretrained(model, artifact.path, is_trainable=trainable)
+    model.to(pick_device(recipe.resources))
+    template = recipe.model.chat_template if artifact.name == base.name else None
+    return model.train(trainable), load_tokenizer(artifact.path, template)
+
+
+def load_reward_model(artifact: Artifact, recipe: Recipe) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A reward model (whole weights, one label) and its tokenizer, in evaluation mode."""
+    model = AutoModelForSequenceClassification.from_pretrained(artifact.path, dtype=getattr(torch, recipe.model.dtype))
+    return model.to(pick_device(recipe.resources)).eval(), load_tokenizer(artifact.path)
+
+
+def new_reward_model(
+    artifact: Artifact, base: Artifact, recipe: Recipe
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A reward model whose trunk is a policy's (its adapter merged) and whose score head starts at zero.
+
+    A zero head makes every first score 0 and the first loss ln 2, and leaves nothing to a random draw.
+    """
+    policy, tokenizer = load_policy(artifact, base, recipe)
+    trunk = policy.merge_and_unload() if isinstance(policy, PeftModel) else policy
+    model = AutoModelForSequenceClassification.from_config(_reward_config(trunk, tokenizer), dtype=trunk.dtype)
+    prefix = model.base_model_prefix
+    getattr(model, prefix).load_state_dict(getattr(trunk, trunk.base_model_prefix).state_dict())
+    torch.nn.init.zeros_(model.score.weight)
+    return model.to(trunk.device), tokenizer
+
+
+def _reward_config(trunk: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> object:
+    config = type(trunk.config).from_dict(trunk.config.to_dict())
+    config.num_labels = 1
+    config.pad_token_id = tokenizer.pad_token_id
+    config.name_or_path = trunk.config.name_or_path
+    return config
+
+
+def add_lora(model: PreTrainedModel, lora: Lora, *, reward: bool = False) -> PeftModel:
+    """Wraps a model with fresh adapters on every linear layer; a reward model's score head is trained whole."""
+    config = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules="all-linear",
+        task_type=TaskType.SEQ_CLS if reward else TaskType.CAUSAL_LM,
+    )
+    return get_peft_model(model, config)
+
+
+def save_policy(model: Policy, tokenizer: PreTrainedTokenizerBase, base: Artifact, output: Path) -> None:
+    """Writes a policy (the adapter alone, where it is one) and its tokenizer as safetensors."""
+    if isinstance(model, PeftModel):
+        model.peft_config["default"].base_model_name_or_path = base.key
+        model.save_pretrained(output, selected_adapters=["default"])
+        (output / "README.md").unlink(missing_ok=True)  # PEFT's empty card; the registry writes a true one
+        write_text(output / "base.json", json.dumps({"base": base.key, "digest": base.digest}, indent=1) + "\n")
+    else:
+        model.save_pretrained(output)
+    tokenizer.save_pretrained(output)
+
+
+def check_base(artifact: Artifact, base: Artifact) -> None:
+    """Raises StageError where an adapter was made on another base."""
+    made_on = json.loads((Path(artifact.path) / "base.json").read_text("utf-8"))
+    if made_on["digest"] != base.digest:
+        raise StageError(
+            f"{artifact.ref()} is an adapter for {made_on['base']} ({made_on['digest'][:12]}), "
+            f"not for {base.key} ({base.digest[:12]}); name the base it was trained on"
+        )
+
+
+def stop_ids(model: Policy, tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """The token ids that end an answer: the tokenizer's EOS, and those that the model's generation settings add."""
+    configured = model.generation_config.eos_token_id
+    more = configured if isinstance(configured, list) else [configured]
+    return {tokenizer.eos_token_id} | {token for token in more if token is not None}

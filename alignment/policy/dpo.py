@@ -1,0 +1,79 @@
+"""Direct preference optimisation: TRL's trainer, with every loss it offers, on pairs that we tokenised.
+
+The reference costs no second model where LoRA is on: it is the base with the adapter disabled, or, where the policy
+already is an adapter (after SFT), a frozen copy of that adapter. Its log-probabilities are computed once, before
+training. What is kept small: the (tokens × vocabulary) logits, which TRL computes in chunks.
+"""
+
+import json
+from typing import Any
+
+from trl import DPOConfig, DPOTrainer
+
+from alignment.chat import render_answer, render_prompt
+from alignment.data.jsonl import read_records
+from alignment.faults import StageError
+from alignment.models.loading import add_lora, is_adapter, load_policy, save_policy
+from alignment.recipe import BASE, DpoStage
+from alignment.records import PreferencePair
+from alignment.stage import StageContext, StageResult
+from alignment.training import final_metrics, fit, trainer_arguments
+from alignment.workspace import write_text
+
+
+class TokenisedDPOTrainer(DPOTrainer):  # type: ignore[misc]  # TRL is untyped
+    """TRL's trainer, taking the columns that ours already tokenised instead of tokenising by itself."""
+
+    def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
+        return dataset
+
+
+def run(settings: DpoStage, context: StageContext) -> StageResult:
+    """Trains ``settings.model`` on preference pairs. Raises StageError where every pair is too long to learn from."""
+    from pathlib import Path
+
+    from datasets import Dataset
+
+    start, base = context.inputs[settings.model], context.inputs[BASE]
+    model, tokenizer = load_policy(start, base, context.recipe, trainable=True)
+    if settings.lora is not None and not is_adapter(start):
+        model = add_lora(model, settings.lora)
+    pairs = read_records(Path(context.inputs[settings.preferences].path) / "pairs.jsonl", PreferencePair)
+    rows = [tokenised_pair(tokenizer, pair) for pair in pairs]
+    kept = [row for row in rows if len(row["prompt_ids"]) < settings.max_length]
+    if not kept:
+        raise StageError(f"every prompt alone fills max_length={settings.max_length} tokens; raise it")
+
+    trainer, callback, loss = fit(
+        lambda callback: _trainer(settings, context, model, tokenizer, Dataset.from_list(kept), callback), context
+    )
+    save_policy(trainer.model, tokenizer, base, context.output)
+    write_text(context.output / "curves.json", json.dumps(callback.curves))
+    metrics = final_metrics(callback) | {
+        "mean_loss": loss,
+        "pairs": float(len(kept)),
+        "dropped": float(len(rows) - len(kept)),
+    }
+    return StageResult("model", metrics, callback.curves, tokens_trained=callback.tokens)
+
+
+def tokenised_pair(tokenizer: Any, pair: PreferencePair) -> dict[str, list[int]]:
+    """The columns that TRL's preference collator reads: ``prompt_ids``, ``chosen_ids``, ``rejected_ids``."""
+    return {
+        "prompt_ids": render_prompt(tokenizer, pair.prompt),
+        "chosen_ids": render_answer(tokenizer, pair.prompt, pair.chosen),
+        "rejected_ids": render_answer(tokenizer, pair.prompt, pair.rejected),
+    }
+
+
+def _trainer(settings: DpoStage, context: StageContext, model: Any, tokenizer: Any, rows: Any, callback: Any) -> Any:
+    arguments = DPOConfig(
+        **trainer_arguments(settings, context),
+        beta=settings.beta,
+        loss_type=[settings.loss],
+        label_smoothing=settings.label_smoothing,
+        precompute_ref_log_probs=True,
+    )
+    return TokenisedDPOTrainer(
+        model=model, args=arguments, train_dataset=rows, processing_class=tokenizer, callbacks=[callback]
+    )

@@ -1,0 +1,114 @@
+"""What pydantic finds wrong with a recipe, in the words of the recipe's author."""
+
+import difflib
+from collections.abc import Callable, Iterable
+from typing import Any, get_args
+
+from pydantic import BaseModel
+from pydantic_core import ErrorDetails
+
+from alignment.faults import Fault
+from alignment.recipe import Recipe, Stage
+from alignment.yaml_file import Location
+
+STAGE_KINDS: dict[str, type[BaseModel]] = {
+    get_args(stage.model_fields["kind"].annotation)[0]: stage for stage in get_args(get_args(Stage)[0])
+}
+
+_NAME_RULE = "begin with a lower-case letter; then letters, digits, - and _; 40 at most"
+_REMEDIES = {
+    "missing": "add it",
+    "finite_number": "give a finite number",
+    "float_type": "write a number, without quotes",
+    "int_type": "write a whole number, without quotes",
+    "bool_type": "write true or false",
+    "string_type": "write text, in quotes where YAML would read it as something else",
+    "string_pattern_mismatch": _NAME_RULE,
+    "too_short": "give at least one",
+    "dict_type": "write a mapping: one `key: value` a line",
+    "model_type": "write a mapping: one `key: value` a line",
+    "model_attributes_type": "write a mapping: one `key: value` a line",
+    "tuple_type": "write a list",
+}
+
+
+def location(error: ErrorDetails) -> Location:
+    """Where the error is in the file: pydantic's location without the union's tag (stages.<name>.<kind>.…)."""
+    loc = tuple(part for part in error["loc"] if part != "[key]")
+    return (*loc[:2], *loc[3:]) if loc[:1] == ("stages",) else loc
+
+
+def recipe_fault(error: ErrorDetails, data: Any, where: Callable[[Location], tuple[str | None, int | None]]) -> Fault:
+    """The fault of one validation error; ``where`` gives a location's file and line."""
+    at = location(error)
+    problem, remedy = _words(error, at, data)
+    file, row = where(at[:-1] if error["type"] == "missing" else at)
+    return Fault(problem, remedy, file, row, ".".join(str(part) for part in at) or None)
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name most like ``name``, where one is like it."""
+    return next(iter(difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)), None)
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """A remedy for an unknown name: the nearest known one, else all of them."""
+    names = list(known)
+    near = nearest(name, names)
+    return f"did you mean {near}?" if near else f"known here: {', '.join(names) or 'none'}"
+
+
+def submodel(annotation: Any) -> type[BaseModel] | None:
+    """The settings inside a field's type (``Lora | None``, ``tuple[Condition, ...]``), where there are any."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for part in get_args(annotation) if (found := submodel(part))), None)
+
+
+def _words(error: ErrorDetails, at: Location, data: Any) -> tuple[str, str]:
+    kind, given = error["type"], error["input"]
+    if kind == "extra_forbidden":
+        return "unknown key", _unknown_key(str(at[-1]), model_at(at[:-1], data))
+    if kind == "union_tag_invalid":
+        return f"unknown kind {given.get('kind')!r}", suggestion(str(given.get("kind")), STAGE_KINDS)
+    if kind == "union_tag_not_found":
+        return "the stage has no kind", f"add `kind: ` and one of {', '.join(STAGE_KINDS)}"
+    if kind == "literal_error":
+        model = model_at(at[:-1], data)
+        names = [str(name) for name in get_args(model.model_fields[str(at[-1])].annotation)] if model else []
+        return f"{given!r} is not one of {', '.join(names)}", suggestion(str(given), names)
+    message = error["msg"].removeprefix("Value error, ")
+    message = message[:1].lower() + message[1:]
+    if kind == "string_pattern_mismatch":
+        message = f"{given!r} is not a name"
+    elif kind == "missing":
+        message = "missing"
+    elif not isinstance(given, dict | list):
+        message = f"{given!r}: {message}"
+    return message, _REMEDIES.get(kind, "give a value that keeps this bound")
+
+
+def _unknown_key(name: str, model: type[BaseModel] | None) -> str:
+    """The remedy for a key that is unknown in ``model``; keys one level deeper are looked through as well."""
+    if model is None:
+        return "remove it"
+    known = list(model.model_fields)
+    for field, info in model.model_fields.items():
+        inner = submodel(info.annotation)
+        if inner is not None and name in inner.model_fields and nearest(name, known) is None:
+            return f"did you mean {field}.{name}?"
+    return suggestion(name, known)
+
+
+def model_at(at: Location, data: Any) -> type[BaseModel] | None:
+    """The settings whose keys stand at a location of ``data``, where its kind can be told."""
+    model: type[BaseModel] | None = Recipe
+    parts: Location = at
+    if at[:1] == ("stages",) and len(at) > 1:
+        model, parts = STAGE_KINDS.get(str(data["stages"][at[1]].get("kind"))), at[2:]
+    for part in parts:
+        if model is None or isinstance(part, int):
+            continue  # an item of a list: its type was found with the list's
+        info = model.model_fields.get(part)
+        model = submodel(info.annotation) if info else None
+    return model

@@ -1,0 +1,158 @@
+"""The model card of a registered version: what it is, how it was made, how good it is, and what it is not."""
+
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+
+from alignment.recipe import BASE, PreferenceFileStage, PreferencesStage, Recipe
+from alignment.records import Artifact
+from alignment.registry.files import CARD_FILE, is_adapter, names_a_hub_model
+from alignment.registry.lineage import LineageNode
+from alignment.registry.records import VersionRecord
+from alignment.report.win_rates import WinRate, win_rates
+from alignment.workspace import write_text
+
+EMBEDDED = {"embedded:smollm2-135m": ("HuggingFaceTB/SmolLM2-135M-Instruct", "apache-2.0")}
+FIGURES = 4  # metrics of a step that a card quotes
+
+
+def write_card(folder: Path, record: VersionRecord, recipe: Recipe, artifacts: Mapping[str, Artifact]) -> None:
+    """Writes ``README.md`` into a version's folder."""
+    from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+    evaluation = artifacts.get(recipe.gate.evaluation) if recipe.gate else None
+    rates = win_rates(evaluation.metrics) if evaluation else []
+    base, license_id = _base(artifacts[BASE])
+    adapter = (folder / "adapter_config.json").exists()
+    data = ModelCardData(
+        base_model=base,
+        license=license_id,
+        library_name="peft" if adapter else "transformers",
+        pipeline_tag="text-generation",
+        model_name=f"{record.name} v{record.version}",
+        tags=["rlhf-flows", *sorted({stage.kind for stage in recipe.stages.values()})],
+        eval_results=[
+            EvalResult(
+                task_type="text-generation",
+                dataset_type="held-out-prompts",
+                dataset_name=f"Held-out prompts of the recipe {recipe.name}",
+                metric_type="win_rate",
+                metric_name=f"win rate against {rate.opponent}, judged by {rate.judged_by}",
+                metric_value=round(rate.value, 4),
+                metric_config=f"95% interval {rate.low:.3f} to {rate.high:.3f}",
+            )
+            for rate in rates
+        ],
+    )
+    card = ModelCard.from_template(
+        data,
+        template_str=resources.files("alignment.registry").joinpath("card.md.j2").read_text("utf-8"),
+        record=record,
+        summary=_summary(record, rates),
+        base=f"`{base}`" + (f" (here: `{artifacts[BASE].path}`)" if not names_a_hub_model(artifacts[BASE]) else ""),
+        form=_form(folder, artifacts[record.candidate.name]),
+        description=recipe.description,
+        steps=[_step(node) for node in record.lineage.nodes if node.kind != "evaluation"],
+        data=_data(recipe, artifacts),
+        rates=rates,
+        held_out=_held_out(evaluation),
+        limits=_limits(recipe, rates),
+        code=_code(folder),
+    )
+    write_text(folder / CARD_FILE, str(card))
+
+
+def _base(base: Artifact) -> tuple[str, str]:
+    """The base model's public name and its licence, as its own card says."""
+    from huggingface_hub import ModelCard
+
+    if base.key in EMBEDDED:
+        return EMBEDDED[base.key]
+    own = Path(base.path) / CARD_FILE
+    license_id = ModelCard.load(own, ignore_metadata_errors=True).data.get("license") if own.exists() else None
+    return base.key, str(license_id or "unknown")
+
+
+def _summary(record: VersionRecord, rates: list[WinRate]) -> str:
+    verdict = "was promoted" if record.verdict.passed else "was refused by the gate and is registered as a candidate"
+    best = next((rate for rate in rates if rate.opponent == BASE), rates[0] if rates else None)
+    if best is None:
+        return f"It {verdict}."
+    share = f"{best.value:.0%} of held-out comparisons with {best.opponent}"
+    return (
+        f"It wins {share} (95 % interval {best.low:.0%} to {best.high:.0%}), judged by {best.judged_by}. It {verdict}."
+    )
+
+
+def _form(folder: Path, artifact: Artifact) -> str:
+    if not is_adapter(artifact):
+        return "whole weights"
+    merged = "; the whole weights, adapter merged, are in `merged/`" if (folder / "merged").is_dir() else ""
+    return f"a LoRA adapter (PEFT) on the base model{merged}"
+
+
+def _step(node: LineageNode) -> dict[str, str]:
+    figures = [f"{name} {value:.4g}" for name, value in sorted(node.metrics.items())][:FIGURES]
+    return {
+        "id": str(node),
+        "kind": node.kind,
+        "inputs": ", ".join(ref.name for ref in node.inputs.values()) or "–",
+        "figures": ", ".join(figures) or "–",
+    }
+
+
+def _data(recipe: Recipe, artifacts: Mapping[str, Artifact]) -> str:
+    files = {"prompts": recipe.data.prompts, "demonstrations": recipe.data.demonstrations}
+    parts = [f"{what} from `{path}`" for what, path in files.items() if path]
+    for name, stage in recipe.stages.items():
+        if name in artifacts and isinstance(stage, PreferencesStage):
+            parts.append(
+                f"preferences by {stage.raters.count} simulated raters with the rubric `{stage.raters.rubric}`"
+            )
+        if name in artifacts and isinstance(stage, PreferenceFileStage):
+            parts.append(f"preferences from the file `{recipe.data.preferences}`")
+    return f"Data: {'; '.join(parts)}." if parts else "Data: none is named by the recipe."
+
+
+def _held_out(evaluation: Artifact | None) -> str:
+    count = evaluation.metrics.get("prompts") if evaluation else None
+    return f"{count:.0f} held-out prompts" if count else "held-out prompts"
+
+
+def _limits(recipe: Recipe, rates: list[WinRate]) -> list[str]:
+    simulated = any(isinstance(stage, PreferencesStage) for stage in recipe.stages.values())
+    limits = []
+    if simulated:
+        limits.append(
+            "The preferences come from simulated raters: programs that follow a written rubric, with noise. "
+            "No person compared these answers."
+        )
+    if simulated and any(rate.judge == "rubric" for rate in rates):
+        limits.append(
+            "The rubric that made the preferences also judges the result. Its win rate says how well the model learned "
+            "that rubric, not how well people like it."
+        )
+    if any(rate.judge == "reward" for rate in rates):
+        limits.append(
+            "The reward model that judges was trained on the same preferences; it can be wrong in the same way."
+        )
+    limits.append(
+        "Nothing here measures safety, truthfulness or bias. What the base model gets wrong, this one may too."
+    )
+    limits.append("The held-out prompts resemble the training prompts; on others the model may do worse.")
+    return limits
+
+
+def _code(folder: Path) -> str:
+    if (folder / "adapter_config.json").exists() and not (folder / "merged").is_dir():
+        return (
+            "from peft import AutoPeftModelForCausalLM\nfrom transformers import AutoTokenizer\n\n"
+            'model = AutoPeftModelForCausalLM.from_pretrained("path/to/this/folder")\n'
+            'tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")'
+        )
+    inner = "/merged" if (folder / "merged").is_dir() else ""
+    return (
+        "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+        f'model = AutoModelForCausalLM.from_pretrained("path/to/this/folder{inner}")\n'
+        f'tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder{inner}")'
+    )

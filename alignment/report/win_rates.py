@@ -1,0 +1,39 @@
+"""Win rates, read back from an evaluation's metrics."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+JUDGES = {
+    "rubric": "simulated raters with the written rubric",
+    "reward": "the run's own reward model",
+}
+
+
+class WinRate(NamedTuple):
+    """A candidate's win rate against one opponent by one judge: shares in 0 … 1, with the interval's two ends."""
+
+    opponent: str
+    judge: str
+    value: float
+    low: float
+    high: float
+    length_controlled: float | None
+
+    @property
+    def judged_by(self) -> str:
+        """The judge in words; simulated raters are called simulated."""
+        return JUDGES.get(self.judge, self.judge)
+
+
+def win_rates(metrics: Mapping[str, float]) -> list[WinRate]:
+    """Every win rate among an evaluation's metrics (``win_rate.<opponent>.<judge>.value`` and its parts), in order."""
+    found = []
+    for name in metrics:
+        if not (name.startswith("win_rate.") and name.endswith(".value")):
+            continue
+        stem = name.removesuffix(".value")
+        opponent, _, judge = stem.removeprefix("win_rate.").rpartition(".")
+        if opponent and f"{stem}.low" in metrics and f"{stem}.high" in metrics:
+            low, high, controlled = (metrics.get(f"{stem}.{part}") for part in ("low", "high", "length_controlled"))
+            found.append(WinRate(opponent, judge, metrics[name], low or 0.0, high or 0.0, controlled))
+    return found

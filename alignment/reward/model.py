@@ -1,0 +1,138 @@
+"""The reward model: TRL's trainer on preference pairs, judged on held-out ones.
+
+The trunk is the policy's that it starts from, adapter merged, and the saved model is whole: a reward model is an
+artifact that anyone can load and score with, on no other base than its own.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+
+from alignment.chat import render_answer, render_prompt, template_digest
+from alignment.data.jsonl import read_records
+from alignment.data.split import split_by_digest
+from alignment.evaluation.calibration import expected_calibration_error, pair_accuracy, reliability
+from alignment.faults import StageError
+from alignment.models.loading import add_lora, new_reward_model
+from alignment.recipe import BASE, RewardStage
+from alignment.records import PreferencePair
+from alignment.stage import StageContext, StageResult
+from alignment.training import final_metrics, fit, trainer_arguments
+from alignment.workspace import write_text
+
+
+def run(settings: RewardStage, context: StageContext) -> StageResult:
+    """Trains a reward model and measures it on pairs whose prompts it never saw.
+
+    Raises StageError where no pair fits, or none is held out.
+    """
+    start, base = context.inputs[settings.model], context.inputs[BASE]
+    train, held_out = _pairs(settings, context)
+    model, tokenizer = new_reward_model(start, base, context.recipe)
+    rows = [_row(tokenizer, pair, settings) for pair in train]
+    kept = [row for row in rows if max(len(row["chosen_ids"]), len(row["rejected_ids"])) <= settings.max_length]
+    if not kept or not held_out:
+        raise StageError(f"{len(kept)} pairs to train on and {len(held_out)} held out; both must be more than none")
+    if settings.lora is not None:
+        model = add_lora(model, settings.lora, reward=True)
+    trainer, callback, loss = fit(
+        lambda callback: _trainer(settings, context, model, tokenizer, kept, callback), context
+    )
+    trained = trainer.model.merge_and_unload() if isinstance(trainer.model, PeftModel) else trainer.model
+    with context.working():
+        evaluated = _evaluate(trained, tokenizer, held_out, settings)
+    trained.save_pretrained(context.output)
+    tokenizer.save_pretrained(context.output)
+    write_text(context.output / "curves.json", json.dumps(callback.curves))
+    write_text(context.output / "held_out.json", json.dumps(evaluated["detail"], indent=1))
+    write_text(context.output / "chat_template.sha256", template_digest(tokenizer) + "\n")
+    metrics = (
+        final_metrics(callback)
+        | evaluated["metrics"]
+        | {
+            "mean_loss": loss,
+            "pairs": float(len(kept)),
+            "dropped": float(len(rows) - len(kept)),
+        }
+    )
+    return StageResult("reward_model", metrics, callback.curves, tokens_trained=callback.tokens)
+
+
+def _pairs(settings: RewardStage, context: StageContext) -> tuple[list[PreferencePair], list[PreferencePair]]:
+    """Training and held-out pairs: a file's own held-out part, else a split by the prompt's digest."""
+    folder = Path(context.inputs[settings.preferences].path)
+    pairs = read_records(folder / "pairs.jsonl", PreferencePair)
+    if (folder / "held_out.jsonl").exists():
+        return pairs, read_records(folder / "held_out.jsonl", PreferencePair)
+    return split_by_digest(pairs, context.recipe.data.held_out, key=lambda pair: pair.prompt_id)
+
+
+def _row(tokenizer: Any, pair: PreferencePair, settings: RewardStage) -> dict[str, Any]:
+    prompt = render_prompt(tokenizer, pair.prompt)
+    row: dict[str, Any] = {
+        "chosen_ids": prompt + render_answer(tokenizer, pair.prompt, pair.chosen),
+        "rejected_ids": prompt + render_answer(tokenizer, pair.prompt, pair.rejected),
+    }
+    return row | {"margin": pair.margin or 0.0} if settings.use_margin else row
+
+
+def _trainer(settings: RewardStage, context: StageContext, model: Any, tokenizer: Any, rows: Any, callback: Any) -> Any:
+    from datasets import Dataset
+    from trl import RewardConfig, RewardTrainer
+
+    arguments = RewardConfig(
+        **trainer_arguments(settings, context), center_rewards_coefficient=settings.center_rewards_coefficient
+    )
+    return RewardTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=Dataset.from_list(rows),
+        processing_class=tokenizer,
+        callbacks=[callback],
+    )
+
+
+@torch.inference_mode()
+def score(model: Any, tokenizer: Any, sequences: list[list[int]], *, batch_size: int = 32) -> list[float]:
+    """The reward of each token sequence (prompt and answer, EOS included), in the order given.
+
+    Sorted by length inside, so that padding costs little; right-padded, as in training.
+    """
+    order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
+    scores = [0.0] * len(sequences)
+    model.eval()
+    for begin in range(0, len(order), batch_size):
+        chunk = order[begin : begin + batch_size]
+        batch = tokenizer.pad({"input_ids": [sequences[i] for i in chunk]}, return_tensors="pt").to(model.device)
+        logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits.float().squeeze(-1)
+        for index, value in zip(chunk, logits.tolist(), strict=True):
+            scores[index] = float(value)
+    return scores
+
+
+def _evaluate(model: Any, tokenizer: Any, pairs: list[PreferencePair], settings: RewardStage) -> dict[str, Any]:
+    rows = [_row(tokenizer, pair, settings) for pair in pairs]
+    size = 2 * settings.batch_size
+    scores = score(
+        model, tokenizer, [row[side] for side in ("chosen_ids", "rejected_ids") for row in rows], batch_size=size
+    )
+    chosen, rejected = scores[: len(rows)], scores[len(rows) :]
+    margins = [c - r for c, r in zip(chosen, rejected, strict=True)]
+    accuracy = pair_accuracy(chosen, rejected)
+    # A pair's order carries no information, so calibration looks at both: P(left wins) and P(right wins).
+    probabilities = torch.sigmoid(torch.tensor(margins, dtype=torch.float64))
+    both = [*probabilities.tolist(), *(1 - probabilities).tolist()]
+    outcomes = [1] * len(rows) + [0] * len(rows)
+    metrics = {
+        "accuracy": accuracy.value,
+        "accuracy.low": accuracy.low,
+        "accuracy.high": accuracy.high,
+        "margin.mean": sum(margins) / len(margins),
+        "ece": expected_calibration_error(both, outcomes),
+        "held_out_pairs": float(len(rows)),
+    }
+    detail = {"margins": margins, "chosen": chosen, "rejected": rejected, "reliability": reliability(both, outcomes)}
+    return {"metrics": metrics, "detail": detail}

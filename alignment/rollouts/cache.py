@@ -1,0 +1,65 @@
+"""A key-value cache that grows in place.
+
+transformers' dynamic cache concatenates every layer's keys and values at every token, which copies the whole cache
+each time. Here full-attention layers write into a buffer of the final length; other kinds of layer (sliding windows,
+recurrent states) are left as transformers makes them.
+"""
+
+from typing import Any
+
+import torch
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
+
+
+class BufferedLayer(DynamicLayer):  # type: ignore[misc]
+    """A full-attention layer whose keys and values are views (B, heads, length, dim) of preallocated buffers."""
+
+    def __init__(self, capacity: int) -> None:
+        super().__init__()
+        self.capacity = capacity
+        self.buffers: list[torch.Tensor] = []  # keys and values, each (B, heads, capacity, dim)
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *_args: Any, **_kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Appends (B, heads, new, dim) keys and values; returns all of them so far."""
+        start = self.get_seq_length()
+        length = start + key_states.shape[-2]
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+            self.capacity = max(self.capacity, length)
+            self.buffers = [
+                states.new_empty(*states.shape[:2], self.capacity, states.shape[-1])
+                for states in (key_states, value_states)
+            ]
+        for buffer, states in zip(self.buffers, (key_states, value_states), strict=True):
+            buffer[:, :, start:length] = states
+        self._view(length)
+        return self.keys, self.values
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        """Keeps (or repeats) the rows ``indices`` (B',) of the batch."""
+        length = self.get_seq_length()
+        buffers = []
+        for buffer in self.buffers:
+            chosen = buffer.new_empty(len(indices), *buffer.shape[1:])
+            chosen[:, :, :length] = buffer[indices, :, :length]
+            buffers.append(chosen)
+        self.buffers = buffers
+        self._view(length)
+
+    def _view(self, length: int) -> None:
+        self.keys, self.values = (buffer[:, :, :length] for buffer in self.buffers)
+
+
+def new_cache(config: Any, capacity: int) -> DynamicCache:
+    """A cache for a model of this configuration, with room for ``capacity`` tokens in each full-attention layer."""
+    cache = DynamicCache(config=config)
+    cache.layers = [BufferedLayer(capacity) if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    return cache
+
+
+def is_buffered(cache: DynamicCache) -> bool:
+    """Whether every layer attends to all earlier tokens, so that one mask of the padding says all."""
+    return bool(cache.layers) and all(isinstance(layer, BufferedLayer) for layer in cache.layers)

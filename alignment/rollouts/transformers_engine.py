@@ -1,0 +1,211 @@
+"""Sampling from a transformers model in this process.
+
+What makes it faster than ``model.generate``, with the same tokens: a prompt is prefilled once for all of its samples;
+rows are sorted by length, so that little is padding; rows that have finished leave the batch; the cache grows in
+place; and attention always gets a mask, which keeps grouped-query models on the kernel that does not repeat the keys
+(half of the time of a step on a CPU).
+
+What it leaves out: weights are never merged with an adapter. Merging in bfloat16 rounds small updates away, and the
+policy that samples would no longer be the policy that trains.
+"""
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from alignment.faults import StageError
+from alignment.records import Sampling
+from alignment.rollouts.cache import is_buffered, new_cache
+from alignment.rollouts.engine import Completion
+from alignment.rollouts.sampling import inverse_cdf, processors, uniforms
+
+COMPACT_AT = 8  # finished rows are dropped once they are 1/8 of the batch: dropping copies the cache
+
+
+@dataclass(slots=True)
+class _Row:
+    """One completion on its way."""
+
+    prompt: tuple[int, ...]
+    seed: int
+    place: int  # in the caller's order
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    text: str | None = None  # set by a stop string
+    finished: bool = False
+
+
+class TransformersEngine:
+    """An :class:`alignment.rollouts.engine.Engine` over a causal language model, with or without a PEFT adapter.
+
+    ``batch_size`` rows are sampled together; ``stop_ids`` are the token ids that end a completion.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        stop_ids: set[int],
+        batch_size: int = 64,
+    ) -> None:
+        base = model.get_base_model() if hasattr(model, "get_base_model") else model
+        accepted = inspect.signature(base.forward).parameters
+        if "past_key_values" not in accepted:
+            raise StageError(f"{type(base).__name__} keeps no key-value cache; it cannot be sampled from here")
+        self.model = model
+        self.tokenizer = tokenizer
+        self.stop_ids = frozenset(stop_ids)
+        self.batch_size = batch_size
+        self._config = base.config
+        self._positions = "position_ids" in accepted
+        self._last_only = "logits_to_keep" in accepted
+
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        sampling: Sampling,
+        seeds: Sequence[int],
+        per_prompt: int = 1,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> list[list[Completion]]:
+        """See :meth:`alignment.rollouts.engine.Engine.generate`. Raises ValueError for an empty prompt."""
+        if len(seeds) != len(prompts) * per_prompt:
+            raise ValueError(f"{len(prompts)} prompts × {per_prompt} samples need as many seeds, not {len(seeds)}")
+        if not all(prompts):
+            raise ValueError("a prompt has no tokens")
+        rows = [_Row(tuple(prompts[place // per_prompt]), seed, place) for place, seed in enumerate(seeds)]
+        batches = sorted(rows, key=lambda row: (-len(row.prompt), row.prompt, row.place))
+        done = 0
+        with _evaluating(self.model), torch.no_grad():
+            for start in range(0, len(batches), self.batch_size):
+                batch = batches[start : start + self.batch_size]
+                for finished in self._sample(batch, sampling):
+                    done += finished
+                    if on_progress is not None:
+                        on_progress(done, len(rows))
+        completions = [self._completion(row) for row in rows]
+        return [completions[i : i + per_prompt] for i in range(0, len(rows), per_prompt)]
+
+    def _completion(self, row: _Row) -> Completion:
+        text = row.text
+        if text is None:
+            text = str(self.tokenizer.decode(row.tokens, skip_special_tokens=True))
+        return Completion(tuple(row.tokens), text, row.finished, torch.tensor(row.logprobs, dtype=torch.float32))
+
+    def _sample(self, rows: list[_Row], sampling: Sampling) -> Iterator[int]:
+        """Samples the rows to their ends; yields how many finished, whenever some did."""
+        state = _Decoding(self, rows, sampling)
+        active = list(rows)
+        for step in range(sampling.max_new_tokens):
+            tokens, logprobs = state.choose(step)
+            for row, token, logprob in zip(state.rows, tokens.tolist(), logprobs.tolist(), strict=True):
+                if not row.finished:
+                    row.tokens.append(token)
+                    row.logprobs.append(logprob)
+            self._finish(active, sampling.stop)
+            still = [row for row in active if not row.finished]
+            if len(still) < len(active):
+                yield len(active) - len(still)
+            active = still
+            if not active or step + 1 == sampling.max_new_tokens:
+                break
+            state.advance(tokens)
+        if active:
+            yield len(active)
+
+    def _finish(self, rows: list[_Row], stop: tuple[str, ...]) -> None:
+        """Marks the rows that ended with their newest token."""
+        for row in rows:
+            row.finished = row.tokens[-1] in self.stop_ids
+        if not stop:
+            return
+        texts = self.tokenizer.batch_decode([row.tokens for row in rows], skip_special_tokens=True)
+        for row, text in zip(rows, texts, strict=True):
+            places = [place for place in map(text.find, stop) if place >= 0]
+            if places:
+                row.text, row.finished = text[: min(places)], True
+
+
+class _Decoding:
+    """The tensors of a batch that is being sampled: logits of the next token, cache, mask and positions."""
+
+    def __init__(self, engine: TransformersEngine, rows: list[_Row], sampling: Sampling) -> None:
+        self.engine, self.rows, self.sampling = engine, rows, sampling
+        self.device = engine.model.device
+        self.process = processors(sampling)
+        self.uniform = uniforms([row.seed for row in rows], sampling.max_new_tokens).to(self.device)
+        distinct = list(dict.fromkeys(row.prompt for row in rows))
+        width = max(len(prompt) for prompt in distinct)
+        self.cache = new_cache(engine._config, width + sampling.max_new_tokens)
+        # The padding repeats a token of the row's own, so that the repetition penalty sees nothing that is not there.
+        padded = [[prompt[0]] * (width - len(prompt)) + list(prompt) for prompt in distinct]
+        ids = torch.tensor(padded, device=self.device)
+        lengths = torch.tensor([len(prompt) for prompt in distinct], device=self.device)
+        self.mask = torch.arange(width, device=self.device) >= width - lengths[:, None]
+        logits = self._forward(ids, (self.mask.cumsum(-1) - 1).clamp(min=0), self.mask.long())
+        index = {prompt: place for place, prompt in enumerate(distinct)}
+        chosen = torch.tensor([index[row.prompt] for row in rows], device=self.device)
+        self.logits, self.ids, self.length = logits[chosen], ids[chosen], lengths[chosen]
+        room = self.mask.new_ones(len(distinct), sampling.max_new_tokens)
+        self.mask = torch.cat([self.mask, room], dim=1)[chosen]
+        if len(distinct) < len(rows):
+            self.cache.batch_select_indices(chosen)
+
+    def choose(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """The next token of every row and its log-probability: (B,) int64 and (B,) float32."""
+        scores = self.process(self.ids, self.logits)
+        greedy = self.sampling.temperature == 0
+        tokens = scores.argmax(-1) if greedy else inverse_cdf(scores, self.uniform[:, step])
+        raw = self.logits if greedy else self.logits / self.sampling.temperature
+        logprobs = raw.gather(-1, tokens[:, None]).squeeze(-1) - raw.logsumexp(-1)
+        return tokens, logprobs
+
+    def advance(self, tokens: torch.Tensor) -> None:
+        """Runs the model on the newest tokens (B,), first dropping finished rows where that pays."""
+        unfinished = [place for place, row in enumerate(self.rows) if not row.finished]
+        if (len(self.rows) - len(unfinished)) * COMPACT_AT >= len(self.rows):
+            tokens = self._keep(unfinished, tokens)
+        if self.sampling.repetition_penalty != 1.0:
+            self.ids = torch.cat([self.ids, tokens[:, None]], dim=1)
+        used = self.cache.get_seq_length() + 1
+        mask = self.mask[:, :used]
+        ready = is_buffered(self.cache) and self.engine._config._attn_implementation == "sdpa"
+        # A ready-made mask: nothing is built per step, and attention never goes unmasked.
+        mask = mask[:, None, None] if ready else mask.long()
+        self.logits = self._forward(tokens[:, None], self.length[:, None], mask)
+        self.length = self.length + 1
+
+    def _keep(self, places: list[int], tokens: torch.Tensor) -> torch.Tensor:
+        chosen = torch.tensor(places, device=self.device)
+        self.rows = [self.rows[place] for place in places]
+        self.cache.batch_select_indices(chosen)
+        self.mask, self.ids, self.length = self.mask[chosen], self.ids[chosen], self.length[chosen]
+        self.uniform = self.uniform[chosen]
+        return tokens[chosen]
+
+    def _forward(self, ids: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Logits (B, V) in float32 after the last of ``ids`` (B, T)."""
+        options: dict[str, object] = {"logits_to_keep": 1} if self.engine._last_only else {}
+        if self.engine._positions:
+            options["position_ids"] = positions
+        output = self.engine.model(
+            input_ids=ids, attention_mask=mask, past_key_values=self.cache, use_cache=True, **options
+        )
+        return output.logits[:, -1].float()  # type: ignore[no-any-return]
+
+
+@contextmanager
+def _evaluating(model: torch.nn.Module) -> Iterator[None]:
+    """Evaluation mode (no dropout) for as long as the context lasts."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)

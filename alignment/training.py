@@ -1,0 +1,134 @@
+"""What every TRL trainer here shares: its arguments, its progress, and checkpoints that survive SIGKILL."""
+
+import math
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from alignment.models.loading import pick_device
+from alignment.recipe import Training
+from alignment.stage import Progress, StageContext
+
+COMPLETE = "complete"  # written into a checkpoint's folder after everything else: a SIGKILL leaves no half of one
+UNINTERESTING = {"epoch", "num_tokens", "total_flos", "train_runtime", "train_samples_per_second"}
+Curves = dict[str, list[tuple[int, float]]]
+
+
+def trainer_arguments(settings: Training, context: StageContext) -> dict[str, Any]:
+    """The keyword arguments that any ``TrainingArguments`` takes from a stage's settings.
+
+    AdamW with its usual β; the epsilon is PyTorch's. Weights in bfloat16 are trained under bfloat16 autocast, and
+    adapters stay in float32, which is what lets small learning rates register.
+    """
+    device = pick_device(context.recipe.resources)
+    return {
+        "output_dir": str(context.checkpoints),
+        "num_train_epochs": settings.epochs,
+        "learning_rate": settings.learning_rate,
+        "per_device_train_batch_size": settings.batch_size,
+        "per_device_eval_batch_size": settings.batch_size,
+        "gradient_accumulation_steps": settings.gradient_accumulation,
+        "warmup_steps": settings.warmup,  # below 1 it is a share of the steps
+        "lr_scheduler_type": settings.schedule,
+        "weight_decay": settings.weight_decay,
+        "max_grad_norm": settings.max_grad_norm,
+        "max_length": settings.max_length,
+        "gradient_checkpointing": settings.gradient_checkpointing,
+        "bf16": context.recipe.model.dtype == "bfloat16",
+        "use_cpu": device.type == "cpu",
+        "seed": context.recipe.seed,
+        "data_seed": context.recipe.seed,
+        "logging_steps": 1,
+        "logging_nan_inf_filter": False,  # a loss that is not a number must show
+        "save_strategy": "steps",
+        "save_steps": settings.checkpoint_every,
+        "save_total_limit": 2,
+        "report_to": [],
+        "disable_tqdm": True,
+        "dataloader_pin_memory": device.type == "cuda",
+    }
+
+
+class StageCallback(TrainerCallback):  # type: ignore[misc]  # transformers is untyped here
+    """Reports progress, keeps the curves, marks whole checkpoints, and stops a run whose loss is not finite."""
+
+    def __init__(self, context: StageContext) -> None:
+        self.context = context
+        self.curves: Curves = {}
+        self.tokens = 0
+        self.started = time.perf_counter()
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any
+    ) -> None:
+        """Called by the trainer after each optimizer step with that step's metrics."""
+        numbers = {k: float(v) for k, v in (logs or {}).items() if isinstance(v, int | float)}
+        if not math.isfinite(numbers.get("loss", 0.0)):
+            raise FloatingPointError(
+                f"{self.context.name}: the loss at step {state.global_step} is {numbers['loss']}; "
+                f"lower the learning rate ({args.learning_rate:g}) or look at the data of that step"
+            )
+        self.tokens = int(numbers.get("num_tokens", self.tokens))
+        metrics = {k: v for k, v in numbers.items() if k not in UNINTERESTING and not k.startswith("train_")}
+        for name, value in metrics.items():
+            self.curves.setdefault(name, []).append((state.global_step, value))
+        if metrics:
+            self.context.report(Progress(state.global_step, state.max_steps, metrics, self.tokens))
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Called by the trainer once a checkpoint is written."""
+        (Path(str(args.output_dir)) / f"checkpoint-{state.global_step}" / COMPLETE).touch()
+
+
+def last_checkpoint(folder: Path) -> str | None:
+    """The newest whole checkpoint, as a path for ``Trainer.train``; broken ones are removed."""
+    whole: dict[int, Path] = {}
+    for path in folder.glob("checkpoint-*"):
+        if (path / COMPLETE).exists():
+            whole[int(path.name.split("-")[1])] = path
+        else:
+            shutil.rmtree(path)
+    return str(whole[max(whole)]) if whole else None
+
+
+def fit(make_trainer: Callable[[StageCallback], Any], context: StageContext) -> tuple[Any, StageCallback, float]:
+    """Trains from the last whole checkpoint (or the start). Returns the trainer, its callback and the mean loss."""
+    transformers.set_seed(context.recipe.seed)
+    callback = StageCallback(context)
+    trainer = make_trainer(callback)
+    resume = last_checkpoint(context.checkpoints)
+    with context.working():
+        result = trainer.train(resume_from_checkpoint=resume)
+    if resume:  # the curve's beginning is in the checkpoint
+        callback.curves = _curves_of(trainer.state.log_history)
+    return trainer, callback, float(result.training_loss)
+
+
+def _curves_of(history: list[dict[str, float]]) -> Curves:
+    curves: Curves = {}
+    for row in history:
+        for name, value in row.items():
+            if name not in UNINTERESTING and name != "step" and not name.startswith("train_"):
+                curves.setdefault(name, []).append((int(row["step"]), float(value)))
+    return curves
+
+
+def final_metrics(callback: StageCallback) -> dict[str, float]:
+    """The mean of each curve's last tenth (at least one step): a step's own value is too noisy to quote."""
+    metrics = {}
+    for name, curve in callback.curves.items():
+        tail = [value for _step, value in curve[-max(1, len(curve) // 10) :]]
+        metrics[name] = sum(tail) / len(tail)
+    return metrics
+
+
+def set_threads(threads: int | None) -> None:
+    """Fixes the number of CPU threads: sums depend on it, and so do the bits of the result."""
+    if threads is not None:
+        torch.set_num_threads(threads)

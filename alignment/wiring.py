@@ -1,0 +1,125 @@
+"""What is wrong with a recipe's stages as such: inputs that nothing makes, gates that ask for what is not measured."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from alignment.data.columns import listed
+from alignment.evaluation.metric_names import evaluation_metric_names
+from alignment.faults import Fault
+from alignment.recipe import (
+    BASE,
+    DpoStage,
+    EvaluateStage,
+    Gate,
+    PreferencesStage,
+    Recipe,
+    SampleStage,
+    stage_inputs,
+)
+from alignment.recipe_faults import nearest, suggestion
+
+MAKES = {  # a stage's kind → the kind of artifact that it makes
+    "sft": "model",
+    "sample": "responses",
+    "preferences": "preferences",
+    "preference_file": "preferences",
+    "reward": "reward_model",
+    "dpo": "model",
+    "evaluate": "evaluation",
+}
+NEEDS = {  # the role that an input plays → the kind of artifact that it must be
+    "model": "model",
+    "reference": "model",
+    "against": "model",
+    "responses": "responses",
+    "preferences": "preferences",
+    "reward": "reward_model",
+}
+
+
+def wiring_faults(recipe: Recipe) -> list[Fault]:
+    """Faults of the stages' inputs and of the gate; each names its field, and the file is the recipe."""
+    faults: list[Fault] = []
+    made = {BASE: "model"}
+    for name, stage in recipe.stages.items():
+        if name == BASE:
+            remedy = "give the stage another name"
+            faults.append(Fault(f"{BASE} is the name of the model that all start from", remedy, field=f"stages.{name}"))
+        faults += _input_faults(name, stage, made, recipe)
+        faults += _stage_faults(name, stage, recipe)
+        made[name] = MAKES[stage.kind]
+    return faults + (list(_gate_faults(recipe.gate, recipe.stages)) if recipe.gate else [])
+
+
+def _input_faults(name: str, stage: Any, made: Mapping[str, str], recipe: Recipe) -> Iterator[Fault]:
+    for role, sources in stage_inputs(stage).items():
+        field = f"stages.{name}.{role}"
+        fitting = [source for source, kind in made.items() if kind == NEEDS[role]]
+        for source in sources:
+            if made.get(source) == NEEDS[role]:
+                continue
+            if source == name:
+                problem = "a stage cannot read its own output"
+            elif source in made:
+                problem = f"{source} makes {_spoken(made[source])}, not {_spoken(NEEDS[role])}"
+            elif source in recipe.stages:
+                problem = f"{source} comes later; stages run in the order they are written"
+            else:
+                problem = f"no stage {source}"
+            near = nearest(source, fitting) if source not in recipe.stages else None
+            yield Fault(problem, f"did you mean {near}?" if near else _makers(NEEDS[role], fitting), field=field)
+
+
+def _makers(kind: str, fitting: list[str]) -> str:
+    if fitting:
+        return f"the stages before it that make {_spoken(kind)}: {listed(fitting)}"
+    kinds = [stage for stage, makes in MAKES.items() if makes == kind]
+    return f"no stage before it makes {_spoken(kind)}; add one of kind {' or '.join(kinds)}"
+
+
+def _spoken(kind: str) -> str:
+    return {"model": "a model", "reward_model": "a reward model", "evaluation": "an evaluation"}.get(kind, kind)
+
+
+def _stage_faults(name: str, stage: Any, recipe: Recipe) -> Iterator[Fault]:
+    """What is wrong between a stage's own settings, and with those of the stage it reads."""
+    at = f"stages.{name}"
+    if isinstance(stage, PreferencesStage):
+        source = recipe.stages.get(stage.responses)
+        if isinstance(source, SampleStage) and source.per_prompt < 2:
+            problem = f"one response to a prompt leaves nothing to compare, and {name} compares them"
+            yield Fault(problem, "draw at least two", field=f"stages.{stage.responses}.per_prompt")
+    elif isinstance(stage, DpoStage):
+        if stage.loss == "exo_pair" and stage.label_smoothing == 0:
+            problem = "the loss exo_pair takes the logarithm of label_smoothing, which is 0"
+            yield Fault(problem, "set it above 0, such as 0.001", field=f"{at}.label_smoothing")
+    elif isinstance(stage, EvaluateStage):
+        if stage.model in stage.against:
+            problem = f"{stage.model} is compared with itself"
+            yield Fault(problem, "remove it from the opponents", field=f"{at}.against")
+        for opponent in sorted({name for name in stage.against if stage.against.count(name) > 1}):
+            yield Fault(f"{opponent} stands twice", "keep one of them", field=f"{at}.against")
+
+
+def _gate_faults(gate: Gate, stages: Mapping[str, Any]) -> Iterator[Fault]:
+    evaluations = [name for name, stage in stages.items() if isinstance(stage, EvaluateStage)]
+    evaluation = stages.get(gate.evaluation)
+    known: list[str] | None = None
+    if isinstance(evaluation, EvaluateStage):
+        known = evaluation_metric_names(evaluation)
+    elif evaluation is None:
+        yield Fault(f"no stage {gate.evaluation}", suggestion(gate.evaluation, evaluations), field="gate.evaluation")
+    else:
+        remedy = f"name one of kind evaluate: {listed(evaluations)}"
+        yield Fault(f"{gate.evaluation} is of kind {evaluation.kind}", remedy, field="gate.evaluation")
+    for index, condition in enumerate(gate.conditions):
+        at = f"gate.conditions.{index}"
+        if known is not None and condition.metric not in known:
+            near = nearest(condition.metric, known)
+            remedy = (f"did you mean {near}? " if near else "") + f"it measures {listed(known)}"
+            yield Fault(f"{gate.evaluation} does not measure {condition.metric}", remedy, field=f"{at}.metric")
+        if condition.above is None and condition.below is None:
+            yield Fault("the condition has no bound", "set above, below or both", field=at)
+        elif condition.above is not None and condition.below is not None and condition.above >= condition.below:
+            problem = f"no value is above {condition.above} and below {condition.below}"
+            yield Fault(problem, "set above to less than below", field=at)

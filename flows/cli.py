@@ -1,0 +1,162 @@
+"""``rlhf``: the command line. Exit 0: success; 1: the work failed or the gate refused; 2: the input is wrong.
+
+Nothing heavy is imported here: each command imports what it needs, so that ``rlhf --help`` answers at once.
+"""
+
+import sys
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from alignment.faults import InputError, StageError
+
+app = typer.Typer(
+    help="From raw prompts to a promoted, aligned model version.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+models_app = typer.Typer(help="Model versions: list, show, promote, roll back.", no_args_is_help=True)
+app.add_typer(models_app, name="models")
+
+RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe's file, or the name of a shipped one.")]
+WorkspaceOption = Annotated[
+    Path, typer.Option("--workspace", "-w", envvar="RLHF_WORKSPACE", help="Where everything is kept.")
+]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="A.B.C=VALUE", help="Overrides a setting; may be repeated.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
+ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="policy@champion, policy/3, or a model's folder.")]
+WORKSPACE = Path("workspace")
+
+
+@app.command()
+def check(
+    recipe: RecipeArgument, workspace: WorkspaceOption = WORKSPACE, set_: SetOption = None, json: JsonOption = False
+) -> None:
+    """Finds everything wrong with a recipe, its data and its model, without training."""
+    from flows.commands import check_command
+
+    check_command(recipe, workspace, set_ or [], as_json=json)
+
+
+@app.command()
+def run(
+    recipe: RecipeArgument,
+    workspace: WorkspaceOption = WORKSPACE,
+    set_: SetOption = None,
+    only: Annotated[str | None, typer.Option(metavar="STAGE", help="Run this stage alone.")] = None,
+    from_: Annotated[str | None, typer.Option("--from", metavar="STAGE", help="Run from this stage on.")] = None,
+) -> None:
+    """Runs a recipe, or goes on with it where it stopped."""
+    from flows.commands import run_command
+
+    raise typer.Exit(run_command(recipe, workspace, set_ or [], only=only, start=from_))
+
+
+@app.command()
+def report(
+    name: Annotated[str | None, typer.Argument(metavar="RUN", help="A run's name; the newest if left out.")] = None,
+    workspace: WorkspaceOption = WORKSPACE,
+    json: JsonOption = False,
+) -> None:
+    """Says where a run's report is, and what it says in short."""
+    from flows.commands import report_command
+
+    report_command(name, workspace, as_json=json)
+
+
+@app.command()
+def dashboard(
+    workspace: WorkspaceOption = WORKSPACE,
+    stop: Annotated[bool, typer.Option("--stop", help="Stop the services instead.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Starts or finds the Prefect server and the MLflow page, and prints their addresses."""
+    from flows.commands import dashboard_command
+
+    dashboard_command(workspace, stop=stop, as_json=json)
+
+
+@app.command()
+def generate(
+    model: ModelArgument,
+    prompt: Annotated[list[str] | None, typer.Option("--prompt", "-p", help="A prompt; may be repeated.")] = None,
+    prompts: Annotated[Path | None, typer.Option(help="A file of prompts instead.")] = None,
+    workspace: WorkspaceOption = WORKSPACE,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0,
+    max_new_tokens: Annotated[int, typer.Option(min=1)] = 128,
+    seed: int = 0,
+    json: JsonOption = False,
+) -> None:
+    """Answers prompts with a model version."""
+    from flows.talk import generate_command
+
+    generate_command(model, prompt or [], prompts, workspace, temperature, max_new_tokens, seed, as_json=json)
+
+
+@app.command()
+def chat(
+    model: ModelArgument = "policy@champion",
+    workspace: WorkspaceOption = WORKSPACE,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.7,
+    max_new_tokens: Annotated[int, typer.Option(min=1)] = 256,
+) -> None:
+    """Talks with a model version in the terminal."""
+    from flows.talk import chat_command
+
+    chat_command(model, workspace, temperature, max_new_tokens)
+
+
+@models_app.command("list")
+def models_list(workspace: WorkspaceOption = WORKSPACE, json: JsonOption = False) -> None:
+    """Every registered version, with its aliases."""
+    from flows.commands import models_list_command
+
+    models_list_command(workspace, as_json=json)
+
+
+@models_app.command("show")
+def models_show(model: ModelArgument, workspace: WorkspaceOption = WORKSPACE, json: JsonOption = False) -> None:
+    """A version with its whole lineage."""
+    from flows.commands import models_show_command
+
+    models_show_command(model, workspace, as_json=json)
+
+
+@models_app.command("promote")
+def models_promote(model: ModelArgument, workspace: WorkspaceOption = WORKSPACE) -> None:
+    """Makes a version the champion."""
+    from flows.commands import models_promote_command
+
+    models_promote_command(model, workspace)
+
+
+@models_app.command("rollback")
+def models_rollback(name: Annotated[str, typer.Argument()] = "policy", workspace: WorkspaceOption = WORKSPACE) -> None:
+    """Gives the champion's place back to the version that had it before."""
+    from flows.commands import models_rollback_command
+
+    models_rollback_command(name, workspace)
+
+
+def main() -> NoReturn:
+    """The entry point: a user's mistake is a line, not a traceback."""
+    try:
+        app()
+    except InputError as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(2) from None
+    except StageError as error:
+        print(f"rlhf: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        print("\nstopped; the same command goes on where it stopped", file=sys.stderr)
+        raise SystemExit(1) from None
+    raise SystemExit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,99 @@
+"""From a checked recipe to the end of its run: the server, the display, the flow, the last words."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from prefect.client.schemas.objects import State
+from prefect.settings import (
+    PREFECT_API_URL,
+    PREFECT_RESULTS_LOCAL_STORAGE_PATH,
+    get_current_settings,
+    temporary_settings,
+)
+from rich.console import Console
+
+from alignment.check import check_recipe
+from alignment.digests import code_digest, digest_of
+from alignment.faults import InputError
+from alignment.loading import recipe_digest, resolve_data
+from alignment.recipe import Recipe
+from alignment.workspace import Workspace, file_digest, write_text
+from flows import services
+from flows.commands import shown_stages
+from flows.display import Terminal
+from flows.pipeline import RunRequest, check_start, pipeline
+from flows.progress import listener
+
+
+def checked(recipe: Recipe, path: Path, workspace: Workspace) -> None:
+    """Checks a recipe, unless these very settings, files and checks were found good before. Raises InputError."""
+    data = resolve_data(recipe, path)
+    digests = {name: file_digest(file) for name, file in data.items() if file.is_file()}
+    identity = digest_of([recipe_digest(recipe), digests, code_digest("alignment.check"), _model_stamp(recipe)])
+    passed = workspace.folder("services") / "checked.json"
+    known: list[str] = json.loads(passed.read_text("utf-8")) if passed.exists() else []
+    if identity in known:
+        return
+    if faults := check_recipe(recipe, path):
+        raise InputError(faults)
+    write_text(passed, json.dumps([*known[-99:], identity]))
+
+
+def _model_stamp(recipe: Recipe) -> list[tuple[str, int, int]]:
+    folder = Path(recipe.model.base)
+    files = sorted(folder.iterdir()) if folder.is_dir() else []
+    return [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+
+
+def launch(
+    recipe: Recipe,
+    data: dict[str, Path],
+    workspace: Workspace,
+    server: services.Service,
+    name: str,
+    only: str | None,
+    start: str | None,
+    console: Console,
+    began: float,
+) -> int:
+    """Runs the flow and says how it ended. Returns the exit code."""
+    request = RunRequest(recipe=recipe, data=data, workspace=workspace.root, run=name, only=only, start=start)
+    check_start(request)
+    with console.status("waiting for the Prefect server"):
+        services.wait(workspace, server)
+    settings: dict[Any, Any] = {PREFECT_RESULTS_LOCAL_STORAGE_PATH: workspace.folder("prefect", "results")}
+    if get_current_settings().api.url is None:
+        settings[PREFECT_API_URL] = f"{server.url}/api"
+    with temporary_settings(settings), Terminal(shown_stages(recipe), console) as terminal:
+        token = listener.set(terminal)
+        try:
+            state = pipeline(request, return_state=True)
+        finally:
+            listener.reset(token)
+    if state.name == "Failed":
+        error = state.result(raise_on_failure=False)
+        if isinstance(error, InputError):
+            raise error
+    say_end(console, workspace.root / "runs" / name, server, state, time.monotonic() - began)
+    return 0 if state.is_completed() else 1
+
+
+def say_end(console: Console, folder: Path, server: services.Service, state: State[Any], seconds: float) -> None:
+    """Where the report, the dashboard and the model are, and what to do next."""
+    colours = {"Promoted": "green", "Refused": "red", "Failed": "red"}
+    word, colour = (state.name or "completed").lower(), colours.get(state.name or "", "green")
+    lines = [
+        f"\n[bold]{folder.name}[/bold] [{colour}]{word}[/{colour}] in {seconds:.0f} s: {state.message or ''}",
+        f"report     {folder / 'report.html'}",
+        f"dashboard  {server.url}   (stop it with: rlhf dashboard --stop)",
+    ]
+    registered = json.loads((folder / "report.json").read_text("utf-8")).get("registered")
+    if registered:
+        lines += [
+            f"model      {registered['folder']}",
+            f"try it     rlhf chat {registered['name']}/{registered['version']}",
+        ]
+    for line in lines:
+        console.print(line, soft_wrap=True, highlight=False)

@@ -1,0 +1,186 @@
+"""The whole run: base model, the recipe's stages in their order, then the gate, the registry and the report."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from prefect import flow
+from prefect.artifacts import create_link_artifact, create_table_artifact
+from prefect.client.schemas.objects import State
+from prefect.states import Completed, Failed
+from pydantic import BaseModel
+
+from alignment.faults import Fault, InputError
+from alignment.recipe import BASE, Recipe
+from alignment.records import Artifact
+from alignment.workspace import Workspace
+from flows.finish import Finish, finish_task
+from flows.progress import listener
+from flows.stages import base_task, make_job, stage_task
+
+Status = Literal["completed", "failed", "skipped"]
+
+
+class RunRequest(BaseModel):
+    """What a run is asked to do; its fields are the flow's parameters on the dashboard.
+
+    ``data`` maps "prompts", "demonstrations", "preferences" and "<stage>.rubric" to files. ``only`` runs one stage and
+    ``start`` runs from one on; the stages before are then taken from the cache and nowhere else.
+    """
+
+    recipe: Recipe
+    data: dict[str, Path]
+    workspace: Path
+    run: str
+    only: str | None = None
+    start: str | None = None
+
+
+@dataclass(slots=True)
+class StageOutcome:
+    """How one stage of a run ended."""
+
+    name: str
+    kind: str
+    status: Status
+    cached: bool
+    seconds: float
+    artifact: Artifact | None = None
+    error: str = ""
+
+
+@dataclass(slots=True)
+class Run:
+    """A run under way: what it made so far."""
+
+    request: RunRequest
+    started: datetime = field(default_factory=lambda: datetime.now(UTC))
+    made: dict[str, Artifact] = field(default_factory=dict)
+    outcomes: list[StageOutcome] = field(default_factory=list)
+    finish: Finish | None = None
+
+    @property
+    def workspace(self) -> Workspace:
+        return Workspace(self.request.workspace)
+
+    @property
+    def recipe(self) -> Recipe:
+        return self.request.recipe
+
+
+@flow(name="alignment", flow_run_name="{request.run}", validate_parameters=False, persist_result=False)
+def pipeline(request: RunRequest) -> State[Any]:
+    """Runs a recipe. The final state says whether the gate promoted, refused, or had nothing to decide."""
+    run = Run(request)
+    try:
+        prepare_base(run)
+        for name in run.recipe.stages:
+            run_stage(run, name)
+        decide(run)
+    finally:
+        publish_report(run)
+    return final_state(run)
+
+
+def prepare_base(run: Run) -> None:
+    """Finds or converts the base model."""
+    with outcome(run, BASE, "base") as result:
+        result.artifact = run.made[BASE] = Artifact.model_validate(base_task(run.recipe, run.workspace))
+        result.cached = result.artifact.work_seconds == 0.0
+
+
+def run_stage(run: Run, name: str) -> None:
+    """Runs one stage, or takes it from the cache; leaves it out where the request says so."""
+    job = make_job(name, run.recipe, run.made, run.request.data, run.workspace)
+    found = run.workspace.find(name, job.key)
+    wanted = _wanted(run, name)
+    if not wanted:
+        if found is not None:
+            run.made[name] = found
+        return
+    with outcome(run, name, job.settings.kind) as result:
+        state = stage_task(job)(job, return_state=True)
+        artifact = Artifact.model_validate(state.result())
+        result.artifact = run.made[name] = artifact
+        result.cached = state.name == "Cached" or found is not None
+
+
+def decide(run: Run) -> None:
+    """The gate's verdict on the evaluation, and the version's place in the registry that follows from it."""
+    gate = run.recipe.gate
+    if gate is None or not _wanted(run, gate.evaluation) or gate.evaluation not in run.made:
+        return
+    with outcome(run, "register", "register") as result:
+        state = finish_task(run.recipe, run.made, run.workspace, run.request.run)
+        run.finish = Finish.model_validate(state.result())
+        result.cached = state.name == "Cached"
+
+
+def publish_report(run: Run) -> None:
+    """Writes the report, also of a run that failed, and links it on the dashboard."""
+    page = run.workspace.folder("runs", run.request.run) / "report.html"
+    rows = [
+        {"stage": o.name, "kind": o.kind, "status": "cached" if o.cached else o.status, "seconds": round(o.seconds, 1),
+         "version": str(o.artifact.ref()) if o.artifact else ""}
+        for o in run.outcomes
+    ]  # fmt: skip
+    create_table_artifact(rows, key="stages", description=f"Stages of {run.request.run}")
+    create_link_artifact(page.as_uri(), "report.html", key="report", description=f"Report of {run.request.run}")
+
+
+def final_state(run: Run) -> State[Any]:
+    """The flow's last state: a refusal is a failure by name, so that automations can tell it from a broken stage."""
+    if run.finish is None:
+        return Completed(message="no gate in this run")
+    if run.finish.verdict.passed:
+        return Completed(name="Promoted", message=run.finish.sentence)
+    return Failed(name="Refused", message=run.finish.sentence)
+
+
+def missing_inputs(request: RunRequest) -> list[Fault]:
+    """Faults of a request for ``only`` or ``start`` whose earlier stages were never run with these settings."""
+    faults = []
+    for field_name, value in (("--only", request.only), ("--from", request.start)):
+        if value is not None and value not in request.recipe.stages:
+            known = ", ".join(request.recipe.stages)
+            faults.append(Fault(f"no stage {value!r} in the recipe", f"its stages are: {known}", field=field_name))
+    return faults
+
+
+def _wanted(run: Run, name: str) -> bool:
+    stages = list(run.recipe.stages)
+    if run.request.only is not None:
+        return name == run.request.only
+    return run.request.start is None or stages.index(name) >= stages.index(run.request.start)
+
+
+@contextmanager
+def outcome(run: Run, name: str, kind: str) -> Iterator[StageOutcome]:
+    """Records how a stage ends, whichever way, and tells the listener."""
+    result = StageOutcome(name, kind, "completed", cached=False, seconds=0.0)
+    started = time.perf_counter()
+    listener.get().stage_started(name, kind)
+    try:
+        yield result
+    except BaseException as error:
+        result.status, result.error = "failed", f"{type(error).__name__}: {error}"
+        raise
+    finally:
+        result.seconds = time.perf_counter() - started
+        run.outcomes.append(result)
+        summary = (
+            result.error.splitlines()[0] if result.error else str(result.artifact.ref()) if result.artifact else ""
+        )
+        listener.get().stage_finished(
+            name, status=result.status, cached=result.cached, seconds=result.seconds, summary=summary
+        )
+
+
+def check_start(request: RunRequest) -> None:
+    """Raises InputError where ``only`` or ``start`` cannot be done."""
+    if faults := missing_inputs(request):
+        raise InputError(faults)

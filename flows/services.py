@@ -1,0 +1,168 @@
+"""The services beside a run: the Prefect server with its dashboard, and MLflow's page.
+
+A run finds the server that an earlier one left running, or starts one and leaves it running: that is the dashboard.
+``rlhf dashboard --stop`` ends it. Where ``PREFECT_API_URL`` is set, that server is used and none is started.
+"""
+
+import fcntl
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from alignment.faults import StageError
+from alignment.workspace import Workspace, write_text
+
+START_SECONDS = 120.0
+HEALTH = {"prefect": "/api/health", "mlflow": "/health"}
+PORTS = {"prefect": 4200, "mlflow": 5000}
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A running service: its name, address and process id (None: not ours to stop)."""
+
+    name: str
+    url: str
+    pid: int | None
+
+
+def quiet_environment(workspace: Workspace) -> None:
+    """Sets what libraries read when they are imported: no telemetry, no chatter. Call it first."""
+    defaults = {
+        "PREFECT_HOME": str(workspace.folder("prefect")),
+        "PREFECT_RESULTS_LOCAL_STORAGE_PATH": str(workspace.folder("prefect", "results")),
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "WARNING",
+        "PREFECT_CLI_PROMPT": "false",
+        "DO_NOT_TRACK": "1",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "TRANSFORMERS_VERBOSITY": "error",
+        "TRL_EXPERIMENTAL_SILENCE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)
+
+
+def find(workspace: Workspace, name: str) -> Service | None:
+    """The service, if it answers."""
+    if name == "prefect" and (url := os.environ.get("PREFECT_API_URL")):
+        return Service(name, url.removesuffix("/api"), None)
+    path = _state(workspace, name)
+    if not path.exists():
+        return None
+    record = json.loads(path.read_text("utf-8"))
+    service = Service(name, record["url"], record["pid"])
+    return service if _healthy(service) else None
+
+
+def begin(workspace: Workspace, name: str) -> Service:
+    """Finds the service or starts it, without waiting until it answers: see :func:`wait`."""
+    with _lock(workspace, name):
+        service = find(workspace, name)
+        if service is not None:
+            return service
+        path = _state(workspace, name)
+        if path.exists() and (started := _alive(json.loads(path.read_text("utf-8")))):
+            return Service(name, started["url"], started["pid"])
+        port = _free_port(PORTS[name])
+        url = f"http://127.0.0.1:{port}"
+        log = (workspace.folder("services") / f"{name}.log").open("ab")
+        environment = {k: v for k, v in os.environ.items() if k != "PREFECT_API_URL"}
+        environment["PREFECT_UI_API_URL"] = f"{url}/api"
+        process = subprocess.Popen(
+            _command(workspace, name, port), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            env=environment, cwd=workspace.root, start_new_session=True,
+        )  # fmt: skip
+        write_text(path, json.dumps({"url": url, "pid": process.pid, "name": name}))
+        return Service(name, url, process.pid)
+
+
+def wait(workspace: Workspace, service: Service) -> Service:
+    """Waits until the service answers. Raises StageError, with the log's place, where it does not."""
+    deadline = time.monotonic() + START_SECONDS
+    while not _healthy(service):
+        if time.monotonic() > deadline or (service.pid and not _running(service.pid)):
+            log = workspace.root / "services" / f"{service.name}.log"
+            raise StageError(f"the {service.name} service did not start; its log is {log}")
+        time.sleep(0.1)
+    return service
+
+
+def stop(workspace: Workspace, name: str) -> bool:
+    """Stops the service that a run of ours started. Says whether there was one."""
+    path = _state(workspace, name)
+    if not path.exists():
+        return False
+    record = _alive(json.loads(path.read_text("utf-8")))
+    path.unlink()
+    if record is None:
+        return False
+    os.killpg(record["pid"], signal.SIGTERM)
+    return True
+
+
+def _command(workspace: Workspace, name: str, port: int) -> list[str]:
+    if name == "prefect":
+        return [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    store = ["--backend-store-uri", workspace.mlflow_uri, "--workers", "1"]
+    return [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), *store]
+
+
+def _state(workspace: Workspace, name: str) -> Path:
+    return workspace.folder("services") / f"{name}.json"
+
+
+def _alive(record: dict[str, Any]) -> dict[str, Any] | None:
+    """The record, if its process still is the service (process ids are used again)."""
+    try:
+        command = Path(f"/proc/{record['pid']}/cmdline").read_bytes()
+    except OSError:
+        return None
+    return record if str(record["name"]).encode() in command else None
+
+
+def _running(pid: int) -> bool:
+    try:
+        return os.waitpid(pid, os.WNOHANG) == (0, 0)
+    except ChildProcessError:  # another process's child
+        return Path(f"/proc/{pid}").exists()
+
+
+def _healthy(service: Service) -> bool:
+    try:
+        with urllib.request.urlopen(service.url + HEALTH[service.name], timeout=2) as answer:
+            return bool(answer.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def _free_port(wanted: int) -> int:
+    for port in (wanted, 0):
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+                return int(probe.getsockname()[1])
+            except OSError:
+                continue
+    raise StageError("no free port on this machine")
+
+
+@contextmanager
+def _lock(workspace: Workspace, name: str) -> Iterator[None]:
+    with (workspace.folder("services") / f"{name}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,104 @@
+"""``rlhf generate`` and ``rlhf chat``: a model version answers."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from alignment.faults import Fault, InputError
+from alignment.records import Message, Prompt, Sampling
+from alignment.workspace import Workspace
+from flows.services import quiet_environment
+
+
+def load_version(reference: str, workspace: Workspace) -> tuple[Any, Any]:
+    """The model and tokenizer of a registered version (``policy@champion``, ``policy/3``) or of a model's folder."""
+    quiet_environment(workspace)
+    from transformers import AutoModelForCausalLM
+
+    from alignment.chat import load_tokenizer
+
+    folder = Path(reference)
+    if not folder.is_dir():
+        from alignment.registry import find
+
+        folder = Path(find(workspace, reference).folder)
+    merged = folder / "merged"
+    source = merged if merged.is_dir() else folder
+    try:
+        model = AutoModelForCausalLM.from_pretrained(str(source), dtype="auto")
+    except (OSError, ValueError) as error:
+        problem = f"no model can be loaded from {source}: {str(error).splitlines()[0]}"
+        remedy = "name a registered version or a Hugging Face folder"
+        raise InputError([Fault(problem, remedy, field="MODEL")]) from error
+    return model.eval(), load_tokenizer(folder)
+
+
+def generate_command(
+    reference: str,
+    prompts: list[str],
+    file: Path | None,
+    workspace: Path,
+    temperature: float,
+    max_new_tokens: int,
+    seed: int,
+    *,
+    as_json: bool,
+) -> None:
+    """Answers each prompt once; one JSON object a line with ``--json``."""
+    from alignment.chat import render_prompt
+    from alignment.data.digests import prompt_id
+    from alignment.data.prompts import read_prompts
+    from alignment.models.loading import stop_ids
+    from alignment.rollouts.stage import response_seed
+    from alignment.rollouts.transformers_engine import TransformersEngine
+
+    turns = [(Message(role="user", content=text),) for text in prompts]
+    given = [Prompt(id=prompt_id(messages), messages=messages) for messages in turns]
+    asked = read_prompts(file) if file is not None else given
+    if not asked:
+        raise InputError([Fault("nothing to answer", "give --prompt TEXT or --prompts FILE")])
+    model, tokenizer = load_version(reference, Workspace(workspace))
+    engine = TransformersEngine(model, tokenizer, stop_ids=stop_ids(model, tokenizer))
+    sampling = Sampling(temperature=temperature, max_new_tokens=max_new_tokens)
+    completions = engine.generate(
+        [render_prompt(tokenizer, prompt.messages) for prompt in asked],
+        sampling=sampling,
+        seeds=[response_seed(seed, prompt.id, 0) for prompt in asked],
+    )
+    console = Console()
+    for prompt, (completion,) in zip(asked, completions, strict=True):
+        if as_json:
+            row = {"prompt": prompt.messages[-1].content, "response": completion.text, "finished": completion.finished}
+            print(json.dumps(row, ensure_ascii=False))
+        else:
+            console.print(f"[bold]{prompt.messages[-1].content}[/bold]", highlight=False)
+            console.print(completion.text, "\n", markup=False, highlight=False)
+
+
+def chat_command(reference: str, workspace: Path, temperature: float, max_new_tokens: int) -> None:
+    """A conversation; an empty line or Ctrl-D ends it."""
+    from alignment.chat import render_prompt
+    from alignment.models.loading import stop_ids
+    from alignment.rollouts.transformers_engine import TransformersEngine
+
+    console = Console()
+    with console.status(f"loading {reference}"):
+        model, tokenizer = load_version(reference, Workspace(workspace))
+    engine = TransformersEngine(model, tokenizer, stop_ids=stop_ids(model, tokenizer))
+    sampling = Sampling(temperature=temperature, max_new_tokens=max_new_tokens)
+    console.print(f"{reference}: an empty line ends the conversation", style="dim")
+    messages: list[Message] = []
+    while True:
+        try:
+            text = console.input("[bold cyan]you[/bold cyan] ").strip()
+        except EOFError:
+            text = ""
+        if not text:
+            return
+        messages.append(Message(role="user", content=text))
+        [[completion]] = engine.generate([render_prompt(tokenizer, messages)], sampling=sampling, seeds=[len(messages)])
+        console.print(f"[bold green]{reference}[/bold green] ", end="")
+        console.print(completion.text, markup=False, highlight=False)
+        messages.append(Message(role="assistant", content=completion.text))

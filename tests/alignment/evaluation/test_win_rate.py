@@ -1,0 +1,192 @@
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.optimize import brentq, minimize_scalar
+from scipy.stats import binomtest, multinomial, norm
+from statsmodels.api import GLM, families
+from statsmodels.stats.proportion import proportion_confint
+
+from alignment.evaluation.win_rate import length_controlled_win_rate, paired_bootstrap, win_rate
+
+OUTCOMES = st.lists(st.sampled_from([0.0, 0.5, 1.0]), min_size=1, max_size=60)
+
+
+def outcomes(wins: int, ties: int, losses: int) -> list[float]:
+    return [1.0] * wins + [0.5] * ties + [0.0] * losses
+
+
+def test_value_counts_ties_half() -> None:
+    rate = win_rate(outcomes(3, 2, 1))
+    assert (rate.value, rate.n, rate.ties) == (4 / 6, 6, 2)
+
+
+@pytest.mark.parametrize(("wins", "n"), [(0, 1), (0, 20), (1, 20), (13, 20), (20, 20), (480, 500)])
+@pytest.mark.parametrize("confidence", [0.8, 0.95, 0.99])
+def test_without_ties_the_interval_is_wilsons(wins: int, n: int, confidence: float) -> None:
+    rate = win_rate(outcomes(wins, 0, n - wins), confidence=confidence)
+    low, high = proportion_confint(wins, n, alpha=1 - confidence, method="wilson")
+    assert rate.low == pytest.approx(low, abs=1e-9)
+    assert rate.high == pytest.approx(high, abs=1e-9)
+    by_scipy = binomtest(wins, n).proportion_ci(confidence, method="wilson")
+    assert rate.low == pytest.approx(by_scipy.low, abs=1e-9)
+
+
+def test_published_example() -> None:
+    """Bentur et al. 2009, as Fagerland, Lydersen and Laake 2014 work it: Tango's interval is (-0.517, -0.026)."""
+    rate = win_rate(outcomes(1, 13, 7))
+    assert 2 * rate.low - 1 == pytest.approx(-0.517, abs=5e-4)
+    assert 2 * rate.high - 1 == pytest.approx(-0.026, abs=5e-4)
+
+
+@pytest.mark.parametrize(("wins", "ties", "losses"), [(12, 36, 2), (5, 3, 9), (1, 40, 0), (30, 1, 0)])
+def test_interval_inverts_the_score_test(wins: int, ties: int, losses: int) -> None:
+    """The same interval, with the constrained likelihood maximised by number instead of by formula."""
+    n, z = wins + ties + losses, norm.ppf(0.975)
+
+    def score(delta: float) -> float:
+        def log_likelihood(loss: float) -> float:
+            shares = np.array([loss + delta, 1 - 2 * loss - delta, loss])
+            counts = np.array([wins, ties, losses])
+            return float((counts[counts > 0] * np.log(np.maximum(shares[counts > 0], 1e-300))).sum())
+
+        bounds = (max(0.0, -delta), (1 - delta) / 2)
+        loss = minimize_scalar(
+            lambda q: -log_likelihood(q), bounds=bounds, method="bounded", options={"xatol": 1e-12}
+        ).x
+        return float((wins - losses - n * delta) / math.sqrt(n * (2 * loss + delta - delta**2)))
+
+    estimate = (wins - losses) / n
+    rate = win_rate(outcomes(wins, ties, losses))
+    assert 2 * rate.low - 1 == pytest.approx(brentq(lambda d: score(d) - z, -0.999, estimate - 1e-4), abs=1e-4)
+    assert 2 * rate.high - 1 == pytest.approx(brentq(lambda d: score(d) + z, estimate + 1e-4, 0.9999), abs=1e-4)
+
+
+def test_edges_keep_an_honest_width() -> None:
+    z2 = float(norm.ppf(0.975)) ** 2
+    wins, ties = win_rate([1.0] * 20), win_rate([0.5] * 20)
+    assert (wins.low, wins.high) == (pytest.approx(20 / (20 + z2)), 1.0)
+    # All ties: the score test solves to ±z² / (n + z²) on the difference's scale.
+    assert (ties.low, ties.high) == (
+        pytest.approx(0.5 - z2 / (20 + z2) / 2),
+        pytest.approx(0.5 + z2 / (20 + z2) / 2),
+    )
+
+
+def test_ties_narrow_the_interval() -> None:
+    many, none = win_rate(outcomes(10, 80, 10)), win_rate(outcomes(50, 0, 50))
+    assert many.high - many.low < (none.high - none.low) / 2
+
+
+@given(OUTCOMES)
+def test_interval_holds_the_value_and_mirrors(values: list[float]) -> None:
+    rate, mirrored = win_rate(values), win_rate([1 - value for value in values])
+    assert 0 <= rate.low <= rate.value <= rate.high <= 1
+    assert rate.low < rate.high
+    assert (mirrored.low, mirrored.high) == (pytest.approx(1 - rate.high), pytest.approx(1 - rate.low))
+
+
+@pytest.mark.parametrize("bad", [[], [0.7], [math.nan], [2.0]])
+def test_bad_outcomes_are_refused(bad: list[float]) -> None:
+    with pytest.raises(ValueError, match="outcome"):
+        win_rate(bad)
+
+
+@pytest.mark.parametrize(
+    ("n", "shares"),
+    [
+        (30, (0.5, 0.0, 0.5)),
+        (50, (0.6, 0.1, 0.3)),
+        (50, (0.35, 0.3, 0.35)),
+        (50, (0.2, 0.7, 0.1)),
+        (40, (0.8, 0.1, 0.1)),
+    ],
+)
+def test_exact_coverage(n: int, shares: tuple[float, float, float]) -> None:
+    """Every result that n comparisons can have, weighted by its probability: no simulation noise."""
+    truth, covered = shares[0] + shares[1] / 2, 0.0
+    for wins in range(n + 1):
+        for ties in range(n + 1 - wins):
+            probability = multinomial.pmf([wins, ties, n - wins - ties], n, shares)
+            if probability > 1e-7:
+                rate = win_rate(outcomes(wins, ties, n - wins - ties))
+                covered += probability * (rate.low <= truth <= rate.high)
+    assert 0.93 <= covered <= 0.97
+
+
+@given(OUTCOMES, st.randoms(use_true_random=False))
+def test_length_control_mirrors_and_stays_inside(values: list[float], random: object) -> None:
+    rng = np.random.default_rng(random.randint(0, 2**31))  # type: ignore[attr-defined]
+    left, right = rng.integers(1, 200, (2, len(values))).tolist()
+    controlled = length_controlled_win_rate(values, left, right)
+    assert 0 <= controlled <= 1
+    mirrored = length_controlled_win_rate([1 - value for value in values], right, left)
+    assert mirrored == pytest.approx(1 - controlled, abs=1e-6)
+
+
+def test_length_control_at_equal_lengths_is_the_win_rate() -> None:
+    assert length_controlled_win_rate(outcomes(6, 1, 3), [7] * 10, [7] * 10) == 0.65
+
+
+def test_length_control_matches_statsmodels_when_the_prior_is_weak() -> None:
+    rng = np.random.default_rng(1)
+    d = rng.normal(20, 50, size=20_000)
+    wins = (rng.random(d.size) < 1 / (1 + np.exp(-(0.4 + 1.5 * np.tanh(d / d.std()))))).astype(float)
+    fit = GLM(wins, np.stack([np.ones_like(d), np.tanh(d / d.std())], axis=1), family=families.Binomial()).fit()
+    reference = 1 / (1 + math.exp(-fit.params[0]))
+    controlled = length_controlled_win_rate(wins.tolist(), (d + 100).tolist(), [100.0] * d.size)
+    assert controlled == pytest.approx(reference, abs=1e-4)
+    assert controlled == pytest.approx(1 / (1 + math.exp(-0.4)), abs=0.02)
+    assert wins.mean() > controlled + 0.03  # what length alone had won
+
+
+def test_length_control_takes_no_side_when_length_explains_everything() -> None:
+    """The longer answer always wins, as often on the left as on the right: separation, and a finite fit at 1/2."""
+    left, right = [30] * 20 + [10] * 20, [10] * 20 + [30] * 20
+    assert length_controlled_win_rate(outcomes(20, 0, 20), left, right) == pytest.approx(0.5)
+
+
+def test_length_control_when_one_side_always_wins() -> None:
+    assert length_controlled_win_rate([1.0] * 5, [1, 2, 3, 4, 5], [5, 5, 5, 5, 5]) == 1.0
+
+
+def test_length_control_refuses_unequal_numbers() -> None:
+    with pytest.raises(ValueError, match="as many lengths"):
+        length_controlled_win_rate([1.0, 0.0], [1], [2])
+    with pytest.raises(ValueError, match="finite"):
+        length_controlled_win_rate([1.0, 0.0], [1, math.inf], [2, 2])
+
+
+def test_paired_bootstrap_uses_the_pairing() -> None:
+    rng = np.random.default_rng(0)
+    prompts = rng.normal(0, 10, size=200)  # prompts differ far more than the two versions do
+    a, b = prompts + 0.5 + rng.normal(0, 0.5, 200), prompts + rng.normal(0, 0.5, 200)
+    difference = paired_bootstrap(a.tolist(), b.tolist(), seed=3)
+    assert difference.value == pytest.approx(float((a - b).mean()))
+    assert difference.low < difference.value < difference.high
+    assert difference.significant
+    standard_error = float((a - b).std(ddof=1)) / math.sqrt(200)
+    assert difference.high - difference.low == pytest.approx(2 * 1.96 * standard_error, rel=0.1)
+    assert paired_bootstrap(a.tolist(), b.tolist(), seed=3) == difference
+
+
+def test_paired_bootstrap_of_equal_versions_is_not_significant() -> None:
+    same = [1.0, 2.0, 3.0]
+    assert not paired_bootstrap(same, same).significant
+    assert not paired_bootstrap(same, same, statistic=np.median).significant
+
+
+def test_paired_bootstrap_of_a_median() -> None:
+    rng = np.random.default_rng(5)
+    a, b = rng.normal(1, 1, 80), rng.normal(0, 1, 80)
+    difference = paired_bootstrap(a.tolist(), b.tolist(), statistic=np.median)
+    assert difference.value == pytest.approx(float(np.median(a) - np.median(b)))
+    assert difference.significant
+
+
+@pytest.mark.parametrize(("a", "b"), [([1.0], [1.0]), ([1.0, 2.0], [1.0]), ([1.0, math.nan], [1.0, 2.0])])
+def test_paired_bootstrap_refuses(a: list[float], b: list[float]) -> None:
+    with pytest.raises(ValueError, match=r"samples|finite"):
+        paired_bootstrap(a, b)

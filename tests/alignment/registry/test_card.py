@@ -1,0 +1,51 @@
+"""The model card, read back by the library that hubs read it with."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from huggingface_hub import ModelCard
+
+from alignment.evaluation.gate import GateVerdict
+from alignment.recipe import Recipe
+from alignment.records import Artifact
+from alignment.registry import Provenance, register
+from alignment.workspace import Workspace
+
+Run = dict[str, Artifact]
+
+
+@pytest.fixture
+def card(
+    workspace: Workspace,
+    recipe: Recipe,
+    provenance: Provenance,
+    make_run: Callable[..., Run],
+    judge: Callable[[Run], GateVerdict],
+) -> ModelCard:
+    run = make_run()
+    version = register(workspace, recipe, run, "dpo", judge(run), provenance)
+    return ModelCard.load(Path(version.folder) / "README.md")
+
+
+def test_its_metadata_loads_back(card: ModelCard) -> None:
+    assert card.data.library_name == "peft"
+    assert card.data.license == "unknown"  # the tiny base has no card that says
+    (result,) = card.data.eval_results or []
+    assert result.metric_value == 0.8
+    assert result.metric_config == "95% interval 0.700 to 0.850"
+    assert "simulated raters" in (result.metric_name or "")
+
+
+def test_it_says_what_it_is_and_what_it_is_not(card: ModelCard) -> None:
+    text = card.text
+    assert "It wins 80% of held-out comparisons with base (95 % interval 70% to 85%)" in text
+    assert "No person compared these answers." in text
+    assert "not how well people like it" in text
+    assert "| base | simulated raters with the written rubric | 0.800 | 0.700 – 0.850 | 0.700 |" in text
+    assert "**Passed.**" in text
+    assert "win_rate.base.rubric.low = 0.7, must be above 0.5: passed by 0.2" in text
+    assert "AutoPeftModelForCausalLM" in text
+    for step in ("base@1", "sft@1", "votes@1", "reward@1", "dpo@1"):
+        assert step in text
+    assert "{{" not in text
