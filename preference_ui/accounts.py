@@ -110,7 +110,10 @@ def people(store: Store) -> Sequence[Mapping[str, Any]]:
     """Every account by name, without anything secret."""
     columns = (accounts.c.id, accounts.c.name, accounts.c.role, accounts.c.state, accounts.c.created)
     with store.read() as connection:
-        return [dict(row) for row in connection.execute(select(*columns).order_by(accounts.c.name)).mappings()]
+        return [
+            {str(name): value for name, value in row.items()}
+            for row in connection.execute(select(*columns).order_by(accounts.c.name)).mappings()
+        ]
 
 
 def _valid(connection: Connection, token: str) -> Row[Any]:

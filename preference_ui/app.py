@@ -21,6 +21,8 @@ from preference_ui.views.doors import Door, doors
 from preference_ui.views.oidc import OidcSettings, add_oidc
 from preference_ui.views.rater import rater_page
 
+_STYLES = "".join(f'<link rel="stylesheet" href="/desk/{name}.css">' for name in ("base", "desk", "admin"))
+_HEAD = f'{_STYLES}<link rel="icon" href="/desk/icon.svg"><script src="/desk/theme.js"></script>'
 MOUNTS: dict[str, str | None] = {"/rate": None, "/admin": "administrator"}
 
 
@@ -38,6 +40,8 @@ def create_app(store: Store, *, oidc: OidcSettings | None = None) -> fastapi.Fas
         add_oidc(app, store, oidc)
     app.mount("/desk", StaticFiles(directory=str(files("preference_ui").joinpath("static"))))
     app.add_api_route("/", lambda: RedirectResponse("/rate", 303), methods=["GET"], response_class=Response)
+    icon = RedirectResponse("/desk/icon.svg", 301)
+    app.add_api_route("/favicon.ico", lambda: icon, methods=["GET"], response_class=Response)
     app.add_api_route("/health", lambda: _health(store), methods=["GET"], response_class=Response)
     seed_trial(store)
     for path, page in {"/rate": rater_page(store), "/admin": administrator_page(store)}.items():
@@ -59,8 +63,7 @@ def _mount(app: fastapi.FastAPI, page: gr.Blocks, path: str) -> None:
         mcp_server=False,
         pwa=False,
         theme=gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
-        head='<link rel="stylesheet" href="/desk/base.css"><link rel="stylesheet" href="/desk/desk.css">'
-        '<link rel="stylesheet" href="/desk/admin.css"><script src="/desk/theme.js"></script>',
+        head=_HEAD,
     )
 
 

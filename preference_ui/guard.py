@@ -58,6 +58,7 @@ class Guard:
         send = _with_headers(send, scope["path"])
         answer = self._refuse(scope) or await self._admit(scope)
         if answer is not None:
+            await _drain(_limited(receive))
             await answer(scope, receive, send)
             return
         await self.app(scope, _limited(receive), send)
@@ -70,7 +71,9 @@ class Guard:
             return _sentence(403, "This request came from another site and was not carried out.")
         length = headers.get("content-length", "0")
         if not length.isdigit() or int(length) > MAX_BODY:
-            return _sentence(413, "This is more than can be taken at once.")
+            refusal = _sentence(413, "This is more than can be taken at once.")
+            refusal.headers["connection"] = "close"
+            return refusal
         return None
 
     async def _admit(self, scope: Scope) -> Response | None:
@@ -133,6 +136,14 @@ def _limited(receive: Receive) -> Receive:
         return {"type": "http.disconnect"} if taken > MAX_BODY else message
 
     return limited
+
+
+async def _drain(receive: Receive) -> None:
+    """Reads what a refused request carries: a server that closes on unread data cuts the next request off too."""
+    while True:
+        message = await receive()
+        if message["type"] != "http.request" or not message.get("more_body", False):
+            return
 
 
 def _with_headers(send: Send, path: str) -> Callable[[Message], Awaitable[None]]:

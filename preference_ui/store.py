@@ -119,7 +119,7 @@ class Store:
         if subject is not None:
             query = query.where(schema.audit.c.subject == subject)
         with self.read() as connection:
-            return [dict(row) for row in connection.execute(query).mappings()]
+            return [{str(name): value for name, value in row.items()} for row in connection.execute(query).mappings()]
 
 
 def current_settings(connection: Connection) -> tuple[int, DeskSettings]:

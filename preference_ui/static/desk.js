@@ -40,7 +40,7 @@ export function start(element, server) {
     return h("article", { class: "card answer", "aria-label": `Answer ${letter(at)}` },
       h("div", { class: "answer-head" }, h("h2", {}, letter(at)), tools),
       answer.names_itself && h("p", { class: "warning" }, "This answer says who wrote it. Please judge the answer, not the name."),
-      h("div", { class: "prose", html: answer.html }), button, box);
+      h("div", { class: "rendered", html: answer.html }), button, box);
   }
 
   const roles = { user: "Question", assistant: "Answer before", system: "Instruction" };
@@ -63,7 +63,7 @@ export function start(element, server) {
       : rankingView(screen, draft, () => changed(), answerCard, announce);
     const question = h("section", { class: "card prompt", "aria-label": "The conversation" },
       screen.prompt.map((turn) => h("div", { class: `turn ${turn.role}` },
-        h("p", { class: "who" }, roles[turn.role]), h("div", { class: "prose", html: turn.html }))));
+        h("p", { class: "who" }, roles[turn.role]), h("div", { class: "rendered", html: turn.html }))));
     main.replaceChildren(...[
       h("h1", { class: "visually-hidden" }, "Which answer is better?"),
       screen.trial && h("p", { class: "banner" }, "A trial to get to know the page. You will hear what we think of it afterwards."),
@@ -146,7 +146,7 @@ export function start(element, server) {
       const reply = await call(server, "undo");
       if (reply.ok) { tell(""); show(reply.screen); announce("Your last vote is open again."); } else tell(reply.say, "warn");
     },
-    guidelines: () => ask({ title: "Guidelines", wide: true, body: h("div", { class: "prose", html: about.guidelines.html }) }),
+    guidelines: () => ask({ title: "Guidelines", wide: true, body: h("div", { class: "rendered", html: about.guidelines.html }) }),
     keys: () => ask({ title: "Keys", body: keysTable(view?.help ?? []) }),
     comment: () => more?.openComment(),
   };
@@ -181,7 +181,7 @@ export function start(element, server) {
     if (!reply.must_read) return show(reply.screen);
     head.replaceChildren(...header(about, null, actions));
     main.replaceChildren(h("article", { class: "card reading" }, h("h1", {}, "Before you start"),
-      h("div", { class: "prose", html: about.guidelines.html }),
+      h("div", { class: "rendered", html: about.guidelines.html }),
       h("button", { type: "button", class: "primary", onclick: read }, "I have read this")));
     main.focus();
   }

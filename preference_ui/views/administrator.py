@@ -66,7 +66,7 @@ class AdministratorHandlers:
         version, settings = self.store.settings()
         trail = [{**line, "at": line["at"].isoformat(timespec="seconds")} for line in self.store.audit_trail(limit=60)]
         people = [
-            one | {"created": one["created"].isoformat(timespec="seconds")} for one in accounts.people(self.store)
+            {**one, "created": one["created"].isoformat(timespec="seconds")} for one in accounts.people(self.store)
         ]
         return {
             "quality": quality_report(self.store).model_dump(mode="json"),

@@ -141,6 +141,9 @@ def answer(request: gr.Request, act: Callable[[Account], Answer], *, administrat
     except StoreError as error:
         _log.warning("the store failed: %s", error)
         return {"ok": False, "code": "unavailable", "say": UNAVAILABLE}
+    except Exception:  # a fault of ours: it goes into the log, and the rater is told that nothing was done
+        _log.exception("a handler failed")
+        return {"ok": False, "code": "failed", "say": "Something went wrong here, and nothing was changed."}
 
 
 def fields(data: Any, *names: str) -> dict[str, Any]:

@@ -1,17 +1,26 @@
 """Stores to test on: SQLite in a folder, and PostgreSQL where its server is installed."""
 
+import contextlib
 import os
 import shutil
+import socket
 import subprocess
+import sys
 import tempfile
+import time
 import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 from sqlalchemy import create_engine, insert, text
 
 from alignment.records import Comparison, Message, Prompt, Response, Sampling
+from preference_ui.auth import open_session
+from preference_ui.guard import COOKIE
 from preference_ui.schema import accounts
 from preference_ui.store import Store, now
 
@@ -106,3 +115,68 @@ def add_rater() -> Callable[..., str]:
         return f"id-{name}"
 
     return add
+
+
+@dataclass
+class RunningApp:
+    """The app as its own process, over real HTTP, and its store from this side."""
+
+    url: str
+    store: Store
+    administrator_link: str
+
+    def sign_in(self, name: str, role: str = "rater", **values: object) -> httpx.Client:
+        """A client with a session of a new account, guidelines read and trial passed."""
+        row = {"id": uuid.uuid4().hex, "name": f"{name}-{uuid.uuid4().hex[:6]}", "role": role, "state": "active",
+               "created": now(), "guidelines_read": 99, "trial_passed": True} | values  # fmt: skip
+        with self.store.write() as connection:
+            connection.execute(insert(accounts).values(row))
+            token = open_session(connection, str(row["id"]), str(row["name"]))
+        client = httpx.Client(base_url=self.url, cookies={COOKIE: token}, timeout=30)
+        client.account = row["id"]  # type: ignore[attr-defined]
+        client.name = row["name"]  # type: ignore[attr-defined]
+        return client
+
+    def call(
+        self, client: httpx.Client, function: str, data: object = None, page: str = "/rate", **body: object
+    ) -> Any:
+        """Calls a handler as the browser does."""
+        sent = {"data": data, "component_id": self.component(page), "fn_name": function, "session_hash": "abc"} | body
+        reply = client.post(f"{page}/gradio_api/component_server/", json=sent)
+        return reply.json() if reply.status_code == 200 else reply
+
+    def component(self, page: str) -> int:
+        administrator = self.sign_in("config", "administrator")
+        if page not in self._components:
+            parts = administrator.get(f"{page}/config").json()["components"]
+            self._components[page] = next(part["id"] for part in parts if part["type"] == "html")
+        return self._components[page]
+
+    _components: dict[str, int] = field(default_factory=dict)
+
+
+@pytest.fixture(scope="session")
+def running_app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningApp]:
+    """One app for all tests of a run; every test uses its own accounts and comparisons."""
+    folder = tmp_path_factory.mktemp("app")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    store_url = f"sqlite:///{folder}/votes.db"
+    code = f"from preference_ui.app import serve; serve({store_url!r}, port={port})"
+    log = (folder / "log").open("w")
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=log, text=True)
+    assert process.stdout is not None
+    said = process.stdout.readline() + process.stdout.readline()
+    url = f"http://127.0.0.1:{port}"
+    for _ in range(120):
+        with contextlib.suppress(httpx.HTTPError):
+            if httpx.get(f"{url}/health").status_code == 200:
+                break
+        time.sleep(0.25)
+    store = Store.open(store_url)
+    yield RunningApp(url, store, said.split()[-1].replace("localhost", "127.0.0.1"))
+    store.close()
+    process.terminate()
+    process.wait(timeout=20)
+    log.close()
