@@ -19,8 +19,8 @@ export function rankingView(screen, draft, changed, answerCard, announce) {
       h("span", { class: "rank" }),
       h("button", { type: "button", class: "up", "aria-label": `Move ${name} up`, onclick: () => step(position, -1) }, "↑"),
       h("button", { type: "button", class: "down", "aria-label": `Move ${name} down`, onclick: () => step(position, 1) }, "↓"),
-      h("button", { type: "button", class: "tie", "aria-pressed": "false", "aria-label": `${name} is as good as the one above`,
-        onclick: () => toggleTie(position) }, "= tie with above"));
+      h("button", { type: "button", class: "tie", "aria-pressed": "false", "aria-label": `tie with above: ${name}`,
+        onclick: () => toggleTie(position) }, "tie with above"));
     const card = answerCard(answer, position, tools);
     return h("li", { class: "rank-item", tabIndex: 0, "data-position": position,
       onkeydown: (event) => onItemKey(event, position) }, card);

@@ -72,7 +72,7 @@ def test_two_raters_at_once_by_keyboard_and_by_mouse(desk: Any, comparison: Make
     shoot(keyboard, "trial-feedback")
     keyboard.keyboard.press("Enter")
     right = _letter_of(mouse, "lower temperature")
-    mouse.click(f"text={right} better >> nth=0")
+    mouse.click(f".step label:has-text('{right} better')")
     mouse.click("button.send")
     mouse.wait_for_selector("text=We agree")
     mouse.click("text=Start working")
