@@ -198,6 +198,17 @@ exclusions = Table(  # a row here leaves a vote out of every figure and export; 
     Column("created", Utc, nullable=False),
 )
 
+collections = Table(
+    "collections",
+    metadata,
+    Column("queue", String(64), primary_key=True),
+    Column("condition", JSON, nullable=False),
+    Column("created", Utc, nullable=False),
+    Column("ready", Utc),  # when the condition held; the snapshot is taken then and never again
+    Column("snapshot", JSON(none_as_null=True)),
+    Column("announced", Utc),  # when the event was sent; until then it is sent again
+)
+
 audit = Table(
     "audit",
     metadata,

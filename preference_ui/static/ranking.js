@@ -118,8 +118,9 @@ export function rankingView(screen, draft, changed, answerCard, announce) {
 
   show(false);
   return {
-    element: h("div", {}, h("p", { class: "hint" }, "Best on top. Drag, use the arrows, or focus an answer and press ",
-      key("↑"), " ", key("↓"), ", a place ", key("1"), "–", key(String(count)), ", or ", key("t"), " for a tie."), list),
+    element: h("div", {}, h("p", { class: "hint" }, "Best on top. Drag, or use the arrows. ",
+      h("span", { class: "by-keys" }, "By keys: focus an answer and press ", key("↑"), " ", key("↓"), ", a place ", key("1"), "–",
+        key(String(count)), ", or ", key("t"), " for a tie.")), list),
     bar: h("p", { class: "said" }, `${count} answers, best first`),
     draft: () => ({ ranking: groups() }),
     verdict: () => ({ outcome: "ranked", ranking: groups() }),
