@@ -55,7 +55,7 @@ class Desk:
         context = self.browser.new_context(
             viewport={"width": width, "height": 860}, color_scheme="dark" if dark else "light", has_touch=width < 600
         )
-        context.set_default_timeout(30_000)
+        context.set_default_timeout(60_000)
         if token:
             context.add_cookies([{"name": COOKIE, "value": token, "url": self.url}])
         page = context.new_page()

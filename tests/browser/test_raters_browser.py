@@ -124,7 +124,9 @@ def test_two_raters_at_once_by_keyboard_and_by_mouse(desk: Any, comparison: Make
 
 def _drag_into_order(page: Any, texts: list[str]) -> None:
     for place, text in enumerate(texts):
-        handle = page.locator(".rank-item", has_text=text).locator(".handle").bounding_box()
+        grip = page.locator(".rank-item", has_text=text).locator(".handle")
+        grip.evaluate("element => element.scrollIntoView({block: 'center'})")  # not under the bar
+        handle = grip.bounding_box()
         target = page.locator(".rank-item").nth(place).bounding_box()
         page.mouse.move(handle["x"] + 8, handle["y"] + 10)
         page.mouse.down()
