@@ -4,6 +4,7 @@ import contextlib
 import sys
 from collections.abc import AsyncIterator
 from importlib.resources import files
+from pathlib import Path
 
 import fastapi
 import gradio as gr
@@ -13,6 +14,7 @@ from fastapi.staticfiles import StaticFiles
 from starlette.responses import Response
 
 from preference_ui import accounts
+from preference_ui.collecting import Watcher, announce_to_prefect
 from preference_ui.guard import Guard, account_in
 from preference_ui.store import Store, ping
 from preference_ui.trial import seed_trial
@@ -78,12 +80,20 @@ def _health(store: Store) -> JSONResponse:
 
 
 def serve(
-    store_url: str, *, host: str = "127.0.0.1", port: int = 7860, public_url: str | None = None, oidc: bool = True
+    store_url: str,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 7860,
+    public_url: str | None = None,
+    oidc: bool = True,
+    snapshots: Path | None = None,
 ) -> None:
     """Runs the app until it is stopped (``rlhf rate``). The first start prints a one-time administrator link.
 
     ``public_url`` is how raters reach the app, where that is not http://HOST:PORT. OpenID Connect is on where its
-    environment variables are set (:class:`OidcSettings`). Raises InputError and StoreError like :meth:`Store.open`.
+    environment variables are set (:class:`OidcSettings`). ``snapshots`` is the folder where collections that have
+    become ready are written, each announced as the Prefect event ``preferences.ready``; None watches none. Raises
+    InputError and StoreError like :meth:`Store.open`.
     """
     store = Store.open(store_url)
     app = create_app(store, oidc=OidcSettings.from_environment() if oidc else None)
@@ -94,4 +104,13 @@ def serve(
             f"First start. Become the administrator (works once, for 3 days):\n  {address}/invite/{token}", flush=True
         )
     print(f"Raters work at {address}/rate", file=sys.stderr, flush=True)
-    uvicorn.run(app, host=host, port=port, log_level="warning", access_log=False, timeout_graceful_shutdown=5)
+    watcher = None if snapshots is None else Watcher(store, snapshots, announce_to_prefect)
+    if watcher is not None:
+        watcher.start()
+    # Browsers reuse a connection after a minute of reading; one closed under them would look like a failed vote.
+    patience = uvicorn.Config(
+        app, host, port, timeout_keep_alive=120, timeout_graceful_shutdown=5, log_level="warning", access_log=False
+    )
+    uvicorn.Server(patience).run()
+    if watcher is not None:
+        watcher.stop()
