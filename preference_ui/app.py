@@ -108,9 +108,9 @@ def serve(
     if watcher is not None:
         watcher.start()
     # Browsers reuse a connection after a minute of reading; one closed under them would look like a failed vote.
-    patience = uvicorn.Config(
+    config = uvicorn.Config(
         app, host, port, timeout_keep_alive=120, timeout_graceful_shutdown=5, log_level="warning", access_log=False
     )
-    uvicorn.Server(patience).run()
+    uvicorn.Server(config).run()
     if watcher is not None:
         watcher.stop()
