@@ -5,7 +5,7 @@ Relative paths in a recipe start at the recipe's folder, those in ``--set`` at t
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from alignment.digests import digest_of
 from alignment.faults import Fault, InputError
 from alignment.recipe import ModelSettings, Recipe
 from alignment.recipe_faults import STAGE_KINDS, location, recipe_fault, submodel, suggestion
+from alignment.validation import errors_of
 from alignment.yaml_file import Location
 
 EMBEDDED_PREFIX = "embedded:"
@@ -74,6 +75,18 @@ def resolve_data(recipe: Recipe, recipe_path: Path) -> dict[str, Path]:
         if raters is not None:
             named[raters.rubric] = raters.rubric
     return {name: _beside(recipe_path, value) for name, value in named.items()}
+
+
+def with_absolute_data(recipe: Recipe, data: Mapping[str, Path]) -> Recipe:
+    """The recipe with every path of :func:`resolve_data` written out, so that it runs from any folder."""
+    values = recipe.model_dump(mode="json")
+    for name in DATA_FILES:
+        if name in data:
+            values["data"][name] = str(data[name])
+    for stage in values["stages"].values():
+        if stage.get("raters"):
+            stage["raters"]["rubric"] = str(data[stage["raters"]["rubric"]])
+    return Recipe.model_validate(values)
 
 
 def resolve_model(recipe: Recipe, recipe_path: Path) -> ModelSettings:
@@ -197,7 +210,7 @@ def _validated(data: Any, where: Any, seen: set[str | None]) -> tuple[Recipe | N
     try:
         return Recipe.model_validate_json(json.dumps(data, default=str), strict=True), []
     except ValidationError as error:
-        found = [(location(item), recipe_fault(item, data, where)) for item in error.errors(include_url=False)]
+        found = [(location(item), recipe_fault(item, data, where)) for item in errors_of(error)]
         return None, [fault for _at, fault in found if fault.field not in seen]
 
 

@@ -4,9 +4,9 @@ A recipe's ``stages`` are a mapping from a name to a stage; the order is the ord
 by the stages that make them (``base`` is the base model). :mod:`alignment.check` finds what is wrong with one.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from alignment.records import Sampling
 
@@ -144,6 +144,69 @@ class DpoStage(Training):
     label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
 
 
+class PpoStage(Settings):
+    """Proximal policy optimisation against a reward model (Schulman et al. 2017; Ouyang et al. 2022).
+
+    One step draws ``episodes`` answers, scores them, and passes over them ``epochs`` times in ``minibatches`` pieces,
+    each an optimizer step. Defaults are those of Huang et al. 2024 ("The N+ implementation details of RLHF with PPO"),
+    where nothing else is said.
+    """
+
+    kind: Literal["ppo"]
+    model: Name
+    reward: Name
+    steps: Count = 100
+    episodes: Count = 32  # answers per step
+    per_prompt: Count = 1  # answers per prompt; divides `episodes`
+    epochs: Count = 4
+    minibatches: Count = 1  # divides `episodes`
+    batch_size: Count = 8  # answers in one forward and backward pass; bounds memory, changes nothing else
+    sampling: Sampling = Sampling(temperature=1.0, max_new_tokens=64)  # top-k, top-p, min-p and penalties stay off
+    max_prompt_length: Count = 512  # tokens; longer prompts are left out, and counted
+
+    learning_rate: Positive = 3e-5  # LoRA: ten times the 3e-6 of full training
+    critic_learning_rate: Positive = 1e-4  # a critic starts from a zero head, so it has further to go than the policy
+    warmup: Fraction = 0.05  # share of the optimizer steps
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    weight_decay: NotNegative = 0.0
+    max_grad_norm: Positive = 1.0
+    gradient_checkpointing: bool = False
+    checkpoint_every: Count = 10  # steps
+    lora: Lora | None = Lora()  # null trains all weights, and keeps a frozen copy as the reference
+
+    kl_coefficient: NotNegative = 0.05
+    kl_estimator: Literal["k1", "k2", "k3"] = "k1"  # of the penalty in the reward
+    kl_target: Positive | None = None  # nats per answer: turns on the adaptive coefficient (Ziegler et al. 2019)
+    kl_horizon: Positive = 10_000  # episodes over which the adaptive coefficient changes by a fifth at most
+    missing_eos_penalty: NotNegative = 1.0  # taken off the score of an answer that was cut off
+    whiten_rewards: bool = False
+    whiten_advantages: bool = True
+    gamma: Fraction = 1.0
+    lam: Fraction = 0.95
+    clip_low: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    clip_high: Positive = 0.2  # 0.28 is "clip higher" (Yu et al. 2025, DAPO)
+    dual_clip: Annotated[float, Field(gt=1)] | None = None  # 3.0 in Ye et al. 2020
+    value_clip: Positive | None = 0.2
+    value_coefficient: Positive = 0.1
+    max_approximate_kl: Positive | None = None  # ends a step's passes once its policy has moved so far, nats per token
+    importance_cap: Positive | None = None  # 2.0 where another engine samples: truncated importance weights
+    critic: Literal["shared", "policy", "reward"] = "shared"
+    """The value function: a head on the policy's own trunk, or a second trunk that starts as the policy's or the
+    reward model's."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        for name in ("per_prompt", "minibatches"):
+            if self.episodes % getattr(self, name):
+                raise ValueError(f"episodes={self.episodes} is not a multiple of {name}={getattr(self, name)}")
+        sampling = self.sampling
+        if sampling.temperature == 0 or sampling.top_k or sampling.top_p < 1 or sampling.min_p:
+            raise ValueError("PPO samples from the whole distribution: a temperature above 0, no top_k, top_p or min_p")
+        if sampling.repetition_penalty != 1.0:
+            raise ValueError("PPO samples from the model's own distribution: no repetition_penalty")
+        return self
+
+
 class EvaluateStage(Settings):
     """Candidate against opponents on held-out prompts: win rates, KL from the reference, length, repetition."""
 
@@ -161,7 +224,7 @@ class EvaluateStage(Settings):
 
 
 Stage = Annotated[
-    SftStage | SampleStage | PreferencesStage | PreferenceFileStage | RewardStage | DpoStage | EvaluateStage,
+    SftStage | SampleStage | PreferencesStage | PreferenceFileStage | RewardStage | DpoStage | PpoStage | EvaluateStage,
     Field(discriminator="kind"),
 ]
 

@@ -81,8 +81,8 @@ def _words(error: ErrorDetails, at: Location, data: Any) -> tuple[str, str]:
     message = message[:1].lower() + message[1:]
     if kind == "string_pattern_mismatch":
         message = f"{given!r} is not a name"
-    elif kind == "missing":
-        message = "missing"
+    elif kind in ("missing", "too_short"):
+        message = {"missing": "missing", "too_short": "empty"}[kind]
     elif not isinstance(given, dict | list):
         message = f"{given!r}: {message}"
     return message, _REMEDIES.get(kind, "give a value that keeps this bound")

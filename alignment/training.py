@@ -1,15 +1,14 @@
 """What every TRL trainer here shares: its arguments, its progress, and checkpoints that survive SIGKILL."""
 
+import json
 import math
 import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 import transformers
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from alignment.models.loading import pick_device
 from alignment.recipe import Training
@@ -44,6 +43,9 @@ def trainer_arguments(settings: Training, context: StageContext) -> dict[str, An
         "use_cpu": device.type == "cpu",
         "seed": context.recipe.seed,
         "data_seed": context.recipe.seed,
+        "train_sampling_strategy": "group_by_length",  # shuffled, then alike lengths together: a third less padding
+        "length_column_name": "length",
+        "remove_unused_columns": False,  # the length is one of them
         "logging_steps": 1,
         "logging_nan_inf_filter": False,  # a loss that is not a number must show
         "save_strategy": "steps",
@@ -61,8 +63,7 @@ class StageCallback(TrainerCallback):  # type: ignore[misc]  # transformers is u
     def __init__(self, context: StageContext) -> None:
         self.context = context
         self.curves: Curves = {}
-        self.tokens = 0
-        self.started = time.perf_counter()
+        self.tokens = self.tokens_before = 0  # before: those of the steps that a checkpoint holds
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any
@@ -74,7 +75,9 @@ class StageCallback(TrainerCallback):  # type: ignore[misc]  # transformers is u
                 f"{self.context.name}: the loss at step {state.global_step} is {numbers['loss']}; "
                 f"lower the learning rate ({args.learning_rate:g}) or look at the data of that step"
             )
-        self.tokens = int(numbers.get("num_tokens", self.tokens))
+        if "num_tokens" in numbers:  # TRL counts from 0 again after a restart; the checkpoint is to hold the whole
+            self.tokens = self.tokens_before + int(numbers["num_tokens"])
+            state.log_history[-1]["num_tokens"] = self.tokens
         metrics = {k: v for k, v in numbers.items() if k not in UNINTERESTING and not k.startswith("train_")}
         for name, value in metrics.items():
             self.curves.setdefault(name, []).append((state.global_step, value))
@@ -99,15 +102,30 @@ def last_checkpoint(folder: Path) -> str | None:
 
 def fit(make_trainer: Callable[[StageCallback], Any], context: StageContext) -> tuple[Any, StageCallback, float]:
     """Trains from the last whole checkpoint (or the start). Returns the trainer, its callback and the mean loss."""
-    transformers.set_seed(context.recipe.seed)
     callback = StageCallback(context)
-    trainer = make_trainer(callback)
+    with context.working():  # DPO computes its reference's log-probabilities here
+        trainer = make_trainer(callback)
+    trainer.remove_callback(PrinterCallback)  # it prints every step; the callback above reports it instead
     resume = last_checkpoint(context.checkpoints)
+    if resume:
+        callback.tokens = callback.tokens_before = _tokens_of(Path(resume))
     with context.working():
-        result = trainer.train(resume_from_checkpoint=resume)
+        trainer.train(resume_from_checkpoint=resume)
     if resume:  # the curve's beginning is in the checkpoint
         callback.curves = _curves_of(trainer.state.log_history)
-    return trainer, callback, float(result.training_loss)
+    losses = [value for _step, value in callback.curves["loss"]]
+    return trainer, callback, sum(losses) / len(losses)  # the trainer's own mean leaves out what came before a restart
+
+
+def seed_everything(seed: int) -> None:
+    """The first thing that a stage does: also a fresh adapter's weights are drawn, long before training starts."""
+    transformers.set_seed(seed)
+
+
+def _tokens_of(checkpoint: Path) -> int:
+    """The tokens that were trained on when a checkpoint was written."""
+    history = json.loads((checkpoint / "trainer_state.json").read_text("utf-8"))["log_history"]
+    return max((int(row.get("num_tokens", 0)) for row in history), default=0)
 
 
 def _curves_of(history: list[dict[str, float]]) -> Curves:
@@ -126,9 +144,3 @@ def final_metrics(callback: StageCallback) -> dict[str, float]:
         tail = [value for _step, value in curve[-max(1, len(curve) // 10) :]]
         metrics[name] = sum(tail) / len(tail)
     return metrics
-
-
-def set_threads(threads: int | None) -> None:
-    """Fixes the number of CPU threads: sums depend on it, and so do the bits of the result."""
-    if threads is not None:
-        torch.set_num_threads(threads)

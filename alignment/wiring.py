@@ -18,29 +18,31 @@ from alignment.recipe import (
 )
 from alignment.recipe_faults import nearest, suggestion
 
-MAKES = {  # a stage's kind → the kind of artifact that it makes
-    "sft": "model",
-    "sample": "responses",
-    "preferences": "preferences",
-    "preference_file": "preferences",
-    "reward": "reward_model",
-    "dpo": "model",
-    "evaluate": "evaluation",
+MAKES = {  # a stage's kind → what other stages can read of it
+    "sft": ("a model",),
+    "sample": ("responses",),
+    "preferences": ("preferences",),
+    "preference_file": ("preferences", "held-out prompts"),
+    "reward": ("a reward model",),
+    "dpo": ("a model",),
+    "ppo": ("a model",),
+    "evaluate": ("an evaluation",),
 }
-NEEDS = {  # the role that an input plays → the kind of artifact that it must be
-    "model": "model",
-    "reference": "model",
-    "against": "model",
+NEEDS = {  # the role that an input plays → what it must be
+    "model": "a model",
+    "reference": "a model",
+    "against": "a model",
     "responses": "responses",
     "preferences": "preferences",
-    "reward": "reward_model",
+    "reward": "a reward model",
+    "prompts": "held-out prompts",
 }
 
 
 def wiring_faults(recipe: Recipe) -> list[Fault]:
     """Faults of the stages' inputs and of the gate; each names its field, and the file is the recipe."""
     faults: list[Fault] = []
-    made = {BASE: "model"}
+    made: dict[str, tuple[str, ...]] = {BASE: ("a model",)}
     for name, stage in recipe.stages.items():
         if name == BASE:
             remedy = "give the stage another name"
@@ -51,17 +53,17 @@ def wiring_faults(recipe: Recipe) -> list[Fault]:
     return faults + (list(_gate_faults(recipe.gate, recipe.stages)) if recipe.gate else [])
 
 
-def _input_faults(name: str, stage: Any, made: Mapping[str, str], recipe: Recipe) -> Iterator[Fault]:
+def _input_faults(name: str, stage: Any, made: Mapping[str, tuple[str, ...]], recipe: Recipe) -> Iterator[Fault]:
     for role, sources in stage_inputs(stage).items():
         field = f"stages.{name}.{role}"
-        fitting = [source for source, kind in made.items() if kind == NEEDS[role]]
+        fitting = [source for source, kind in made.items() if NEEDS[role] in kind]
         for source in sources:
-            if made.get(source) == NEEDS[role]:
+            if NEEDS[role] in made.get(source, ()):
                 continue
             if source == name:
                 problem = "a stage cannot read its own output"
             elif source in made:
-                problem = f"{source} makes {_spoken(made[source])}, not {_spoken(NEEDS[role])}"
+                problem = f"{source} makes {listed(made[source])}, not {NEEDS[role]}"
             elif source in recipe.stages:
                 problem = f"{source} comes later; stages run in the order they are written"
             else:
@@ -71,14 +73,10 @@ def _input_faults(name: str, stage: Any, made: Mapping[str, str], recipe: Recipe
 
 
 def _makers(kind: str, fitting: list[str]) -> str:
+    kinds = " or ".join(stage for stage, makes in MAKES.items() if kind in makes)
     if fitting:
-        return f"the stages before it that make {_spoken(kind)}: {listed(fitting)}"
-    kinds = [stage for stage, makes in MAKES.items() if makes == kind]
-    return f"no stage before it makes {_spoken(kind)}; add one of kind {' or '.join(kinds)}"
-
-
-def _spoken(kind: str) -> str:
-    return {"model": "a model", "reward_model": "a reward model", "evaluation": "an evaluation"}.get(kind, kind)
+        return f"give one of {listed(fitting)}, or put a stage of kind {kinds} before it"
+    return f"put a stage of kind {kinds} before it"
 
 
 def _stage_faults(name: str, stage: Any, recipe: Recipe) -> Iterator[Fault]:

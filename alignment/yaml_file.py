@@ -30,6 +30,16 @@ for _class in (_Loader, _Dumper):
     _class.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
 
 
+def _represent_text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
+    """Text with one of Unicode's own line breaks goes into double quotes, where it is escaped: PyYAML's other styles
+    write it as it is, and fold it into a space on reading."""
+    style = '"' if re.search("[\x85\u2028\u2029\ufeff]", text) else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style)
+
+
+_Dumper.add_representer(str, _represent_text)
+
+
 @dataclass(slots=True)
 class Document:
     """A parsed file: its value, and the line of every key and item by its location."""

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from alignment.faults import Fault, InputError
-from alignment.loading import dump_recipe, load_recipe, recipe_digest, resolve_data, resolve_model
+from alignment.loading import dump_recipe, load_recipe, recipe_digest, resolve_data, resolve_model, with_absolute_data
 from alignment.recipe import BASE, Recipe
 from alignment.workspace import Workspace, write_text
 from flows import services
@@ -33,11 +33,12 @@ def prepare(given: str, overrides: list[str]) -> tuple[Recipe, Path]:
 
 def check_command(given: str, workspace: Path, overrides: list[str], *, as_json: bool) -> None:
     """Prints that all is well, or raises InputError with every fault."""
-    services.quiet_environment(Workspace(workspace))
+    space = Workspace(workspace.resolve())
+    services.quiet_environment(space)
     from alignment.check import check_recipe
 
     recipe, path = prepare(given, overrides)
-    faults = check_recipe(recipe, path)
+    faults = check_recipe(recipe, path, space)
     if as_json:
         rows = [
             {"file": f.file, "row": f.row, "field": f.field, "problem": f.problem, "remedy": f.remedy} for f in faults
@@ -61,8 +62,9 @@ def run_command(given: str, workspace: Path, overrides: list[str], *, only: str 
     server = services.begin(space, "prefect")  # starts while the recipe is checked
     checked(recipe, path, space)
     name = next_run_name(space, recipe.name)
-    write_text(space.folder("runs", name) / "recipe.yaml", dump_recipe(recipe))
-    return launch(recipe, resolve_data(recipe, path), space, server, name, only, start, console, began)
+    data = resolve_data(recipe, path)
+    write_text(space.folder("runs", name) / "recipe.yaml", dump_recipe(with_absolute_data(recipe, data)))
+    return launch(recipe, data, space, server, name, only, start, console, began)
 
 
 def next_run_name(workspace: Workspace, recipe: str) -> str:

@@ -36,7 +36,7 @@ def checked(recipe: Recipe, path: Path, workspace: Workspace) -> None:
     known: list[str] = json.loads(passed.read_text("utf-8")) if passed.exists() else []
     if identity in known:
         return
-    if faults := check_recipe(recipe, path):
+    if faults := check_recipe(recipe, path, workspace):
         raise InputError(faults)
     write_text(passed, json.dumps([*known[-99:], identity]))
 
@@ -89,7 +89,8 @@ def say_end(console: Console, folder: Path, server: services.Service, state: Sta
         f"report     {folder / 'report.html'}",
         f"dashboard  {server.url}   (stop it with: rlhf dashboard --stop)",
     ]
-    registered = json.loads((folder / "report.json").read_text("utf-8")).get("registered")
+    written = folder / "report.json"  # a run that was terminated may not have got that far
+    registered = json.loads(written.read_text("utf-8")).get("registered") if written.exists() else None
     if registered:
         lines += [
             f"model      {registered['folder']}",

@@ -1,5 +1,6 @@
 """The whole run: base model, the recipe's stages in their order, then the gate, the registry and the report."""
 
+import shlex
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,10 +16,12 @@ from prefect.states import Completed, Failed
 from pydantic import BaseModel
 
 from alignment.faults import Fault, InputError
+from alignment.loading import dump_recipe, recipe_digest
 from alignment.recipe import BASE, Recipe
 from alignment.records import Artifact
+from alignment.report import Command, Registered, build_report, write_report
 from alignment.workspace import Workspace
-from flows.finish import Finish, finish_task
+from flows.finish import Finish, commit, finish_task
 from flows.progress import listener
 from flows.stages import base_task, make_job, stage_task
 
@@ -122,14 +125,51 @@ def decide(run: Run) -> None:
 
 def publish_report(run: Run) -> None:
     """Writes the report, also of a run that failed, and links it on the dashboard."""
-    page = run.workspace.folder("runs", run.request.run) / "report.html"
+    folder = run.workspace.folder("runs", run.request.run)
+    finish = run.finish
+    registered = None
+    if finish is not None:
+        aliases = (finish.alias,) if finish.alias else ()
+        registered = Registered(name=finish.name, version=finish.version, aliases=aliases, folder=finish.folder)
+    report = build_report(
+        run.workspace,
+        run.recipe,
+        run.made,
+        run.outcomes,
+        run=run.request.run,
+        recipe_text=dump_recipe(run.recipe),
+        recipe_digest=recipe_digest(run.recipe),
+        commit=commit(),
+        started=run.started,
+        finished=datetime.now(UTC),
+        verdict=finish.verdict if finish else None,
+        registered=registered,
+        commands=_commands(run),
+        work_seconds={"register": finish.work_seconds} if finish else {},
+    )
+    write_report(report, folder)
     rows = [
         {"stage": o.name, "kind": o.kind, "status": "cached" if o.cached else o.status, "seconds": round(o.seconds, 1),
          "version": str(o.artifact.ref()) if o.artifact else ""}
         for o in run.outcomes
     ]  # fmt: skip
     create_table_artifact(rows, key="stages", description=f"Stages of {run.request.run}")
+    page = folder / "report.html"
     create_link_artifact(page.as_uri(), "report.html", key="report", description=f"Report of {run.request.run}")
+
+
+def _commands(run: Run) -> list[Command]:
+    """What to do next, each as a line for the shell."""
+    where = f"-w {shlex.quote(str(run.request.workspace))}"
+    recipe = shlex.quote(str(run.workspace.root / "runs" / run.request.run / "recipe.yaml"))
+    commands = [
+        Command(purpose="Repeat this run, or go on with it where it stopped", line=f"rlhf run {recipe} {where}")
+    ]
+    if run.finish:
+        version = f"{run.finish.name}/{run.finish.version}"
+        commands.insert(0, Command(purpose="Talk with this version", line=f"rlhf chat {version} {where}"))
+        commands.append(Command(purpose="Its whole lineage", line=f"rlhf models show {version} {where} --json"))
+    return commands
 
 
 def final_state(run: Run) -> State[Any]:

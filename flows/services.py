@@ -14,6 +14,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -43,7 +44,7 @@ def quiet_environment(workspace: Workspace) -> None:
         "PREFECT_HOME": str(workspace.folder("prefect")),
         "PREFECT_RESULTS_LOCAL_STORAGE_PATH": str(workspace.folder("prefect", "results")),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "WARNING",
+        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # the terminal has a display of its own
         "PREFECT_CLI_PROMPT": "false",
         "DO_NOT_TRACK": "1",
         "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -51,10 +52,19 @@ def quiet_environment(workspace: Workspace) -> None:
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "TRANSFORMERS_VERBOSITY": "error",
         "TRL_EXPERIMENTAL_SILENCE": "1",
+        "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+        "TQDM_DISABLE": "1",
         "TOKENIZERS_PARALLELISM": "false",
+        # Threads that wait for each other by spinning fight over the cores with whatever else runs on the machine; ones
+        # that sleep at once wait to be woken. A short spin is as fast as a long one on a quiet machine, and four times
+        # faster beside one busy neighbour (tests/benchmarks/RESULTS.md).
+        "GOMP_SPINCOUNT": "3000",
     }
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
+    for module in ("transformers", "trl", "peft", "accelerate", "torch"):
+        warnings.filterwarnings("ignore", category=FutureWarning, module=module)
+        warnings.filterwarnings("ignore", category=UserWarning, module=module)
 
 
 def find(workspace: Workspace, name: str) -> Service | None:

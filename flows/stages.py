@@ -22,6 +22,7 @@ from prefect.context import TaskRunContext
 from alignment.digests import code_digest, digest_of
 from alignment.faults import Fault, InputError
 from alignment.models.base import prepare_base
+from alignment.models.memory import keep_freed_memory
 from alignment.recipe import BASE, Recipe, stage_inputs
 from alignment.records import Artifact
 from alignment.stage import Progress, StageContext, StageResult
@@ -36,6 +37,7 @@ RUNNERS = {  # the module whose `run` makes a stage of this kind, and the data f
     "preference_file": ("alignment.data.stage", ("preferences",)),
     "reward": ("alignment.reward.model", ()),
     "dpo": ("alignment.policy.dpo", ()),
+    "ppo": ("alignment.policy.ppo", ("prompts",)),
     "evaluate": ("alignment.evaluation.stage", ("prompts", "rubric")),
 }
 DASHBOARD_SECONDS = 5.0  # between two updates of a progress artifact
@@ -64,7 +66,7 @@ class Job:
         return digest_of(
             {
                 "name": self.name,
-                "settings": self.settings.model_dump(mode="json"),
+                "settings": self.settings.model_dump(mode="json", exclude={"raters": {"rubric"}}),  # its file counts
                 "seed": recipe.seed,
                 "held_out": recipe.data.held_out,
                 "model": [recipe.model.dtype, recipe.resources.device, recipe.resources.threads],
@@ -138,6 +140,7 @@ def _make(job: Job, key: str) -> Artifact:
         checkpoints=job.workspace.folder("partial", key, "checkpoints"),
         report=_reporter(job),
     )
+    keep_freed_memory()
     if job.recipe.resources.threads:
         torch.set_num_threads(job.recipe.resources.threads)
     module, _data = RUNNERS[job.settings.kind]

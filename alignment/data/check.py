@@ -2,21 +2,23 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from alignment.data.demonstrations import numbered_demonstrations
-from alignment.data.held_out import pair_prompts
 from alignment.data.jsonl import shortened
 from alignment.data.pairing import PreferenceFile
 from alignment.data.preferences import read_preferences
 from alignment.data.prompts import numbered_prompts
 from alignment.data.split import opening, split_by_digest
 from alignment.faults import Fault, InputError
+from alignment.preferences.rubric import load_rubric
 from alignment.recipe import EvaluateStage, PreferenceFileStage, Recipe, RewardStage
 from alignment.records import Demonstration, PreferencePair, Prompt
 
 T = TypeVar("T")
+D = TypeVar("D")
 READS = {"sft": "demonstrations", "sample": "prompts", "preference_file": "preferences"}  # a stage's kind → its file
 
 
@@ -34,7 +36,7 @@ def read_data(recipe: Recipe, files: Mapping[str, Path]) -> tuple[RecipeData, li
     data = RecipeData()
     faults: list[Fault] = []
 
-    def attempt(read: Callable[[], T], default: T) -> T:
+    def attempt(read: Callable[[], T], default: D) -> T | D:
         try:
             return read()
         except InputError as error:
@@ -44,16 +46,14 @@ def read_data(recipe: Recipe, files: Mapping[str, Path]) -> tuple[RecipeData, li
     if "prompts" in files:
         data.prompts = attempt(lambda: numbered_prompts(files["prompts"])[0], [])
     if "demonstrations" in files:
-        data.demonstrations = attempt(lambda: numbered_demonstrations(files["demonstrations"]), [])
+        data.demonstrations = attempt(lambda: numbered_demonstrations(files["demonstrations"])[0], [])
     if "preferences" in files:
         stage = next((s for s in recipe.stages.values() if isinstance(s, PreferenceFileStage)), None)
         form, limit = (stage.format, stage.limit) if stage else ("auto", None)
         data.preferences = attempt(lambda: read_preferences(files["preferences"], form, limit), data.preferences)
-    for stage_name, settings in recipe.stages.items():
-        raters = getattr(settings, "raters", None)
-        if raters is not None and not files[raters.rubric].is_file():
-            at = f"stages.{stage_name}.raters.rubric"
-            faults.append(Fault(f"no such file: {files[raters.rubric]}", "name a rubric's YAML file", field=at))
+    raters = [getattr(stage, "raters", None) for stage in recipe.stages.values()]
+    for rubric in dict.fromkeys(one.rubric for one in raters if one is not None):
+        attempt(partial(load_rubric, files[rubric]), None)
     return data, faults
 
 
@@ -73,18 +73,21 @@ def _unset_faults(recipe: Recipe, files: Mapping[str, Path]) -> Iterator[Fault]:
         if needed is not None and needed not in files:
             remedy = f"set data.{needed} to a file"
             yield Fault(f"not set, and the stage {name} reads it", remedy, field=f"data.{needed}")
-        if isinstance(stage, EvaluateStage) and not {"prompts", "preferences"} & set(files):
+        if isinstance(stage, EvaluateStage) and stage.prompts is None and "prompts" not in files:
             problem = f"not set, and the stage {name} asks its held-out part"
-            yield Fault(problem, "set data.prompts (or data.preferences) to a file", field="data.prompts")
+            remedy = f"set data.prompts to a file, or stages.{name}.prompts to a stage of kind preference_file"
+            yield Fault(problem, remedy, field="data.prompts")
 
 
 def _side_faults(recipe: Recipe, data: RecipeData) -> Iterator[Fault]:
     """A side of the split that is empty although a stage works on it."""
     share = recipe.data.held_out
-    kinds = {stage.kind for stage in recipe.stages.values()}
+    stages = recipe.stages.values()
+    asked = any(isinstance(stage, EvaluateStage) and stage.prompts is None for stage in stages)
+    sampled, given = (any(stage.kind == kind for stage in stages) for kind in ("sample", "preference_file"))
     wanted: list[tuple[str, list[Any], bool, bool]] = [
-        ("prompts", [prompt for _row, prompt in data.prompts], "sample" in kinds, "evaluate" in kinds),
-        ("preference pairs", data.preferences.pairs, "preference_file" in kinds, "preference_file" in kinds),
+        ("prompts", [prompt for _row, prompt in data.prompts], sampled, asked),
+        ("preference pairs", data.preferences.pairs, given, given),
     ]
     for what, items, needs_train, needs_held_out in wanted:
         train, held_out = split_by_digest(items, share, key=opening)
@@ -96,10 +99,11 @@ def _side_faults(recipe: Recipe, data: RecipeData) -> Iterator[Fault]:
 
 def _leak_faults(recipe: Recipe, files: Mapping[str, Path], data: RecipeData) -> list[Fault]:
     """Demonstrations of what evaluation asks: a policy would be graded on what it was shown."""
-    if not any(isinstance(stage, EvaluateStage) for stage in recipe.stages.values()):
-        return []
-    prompts = [prompt for _row, prompt in data.prompts] or pair_prompts(data.preferences.pairs)
-    held_out = {opening(prompt) for prompt in split_by_digest(prompts, recipe.data.held_out, key=opening)[1]}
+    asked: list[Prompt | PreferencePair] = []
+    for stage in recipe.stages.values():
+        if isinstance(stage, EvaluateStage):
+            asked += [prompt for _row, prompt in data.prompts] if stage.prompts is None else data.preferences.pairs
+    held_out = {opening(item) for item in split_by_digest(asked, recipe.data.held_out, key=opening)[1]}
     return shortened(
         [
             Fault(

@@ -1,5 +1,6 @@
 """Demonstrations: conversations to imitate."""
 
+import logging
 from pathlib import Path
 
 from alignment.data.columns import Messages, conversation, fail, listed, messages, optional_text, require_turns
@@ -9,9 +10,11 @@ from alignment.data.prompts import prompt_turns, with_system
 from alignment.data.split import opening, split_by_digest
 from alignment.records import Demonstration
 
+_log = logging.getLogger(__name__)
+
 
 def read_demonstrations(path: Path) -> list[Demonstration]:
-    """The demonstrations of a file, in its order, exact duplicates dropped.
+    """The demonstrations of a file, in its order; exact duplicates are dropped, and their number is logged.
 
     A row holds ``messages``, or ``prompt`` with ``completion`` (or ``response``), each text or messages; ``system``,
     ``kind`` and ``source`` may stand beside them. The last message is the assistant's.
@@ -19,7 +22,10 @@ def read_demonstrations(path: Path) -> list[Demonstration]:
     Raises:
         InputError: with every fault of the file, by row and field.
     """
-    return [demonstration for _row, demonstration in numbered_demonstrations(path)]
+    demonstrations, duplicates = numbered_demonstrations(path)
+    if duplicates:
+        _log.warning("%s: %d duplicate demonstrations left out", path, duplicates)
+    return [demonstration for _row, demonstration in demonstrations]
 
 
 def load_demonstrations(path: Path, held_out: float) -> tuple[list[Demonstration], list[Demonstration]]:
@@ -27,12 +33,13 @@ def load_demonstrations(path: Path, held_out: float) -> tuple[list[Demonstration
     return split_by_digest(read_demonstrations(path), held_out, key=opening)
 
 
-def numbered_demonstrations(path: Path) -> list[tuple[int, Demonstration]]:
-    """The demonstrations with their rows; of exact duplicates the first."""
+def numbered_demonstrations(path: Path) -> tuple[list[tuple[int, Demonstration]], int]:
+    """The demonstrations with their rows, and how many exact duplicates were dropped."""
+    rows = parse_rows(path, _demonstration)
     first: dict[str, tuple[int, Demonstration]] = {}
-    for row, demonstration in parse_rows(path, _demonstration):
+    for row, demonstration in rows:
         first.setdefault(demonstration.id, (row, demonstration))
-    return list(first.values())
+    return list(first.values()), len(rows) - len(first)
 
 
 def _demonstration(row: Row) -> Demonstration:

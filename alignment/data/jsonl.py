@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from alignment.faults import Fault, InputError
 from alignment.records import Record
+from alignment.validation import errors_of
 from alignment.workspace import write_text
 
 MAX_FAULTS = 20  # of one file; the rest are counted
@@ -87,7 +88,7 @@ def read_records(path: Path, model: type[R]) -> list[R]:
             remedy = f"write it as the schema of {model.__name__} says"
             faults = [
                 Fault(item["msg"], remedy, field=".".join(str(part) for part in item["loc"]) or None)
-                for item in error.errors(include_url=False)
+                for item in errors_of(error)
             ]
             raise InputError(faults) from None
 

@@ -1,10 +1,12 @@
 """The stage ``preference_file``: pairs that the user brings, split into train and held out by content."""
 
-from alignment.data.held_out import pair_prompts
+from collections.abc import Iterable
+
 from alignment.data.jsonl import write_records
 from alignment.data.preferences import load_preferences
 from alignment.faults import StageError
 from alignment.recipe import PreferenceFileStage
+from alignment.records import PreferencePair, Prompt
 from alignment.stage import StageContext, StageResult
 
 
@@ -32,3 +34,9 @@ def run(settings: PreferenceFileStage, context: StageContext) -> StageResult:
     }
     metrics |= {f"skipped.{reason.name.lower()}": float(count) for reason, count in skipped.items()}
     return StageResult("preferences", metrics)
+
+
+def pair_prompts(pairs: Iterable[PreferencePair]) -> list[Prompt]:
+    """The prompts of pairs, each once, in the order of their first pair."""
+    prompts = {pair.prompt_id: Prompt(id=pair.prompt_id, messages=pair.prompt, kind=pair.kind) for pair in pairs}
+    return list(prompts.values())

@@ -1,7 +1,7 @@
 """What is wrong with a recipe's model, known from its files, tokenizer and configuration, without its weights."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from alignment.faults import Fault, InputError
 from alignment.loading import EMBEDDED_PREFIX, is_path
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+EMBEDDED_CONTEXT = {"smollm2-135m": 8192}  # tokens; asking the GGUF file for it takes nine seconds
 HUB_FILES = ["*.json", "*.jinja", "*.model", "*.txt"]  # all but the weights
 _BASE = "model.base"
 
@@ -39,10 +40,15 @@ def inspect_model(settings: ModelSettings, workspace: Workspace | None = None) -
     from alignment.chat import template_faults
 
     template = _template(settings)
-    folder, options = _locate(settings, workspace)
+    folder, gguf_file = _locate(settings, workspace)
     try:
-        config = AutoConfig.from_pretrained(folder, **options)
-        tokenizer = AutoTokenizer.from_pretrained(folder, **options)
+        if gguf_file is None:
+            tokenizer = AutoTokenizer.from_pretrained(folder)
+            text_config = AutoConfig.from_pretrained(folder).get_text_config()
+            context = getattr(text_config, "max_position_embeddings", None)
+        else:
+            tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=gguf_file)
+            context = EMBEDDED_CONTEXT[settings.base.removeprefix(EMBEDDED_PREFIX)]
     except Exception as error:  # each library behind it raises its own kind
         _fail(f"not a model: {str(error).splitlines()[0][:200]}", "give a whole Hugging Face model folder", str(folder))
     if template is not None:
@@ -50,7 +56,7 @@ def inspect_model(settings: ModelSettings, workspace: Workspace | None = None) -
     faults = template_faults(tokenizer, str(settings.chat_template or settings.base))
     if faults:
         raise InputError(faults)
-    return Inspected(tokenizer, getattr(config.get_text_config(), "max_position_embeddings", None))
+    return Inspected(tokenizer, context)
 
 
 def device_faults(recipe: Recipe) -> list[Fault]:
@@ -64,27 +70,27 @@ def device_faults(recipe: Recipe) -> list[Fault]:
     return [Fault("cuda, but torch finds no GPU here", "set it to auto or cpu", field="resources.device")]
 
 
-def _locate(settings: ModelSettings, workspace: Workspace | None) -> tuple[Path, dict[str, Any]]:
-    """The folder to read, and what else ``from_pretrained`` needs to be told."""
+def _locate(settings: ModelSettings, workspace: Workspace | None) -> tuple[Path, str | None]:
+    """The folder to read, and the name of its GGUF file where the model is in one."""
     if settings.base.startswith(EMBEDDED_PREFIX):
         return _embedded(settings.base.removeprefix(EMBEDDED_PREFIX), workspace)
     folder = Path(settings.base)
     if folder.is_dir():
-        return _whole(folder), {}
+        return _whole(folder), None
     if is_path(settings.base) or folder.exists():
         problem = f"{'no such folder' if not folder.exists() else 'not a folder'}: {folder}"
         _fail(problem, "give a model's folder, or embedded:smollm2-135m")
-    return _from_hub(settings), {}
+    return _from_hub(settings), None
 
 
-def _embedded(name: str, workspace: Workspace | None) -> tuple[Path, dict[str, Any]]:
+def _embedded(name: str, workspace: Workspace | None) -> tuple[Path, str | None]:
     if name not in embedded.EMBEDDED:
         _fail(f"no embedded model {name!r}", suggestion(name, embedded.EMBEDDED))
     converted = workspace.root / "models" / name if workspace else None
     if converted is not None and converted.is_dir():
-        return converted, {}
+        return converted, None
     source = embedded.gguf_file(name)
-    return source.parent, {"gguf_file": source.name}
+    return source.parent, source.name
 
 
 def _whole(folder: Path) -> Path:

@@ -35,8 +35,10 @@ def convert(name: str, target: Path) -> None:
     """Writes an embedded model as a Hugging Face folder (bfloat16 safetensors), whole or not at all."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+    from transformers.utils.logging import disable_progress_bar
 
     source = gguf_file(name)
+    disable_progress_bar()
     temporary = target.with_name(f".{target.name}.partial")
     shutil.rmtree(temporary, ignore_errors=True)
     model = AutoModelForCausalLM.from_pretrained(

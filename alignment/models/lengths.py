@@ -57,13 +57,16 @@ def length_faults(recipe: Recipe, files: Mapping[str, Path], data: RecipeData, m
     for prompts, _whole in texts.values():
         faults += shortened(list(_over_context(prompts, model.context)))
     for name, stage in recipe.stages.items():
-        read = texts.get(_file_read(stage, recipe, files) or "")
+        read = texts.get(_file_read(stage, recipe) or "")
         if read is None:
             continue
         if isinstance(stage, SampleStage | EvaluateStage):
             faults += _sampling_faults(name, stage, read, model.context)
         elif isinstance(stage, SftStage | RewardStage | DpoStage):
-            faults += shortened(list(_over_max_length(name, stage, read, model.context)))
+            if isinstance(
+                stage, SftStage
+            ):  # of long pairs, files from elsewhere are full: they are dropped and counted
+                faults += shortened(list(_over_max_length(name, stage, read, model.context)))
             faults += _max_length_faults(name, stage, read, model.context)
     return faults
 
@@ -140,14 +143,14 @@ def _sampling_faults(
         yield Fault(problem, remedy, field=f"stages.{name}.sampling.max_new_tokens")
 
 
-def _file_read(stage: object, recipe: Recipe, files: Mapping[str, Path]) -> str | None:
+def _file_read(stage: object, recipe: Recipe) -> str | None:
     """The name of the file whose texts a stage reads, directly or through the stages before it."""
     if isinstance(stage, SftStage):
         return "demonstrations"
     if isinstance(stage, SampleStage):
         return "prompts"
     if isinstance(stage, EvaluateStage):
-        return "prompts" if "prompts" in files else "preferences"
+        return "prompts" if stage.prompts is None else "preferences"
     if isinstance(stage, RewardStage | DpoStage):
         source = recipe.stages.get(stage.preferences)
         kinds: dict[type, str] = {PreferenceFileStage: "preferences", PreferencesStage: "prompts"}

@@ -17,6 +17,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils.logging import disable_progress_bar
 
 from alignment.chat import load_tokenizer
 from alignment.faults import StageError
@@ -24,6 +25,7 @@ from alignment.recipe import Lora, Recipe, Resources
 from alignment.records import Artifact
 from alignment.workspace import write_text
 
+disable_progress_bar()  # of loading and writing weights: a stage says where it stands by itself
 Policy: TypeAlias = PreTrainedModel | PeftModel
 ADAPTER_FILE = "adapter_config.json"
 
@@ -106,7 +108,8 @@ def save_policy(model: Policy, tokenizer: PreTrainedTokenizerBase, base: Artifac
     """Writes a policy (the adapter alone, where it is one) and its tokenizer as safetensors."""
     if isinstance(model, PeftModel):
         model.peft_config["default"].base_model_name_or_path = base.key
-        model.save_pretrained(output, selected_adapters=["default"])
+        # Embeddings are never trained; asked to find out by itself, PEFT would look for the base on the hub.
+        model.save_pretrained(output, selected_adapters=["default"], save_embedding_layers=False)
         (output / "README.md").unlink(missing_ok=True)  # PEFT's empty card; the registry writes a true one
         write_text(output / "base.json", json.dumps({"base": base.key, "digest": base.digest}, indent=1) + "\n")
     else:

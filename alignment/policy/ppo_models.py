@@ -1,0 +1,157 @@
+"""The three models of PPO in as little memory as their weights allow: policy, reference and critic.
+
+With LoRA one trunk serves them all: the reference is the trunk with the adapter off (or with the frozen adapter that
+training started from), and the critic is a head on the policy's hidden states. Without LoRA the reference is a frozen
+copy. Nothing here computes logits over a whole response at once.
+"""
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from peft import PeftModel
+from torch import nn
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from alignment.faults import StageError
+from alignment.policy.ppo_batch import Tokens
+from alignment.policy.token_logprobs import token_logprobs, token_logprobs_and_entropy
+
+Reference: TypeAlias = Callable[[], AbstractContextManager[Any]]
+PROBE = 5  # tokens on which `check_head` compares
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """Of every response token: (B, R) float32, 0 where masked out. ``entropy`` carries no gradient."""
+
+    logprobs: torch.Tensor
+    values: torch.Tensor
+    entropy: torch.Tensor
+
+
+class ActorCritic(nn.Module):
+    """A policy and its value function.
+
+    ``critic`` is a trunk of the value function's own, or None for a head on the policy's. The value head starts at
+    zero: the first advantages are then the returns, not noise (Huang et al. 2024 find it as good as any).
+    """
+
+    def __init__(self, policy: Any, *, critic: Any | None = None, temperature: float) -> None:
+        super().__init__()
+        self.policy = policy.eval()
+        self.critic = None if critic is None else critic.eval()
+        self.temperature = temperature
+        weight = policy.get_output_embeddings().weight
+        width = weight.shape[1] if critic is None else critic.config.get_text_config().hidden_size
+        self.value_head = nn.Linear(width, 1, device=weight.device, dtype=torch.float32)
+        nn.init.zeros_(self.value_head.weight)
+        nn.init.zeros_(self.value_head.bias)
+
+    def forward(self, tokens: Tokens) -> Outputs:
+        """Log-probabilities at the sampling temperature, values and entropies; one pass through a shared trunk."""
+        states = tokens.states(hidden_states(self.policy, tokens.ids))
+        weight, bias = _head(self.policy)
+        logprobs, entropy = token_logprobs_and_entropy(
+            states, weight, tokens.labels[tokens.mask], temperature=self.temperature, head_bias=bias
+        )
+        if self.critic is not None:
+            states = tokens.states(hidden_states(self.critic, tokens.ids))
+        values = self.value_head(states.float()).squeeze(-1)
+        return Outputs(tokens.scatter(logprobs), tokens.scatter(values), tokens.scatter(entropy))
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """What the optimizer changes, by name: this, and nothing else, is what a checkpoint must hold."""
+        return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
+
+    def trunks(self) -> list[Any]:
+        """The models that are trained, without PEFT's wrapper."""
+        return [base_of(trunk) for trunk in (self.policy, self.critic) if trunk is not None]
+
+    def checkpoint_activations(self) -> None:
+        """Recomputes each layer's activations in the backward pass, with dropout still off.
+
+        Transformers does so only in layers in training mode, so the layers alone, not what is in them, are in it.
+        """
+        for trunk in self.trunks():
+            if not trunk.is_activation_checkpointing:
+                trunk.activation_checkpointing_enable({"use_reentrant": False})
+            for module in trunk.modules():
+                if isinstance(module, GradientCheckpointingLayer):
+                    module.training = True
+
+
+def reference_logprobs(model: Any, tokens: Tokens, *, temperature: float) -> torch.Tensor:
+    """(B, R) log-probabilities of the responses under a frozen model."""
+    states = tokens.states(hidden_states(model, tokens.ids))
+    weight, bias = _head(model)
+    labels = tokens.labels[tokens.mask]
+    return tokens.scatter(token_logprobs(states, weight, labels, temperature=temperature, head_bias=bias))
+
+
+def hidden_states(model: Any, ids: torch.Tensor) -> torch.Tensor:
+    """The trunk's last hidden states (B, L, D) for right-padded ids (B, L); adapters act as they are set."""
+    output = base_of(model).base_model(input_ids=ids, use_cache=False)
+    return output.last_hidden_state  # type: ignore[no-any-return]
+
+
+def check_head(model: Any) -> None:
+    """Raises StageError where logits are not the plain product of hidden states and head (soft caps, scales …)."""
+    ids = torch.arange(PROBE, device=model.device)[None]
+    with torch.no_grad():
+        expected = model(input_ids=ids).logits.float()
+        weight, bias = _head(model)
+        found = nn.functional.linear(hidden_states(model, ids), weight, bias).float()
+    if not torch.allclose(expected, found, rtol=1e-2, atol=1e-2 * expected.abs().max().item()):
+        raise StageError(f"{type(model).__name__} changes its logits after the head; PPO here cannot train it")
+
+
+def base_of(model: Any) -> Any:
+    """The transformers model, without PEFT's wrapper."""
+    return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
+def _head(model: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
+    head = model.get_output_embeddings()
+    return head.weight, getattr(head, "bias", None)
+
+
+def adapter_off(model: PeftModel) -> Reference:
+    """The policy's own weights without its adapter: what a fresh adapter started from."""
+
+    @contextmanager
+    def reference() -> Iterator[Any]:
+        with model.disable_adapter():
+            yield model
+
+    return reference
+
+
+def frozen_adapter(model: PeftModel, folder: str) -> Reference:
+    """The policy's trunk under the adapter in ``folder``: what an adapter that is trained further started from."""
+    model.load_adapter(folder, adapter_name="reference", is_trainable=False)
+    model.set_adapter("default")
+
+    @contextmanager
+    def reference() -> Iterator[Any]:
+        model.set_adapter("reference")
+        try:
+            yield model
+        finally:
+            model.set_adapter("default")
+
+    return reference
+
+
+def frozen_copy(model: Any) -> Reference:
+    """A copy of all weights: where all of them are trained."""
+    frozen = copy.deepcopy(model).requires_grad_(False).eval()
+
+    @contextmanager
+    def reference() -> Iterator[Any]:
+        yield frozen
+
+    return reference

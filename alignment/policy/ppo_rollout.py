@@ -1,0 +1,142 @@
+"""Making experience: sample, score, compare with the reference, and turn it into rewards and advantages."""
+
+import hashlib
+import math
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+import torch
+
+from alignment.faults import StageError
+from alignment.policy.advantages import generalized_advantage_estimation, whiten
+from alignment.policy.losses import importance_weights, kl_estimate
+from alignment.policy.ppo_attention import quick_backward
+from alignment.policy.ppo_batch import Episode, Experience, by_length, collate
+from alignment.policy.ppo_models import ActorCritic, Reference, base_of, reference_logprobs
+from alignment.recipe import PpoStage
+from alignment.records import Prompt
+from alignment.rollouts.engine import Engine
+
+Reward: TypeAlias = Callable[[Sequence[Episode]], Sequence[float]]
+"""Scores episodes, in their order; one finite number each."""
+PromptIds: TypeAlias = tuple[Prompt, tuple[int, ...]]
+FORWARD_ONLY = 4  # a pass without gradients holds so many times the rows of one with them
+
+
+def choose_prompts(prompts: Sequence[PromptIds], first: int, count: int, seed: int) -> list[PromptIds]:
+    """``count`` prompts from position ``first`` of an endless stream: every pass over the data has its own order."""
+    chosen = []
+    for position in range(first, first + count):
+        turn, place = divmod(position, len(prompts))
+        generator = torch.Generator().manual_seed(derived_seed(seed, "order", turn))
+        chosen.append(prompts[int(torch.randperm(len(prompts), generator=generator)[place])])
+    return chosen
+
+
+def derived_seed(*parts: object) -> int:
+    """A seed that depends on ``parts`` alone, so that a restarted run draws what the first one would have."""
+    return int.from_bytes(hashlib.sha256("/".join(map(str, parts)).encode()).digest()[:4], "big")
+
+
+def sample(engine: Engine, prompts: Sequence[PromptIds], settings: PpoStage, *, seed: int, step: int) -> list[Episode]:
+    """``settings.per_prompt`` episodes for each prompt. Raises StageError where the engine gives no tokens at all."""
+    seeds = [derived_seed(seed, "answer", step, index) for index in range(len(prompts) * settings.per_prompt)]
+    groups = engine.generate(
+        [ids for _prompt, ids in prompts], per_prompt=settings.per_prompt, sampling=settings.sampling, seeds=seeds
+    )
+    episodes = [
+        Episode(prompt, ids, completion)
+        for (prompt, ids), group in zip(prompts, groups, strict=True)
+        for completion in group
+    ]
+    if not all(episode.completion.tokens for episode in episodes):
+        raise StageError("the engine returned an answer without tokens")
+    return episodes
+
+
+def checked_scores(reward: Reward, episodes: Sequence[Episode]) -> torch.Tensor:
+    """(N,) float32 scores. Raises StageError, naming the prompt and the answer, where the reward fails at its task."""
+    try:
+        scores = [float(score) for score in reward(episodes)]
+    except Exception as error:
+        raise StageError(f"the reward failed with {type(error).__name__}: {error}; {_shown(episodes[0])}") from error
+    if len(scores) != len(episodes):
+        raise StageError(f"the reward gave {len(scores)} scores for {len(episodes)} answers; {_shown(episodes[0])}")
+    for episode, score in zip(episodes, scores, strict=True):
+        if not math.isfinite(score):
+            raise StageError(f"the reward gave {score}; {_shown(episode)}")
+    return torch.tensor(scores, dtype=torch.float32)
+
+
+def _shown(episode: Episode) -> str:
+    return f"prompt {episode.prompt.messages[-1].content!r}, answer {episode.completion.text!r}"
+
+
+@torch.no_grad()
+def make_experience(
+    episodes: list[Episode],
+    scores: torch.Tensor,
+    actor: ActorCritic,
+    reference: Reference,
+    settings: PpoStage,
+    *,
+    kl_coefficient: float,
+) -> Experience:
+    """Everything the update needs, from one pass of the policy (with its values) and one of the reference.
+
+    Reward of a token (Ouyang et al. 2022, eq. 2; Stiennon et al. 2020): minus the coefficient times its estimated KL,
+    and on the answer's last real token the score.
+    """
+    device = actor.value_head.weight.device
+    shape = (len(episodes), max(len(episode.completion.tokens) for episode in episodes))
+    logprobs, ref_logprobs, values, entropy = (torch.zeros(shape, device=device) for _ in range(4))
+    mask = torch.zeros(shape, dtype=torch.bool, device=device)
+    for rows in by_length(range(len(episodes)), episodes, FORWARD_ONLY * settings.batch_size):
+        tokens = collate([episodes[row] for row in rows], device)
+        width = tokens.labels.shape[1]
+        with quick_backward(*actor.trunks()):  # as in training, or rounding alone would move the first ratios
+            outputs = actor(tokens)
+        mask[rows, :width] = tokens.mask
+        logprobs[rows, :width] = outputs.logprobs
+        values[rows, :width] = outputs.values
+        entropy[rows, :width] = outputs.entropy
+        with reference() as model, quick_backward(base_of(model)):
+            ref_logprobs[rows, :width] = reference_logprobs(model, tokens, temperature=actor.temperature)
+    scores = scores.to(device) - settings.missing_eos_penalty * torch.tensor(
+        [not episode.completion.finished for episode in episodes], device=device
+    )
+    rewards = token_rewards(
+        scores, kl_estimate(logprobs, ref_logprobs, estimator=settings.kl_estimator), mask, kl_coefficient
+    )
+    if settings.whiten_rewards:
+        rewards = whiten(rewards, mask, shift_mean=False)
+    advantages, returns = generalized_advantage_estimation(
+        rewards, values, mask, gamma=settings.gamma, lam=settings.lam
+    )
+    if settings.whiten_advantages:
+        advantages = whiten(advantages, mask)
+    sampled = _sampling_logprobs(episodes, mask)
+    weights = None
+    if settings.importance_cap is not None:
+        if sampled is None:
+            raise StageError("importance_cap is set, but the engine does not say how likely its tokens were")
+        weights = importance_weights(logprobs, sampled, cap=settings.importance_cap)
+    return Experience(
+        episodes, scores, mask, logprobs, ref_logprobs, sampled, values, entropy, advantages, returns, weights
+    )
+
+
+def token_rewards(scores: torch.Tensor, kl: torch.Tensor, mask: torch.Tensor, kl_coefficient: float) -> torch.Tensor:
+    """(B, R) rewards from scores (B,), per-token KL (B, R) and a right-padding mask (B, R)."""
+    rewards = torch.where(mask, -kl_coefficient * kl, 0.0)
+    last = mask.sum(dim=1, keepdim=True) - 1
+    return rewards.scatter_add(1, last, scores[:, None].to(rewards.dtype))
+
+
+def _sampling_logprobs(episodes: Sequence[Episode], mask: torch.Tensor) -> torch.Tensor | None:
+    known = [episode.completion.logprobs for episode in episodes]
+    rows = [logprobs for logprobs in known if logprobs is not None]
+    if len(rows) < len(known):
+        return None
+    padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+    return padded.to(mask.device)

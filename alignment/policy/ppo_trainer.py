@@ -1,0 +1,139 @@
+"""PPO for language models, from a policy, a reward and prompts, however these were loaded.
+
+One step: sample, score, compare with the reference, estimate advantages, pass over it all a few times. The parts are
+files of their own: `ppo_rollout`, `ppo_update`, `ppo_models`, `ppo_checks`, `ppo_monitor`, `ppo_checkpoint`.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from alignment.policy.ppo_batch import Experience
+from alignment.policy.ppo_checkpoint import TrainingState, load_checkpoint, save_checkpoint
+from alignment.policy.ppo_checks import check_experience, check_first_update
+from alignment.policy.ppo_controller import KlController
+from alignment.policy.ppo_models import ActorCritic, Reference, check_head
+from alignment.policy.ppo_monitor import alarms, experience_metrics
+from alignment.policy.ppo_optimizer import MasterAdamW
+from alignment.policy.ppo_rollout import PromptIds, Reward, checked_scores, choose_prompts, make_experience, sample
+from alignment.policy.ppo_update import update
+from alignment.recipe import PpoStage
+from alignment.rollouts.engine import Engine
+
+_log = logging.getLogger(__name__)
+OnStep = Callable[[int, dict[str, float], Experience], None]
+
+
+class PpoTrainer:
+    """Trains ``policy`` in place.
+
+    ``reference`` is a context that gives the frozen model; ``critic`` a trunk for the value function, or None for a
+    head on the policy's own. Only parameters that require gradients are trained. ``checkpoints`` None keeps none.
+    Raises StageError where the policy's head is not a plain matrix product.
+    """
+
+    def __init__(
+        self,
+        settings: PpoStage,
+        *,
+        policy: Any,
+        reference: Reference,
+        engine: Engine,
+        reward: Reward,
+        prompts: Sequence[PromptIds],
+        critic: Any | None = None,
+        seed: int = 0,
+        checkpoints: Path | None = None,
+    ) -> None:
+        check_head(policy.eval())
+        self.settings, self.reference, self.engine, self.reward = settings, reference, engine, reward
+        self.prompts, self.seed, self.checkpoints = prompts, seed, checkpoints
+        self.dtype = policy.get_output_embeddings().weight.dtype
+        self.actor = ActorCritic(policy, critic=critic, temperature=settings.sampling.temperature)
+        trainable = self.actor.trainable()
+        self.optimizer = MasterAdamW(
+            [
+                ([p for name, p in trainable.items() if name.startswith("policy.")], settings.learning_rate),
+                ([p for name, p in trainable.items() if not name.startswith("policy.")], settings.critic_learning_rate),
+            ],
+            total=settings.steps * settings.epochs * settings.minibatches,
+            warmup=settings.warmup,
+            schedule=settings.schedule,
+            weight_decay=settings.weight_decay,
+            max_grad_norm=settings.max_grad_norm,
+        )
+        self.controller = KlController(settings.kl_coefficient, settings.kl_target, settings.kl_horizon)
+        self.state = TrainingState()
+        self._seconds: dict[str, float] = {}
+
+    def train(self, *, stop_after: int | None = None, on_step: OnStep | None = None) -> TrainingState:
+        """Goes on from the newest checkpoint to ``settings.steps`` (or ``stop_after``) steps.
+
+        ``on_step`` is told the number of steps done, the newest step's metrics and its experience. Raises StageError
+        where a step-0 invariant fails, the reward fails, or a gradient is not finite.
+        """
+        if self.checkpoints is not None and (restored := load_checkpoint(self.checkpoints, self.actor, self.optimizer)):
+            self.state, self.controller = restored
+        last = self.settings.steps if stop_after is None else min(stop_after, self.settings.steps)
+        while self.state.step < last:
+            metrics, experience = self._step()
+            due = self.state.step % self.settings.checkpoint_every == 0 or self.state.step == last
+            if self.checkpoints is not None and due:
+                save_checkpoint(self.checkpoints, self.state, self.actor, self.optimizer, self.controller)
+            if on_step is not None:
+                on_step(self.state.step, metrics, experience)
+        return self.state
+
+    def _step(self) -> tuple[dict[str, float], Experience]:
+        settings, state = self.settings, self.state
+        step, started, self._seconds = state.step, time.perf_counter(), {}
+        count = settings.episodes // settings.per_prompt
+        with self._timed("sampling"):
+            chosen = choose_prompts(self.prompts, state.position, count, self.seed)
+            episodes = sample(self.engine, chosen, settings, seed=self.seed, step=step)
+        with self._timed("scoring"):
+            scores = checked_scores(self.reward, episodes)
+        coefficient = self.controller.coefficient
+        with self._timed("logprobs"):
+            experience = make_experience(
+                episodes, scores, self.actor, self.reference, settings, kl_coefficient=coefficient
+            )
+        metrics = experience_metrics(experience, kl_coefficient=coefficient)
+        if step == 0:
+            check_experience(experience, self.dtype, same_engine=settings.importance_cap is None)
+        with self._timed("training"):
+            updated = update(experience, self.actor, self.optimizer, settings, seed=self.seed, step=step)
+        if step == 0:
+            check_first_update(updated.first, self.dtype)
+        self.controller.update(metrics["kl"], len(episodes))
+        metrics |= updated.metrics | self._rates(experience, updated.tokens, time.perf_counter() - started)
+        state.step, state.position = step + 1, state.position + count
+        state.tokens_sampled += int(experience.mask.sum())
+        state.tokens_trained += updated.tokens
+        state.history.append(metrics)
+        for alarm in alarms(state.history):
+            if alarm.split(":")[0] not in {known.split(": ")[1] for known in state.alarms}:
+                state.alarms.append(f"step {state.step}: {alarm}")
+                _log.warning("PPO step %d: %s", state.step, alarm)
+        return metrics, experience
+
+    def _rates(self, experience: Experience, trained: int, seconds: float) -> dict[str, float]:
+        """Seconds of each part, and tokens per second of sampling and of training."""
+        sampled = int(experience.mask.sum())
+        rates = {f"seconds_{name}": value for name, value in self._seconds.items()}
+        rates["seconds"] = seconds
+        rates["tokens_per_second_sampling"] = sampled / self._seconds["sampling"]
+        rates["tokens_per_second_training"] = trained / self._seconds["training"]
+        rates["episodes_per_second"] = len(experience.episodes) / seconds
+        return rates
+
+    @contextmanager
+    def _timed(self, name: str) -> Iterator[None]:
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._seconds[name] = time.perf_counter() - started

@@ -1,0 +1,292 @@
+"""From a run's artifacts to its report: the one place that knows which stage leaves what in which file."""
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+from alignment.evaluation.gate import GateVerdict
+from alignment.recipe import (
+    BASE,
+    EvaluateStage,
+    PreferenceFileStage,
+    PreferencesStage,
+    Recipe,
+    RewardStage,
+    Training,
+    stage_inputs,
+)
+from alignment.records import Artifact
+from alignment.registry.lineage import node_id, node_ref, trace
+from alignment.registry.store import read_curves
+from alignment.report.model import (
+    Command,
+    Cost,
+    Curve,
+    Edge,
+    EvaluationReport,
+    Interval,
+    LineageReport,
+    Node,
+    PreferenceReport,
+    Registered,
+    ReliabilityRow,
+    RewardReport,
+    RunReport,
+    StageReport,
+    Tally,
+    WinRateReport,
+)
+from alignment.report.samples import choose_samples
+from alignment.workspace import Workspace
+
+NOT_PART, NOT_REACHED = "not part of this recipe", "not reached in this run"
+
+
+class Outcome(Protocol):
+    """How one stage of a run ended."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def status(self) -> str: ...
+    @property
+    def cached(self) -> bool: ...
+    @property
+    def seconds(self) -> float: ...
+    @property
+    def artifact(self) -> Artifact | None: ...
+    @property
+    def error(self) -> str: ...
+
+
+def build_report(
+    workspace: Workspace,
+    recipe: Recipe,
+    artifacts: Mapping[str, Artifact],
+    outcomes: Sequence[Outcome],
+    *,
+    run: str,
+    recipe_text: str,
+    recipe_digest: str,
+    commit: str | None,
+    started: datetime,
+    finished: datetime,
+    verdict: GateVerdict | None = None,
+    registered: Registered | None = None,
+    commands: Sequence[Command] = (),
+    work_seconds: Mapping[str, float] | None = None,
+) -> RunReport:
+    """The report of a run, also of one that failed half-way.
+
+    ``artifacts`` are what the run made or took from the cache, by stage, base model included. ``work_seconds`` gives
+    the working time of steps that make no artifact. What the recipe does not have, or the run did not reach, is left
+    out and shown as such.
+    """
+    evaluation = _evaluation(recipe, artifacts)
+    chosen = choose_samples(Path(artifacts[evaluation[0]].path), evaluation[1]) if evaluation else ((), "")
+    made = [outcome.artifact for outcome in outcomes if outcome.artifact and not outcome.cached]
+    return RunReport(
+        run=run,
+        recipe_name=recipe.name,
+        description=recipe.description,
+        recipe_digest=recipe_digest,
+        commit=commit,
+        started=started,
+        finished=finished,
+        seconds=(finished - started).total_seconds(),
+        stages=tuple(_stage(outcome, work_seconds or {}) for outcome in outcomes),
+        gate=verdict,
+        cost=_cost(made),
+        cost_with_cached=_cost(list(artifacts.values())),
+        base=recipe.model.base,
+        recipe=recipe_text,
+        registered=registered,
+        lineage=_lineage(workspace, recipe, artifacts, registered),
+        evaluation=evaluation[1] if evaluation else None,
+        rewards=tuple(_rewards(recipe, artifacts)),
+        preferences=tuple(_preferences(recipe, artifacts)),
+        curves={name: curves for name, a in artifacts.items() if (curves := _curves(Path(a.path)))},
+        samples=chosen[0],
+        samples_chosen=chosen[1],
+        commands=tuple(commands),
+        absent=_absent(recipe, artifacts, verdict),
+    )
+
+
+def _absent(recipe: Recipe, artifacts: Mapping[str, Artifact], verdict: GateVerdict | None) -> dict[str, str]:
+    """Why a part of the report is missing: the recipe has no such stage, or the run did not get there."""
+    parts = {
+        "training": Training,
+        "preferences": PreferencesStage | PreferenceFileStage,
+        "reward model": RewardStage,
+        "evaluation": EvaluateStage,
+    }
+    absent = {} if verdict else {"gate": NOT_REACHED if recipe.gate else NOT_PART}
+    for part, kinds in parts.items():
+        names = [name for name, stage in recipe.stages.items() if isinstance(stage, kinds)]
+        if not names:
+            absent[part] = NOT_PART
+        elif not any(name in artifacts for name in names):
+            absent[part] = NOT_REACHED
+    return absent
+
+
+def _stage(outcome: Outcome, work_seconds: Mapping[str, float]) -> StageReport:
+    artifact = outcome.artifact
+    worked = work_seconds.get(outcome.name, artifact.work_seconds if artifact else 0.0)
+    return StageReport(
+        name=outcome.name,
+        kind=outcome.kind,
+        status=outcome.status,
+        cached=outcome.cached,
+        seconds=outcome.seconds,
+        work_seconds=0.0 if outcome.cached else worked,
+        inputs=tuple(artifact.inputs.values()) if artifact else (),
+        outputs=(artifact.ref(),) if artifact else (),
+        metrics=artifact.metrics if artifact else {},
+        error=outcome.error,
+    )
+
+
+def _cost(artifacts: Sequence[Artifact]) -> Cost:
+    return Cost(
+        cpu_seconds=sum(artifact.cpu_seconds for artifact in artifacts),
+        gpu_seconds=sum(artifact.gpu_seconds for artifact in artifacts),
+        tokens_trained=sum(artifact.tokens_trained for artifact in artifacts),
+        tokens_sampled=sum(artifact.tokens_sampled for artifact in artifacts),
+    )
+
+
+def _curves(folder: Path) -> dict[str, Curve]:
+    return {name: tuple(curve) for name, curve in read_curves(folder).items() if curve}
+
+
+def _evaluation(recipe: Recipe, artifacts: Mapping[str, Artifact]) -> tuple[str, EvaluationReport] | None:
+    """The evaluation that the gate looks at, else the last one; with its stage's name."""
+    names = [name for name, stage in recipe.stages.items() if isinstance(stage, EvaluateStage) and name in artifacts]
+    if not names:
+        return None
+    name = recipe.gate.evaluation if recipe.gate and recipe.gate.evaluation in names else names[-1]
+    found = json.loads((Path(artifacts[name].path) / "evaluation.json").read_text("utf-8"))
+    rates = found["win_rates"]
+    first = rates[0] if rates else None
+    return name, EvaluationReport(
+        candidate=found["candidate"],
+        prompts=found["prompts"],
+        win_rates=tuple(_win_rate(rate, found["judges"]) for rate in rates),
+        kl=Interval(**{part: found["kl"][part] for part in ("value", "low", "high")}),
+        reference=found["reference"],
+        models={model: _model_figures(figures) for model, figures in found["models"].items()},
+        lengths={model: tuple(figures["lengths"]) for model, figures in found["models"].items()},
+        opponent=first["opponent"] if first else None,
+        judge=first["judge"] if first else None,
+        by_kind={kind: _tally(rate) for kind, rate in first["kinds"].items()} if first else {},
+    )
+
+
+def _win_rate(found: Mapping[str, Any], judges: Mapping[str, str]) -> WinRateReport:
+    rate = found["rate"]
+    return WinRateReport(
+        opponent=found["opponent"],
+        judge=found["judge"],
+        judged_by=judges[found["judge"]],
+        value=rate["value"],
+        low=rate["low"],
+        high=rate["high"],
+        length_controlled=found["length_controlled"],
+    )
+
+
+def _model_figures(found: Mapping[str, Any]) -> dict[str, float]:
+    """Everything that is a number, the reference metrics too."""
+    flat = {**found, **(found.get("references") or {})}
+    wanted = (
+        "length",
+        "words",
+        "repetition",
+        "distinct_2",
+        "finished",
+        "bleu",
+        "rouge_l",
+        "exact_match",
+        "number_match",
+    )
+    return {name: float(flat[name]) for name in wanted if flat.get(name) is not None}
+
+
+def _tally(rate: Mapping[str, Any]) -> Tally:
+    """Counts from a rate: its value counts a tie half."""
+    win = round(rate["value"] * rate["n"] - rate["ties"] / 2)
+    return Tally(win=win, tie=rate["ties"], loss=rate["n"] - rate["ties"] - win)
+
+
+def _rewards(recipe: Recipe, artifacts: Mapping[str, Artifact]) -> list[RewardReport]:
+    reports = []
+    for name, stage in recipe.stages.items():
+        if not isinstance(stage, RewardStage) or name not in artifacts:
+            continue
+        metrics = artifacts[name].metrics
+        found = json.loads((Path(artifacts[name].path) / "held_out.json").read_text("utf-8"))
+        rows = tuple(ReliabilityRow(**{k: row[k] for k in ReliabilityRow.model_fields}) for row in found["reliability"])
+        reports.append(
+            RewardReport(
+                stage=name,
+                accuracy=metrics["accuracy"],
+                low=metrics["accuracy.low"],
+                high=metrics["accuracy.high"],
+                margins=tuple(found["margins"]),
+                reliability=rows,
+            )
+        )
+    return reports
+
+
+def _preferences(recipe: Recipe, artifacts: Mapping[str, Artifact]) -> list[PreferenceReport]:
+    reports = []
+    for name, stage in recipe.stages.items():
+        if name not in artifacts:
+            continue
+        if isinstance(stage, PreferencesStage):
+            raters = f"{stage.raters.count} simulated raters: programs that follow a written rubric, with noise"
+        elif isinstance(stage, PreferenceFileStage):
+            raters = f"a file that the user brought ({Path(recipe.data.preferences or '').name})"
+        else:
+            continue
+        simulated = isinstance(stage, PreferencesStage)
+        reports.append(
+            PreferenceReport(stage=name, raters=raters, simulated=simulated, figures=artifacts[name].metrics)
+        )
+    return reports
+
+
+def _lineage(
+    workspace: Workspace, recipe: Recipe, artifacts: Mapping[str, Artifact], registered: Registered | None
+) -> LineageReport | None:
+    if len(artifacts) < 2:
+        return None
+    gate = recipe.gate
+    evaluation = recipe.stages.get(gate.evaluation) if gate and gate.evaluation in artifacts else None
+    roots = [gate.evaluation] if gate and evaluation else [name for name in artifacts if name != BASE]
+    candidate = evaluation.model if isinstance(evaluation, EvaluateStage) else None
+    nodes = trace(workspace, artifacts, roots).nodes
+    label = f"{registered.name} v{registered.version}" if registered else ""
+    return LineageReport(
+        nodes=tuple(
+            Node(**node_ref(node).model_dump(), label=label if node.name == candidate else "") for node in nodes
+        ),
+        edges=tuple(
+            Edge(source=node_id(ref), target=node.id, role=_role(recipe, node.name, name))
+            for node in nodes
+            for name, ref in node.inputs.items()
+        ),
+    )
+
+
+def _role(recipe: Recipe, stage: str, source: str) -> str:
+    """The parts that ``source`` plays for a stage: "model", "preferences" …; "" where it is only an adapter's base."""
+    roles = stage_inputs(recipe.stages[stage]) if stage in recipe.stages else {}
+    return ", ".join(role for role, names in roles.items() if source in names)

@@ -1,0 +1,92 @@
+"""``report.html`` and ``report.json``: one self-contained page, and the same figures for programs."""
+
+import base64
+import hashlib
+from importlib import resources
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+
+from alignment.report import graph, plots, words
+from alignment.report.model import RunReport, WinRateReport
+from alignment.report.svg import Figure
+from alignment.workspace import write_text
+
+PAIRWISE = {"reward", "dpo"}  # kinds of stages whose loss starts at log 2
+
+
+def write_report(report: RunReport, folder: Path) -> Path:
+    """Writes ``report.json`` and ``report.html`` into a run's folder, each whole or not at all. Returns the page."""
+    page = render(report)
+    write_text(folder / "report.json", report.model_dump_json(indent=1) + "\n")
+    write_text(folder / "report.html", page)
+    return folder / "report.html"
+
+
+def render(report: RunReport) -> str:
+    """The page. Every text of the report is escaped; the page asks for nothing from outside itself."""
+    environment = Environment(
+        loader=PackageLoader("alignment.report", "."),
+        autoescape=select_autoescape(default=True, default_for_string=True),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "percent": words.percent,
+        "duration": words.duration,
+        "count": words.count,
+        "figure": words.figure,
+        "short": words.short,
+    }
+    script = _text("report.js")
+    rate = main_rate(report)
+    return environment.get_template("report.html.j2").render(
+        report=report,
+        css=_text("report.css"),
+        script=script,
+        script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        words=words,
+        outcome=words.outcome(report),
+        rate=rate,
+        strip=plots.verdict_strip(rate, report.evaluation.prompts) if rate and report.evaluation else None,
+        losses=_loss_figures(report),
+        reward_figures=[
+            draw(reward) for reward in report.rewards for draw in (plots.margin_plot, plots.calibration_plot)
+        ],
+        evaluation_figures=_evaluation_figures(report),
+        wide=graph.draw(report.lineage) if report.lineage else None,
+        tall=graph.draw(report.lineage, downwards=True) if report.lineage else None,
+        longest=max((stage.seconds for stage in report.stages), default=0.0) or 1.0,
+    )
+
+
+def main_rate(report: RunReport) -> WinRateReport | None:
+    """The win rate that the verdict quotes: the first against the base model, else the first."""
+    rates = report.evaluation.win_rates if report.evaluation else ()
+    return next((rate for rate in rates if rate.opponent == "base"), rates[0] if rates else None)
+
+
+def _loss_figures(report: RunReport) -> list[Figure]:
+    kinds = {stage.name: stage.kind for stage in report.stages}
+    return [
+        plots.loss_curve(name, curves["loss"], pairwise=kinds.get(name) in PAIRWISE)
+        for name, curves in report.curves.items()
+        if len(curves.get("loss", ())) > 1
+    ]
+
+
+def _evaluation_figures(report: RunReport) -> list[Figure]:
+    found = report.evaluation
+    if found is None:
+        return []
+    figures = [plots.win_rate_plot(found.win_rates, found.candidate, found.prompts)] if found.win_rates else []
+    if found.opponent and found.judge and len(found.by_kind) > 1:
+        figures.append(plots.kinds_plot(found.by_kind, found.candidate, found.opponent, found.judge))
+    if any(found.lengths.values()):
+        figures.append(plots.length_plot(found))
+    return figures
+
+
+def _text(name: str) -> str:
+    return resources.files("alignment.report").joinpath(name).read_text("utf-8")

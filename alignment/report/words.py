@@ -1,0 +1,164 @@
+"""The report's sentences and how it writes numbers."""
+
+from collections.abc import Mapping
+
+from alignment.evaluation.gate import GateCheck
+from alignment.report.model import RunReport, StageReport
+
+KEY_METRICS = {  # by a stage's kind: the metric that says most, and how to say it
+    "sft": (("loss", "loss {:.3f}"),),
+    "sample": (("responses", "{:,.0f} responses"),),
+    "preferences": (("pairs", "{:,.0f} pairs"),),
+    "preference_file": (("pairs", "{:,.0f} pairs"),),
+    "reward": (("accuracy", "{:.0%} of held-out pairs right"),),
+    "dpo": (("rewards/accuracies", "{:.0%} of training pairs right"), ("loss", "loss {:.3f}")),
+}
+
+
+DATA_WORDS = {  # what the figures of a preference stage are called
+    "agreement": "of votes agree with the winner",
+    "krippendorff_alpha": "Krippendorff’s α",
+    "ties": "votes for a tie",
+    "both_bad": "votes for “both bad”",
+    "pairs": "pairs to train on",
+    "chosen_words": "words, chosen (mean)",
+    "rejected_words": "words, rejected (mean)",
+    "held_out_pairs": "pairs held out",
+    "held_out_prompts": "prompts held out",
+}
+DATA_SOURCES = (  # other figures of the data: a kind of stage, its metric, and what it is called
+    ("sft", "demonstrations", "demonstrations"),
+    ("sample", "prompts", "prompts to train on"),
+    ("sample", "responses", "responses to them"),
+)
+
+
+def data_facts(report: RunReport) -> list[tuple[str, str]]:
+    """How much data there was: figures and what they count."""
+    facts = [
+        (count(stage.metrics[metric]), name)
+        for kind, metric, name in DATA_SOURCES
+        for stage in report.stages
+        if stage.kind == kind and metric in stage.metrics
+    ]
+    return [*facts, (count(report.evaluation.prompts), "prompts held out")] if report.evaluation else facts
+
+
+def preference_facts(figures: Mapping[str, float]) -> list[tuple[str, str]]:
+    """A preference stage's figures and what they count."""
+    facts = []
+    for name, value in figures.items():
+        text = percent(value) if name == "agreement" else count(value) if value == round(value) else short(value)
+        facts.append((text, DATA_WORDS.get(name, name.replace("skipped.", "skipped: ").replace("_", " "))))
+    return facts
+
+
+def percent(share: float) -> str:
+    """A share as a whole percentage, with a thin space."""
+    return f"{100 * share:.0f}\u202f%"
+
+
+def percent_range(low: float, high: float) -> str:
+    """An interval as whole percentages."""
+    return f"{100 * low:.0f}–{100 * high:.0f}\u202f%"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them: 0.4 s, 12 s, 3 min 20 s, 2 h 5 min."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s" if rest else f"{minutes} min"
+    hours, minutes = divmod(round(whole / 60), 60)
+    return f"{hours} h {minutes} min" if minutes else f"{hours} h"
+
+
+def count(number: float) -> str:
+    """A count with thin spaces between the thousands."""
+    return f"{number:,.0f}".replace(",", "\u202f")
+
+
+def figure(value: float) -> str:
+    """Any other number, to four digits, with a true minus sign."""
+    return f"{value:.4g}".replace("-", "−")
+
+
+def short(value: float) -> str:
+    """A number to three digits, for where many stand together."""
+    return f"{value:.3g}".replace("-", "−")
+
+
+def model_words(model: str, candidate: str) -> str:
+    """A model's stage, and what it is in this run."""
+    if model == "base":
+        return "base model"
+    return f"{model} (candidate)" if model == candidate else model
+
+
+def key_metric(stage: StageReport) -> str:
+    """What a stage has to say in a few words; empty where it has no figure of note."""
+    if stage.kind == "evaluate":
+        for name, value in stage.metrics.items():
+            if name.startswith("win_rate.") and name.endswith(".value"):
+                return f"wins {percent(value)} against {name.split('.')[1]}"
+    for name, words in KEY_METRICS.get(stage.kind, ()):
+        if name in stage.metrics:
+            return words.format(stage.metrics[name]).replace("%", "\u202f%")
+    return ""
+
+
+def outcome(report: RunReport) -> str:
+    """How the run ended: promoted, refused, failed or finished. It is also the class that colours the verdict."""
+    if any(stage.status == "failed" for stage in report.stages):
+        return "failed"
+    if report.gate is None:
+        return "finished"
+    return "promoted" if report.gate.passed else "refused"
+
+
+def headline(report: RunReport) -> str:
+    """The verdict in one plain sentence."""
+    how = outcome(report)
+    if how == "failed":
+        failed = next(stage for stage in report.stages if stage.status == "failed")
+        return f"Stage {failed.name} failed, so nothing was decided."
+    version = f"{report.registered.name} v{report.registered.version}" if report.registered else "The candidate"
+    if how == "promoted":
+        is_champion = report.registered is not None and "champion" in report.registered.aliases
+        verb = "promoted to champion" if is_champion else "passed the gate"
+        return f"{version} {verb}{_evidence(report)}."
+    if how == "refused" and report.gate is not None:
+        failed_checks = [check for check in report.gate.checks if not check.passed]
+        return f"{version} refused: {'; '.join(_shortfall(check) for check in failed_checks)}."
+    return f"The run finished; no gate decided{_evidence(report)}."
+
+
+def check_words(check: GateCheck) -> str:
+    """By how much a condition was met or missed, or why it could not be checked."""
+    if check.problem is not None or check.by is None:
+        return check.problem or ""
+    return f"{'met' if check.passed else 'missed'} by {abs(check.by):.2g}"
+
+
+def _evidence(report: RunReport) -> str:
+    if report.evaluation is None or not report.evaluation.win_rates:
+        return ""
+    rates = report.evaluation.win_rates
+    rate = next((rate for rate in rates if rate.opponent == "base"), rates[0])
+    whom = "the base model" if rate.opponent == "base" else rate.opponent
+    return (
+        f": it wins {percent(rate.value)} of {report.evaluation.prompts} held-out prompts against {whom} "
+        f"(95\u202f% interval {percent_range(rate.low, rate.high)})"
+    )
+
+
+def _shortfall(check: GateCheck) -> str:
+    if check.value is None or check.threshold is None or check.by is None:
+        return f"{check.name} could not be checked ({check.problem})"
+    digits = next((d for d in range(3, 8) if f"{check.value:.{d}g}" != f"{check.threshold:.{d}g}"), 8)
+    was, short_by = f"{check.value:.{digits}g}".replace("-", "−"), f"{abs(check.by):.2g}"
+    return f"{check.name} was {was}, wanted {check.bound} {figure(check.threshold)} (short by {short_by})"

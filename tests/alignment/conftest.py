@@ -1,0 +1,106 @@
+"""Single training stages on the tiny model: their contexts, and real artifacts for them to start from."""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from alignment.data.digests import pair_id, prompt_id
+from alignment.data.jsonl import write_records
+from alignment.loading import load_recipe, resolve_data
+from alignment.models.base import prepare_base
+from alignment.recipe import Recipe
+from alignment.records import Artifact, Message, PreferencePair
+from alignment.stage import Progress, StageContext
+from alignment.workspace import Workspace, folder_digest
+
+MakeContext = Callable[..., StageContext]
+LIKED = ("Red.", "The cat.", "It is red.", "Blue.", "The dog.", "It is blue.")
+DISLIKED = ("What is the word for it today?", "Who saw it?", "Name it in one word, the white one.")
+
+
+def tiny_pairs(count: int = 24) -> list[PreferencePair]:
+    """Short answers over long ones, each under a prompt of its own."""
+    pairs = []
+    for number in range(count):
+        prompt = (Message(role="user", content=f"What colour is the {('cat', 'dog', 'owl')[number % 3]} {number}?"),)
+        chosen, rejected = LIKED[number % len(LIKED)], DISLIKED[number % len(DISLIKED)]
+        pairs.append(
+            PreferencePair(
+                id=pair_id(prompt, chosen, rejected), prompt_id=prompt_id(prompt), prompt=prompt, chosen=chosen,
+                rejected=rejected, margin=float(number % 4),
+            )
+        )  # fmt: skip
+    return pairs
+
+
+def artifact_of(name: str, kind: str, folder: Path, inputs: Mapping[str, Artifact] | None = None) -> Artifact:
+    """The artifact that a folder is."""
+    refs = {source: artifact.ref() for source, artifact in (inputs or {}).items()}
+    return Artifact(
+        name=name, kind=kind, version=1, digest=folder_digest(folder), path=str(folder), key=name, inputs=refs
+    )
+
+
+@pytest.fixture(scope="session")
+def make_context(make_recipe: Callable[..., Path]) -> MakeContext:
+    """The context of one stage of the tiny recipe in a folder: its output, its checkpoints, its data.
+
+    ``settings`` change the stage's settings, ``changes`` any of the recipe's by their dotted names.
+    """
+
+    def make(
+        folder: Path,
+        name: str,
+        inputs: Mapping[str, Artifact],
+        *,
+        settings: Mapping[str, Any] | None = None,
+        changes: Mapping[str, Any] | None = None,
+        report: Callable[[Progress], None] = lambda _progress: None,
+    ) -> StageContext:
+        changed = {f"stages.{name}.{key}": value for key, value in (settings or {}).items()} | dict(changes or {})
+        if "base" in inputs and "model.base" not in changed:
+            changed["model.base"] = inputs["base"].path
+        path = make_recipe(folder, changes=changed)
+        recipe: Recipe = load_recipe(path)
+        data = resolve_data(recipe, path)
+        data["rubric"] = path.parent / "rubric.yaml"
+        for part in ("output", "checkpoints"):
+            (folder / part).mkdir(exist_ok=True)
+        return StageContext(name, recipe, inputs, data, folder / "output", folder / "checkpoints", report)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def base(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """The tiny model as the run's base."""
+    from alignment.recipe import ModelSettings
+
+    return prepare_base(Workspace(tmp_path_factory.mktemp("space")), ModelSettings(base=str(tiny_model)))
+
+
+@pytest.fixture(scope="session")
+def preferences(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """24 hand-made pairs."""
+    folder = tmp_path_factory.mktemp("preferences")
+    write_records(folder / "pairs.jsonl", tiny_pairs())
+    return artifact_of("preferences", "preferences", folder)
+
+
+@pytest.fixture(scope="session")
+def sft(base: Artifact, make_context: MakeContext, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """An adapter on the tiny model, really trained on the demonstrations: far from the base."""
+    from alignment.policy.sft import run
+
+    context = make_context(tmp_path_factory.mktemp("sft"), "sft", {"base": base})
+    result = run(context.recipe.stages["sft"], context)  # type: ignore[arg-type]
+    assert result.metrics["loss"] < 0.7 * result.curves["loss"][0][1]
+    return artifact_of("sft", "model", context.output, {"base": base})
+
+
+def curve(folder: Path, name: str = "loss") -> list[float]:
+    """A curve of an artifact, by step."""
+    return [value for _step, value in json.loads((folder / "curves.json").read_text())[name]]

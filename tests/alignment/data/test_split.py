@@ -1,0 +1,57 @@
+from hypothesis import given
+from hypothesis import strategies as st
+
+from alignment.data.digests import pair_id, prompt_id
+from alignment.data.split import is_held_out, opening, split_by_digest
+from alignment.records import Demonstration, Message, PreferencePair, Prompt
+
+KEYS = st.lists(st.text(max_size=8), max_size=40)
+SHARES = st.floats(min_value=0.01, max_value=0.99)
+
+
+def turns(*contents: str) -> tuple[Message, ...]:
+    roles = ("user", "assistant")
+    return tuple(Message.model_validate({"role": roles[n % 2], "content": text}) for n, text in enumerate(contents))
+
+
+@given(keys=KEYS, share=SHARES, order=st.randoms())
+def test_a_key_lands_on_the_same_side_in_any_order_and_company(keys: list[str], share: float, order: object) -> None:
+    train, held_out = split_by_digest(keys, share, key=lambda key: key)
+    assert sorted(train + held_out) == sorted(keys)
+    assert not set(train) & set(held_out)
+    shuffled = sorted(keys, key=lambda _key: order.random())  # type: ignore[attr-defined]
+    again, held_out_again = split_by_digest(shuffled[: len(keys) // 2], share, key=lambda key: key)
+    assert set(again) <= set(train)
+    assert set(held_out_again) <= set(held_out)
+
+
+@given(key=st.text(), shares=st.tuples(SHARES, SHARES))
+def test_a_larger_share_only_adds(key: str, shares: tuple[float, float]) -> None:
+    if is_held_out(key, min(shares)):
+        assert is_held_out(key, max(shares))
+
+
+def test_the_share_is_kept_in_expectation() -> None:
+    held_out = sum(is_held_out(str(n), 0.2) for n in range(10_000))
+    assert 1_880 <= held_out <= 2_120  # 2,000 ± 3 standard deviations of 40
+
+
+def test_order_within_a_side_is_kept() -> None:
+    train, held_out = split_by_digest(range(100), 0.5, key=str)
+    assert train == sorted(train)
+    assert held_out == sorted(held_out)
+
+
+@given(first=st.text(min_size=1), more=st.lists(st.text(min_size=1), min_size=1, max_size=3))
+def test_all_that_opens_alike_stays_together(first: str, more: list[str]) -> None:
+    prompt = Prompt(id="p", messages=turns(first))
+    longer = Prompt(id="q", messages=(Message(role="system", content="s"), *turns(first, *more)))
+    shown = Demonstration(id="d", messages=turns(f" {first}\n", *more))
+    pair = PreferencePair(id="r", prompt_id="p", prompt=turns(first.upper().lower()), chosen="a", rejected="b")
+    assert len({opening(prompt), opening(longer), opening(shown)}) == 1
+    assert opening(pair).split() == " ".join(first.upper().lower().split()).casefold().split()
+
+
+def test_ids_are_of_the_content_and_the_order() -> None:
+    assert prompt_id(turns("a")) != prompt_id(turns("b"))
+    assert pair_id(turns("a"), "x", "y") != pair_id(turns("a"), "y", "x")

@@ -1,0 +1,156 @@
+"""The stage on real tiny policies: an adapter that learned to be brief against a base that rambles."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from alignment.data.jsonl import read_records, write_records
+from alignment.evaluation.metric_names import evaluation_metric_names
+from alignment.evaluation.results import Evaluation, Sample
+from alignment.evaluation.stage import run
+from alignment.faults import StageError
+from alignment.recipe import EvaluateStage, Recipe
+from alignment.records import Artifact, Prompt, Response
+from alignment.stage import Progress, StageContext, StageResult
+from alignment.workspace import folder_digest
+
+RUBRIC = """
+name: brief
+criteria:
+  - {name: few_words, text: It is short., measure: words, weight: 1, full_at_most: 2, zero_at: 12}
+"""
+Evaluate = Callable[..., tuple[StageResult, Path]]
+
+
+@pytest.fixture
+def evaluate(tmp_path: Path, policies: dict[str, Artifact], recipe: Recipe, prompts: list[Prompt]) -> Evaluate:
+    rows = [{"prompt": p.messages[0].content, "kind": p.kind, "reference": p.reference} for p in prompts]
+    data = {"prompts": tmp_path / "prompts.jsonl", "rubric": tmp_path / "rubric.yaml"}
+    data["prompts"].write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data["rubric"].write_text(RUBRIC)
+    count = 0
+
+    def run_stage(checkpoints: Path | None = None, **settings: Any) -> tuple[StageResult, Path]:
+        nonlocal count
+        count += 1
+        output = tmp_path / f"output-{count}"
+        checkpoints = checkpoints or tmp_path / f"checkpoints-{count}"
+        for folder in (output, checkpoints):
+            folder.mkdir(exist_ok=True)
+        stage = EvaluateStage.model_validate(SETTINGS | settings)
+        heard: list[Progress] = []
+        context = StageContext("check", recipe, policies, data, output, checkpoints, heard.append)
+        result = run(stage, context)
+        assert heard[-1].step == heard[-1].total
+        assert context.work_seconds > 0
+        return result, output
+
+    return run_stage
+
+
+SETTINGS = {
+    "kind": "evaluate",
+    "model": "short",
+    "against": ["base", "other"],
+    "raters": {"rubric": "rubric.yaml", "noise": 0.2},
+    "reward": "reward",
+    "sampling": {"temperature": 0.0, "max_new_tokens": 10},
+    "kl_prompts": 4,
+}
+
+
+def read(output: Path) -> tuple[Evaluation, list[Sample]]:
+    evaluation = Evaluation.model_validate_json((output / "evaluation.json").read_text())
+    return evaluation, read_records(output / "samples.jsonl", Sample)
+
+
+def test_a_whole_evaluation(evaluate: Evaluate) -> None:
+    result, output = evaluate()
+    stage = EvaluateStage.model_validate(SETTINGS)
+    evaluation, samples = read(output)
+    assert result.kind == "evaluation"
+    assert list(result.metrics) == evaluation_metric_names(stage)
+    assert json.loads((output / "metrics.json").read_text()) == result.metrics
+    # The adapter learned what the rubric asks for, and it shows.
+    assert result.metrics["win_rate.base.rubric.low"] > 0.5
+    assert result.metrics["length.short"] == pytest.approx(3)  # two words and EOS
+    assert result.metrics["finished.short"] == 1.0
+    assert result.metrics["kl"] > 0.5
+    assert evaluation.prompts == len(samples) == len(evaluation.models["base"].lengths)
+    assert list(evaluation.models) == ["short", "base", "other"]
+    assert evaluation.judges["rubric"] == "3 simulated raters by the rubric brief"
+    assert result.tokens_sampled > sum(sum(model.lengths) for model in evaluation.models.values())
+    for won in evaluation.win_rates:
+        outcomes = [sample.outcomes[won.opponent][won.judge] for sample in samples]
+        assert won.rate.value == pytest.approx(sum(outcomes) / len(outcomes))
+        assert sum(part.n for part in won.kinds.values()) == won.rate.n == len(samples)
+    for sample in samples:
+        mine, theirs = sample.rewards["short"], sample.rewards["base"]
+        assert sample.outcomes["base"]["reward"] == (0.5 if mine == theirs else float(mine > theirs))
+        assert sample.texts["short"].split()[0] == "yes"
+    referenced = evaluation.models["short"].references
+    assert referenced is not None
+    assert referenced.n == sum(sample.reference is not None for sample in samples)
+
+
+def test_the_same_again(evaluate: Evaluate, tmp_path: Path) -> None:
+    _, first = evaluate()
+    _, second = evaluate()
+    assert folder_digest(first) == folder_digest(second)
+
+
+def test_a_stopped_run_goes_on_from_the_answers_it_has(evaluate: Evaluate, tmp_path: Path) -> None:
+    _, first = evaluate(checkpoints=tmp_path / "kept")
+    answers = sorted((tmp_path / "kept").glob("answers-*.jsonl"))
+    assert len(answers) == 3
+    answers[0].unlink()
+    changed = [r.model_copy(update={"text": "gold gold"}) for r in read_records(answers[1], Response)]
+    write_records(answers[1], changed)
+    _, second = evaluate(checkpoints=tmp_path / "kept")
+    texts = {text for sample in read(second)[1] for text in sample.texts.values()}
+    assert "gold gold" in texts  # taken from the checkpoint, not sampled again
+    assert folder_digest(first) != folder_digest(second)
+
+
+def test_a_model_against_itself_is_all_ties(evaluate: Evaluate) -> None:
+    result, _ = evaluate(against=["short"], reference="short")
+    assert result.metrics["win_rate.short.rubric.value"] == 0.5
+    assert result.metrics["win_rate.short.reward.length_controlled"] == 0.5
+    assert result.metrics["kl"] == 0.0
+
+
+def test_limit_and_whole_weights(evaluate: Evaluate) -> None:
+    result, output = evaluate(model="whole", against=["base"], raters=None, limit=5, kl_prompts=2)
+    evaluation, samples = read(output)
+    assert (len(samples), evaluation.kl.n) == (5, 2)
+    assert [sample.outcomes["base"].keys() for sample in samples] == [{"reward"}] * 5
+    assert result.metrics["kl"] > 0
+
+
+def test_prompts_of_a_preference_file(
+    tmp_path: Path, policies: dict[str, Artifact], recipe: Recipe, prompts: list[Prompt]
+) -> None:
+    folder = tmp_path / "preferences"
+    folder.mkdir()
+    write_records(folder / "prompts.jsonl", prompts[:3])
+    brought = Artifact(name="pairs", kind="preferences", version=1, digest="0", path=str(folder), key="pairs")
+    stage = EvaluateStage.model_validate(
+        {"kind": "evaluate", "model": "short", "prompts": "pairs", "kl_prompts": 1, "sampling": {"max_new_tokens": 4}}
+    )
+    for name in ("output", "checkpoints"):
+        (tmp_path / name).mkdir()
+    inputs = policies | {"pairs": brought}
+    context = StageContext("check", recipe, inputs, {}, tmp_path / "output", tmp_path / "checkpoints")
+    result = run(stage, context)
+    assert list(result.metrics) == evaluation_metric_names(stage)
+    assert [sample.prompt_id for sample in read(tmp_path / "output")[1]] == ["0000", "0001", "0002"]
+
+
+def test_no_prompts_is_said(tmp_path: Path, policies: dict[str, Artifact], recipe: Recipe) -> None:
+    stage = EvaluateStage(kind="evaluate", model="short")
+    context = StageContext("check", recipe, policies, {}, tmp_path, tmp_path)
+    with pytest.raises(StageError, match="no prompts to ask"):
+        run(stage, context)

@@ -1,0 +1,107 @@
+"""The reward model on the tiny model: where it starts, what it learns, and what it is measured on."""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from alignment.data.jsonl import read_records
+from alignment.models.loading import load_reward_model
+from alignment.records import Artifact, PreferencePair
+from alignment.reward.model import run
+from alignment.stage import StageContext
+from alignment.workspace import folder_digest
+
+MakeContext = Callable[..., StageContext]
+FAST = {"epochs": 3, "batch_size": 6, "learning_rate": 5e-3, "warmup": 0}
+
+
+def train(context: StageContext) -> Any:
+    return run(context.recipe.stages[context.name], context)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def inputs(base: Artifact, sft: Artifact, preferences: Artifact) -> dict[str, Artifact]:
+    return {"base": base, "sft": sft, "preferences": preferences}
+
+
+@pytest.fixture(scope="module", params=["float32", "bfloat16"])
+def trained(
+    inputs: dict[str, Artifact], make_context: MakeContext, request: Any, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[StageContext, Any]:
+    folder = tmp_path_factory.mktemp("reward")
+    context = make_context(folder, "reward", inputs, settings=FAST, changes={"model.dtype": request.param})
+    return context, train(context)
+
+
+def test_the_first_loss_is_log_2(trained: tuple[StageContext, Any]) -> None:
+    """The head starts at zero, so both answers score 0."""
+    context, result = trained
+    losses = [value for _step, value in json.loads((context.output / "curves.json").read_text())["loss"]]
+    assert losses[0] == pytest.approx(math.log(2), abs=1e-6)
+    assert losses[-1] < 0.5
+    assert result.metrics["loss"] < 0.5
+
+
+def test_held_out_accuracy_is_of_the_saved_model_on_pairs_it_never_saw(trained: tuple[StageContext, Any]) -> None:
+    context, result = trained
+    folder = context.output
+    saved = Artifact(name="reward", kind="reward_model", version=1, digest="0", path=str(folder), key="reward")
+    model, tokenizer = load_reward_model(saved, context.recipe)
+    pairs = read_records(Path(context.inputs["preferences"].path) / "pairs.jsonl", PreferencePair)
+
+    def reward(pair: PreferencePair, answer: str) -> float:
+        text = f"<|im_start|>user\n{pair.prompt[0].content}<|im_end|>\n<|im_start|>assistant\n{answer}<|im_end|>"
+        ids = tokenizer(text, add_special_tokens=False, return_tensors="pt")["input_ids"]
+        with torch.inference_mode():
+            return float(model(input_ids=ids).logits)
+
+    margins = {pair.id: reward(pair, pair.chosen) - reward(pair, pair.rejected) for pair in pairs}
+    detail = json.loads((folder / "held_out.json").read_text())
+    held = len(detail["margins"])
+    assert held == result.metrics["held_out_pairs"]
+    assert held + result.metrics["pairs"] == len(pairs)
+    tolerance = 1e-4 if context.recipe.model.dtype == "float32" else 0.1
+    everything = sorted(margins.values())
+    for margin in detail["margins"]:  # each reported margin is one that the saved model gives
+        assert min(abs(margin - known) for known in everything) < tolerance
+    right = sum(margin > 0 for margin in detail["margins"]) / held
+    assert result.metrics["accuracy"] == pytest.approx(right)
+    assert result.metrics["accuracy.low"] < right <= result.metrics["accuracy.high"]
+    assert right > 0.8  # short over long: easy
+
+
+def test_the_reward_model_stands_alone(trained: tuple[StageContext, Any]) -> None:
+    context, _result = trained
+    files = {path.name for path in context.output.iterdir()}
+    assert {"model.safetensors", "tokenizer.json", "chat_template.sha256", "held_out.json"} <= files
+    assert not any("adapter" in name for name in files)
+
+
+def test_margins_move_the_loss(inputs: dict[str, Artifact], make_context: MakeContext, tmp_path: Path) -> None:
+    """With margins the first loss is the mean of log(1 + exp(margin)), for both answers score 0."""
+    settings = FAST | {"epochs": 1, "batch_size": 24, "use_margin": True}
+    context = make_context(tmp_path, "reward", inputs, settings=settings)
+    result = train(context)
+    pairs = read_records(Path(inputs["preferences"].path) / "pairs.jsonl", PreferencePair)
+    first = result.curves["loss"][0][1]
+    assert first > math.log(2)
+    means = {round(math.log1p(math.exp(float(m))), 3) for m in range(4)}
+    assert min(means) < first < max(means)
+    assert result.metrics["pairs"] < len(pairs)
+
+
+def test_the_same_bits_whatever_was_drawn_before(
+    inputs: dict[str, Artifact], make_context: MakeContext, tmp_path: Path
+) -> None:
+    digests = []
+    for number in range(2):
+        torch.manual_seed(100 + number)
+        context = make_context(tmp_path / str(number), "reward", inputs, settings=FAST | {"epochs": 1})
+        train(context)
+        digests.append(folder_digest(context.output))
+    assert digests[0] == digests[1]
