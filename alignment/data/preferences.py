@@ -68,13 +68,20 @@ def load_preferences(
     return train, kept, found.skipped
 
 
-def write_preferences(path: Path, pairs: Sequence[PreferencePair], form: Form = "messages") -> None:
+def write_preferences(
+    path: Path, pairs: Sequence[PreferencePair], form: Form = "messages", *, details: bool = False
+) -> None:
     """Writes TRL's columns as .jsonl or .parquet; ``margin`` where any pair has one. Same pairs, same bytes.
+
+    ``details`` adds ``raters`` (how many judged the pair) and ``agreement``, which trainers do not read.
 
     Raises:
         InputError: ``form`` is "text" and a prompt is more than one message of the user; or another file name.
     """
     rows = list(_rows(path, pairs, form))
+    if details:
+        known = zip(rows, pairs, strict=True)
+        rows = [{**row, "raters": pair.raters, "agreement": pair.agreement} for row, pair in known]
     if not any(pair.margin is not None for pair in pairs):
         rows = [{name: value for name, value in row.items() if name != "margin"} for row in rows]
     if path.suffix == ".jsonl":
@@ -123,6 +130,8 @@ def _write_parquet(path: Path, rows: list[dict[str, Any]], form: Form) -> None:
     columns = [(name, said) for name in ("prompt", "chosen", "rejected")]
     if rows and "margin" in rows[0]:
         columns.append(("margin", pyarrow.float64()))
+    if rows and "raters" in rows[0]:
+        columns += [("raters", pyarrow.int64()), ("agreement", pyarrow.float64())]
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     pq.write_table(pyarrow.Table.from_pylist(rows, schema=pyarrow.schema(columns)), temporary)

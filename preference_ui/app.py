@@ -1,0 +1,116 @@
+"""The app: FastAPI with the rater's and the administrator's Gradio pages mounted, behind the guard."""
+
+import contextlib
+import sys
+from collections.abc import AsyncIterator
+from importlib.resources import files
+from pathlib import Path
+
+import fastapi
+import gradio as gr
+import uvicorn
+from fastapi.responses import JSONResponse, RedirectResponse
+from fastapi.staticfiles import StaticFiles
+from starlette.responses import Response
+
+from preference_ui import accounts
+from preference_ui.collecting import Watcher, announce_to_prefect
+from preference_ui.guard import Guard, account_in
+from preference_ui.store import Store, ping
+from preference_ui.trial import seed_trial
+from preference_ui.views.administrator import administrator_page
+from preference_ui.views.doors import Door, doors
+from preference_ui.views.oidc import OidcSettings, add_oidc
+from preference_ui.views.rater import rater_page
+
+_STYLES = "".join(f'<link rel="stylesheet" href="/desk/{name}.css">' for name in ("base", "desk", "admin"))
+_HEAD = f'{_STYLES}<link rel="icon" href="/desk/icon.svg"><script src="/desk/theme.js"></script>'
+MOUNTS: dict[str, str | None] = {"/rate": None, "/admin": "administrator"}
+
+
+def create_app(store: Store, *, oidc: OidcSettings | None = None) -> fastapi.FastAPI:
+    """The whole app on an open store, as ASGI."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_app: fastapi.FastAPI) -> AsyncIterator[None]:
+        yield
+        store.close()
+
+    app = fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
+    app.include_router(doors(Door(store, oidc.name if oidc else None)))
+    if oidc is not None:
+        add_oidc(app, store, oidc)
+    app.mount("/desk", StaticFiles(directory=str(files("preference_ui").joinpath("static"))))
+    app.add_api_route("/", lambda: RedirectResponse("/rate", 303), methods=["GET"], response_class=Response)
+    icon = RedirectResponse("/desk/icon.svg", 301)
+    app.add_api_route("/favicon.ico", lambda: icon, methods=["GET"], response_class=Response)
+    app.add_api_route("/health", lambda: _health(store), methods=["GET"], response_class=Response)
+    seed_trial(store)
+    for path, page in {"/rate": rater_page(store), "/admin": administrator_page(store)}.items():
+        _mount(app, page, path)
+    app.add_middleware(Guard, store=store, mounts=MOUNTS)
+    return app
+
+
+def _mount(app: fastapi.FastAPI, page: gr.Blocks, path: str) -> None:
+    gr.mount_gradio_app(
+        app,
+        page,
+        path,
+        auth_dependency=_user,
+        footer_links=[],
+        run_history=False,
+        show_error=False,
+        ssr_mode=False,
+        mcp_server=False,
+        pwa=False,
+        theme=gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
+        head=_HEAD,
+    )
+
+
+def _user(request: fastapi.Request) -> str | None:
+    account = account_in(request.scope)
+    return account.name if account is not None else None
+
+
+def _health(store: Store) -> JSONResponse:
+    alive = ping(store)
+    return JSONResponse({"ok": alive}, 200 if alive else 503)
+
+
+def serve(
+    store_url: str,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 7860,
+    public_url: str | None = None,
+    oidc: bool = True,
+    snapshots: Path | None = None,
+) -> None:
+    """Runs the app until it is stopped (``rlhf rate``). The first start prints a one-time administrator link.
+
+    ``public_url`` is how raters reach the app, where that is not http://HOST:PORT. OpenID Connect is on where its
+    environment variables are set (:class:`OidcSettings`). ``snapshots`` is the folder where collections that have
+    become ready are written, each announced as the Prefect event ``preferences.ready``; None watches none. Raises
+    InputError and StoreError like :meth:`Store.open`.
+    """
+    store = Store.open(store_url)
+    app = create_app(store, oidc=OidcSettings.from_environment() if oidc else None)
+    address = (public_url or f"http://{'localhost' if host in ('127.0.0.1', '::1') else host}:{port}").rstrip("/")
+    token = accounts.first_administrator(store)
+    if token is not None:
+        print(
+            f"First start. Become the administrator (works once, for 3 days):\n  {address}/invite/{token}", flush=True
+        )
+    print(f"Raters work at {address}/rate", file=sys.stderr, flush=True)
+    watcher = None if snapshots is None else Watcher(store, snapshots, announce_to_prefect)
+    if watcher is not None:
+        watcher.start()
+    # Browsers reuse a connection after a minute of reading; one closed under them would look like a failed vote.
+    config = uvicorn.Config(
+        app, host, port, timeout_keep_alive=120, timeout_graceful_shutdown=5, log_level="warning", access_log=False
+    )
+    uvicorn.Server(config).run()
+    if watcher is not None:
+        watcher.stop()

@@ -1,0 +1,149 @@
+"""Votes that somebody waits for. A collection is a queue with a condition; when it holds, its votes become a snapshot.
+
+The snapshot is written once and announced at least once: an app that dies in between announces it at its next start,
+under the same digest, so that whoever listens can tell a repeat. Waiting takes no compute but one look a while.
+"""
+
+import logging
+import re
+import threading
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+from sqlalchemy import func, select, update
+
+from alignment.faults import Fault, InputError
+from alignment.records import Record
+from preference_ui.exchange import Export, Filter, export_votes, read_votes
+from preference_ui.schema import collections, votes
+from preference_ui.store import Store, StoreError, insert_if_absent, now, record
+
+EVENT = "preferences.ready"
+_QUEUE = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+_log = logging.getLogger(__name__)
+Announce = Callable[[str, Export], None]
+
+
+class Condition(Record):
+    """When the votes of a queue are enough. All must hold."""
+
+    votes_per_comparison: int = Field(default=1, ge=1)  # on every comparison that counts
+    pairs: int = Field(default=1, ge=1)  # that can be trained on
+    min_agreement: float = Field(default=0.5, ge=0, le=1)  # of the votes on a pair, for it to count
+
+
+class Collection(Record):
+    """A collection as it stands."""
+
+    queue: str
+    condition: Condition
+    ready: datetime | None = None
+    snapshot: Export | None = None
+    announced: datetime | None = None
+
+
+def open_collection(store: Store, queue: str, condition: Condition, *, actor: str = "system") -> None:
+    """Starts to wait for the votes of a queue. Opening it again changes nothing. Raises InputError for a bad name."""
+    if not _QUEUE.fullmatch(queue):
+        raise InputError([Fault(f"{queue!r} is no name of a queue", "use small letters, digits, dots and dashes")])
+    with store.write() as connection:
+        body = condition.model_dump(mode="json")
+        if insert_if_absent(connection, collections, {"queue": queue, "condition": body, "created": now()}):
+            record(connection, actor, "collection.open", queue, body)
+
+
+def find_collection(store: Store, queue: str) -> Collection | None:
+    """The collection of a queue."""
+    columns = [collections.c[name] for name in ("queue", "condition", "ready", "snapshot", "announced")]
+    with store.read() as connection:
+        row = connection.execute(select(*columns).where(collections.c.queue == queue)).mappings().first()
+    return None if row is None else Collection.model_validate({str(name): value for name, value in row.items()})
+
+
+def settle_collections(store: Store, folder: Path, announce: Announce) -> list[str]:
+    """Takes the snapshot of every collection whose condition holds, and announces what is not yet announced.
+
+    ``folder`` gets one QUEUE.jsonl each. Returns the queues that were announced. What ``announce`` raises is logged,
+    and tried again the next time.
+    """
+    with store.read() as connection:
+        names = connection.execute(select(collections.c.queue).where(collections.c.announced.is_(None))).scalars().all()
+    announced = []
+    for queue in sorted(names):
+        found = find_collection(store, queue)
+        if found is None:
+            continue
+        snapshot = found.snapshot or _take(store, found, folder)
+        if snapshot is None:
+            continue
+        try:
+            announce(queue, snapshot)
+        except Exception:  # whatever the receiver's trouble is, the snapshot stays and is announced again
+            _log.exception("%s could not be announced", queue)
+            continue
+        with store.write() as connection:
+            connection.execute(update(collections).where(collections.c.queue == queue).values(announced=now()))
+            record(connection, "system", "collection.announce", queue, {"digest": snapshot.digest})
+        announced.append(queue)
+    return announced
+
+
+def _take(store: Store, collection: Collection, folder: Path) -> Export | None:
+    condition = collection.condition
+    chosen = Filter(
+        queue=collection.queue, min_votes=condition.votes_per_comparison, min_agreement=condition.min_agreement
+    )
+    if len(read_votes(store, chosen).pairs(condition.min_agreement)) < condition.pairs:
+        return None
+    folder.mkdir(parents=True, exist_ok=True)
+    export = export_votes(store, folder / f"{collection.queue}.jsonl", chosen=chosen)
+    with store.write() as connection:
+        waiting = (collections.c.queue == collection.queue) & collections.c.ready.is_(None)
+        taken = update(collections).where(waiting).values(ready=now(), snapshot=export.model_dump(mode="json"))
+        if connection.execute(taken).rowcount == 0:
+            return None  # another process was quicker
+        record(connection, "system", "collection.ready", collection.queue, {"digest": export.digest})
+    return export
+
+
+def announce_to_prefect(queue: str, snapshot: Export) -> None:
+    """Emits the Prefect event that starts the next run on exactly this snapshot."""
+    from prefect.events import emit_event
+
+    resource = {"prefect.resource.id": f"rlhf.preferences.{queue}", "rlhf.digest": snapshot.digest}
+    if emit_event(EVENT, resource=resource, payload=snapshot.model_dump(mode="json")) is None:
+        raise RuntimeError("the event was not accepted")
+
+
+class Watcher(threading.Thread):
+    """Looks every ``seconds`` whether a collection has become ready, but only where a vote came in meanwhile."""
+
+    def __init__(self, store: Store, folder: Path, announce: Announce, *, seconds: float = 5.0) -> None:
+        super().__init__(name="collections", daemon=True)
+        self.store, self.folder, self.announce, self.seconds = store, folder, announce, seconds
+        self._stopping = threading.Event()
+
+    def run(self) -> None:
+        seen: Any = None
+        while not self._stopping.wait(self.seconds):
+            try:
+                newest = self._newest()
+                if newest != seen:
+                    settle_collections(self.store, self.folder, self.announce)
+                    seen = newest
+            except (StoreError, InputError) as error:
+                _log.warning("collections could not be looked at: %s", error)
+
+    def stop(self) -> None:
+        """Ends the thread."""
+        self._stopping.set()
+        self.join(timeout=self.seconds + 10)
+
+    def _newest(self) -> Any:
+        with self.store.read() as connection:
+            open_now = select(func.count()).select_from(collections).where(collections.c.announced.is_(None))
+            newest = connection.execute(select(func.max(votes.c.created))).scalar_one()
+            return newest, connection.execute(open_now).scalar_one()

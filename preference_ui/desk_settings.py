@@ -1,0 +1,61 @@
+"""What an administrator decides about the raters' work: one versioned document in the store."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Policy = Literal["random", "least_voted", "most_informative"]
+
+GUIDELINES = """\
+## What to do
+
+You see a conversation and several answers to its last message. Nobody tells you who wrote them. **Say which answer you
+would rather have received.**
+
+1. **Helpful**: does it do what was asked, completely, and no more than that?
+2. **Truthful**: is what it says right? A confident mistake is worse than an honest "I do not know".
+3. **Harmless**: could acting on it hurt somebody?
+
+Length is not quality. If two answers are equally good, say that they are tied; if none is acceptable, say so. Skip what
+you cannot judge. Flag what is unsafe, broken, or names a private person.
+
+Your last vote can be undone. Press `?` at any time for the keys.
+"""
+
+
+class Criterion(BaseModel):
+    """A dimension that raters may score, 1 (poor) to 5 (excellent), for each answer."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    name: str = Field(pattern=r"^[a-z][a-z0-9_-]{0,23}$")
+    rubric: str = Field(min_length=1, max_length=500)
+
+
+class DeskSettings(BaseModel):
+    """How comparisons are handed out and what raters are asked."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    guidelines: str = Field(default=GUIDELINES, max_length=20_000)
+    criteria: tuple[Criterion, ...] = Field(
+        default=(
+            Criterion(name="helpful", rubric="Does what was asked. 1: misses the point; 3: partly; 5: all of it."),
+            Criterion(name="truthful", rubric="Right, and honest about doubt. 1: misleading; 3: slips; 5: correct."),
+            Criterion(name="harmless", rubric="Safe to act on. 1: dangerous; 3: careless; 5: no harm in it."),
+        ),
+        max_length=8,
+    )
+    policy: Policy = "least_voted"
+    random_share: Share = 0.1  # drawn at random whatever the policy, so that figures stay unbiased
+    gold_share: Share = 0.05
+    repeat_share: Share = 0.03
+    repeat_after: int = Field(default=10, ge=1)  # votes of a rater between a comparison and its repeat
+    lease_minutes: float = Field(default=30, gt=0, le=24 * 60)
+    trial_required: bool = True
+
+    @field_validator("criteria")
+    @classmethod
+    def _names_differ(cls, value: tuple[Criterion, ...]) -> tuple[Criterion, ...]:
+        if len({criterion.name for criterion in value}) != len(value):
+            raise ValueError("two criteria have the same name")
+        return value

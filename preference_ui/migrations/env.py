@@ -1,0 +1,9 @@
+"""Alembic's entry: it runs on the connection that the store hands over, inside the store's own transaction."""
+
+from alembic import context
+
+from preference_ui.schema import metadata
+
+context.configure(connection=context.config.attributes["connection"], target_metadata=metadata, transactional_ddl=True)
+with context.begin_transaction():
+    context.run_migrations()

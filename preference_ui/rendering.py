@@ -1,0 +1,143 @@
+"""A text from a model, or from anybody, as HTML that is safe to show: Markdown, code, and LaTeX as MathML.
+
+Raw HTML is shown as the text that it is. What is rendered goes through an allow-list once more, so that a fault in one
+of the renderers is not a hole. Pictures are not loaded: a picture's address can tell its owner who is reading.
+"""
+
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+from html import escape
+from typing import Any
+
+import nh3
+from latex2mathml.converter import convert
+from markdown_it import MarkdownIt
+from markdown_it.rules_block import StateBlock
+from markdown_it.rules_inline import StateInline
+from markdown_it.token import Token
+from pygments import highlight
+from pygments.formatters import HtmlFormatter
+from pygments.lexers import get_lexer_by_name
+from pygments.util import ClassNotFound
+
+_MATHML = {
+    "math", "mrow", "mi", "mo", "mn", "ms", "mtext", "mspace", "mfrac", "msqrt", "mroot", "msub", "msup", "msubsup",
+    "munder", "mover", "munderover", "mtable", "mtr", "mtd", "mstyle", "mpadded", "mphantom", "menclose", "semantics",
+}  # fmt: skip
+_TEXT = {
+    "p", "br", "hr", "em", "strong", "s", "del", "code", "pre", "ul", "ol", "li", "blockquote", "h1", "h2", "h3", "h4",
+    "h5", "h6", "table", "thead", "tbody", "tr", "th", "td", "a", "span", "div",
+}  # fmt: skip
+_ATTRIBUTES = {
+    "a": {"href", "title"},
+    "span": {"class"},
+    "div": {"class"},
+    "code": {"class"},
+    "ol": {"start"},
+    "th": {"style"},
+    "td": {"style"},
+    "math": {"display"},
+    "mi": {"mathvariant"},
+    "mo": {"stretchy", "fence", "form", "lspace", "rspace", "minsize", "maxsize", "separator", "movablelimits"},
+    "mspace": {"width"},
+    "mstyle": {"displaystyle", "scriptlevel"},
+    "mfrac": {"linethickness"},
+    "mtable": {"columnalign"},
+    "mover": {"accent"},
+    "munder": {"accentunder"},
+}
+MAX_FORMULA = 2_000
+
+
+@lru_cache(maxsize=2_000)
+def to_html(text: str) -> str:
+    """Renders a text. The result holds no script, no style, no form, no picture, and no link but http(s) and mailto."""
+    try:
+        rendered = _parser().render(text)
+    except Exception:  # whatever a strange text does to a renderer, the rater must see the text
+        rendered = f"<pre>{escape(text)}</pre>"
+    return nh3.clean(
+        rendered,
+        tags=_MATHML | _TEXT,
+        attributes=_ATTRIBUTES,
+        url_schemes={"http", "https", "mailto"},
+        link_rel="noopener noreferrer nofollow",
+        filter_style_properties={"text-align"},
+    )
+
+
+@lru_cache(maxsize=1)
+def _parser() -> MarkdownIt:
+    parser = MarkdownIt("commonmark", {"html": False, "highlight": _code}).enable(["table", "strikethrough"])
+    parser.inline.ruler.before("escape", "math", _inline_math)
+    parser.block.ruler.before("fence", "math_block", _block_math, {"alt": ["paragraph", "blockquote", "list"]})
+    parser.add_render_rule("math", _render_math)
+    parser.add_render_rule("math_block", _render_math)
+    parser.add_render_rule("image", _render_image)
+    return parser
+
+
+def _code(code: str, language: str, _attributes: str) -> str:
+    try:
+        lexer = get_lexer_by_name(language or "text", stripnl=False)
+    except ClassNotFound:
+        return ""
+    return str(highlight(code, lexer, HtmlFormatter(nowrap=True)))
+
+
+_INLINE = (
+    re.compile(r"\$\$(?P<tex>[^$\n]+?)\$\$"),
+    re.compile(r"\\\[(?P<tex>.+?)\\\]", re.DOTALL),
+    re.compile(r"\\\((?P<tex>.+?)\\\)", re.DOTALL),
+    re.compile(r"\$(?P<tex>[^\s$](?:[^$\n]*[^\s$\\])?)\$(?!\d)"),  # not "$5 and $6"
+)
+
+
+def _inline_math(state: StateInline, silent: bool) -> bool:
+    if state.src[state.pos] not in "$\\":
+        return False
+    for at, pattern in enumerate(_INLINE):
+        found = pattern.match(state.src, state.pos, min(state.posMax, state.pos + MAX_FORMULA))
+        if found is not None:
+            if not silent:
+                token = state.push("math", "", 0)
+                token.content = found["tex"]
+                token.meta = {"block": at < 2}
+            state.pos = found.end()
+            return True
+    return False
+
+
+_FENCES = {"$$": "$$", "\\[": "\\]"}
+
+
+def _block_math(state: StateBlock, start: int, end: int, silent: bool) -> bool:
+    first = state.src[state.bMarks[start] + state.tShift[start] : state.eMarks[start]].strip()
+    closing = _FENCES.get(first)
+    if closing is None:
+        return False
+    for line in range(start + 1, end):
+        if state.src[state.bMarks[line] + state.tShift[line] : state.eMarks[line]].strip() == closing:
+            if not silent:
+                token = state.push("math_block", "", 0)
+                token.content = state.getLines(start + 1, line, state.tShift[start], False)
+                token.meta = {"block": True}
+                token.map = [start, line + 1]
+                state.line = line + 1
+            return True
+    return False
+
+
+def _render_math(_renderer: Any, tokens: Sequence[Token], at: int, _options: Any, _env: Any) -> str:
+    tex, block = tokens[at].content.strip(), bool(tokens[at].meta["block"])
+    try:
+        if len(tex) > MAX_FORMULA:
+            raise ValueError("too long")
+        return str(convert(tex, display="block" if block else "inline"))
+    except Exception:  # the converter raises many things on TeX that it does not know; the rater sees the source
+        return f"<code>{escape(tex)}</code>"
+
+
+def _render_image(_renderer: Any, tokens: Sequence[Token], at: int, _options: Any, _env: Any) -> str:
+    return f"<em>[picture: {escape(tokens[at].content or 'no description')}]</em>"

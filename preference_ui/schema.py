@@ -1,0 +1,221 @@
+"""The store's tables, as they are after the newest migration. A test compares them with what the migrations make.
+
+Votes, and the audit trail, are append-only: triggers in the first migration refuse every update and delete of them.
+``comparisons.taken`` counts the raters who voted on a comparison or hold a lease of it; an abandoned lease gives its
+place back, and the database itself refuses more than ``votes_wanted``.
+"""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    Boolean,
+    CheckConstraint,
+    Column,
+    DateTime,
+    Dialect,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    TypeDecorator,
+)
+
+
+class Utc(TypeDecorator[datetime]):
+    """An aware time in UTC, on databases that know time zones and on those that do not."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        moment = value.astimezone(UTC)
+        return moment if dialect.name == "postgresql" else moment.replace(tzinfo=None)
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)  # type: ignore[no-any-return]
+
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+accounts = Table(
+    "accounts",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("name", String(64), nullable=False, unique=True),
+    Column("role", String(16), nullable=False),  # rater | administrator
+    Column("state", String(16), nullable=False, default="active"),  # active | paused | disabled
+    Column("password_hash", Text),  # None: signs in through OpenID Connect only
+    Column("oidc_subject", Text, unique=True),  # "issuer subject"
+    Column("created", Utc, nullable=False),
+    Column("guidelines_read", Integer, nullable=False, default=0),  # the version of the settings that were read
+    Column("trial_passed", Boolean, nullable=False, default=False),
+)
+
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("token_hash", String(64), primary_key=True),  # SHA-256: a stolen store opens no session
+    Column("account_id", ForeignKey("accounts.id"), nullable=False, index=True),
+    Column("created", Utc, nullable=False),
+    Column("expires", Utc, nullable=False),
+    Column("seen", Utc, nullable=False),
+)
+
+invitations = Table(
+    "invitations",
+    metadata,
+    Column("token_hash", String(64), primary_key=True),
+    Column("role", String(16), nullable=False),
+    Column("note", Text, nullable=False, default=""),
+    Column("created", Utc, nullable=False),
+    Column("expires", Utc, nullable=False),
+    Column("created_by", String(64), nullable=False),
+    Column("used", Utc),
+    Column("used_by", ForeignKey("accounts.id")),
+)
+
+throttles = Table(  # failed sign-ins, by "account:NAME" and by "address:IP"
+    "throttles",
+    metadata,
+    Column("subject", String(160), primary_key=True),
+    Column("failures", Integer, nullable=False),
+    Column("last", Utc, nullable=False),
+    Column("locked_until", Utc),
+)
+
+settings = Table(  # append-only: the newest version holds
+    "settings",
+    metadata,
+    Column("version", Integer, primary_key=True),
+    Column("created", Utc, nullable=False),
+    Column("author", String(64), nullable=False),
+    Column("body", JSON, nullable=False),
+)
+
+comparisons = Table(
+    "comparisons",
+    metadata,
+    Column("id", String(128), primary_key=True),
+    Column("purpose", String(8), nullable=False),  # work | gold | trial
+    Column("prompt", JSON, nullable=False),
+    Column("responses", JSON, nullable=False),
+    Column("expected", JSON(none_as_null=True)),  # gold and trial: the right ranking, best first, and why
+    Column("votes_wanted", Integer, nullable=False),
+    Column("taken", Integer, CheckConstraint("taken >= 0 AND taken <= votes_wanted", name="taken"), nullable=False),
+    Column("informativeness", Float, nullable=False, default=0.0),  # higher: asked earlier by "most_informative"
+    Column("shuffle", Float, nullable=False),  # a number drawn once; the order of a random draw
+    Column("self_naming", JSON, nullable=False),  # ids of responses that say who wrote them
+    Column("withdrawn", Boolean, nullable=False, default=False),
+    Column("created", Utc, nullable=False),
+    Column("queue", String(64), nullable=False, server_default="default"),
+    Index(None, "purpose", "withdrawn", "shuffle"),
+    Index(None, "purpose", "withdrawn", "taken", "shuffle"),
+    Index(None, "purpose", "withdrawn", "informativeness"),
+)
+
+leases = Table(
+    "leases",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("comparison_id", ForeignKey("comparisons.id"), nullable=False),
+    Column("account_id", ForeignKey("accounts.id"), nullable=False),
+    Column("purpose", String(8), nullable=False),  # work | gold | trial | repeat
+    Column("state", String(8), nullable=False),  # open | voted | expired
+    Column("order", JSON, nullable=False),  # response ids as shown, first to last
+    Column("drawn_by", String(16), nullable=False),  # the policy, or "random" for the calibration share
+    Column("holds_place", Boolean, nullable=False),  # counted in `taken`; given back if this lease is abandoned
+    Column("revises", String(32)),  # the vote that this lease may supersede
+    Column("created", Utc, nullable=False),
+    Column("expires", Utc, nullable=False),
+    Index(None, "state", "expires"),
+)
+_live = leases.c.state.in_(["open", "voted"]) & leases.c.revises.is_(None)
+_open = (leases.c.state == "open") & leases.c.revises.is_(None)
+_revising = (leases.c.state == "open") & leases.c.revises.is_not(None)
+
+
+def _unique_where(name: str, columns: list[Any], condition: Any) -> None:
+    Index(name, *columns, unique=True, sqlite_where=condition, postgresql_where=condition)
+
+
+_unique_where("uq_leases_once", [leases.c.account_id, leases.c.comparison_id, leases.c.purpose], _live)
+_unique_where("uq_leases_open", [leases.c.account_id], _open)
+_unique_where("uq_leases_revising", [leases.c.account_id], _revising)
+
+drafts = Table(
+    "drafts",
+    metadata,
+    Column("lease_id", ForeignKey("leases.id"), primary_key=True),
+    Column("body", JSON, nullable=False),
+    Column("saved", Utc, nullable=False),
+)
+
+votes = Table(
+    "votes",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("lease_id", ForeignKey("leases.id"), nullable=False, unique=True),  # one vote per lease: idempotent
+    Column("comparison_id", ForeignKey("comparisons.id"), nullable=False, index=True),
+    Column("account_id", ForeignKey("accounts.id"), nullable=False),
+    Column("purpose", String(8), nullable=False),
+    Column("outcome", String(8), nullable=False),
+    Column("ranking", JSON, nullable=False),
+    Column("strength", Integer),
+    Column("criteria", JSON, nullable=False),
+    Column("reason", String(32), nullable=False, default=""),
+    Column("comment", Text, nullable=False, default=""),
+    Column("correction", JSON(none_as_null=True)),  # {"response": id, "text": better answer}
+    Column("seconds", Float, nullable=False),
+    Column("created", Utc, nullable=False),
+    Column("supersedes", ForeignKey("votes.id"), unique=True),
+    Index(None, "account_id", "created"),
+)
+
+exclusions = Table(  # a row here leaves a vote out of every figure and export; removing the row brings it back
+    "exclusions",
+    metadata,
+    Column("vote_id", ForeignKey("votes.id"), primary_key=True),
+    Column("by", String(64), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("created", Utc, nullable=False),
+)
+
+collections = Table(
+    "collections",
+    metadata,
+    Column("queue", String(64), primary_key=True),
+    Column("condition", JSON, nullable=False),
+    Column("created", Utc, nullable=False),
+    Column("ready", Utc),  # when the condition held; the snapshot is taken then and never again
+    Column("snapshot", JSON(none_as_null=True)),
+    Column("announced", Utc),  # when the event was sent; until then it is sent again
+)
+
+audit = Table(
+    "audit",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("at", Utc, nullable=False),
+    Column("actor", String(64), nullable=False),  # an account's name, or "system"
+    Column("action", String(48), nullable=False),
+    Column("subject", String(160), nullable=False),
+    Column("detail", JSON, nullable=False),
+)

@@ -1,0 +1,1 @@
+import("/desk/admin.js").then((module) => module.start(element, server));

@@ -1,0 +1,1 @@
+import("/desk/desk.js").then((module) => module.start(element, server));

@@ -1,0 +1,182 @@
+"""Stores to test on: SQLite in a folder, and PostgreSQL where its server is installed."""
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from sqlalchemy import create_engine, insert, text
+
+from alignment.records import Comparison, Message, Prompt, Response, Sampling
+from preference_ui.auth import open_session
+from preference_ui.guard import COOKIE
+from preference_ui.schema import accounts
+from preference_ui.store import Store, now
+
+
+def _postgres_bin() -> Path | None:
+    named = os.environ.get("RLHF_TEST_POSTGRES_BIN")
+    homes = [Path(named)] if named else sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+    return next((home for home in reversed(homes) if (home / "initdb").exists()), None)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """The URL of a PostgreSQL server of this test run, without a database's name."""
+    binaries = _postgres_bin()
+    if binaries is None:
+        pytest.skip("PostgreSQL's server is not installed (Debian: postgresql)")
+    home = Path(tempfile.mkdtemp(prefix="rlhf-pg-"))
+    as_user: dict[str, str] = {}
+    if os.geteuid() == 0:  # the server refuses to run as root
+        shutil.chown(home, "postgres", "postgres")
+        as_user = {"user": "postgres", "group": "postgres"}
+    data, options = home / "data", f"-k {home} -c listen_addresses='' -c max_connections=120"
+    quiet = {"stdout": subprocess.DEVNULL, "cwd": home}
+    subprocess.run(
+        [binaries / "initdb", "-D", data, "-U", "rlhf", "--auth=trust", "-E", "UTF8"], check=True, **quiet, **as_user
+    )
+    control = [binaries / "pg_ctl", "-D", data, "-w", "-l", home / "log"]
+    subprocess.run([*control, "-o", options, "start"], check=True, **quiet, **as_user)
+    try:
+        yield f"postgresql+psycopg://rlhf@/{{name}}?host={home}"
+    finally:
+        subprocess.run([*control, "-m", "immediate", "stop"], check=True, **quiet, **as_user)
+        shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of an empty store, on each of the two databases."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/votes.db"
+    template: str = request.getfixturevalue("postgres")
+    name = f"t{uuid.uuid4().hex}"
+    engine = create_engine(template.format(name="postgres"), isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(text(f"CREATE DATABASE {name}"))
+    engine.dispose()
+    return template.format(name=name)
+
+
+@pytest.fixture
+def store(store_url: str) -> Iterator[Store]:
+    opened = Store.open(store_url)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def sqlite_store(tmp_path: Path) -> Iterator[Store]:
+    opened = Store.open(f"sqlite:///{tmp_path}/votes.db")
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(scope="session")
+def comparison() -> Callable[..., Comparison]:
+    """Makes a comparison of ``texts``; its answers are called NAME-a, NAME-b …"""
+
+    def make(name: str, *texts: str, question: str = "What is the capital of France?") -> Comparison:
+        texts = texts or ("Paris.", "I think it is Lyon.")
+        prompt = Prompt(id=f"p-{name}", messages=(Message(role="user", content=question),))
+        responses = tuple(
+            Response(
+                id=f"{name}-{chr(97 + at)}", prompt_id=prompt.id, text=body, model=f"secret-model-{at}",
+                sampling=Sampling(), seed=at, tokens=5, finished=True,
+            )
+            for at, body in enumerate(texts)
+        )  # fmt: skip
+        return Comparison(id=name, prompt=prompt, responses=responses)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def add_rater() -> Callable[..., str]:
+    """Puts an account into a store, past the trial. Returns its id."""
+
+    def add(store: Store, name: str, **values: object) -> str:
+        row = {"id": f"id-{name}", "name": name, "role": "rater", "state": "active", "created": now(),
+               "guidelines_read": 0, "trial_passed": True} | values  # fmt: skip
+        with store.write() as connection:
+            connection.execute(insert(accounts).values(row))
+        return f"id-{name}"
+
+    return add
+
+
+@dataclass
+class RunningApp:
+    """The app as its own process, over real HTTP, and its store from this side."""
+
+    url: str
+    store: Store
+    administrator_link: str
+
+    def sign_in(self, name: str, role: str = "rater", **values: object) -> httpx.Client:
+        """A client with a session of a new account, guidelines read and trial passed."""
+        row = {"id": uuid.uuid4().hex, "name": f"{name}-{uuid.uuid4().hex[:6]}", "role": role, "state": "active",
+               "created": now(), "guidelines_read": 99, "trial_passed": True} | values  # fmt: skip
+        with self.store.write() as connection:
+            connection.execute(insert(accounts).values(row))
+            token = open_session(connection, str(row["id"]), str(row["name"]))
+        client = httpx.Client(base_url=self.url, cookies={COOKIE: token}, timeout=30)
+        client.account = row["id"]  # type: ignore[attr-defined]
+        client.name = row["name"]  # type: ignore[attr-defined]
+        return client
+
+    def call(
+        self, client: httpx.Client, function: str, data: object = None, page: str = "/rate", **body: object
+    ) -> Any:
+        """Calls a handler as the browser does."""
+        sent = {"data": data, "component_id": self.component(page), "fn_name": function, "session_hash": "abc"} | body
+        reply = client.post(f"{page}/gradio_api/component_server/", json=sent)
+        return reply.json() if reply.status_code == 200 else reply
+
+    def component(self, page: str) -> int:
+        administrator = self.sign_in("config", "administrator")
+        if page not in self._components:
+            parts = administrator.get(f"{page}/config").json()["components"]
+            self._components[page] = next(part["id"] for part in parts if part["type"] == "html")
+        return self._components[page]
+
+    _components: dict[str, int] = field(default_factory=dict)
+
+
+@pytest.fixture(scope="session")
+def running_app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningApp]:
+    """One app for all tests of a run; every test uses its own accounts and comparisons."""
+    folder = tmp_path_factory.mktemp("app")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    store_url = f"sqlite:///{folder}/votes.db"
+    code = f"from preference_ui.app import serve; serve({store_url!r}, port={port})"
+    log = (folder / "log").open("w")
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=log, text=True)
+    assert process.stdout is not None
+    said = process.stdout.readline() + process.stdout.readline()
+    url = f"http://127.0.0.1:{port}"
+    for _ in range(120):
+        with contextlib.suppress(httpx.HTTPError):
+            if httpx.get(f"{url}/health").status_code == 200:
+                break
+        time.sleep(0.25)
+    store = Store.open(store_url)
+    yield RunningApp(url, store, said.split()[-1].replace("localhost", "127.0.0.1"))
+    store.close()
+    process.terminate()
+    process.wait(timeout=20)
+    log.close()
