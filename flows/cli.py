@@ -5,7 +5,7 @@ Nothing heavy is imported here: each command imports what it needs, so that ``rl
 
 import sys
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Literal, NoReturn
 
 import typer
 
@@ -19,6 +19,8 @@ app = typer.Typer(
 )
 models_app = typer.Typer(help="Model versions: list, show, promote, roll back.", no_args_is_help=True)
 app.add_typer(models_app, name="models")
+votes_app = typer.Typer(help="The raters' votes: import, export, agreement.", no_args_is_help=True)
+app.add_typer(votes_app, name="votes")
 
 RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe's file, or the name of a shipped one.")]
 WorkspaceOption = Annotated[
@@ -29,6 +31,9 @@ SetOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="policy@champion, policy/3, or a model's folder.")]
+StoreOption = Annotated[
+    str | None, typer.Option(envvar="RLHF_STORE", help="The raters' database; SQLite in the workspace if left out.")
+]
 WORKSPACE = Path("workspace")
 
 
@@ -108,6 +113,59 @@ def chat(
     from flows.talk import chat_command
 
     chat_command(model, workspace, temperature, max_new_tokens)
+
+
+@app.command()
+def rate(
+    workspace: WorkspaceOption = WORKSPACE,
+    store: StoreOption = None,
+    host: str = "127.0.0.1",
+    port: int = 7860,
+    public_url: Annotated[str | None, typer.Option(help="How raters reach the app, behind a proxy.")] = None,
+) -> None:
+    """Serves the app in which people rank responses."""
+    from flows.raters import rate_command
+
+    rate_command(workspace, store, host, port, public_url)
+
+
+@votes_app.command("import")
+def votes_import(
+    file: Annotated[Path, typer.Argument(help="Prompts with responses, or pairs in TRL's columns.")],
+    workspace: WorkspaceOption = WORKSPACE,
+    store: StoreOption = None,
+    votes_wanted: Annotated[int, typer.Option(min=1, help="Raters per comparison.")] = 3,
+    gold: Annotated[bool, typer.Option(help="The better answer is known: mixed in silently to test raters.")] = False,
+) -> None:
+    """Queues a file's comparisons for the raters."""
+    from flows.raters import votes_import_command
+
+    votes_import_command(workspace, store, file, votes_wanted, gold=gold)
+
+
+@votes_app.command("export")
+def votes_export(
+    file: Annotated[Path, typer.Argument(help="Where to: .jsonl, or .parquet for pairs.")],
+    workspace: WorkspaceOption = WORKSPACE,
+    store: StoreOption = None,
+    what: Annotated[Literal["pairs", "votes", "demonstrations"], typer.Option()] = "pairs",
+    form: Annotated[Literal["messages", "text"], typer.Option(help="Of pairs.")] = "messages",
+    json: JsonOption = False,
+) -> None:
+    """Writes preference pairs, the votes, or the raters' corrections."""
+    from flows.raters import votes_export_command
+
+    votes_export_command(workspace, store, file, what, form, as_json=json)
+
+
+@votes_app.command("agreement")
+def votes_agreement(
+    workspace: WorkspaceOption = WORKSPACE, store: StoreOption = None, json: JsonOption = False
+) -> None:
+    """How far the raters agree, with intervals."""
+    from flows.raters import votes_agreement_command
+
+    votes_agreement_command(workspace, store, as_json=json)
 
 
 @models_app.command("list")

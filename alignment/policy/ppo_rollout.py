@@ -8,9 +8,9 @@ from typing import TypeAlias
 import torch
 
 from alignment.faults import StageError
+from alignment.models.attention import quick_backward
 from alignment.policy.advantages import generalized_advantage_estimation, whiten
 from alignment.policy.losses import importance_weights, kl_estimate
-from alignment.policy.ppo_attention import quick_backward
 from alignment.policy.ppo_batch import Episode, Experience, by_length, collate
 from alignment.policy.ppo_models import ActorCritic, Reference, base_of, reference_logprobs
 from alignment.recipe import PpoStage

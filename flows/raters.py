@@ -1,0 +1,72 @@
+"""``rlhf rate`` and ``rlhf votes``: the raters' app, and what goes into and comes out of its store."""
+
+import json
+from pathlib import Path
+from typing import Literal
+
+from rich.console import Console
+
+from alignment.workspace import Workspace
+from flows import services
+
+
+def store_url(workspace: Path, url: str | None) -> str:
+    """The raters' store: the URL given, else SQLite in the workspace."""
+    return url or f"sqlite:///{Workspace(workspace.resolve()).folder('raters')}/votes.db"
+
+
+def rate_command(workspace: Path, url: str | None, host: str, port: int, public_url: str | None) -> None:
+    """Serves the raters' app until it is stopped."""
+    services.quiet_environment(Workspace(workspace.resolve()))
+    from preference_ui.app import serve
+
+    serve(store_url(workspace, url), host=host, port=port, public_url=public_url)
+
+
+def votes_import_command(workspace: Path, url: str | None, file: Path, votes_wanted: int, *, gold: bool) -> None:
+    """Queues a file's comparisons for the raters."""
+    services.quiet_environment(Workspace(workspace.resolve()))
+    from preference_ui.exchange import import_comparisons
+    from preference_ui.store import Store
+
+    new = import_comparisons(Store.open(store_url(workspace, url)), file, votes_wanted=votes_wanted, gold=gold)
+    Console().print(f"{new} new comparisons", highlight=False)
+
+
+def votes_export_command(
+    workspace: Path,
+    url: str | None,
+    file: Path,
+    what: Literal["pairs", "votes", "demonstrations"],
+    form: Literal["messages", "text"],
+    *,
+    as_json: bool,
+) -> None:
+    """Writes preference pairs, votes or corrections to a file, and says their digest."""
+    services.quiet_environment(Workspace(workspace.resolve()))
+    from preference_ui.exchange import export_votes
+    from preference_ui.store import Store
+
+    export = export_votes(Store.open(store_url(workspace, url)), file, what=what, form=form)
+    if as_json:
+        print(export.model_dump_json(indent=2))
+    else:
+        said = f"{export.rows} rows of {export.votes} votes by {export.raters} raters, digest {export.digest[:12]}"
+        Console().print(f"{export.path}: {said}", highlight=False, soft_wrap=True)
+
+
+def votes_agreement_command(workspace: Path, url: str | None, *, as_json: bool) -> None:
+    """How far the raters agree, with 95 % intervals."""
+    services.quiet_environment(Workspace(workspace.resolve()))
+    from preference_ui.exchange import agreement
+    from preference_ui.store import Store
+
+    figures = agreement(Store.open(store_url(workspace, url)))
+    if as_json:
+        print(json.dumps([figure.model_dump(mode="json") for figure in figures], indent=2))
+        return
+    console = Console(highlight=False)
+    for figure in figures:
+        value = "undefined" if figure.value is None else f"{figure.value:.3f}"
+        interval = "" if figure.low is None else f"  [{figure.low:.3f}, {figure.high:.3f}]"
+        console.print(f"{figure.of:<14} {figure.statistic:<20} {value}{interval}  ({figure.units} units)", markup=False)
