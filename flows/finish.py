@@ -33,7 +33,8 @@ class Finish(BaseModel):
     def sentence(self) -> str:
         """The outcome in one sentence, with what failed and by how much."""
         if self.verdict.passed:
-            return f"{self.name} v{self.version} is the champion: every condition of the gate holds"
+            place = "is the champion" if self.alias == "champion" else "was champion before"
+            return f"{self.name} v{self.version} {place}: every condition of the gate holds"
         failed = "; ".join(str(check) for check in self.verdict.checks if not check.passed)
         return f"{self.name} v{self.version} was refused: {failed}"
 

@@ -89,7 +89,8 @@ def say_end(console: Console, folder: Path, server: services.Service, state: Sta
         f"report     {folder / 'report.html'}",
         f"dashboard  {server.url}   (stop it with: rlhf dashboard --stop)",
     ]
-    registered = json.loads((folder / "report.json").read_text("utf-8")).get("registered")
+    written = folder / "report.json"  # a run that was terminated may not have got that far
+    registered = json.loads(written.read_text("utf-8")).get("registered") if written.exists() else None
     if registered:
         lines += [
             f"model      {registered['folder']}",

@@ -22,6 +22,7 @@ from prefect.context import TaskRunContext
 from alignment.digests import code_digest, digest_of
 from alignment.faults import Fault, InputError
 from alignment.models.base import prepare_base
+from alignment.models.memory import keep_freed_memory
 from alignment.recipe import BASE, Recipe, stage_inputs
 from alignment.records import Artifact
 from alignment.stage import Progress, StageContext, StageResult
@@ -139,6 +140,7 @@ def _make(job: Job, key: str) -> Artifact:
         checkpoints=job.workspace.folder("partial", key, "checkpoints"),
         report=_reporter(job),
     )
+    keep_freed_memory()
     if job.recipe.resources.threads:
         torch.set_num_threads(job.recipe.resources.threads)
     module, _data = RUNNERS[job.settings.kind]

@@ -36,7 +36,10 @@ def prompt_rows() -> list[dict[str, str]]:
     rows = []
     for number in range(24):
         animal = ANIMALS[number % len(ANIMALS)]
-        row = {"prompt": QUESTIONS[number // len(ANIMALS)].format(animal=animal), "kind": ("colour", "person")[number % 2]}
+        row = {
+            "prompt": QUESTIONS[number // len(ANIMALS)].format(animal=animal),
+            "kind": ("colour", "person")[number % 2],
+        }
         rows.append(row | ({"reference": COLOURS[number % 4]} if number % 3 == 0 else {}))
     return rows
 
@@ -116,7 +119,8 @@ def write_model(
     raw.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     raw.train_from_iterator(
-        texts, trainers.BpeTrainer(vocab_size=360, special_tokens=special, initial_alphabet=alphabet, show_progress=False)
+        texts,
+        trainers.BpeTrainer(vocab_size=360, special_tokens=special, initial_alphabet=alphabet, show_progress=False),
     )
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=raw, eos_token="<|im_end|>", pad_token=pad or "<|im_end|>",

@@ -16,7 +16,19 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("alignment", "flows", "preference_ui")
-HEAVY = ("torch", "transformers", "trl", "peft", "datasets", "prefect", "mlflow", "gradio", "ray", "matplotlib", "pandas")
+HEAVY = (
+    "torch",
+    "transformers",
+    "trl",
+    "peft",
+    "datasets",
+    "prefect",
+    "mlflow",
+    "gradio",
+    "ray",
+    "matplotlib",
+    "pandas",
+)
 TOP = {
     ".ci", ".gitignore", "CONTRIBUTING.md", "LICENSE", "Makefile", "README.md", "alignment", "flows", "infra",
     "preference_ui", "pyproject.toml", "requirements.lock", "scripts", "tests",

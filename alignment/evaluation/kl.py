@@ -8,7 +8,6 @@ are cut at ``max_new_tokens``, so it is the KL of responses up to that length.
 
 import inspect
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -20,7 +19,7 @@ from alignment.records import Record
 from alignment.rollouts.cache import new_cache
 
 CHUNK = 128  # positions whose (positions × vocabulary) logits are held at once
-Use = Callable[[], AbstractContextManager[LoadedPolicy]]
+Use = Callable[[], LoadedPolicy]
 
 
 class KlEstimate(Record):
@@ -56,7 +55,7 @@ def token_kl(logits: torch.Tensor, reference_logits: torch.Tensor) -> torch.Tens
 def response_kl(policy: Use, reference: Use, prompt: Sequence[int], response: Sequence[int]) -> float:
     """The sum of :func:`token_kl` over a response's tokens, each given the prompt and the tokens before it.
 
-    ``policy`` and ``reference`` open the two models; only one is open at a time, so they may share their weights.
+    ``policy`` and ``reference`` give the two models, in turns, so they may share their weights.
     Raises StageError where their vocabularies differ, ValueError for an empty prompt or response.
     """
     if not prompt or not response:
@@ -85,18 +84,15 @@ class _Stream:
 
     def logits(self, ids: Sequence[int], keep: int) -> torch.Tensor:
         """Logits (keep, V) after the last ``keep`` of the next ``ids``."""
-        with self.use() as loaded:
-            model: Any = loaded.model
-            plain = model.get_base_model() if hasattr(model, "get_base_model") else model
-            if self.cache is None:
-                self.cache = new_cache(plain.config, self.capacity)
-            options = (
-                {"logits_to_keep": keep} if "logits_to_keep" in inspect.signature(plain.forward).parameters else {}
-            )
-            tokens = torch.tensor([list(ids)], device=model.device)
-            output = model(input_ids=tokens, past_key_values=self.cache, use_cache=True, **options)
-            logits: torch.Tensor = output.logits[0, -keep:]
-            return logits
+        model: Any = self.use().model
+        plain = model.get_base_model() if hasattr(model, "get_base_model") else model
+        if self.cache is None:
+            self.cache = new_cache(plain.config, self.capacity)
+        options = {"logits_to_keep": keep} if "logits_to_keep" in inspect.signature(plain.forward).parameters else {}
+        tokens = torch.tensor([list(ids)], device=model.device)
+        output = model(input_ids=tokens, past_key_values=self.cache, use_cache=True, **options)
+        logits: torch.Tensor = output.logits[0, -keep:]
+        return logits
 
 
 def _wide(logits: torch.Tensor) -> torch.Tensor:

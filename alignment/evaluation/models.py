@@ -1,7 +1,5 @@
 """Several policies at once, in the memory of one: every adapter of a run sits on the same base weights."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 from peft import PeftModel
@@ -12,10 +10,12 @@ from alignment.models.loading import Policy, check_base, is_adapter, load_policy
 from alignment.recipe import Recipe
 from alignment.records import Artifact
 
+BARE = "base"  # no adapter switched on
+
 
 @dataclass(frozen=True, slots=True)
 class LoadedPolicy:
-    """A policy that is ready to answer, for as long as the context that gave it lasts."""
+    """A policy that is ready to answer."""
 
     model: Policy
     tokenizer: PreTrainedTokenizerBase
@@ -32,32 +32,30 @@ class PolicyPool:
     def __init__(self, base: Artifact, recipe: Recipe) -> None:
         self._base, self._recipe = base, recipe
         self._shared: Policy | None = None
+        self._active: str | None = BARE  # the adapter that is switched on; None where that is not known
         self._whole: dict[str, Policy] = {}
         self._tokenizers: dict[str, PreTrainedTokenizerBase] = {}
 
-    @contextmanager
-    def use(self, artifact: Artifact) -> Iterator[LoadedPolicy]:
-        """The policy in evaluation mode. Raises StageError for an adapter that was made on another base."""
-        tokenizer = self._tokenizer(artifact)
-        if self._is_whole(artifact):
-            model = self._load_whole(artifact)
-            yield LoadedPolicy(model, tokenizer, stop_ids(model, tokenizer))
-        elif not is_adapter(artifact):
+    def use(self, artifact: Artifact) -> LoadedPolicy:
+        """The policy in evaluation mode, good until the next call.
+
+        Raises StageError for an adapter that was made on another base.
+        """
+        if is_adapter(artifact):
+            model: Policy = self._load_adapter(artifact)
+            self._switch(_adapter_name(artifact))
+        elif artifact.digest == self._base.digest:
             model = self._load_base()
-            with model.disable_adapter() if isinstance(model, PeftModel) else _nothing():
-                yield LoadedPolicy(model, tokenizer, stop_ids(model, tokenizer))
+            self._switch(BARE)
         else:
-            model = self._load_adapter(artifact)
-            model.set_adapter(_adapter_name(artifact), inference_mode=True)
-            yield LoadedPolicy(model, tokenizer, stop_ids(model, tokenizer))
+            model = self._load_whole(artifact)
+        tokenizer = self._tokenizer(artifact)
+        return LoadedPolicy(model, tokenizer, stop_ids(model, tokenizer))
 
     def keep_only(self, *artifacts: Artifact) -> None:
         """Frees the whole-weight policies that are not among ``artifacts``."""
         wanted = {artifact.digest for artifact in artifacts}
         self._whole = {digest: model for digest, model in self._whole.items() if digest in wanted}
-
-    def _is_whole(self, artifact: Artifact) -> bool:
-        return not is_adapter(artifact) and artifact.digest != self._base.digest
 
     def _load_whole(self, artifact: Artifact) -> Policy:
         if artifact.digest not in self._whole:
@@ -72,12 +70,30 @@ class PolicyPool:
     def _load_adapter(self, artifact: Artifact) -> PeftModel:
         check_base(artifact, self._base)
         model, name = self._load_base(), _adapter_name(artifact)
-        if not isinstance(model, PeftModel):
+        if isinstance(model, PeftModel) and name in model.peft_config:
+            return model
+        device = model.device
+        if isinstance(model, PeftModel):
+            model.load_adapter(artifact.path, adapter_name=name, torch_device=str(device))
+        else:
             model = PeftModel.from_pretrained(model, artifact.path, adapter_name=name)
-        elif name not in model.peft_config:
-            model.load_adapter(artifact.path, adapter_name=name, torch_device=str(model.device))
-        self._shared = model.to(model.device).eval()
+        self._shared = model.to(device).eval()
+        self._active = None
         return model
+
+    def _switch(self, name: str) -> None:
+        """Switches one adapter on, or all off. Walking all layers takes a while, so only where it changes something.
+
+        PEFT's own ``disable_adapter`` first collects every layer's status, which costs as much as a short forward pass.
+        """
+        if name == self._active or not isinstance(self._shared, PeftModel):
+            return
+        if name == BARE:
+            self._shared.base_model.disable_adapter_layers()
+        else:
+            self._shared.base_model.enable_adapter_layers()
+            self._shared.set_adapter(name, inference_mode=True)
+        self._active = name
 
     def _tokenizer(self, artifact: Artifact) -> PreTrainedTokenizerBase:
         if artifact.digest not in self._tokenizers:
@@ -88,8 +104,3 @@ class PolicyPool:
 
 def _adapter_name(artifact: Artifact) -> str:
     return f"adapter-{artifact.digest[:16]}"
-
-
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield

@@ -109,7 +109,8 @@ def _sample(
 ) -> list[Response]:
     """One response to each prompt. Every model draws with the same seeds, which takes noise out of their comparison."""
     seeds = [response_seed(work.seed, prompt.id, index) for prompt in prompts]
-    with pool.use(artifact) as policy, work.context.working():
+    policy = pool.use(artifact)
+    with work.context.working():
         engine = TransformersEngine(
             policy.model, policy.tokenizer, stop_ids=policy.stop_ids, batch_size=work.settings.batch_size
         )
@@ -136,7 +137,8 @@ def _kl(work: _Work, pool: PolicyPool) -> KlEstimate:
     reference = work.context.inputs[work.settings.reference]
     longest = work.settings.sampling.max_new_tokens
     seeds = [response_seed(work.seed, prompt.id, 1) for prompt in work.kl_prompts]
-    with pool.use(candidate) as policy, work.context.working():
+    policy = pool.use(candidate)
+    with work.context.working():
         engine = TransformersEngine(
             policy.model, policy.tokenizer, stop_ids=policy.stop_ids, batch_size=work.settings.batch_size
         )

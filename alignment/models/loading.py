@@ -108,7 +108,8 @@ def save_policy(model: Policy, tokenizer: PreTrainedTokenizerBase, base: Artifac
     """Writes a policy (the adapter alone, where it is one) and its tokenizer as safetensors."""
     if isinstance(model, PeftModel):
         model.peft_config["default"].base_model_name_or_path = base.key
-        model.save_pretrained(output, selected_adapters=["default"])
+        # Embeddings are never trained; asked to find out by itself, PEFT would look for the base on the hub.
+        model.save_pretrained(output, selected_adapters=["default"], save_embedding_layers=False)
         (output / "README.md").unlink(missing_ok=True)  # PEFT's empty card; the registry writes a true one
         write_text(output / "base.json", json.dumps({"base": base.key, "digest": base.digest}, indent=1) + "\n")
     else:

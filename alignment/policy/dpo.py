@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
-from peft import PeftModel
 from trl import DPOConfig, DPOTrainer
 
 from alignment.chat import render_answer, render_prompt
@@ -33,8 +32,7 @@ class TokenisedDPOTrainer(DPOTrainer):  # type: ignore[misc]  # TRL is untyped
 
     def _precompute_ref_logps(self, *args: Any, **kwargs: Any) -> Any:
         # The first call after TRL patched its own head onto the model, and before anything uses it.
-        model = self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
-        add_response_head(model)
+        add_response_head(self.model)
         return super()._precompute_ref_logps(*args, **kwargs)
 
 
@@ -64,13 +62,13 @@ def run(settings: DpoStage, context: StageContext) -> StageResult:
     return StageResult("model", metrics, callback.curves, tokens_trained=callback.tokens)
 
 
-def tokenised_pair(tokenizer: Any, pair: PreferencePair) -> dict[str, list[int]]:
-    """The columns that TRL's preference collator reads: ``prompt_ids``, ``chosen_ids``, ``rejected_ids``."""
-    return {
-        "prompt_ids": render_prompt(tokenizer, pair.prompt),
-        "chosen_ids": render_answer(tokenizer, pair.prompt, pair.chosen),
-        "rejected_ids": render_answer(tokenizer, pair.prompt, pair.rejected),
-    }
+def tokenised_pair(tokenizer: Any, pair: PreferencePair) -> dict[str, Any]:
+    """The columns that TRL's preference collator reads: ``prompt_ids``, ``chosen_ids``, ``rejected_ids``; and the
+    ``length`` that they are batched by."""
+    prompt = render_prompt(tokenizer, pair.prompt)
+    chosen, rejected = (render_answer(tokenizer, pair.prompt, text) for text in (pair.chosen, pair.rejected))
+    length = len(prompt) + max(len(chosen), len(rejected))
+    return {"prompt_ids": prompt, "chosen_ids": chosen, "rejected_ids": rejected, "length": length}
 
 
 def _trainer(settings: DpoStage, context: StageContext, model: Any, tokenizer: Any, rows: Any, callback: Any) -> Any:

@@ -1,7 +1,9 @@
 """What must be true before the first update of any run. If it is not, nothing that follows means anything.
 
-The bounds are on means over tokens: in bfloat16 single tokens differ by a few hundredths between two batches of the
-same model, in float32 by less than a thousandth; a wrong position id, mask or temperature moves the mean by tenths.
+The bounds are on means over tokens. Policy, reference and training pass run the same code, so they differ by rounding
+between batches at most. The engine's kernels are others: in bfloat16, whose logits are rounded to a sixteenth at 16,
+SmolLM2's own log-probabilities differ by 0.04 nats per token between sampling and training. A wrong position id, mask
+or temperature moves the mean by tenths.
 """
 
 import torch
@@ -10,7 +12,8 @@ from alignment.faults import StageError
 from alignment.policy.losses import masked_mean
 from alignment.policy.ppo_batch import Experience
 
-BOUNDS = {torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 1e-2}  # nats per token
+BOUNDS = {torch.float32: 1e-3, torch.bfloat16: 2e-2, torch.float16: 5e-3}  # nats per token, the same code
+SAMPLING_BOUNDS = {torch.float32: 1e-3, torch.bfloat16: 1e-1, torch.float16: 2e-2}  # nats per token, the engine's
 
 
 def sampling_gap(experience: Experience) -> float | None:
@@ -34,7 +37,7 @@ def check_experience(experience: Experience, dtype: torch.dtype, *, same_engine:
             f"step 0: policy and reference should be the same model, but differ by {apart:.4g} nats per token "
             f"(bound {bound:g}); the reference is not what the policy started from"
         )
-    gap = sampling_gap(experience)
+    gap, bound = sampling_gap(experience), SAMPLING_BOUNDS[dtype]
     if same_engine and gap is not None and not gap <= bound:
         raise StageError(
             f"step 0: log-probabilities of sampling and training differ by {gap:.4g} nats per token (bound {bound:g}); "

@@ -67,12 +67,16 @@ class ActorCritic(nn.Module):
         """What the optimizer changes, by name: this, and nothing else, is what a checkpoint must hold."""
         return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
 
+    def trunks(self) -> list[Any]:
+        """The models that are trained, without PEFT's wrapper."""
+        return [base_of(trunk) for trunk in (self.policy, self.critic) if trunk is not None]
+
     def checkpoint_activations(self) -> None:
         """Recomputes each layer's activations in the backward pass, with dropout still off.
 
         Transformers does so only in layers in training mode, so the layers alone, not what is in them, are in it.
         """
-        for trunk in filter(None, (self.policy, self.critic)):
+        for trunk in self.trunks():
             if not trunk.is_activation_checkpointing:
                 trunk.activation_checkpointing_enable({"use_reentrant": False})
             for module in trunk.modules():
@@ -90,8 +94,7 @@ def reference_logprobs(model: Any, tokens: Tokens, *, temperature: float) -> tor
 
 def hidden_states(model: Any, ids: torch.Tensor) -> torch.Tensor:
     """The trunk's last hidden states (B, L, D) for right-padded ids (B, L); adapters act as they are set."""
-    base = model.get_base_model() if isinstance(model, PeftModel) else model
-    output = base.base_model(input_ids=ids, use_cache=False)
+    output = base_of(model).base_model(input_ids=ids, use_cache=False)
     return output.last_hidden_state  # type: ignore[no-any-return]
 
 
@@ -104,6 +107,11 @@ def check_head(model: Any) -> None:
         found = nn.functional.linear(hidden_states(model, ids), weight, bias).float()
     if not torch.allclose(expected, found, rtol=1e-2, atol=1e-2 * expected.abs().max().item()):
         raise StageError(f"{type(model).__name__} changes its logits after the head; PPO here cannot train it")
+
+
+def base_of(model: Any) -> Any:
+    """The transformers model, without PEFT's wrapper."""
+    return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
 def _head(model: Any) -> tuple[torch.Tensor, torch.Tensor | None]:

@@ -10,8 +10,9 @@ import torch
 from alignment.faults import StageError
 from alignment.policy.advantages import generalized_advantage_estimation, whiten
 from alignment.policy.losses import importance_weights, kl_estimate
+from alignment.policy.ppo_attention import quick_backward
 from alignment.policy.ppo_batch import Episode, Experience, by_length, collate
-from alignment.policy.ppo_models import ActorCritic, Reference, reference_logprobs
+from alignment.policy.ppo_models import ActorCritic, Reference, base_of, reference_logprobs
 from alignment.recipe import PpoStage
 from alignment.records import Prompt
 from alignment.rollouts.engine import Engine
@@ -93,12 +94,13 @@ def make_experience(
     for rows in by_length(range(len(episodes)), episodes, FORWARD_ONLY * settings.batch_size):
         tokens = collate([episodes[row] for row in rows], device)
         width = tokens.labels.shape[1]
-        outputs = actor(tokens)
+        with quick_backward(*actor.trunks()):  # as in training, or rounding alone would move the first ratios
+            outputs = actor(tokens)
         mask[rows, :width] = tokens.mask
         logprobs[rows, :width] = outputs.logprobs
         values[rows, :width] = outputs.values
         entropy[rows, :width] = outputs.entropy
-        with reference() as model:
+        with reference() as model, quick_backward(base_of(model)):
             ref_logprobs[rows, :width] = reference_logprobs(model, tokens, temperature=actor.temperature)
     scores = scores.to(device) - settings.missing_eos_penalty * torch.tensor(
         [not episode.completion.finished for episode in episodes], device=device

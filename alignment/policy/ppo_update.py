@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import torch
 
 from alignment.faults import StageError
+from alignment.models.attention import quick_backward
 from alignment.policy.losses import ppo_policy_loss, ppo_value_loss
 from alignment.policy.ppo_batch import Experience, by_length, collate
 from alignment.policy.ppo_models import ActorCritic
@@ -76,8 +77,9 @@ def _minibatch(
     stats: dict[str, torch.Tensor] = {}
     tokens = 0
     for rows in by_length(indices, experience.episodes, settings.batch_size):
-        loss, piece = piece_loss(rows, experience, actor, settings, count)
-        loss.backward()  # type: ignore[no-untyped-call]
+        with quick_backward(*actor.trunks()):
+            loss, piece = piece_loss(rows, experience, actor, settings, count)
+            loss.backward()  # type: ignore[no-untyped-call]
         optimizer.accumulate()
         tokens += sum(experience.episodes[row].length for row in rows)
         for name, value in piece.items():

@@ -9,6 +9,7 @@ import types
 from typing import Any
 
 import torch
+from peft import PeftModel
 from trl.trainer.utils import FusedCausalLMOutput
 
 from alignment.policy.token_logprobs import token_statistics
@@ -17,28 +18,41 @@ IGNORED = -100
 
 
 def add_response_head(model: Any) -> None:
-    """Replaces the head that TRL patched onto a causal model (not onto its PEFT wrapper), same inputs and outputs.
+    """Replaces the head that TRL patched onto a causal model (under its PEFT wrapper, too), same inputs and outputs.
 
     Left alone are models whose logits are scaled or capped after the head, and mixtures of experts: TRL knows them all.
     """
+    model = model.get_base_model() if isinstance(model, PeftModel) else model
     config = model.config.get_text_config()
     special = ("final_logit_softcapping", "logit_scale", "logits_scaling", "output_multiplier", "lm_head_multiplier")
     if any(getattr(config, name, None) is not None for name in special) or hasattr(config, "output_router_logits"):
         return
     patched = model.forward
 
-    def forward(self: Any, *args: Any, fused_lm_head: bool = False, labels: Any = None, **kwargs: Any) -> Any:
-        if not fused_lm_head or labels is None:
-            return patched(*args, fused_lm_head=fused_lm_head, labels=labels, **kwargs)
+    def forward(
+        self: Any,
+        *args: Any,
+        fused_lm_head: bool = False,
+        labels: Any = None,
+        shift_labels: Any = None,
+        num_items_in_batch: Any = None,
+        **kwargs: Any,
+    ) -> Any:
+        if not fused_lm_head or labels is None or shift_labels is not None:
+            known = {"labels": labels, "shift_labels": shift_labels, "num_items_in_batch": num_items_in_batch}
+            return patched(*args, fused_lm_head=fused_lm_head, **known, **kwargs)
         kwargs["use_cache"] = False
         hidden = self.base_model(*args, **kwargs).last_hidden_state[:, :-1]
-        return _output(hidden, self.get_output_embeddings(), labels[:, 1:])
+        return _output(hidden, self.get_output_embeddings(), labels[:, 1:], num_items_in_batch)
 
     model.forward = types.MethodType(forward, model)
 
 
-def _output(hidden: torch.Tensor, head: Any, labels: torch.Tensor) -> Any:
-    """hidden (B, T, D), labels (B, T) with -100 where nothing is learned → TRL's output, fields (B, T), 0 there."""
+def _output(hidden: torch.Tensor, head: Any, labels: torch.Tensor, items: Any) -> Any:
+    """hidden (B, T, D), labels (B, T) with -100 where nothing is learned → TRL's output, fields (B, T), 0 there.
+
+    The loss is summed over the labels and divided by ``items``, the labels of all accumulated batches, where given.
+    """
     label_mask = labels != IGNORED
     kept = hidden[label_mask]
     logprobs, entropy, is_top1 = token_statistics(kept, head.weight, labels[label_mask], head_bias=head.bias)
@@ -52,7 +66,7 @@ def _output(hidden: torch.Tensor, head: Any, labels: torch.Tensor) -> Any:
 
     log_probs = spread(logprobs)
     return FusedCausalLMOutput(
-        loss=-log_probs.sum() / label_mask.sum().clamp(min=1),
+        loss=-log_probs.sum() / (label_mask.sum().clamp(min=1) if items is None else items),
         log_probs=log_probs,
         entropy=spread(entropy),
         mean_logits=spread(mean_logits),

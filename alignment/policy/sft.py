@@ -46,9 +46,10 @@ def run(settings: SftStage, context: StageContext) -> StageResult:
     return StageResult("model", metrics, callback.curves, tokens_trained=callback.tokens)
 
 
-def _row(tokenizer: Any, messages: Any) -> dict[str, list[int]]:
+def _row(tokenizer: Any, messages: Any) -> dict[str, Any]:
     ids, mask = render_example(tokenizer, messages)
-    return {"input_ids": ids, "labels": [token if keep else IGNORED for token, keep in zip(ids, mask, strict=True)]}
+    labels = [token if keep else IGNORED for token, keep in zip(ids, mask, strict=True)]
+    return {"input_ids": ids, "labels": labels, "length": len(ids)}
 
 
 def _trainer(settings: SftStage, context: StageContext, model: Any, tokenizer: Any, rows: Any, callback: Any) -> Any:

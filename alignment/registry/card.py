@@ -1,19 +1,23 @@
 """The model card of a registered version: what it is, how it was made, how good it is, and what it is not."""
 
+import json
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 
 from alignment.recipe import BASE, PreferenceFileStage, PreferencesStage, Recipe
 from alignment.records import Artifact
-from alignment.registry.files import CARD_FILE, is_adapter, names_a_hub_model
+from alignment.registry.files import CARD_FILE, is_adapter
 from alignment.registry.lineage import LineageNode
 from alignment.registry.records import VersionRecord
 from alignment.report.win_rates import WinRate, win_rates
 from alignment.workspace import write_text
 
 EMBEDDED = {"embedded:smollm2-135m": ("HuggingFaceTB/SmolLM2-135M-Instruct", "apache-2.0")}
-FIGURES = 4  # metrics of a step that a card quotes
+FIGURES = (  # metrics of a step that a card quotes
+    "demonstrations", "prompts", "responses", "comparisons", "votes", "ties", "pairs", "loss", "rewards/accuracies",
+    "accuracy", "accuracy.low", "accuracy.high", "agreement",
+)  # fmt: skip
 
 
 def write_card(folder: Path, record: VersionRecord, recipe: Recipe, artifacts: Mapping[str, Artifact]) -> None:
@@ -49,7 +53,7 @@ def write_card(folder: Path, record: VersionRecord, recipe: Recipe, artifacts: M
         template_str=resources.files("alignment.registry").joinpath("card.md.j2").read_text("utf-8"),
         record=record,
         summary=_summary(record, rates),
-        base=f"`{base}`" + (f" (here: `{artifacts[BASE].path}`)" if not names_a_hub_model(artifacts[BASE]) else ""),
+        base=f"`{base}`, as `{artifacts[BASE].key}`, digest `{artifacts[BASE].digest[:12]}`",
         form=_form(folder, artifacts[record.candidate.name]),
         description=recipe.description,
         steps=[_step(node) for node in record.lineage.nodes if node.kind != "evaluation"],
@@ -92,7 +96,7 @@ def _form(folder: Path, artifact: Artifact) -> str:
 
 
 def _step(node: LineageNode) -> dict[str, str]:
-    figures = [f"{name} {value:.4g}" for name, value in sorted(node.metrics.items())][:FIGURES]
+    figures = [f"{name} {node.metrics[name]:.4g}" for name in FIGURES if name in node.metrics]
     return {
         "id": str(node),
         "kind": node.kind,
@@ -115,8 +119,9 @@ def _data(recipe: Recipe, artifacts: Mapping[str, Artifact]) -> str:
 
 
 def _held_out(evaluation: Artifact | None) -> str:
-    count = evaluation.metrics.get("prompts") if evaluation else None
-    return f"{count:.0f} held-out prompts" if count else "held-out prompts"
+    path = Path(evaluation.path) / "evaluation.json" if evaluation else None
+    found = json.loads(path.read_text("utf-8")) if path and path.exists() else {}
+    return f"{found['prompts']} held-out prompts" if "prompts" in found else "held-out prompts"
 
 
 def _limits(recipe: Recipe, rates: list[WinRate]) -> list[str]:

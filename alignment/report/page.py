@@ -13,7 +13,6 @@ from alignment.report.svg import Figure
 from alignment.workspace import write_text
 
 PAIRWISE = {"reward", "dpo"}  # kinds of stages whose loss starts at log 2
-FOUND_IN_LOSS = ("loss",)
 
 
 def write_report(report: RunReport, folder: Path) -> Path:
@@ -38,6 +37,7 @@ def render(report: RunReport) -> str:
         "duration": words.duration,
         "count": words.count,
         "figure": words.figure,
+        "short": words.short,
     }
     script = _text("report.js")
     rate = main_rate(report)
@@ -51,7 +51,9 @@ def render(report: RunReport) -> str:
         rate=rate,
         strip=plots.verdict_strip(rate, report.evaluation.prompts) if rate and report.evaluation else None,
         losses=_loss_figures(report),
-        reward_figures=[draw(reward) for reward in report.rewards for draw in (plots.margin_plot, plots.accuracy_plot)],
+        reward_figures=[
+            draw(reward) for reward in report.rewards for draw in (plots.margin_plot, plots.calibration_plot)
+        ],
         evaluation_figures=_evaluation_figures(report),
         wide=graph.draw(report.lineage) if report.lineage else None,
         tall=graph.draw(report.lineage, downwards=True) if report.lineage else None,

@@ -6,7 +6,7 @@ from statistics import median
 
 from alignment.report.model import Curve, EvaluationReport, RewardReport, Tally, WinRateReport
 from alignment.report.svg import WIDTH, Dot, Figure, Label, Path, Plane, Rect, Shape, histogram, nice_ticks, padded
-from alignment.report.words import model_words, percent
+from alignment.report.words import model_words, percent, percent_range
 
 PERCENT_TICKS = [(value / 100, f"{value} %") for value in (0, 25, 50, 75, 100)]
 HEIGHT = 230.0
@@ -23,23 +23,22 @@ def loss_curve(stage: str, curve: Curve, *, pairwise: bool) -> Figure:
     smooth = _running_mean(losses)
     reach = [*losses, INDIFFERENCE] if pairwise else losses
     plane = Plane((min(steps) - 0.001, max(steps)), padded(reach))
-    shapes = plane.axes(
-        "optimizer step", "loss (nats)", nice_ticks(*plane.x_range, count=5), nice_ticks(*plane.y_range)
-    )
+    shapes = plane.axes("optimizer step", "loss (nats)", nice_ticks(*plane.x_range), nice_ticks(*plane.y_range))
     if pairwise:
         y = plane.y(INDIFFERENCE)
         shapes.append(Path(f"M{plane.left} {y:.1f}H{plane.right}", "reference"))
-        shapes.append(Label(plane.right, y - 5, "no preference: log 2", "note", "end"))
     shapes.append(plane.line(list(zip(steps, losses, strict=True)), "faint"))
     shapes.append(plane.line(list(zip(steps, smooth, strict=True)), "line"))
     shapes.append(Dot(plane.x(steps[-1]), plane.y(smooth[-1]), 3.5, "dot", f"{smooth[-1]:.4g}"))
+    if pairwise:
+        shapes.append(Label(plane.right, plane.y(INDIFFERENCE) - 5, "no preference: log 2", "note", "end"))
     return Figure(
         title=f"Loss of {stage}",
         alternative=f"Loss of {stage}: from {smooth[0]:.3g} to {smooth[-1]:.3g} in {steps[-1]} optimizer steps.",
         width=WIDTH,
         height=HEIGHT,
         shapes=tuple(shapes),
-        caption=f"From {losses[0]:.3g} to {smooth[-1]:.3g}; thin: each step, thick: running mean.",
+        caption=f"From {losses[0]:.3f} to {smooth[-1]:.3f}; thin: each step, thick: running mean.",
     )
 
 
@@ -48,12 +47,14 @@ def verdict_strip(rate: WinRateReport, prompts: int) -> Figure:
     plane = Plane((0, 1), (0, 1), left=8, right=312, top=10, bottom=62)
     css = "good" if rate.low > 0.5 else "bad" if rate.high < 0.5 else "open"
     left, right, middle = plane.x(rate.low), plane.x(rate.high), plane.x(rate.value)
+    right_half, whom = rate.value > 0.5, f"wins against {rate.opponent}"
     shapes: list[Shape] = [
         Rect(plane.left, 41, plane.right - plane.left, 6, "track", radius=3),
         Path(f"M{plane.x(0.5):.1f} 32V56", "reference"),
         Rect(left, 40, max(right - left, 1), 8, f"interval {css}", radius=4),
         Dot(middle, 44, 8, f"mark {css}"),
         Label(min(max(middle, 26), 294), 22, percent(rate.value), "hero-value", "middle"),
+        Label(plane.left if right_half else plane.right, 22, whom, anchor="start" if right_half else "end"),
         Label(plane.left, 74, "never"),
         Label(plane.x(0.5), 74, "as often as not", anchor="middle"),
         Label(plane.right, 74, "always", anchor="end"),
@@ -66,7 +67,7 @@ def win_rate_plot(rates: Sequence[WinRateReport], candidate: str, prompts: int) 
     """Win rates with their intervals, one row for each opponent and judge, against the 50 % line."""
     row_height, top = 46.0, 30.0
     bottom = top + row_height * len(rates)
-    plane = Plane((0, 1), (0, 1), left=16, right=WIDTH - 16, top=top, bottom=bottom)
+    plane = Plane((0, 1), (0, 1), left=18, right=WIDTH - 20, top=top, bottom=bottom)
     shapes = plane.axes(f"prompts that {candidate} wins (ties half)", "", PERCENT_TICKS, [])
     for value, _text in PERCENT_TICKS:
         css = "reference" if value == 0.5 else "grid"
@@ -75,12 +76,15 @@ def win_rate_plot(rates: Sequence[WinRateReport], candidate: str, prompts: int) 
     for i, rate in enumerate(rates):
         y = top + row_height * i + 30
         css = "good" if rate.low > 0.5 else "bad" if rate.high < 0.5 else "open"
-        tip = f"{percent(rate.value)} ({percent(rate.low)} to {percent(rate.high)})"
+        tip = f"{percent(rate.value)} ({percent_range(rate.low, rate.high)})"
         shapes.append(Label(plane.left, y - 14, f"against {rate.opponent} · {short_judge(rate.judge)}", "row-label"))
-        shapes.append(Label(plane.right, y - 14, tip.replace(" to ", "–"), "value", "end"))
+        shapes.append(Label(plane.right, y - 14, tip, "value", "end"))
         shapes.append(Rect(plane.left, y - 2, plane.right - plane.left, 4, "track", radius=2))
         left, right = plane.x(rate.low), plane.x(rate.high)
         shapes.append(Rect(left, y - 3, max(right - left, 1), 6, f"interval {css}", tip, radius=3))
+        if rate.length_controlled is not None:
+            at_length = f"{percent(rate.length_controlled)} if answers were equally long"
+            shapes.append(Dot(plane.x(rate.length_controlled), y, 4.5, "ring", at_length))
         shapes.append(Dot(plane.x(rate.value), y, 5.5, f"mark {css}", tip))
     words = "; ".join(
         f"against {r.opponent} by {r.judged_by} {percent(r.value)}, {percent(r.low)} to {percent(r.high)}"
@@ -92,18 +96,23 @@ def win_rate_plot(rates: Sequence[WinRateReport], candidate: str, prompts: int) 
         width=WIDTH,
         height=bottom + 44,
         shapes=tuple(shapes),
-        caption=f"On {prompts} held-out prompts. An interval right of the line: wins more often than not.",
+        caption="An interval right of the line: wins more often than not. Ring: estimate for equally long answers.",
     )
 
 
+def _at_length(rate: WinRateReport) -> str:
+    known = rate.length_controlled is not None
+    return f", {percent(rate.length_controlled or 0.0)} if answers were equally long" if known else ""
+
+
 def margin_plot(reward: RewardReport) -> Figure:
-    """How far apart a reward model puts the two answers of held-out pairs; left of zero it is wrong."""
+    """A reward model's accuracy with its interval, and how far apart it puts the answers of held-out pairs."""
     reach = max([1e-6, *(abs(margin) for margin in reward.margins)])
     bins = BINS if len(reward.margins) >= 60 else BINS // 2
     counts = histogram(reward.margins, -reach, reach, bins)
-    plane = Plane((-reach, reach), (0, max(counts) * 1.08))
+    plane = Plane((-reach, reach), (0, max(counts) * 1.08), top=104, bottom=246)
     shapes = plane.axes(
-        "chosen − rejected (reward units)", "pairs", nice_ticks(-reach, reach), nice_ticks(0, max(counts), 3)
+        "chosen − rejected (reward units)", "pairs", nice_ticks(-reach, reach), nice_ticks(0, max(counts), 4)
     )
     step = 2 * reach / bins
     for i, count in enumerate(counts):
@@ -114,26 +123,43 @@ def margin_plot(reward: RewardReport) -> Figure:
         width = plane.x(low + step) - x - 1.5
         shapes.append(Rect(x + 0.75, y, width, plane.bottom - y, f"bar {css}", tip, radius=1))
     x = plane.x(0)
-    shapes.append(Path(f"M{x:.1f} {plane.top - 4}V{plane.bottom}", "reference"))
+    shapes.append(Path(f"M{x:.1f} {plane.top - 6}V{plane.bottom}", "reference"))
+    shapes += _accuracy_strip(reward)
     wrong = sum(margin < 0 for margin in reward.margins)
-    accuracy = f"{percent(reward.accuracy)} right (95 % interval {percent(reward.low)}–{percent(reward.high)})"
+    right = f"{percent(reward.accuracy)} of {len(reward.margins)} held-out pairs"
+    interval = f"95\u202f% interval {percent_range(reward.low, reward.high)}"
     return Figure(
-        title=f"Margins of {reward.stage} on held-out pairs",
-        alternative=f"The reward model orders {accuracy} of {len(reward.margins)} held-out pairs; {wrong} are wrong.",
+        title=f"Accuracy and margins of {reward.stage}",
+        alternative=f"The reward model orders {right} right, {interval}; {wrong} are in the wrong order.",
         width=WIDTH,
-        height=HEIGHT,
+        height=290,
         shapes=tuple(shapes),
-        caption=f"{accuracy} of {len(reward.margins)} pairs. Left of zero: the wrong answer scores higher.",
+        caption=f"Orders {right} as the raters did. Red, left of zero: the other way round.",
     )
 
 
-def accuracy_plot(reward: RewardReport) -> Figure:
-    """A reward model's accuracy with its interval, and whether its probabilities mean what they say."""
+def _accuracy_strip(reward: RewardReport) -> list[Shape]:
     plane = Plane((0, 1), (0, 1))
-    ticks = [(value / 100, f"{value} %") for value in (0, 25, 50, 75, 100)]
-    shapes = plane.axes("predicted that it is preferred", "was preferred", ticks, ticks)
+    css = "good" if reward.low > 0.5 else "bad" if reward.high < 0.5 else "open"
+    left, right = plane.x(reward.low), plane.x(reward.high)
+    value = f"{percent(reward.accuracy)} ({percent_range(reward.low, reward.high)})"
+    return [
+        Label(plane.left, 22, "pairs in the right order", "row-label"),
+        Label(plane.right, 22, value, "value", "end"),
+        Rect(plane.left, 35, plane.right - plane.left, 4, "track", radius=2),
+        Path(f"M{plane.x(0.5):.1f} 29V45", "reference"),
+        Rect(left, 34, max(right - left, 1), 6, f"interval {css}", radius=3),
+        Dot(plane.x(reward.accuracy), 37, 5.5, f"mark {css}"),
+        Label(plane.x(0.5), 59, "chance", "note", "middle"),
+    ]
+
+
+def calibration_plot(reward: RewardReport) -> Figure:
+    """Whether a reward model's probabilities mean what they say."""
+    plane = Plane((0, 1), (0, 1), left=50, bottom=246)
+    shapes = plane.axes("predicted that it is preferred", "was preferred", PERCENT_TICKS, PERCENT_TICKS)
     shapes.append(plane.line([(0, 0), (1, 1)], "reference"))
-    shapes.append(Label(plane.x(0.97), plane.y(0.9), "calibrated", "note", "end"))
+    shapes.append(Label(plane.x(0.73), plane.y(0.64), "calibrated", "note"))
     most = max((row.n for row in reward.reliability), default=1)
     rows = sorted(reward.reliability, key=lambda row: row.confidence)
     if len(rows) > 1:
@@ -148,7 +174,7 @@ def accuracy_plot(reward: RewardReport) -> Figure:
         title=f"Calibration of {reward.stage}",
         alternative=f"Predicted against observed preference: {words}.",
         width=WIDTH,
-        height=HEIGHT,
+        height=290,
         shapes=tuple(shapes),
         caption="Each answer of each held-out pair, grouped by prediction; a larger dot holds more.",
     )
@@ -156,17 +182,18 @@ def accuracy_plot(reward: RewardReport) -> Figure:
 
 def length_plot(evaluation: EvaluationReport) -> Figure:
     """How long each model's answers are: one histogram below the other, on one axis."""
-    lengths = {model: values for model, values in evaluation.lengths.items() if values}
+    order = sorted(evaluation.lengths, key=lambda model: (model == evaluation.candidate, model != "base"))
+    lengths = {model: evaluation.lengths[model] for model in order if evaluation.lengths[model]}
     longest = max(max(values) for values in lengths.values())
-    row_height, top = 52.0, 24.0
+    row_height, top = 64.0, 6.0
     bottom = top + row_height * len(lengths)
-    plane = Plane((0, longest * 1.02 + 1), (0, 1), left=16, right=WIDTH - 16, top=top, bottom=bottom)
-    shapes = plane.axes("tokens in an answer", "", nice_ticks(*plane.x_range, count=5), [])
+    plane = Plane((0, longest * 1.02 + 1), (0, 1), left=18, right=WIDTH - 20, top=top, bottom=bottom)
+    shapes = plane.axes("tokens in an answer", "", nice_ticks(*plane.x_range), [])
     step = plane.x_range[1] / BINS
     for i, (model, values) in enumerate(lengths.items()):
         floor = top + row_height * (i + 1)
         counts = histogram(values, *plane.x_range, BINS)
-        scale = (row_height - 22) / max(counts)
+        scale = (row_height - 30) / max(counts)
         for j, count in enumerate(counts):
             if count:
                 x, tip = plane.x(j * step), f"{count} answers of {j * step:.0f} to {(j + 1) * step:.0f} tokens"
@@ -176,9 +203,9 @@ def length_plot(evaluation: EvaluationReport) -> Figure:
         middle = median(values)
         shapes.append(Path(f"M{plane.left} {floor:.1f}H{plane.right}", "grid"))
         text = f"{model_words(model, evaluation.candidate)} · median {middle:g}"
-        shapes.append(Label(plane.right, floor - row_height + 20, text, "row-label", "end"))
+        shapes.append(Label(plane.left, floor - row_height + 22, text, "row-label"))
         x = plane.x(middle)
-        shapes.append(Path(f"M{x:.1f} {floor - row_height + 26:.1f}V{floor:.1f}", "median"))
+        shapes.append(Path(f"M{x:.1f} {floor - row_height + 28:.1f}V{floor:.1f}", "median"))
     words = "; ".join(f"{model}: median {median(values):g} tokens" for model, values in lengths.items())
     return Figure(
         title="Length of the answers",
@@ -194,7 +221,7 @@ def kinds_plot(tallies: Mapping[str, Tally], candidate: str, opponent: str, judg
     """Wins, ties and losses for each kind of prompt."""
     row_height, top = 30.0, 14.0
     bottom = top + row_height * len(tallies)
-    plane = Plane((0, 1), (0, 1), left=16, right=WIDTH - 16, top=top, bottom=bottom)
+    plane = Plane((0, 1), (0, 1), left=18, right=WIDTH - 20, top=top, bottom=bottom)
     shapes: list[Shape] = plane.axes("share of the prompts of this kind", "", PERCENT_TICKS, [])
     for i, (kind, tally) in enumerate(tallies.items()):
         y, total = top + row_height * i, tally.win + tally.tie + tally.loss

@@ -80,7 +80,7 @@ class Plane:
     x_range: tuple[float, float]
     y_range: tuple[float, float]
     left: float = 42.0
-    right: float = WIDTH - 14.0
+    right: float = WIDTH - 20.0
     top: float = 30.0
     bottom: float = 186.0
 
@@ -116,13 +116,12 @@ class Plane:
         return shapes
 
 
-def nice_ticks(low: float, high: float, count: int = 4) -> list[tuple[float, str]]:
+def nice_ticks(low: float, high: float, count: int = 5) -> list[tuple[float, str]]:
     """About ``count`` round values (1, 2 or 5 times a power of ten) within a range, with their labels."""
     if not high > low:
         return [(low, f"{low:.3g}")]
-    raw = (high - low) / count
-    power = 10.0 ** math.floor(math.log10(raw))
-    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= raw * 0.999)
+    power = 10.0 ** math.floor(math.log10((high - low) / count))
+    step = min((factor * power for factor in (1, 2, 5, 10)), key=lambda step: abs((high - low) / step + 1 - count))
     places = max(0, -math.floor(math.log10(step)))
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
     return [(i * step, f"{i * step:,.{places}f}".replace("-", "−")) for i in range(first, last + 1)]

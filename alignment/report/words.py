@@ -1,5 +1,7 @@
 """The report's sentences and how it writes numbers."""
 
+from collections.abc import Mapping
+
 from alignment.evaluation.gate import GateCheck
 from alignment.report.model import RunReport, StageReport
 
@@ -8,9 +10,47 @@ KEY_METRICS = {  # by a stage's kind: the metric that says most, and how to say 
     "sample": (("responses", "{:,.0f} responses"),),
     "preferences": (("pairs", "{:,.0f} pairs"),),
     "preference_file": (("pairs", "{:,.0f} pairs"),),
-    "reward": (("accuracy", "{:.0%} right on held-out pairs"),),
+    "reward": (("accuracy", "{:.0%} of held-out pairs right"),),
     "dpo": (("rewards/accuracies", "{:.0%} of training pairs right"), ("loss", "loss {:.3f}")),
 }
+
+
+DATA_WORDS = {  # what the figures of a preference stage are called
+    "agreement": "of votes agree with the winner",
+    "krippendorff_alpha": "Krippendorff’s α",
+    "ties": "votes for a tie",
+    "both_bad": "votes for “both bad”",
+    "pairs": "pairs to train on",
+    "chosen_words": "words, chosen (mean)",
+    "rejected_words": "words, rejected (mean)",
+    "held_out_pairs": "pairs held out",
+    "held_out_prompts": "prompts held out",
+}
+DATA_SOURCES = (  # other figures of the data: a kind of stage, its metric, and what it is called
+    ("sft", "demonstrations", "demonstrations"),
+    ("sample", "prompts", "prompts to train on"),
+    ("sample", "responses", "responses to them"),
+)
+
+
+def data_facts(report: RunReport) -> list[tuple[str, str]]:
+    """How much data there was: figures and what they count."""
+    facts = [
+        (count(stage.metrics[metric]), name)
+        for kind, metric, name in DATA_SOURCES
+        for stage in report.stages
+        if stage.kind == kind and metric in stage.metrics
+    ]
+    return [*facts, (count(report.evaluation.prompts), "prompts held out")] if report.evaluation else facts
+
+
+def preference_facts(figures: Mapping[str, float]) -> list[tuple[str, str]]:
+    """A preference stage's figures and what they count."""
+    facts = []
+    for name, value in figures.items():
+        text = percent(value) if name == "agreement" else count(value) if value == round(value) else short(value)
+        facts.append((text, DATA_WORDS.get(name, name.replace("skipped.", "skipped: ").replace("_", " "))))
+    return facts
 
 
 def percent(share: float) -> str:
@@ -47,6 +87,11 @@ def figure(value: float) -> str:
     return f"{value:.4g}".replace("-", "−")
 
 
+def short(value: float) -> str:
+    """A number to three digits, for where many stand together."""
+    return f"{value:.3g}".replace("-", "−")
+
+
 def model_words(model: str, candidate: str) -> str:
     """A model's stage, and what it is in this run."""
     if model == "base":
@@ -62,7 +107,7 @@ def key_metric(stage: StageReport) -> str:
                 return f"wins {percent(value)} against {name.split('.')[1]}"
     for name, words in KEY_METRICS.get(stage.kind, ()):
         if name in stage.metrics:
-            return words.format(stage.metrics[name])
+            return words.format(stage.metrics[name]).replace("%", "\u202f%")
     return ""
 
 
@@ -96,7 +141,7 @@ def check_words(check: GateCheck) -> str:
     """By how much a condition was met or missed, or why it could not be checked."""
     if check.problem is not None or check.by is None:
         return check.problem or ""
-    return f"{'met' if check.passed else 'missed'} by {figure(abs(check.by))}"
+    return f"{'met' if check.passed else 'missed'} by {abs(check.by):.2g}"
 
 
 def _evidence(report: RunReport) -> str:
@@ -114,5 +159,6 @@ def _evidence(report: RunReport) -> str:
 def _shortfall(check: GateCheck) -> str:
     if check.value is None or check.threshold is None or check.by is None:
         return f"{check.name} could not be checked ({check.problem})"
-    wanted = f"{check.bound} {figure(check.threshold)}"
-    return f"{check.name} was {figure(check.value)}, wanted {wanted} (short by {figure(abs(check.by))})"
+    digits = next((d for d in range(3, 8) if f"{check.value:.{d}g}" != f"{check.threshold:.{d}g}"), 8)
+    was, short_by = f"{check.value:.{digits}g}".replace("-", "−"), f"{abs(check.by):.2g}"
+    return f"{check.name} was {was}, wanted {check.bound} {figure(check.threshold)} (short by {short_by})"

@@ -82,9 +82,7 @@ def test_the_mask_survives_a_pad_token_that_is_eos(trapped: Any) -> None:
     assert ids.count(trapped.eos_token_id) == 4  # the user's turns end with it too, and are not learned
 
 
-def test_a_pad_token_that_is_eos_is_replaced_where_there_is_one_to_spare(
-    make_model: MakeModel, tmp_path: Path
-) -> None:
+def test_a_pad_token_that_is_eos_is_replaced_where_there_is_one_to_spare(make_model: MakeModel, tmp_path: Path) -> None:
     from transformers import AutoTokenizer
 
     folder = make_model(tmp_path / "model", pad="<|endoftext|>")

@@ -70,11 +70,11 @@ def test_it_estimates_the_same_as_the_sampled_log_ratio(
     """E[Σ KL] = E[log p(y) - log q(y)] over responses y of the policy, and with less variance."""
     pool = PolicyPool(policies["base"], recipe)
     base, _ = load_policy(policies["base"], policies["base"], recipe)
-    with pool.use(policies["other"]) as loaded:
-        asked = render_prompt(loaded.tokenizer, prompts[0].messages)
-        engine = TransformersEngine(loaded.model, loaded.tokenizer, stop_ids=loaded.stop_ids, batch_size=120)
-        sampling = Sampling(temperature=1.0, max_new_tokens=4)
-        (drawn,) = engine.generate([asked], sampling=sampling, seeds=range(120), per_prompt=120)
+    loaded = pool.use(policies["other"])
+    asked = render_prompt(loaded.tokenizer, prompts[0].messages)
+    engine = TransformersEngine(loaded.model, loaded.tokenizer, stop_ids=loaded.stop_ids, batch_size=120)
+    sampling = Sampling(temperature=1.0, max_new_tokens=4)
+    (drawn,) = engine.generate([asked], sampling=sampling, seeds=range(120), per_prompt=120)
     exact, ratios = [], []
     for completion in drawn:
         exact.append(

@@ -12,8 +12,7 @@ IDS = torch.tensor([[3, 5, 6, 7, 4]])
 
 @torch.inference_mode()
 def logits(pool: PolicyPool, artifact: Artifact) -> torch.Tensor:
-    with pool.use(artifact) as loaded:
-        return loaded.model(input_ids=IDS).logits
+    return pool.use(artifact).model(input_ids=IDS).logits
 
 
 @torch.inference_mode()
@@ -34,19 +33,15 @@ def test_adapters_share_the_base_and_nothing_is_loaded_twice(policies: dict[str,
     pool = PolicyPool(policies["base"], recipe)
     weights = set()
     for name in ("base", "short", "other", "base", "short"):
-        with pool.use(policies[name]) as loaded:
-            weights.add(loaded.model.get_input_embeddings().weight.data_ptr())
+        weights.add(pool.use(policies[name]).model.get_input_embeddings().weight.data_ptr())
     assert len(weights) == 1
-    with pool.use(policies["whole"]) as first:
-        pass
-    with pool.use(policies["whole"]) as second:
-        assert first.model is second.model
+    first = pool.use(policies["whole"]).model
+    assert pool.use(policies["whole"]).model is first
     pool.keep_only(policies["short"])
-    with pool.use(policies["whole"]) as third:
-        assert third.model is not first.model
+    assert pool.use(policies["whole"]).model is not first
 
 
 def test_an_adapter_of_another_base_is_refused(policies: dict[str, Artifact], recipe: Recipe) -> None:
     pool = PolicyPool(policies["whole"], recipe)
-    with pytest.raises(StageError, match="adapter for"), pool.use(policies["short"]):
-        pass
+    with pytest.raises(StageError, match="adapter for"):
+        pool.use(policies["short"])

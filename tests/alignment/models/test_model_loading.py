@@ -121,9 +121,7 @@ def test_an_adapter_loads_without_this_project(recipe: Recipe, model: Artifact, 
     torch.testing.assert_close(logits(loaded, tokenizer), logits(before, tokenizer), atol=tolerance, rtol=0)
 
 
-def test_a_new_reward_model_is_its_policy_with_a_head_of_zeros(
-    recipe: Recipe, model: Artifact, tmp_path: Path
-) -> None:
+def test_a_new_reward_model_is_its_policy_with_a_head_of_zeros(recipe: Recipe, model: Artifact, tmp_path: Path) -> None:
     saved, _ = adapter_on(model, recipe, tmp_path / "adapter")
     reward, tokenizer = new_reward_model(saved, model, recipe)
     policy, _ = load_policy(saved, model, recipe)
@@ -154,9 +152,7 @@ def test_a_score_depends_on_its_text_alone(
     tokenizer.save_pretrained(tmp_path / "reward")
     loaded, tokenizer = load_reward_model(artifact("reward", tmp_path / "reward"), recipe)
     texts = ["Red.", "It is the white cat, is it?", "", "Blue. Blue. Blue. Blue.", "No"]
-    sequences = [
-        render_example(tokenizer, (MESSAGES[0], Message(role="assistant", content=text)))[0] for text in texts
-    ]
+    sequences = [render_example(tokenizer, (MESSAGES[0], Message(role="assistant", content=text)))[0] for text in texts]
     together = score(loaded, tokenizer, sequences, batch_size=8)
     alone = [score(loaded, tokenizer, [sequence])[0] for sequence in sequences]
     assert together == pytest.approx(alone, abs=1e-5)

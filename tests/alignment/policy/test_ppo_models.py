@@ -8,6 +8,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, Gemma2Config, GPT2Config
 
 from alignment.faults import StageError
+from alignment.models.attention import quick_backward
 from alignment.policy.ppo_batch import Episode, collate
 from alignment.policy.ppo_models import (
     ActorCritic,
@@ -158,3 +159,18 @@ def test_a_head_that_is_no_plain_product_is_refused(tiny):
                           final_logit_softcapping=0.01)  # fmt: skip
     with pytest.raises(StageError, match="changes its logits"):
         check_head(AutoModelForCausalLM.from_config(capped).eval())
+
+
+def test_attention_is_widened_in_bfloat16_training_passes_only(tiny):
+    tokens = tokens_of(tiny)
+    for dtype, name in ((torch.float32, "sdpa"), (torch.bfloat16, "sdpa_float32")):
+        policy = tiny.policy().to(dtype)
+        actor = ActorCritic(policy, temperature=1.0)
+        plain = actor(tokens).logprobs
+        with quick_backward(*actor.trunks()):
+            assert policy.config._attn_implementation == name
+            wide = actor(tokens).logprobs
+            wide.sum().backward()
+        assert policy.config._attn_implementation == "sdpa"
+        torch.testing.assert_close(plain, wide, atol=0.02 if dtype == torch.bfloat16 else 0.0, rtol=0.0)
+        assert all(p.grad is not None for name, p in policy.named_parameters() if "proj" in name)

@@ -68,9 +68,7 @@ def test_the_loss_is_right_where_padding_is_eos(
     )
 
 
-def test_accumulated_batches_weigh_every_token_alike(
-    base: Artifact, make_context: MakeContext, tmp_path: Path
-) -> None:
+def test_accumulated_batches_weigh_every_token_alike(base: Artifact, make_context: MakeContext, tmp_path: Path) -> None:
     """The mean over tokens, not the mean of the batches' means."""
     settings = ONE_STEP | {"batch_size": 3, "gradient_accumulation": 4}
     context = make_context(tmp_path, "sft", {"base": base}, settings=settings)
@@ -81,7 +79,9 @@ def test_accumulated_batches_weigh_every_token_alike(
 
 def test_packing_changes_no_loss_and_saves_rows(base: Artifact, make_context: MakeContext, tmp_path: Path) -> None:
     plain = make_context(tmp_path / "plain", "sft", {"base": base}, settings=ONE_STEP | {"epochs": 2})
-    packed = make_context(tmp_path / "packed", "sft", {"base": base}, settings=ONE_STEP | {"epochs": 2, "packing": True})
+    packed = make_context(
+        tmp_path / "packed", "sft", {"base": base}, settings=ONE_STEP | {"epochs": 2, "packing": True}
+    )
     train(plain)
     train(packed)
     assert losses(packed.output) == pytest.approx(losses(plain.output), abs=2e-4)

@@ -3,7 +3,7 @@
 import json
 import random
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -50,6 +50,14 @@ class FinishedRun:
     artifacts: dict[str, Artifact]
     outcomes: list[Outcome]
 
+    def fail_at(self, stage: str, error: str) -> None:
+        """Lets the run end in a stage that failed."""
+        names = [outcome.name for outcome in self.outcomes]
+        last = names.index(stage)
+        failed = Outcome(stage, self.outcomes[last].kind, "failed", False, 12.0, None, error)
+        self.outcomes = [*self.outcomes[:last], failed]
+        self.artifacts = {name: artifact for name, artifact in self.artifacts.items() if name in names[:last]}
+
     def report(self, *, refused: bool = False, registered: bool = True, **changes: object) -> RunReport:
         gate = self.recipe.gate
         verdict = (
@@ -75,9 +83,15 @@ class FinishedRun:
         ).model_copy(update=changes)  # fmt: skip
 
 
+@pytest.fixture(scope="session")
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
+    return make_finished_run(tmp_path_factory.mktemp("run") / "workspace")
+
+
 @pytest.fixture
-def finished_run(tmp_path: Path) -> FinishedRun:
-    return make_finished_run(tmp_path / "workspace")
+def finished_run(made_once: FinishedRun) -> FinishedRun:
+    """A run to take apart: its files are shared, its lists are not."""
+    return replace(made_once, artifacts=dict(made_once.artifacts), outcomes=list(made_once.outcomes))
 
 
 @pytest.fixture
