@@ -96,7 +96,7 @@ def test_a_checkpoint_without_its_mark_is_not_resumed_from(
     [older, newer] = sorted((tmp_path / "checkpoints").glob("checkpoint-*"))
     assert (older.name, newer.name) == ("checkpoint-2", "checkpoint-4")
     (newer / COMPLETE).unlink()  # died while writing it: the state is there, the weights are half
-    [weights] = [path for path in newer.glob("*model.safetensors")]
+    [weights] = list(newer.glob("*model.safetensors"))
     weights.write_bytes(weights.read_bytes()[:100])
     _result, steps = attempt(make_context, tmp_path, name, inputs)
     assert steps[0] == 3

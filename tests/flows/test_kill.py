@@ -57,7 +57,7 @@ class Attempt:
 
     def checkpoints(self, stage: str, before: str) -> dict[int, bool]:
         """The checkpoints of a training stage under way, by step: whether each is whole. Stages run in order."""
-        if not self.done(before) and before != "base" or self.done(stage):
+        if (not self.done(before) and before != "base") or self.done(stage):
             return {}
         found = {}
         for path in self.root.glob("partial/*/checkpoints/checkpoint-*"):
