@@ -43,9 +43,6 @@ def trainer_arguments(settings: Training, context: StageContext) -> dict[str, An
         "use_cpu": device.type == "cpu",
         "seed": context.recipe.seed,
         "data_seed": context.recipe.seed,
-        "train_sampling_strategy": "group_by_length",  # shuffled, then alike lengths together: a third less padding
-        "length_column_name": "length",
-        "remove_unused_columns": False,  # the length is one of them
         "logging_steps": 1,
         "logging_nan_inf_filter": False,  # a loss that is not a number must show
         "save_strategy": "steps",

@@ -63,12 +63,10 @@ def run(settings: DpoStage, context: StageContext) -> StageResult:
 
 
 def tokenised_pair(tokenizer: Any, pair: PreferencePair) -> dict[str, Any]:
-    """The columns that TRL's preference collator reads: ``prompt_ids``, ``chosen_ids``, ``rejected_ids``; and the
-    ``length`` that they are batched by."""
+    """The columns that TRL's preference collator reads: ``prompt_ids``, ``chosen_ids``, ``rejected_ids``."""
     prompt = render_prompt(tokenizer, pair.prompt)
     chosen, rejected = (render_answer(tokenizer, pair.prompt, text) for text in (pair.chosen, pair.rejected))
-    length = len(prompt) + max(len(chosen), len(rejected))
-    return {"prompt_ids": prompt, "chosen_ids": chosen, "rejected_ids": rejected, "length": length}
+    return {"prompt_ids": prompt, "chosen_ids": chosen, "rejected_ids": rejected}
 
 
 def _trainer(settings: DpoStage, context: StageContext, model: Any, tokenizer: Any, rows: Any, callback: Any) -> Any:

@@ -49,7 +49,7 @@ def run(settings: SftStage, context: StageContext) -> StageResult:
 def _row(tokenizer: Any, messages: Any) -> dict[str, Any]:
     ids, mask = render_example(tokenizer, messages)
     labels = [token if keep else IGNORED for token, keep in zip(ids, mask, strict=True)]
-    return {"input_ids": ids, "labels": labels, "length": len(ids)}
+    return {"input_ids": ids, "labels": labels}
 
 
 def _trainer(settings: SftStage, context: StageContext, model: Any, tokenizer: Any, rows: Any, callback: Any) -> Any:

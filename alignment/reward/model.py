@@ -84,7 +84,6 @@ def _row(tokenizer: Any, pair: PreferencePair, settings: RewardStage) -> dict[st
         "chosen_ids": prompt + render_answer(tokenizer, pair.prompt, pair.chosen),
         "rejected_ids": prompt + render_answer(tokenizer, pair.prompt, pair.rejected),
     }
-    row["length"] = max(len(row["chosen_ids"]), len(row["rejected_ids"]))
     return row | {"margin": pair.margin or 0.0} if settings.use_margin else row
 
 
