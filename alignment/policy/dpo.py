@@ -53,7 +53,7 @@ def run(settings: DpoStage, context: StageContext) -> StageResult:
         lambda callback: _trainer(settings, context, model, tokenizer, Dataset.from_list(kept), callback), context
     )
     save_policy(trainer.model, tokenizer, base, context.output)
-    write_text(context.output / "curves.json", json.dumps(callback.curves))
+    write_text(context.output / "curves.json", json.dumps(callback.curves, sort_keys=True))
     metrics = final_metrics(callback) | {
         "mean_loss": loss,
         "pairs": float(len(kept)),

@@ -49,7 +49,7 @@ def run(settings: RewardStage, context: StageContext) -> StageResult:
         evaluated = _evaluate(trained, tokenizer, held_out, settings)
     trained.save_pretrained(context.output)
     tokenizer.save_pretrained(context.output)
-    write_text(context.output / "curves.json", json.dumps(callback.curves))
+    write_text(context.output / "curves.json", json.dumps(callback.curves, sort_keys=True))
     write_text(context.output / "held_out.json", json.dumps(evaluated["detail"], indent=1))
     write_text(context.output / "chat_template.sha256", template_digest(tokenizer) + "\n")
     metrics = (

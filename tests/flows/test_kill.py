@@ -20,7 +20,7 @@ import pytest
 from alignment.training import COMPLETE
 from alignment.workspace import Workspace
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.timeout(600), pytest.mark.slow]
 ROOT = Path(__file__).parents[2]
 STAGES = ("sft", "responses", "preferences", "dpo")
 CHANGES = {

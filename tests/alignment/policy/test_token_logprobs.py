@@ -95,4 +95,4 @@ def test_memory_does_not_grow_with_the_tokens():
         run = subprocess.run([sys.executable, "-c", MEASURE, which], capture_output=True, text=True, check=True)
         grown[which] = float(run.stdout)
     assert grown["ours"] < 128
-    assert grown["naive"] > 256
+    assert grown["naive"] > 128  # 256 MiB where the allocator gives nothing back
