@@ -59,7 +59,7 @@ def tracked() -> list[str]:
     ("package", "forbidden"),
     [
         ("alignment", ("prefect", "prefect_ray", "ray", "gradio", "flows", "preference_ui")),
-        ("preference_ui", ("prefect", "ray", "flows", "torch", "transformers", "trl", "peft")),
+        ("preference_ui", ("ray", "flows", "torch", "transformers", "trl", "peft")),
         ("flows", ("gradio",)),
     ],
 )
