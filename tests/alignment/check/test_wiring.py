@@ -54,7 +54,7 @@ def test_every_kind_of_stage_and_role_is_known() -> None:
         ),
         (
             {"dpo": DPO | {"model": "xyzxyz"}},
-            "stages.dpo.model: no stage xyzxyz; give one of base and sft, or put a stage of kind sft or dpo or ppo before it",
+            "stages.dpo.model: no stage xyzxyz; give one of base and sft, or put a stage of kind sft or dpo or ppo before it",  # noqa: E501 - one line is what is tested
         ),
         (
             {"sft": SFT | {"model": "dpo"}},
