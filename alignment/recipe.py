@@ -193,6 +193,11 @@ class PpoStage(Settings):
     critic: Literal["shared", "policy", "reward"] = "shared"
     """The value function: a head on the policy's own trunk, or a second trunk that starts as the policy's or the
     reward model's."""
+    raters: SimulatedRaters | None = None
+    """Who compares the policy's greedy answers to held-out prompts with those of its start, while it trains: a score
+    that rises while their win rate falls is overoptimisation (Gao et al. 2022), and an alarm."""
+    watch_every: Count = 10  # steps between two comparisons
+    watch_prompts: Count = 32  # held-out prompts, those with the smallest ids
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
