@@ -90,8 +90,20 @@ class SampleStage(Settings):
     model: Name = BASE
     per_prompt: Annotated[int, Field(ge=1, le=64)] = 4
     sampling: Sampling = Sampling(temperature=1.0, top_p=0.95, max_new_tokens=128)
+    best_of: Count = 1  # candidates for each response, of which `reward` keeps the best (Stiennon et al. 2020)
+    reward: Name | None = None
     batch_size: Count = 64
     limit: Count | None = None  # prompts
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if (self.best_of > 1) != (self.reward is not None):
+            raise ValueError("best_of above 1 needs a reward that chooses, and a reward chooses only among best_of")
+        if 1 < self.sampling.beams < self.per_prompt:
+            raise ValueError(f"{self.sampling.beams} beams end in no more responses than that: lower per_prompt")
+        if self.sampling.beams > 1 and self.best_of > 1:
+            raise ValueError("beams are no draws of their own: best_of needs sampling")
+        return self
 
 
 class SimulatedRaters(Settings):
