@@ -163,7 +163,6 @@ def ours(arguments: argparse.Namespace) -> dict[str, Any]:
     policy = build(arguments, getattr(torch, arguments.dtype or natural_precision(Resources())))
     settings = PpoStage(
         kind="ppo", model="base", reward="rule", steps=arguments.updates, episodes=BATCH, epochs=EPOCHS,
-        batch_size=BATCH,
         sampling=Sampling(temperature=0.7, max_new_tokens=NEW_TOKENS), learning_rate=LEARNING_RATE,
         critic_learning_rate=LEARNING_RATE, warmup=0.0, lora=None, missing_eos_penalty=0.0, checkpoint_every=10**6,
     )  # fmt: skip
