@@ -90,8 +90,20 @@ class SampleStage(Settings):
     model: Name = BASE
     per_prompt: Annotated[int, Field(ge=1, le=64)] = 4
     sampling: Sampling = Sampling(temperature=1.0, top_p=0.95, max_new_tokens=128)
+    best_of: Count = 1  # candidates for each response, of which `reward` keeps the best (Stiennon et al. 2020)
+    reward: Name | None = None
     batch_size: Count = 64
     limit: Count | None = None  # prompts
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if (self.best_of > 1) != (self.reward is not None):
+            raise ValueError("best_of above 1 needs a reward that chooses, and a reward chooses only among best_of")
+        if 1 < self.sampling.beams < self.per_prompt:
+            raise ValueError(f"{self.sampling.beams} beams end in no more responses than that: lower per_prompt")
+        if self.sampling.beams > 1 and self.best_of > 1:
+            raise ValueError("beams are no draws of their own: best_of needs sampling")
+        return self
 
 
 class SimulatedRaters(Settings):
@@ -193,6 +205,11 @@ class PpoStage(Settings):
     critic: Literal["shared", "policy", "reward"] = "shared"
     """The value function: a head on the policy's own trunk, or a second trunk that starts as the policy's or the
     reward model's."""
+    raters: SimulatedRaters | None = None
+    """Who compares the policy's greedy answers to held-out prompts with those of its start, while it trains: a score
+    that rises while their win rate falls is overoptimisation (Gao et al. 2022), and an alarm."""
+    watch_every: Count = 10  # steps between two comparisons
+    watch_prompts: Count = 32  # held-out prompts, those with the smallest ids
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

@@ -44,7 +44,7 @@ class Demonstration(Record):
 
 
 class Sampling(Record):
-    """How a response is drawn. ``temperature=0`` is greedy."""
+    """How a response is drawn. ``temperature=0`` is greedy, or with ``beams`` above 1 the best of that many beams."""
 
     temperature: float = Field(default=1.0, ge=0, allow_inf_nan=False)
     top_k: int = Field(default=0, ge=0)  # 0: off
@@ -53,6 +53,13 @@ class Sampling(Record):
     repetition_penalty: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     max_new_tokens: int = Field(default=64, ge=1)
     stop: tuple[str, ...] = ()
+    beams: int = Field(default=1, ge=1)
+
+    @model_validator(mode="after")
+    def _beams_fit(self) -> Self:
+        if self.beams > 1 and (self.temperature > 0 or self.stop):
+            raise ValueError("beam search draws nothing and knows no stop strings: temperature 0, and no stop")
+        return self
 
 
 class Response(Record):

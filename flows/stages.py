@@ -37,7 +37,7 @@ RUNNERS = {  # the module whose `run` makes a stage of this kind, and the data f
     "preference_file": ("alignment.data.stage", ("preferences",)),
     "reward": ("alignment.reward.model", ()),
     "dpo": ("alignment.policy.dpo", ()),
-    "ppo": ("alignment.policy.ppo", ("prompts",)),
+    "ppo": ("alignment.policy.ppo", ("prompts", "rubric")),
     "evaluate": ("alignment.evaluation.stage", ("prompts", "rubric")),
 }
 DASHBOARD_SECONDS = 5.0  # between two updates of a progress artifact

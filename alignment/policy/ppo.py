@@ -15,8 +15,13 @@ from alignment.policy.ppo_batch import Experience
 from alignment.policy.ppo_models import Reference, adapter_off, frozen_adapter, frozen_copy
 from alignment.policy.ppo_rollout import PromptIds, Reward
 from alignment.policy.ppo_trainer import PpoTrainer
+from alignment.policy.ppo_watch import Watch
+from alignment.preferences.raters import simulated_raters
+from alignment.preferences.rubric import load_rubric
 from alignment.recipe import BASE, Lora, PpoStage
+from alignment.records import Prompt
 from alignment.reward.model import score
+from alignment.rollouts.engine import Engine
 from alignment.rollouts.transformers_engine import TransformersEngine
 from alignment.stage import Progress, StageContext, StageResult
 from alignment.training import seed_everything
@@ -41,18 +46,20 @@ def run(settings: PpoStage, context: StageContext) -> StageResult:
             f"{settings.reward} was trained with another chat template than {settings.model} answers with; "
             "train the reward model from the same base"
         )
-    prompts = _prompts(settings, context, tokenizer)
+    prompts, held_out = _prompts(settings, context, tokenizer)
     critic = _critic(settings, policy, reward_model)  # before the reference adds its adapter
+    engine = TransformersEngine(policy, tokenizer, stop_ids=stop_ids(policy, tokenizer))
     trainer = PpoTrainer(
         settings,
         policy=policy,
         reference=_reference(policy, start.path if is_adapter(start) else None),
         critic=critic,
-        engine=TransformersEngine(policy, tokenizer, stop_ids=stop_ids(policy, tokenizer)),
+        engine=engine,
         reward=reward_from(reward_model, reward_tokenizer),
         prompts=prompts,
         seed=context.recipe.seed,
         checkpoints=context.checkpoints,
+        watch=_watch(settings, context, engine, held_out),
     )
 
     def on_step(step: int, metrics: dict[str, float], experience: Experience) -> None:
@@ -67,7 +74,7 @@ def run(settings: PpoStage, context: StageContext) -> StageResult:
     save_policy(policy, tokenizer, base, context.output)
     curves = {
         name: [(step, metrics[name]) for step, metrics in enumerate(state.history, start=1) if name in metrics]
-        for name in state.history[-1]
+        for name in _names(state.history)
     }
     write_text(context.output / "curves.json", json.dumps(curves))
     write_text(context.output / "alarms.json", json.dumps(state.alarms, indent=1))
@@ -101,20 +108,48 @@ def sample_table(experience: Experience) -> list[dict[str, Any]]:
 
 
 def final_metrics(history: list[dict[str, float]]) -> dict[str, float]:
-    """The mean of each metric over the last tenth of the steps (at least one): one step alone is too noisy to quote."""
-    tail = history[-max(1, len(history) // 10) :]
-    return {name: sum(step[name] for step in tail) / len(tail) for name in tail[-1]}
+    """The mean of each metric over the last tenth of the steps (at least one): one step alone is too noisy to quote.
+
+    A metric that none of them has (the held-out win rate is not measured at every step) is quoted from its last step.
+    """
+    recent = max(1, len(history) // 10)
+    found = {}
+    for name in _names(history):
+        values = [step[name] for step in history[-recent:] if name in step]
+        values = values or [step[name] for step in history if name in step][-1:]
+        found[name] = sum(values) / len(values)
+    return found
 
 
-def _prompts(settings: PpoStage, context: StageContext, tokenizer: Any) -> list[PromptIds]:
-    train, _held_out = load_prompts(context.data["prompts"], context.recipe.data.held_out)
-    rendered = [(prompt, tuple(render_prompt(tokenizer, prompt.messages))) for prompt in train]
-    kept = [(prompt, ids) for prompt, ids in rendered if len(ids) <= settings.max_prompt_length]
+def _names(history: list[dict[str, float]]) -> list[str]:
+    """Every metric that some step has, in the order of their first steps."""
+    return list(dict.fromkeys(name for metrics in history for name in metrics))
+
+
+def _prompts(settings: PpoStage, context: StageContext, tokenizer: Any) -> tuple[list[PromptIds], list[PromptIds]]:
+    """The training prompts and the held-out ones that are watched, those that are too long left out of both."""
+
+    def rendered(prompts: list[Prompt]) -> list[PromptIds]:
+        found = [(prompt, tuple(render_prompt(tokenizer, prompt.messages))) for prompt in prompts]
+        return [(prompt, ids) for prompt, ids in found if len(ids) <= settings.max_prompt_length]
+
+    train, held_out = load_prompts(context.data["prompts"], context.recipe.data.held_out)
+    kept = rendered(train)
     if not kept:
         raise StageError(
             f"none of {len(train)} training prompts is at most max_prompt_length={settings.max_prompt_length} tokens"
         )
-    return kept
+    return kept, rendered(sorted(held_out, key=lambda prompt: prompt.id))[: settings.watch_prompts]
+
+
+def _watch(settings: PpoStage, context: StageContext, engine: Engine, held_out: list[PromptIds]) -> Watch | None:
+    """The raters' comparison with the start, where the recipe asks for one and there are prompts to ask."""
+    if settings.raters is None:
+        return None
+    if not held_out:
+        raise StageError(f"{context.name}: raters are to watch it, but no held-out prompt is short enough to ask")
+    raters = simulated_raters(settings.raters, load_rubric(context.data["rubric"]), context.recipe.seed)
+    return Watch(engine, held_out, raters, longest=settings.sampling.max_new_tokens, folder=context.checkpoints)
 
 
 def _reference(policy: Any, adapter: str | None) -> Reference:

@@ -16,7 +16,7 @@ from alignment.policy.ppo_checkpoint import TrainingState, load_checkpoint, save
 from alignment.policy.ppo_checks import check_experience, check_first_update
 from alignment.policy.ppo_controller import KlController
 from alignment.policy.ppo_models import ActorCritic, Reference, check_head
-from alignment.policy.ppo_monitor import alarms, experience_metrics
+from alignment.policy.ppo_monitor import alarms, experience_metrics, overoptimisation
 from alignment.policy.ppo_optimizer import MasterAdamW
 from alignment.policy.ppo_rollout import PromptIds, Reward, checked_scores, choose_prompts, make_experience, sample
 from alignment.policy.ppo_update import update
@@ -32,6 +32,7 @@ class PpoTrainer:
 
     ``reference`` is a context that gives the frozen model; ``critic`` a trunk for the value function, or None for a
     head on the policy's own. Only parameters that require gradients are trained. ``checkpoints`` None keeps none.
+    ``watch`` is asked every ``settings.watch_every`` steps for the policy's held-out win rate against its start.
     Raises StageError where the policy's head is not a plain matrix product.
     """
 
@@ -47,10 +48,11 @@ class PpoTrainer:
         critic: Any | None = None,
         seed: int = 0,
         checkpoints: Path | None = None,
+        watch: Callable[[], float] | None = None,
     ) -> None:
         check_head(policy.eval())
         self.settings, self.reference, self.engine, self.reward = settings, reference, engine, reward
-        self.prompts, self.seed, self.checkpoints = prompts, seed, checkpoints
+        self.prompts, self.seed, self.checkpoints, self.watch = prompts, seed, checkpoints, watch
         self.dtype = policy.get_output_embeddings().weight.dtype
         self.actor = ActorCritic(policy, critic=critic, temperature=settings.sampling.temperature)
         trainable = self.actor.trainable()
@@ -110,15 +112,24 @@ class PpoTrainer:
             check_first_update(updated.first, self.dtype)
         self.controller.update(metrics["kl"], len(episodes))
         metrics |= updated.metrics | self._rates(experience, updated.tokens, time.perf_counter() - started)
+        if self.watch is not None and (step + 1) % settings.watch_every == 0:
+            metrics["held_out_win_rate"] = self.watch()
         state.step, state.position = step + 1, state.position + count
         state.tokens_sampled += int(experience.mask.sum())
         state.tokens_trained += updated.tokens
         state.history.append(metrics)
-        for alarm in alarms(state.history):
+        self._alarm()
+        return metrics, experience
+
+    def _alarm(self) -> None:
+        """Says in the log, and keeps for the report, what the newest steps show; each kind of alarm once."""
+        state = self.state
+        watched = [metrics for metrics in state.history if "held_out_win_rate" in metrics]
+        found = overoptimisation([m["score"] for m in watched], [m["held_out_win_rate"] for m in watched])
+        for alarm in [*alarms(state.history), *([] if found is None else [found])]:
             if alarm.split(":")[0] not in {known.split(": ")[1] for known in state.alarms}:
                 state.alarms.append(f"step {state.step}: {alarm}")
                 _log.warning("PPO step %d: %s", state.step, alarm)
-        return metrics, experience
 
     def _rates(self, experience: Experience, trained: int, seconds: float) -> dict[str, float]:
         """Seconds of each part, and tokens per second of sampling and of training."""

@@ -148,6 +148,7 @@ def _stage(outcome: Outcome, work_seconds: Mapping[str, float]) -> StageReport:
         inputs=tuple(artifact.inputs.values()) if artifact else (),
         outputs=(artifact.ref(),) if artifact else (),
         metrics=artifact.metrics if artifact else {},
+        alarms=_alarms(Path(artifact.path)) if artifact else (),
         error=outcome.error,
     )
 
@@ -159,6 +160,11 @@ def _cost(artifacts: Sequence[Artifact]) -> Cost:
         tokens_trained=sum(artifact.tokens_trained for artifact in artifacts),
         tokens_sampled=sum(artifact.tokens_sampled for artifact in artifacts),
     )
+
+
+def _alarms(folder: Path) -> tuple[str, ...]:
+    path = folder / "alarms.json"
+    return tuple(json.loads(path.read_text("utf-8"))) if path.exists() else ()
 
 
 def _curves(folder: Path) -> dict[str, Curve]:

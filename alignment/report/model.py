@@ -25,6 +25,7 @@ class StageReport(Record):
     inputs: tuple[ArtifactRef, ...] = ()
     outputs: tuple[ArtifactRef, ...] = ()
     metrics: Mapping[str, float] = Field(default_factory=dict)
+    alarms: tuple[str, ...] = ()  # what training said about itself: see alignment.policy.ppo_monitor
     error: str = ""
 
 

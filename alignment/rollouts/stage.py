@@ -6,13 +6,17 @@ it again.
 
 import hashlib
 from collections.abc import Sequence
+from typing import Any
 
-from alignment.chat import render_prompt
+from alignment.chat import render_prompt, template_digest
 from alignment.data.jsonl import read_records, write_records
 from alignment.data.prompts import load_prompts
-from alignment.models.loading import load_policy, stop_ids
+from alignment.faults import StageError
+from alignment.models.loading import load_policy, load_reward_model, stop_ids
 from alignment.recipe import BASE, SampleStage
 from alignment.records import Prompt, Response
+from alignment.rollouts.best_of import Score, best_of
+from alignment.rollouts.engine import Completion
 from alignment.rollouts.transformers_engine import TransformersEngine
 from alignment.stage import Progress, StageContext, StageResult
 
@@ -24,6 +28,7 @@ def run(settings: SampleStage, context: StageContext) -> StageResult:
     prompts = prompts[: settings.limit]
     model, tokenizer = load_policy(artifact, base, context.recipe)
     engine = TransformersEngine(model, tokenizer, stop_ids=stop_ids(model, tokenizer), batch_size=settings.batch_size)
+    score = _chooser(settings, context, tokenizer)
     tokens = {prompt.id: render_prompt(tokenizer, prompt.messages) for prompt in prompts}
 
     drawn: dict[str, list[Response]] = {}
@@ -34,7 +39,7 @@ def run(settings: SampleStage, context: StageContext) -> StageResult:
             responses = read_records(path, Response)
         else:
             with context.working():
-                responses = _draw(engine, block, tokens, settings, str(artifact.ref()), context.recipe.seed)
+                responses = _draw(engine, block, tokens, settings, str(artifact.ref()), context.recipe.seed, score)
             write_records(path, responses)
         for response in responses:
             drawn.setdefault(response.prompt_id, []).append(response)
@@ -58,9 +63,32 @@ def response_seed(seed: int, prompt_id: str, index: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}/{prompt_id}/{index}".encode()).digest()[:4], "big")
 
 
+def _chooser(settings: SampleStage, context: StageContext, tokenizer: Any) -> Score | None:
+    """The reward model's score of an answer, where the stage keeps the best of several.
+
+    Raises StageError where the reward model was trained with another chat template.
+    """
+    if settings.reward is None:
+        return None
+    from alignment.reward.model import score as reward_scores  # brings TRL along, which sampling does not need
+
+    model, reward_tokenizer = load_reward_model(context.inputs[settings.reward], context.recipe)
+    if template_digest(tokenizer) != template_digest(reward_tokenizer):
+        raise StageError(
+            f"{settings.reward} was trained with another chat template than {settings.model} answers with; "
+            "train the reward model from the same base"
+        )
+
+    def chosen_by(prompts: Sequence[Sequence[int]], completions: Sequence[Completion]) -> list[float]:
+        whole = [[*ids, *completion.tokens] for ids, completion in zip(prompts, completions, strict=True)]
+        return reward_scores(model, reward_tokenizer, whole)
+
+    return chosen_by
+
+
 def _blocks(prompts: Sequence[Prompt], tokens: dict[str, list[int]], settings: SampleStage) -> list[list[Prompt]]:
     """Prompts of like length together, as many as fill one batch."""
-    size = max(1, settings.batch_size // settings.per_prompt)
+    size = max(1, settings.batch_size // (settings.per_prompt * settings.best_of))
     ordered = sorted(prompts, key=lambda prompt: (len(tokens[prompt.id]), prompt.id))
     return [ordered[begin : begin + size] for begin in range(0, len(ordered), size)]
 
@@ -72,12 +100,16 @@ def _draw(
     settings: SampleStage,
     model: str,
     seed: int,
+    score: Score | None,
 ) -> list[Response]:
     count = settings.per_prompt
     seeds = [response_seed(seed, prompt.id, index) for prompt in block for index in range(count)]
-    completions = engine.generate(
-        [tokens[prompt.id] for prompt in block], per_prompt=count, sampling=settings.sampling, seeds=seeds
-    )
+    asked, sampling = [tokens[prompt.id] for prompt in block], settings.sampling
+    if score is None:
+        completions = engine.generate(asked, per_prompt=count, sampling=sampling, seeds=seeds)
+    else:
+        completions = best_of(engine, asked, candidates=settings.best_of, score=score, sampling=sampling, seeds=seeds,
+                              per_prompt=count)  # fmt: skip
     return [
         Response(
             id=hashlib.sha256(f"{model}/{prompt.id}/{seeds[row * count + index]}".encode()).hexdigest()[:16],

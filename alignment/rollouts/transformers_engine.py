@@ -79,6 +79,8 @@ class TransformersEngine:
             raise ValueError(f"{len(prompts)} prompts × {per_prompt} samples need as many seeds, not {len(seeds)}")
         if not all(prompts):
             raise ValueError("a prompt has no tokens")
+        if sampling.beams > 1:
+            return self._beams(prompts, sampling, per_prompt, on_progress)
         rows = [_Row(tuple(prompts[place // per_prompt]), seed, place) for place, seed in enumerate(seeds)]
         batches = sorted(rows, key=lambda row: (-len(row.prompt), row.prompt, row.place))
         done = 0
@@ -91,6 +93,47 @@ class TransformersEngine:
                         on_progress(done, len(rows))
         completions = [self._completion(row) for row in rows]
         return [completions[i : i + per_prompt] for i in range(0, len(rows), per_prompt)]
+
+    def _beams(
+        self,
+        prompts: Sequence[Sequence[int]],
+        sampling: Sampling,
+        per_prompt: int,
+        on_progress: Callable[[int, int], None] | None,
+    ) -> list[list[Completion]]:
+        """The ``per_prompt`` best beams of every prompt, best first: transformers' own search, in batches by length."""
+        order = sorted(range(len(prompts)), key=lambda place: (len(prompts[place]), place))
+        size = max(1, self.batch_size // sampling.beams)
+        found: dict[int, list[Completion]] = {}
+        with _evaluating(self.model), torch.no_grad():
+            for start in range(0, len(order), size):
+                chosen = order[start : start + size]
+                rows = self._search([prompts[place] for place in chosen], sampling, per_prompt)
+                for place, group in zip(chosen, rows, strict=True):
+                    found[place] = [self._beam(tokens) for tokens in group]
+                if on_progress is not None:
+                    on_progress(len(found) * per_prompt, len(prompts) * per_prompt)
+        return [found[place] for place in range(len(prompts))]
+
+    def _search(self, prompts: list[Sequence[int]], sampling: Sampling, per_prompt: int) -> list[list[list[int]]]:
+        width, device = max(map(len, prompts)), self.model.device
+        # As in `_Decoding`, the padding repeats a token of the row's own, for the repetition penalty's sake.
+        ids = torch.tensor([[p[0]] * (width - len(p)) + list(p) for p in prompts], device=device)
+        mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
+        output = self.model.generate(
+            input_ids=ids, attention_mask=mask, do_sample=False, num_beams=sampling.beams,
+            num_return_sequences=per_prompt, max_new_tokens=sampling.max_new_tokens,
+            repetition_penalty=sampling.repetition_penalty, eos_token_id=sorted(self.stop_ids),
+            pad_token_id=max([0, *self.stop_ids]),
+        )  # fmt: skip
+        new: list[list[int]] = output[:, width:].tolist()
+        return [new[start : start + per_prompt] for start in range(0, len(new), per_prompt)]
+
+    def _beam(self, tokens: list[int]) -> Completion:
+        """What lies behind the first stop token is padding."""
+        end = next((place for place, token in enumerate(tokens) if token in self.stop_ids), None)
+        kept = tuple(tokens if end is None else tokens[: end + 1])
+        return Completion(kept, str(self.tokenizer.decode(kept, skip_special_tokens=True)), end is not None)
 
     def _completion(self, row: _Row) -> Completion:
         text = row.text

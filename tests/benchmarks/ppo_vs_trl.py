@@ -3,8 +3,8 @@
 Run it with nothing else on the machine: ``python tests/benchmarks/ppo_vs_trl.py``. Each run is a process of its own,
 the two sides in turn. Both train all weights of the same model from the same weights, on the same prompts, with the
 same reward, batch, new tokens, epochs and learning rate; answers have no stop token, so both sample the same number
-of tokens. TRL has its defaults elsewhere; ours is in bfloat16 with float32 master weights, its critic a head on the
-trunk.
+of tokens. TRL has its defaults elsewhere (float32 on a processor); ours is in what the machine is fast in, bfloat16
+(with float32 master weights) or float32, its critic a head on the trunk.
 
 The reward is a rule, so it is the true one: the share of an answer's tokens that are of the first quarter of the
 vocabulary. A random policy gets 0.25.
@@ -27,6 +27,7 @@ ROOT = Path(__file__).parents[2]
 BATCH, NEW_TOKENS, EPOCHS, PROMPTS, LEARNING_RATE = 32, 48, 4, 256, 3e-4
 VOCABULARY = 4096
 TARGET = VOCABULARY // 4
+SKIPPED = 77  # the exit code where the peer cannot be had
 
 
 def main() -> None:
@@ -52,7 +53,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--updates", type=int, default=8, help="batches of 32 episodes")
     parser.add_argument("--trl", help=f"a folder that holds {TRL} already")
     parser.add_argument("--model", default="7m", help="7m, or the folder of a causal language model")
-    parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float32"], help="of our side")
+    parser.add_argument("--dtype", choices=["bfloat16", "float32"], help="of our side; what the machine is fast in")
     parser.add_argument("--threads", type=int, default=0)
     return parser.parse_args()
 
@@ -60,14 +61,17 @@ def parse() -> argparse.Namespace:
 def install_trl(folder: str) -> str:
     """The peer, in a folder of its own: its dependencies are those that are installed."""
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", folder, TRL]
-    subprocess.run(command, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        print(f"{TRL} could not be installed: {(done.stderr.strip().splitlines() or ['?'])[-1]}", file=sys.stderr)
+        sys.exit(SKIPPED)
     return folder
 
 
 def run_side(side: str, seed: int, trl: str, arguments: argparse.Namespace) -> dict[str, Any]:
     command = [sys.executable, __file__, "--side", side, "--seed", str(seed), "--updates", str(arguments.updates),
-               "--trl", trl, "--model", arguments.model, "--dtype", arguments.dtype,
-               "--threads", str(arguments.threads)]  # fmt: skip
+               "--trl", trl, "--model", arguments.model, "--threads", str(arguments.threads),
+               *(["--dtype", arguments.dtype] if arguments.dtype else [])]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     if done.returncode:
         sys.exit(f"{side} failed:\n{done.stderr[-4000:]}")
@@ -148,17 +152,17 @@ def ours(arguments: argparse.Namespace) -> dict[str, Any]:
     sys.path.insert(0, str(ROOT))
     import torch
 
+    from alignment.models.precision import natural_precision
     from alignment.policy.ppo_models import frozen_copy
     from alignment.policy.ppo_trainer import PpoTrainer
-    from alignment.recipe import PpoStage
+    from alignment.recipe import PpoStage, Resources
     from alignment.records import Message, Prompt, Sampling
     from alignment.rollouts.transformers_engine import TransformersEngine
 
     before = resident()
-    policy = build(arguments, getattr(torch, arguments.dtype))
+    policy = build(arguments, getattr(torch, arguments.dtype or natural_precision(Resources())))
     settings = PpoStage(
         kind="ppo", model="base", reward="rule", steps=arguments.updates, episodes=BATCH, epochs=EPOCHS,
-        batch_size=BATCH,
         sampling=Sampling(temperature=0.7, max_new_tokens=NEW_TOKENS), learning_rate=LEARNING_RATE,
         critic_learning_rate=LEARNING_RATE, warmup=0.0, lora=None, missing_eos_penalty=0.0, checkpoint_every=10**6,
     )  # fmt: skip

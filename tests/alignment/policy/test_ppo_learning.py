@@ -1,4 +1,4 @@
-"""PPO learns: three tasks with a known true reward, three seeds each, from a random tiny model.
+"""PPO learns: tasks with a known true reward, three seeds each, from a random tiny model and from one that has learnt.
 
 Produce a token: the share of the answer that is one token. Sort digits: the share of places that hold the prompt's
 digits in order, which only a policy that reads the prompt gets right. Follow a format: open, fill, close, stop.
@@ -6,8 +6,10 @@ digits in order, which only a policy that reads the prompt gets right. Follow a 
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from alignment.records import Message, Prompt, Sampling
+from alignment.rollouts.transformers_engine import TransformersEngine
 
 pytestmark = pytest.mark.slow
 TARGET, OPEN, CLOSE = 9, 20, 21
@@ -26,12 +28,13 @@ def sort_digits(episode):
 
 
 def follow_a_format(episode):
-    """A third each for opening first, closing after two to four other tokens, and stopping right then."""
+    """A third each for opening first, closing after two to four other tokens, and stopping: the sooner, the more."""
     tokens = list(episode.completion.tokens)
     opened = tokens[0] == OPEN
     close = tokens.index(CLOSE) if CLOSE in tokens else 0
     closed = opened and 3 <= close <= 5
-    stopped = closed and episode.completion.finished and len(tokens) == close + 2
+    late = len(tokens) - close - 2  # tokens between the closing one and the end
+    stopped = 1 / (1 + late) if closed and episode.completion.finished else 0.0
     return (opened + closed + stopped) / 3
 
 
@@ -44,27 +47,69 @@ def digit_prompts():
     return prompts
 
 
-TASKS = {  # reward, tokens, steps, learning rate, its schedule, the mean score that the last steps must reach
-    "produce a token": (produce_a_token, 6, 40, 2e-3, "constant", 0.9),
-    "sort digits": (sort_digits, 3, 160, 1e-3, "constant", 0.7),  # 0.31 without reading the prompt
-    "follow a format": (follow_a_format, 8, 100, 1e-3, "linear", 0.8),
-}
+TASKS = {
+    # reward, new tokens, the mean score that the last five steps must reach, settings
+    "produce a token": (produce_a_token, 6, 0.9, {"steps": 40, "learning_rate": 2e-3, "critic_learning_rate": 2e-3}),
+    "sort digits": (sort_digits, 3, 0.7, {"steps": 160}),  # 0.31 without reading the prompt
+    # Here a step towards the goal is worth nothing until the next one is found, and what is unlearnt on the way is
+    # hard to find again: a policy that only ever lost by stopping early no longer stops at all once it closes. The
+    # penalty for a missing end keeps stopping alive, and the pull towards the untrained (nearly uniform) reference is
+    # what keeps it trying. Without either, every seed stays at two thirds, which is where the task's last step begins.
+    "follow a format": (follow_a_format, 8, 0.8, {"steps": 70, "kl_coefficient": 0.01, "missing_eos_penalty": 0.1,
+                                                  "value_coefficient": 0.5}),
+}  # fmt: skip
+
+
+def all_of(reward):
+    return lambda episodes: [reward(episode) for episode in episodes]
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 @pytest.mark.parametrize("task", TASKS)
 def test_ppo_learns(task, seed, tiny):
-    reward, tokens, steps, rate, schedule, wanted = TASKS[task]
-    settings = tiny.settings(steps=steps, episodes=64, epochs=4, minibatches=2, batch_size=64, learning_rate=rate,
-                             critic_learning_rate=rate, kl_coefficient=0.0, missing_eos_penalty=0.0,
-                             sampling=Sampling(max_new_tokens=tokens), schedule=schedule)  # fmt: skip
+    reward, tokens, wanted, options = TASKS[task]
+    common = {"episodes": 64, "epochs": 4, "minibatches": 2, "batch_size": 64, "kl_coefficient": 0.0,
+              "missing_eos_penalty": 0.0, "schedule": "constant",
+              "sampling": Sampling(max_new_tokens=tokens)}  # fmt: skip
     trainer = tiny.trainer(
-        settings,
+        tiny.settings(**(common | options)),
         policy=tiny.policy(seed),
-        reward=lambda episodes: [reward(episode) for episode in episodes],
+        reward=all_of(reward),
         prompts=digit_prompts() if task == "sort digits" else None,
         seed=seed,
     )
     scores = [step["score"] for step in trainer.train().history]
     assert sum(scores[-5:]) / 5 >= wanted
     assert sum(scores[:2]) / 2 < wanted / 2
+
+
+STARTS = ("Once upon a time", "One day, Tim", "Lily and Ben", "The dog", "Mom said", "There was a bird")
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_model_that_tells_stories_learns_short_sentences(seed, tiny, real_data):
+    """Four full stops in 24 tokens are worth 1. The stories stay stories: the KL is paid for, and stays bounded."""
+    folder = real_data / "stories260k"
+    if not folder.is_dir():
+        pytest.skip(f"no story model at {folder}")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    policy = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    prompts = [
+        (Prompt(id=text, messages=(Message(role="user", content=text),)), tuple(tokenizer(text)["input_ids"]))
+        for text in STARTS
+    ]
+    settings = tiny.settings(steps=15, episodes=48, epochs=2, minibatches=2, batch_size=48, kl_coefficient=0.02,
+                             missing_eos_penalty=0.0, sampling=Sampling(max_new_tokens=24),
+                             schedule="constant")  # fmt: skip
+    trainer = tiny.trainer(
+        settings,
+        policy=policy,
+        engine=TransformersEngine(policy, tokenizer, stop_ids={tokenizer.eos_token_id}),
+        reward=all_of(lambda episode: min(1.0, episode.completion.text.count(".") / 4)),
+        prompts=prompts,
+        seed=seed,
+    )
+    history = trainer.train().history
+    assert history[0]["score"] < 0.4
+    assert sum(step["score"] for step in history[-3:]) / 3 >= 0.65
+    assert history[-1]["kl"] < 60

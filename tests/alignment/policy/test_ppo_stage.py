@@ -10,6 +10,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from alignment.chat import load_tokenizer
+from alignment.data.prompts import load_prompts
 from alignment.faults import StageError
 from alignment.models.loading import add_lora, is_adapter, load_policy, new_reward_model, save_policy
 from alignment.policy.ppo import run
@@ -24,6 +25,12 @@ TEMPLATE = (
     "{% for m in messages %}{% if m.role == 'user' %}<user> {{ m.content }} {% else %}<assistant> {{ m.content }} </s>"
     "{% endif %}{% endfor %}{% if add_generation_prompt %}<assistant> {% endif %}"
 )
+RUBRIC = """\
+name: brief
+description: A few words, and no more.
+criteria:
+  - {name: few_words, text: The answer is short., measure: words, weight: 1, full_at_most: 1, zero_at: 6}
+"""
 STAGE = {"kind": "ppo", "model": "base", "reward": "reward", "steps": 2, "episodes": 8, "epochs": 2, "batch_size": 4,
          "sampling": {"max_new_tokens": 6}, "learning_rate": 1e-3, "lora": {"rank": 4, "alpha": 8}}  # fmt: skip
 
@@ -121,6 +128,26 @@ def test_a_run_makes_a_policy_that_moved(stage, dtype, made, tmp_path):
     after, _ = load_policy(trained, context.inputs["base"], context.recipe)
     ids = torch.tensor([tokenizer("<user> say red blue <assistant>", add_special_tokens=False)["input_ids"]])
     assert not torch.equal(before(ids).logits, after(ids).logits)
+
+
+def test_raters_watch_it_on_held_out_prompts(made, tmp_path):
+    rubric = tmp_path / "rubric.yaml"
+    rubric.write_text(RUBRIC, "utf-8")
+    stage = {"raters": {"rubric": "rubric.yaml", "noise": 0.0}, "watch_every": 2, "watch_prompts": 5, "steps": 4}
+    context, _ = context_of(made, tmp_path, stage)
+    context.data["rubric"] = rubric
+    result = run(context.recipe.stages["ppo"], context)
+    assert [step for step, _ in result.curves["held_out_win_rate"]] == [2, 4]
+    assert all(rate * 10 == int(rate * 10) and 0 <= rate <= 1 for _, rate in result.curves["held_out_win_rate"])
+    assert result.metrics["held_out_win_rate"] == result.curves["held_out_win_rate"][-1][1]
+    start = (context.checkpoints / "start-answers.jsonl").read_text("utf-8")
+    _train, held_out = load_prompts(context.data["prompts"], context.recipe.data.held_out)
+    watched = sorted(prompt.id for prompt in held_out)[:5]
+    assert [json.loads(line)["prompt_id"] for line in start.splitlines()] == watched
+    again, _ = context_of(made, tmp_path / "again", stage)
+    again.data["rubric"] = rubric
+    (again.checkpoints / "start-answers.jsonl").write_text(start, "utf-8")  # as a run that was restarted finds it
+    assert run(again.recipe.stages["ppo"], again).curves["held_out_win_rate"] == result.curves["held_out_win_rate"]
 
 
 def test_a_stage_that_was_stopped_goes_on(made, tmp_path):

@@ -172,3 +172,29 @@ def test_overoptimisation_is_a_rising_score_with_a_falling_win_rate():
     assert overoptimisation([1, 2], [0.6, 0.4]) is None
     with pytest.raises(ValueError, match="not of the same steps"):
         overoptimisation([1, 2], [0.5])
+
+
+def test_a_score_that_rises_while_the_held_out_win_rate_falls_is_an_alarm(tiny, tmp_path):
+    """A reward that grows whatever happens, and raters who like it less and less: the run says so once, and goes on."""
+    rates = iter([0.6, 0.5, 0.4, 0.3, 0.2])
+    rewards = iter(range(1, 9))
+    trainer = tiny.trainer(
+        tiny.settings(steps=5, watch_every=1, missing_eos_penalty=0.0, learning_rate=1e-6),
+        reward=lambda episodes: [float(next(rewards))] * len(episodes),
+        watch=lambda: next(rates),
+        checkpoints=tmp_path,
+    )
+    state = trainer.train()
+    assert [metrics["held_out_win_rate"] for metrics in state.history] == [0.6, 0.5, 0.4, 0.3, 0.2]
+    (alarm,) = [alarm for alarm in state.alarms if "overoptimisation" in alarm]
+    assert alarm.startswith("step 4: overoptimisation: the score rose from 1.5")
+    saved = json.loads((tmp_path / "step-000005" / "state.json").read_text("utf-8"))
+    assert saved["state"]["alarms"] == state.alarms
+
+
+def test_the_win_rate_is_asked_for_at_its_steps_only(tiny):
+    asked = []
+    trainer = tiny.trainer(tiny.settings(steps=5, watch_every=2), watch=lambda: asked.append(1) or 0.5)
+    history = trainer.train().history
+    assert ["held_out_win_rate" in metrics for metrics in history] == [False, True, False, True, False]
+    assert len(asked) == 2

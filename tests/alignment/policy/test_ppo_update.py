@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 from alignment.faults import StageError
@@ -23,11 +25,17 @@ def made(tiny, **options):
     return trainer, experience
 
 
+def moved(tiny):
+    """As `made`, with weights away from the start, where ratios and clips say something."""
+    trainer, experience = made(tiny)
+    for parameter in trainer.actor.parameters():
+        parameter.data.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)) * 0.02)
+    return trainer, experience
+
+
 @pytest.mark.parametrize("size", [1, 3, 5])
 def test_the_gradient_is_the_same_however_a_minibatch_is_split(tiny, size):
-    trainer, experience = made(tiny)
-    for parameter in trainer.actor.parameters():  # away from the start, where ratios and clips say something
-        parameter.data.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)) * 0.02)
+    trainer, experience = moved(tiny)
     lengths = experience.mask.sum(dim=1)
     assert lengths.min() < lengths.max()
     grads, totals = [], []
@@ -45,6 +53,29 @@ def test_the_gradient_is_the_same_however_a_minibatch_is_split(tiny, size):
     assert totals[0]["clip_fraction_high"] > 0
     for name in ("policy_loss", "value_loss", "approximate_kl", "clip_fraction_high", "ratio_mean"):
         torch.testing.assert_close(totals[0][name], totals[1][name], atol=1e-6, rtol=1e-4)
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.integers(0, 3), min_size=8, max_size=8), st.integers(1, 4))
+def test_workers_that_share_a_minibatch_add_up_to_its_gradient(tiny, owners, size):
+    """Each worker has some of the answers (perhaps none), in pieces of its own; all divide by the whole's tokens."""
+    trainer, experience = moved(tiny)
+    whole = _gradient(trainer, experience, [list(range(8))])
+    parts = [
+        _gradient(trainer, experience, list(by_length(mine, experience.episodes, size)))
+        for worker in range(4)
+        if (mine := [row for row in range(8) if owners[row] == worker])
+    ]
+    summed = [torch.stack(grads).sum(dim=0) for grads in zip(*parts, strict=True)]
+    torch.testing.assert_close(summed, whole, atol=1e-6, rtol=1e-4)
+
+
+def _gradient(trainer, experience, pieces):
+    trainer.actor.zero_grad()
+    for rows in pieces:
+        loss, _ = piece_loss(rows, experience, trainer.actor, trainer.settings, experience.mask.sum())
+        loss.backward()
+    return [parameter.grad.clone() for parameter in trainer.actor.trainable().values()]
 
 
 def test_the_first_minibatch_has_ratio_one_and_no_kl(tiny):

@@ -1,11 +1,12 @@
 """Chunked log-probabilities against the naive ones, and their memory."""
 
-import subprocess
-import sys
+import weakref
 
 import pytest
 import torch
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from alignment.policy import token_logprobs as module
 from alignment.policy.losses import token_logprobs
@@ -68,31 +69,59 @@ def test_no_gradient_is_kept_when_none_is_asked_for():
     assert not token_logprobs(hidden, weight, labels).requires_grad
 
 
-MEASURE = """
-import resource, sys, torch
-from alignment.policy.losses import token_logprobs
-hidden = torch.randn(8, 256, 32, requires_grad=True)
-weight = torch.randn(32768, 32)
-labels = torch.randint(0, 32768, (8, 256))
-def run(function, rows):
-    hidden.grad = None
-    function(hidden[:rows], weight, labels[:rows]).sum().backward()
-def naive(h, w, y):
-    return (h @ w.T).log_softmax(-1).gather(-1, y[..., None])
-function = token_logprobs if sys.argv[1] == "ours" else naive
-run(function, 1)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-run(function, 8)
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
-"""
+class LiveBytes(TorchDispatchMode):
+    """Counts the bytes of all storages that operations made and that are still held, and their peak.
+
+    Resident memory would say less: it depends on what the allocator keeps, and on what ran before.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.live = self.peak = 0
+        self._known = {}
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, torch.Tensor):
+                self._meet(tensor.untyped_storage())
+        return result
+
+    def _meet(self, storage):
+        key = storage._cdata
+        if key in self._known:
+            return
+        size = storage.nbytes()
+        self._known[key] = weakref.ref(storage, lambda _: self._leave(key, size))
+        self.live += size
+        self.peak = max(self.peak, self.live)
+
+    def _leave(self, key, size):
+        del self._known[key]
+        self.live -= size
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ru_maxrss counts kibibytes on Linux")
-def test_memory_does_not_grow_with_the_tokens():
-    """(B, T, V) in float32 is 256 MiB here; the naive way holds two or more of it, ours a chunk of 32 MiB."""
-    grown = {}
-    for which in ("ours", "naive"):
-        run = subprocess.run([sys.executable, "-c", MEASURE, which], capture_output=True, text=True, check=True)
-        grown[which] = float(run.stdout)
-    assert grown["ours"] < 128
-    assert grown["naive"] > 128  # 256 MiB where the allocator gives nothing back
+def peak_bytes(function, tokens, *, trained_head, width=16, vocabulary=4096):
+    """The most that a forward and a backward pass hold at a time, inputs apart."""
+    hidden = torch.randn(tokens, width, requires_grad=True)
+    weight = torch.randn(vocabulary, width, requires_grad=trained_head)
+    labels = torch.randint(0, vocabulary, (tokens,))
+    with LiveBytes() as counted:
+        function(hidden, weight, labels).sum().backward()
+    return counted.peak
+
+
+def naive_logprobs(hidden, weight, labels):
+    return naive(hidden, weight, labels, 1.0)[0]
+
+
+@pytest.mark.parametrize("trained_head", [False, True])
+def test_memory_does_not_grow_with_the_tokens(trained_head, monkeypatch):
+    """The naive way holds (N, V) several times over; ours a few chunks, however many tokens there are."""
+    monkeypatch.setattr(module, "CHUNK_ENTRIES", 1)  # chunks of CHUNK_TOKENS tokens
+    chunk = 4096 * module.CHUNK_TOKENS * 4
+    few, many = (peak_bytes(token_logprobs, count, trained_head=trained_head) for count in (256, 1024))
+    assert many < 6 * chunk
+    assert many - few < chunk  # what there is per token and width; 768 tokens' logits are 24 chunks
+    few, many = (peak_bytes(naive_logprobs, count, trained_head=trained_head) for count in (256, 1024))
+    assert many - few > 24 * chunk, "the measure sees the (N, V) tensors of the naive way"

@@ -197,3 +197,14 @@ def test_the_lineage_names_each_artifact_and_what_it_was_for(finished_run: Run) 
     assert roles["base@1", "dpo@1"] == ""  # only what its adapter applies to
     assert roles["base@1", "evaluation@1"] == "reference, against"
     assert {node.name: node.label for node in lineage.nodes}["dpo"] == "policy v3"
+
+
+def test_alarms_of_a_training_stage_are_in_the_page_and_the_json(finished_run: Run, tmp_path: Path) -> None:
+    outcome = next(outcome for outcome in finished_run.outcomes if outcome.name == "dpo")
+    alarm = f"step 9: kl_runaway: 61.0 nats per answer {EVIL}"
+    (Path(outcome.artifact.path) / "alarms.json").write_text(json.dumps([alarm]), "utf-8")
+    write_report(finished_run.report(), tmp_path / "run")
+    report = json.loads((tmp_path / "run" / "report.json").read_text("utf-8"))
+    assert {stage["name"]: stage["alarms"] for stage in report["stages"] if stage["alarms"]} == {"dpo": [alarm]}
+    page = lxml.html.document_fromstring((tmp_path / "run" / "report.html").read_text("utf-8"))
+    assert alarm.replace("\u202f", " ") in text_of(page, "#stages .error")

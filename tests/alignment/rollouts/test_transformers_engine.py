@@ -5,6 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
+from pydantic import ValidationError
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
@@ -18,6 +19,7 @@ from transformers import (
 )
 
 from alignment.records import Sampling
+from alignment.rollouts.best_of import best_of
 from alignment.rollouts.sampling import TopP, inverse_cdf, processors, uniforms
 from alignment.rollouts.transformers_engine import TransformersEngine
 
@@ -86,6 +88,61 @@ def test_greedy_with_repetition_penalty_is_generate(tokenizer):
     for prompt, (completion,) in zip(PROMPTS, found, strict=True):
         expected = reference(model, prompt, max_new_tokens=12, do_sample=False, repetition_penalty=1.7)
         assert list(completion.tokens) == expected
+
+
+@pytest.mark.parametrize("batch_size", [1, 64])
+@pytest.mark.parametrize("penalty", [1.0, 1.5])
+def test_beams_are_generates_best_first(batch_size, penalty, tokenizer):
+    model = build()
+    stop = reference(model, PROMPTS[1], max_new_tokens=8, do_sample=False)[4]
+    engine = TransformersEngine(model, tokenizer, stop_ids={stop}, batch_size=batch_size)
+    sampling = Sampling(temperature=0.0, max_new_tokens=8, beams=3, repetition_penalty=penalty)
+    seen = []
+    found = engine.generate(PROMPTS, sampling=sampling, seeds=range(len(PROMPTS) * 2), per_prompt=2,
+                            on_progress=lambda *progress: seen.append(progress))  # fmt: skip
+    assert seen[-1] == (12, 12)
+    for prompt, completions in zip(PROMPTS, found, strict=True):
+        ids = torch.tensor([prompt])
+        expected = model.generate(ids, attention_mask=torch.ones_like(ids), eos_token_id=stop, pad_token_id=2,
+                                  max_new_tokens=8, do_sample=False, num_beams=3, num_return_sequences=2,
+                                  repetition_penalty=penalty)[:, len(prompt) :].tolist()  # fmt: skip
+        for completion, tokens in zip(completions, expected, strict=True):
+            assert completion.finished == (stop in tokens)
+            end = tokens.index(stop) + 1 if completion.finished else None
+            assert list(completion.tokens) == tokens[:end]
+            assert completion.text == tokenizer.decode(tokens[:end], skip_special_tokens=True)
+            assert completion.logprobs is None
+
+
+def test_beams_with_what_they_cannot_do_are_refused():
+    for wrong in ({"temperature": 1.0}, {"temperature": 0.0, "stop": ("x",)}):
+        with pytest.raises(ValidationError, match="beam search"):
+            Sampling(beams=2, **wrong)
+
+
+def test_the_best_of_n_is_the_best_of_what_its_seeds_draw(tokenizer):
+    engine = TransformersEngine(build(), tokenizer, stop_ids={EOS})
+    sampling, seeds = Sampling(temperature=1.5, max_new_tokens=6), [7, 8, 9, 10]
+    asked = []
+
+    def score(prompts, completions):
+        asked.extend(zip(map(tuple, prompts), completions, strict=True))
+        return [float(sum(completion.tokens)) for completion in completions]
+
+    options = {"score": score, "sampling": sampling, "seeds": seeds, "per_prompt": 2}
+    kept = best_of(engine, PROMPTS[:2], candidates=5, **options)
+    assert [len(group) for group in kept] == [2, 2]
+    assert len(asked) == 2 * 2 * 5
+    for place, completion in enumerate(c for group in kept for c in group):
+        candidates = asked[place * 5 : place * 5 + 5]
+        assert {prompt for prompt, _ in candidates} == {tuple(PROMPTS[place // 2])}
+        assert len({c.tokens for _, c in candidates}) > 1
+        assert sum(completion.tokens) == max(sum(c.tokens) for _, c in candidates)
+        plain = engine.generate([PROMPTS[place // 2]], sampling=sampling, seeds=[seeds[place]])[0][0]
+        assert candidates[0][1].tokens == plain.tokens
+    once = best_of(engine, PROMPTS[:2], candidates=1, **options)
+    plain = engine.generate(PROMPTS[:2], sampling=sampling, seeds=seeds, per_prompt=2)
+    assert [[c.tokens for c in group] for group in once] == [[c.tokens for c in group] for group in plain]
 
 
 @pytest.mark.parametrize("name", CONFIGS)
