@@ -13,7 +13,12 @@ from sqlalchemy import ColumnElement, Connection, Row, Select, bindparam, exists
 from preference_ui.desk_settings import DeskSettings
 from preference_ui.schema import comparisons, leases, votes
 
-SHOWN = (comparisons.c.id, comparisons.c.prompt, comparisons.c.responses, comparisons.c.self_naming)
+SHOWN: tuple[ColumnElement[Any], ...] = (
+    comparisons.c.id,
+    comparisons.c.prompt,
+    comparisons.c.responses,
+    comparisons.c.self_naming,
+)
 ACCOUNT: ColumnElement[str] = bindparam("account")
 _START: ColumnElement[float] = bindparam("start")
 
@@ -68,8 +73,7 @@ def pick_repeat(connection: Connection, account_id: str, settings: DeskSettings,
     free = sorted(set(old) - seen)
     if not free:
         return None
-    row: Row[Any] = connection.execute(select(*SHOWN).where(comparisons.c.id == rng.choice(free))).one()
-    return row
+    return connection.execute(select(*SHOWN).where(comparisons.c.id == rng.choice(free))).one()
 
 
 @cache

@@ -91,12 +91,10 @@ def shoot() -> Callable[[Any, str], None]:
 @pytest.fixture(scope="session")
 def axe() -> Callable[[Any], list[str]]:
     """Runs axe-core on a page: the serious and critical violations."""
-    places = [os.environ.get("RLHF_AXE_CORE", ""), str(OUTPUT / "tools/node_modules/axe-core/axe.min.js")]
-    source = next((Path(place) for place in places if place and Path(place).is_file()), None)
+    axe_core = pytest.importorskip("axe_playwright_python", reason="axe-playwright-python, which carries axe-core")
+    source = Path(axe_core.__file__).with_name("axe.min.js")
 
     def run(page: Any) -> list[str]:
-        if source is None:
-            pytest.skip("axe-core is not there (npm install --prefix tests/output/tools axe-core, or RLHF_AXE_CORE)")
         page.evaluate(source.read_text("utf-8"))
         found = page.evaluate("async () => (await axe.run()).violations")
         return [
