@@ -154,7 +154,8 @@ def announce_to_prefect(queue: str, snapshot: Export) -> None:
 
 
 class Watcher(threading.Thread):
-    """Looks every ``seconds`` whether a collection has become ready, but only where a vote came in meanwhile."""
+    """Looks every ``seconds`` whether a collection has become ready, where a vote came in meanwhile or an
+    announcement failed."""
 
     def __init__(self, store: Store, folder: Path, announce: Announce, *, seconds: float = 5.0) -> None:
         super().__init__(name="collections", daemon=True)
@@ -166,7 +167,7 @@ class Watcher(threading.Thread):
         while not self._stopping.wait(self.seconds):
             try:
                 newest = self._newest()
-                if newest != seen:
+                if newest != seen or self._is_unsaid():
                     settle_collections(self.store, self.folder, self.announce)
                     seen = newest
             except (StoreError, InputError) as error:
@@ -176,6 +177,11 @@ class Watcher(threading.Thread):
         """Ends the thread."""
         self._stopping.set()
         self.join(timeout=self.seconds + 10)
+
+    def _is_unsaid(self) -> bool:
+        unsaid = collections.c.ready.is_not(None) & collections.c.announced.is_(None)
+        with self.store.read() as connection:
+            return connection.execute(select(collections.c.queue).where(unsaid).limit(1)).first() is not None
 
     def _newest(self) -> Any:
         with self.store.read() as connection:
