@@ -55,7 +55,7 @@ class Desk:
         context = self.browser.new_context(
             viewport={"width": width, "height": 860}, color_scheme="dark" if dark else "light", has_touch=width < 600
         )
-        context.set_default_timeout(60_000)
+        context.set_default_timeout(120_000)
         if token:
             context.add_cookies([{"name": COOKIE, "value": token, "url": self.url}])
         page = context.new_page()
@@ -106,7 +106,7 @@ def axe() -> Callable[[Any], list[str]]:
     return run
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # while Playwright runs, its event loop keeps others from starting one in this thread
 def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
     sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
     chromium = os.environ.get("RLHF_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
@@ -126,9 +126,10 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
         code = f"from preference_ui.app import serve; serve({store_url!r}, port={port})"
         with (folder / "log").open("a") as log:
             running.append(subprocess.Popen([sys.executable, "-c", code], stdout=log, stderr=log))
-        for _ in range(480):
+        end = time.monotonic() + 300  # beside other work the start may take minutes
+        while time.monotonic() < end and running[-1].poll() is None:
             with contextlib.suppress(httpx.HTTPError):
-                if httpx.get(f"{url}/health").status_code == 200:
+                if httpx.get(f"{url}/health", timeout=30).status_code == 200:
                     return
             time.sleep(0.25)
         raise AssertionError((folder / "log").read_text())
