@@ -8,12 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import transformers
+from datasets import disable_progress_bars
+from peft import PeftModel
 from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from alignment.models.attention import quick_backward
 from alignment.models.loading import pick_device
+from alignment.models.shared_prefix import share_prefixes
 from alignment.recipe import Training
 from alignment.stage import Progress, StageContext
 
+disable_progress_bars()  # a stage says where it stands by itself
 COMPLETE = "complete"  # written into a checkpoint's folder after everything else: a SIGKILL leaves no half of one
 UNINTERESTING = {"epoch", "num_tokens", "total_flos", "train_runtime", "train_samples_per_second"}
 Curves = dict[str, list[tuple[int, float]]]
@@ -97,16 +102,23 @@ def last_checkpoint(folder: Path) -> str | None:
     return str(whole[max(whole)]) if whole else None
 
 
-def fit(make_trainer: Callable[[StageCallback], Any], context: StageContext) -> tuple[Any, StageCallback, float]:
-    """Trains from the last whole checkpoint (or the start). Returns the trainer, its callback and the mean loss."""
+def fit(
+    model: Any, make_trainer: Callable[[StageCallback], Any], context: StageContext
+) -> tuple[Any, StageCallback, float]:
+    """Trains from the last whole checkpoint (or the start). Returns the trainer, its callback and the mean loss.
+
+    ``model`` is what ``make_trainer`` gives to its trainer.
+    """
+    trunk = model.get_base_model() if isinstance(model, PeftModel) else model
+    share_prefixes(trunk)
     callback = StageCallback(context)
-    with context.working():  # DPO computes its reference's log-probabilities here
+    with context.working(), quick_backward(trunk):  # DPO computes its reference's log-probabilities here
         trainer = make_trainer(callback)
     trainer.remove_callback(PrinterCallback)  # it prints every step; the callback above reports it instead
     resume = last_checkpoint(context.checkpoints)
     if resume:
         callback.tokens = callback.tokens_before = _tokens_of(Path(resume))
-    with context.working():
+    with context.working(), quick_backward(trunk):
         trainer.train(resume_from_checkpoint=resume)
     if resume:  # the curve's beginning is in the checkpoint
         callback.curves = _curves_of(trainer.state.log_history)
