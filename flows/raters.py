@@ -16,7 +16,7 @@ def rate_command(workspace: Path, url: str | None, host: str, port: int, public_
     """Serves the raters' app until it is stopped, and says on the run's Prefect server when votes are enough."""
     space = Workspace(workspace.resolve())
     services.quiet_environment(space)
-    server = services.wait(space, services.begin(space, "prefect"))
+    server = services.begin(space, "prefect")  # raters need not wait for it: what cannot be said is said again
     os.environ["PREFECT_API_URL"] = f"{server.url}/api"
     from flows import collect
     from preference_ui.app import serve
