@@ -14,7 +14,7 @@ quickstart: .venv/runtime ## from raw prompts to a promoted version, on this mac
 	$(BIN)/rlhf run quickstart --workspace $(WORKSPACE)
 
 test: .venv/dev check ## the fast tests, the linter and the types
-	$(BIN)/python -m pytest -m "not slow" --ignore tests/browser --ignore tests/chaos
+	$(BIN)/python -m pytest -m "not slow"
 
 check: .venv/dev ## ruff and mypy --strict
 	$(BIN)/ruff check --quiet .
@@ -22,7 +22,7 @@ check: .venv/dev ## ruff and mypy --strict
 	$(BIN)/mypy
 
 test-slow: .venv/dev ## the tests that take minutes
-	$(BIN)/python -m pytest -m "slow or browser" && $(BIN)/python -m pytest tests/chaos
+	$(BIN)/python -m pytest -m slow
 
 bench: .venv/dev ## the benchmarks; their results go to tests/benchmarks/RESULTS.md by hand
 	$(BIN)/python -m tests.benchmarks

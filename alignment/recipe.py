@@ -125,6 +125,20 @@ class PreferencesStage(Settings):
     min_agreement: Fraction = 0.5  # pairs on which fewer of the raters agree are kept as votes, not trained on
 
 
+class HumanPreferencesStage(Settings):
+    """People compare the responses in the raters' app. The run waits for them without taking compute.
+
+    Enough are ``pairs`` pairs, each judged by ``votes_per_comparison`` people of whom ``min_agreement`` agree.
+    """
+
+    kind: Literal["human_preferences"]
+    responses: Name
+    comparisons_per_prompt: Count = 1
+    votes_per_comparison: Count = 3
+    pairs: Count = 100
+    min_agreement: Fraction = 0.5
+
+
 class PreferenceFileStage(Settings):
     """Preferences that the user brings (``data.preferences``)."""
 
@@ -241,7 +255,15 @@ class EvaluateStage(Settings):
 
 
 Stage = Annotated[
-    SftStage | SampleStage | PreferencesStage | PreferenceFileStage | RewardStage | DpoStage | PpoStage | EvaluateStage,
+    SftStage
+    | SampleStage
+    | PreferencesStage
+    | HumanPreferencesStage
+    | PreferenceFileStage
+    | RewardStage
+    | DpoStage
+    | PpoStage
+    | EvaluateStage,
     Field(discriminator="kind"),
 ]
 

@@ -11,6 +11,7 @@ from alignment.recipe import (
     DpoStage,
     EvaluateStage,
     Gate,
+    HumanPreferencesStage,
     PreferencesStage,
     Recipe,
     SampleStage,
@@ -22,6 +23,7 @@ MAKES = {  # a stage's kind → what other stages can read of it
     "sft": ("a model",),
     "sample": ("responses",),
     "preferences": ("preferences",),
+    "human_preferences": ("preferences",),
     "preference_file": ("preferences", "held-out prompts"),
     "reward": ("a reward model",),
     "dpo": ("a model",),
@@ -82,7 +84,7 @@ def _makers(kind: str, fitting: list[str]) -> str:
 def _stage_faults(name: str, stage: Any, recipe: Recipe) -> Iterator[Fault]:
     """What is wrong between a stage's own settings, and with those of the stage it reads."""
     at = f"stages.{name}"
-    if isinstance(stage, PreferencesStage):
+    if isinstance(stage, PreferencesStage | HumanPreferencesStage):
         source = recipe.stages.get(stage.responses)
         if isinstance(source, SampleStage) and source.per_prompt < 2:
             problem = f"one response to a prompt leaves nothing to compare, and {name} compares them"

@@ -116,6 +116,19 @@ def chat(
 
 
 @app.command()
+def deploy(
+    recipe: RecipeArgument,
+    workspace: WorkspaceOption = WORKSPACE,
+    set_: SetOption = None,
+    cron: Annotated[str | None, typer.Option(help="When to run it, such as '0 3 * * *'.")] = None,
+) -> None:
+    """Serves a recipe: runs it on a schedule, and whenever its raters' votes are ready."""
+    from flows.raters import deploy_command
+
+    deploy_command(recipe, workspace, set_ or [], cron)
+
+
+@app.command()
 def rate(
     workspace: WorkspaceOption = WORKSPACE,
     store: StoreOption = None,

@@ -82,7 +82,7 @@ def launch(
 
 def say_end(console: Console, folder: Path, server: services.Service, state: State[Any], seconds: float) -> None:
     """Where the report, the dashboard and the model are, and what to do next."""
-    colours = {"Promoted": "green", "Refused": "red", "Failed": "red"}
+    colours = {"Promoted": "green", "Waiting": "yellow", "Refused": "red", "Failed": "red"}
     word, colour = (state.name or "completed").lower(), colours.get(state.name or "", "green")
     lines = [
         f"\n[bold]{folder.name}[/bold] [{colour}]{word}[/{colour}] in {seconds:.0f} s: {state.message or ''}",

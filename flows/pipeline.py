@@ -17,7 +17,7 @@ from pydantic import BaseModel
 
 from alignment.faults import Fault, InputError
 from alignment.loading import dump_recipe, recipe_digest
-from alignment.recipe import BASE, Recipe
+from alignment.recipe import BASE, HumanPreferencesStage, Recipe
 from alignment.records import Artifact
 from alignment.report import Command, Registered, build_report, write_report
 from alignment.workspace import Workspace
@@ -25,14 +25,15 @@ from flows.finish import Finish, commit, finish_task
 from flows.progress import listener
 from flows.stages import base_task, make_job, stage_task
 
-Status = Literal["completed", "failed", "skipped"]
+Status = Literal["completed", "failed", "skipped", "waiting"]
 
 
 class RunRequest(BaseModel):
     """What a run is asked to do; its fields are the flow's parameters on the dashboard.
 
     ``data`` maps "prompts", "demonstrations", "preferences" and "<stage>.rubric" to files. ``only`` runs one stage and
-    ``start`` runs from one on; the stages before are then taken from the cache and nowhere else.
+    ``start`` runs from one on; the stages before are then taken from the cache and nowhere else. ``ready`` maps a queue
+    of people's votes to the digest of the snapshot that the run was started for.
     """
 
     recipe: Recipe
@@ -41,6 +42,11 @@ class RunRequest(BaseModel):
     run: str
     only: str | None = None
     start: str | None = None
+    ready: dict[str, str] = {}
+
+
+class WaitingForRaters(Exception):  # noqa: N818  (nothing went wrong)
+    """The votes of a queue are not there yet; the message says what people have to do."""
 
 
 @dataclass(slots=True)
@@ -54,6 +60,7 @@ class StageOutcome:
     seconds: float
     artifact: Artifact | None = None
     error: str = ""
+    note: str = ""
 
 
 @dataclass(slots=True)
@@ -65,6 +72,7 @@ class Run:
     made: dict[str, Artifact] = field(default_factory=dict)
     outcomes: list[StageOutcome] = field(default_factory=list)
     finish: Finish | None = None
+    waiting: str = ""
 
     @property
     def workspace(self) -> Workspace:
@@ -84,6 +92,8 @@ def pipeline(request: RunRequest) -> State[Any]:
         for name in run.recipe.stages:
             run_stage(run, name)
         decide(run)
+    except WaitingForRaters as wait:
+        run.waiting = str(wait)
     finally:
         publish_report(run)
     return final_state(run)
@@ -98,9 +108,12 @@ def prepare_base(run: Run) -> None:
 
 def run_stage(run: Run, name: str) -> None:
     """Runs one stage, or takes it from the cache; leaves it out where the request says so."""
-    job = make_job(name, run.recipe, run.made, run.request.data, run.workspace)
-    found = run.workspace.find(name, job.key)
     wanted = _wanted(run, name)
+    data = data_of(run, name, wanted=wanted)
+    if data is None:
+        return
+    job = make_job(name, run.recipe, run.made, data, run.workspace)
+    found = run.workspace.find(name, job.key)
     if not wanted:
         if found is not None:
             run.made[name] = found
@@ -110,6 +123,30 @@ def run_stage(run: Run, name: str) -> None:
         artifact = Artifact.model_validate(state.result())
         result.artifact = run.made[name] = artifact
         result.cached = state.name == "Cached" or found is not None
+
+
+def data_of(run: Run, name: str, *, wanted: bool) -> dict[str, Path] | None:
+    """The files that a stage may read; None for a stage left out whose votes are not there.
+
+    Raises WaitingForRaters where people have to vote first.
+    """
+    request, recipe = run.request, run.recipe
+    settings = recipe.stages[name]
+    if not isinstance(settings, HumanPreferencesStage):
+        return request.data
+    from flows.collect import collected, queue_for_raters, remember_waiting  # the raters' store takes its time
+
+    if not wanted:
+        votes = collected(name, recipe, run.made, run.workspace, request.ready)
+        return None if votes is None else {**request.data, **votes}
+    if settings.responses not in run.made:
+        return request.data  # make_job says what is missing
+    queue_for_raters(name, recipe, run.made, run.workspace)
+    votes = collected(name, recipe, run.made, run.workspace, request.ready)
+    if votes is None:
+        with outcome(run, name, settings.kind):
+            raise WaitingForRaters(remember_waiting(name, recipe, request.data, run.made, run.workspace))
+    return {**request.data, **votes}
 
 
 def decide(run: Run) -> None:
@@ -175,6 +212,8 @@ def _commands(run: Run) -> list[Command]:
 
 def final_state(run: Run) -> State[Any]:
     """The flow's last state: a refusal is a failure by name, so that automations can tell it from a broken stage."""
+    if run.waiting:
+        return Completed(name="Waiting", message=run.waiting)
     if run.finish is None:
         return Completed(message="no gate in this run")
     if run.finish.verdict.passed:
@@ -207,6 +246,9 @@ def outcome(run: Run, name: str, kind: str) -> Iterator[StageOutcome]:
     listener.get().stage_started(name, kind)
     try:
         yield result
+    except WaitingForRaters as wait:
+        result.status, result.note = "waiting", str(wait)
+        raise
     except BaseException as error:
         result.status, result.error = "failed", f"{type(error).__name__}: {error}"
         raise
@@ -214,7 +256,11 @@ def outcome(run: Run, name: str, kind: str) -> Iterator[StageOutcome]:
         result.seconds = time.perf_counter() - started
         run.outcomes.append(result)
         summary = (
-            result.error.splitlines()[0] if result.error else str(result.artifact.ref()) if result.artifact else ""
+            result.error.splitlines()[0]
+            if result.error
+            else str(result.artifact.ref())
+            if result.artifact
+            else result.note
         )
         listener.get().stage_finished(
             name, status=result.status, cached=result.cached, seconds=result.seconds, summary=summary

@@ -1,6 +1,7 @@
 """``rlhf rate`` and ``rlhf votes``: the raters' app, and what goes into and comes out of its store."""
 
 import json
+import os
 from pathlib import Path
 from typing import Literal
 
@@ -8,19 +9,41 @@ from rich.console import Console
 
 from alignment.workspace import Workspace
 from flows import services
-
-
-def store_url(workspace: Path, url: str | None) -> str:
-    """The raters' store: the URL given, else SQLite in the workspace."""
-    return url or f"sqlite:///{Workspace(workspace.resolve()).folder('raters')}/votes.db"
+from flows.commands import prepare
 
 
 def rate_command(workspace: Path, url: str | None, host: str, port: int, public_url: str | None) -> None:
-    """Serves the raters' app until it is stopped."""
-    services.quiet_environment(Workspace(workspace.resolve()))
+    """Serves the raters' app until it is stopped, and says on the run's Prefect server when votes are enough."""
+    space = Workspace(workspace.resolve())
+    services.quiet_environment(space)
+    server = services.begin(space, "prefect")  # raters need not wait for it: what cannot be said is said again
+    os.environ["PREFECT_API_URL"] = f"{server.url}/api"
+    from flows import collect
     from preference_ui.app import serve
 
-    serve(store_url(workspace, url), host=host, port=port, public_url=public_url)
+    where = collect.store_url(space, url)
+    serve(where, host=host, port=port, public_url=public_url, snapshots=collect.snapshots(space))
+
+
+def deploy_command(given: str, workspace: Path, overrides: list[str], cron: str | None) -> None:
+    """Serves a recipe: runs it on a schedule, and whenever its raters' votes are ready."""
+    recipe, path = prepare(given, overrides)
+    space = Workspace(workspace.resolve())
+    services.quiet_environment(space)
+    server = services.wait(space, services.begin(space, "prefect"))
+    os.environ["PREFECT_API_URL"] = f"{server.url}/api"
+    from flows.deployments import serve_recipe
+    from flows.launch import checked
+
+    checked(recipe, path, space)
+    Console().print(f"serving {recipe.name}; its runs are at {server.url}", highlight=False, soft_wrap=True)
+    serve_recipe(str(path.resolve()), recipe, space, overrides, cron)
+
+
+def _store_url(workspace: Path, url: str | None) -> str:
+    from flows.collect import store_url
+
+    return store_url(Workspace(workspace.resolve()), url)
 
 
 def votes_import_command(workspace: Path, url: str | None, file: Path, votes_wanted: int, *, gold: bool) -> None:
@@ -29,7 +52,7 @@ def votes_import_command(workspace: Path, url: str | None, file: Path, votes_wan
     from preference_ui.exchange import import_comparisons
     from preference_ui.store import Store
 
-    new = import_comparisons(Store.open(store_url(workspace, url)), file, votes_wanted=votes_wanted, gold=gold)
+    new = import_comparisons(Store.open(_store_url(workspace, url)), file, votes_wanted=votes_wanted, gold=gold)
     Console().print(f"{new} new comparisons", highlight=False)
 
 
@@ -47,7 +70,7 @@ def votes_export_command(
     from preference_ui.exchange import export_votes
     from preference_ui.store import Store
 
-    export = export_votes(Store.open(store_url(workspace, url)), file, what=what, form=form)
+    export = export_votes(Store.open(_store_url(workspace, url)), file, what=what, form=form)
     if as_json:
         print(export.model_dump_json(indent=2))
     else:
@@ -61,7 +84,7 @@ def votes_agreement_command(workspace: Path, url: str | None, *, as_json: bool) 
     from preference_ui.exchange import agreement
     from preference_ui.store import Store
 
-    figures = agreement(Store.open(store_url(workspace, url)))
+    figures = agreement(Store.open(_store_url(workspace, url)))
     if as_json:
         print(json.dumps([figure.model_dump(mode="json") for figure in figures], indent=2))
         return

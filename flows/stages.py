@@ -34,6 +34,7 @@ RUNNERS = {  # the module whose `run` makes a stage of this kind, and the data f
     "sft": ("alignment.policy.sft", ("demonstrations",)),
     "sample": ("alignment.rollouts.stage", ("prompts",)),
     "preferences": ("alignment.preferences.stage", ("rubric",)),
+    "human_preferences": ("alignment.preferences.collected", ("snapshot", "collection")),
     "preference_file": ("alignment.data.stage", ("preferences",)),
     "reward": ("alignment.reward.model", ()),
     "dpo": ("alignment.policy.dpo", ()),

@@ -13,15 +13,33 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Row, exists, func, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, exists, func, insert, select, update
 
 from alignment.records import Comparison
 from preference_ui import drawing
+from preference_ui.desk_settings import DeskSettings
 from preference_ui.refusal import Refusal
 from preference_ui.schema import accounts, comparisons, exclusions, leases, votes
 from preference_ui.store import Store, current_settings, now
 
 _SWEEP_AT_ONCE = 200
+_SYSTEM = random.SystemRandom()
+_RATER = select(accounts).where(accounts.c.id == drawing.ACCOUNT).with_for_update(key_share=True)
+_IN_HAND = (
+    select(leases)
+    .where((leases.c.account_id == drawing.ACCOUNT) & (leases.c.state == "open"))
+    .order_by(leases.c.revises.is_(None))  # an undone vote comes first
+    .limit(1)
+    .with_for_update(key_share=True)
+)
+_ITEM = select(*drawing.SHOWN).where(comparisons.c.id == bindparam("comparison"))
+_TAKE = (
+    update(comparisons)
+    .where((comparisons.c.id == bindparam("comparison")) & (comparisons.c.taken < comparisons.c.votes_wanted))
+    .where(~comparisons.c.withdrawn)
+    .values(taken=comparisons.c.taken + 1)
+)
+_HAND_OUT = insert(leases).returning(*leases.c)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +54,7 @@ class Lease:
     created: datetime
     expires: datetime
     self_naming: frozenset[str]
+    fresh: bool  # handed out just now: there can be no draft of it
 
 
 def next_lease(store: Store, account_id: str, *, rng: random.Random | None = None) -> Lease | None:
@@ -43,18 +62,27 @@ def next_lease(store: Store, account_id: str, *, rng: random.Random | None = Non
 
     Raises Refusal where the rater may not vote (paused, disabled).
     """
-    generator = rng or random.SystemRandom()
     for _ in range(2):
         with store.write() as connection:
             account = lock_rater(connection, account_id)
-            row = _in_hand(connection, account_id)
-            if row is None:
-                row = _draw(connection, account, generator)
-            if row is not None:
-                return _lease(connection, row)
+            lease = hand_over(connection, account, current_settings(connection)[1], rng, wait=True)
+        if lease is not None:
+            return lease
         if not sweep(store):  # nothing for this rater: perhaps somebody left something lying
             return None
     return None
+
+
+def hand_over(
+    connection: Connection, account: Row[Any], settings: DeskSettings, rng: random.Random | None = None, *, wait: bool
+) -> Lease | None:
+    """The comparison in this locked rater's hand, else a new one.
+
+    A transaction that already holds a comparison must not ``wait`` for another: it gets None instead and asks again
+    through :func:`next_lease`.
+    """
+    row = _in_hand(connection, account.id, settings)
+    return _lease(connection, row) if row is not None else _draw(connection, account, settings, rng or _SYSTEM, wait)
 
 
 def reopen(store: Store, account_id: str) -> Lease:
@@ -76,7 +104,10 @@ def reopen(store: Store, account_id: str) -> Lease:
         takes = vote.purpose == "work" and vote.outcome == "skipped"  # a skip gave its place away
         if takes and not _take_place(connection, vote.comparison_id):
             raise Refusal("finished_by_others", "You skipped this one, and others have finished it in the meantime.")
-        row = _insert_lease(connection, account_id, vote.comparison_id, vote.purpose, order, "undo", takes, vote.id)
+        settings = current_settings(connection)[1]
+        row = _insert_lease(
+            connection, settings, account_id, vote.comparison_id, vote.purpose, order, "undo", takes, vote.id
+        )
         return _lease(connection, row)
 
 
@@ -98,8 +129,7 @@ def sweep(store: Store) -> int:
 
 def lock_rater(connection: Connection, account_id: str) -> Row[Any]:
     """Locks a rater's account for this transaction. Raises Refusal where the rater may not vote."""
-    query = select(accounts).where(accounts.c.id == account_id).with_for_update(key_share=True)
-    row = connection.execute(query).first()
+    row = connection.execute(_RATER, {"account": account_id}).first()
     if row is None or row.state == "disabled":
         raise Refusal("no_account", "This account is no longer active. Please ask your administrator.")
     if row.state == "paused":
@@ -114,61 +144,58 @@ def give_back(connection: Connection, comparison_id: str) -> None:
 
 
 def _take_place(connection: Connection, comparison_id: str) -> bool:
-    room = (comparisons.c.id == comparison_id) & (comparisons.c.taken < comparisons.c.votes_wanted)
-    query = update(comparisons).where(room & ~comparisons.c.withdrawn)
-    return connection.execute(query.values(taken=comparisons.c.taken + 1)).rowcount == 1
+    return connection.execute(_TAKE, {"comparison": comparison_id}).rowcount == 1
 
 
 def take_place_late(connection: Connection, account_id: str, comparison_id: str) -> bool:
     """Takes a place for a vote whose lease expired: if there is one left and the rater has no newer lease of it."""
-    newer = drawing.mine(account_id, "work")
-    busy = connection.execute(select(leases.c.id).where(newer & (leases.c.comparison_id == comparison_id))).first()
+    newer = select(leases.c.id).where(drawing.mine("work") & (leases.c.comparison_id == comparison_id))
+    busy = connection.execute(newer, {"account": account_id}).first()
     return busy is None and _take_place(connection, comparison_id)
 
 
-def _in_hand(connection: Connection, account_id: str) -> Row[Any] | None:
-    condition = (leases.c.account_id == account_id) & (leases.c.state == "open")
-    query = select(leases).where(condition).order_by(leases.c.revises.is_(None)).limit(1)  # an undone vote comes first
-    row = connection.execute(query.with_for_update(key_share=True)).first()
+def _in_hand(connection: Connection, account_id: str, settings: DeskSettings) -> Row[Any] | None:
+    row = connection.execute(_IN_HAND, {"account": account_id}).first()
     if row is None or row.expires > now():
         return row
-    renewed = now() + lease_time(connection)  # nobody took it: the rater came back in time
+    renewed = now() + lease_time(settings)  # nobody took it: the rater came back in time
     connection.execute(update(leases).where(leases.c.id == row.id).values(expires=renewed))
     return connection.execute(select(leases).where(leases.c.id == row.id)).one()
 
 
-def _draw(connection: Connection, account: Row[Any], rng: random.Random) -> Row[Any] | None:
-    settings = current_settings(connection)[1]
+def _draw(
+    connection: Connection, account: Row[Any], settings: DeskSettings, rng: random.Random, wait: bool
+) -> Lease | None:
+    def hand_out(picked: Row[Any], purpose: str, drawn_by: str) -> Lease:
+        order = [response["id"] for response in picked.responses]
+        rng.shuffle(order)
+        holds = purpose == "work"
+        row = _insert_lease(connection, settings, account.id, picked.id, purpose, order, drawn_by, holds, None)
+        return _lease_of(row, picked, fresh=True)
+
     if settings.trial_required and not account.trial_passed:
         trial = drawing.pick_known(connection, account.id, "trial", rng)
         if trial is not None:
-            return _hand_out(connection, account.id, trial, "trial", "random", rng)
+            return hand_out(trial, "trial", "random")
     roll = rng.random()
     if roll < settings.gold_share:
         gold = drawing.pick_known(connection, account.id, "gold", rng)
         if gold is not None:
-            return _hand_out(connection, account.id, gold, "gold", "random", rng)
+            return hand_out(gold, "gold", "random")
     elif roll < settings.gold_share + settings.repeat_share:
         repeat = drawing.pick_repeat(connection, account.id, settings, rng)
         if repeat is not None:
-            return _hand_out(connection, account.id, repeat, "repeat", "random", rng)
+            return hand_out(repeat, "repeat", "random")
     policy = "random" if rng.random() < settings.random_share else settings.policy
-    picked = drawing.pick_work(connection, account.id, policy, rng)
+    picked = drawing.pick_work(connection, account.id, policy, rng, wait=wait)
     if picked is None or not _take_place(connection, picked.id):
         return None
-    return _hand_out(connection, account.id, picked, "work", policy, rng)
-
-
-def _hand_out(
-    connection: Connection, account_id: str, picked: Row[Any], purpose: str, drawn_by: str, rng: random.Random
-) -> Row[Any]:
-    order = [response["id"] for response in picked.responses]
-    rng.shuffle(order)
-    return _insert_lease(connection, account_id, picked.id, purpose, order, drawn_by, purpose == "work", None)
+    return hand_out(picked, "work", policy)
 
 
 def _insert_lease(
     connection: Connection,
+    settings: DeskSettings,
     account_id: str,
     comparison_id: str,
     purpose: str,
@@ -177,9 +204,9 @@ def _insert_lease(
     holds_place: bool,
     revises: str | None,
 ) -> Row[Any]:
-    identifier = secrets.token_urlsafe(16)
+    moment = now()
     values = {
-        "id": identifier,
+        "id": secrets.token_urlsafe(16),
         "comparison_id": comparison_id,
         "account_id": account_id,
         "purpose": purpose,
@@ -188,16 +215,15 @@ def _insert_lease(
         "drawn_by": drawn_by,
         "holds_place": holds_place,
         "revises": revises,
-        "created": now(),
-        "expires": now() + lease_time(connection),
+        "created": moment,
+        "expires": moment + lease_time(settings),
     }
-    connection.execute(insert(leases).values(values))
-    return connection.execute(select(leases).where(leases.c.id == identifier)).one()
+    return connection.execute(_HAND_OUT, values).one()
 
 
-def lease_time(connection: Connection) -> timedelta:
+def lease_time(settings: DeskSettings) -> timedelta:
     """How long a comparison may stay in a rater's hands without a sign of life."""
-    return timedelta(minutes=current_settings(connection)[1].lease_minutes)
+    return timedelta(minutes=settings.lease_minutes)
 
 
 def _newest_vote(connection: Connection, account_id: str) -> Row[Any] | None:
@@ -210,8 +236,10 @@ def _newest_vote(connection: Connection, account_id: str) -> Row[Any] | None:
 
 
 def _lease(connection: Connection, row: Row[Any]) -> Lease:
-    columns = (comparisons.c.id, comparisons.c.prompt, comparisons.c.responses, comparisons.c.self_naming)
-    item = connection.execute(select(*columns).where(comparisons.c.id == row.comparison_id)).one()
+    return _lease_of(row, connection.execute(_ITEM, {"comparison": row.comparison_id}).one(), fresh=False)
+
+
+def _lease_of(row: Row[Any], item: Row[Any], *, fresh: bool) -> Lease:
     return Lease(
         id=row.id,
         comparison=Comparison.model_validate({"id": item.id, "prompt": item.prompt, "responses": item.responses}),
@@ -221,6 +249,7 @@ def _lease(connection: Connection, row: Row[Any]) -> Lease:
         created=row.created,
         expires=row.expires,
         self_naming=frozenset(item.self_naming),
+        fresh=fresh,
     )
 
 

@@ -13,7 +13,7 @@ from typing import Literal
 
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerifyMismatchError
-from sqlalchemy import Connection, delete, func, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
 
 from preference_ui.refusal import Refusal
 from preference_ui.schema import accounts, sessions, throttles
@@ -27,6 +27,19 @@ FREE_GUESSES = {"account": 5, "address": 100}  # an address may be a whole offic
 LONGEST_LOCK = timedelta(hours=1)
 MAX_PASSWORD = 200
 
+_SESSION = (
+    select(
+        accounts.c.id,
+        accounts.c.name,
+        accounts.c.role,
+        accounts.c.state,
+        accounts.c.guidelines_read,
+        sessions.c.seen,
+        sessions.c.expires,
+    )
+    .join_from(sessions, accounts)
+    .where(sessions.c.token_hash == bindparam("token"))
+)
 _hasher = PasswordHasher()
 _hashing = threading.BoundedSemaphore(4)  # argon2 takes 64 MiB a time: a crowd at the door must not take all memory
 _nobody = _hasher.hash(secrets.token_urlsafe(16))
@@ -82,13 +95,9 @@ def authenticate(store: Store, token: str | None) -> Account | None:
     if not token or len(token) > 128:
         return None
     hashed, moment = digest(token), now()
-    query = select(
-        accounts.c.id, accounts.c.name, accounts.c.role, accounts.c.state, accounts.c.guidelines_read, sessions.c.seen
-    ).join_from(sessions, accounts)
-    condition = (sessions.c.token_hash == hashed) & (sessions.c.expires > moment) & (accounts.c.state != "disabled")
     with store.read() as connection:
-        row = connection.execute(query.where(condition & (sessions.c.seen > moment - SESSION_IDLE))).first()
-    if row is None:
+        row = connection.execute(_SESSION, {"token": hashed}).first()
+    if row is None or row.state == "disabled" or row.expires <= moment or row.seen <= moment - SESSION_IDLE:
         return None
     if row.seen < moment - SEEN_EVERY:
         with store.write() as connection:

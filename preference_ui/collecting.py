@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import Field
-from sqlalchemy import func, select, update
+from sqlalchemy import case, func, select, update
 
 from alignment.faults import Fault, InputError
+from alignment.preferences.files import write_votes
 from alignment.records import Record
-from preference_ui.exchange import Export, Filter, export_votes, read_votes
-from preference_ui.schema import collections, votes
+from preference_ui.exchange import Export, Filter, read_votes, write_export
+from preference_ui.schema import collections, comparisons, votes
 from preference_ui.store import Store, StoreError, insert_if_absent, now, record
 
 EVENT = "preferences.ready"
@@ -46,13 +47,22 @@ class Collection(Record):
 
 
 def open_collection(store: Store, queue: str, condition: Condition, *, actor: str = "system") -> None:
-    """Starts to wait for the votes of a queue. Opening it again changes nothing. Raises InputError for a bad name."""
+    """Starts to wait for the votes of a queue. Opened again with another condition, it waits for that one, unless its
+    snapshot was taken. Raises InputError for a bad name."""
     if not _QUEUE.fullmatch(queue):
         raise InputError([Fault(f"{queue!r} is no name of a queue", "use small letters, digits, dots and dashes")])
     with store.write() as connection:
         body = condition.model_dump(mode="json")
         if insert_if_absent(connection, collections, {"queue": queue, "condition": body, "created": now()}):
             record(connection, actor, "collection.open", queue, body)
+            return
+        row = connection.execute(select(collections).where(collections.c.queue == queue).with_for_update()).one()
+        if row.ready is None and row.condition != body:
+            connection.execute(update(collections).where(collections.c.queue == queue).values(condition=body))
+            wanted = condition.votes_per_comparison
+            enough = case((comparisons.c.taken > wanted, comparisons.c.taken), else_=wanted)
+            connection.execute(update(comparisons).where(comparisons.c.queue == queue).values(votes_wanted=enough))
+            record(connection, actor, "collection.change", queue, body)
 
 
 def find_collection(store: Store, queue: str) -> Collection | None:
@@ -61,6 +71,14 @@ def find_collection(store: Store, queue: str) -> Collection | None:
     with store.read() as connection:
         row = connection.execute(select(*columns).where(collections.c.queue == queue)).mappings().first()
     return None if row is None else Collection.model_validate({str(name): value for name, value in row.items()})
+
+
+def take_if_ready(store: Store, queue: str, folder: Path) -> Export | None:
+    """The snapshot of a queue, taken now where its condition holds; None while votes are missing."""
+    found = find_collection(store, queue)
+    if found is None:
+        return None
+    return found.snapshot or _take(store, found, folder)
 
 
 def settle_collections(store: Store, folder: Path, announce: Announce) -> list[str]:
@@ -73,10 +91,7 @@ def settle_collections(store: Store, folder: Path, announce: Announce) -> list[s
         names = connection.execute(select(collections.c.queue).where(collections.c.announced.is_(None))).scalars().all()
     announced = []
     for queue in sorted(names):
-        found = find_collection(store, queue)
-        if found is None:
-            continue
-        snapshot = found.snapshot or _take(store, found, folder)
+        snapshot = take_if_ready(store, queue, folder)
         if snapshot is None:
             continue
         try:
@@ -93,13 +108,14 @@ def settle_collections(store: Store, folder: Path, announce: Announce) -> list[s
 
 def _take(store: Store, collection: Collection, folder: Path) -> Export | None:
     condition = collection.condition
-    chosen = Filter(
-        queue=collection.queue, min_votes=condition.votes_per_comparison, min_agreement=condition.min_agreement
-    )
-    if len(read_votes(store, chosen).pairs(condition.min_agreement)) < condition.pairs:
+    cast = read_votes(store, _counts(collection))
+    pairs = cast.pairs(condition.min_agreement)
+    if len(pairs) < condition.pairs:
         return None
     folder.mkdir(parents=True, exist_ok=True)
-    export = export_votes(store, folder / f"{collection.queue}.jsonl", chosen=chosen)
+    file = folder / f"{collection.queue}.jsonl"
+    export = write_export(cast, file, "pairs", "messages", condition.min_agreement)
+    write_votes(records_of(export), pairs)
     with store.write() as connection:
         waiting = (collections.c.queue == collection.queue) & collections.c.ready.is_(None)
         taken = update(collections).where(waiting).values(ready=now(), snapshot=export.model_dump(mode="json"))
@@ -109,17 +125,37 @@ def _take(store: Store, collection: Collection, folder: Path) -> Export | None:
     return export
 
 
+def _counts(collection: Collection) -> Filter:
+    condition = collection.condition
+    return Filter(
+        queue=collection.queue, min_votes=condition.votes_per_comparison, min_agreement=condition.min_agreement
+    )
+
+
+def records_of(snapshot: Export) -> Path:
+    """The file beside a snapshot that holds its pairs as records, as training reads them."""
+    return Path(snapshot.path).with_suffix(".pairs.jsonl")
+
+
 def announce_to_prefect(queue: str, snapshot: Export) -> None:
-    """Emits the Prefect event that starts the next run on exactly this snapshot."""
-    from prefect.events import emit_event
+    """Emits the Prefect event that starts the next run on exactly this snapshot.
+
+    Raises httpx.HTTPError where the server did not take it. Prefect's own ``emit_event`` leaves the sending to a thread
+    and drops what cannot be sent; nobody would start that run.
+    """
+    from prefect.client.orchestration import get_client
+    from prefect.events.schemas.events import Event, Resource
 
     resource = {"prefect.resource.id": f"rlhf.preferences.{queue}", "rlhf.digest": snapshot.digest}
-    if emit_event(EVENT, resource=resource, payload=snapshot.model_dump(mode="json")) is None:
-        raise RuntimeError("the event was not accepted")
+    payload = {"queue": queue, **snapshot.model_dump(mode="json")}
+    event = Event(event=EVENT, resource=Resource(resource), payload=payload)
+    with get_client(sync_client=True) as client:
+        client.request("POST", "/events", json=[event.model_dump(mode="json")]).raise_for_status()
 
 
 class Watcher(threading.Thread):
-    """Looks every ``seconds`` whether a collection has become ready, but only where a vote came in meanwhile."""
+    """Looks every ``seconds`` whether a collection has become ready, where a vote came in meanwhile or an
+    announcement failed."""
 
     def __init__(self, store: Store, folder: Path, announce: Announce, *, seconds: float = 5.0) -> None:
         super().__init__(name="collections", daemon=True)
@@ -131,7 +167,7 @@ class Watcher(threading.Thread):
         while not self._stopping.wait(self.seconds):
             try:
                 newest = self._newest()
-                if newest != seen:
+                if newest != seen or self._is_unsaid():
                     settle_collections(self.store, self.folder, self.announce)
                     seen = newest
             except (StoreError, InputError) as error:
@@ -141,6 +177,11 @@ class Watcher(threading.Thread):
         """Ends the thread."""
         self._stopping.set()
         self.join(timeout=self.seconds + 10)
+
+    def _is_unsaid(self) -> bool:
+        unsaid = collections.c.ready.is_not(None) & collections.c.announced.is_(None)
+        with self.store.read() as connection:
+            return connection.execute(select(collections.c.queue).where(unsaid).limit(1)).first() is not None
 
     def _newest(self) -> Any:
         with self.store.read() as connection:

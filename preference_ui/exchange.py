@@ -99,9 +99,13 @@ def export_votes(
     from. Raters appear under pseudonyms that stay the same from one export to the next. Raises InputError where
     nothing is left to write, or for another file name.
     """
-    cast = read_votes(store, chosen)
+    return write_export(read_votes(store, chosen), path, what, form, chosen.min_agreement)
+
+
+def write_export(cast: "CastVotes", path: Path, what: What, form: Form, min_agreement: float) -> Export:
+    """:func:`export_votes` of votes that were read before."""
     if what == "pairs":
-        pairs = cast.pairs(chosen.min_agreement)
+        pairs = cast.pairs(min_agreement)
         rows, digest = len(pairs), write_snapshot(path, _some(pairs, path), form)
     elif what == "votes":
         rows, digest = len(cast.votes), write_votes(path, _some(cast.votes, path))

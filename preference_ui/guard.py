@@ -4,6 +4,7 @@ Gradio serves more than the app uses: uploads, files by path, a proxy, editing o
 everything is therefore refused that is not on the short lists here, whoever asks.
 """
 
+import logging
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
@@ -22,6 +23,7 @@ COOKIE = "rlhf_session"
 ACCOUNT_KEY = "rlhf_account"  # where the guard leaves the account in the request's scope
 MAX_BODY = 256 * 1024
 UNAVAILABLE = "The database does not answer. Nothing is lost; please try again in a moment."
+_log = logging.getLogger(__name__)
 _READ = re.compile(
     r"/?|/(?:config|theme\.css|favicon\.ico|manifest\.json|robots\.txt)|/(?:static|assets|svelte)/[^?]*"
     r"|/gradio_api/(?:app_id|info|startup-events|theme\.css|login_check|user|heartbeat/[\w-]+)/?"
@@ -61,7 +63,23 @@ class Guard:
             await _drain(_limited(receive))
             await answer(scope, receive, send)
             return
-        await self.app(scope, _limited(receive), send)
+        await self._pass_on(scope, _limited(receive), send)
+
+    async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Ends what goes wrong inside here: a server that sees it closes the connection, and with it the next vote."""
+        started = False
+
+        async def watched(message: Message) -> None:
+            nonlocal started
+            started = started or message["type"] == "http.response.start"
+            await send(message)
+
+        try:
+            await self.app(scope, receive, watched)
+        except Exception:  # whatever it was, it goes into the log and the browser is told
+            _log.exception("%s %s failed", scope["method"], scope["path"])
+            if not started:
+                await _sentence(500, "Something went wrong here, and nothing was changed.")(scope, receive, send)
 
     def _refuse(self, scope: Scope) -> Response | None:
         headers = Headers(scope=scope)

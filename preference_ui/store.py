@@ -23,6 +23,8 @@ from preference_ui.desk_settings import DeskSettings
 
 MIGRATIONS = "preference_ui:migrations"
 LOCK_WAIT_SECONDS = 15  # how long a writer waits for another process before it says so
+_NEWEST_SETTINGS = select(schema.settings).order_by(schema.settings.c.version.desc()).limit(1)
+_AUDIT = insert(schema.audit)
 _PG_MIGRATION_LOCK = 0x726C6866  # any number that only this app takes
 
 
@@ -124,14 +126,14 @@ class Store:
 
 def current_settings(connection: Connection) -> tuple[int, DeskSettings]:
     """The newest settings as this transaction sees them."""
-    row = connection.execute(select(schema.settings).order_by(schema.settings.c.version.desc()).limit(1)).first()
+    row = connection.execute(_NEWEST_SETTINGS).first()
     return (0, DeskSettings()) if row is None else (row.version, DeskSettings.model_validate(row.body))
 
 
 def record(connection: Connection, actor: str, action: str, subject: str, detail: Mapping[str, Any]) -> None:
     """Writes a line of the audit trail, in the transaction of the change that it tells of."""
     values = {"at": now(), "actor": actor, "action": action, "subject": subject[:160], "detail": dict(detail)}
-    connection.execute(insert(schema.audit).values(values))
+    connection.execute(_AUDIT, values)
 
 
 def insert_if_absent(connection: Connection, table: Table, values: Mapping[str, Any]) -> bool:

@@ -4,16 +4,25 @@ import uuid
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, exists, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, delete, exists, insert, select, update
 
 from alignment.records import Vote
-from preference_ui.assignment import give_back, lease_time, lock_rater, take_place_late
+from preference_ui.assignment import Lease, give_back, hand_over, lease_time, lock_rater, next_lease, take_place_late
+from preference_ui.desk_settings import DeskSettings
 from preference_ui.refusal import Refusal
 from preference_ui.schema import accounts, comparisons, drafts, exclusions, leases, votes
 from preference_ui.store import Store, current_settings, now, record
-from preference_ui.verdict import Judgement, judge, read_verdict, storable
+from preference_ui.verdict import Judgement, Verdict, judge, read_verdict, storable
 
 MAX_DRAFT = 60_000  # characters of a draft as JSON
+_OWN_LEASE = (
+    select(leases)
+    .where((leases.c.id == bindparam("lease")) & (leases.c.account_id == bindparam("account")))
+    .with_for_update(key_share=True)
+)
+_CLOSE = update(leases).where(leases.c.id == bindparam("lease")).values(state="voted", holds_place=False)
+_VOTE = insert(votes)
+_FORGET_DRAFT = delete(drafts).where(drafts.c.lease_id == bindparam("lease"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,15 +42,34 @@ def cast_vote(store: Store, account_id: str, lease_id: str, wire: Any) -> Receip
     """
     verdict = read_verdict(wire)
     with store.write() as connection:
-        lock_rater(connection, account_id)
-        lease = _own_lease(connection, account_id, lease_id)
-        if lease.state == "voted":
-            stored = connection.execute(select(votes.c.id).where(votes.c.lease_id == lease.id)).scalar_one()
-            return Receipt(stored, repeated=True)
-        judgement = judge(verdict, tuple(lease.order), current_settings(connection)[1])
-        _settle_place(connection, lease, judgement)
-        identifier = _write(connection, lease, judgement)
-        return Receipt(identifier, repeated=False, feedback=_feedback(connection, lease, judgement))
+        account = lock_rater(connection, account_id)
+        return _cast(connection, account, current_settings(connection)[1], lease_id, verdict)
+
+
+def cast_and_draw(store: Store, account_id: str, lease_id: str, wire: Any) -> tuple[Receipt, Lease | None]:
+    """:func:`cast_vote`, and what the rater sees next, in one transaction: half the time on the disk."""
+    verdict = read_verdict(wire)
+    with store.write() as connection:
+        account = lock_rater(connection, account_id)
+        settings = current_settings(connection)[1]
+        receipt = _cast(connection, account, settings, lease_id, verdict)
+        if receipt.feedback is not None:
+            account = lock_rater(connection, account_id)  # past the trial now
+        lease = hand_over(connection, account, settings, wait=False)
+    return receipt, lease or next_lease(store, account_id)
+
+
+def _cast(
+    connection: Connection, account: Row[Any], settings: DeskSettings, lease_id: str, verdict: Verdict
+) -> Receipt:
+    lease = _own_lease(connection, account.id, lease_id)
+    if lease.state == "voted":
+        stored = connection.execute(select(votes.c.id).where(votes.c.lease_id == lease.id)).scalar_one()
+        return Receipt(stored, repeated=True)
+    judgement = judge(verdict, tuple(lease.order), settings)
+    _settle_place(connection, lease, judgement)
+    identifier = _write(connection, account.name, lease, judgement)
+    return Receipt(identifier, repeated=False, feedback=_feedback(connection, lease, judgement))
 
 
 def save_draft(store: Store, account_id: str, lease_id: str, body: Any) -> None:
@@ -54,7 +82,7 @@ def save_draft(store: Store, account_id: str, lease_id: str, body: Any) -> None:
             raise Refusal("over", "This comparison is no longer open.")
         connection.execute(delete(drafts).where(drafts.c.lease_id == lease_id))
         connection.execute(insert(drafts).values(lease_id=lease_id, body=body, saved=now()))
-        prolonged = now() + lease_time(connection)
+        prolonged = now() + lease_time(current_settings(connection)[1])
         connection.execute(update(leases).where(leases.c.id == lease_id).values(expires=prolonged))
 
 
@@ -89,8 +117,7 @@ def to_record(row: Any, rater: str) -> Vote:
 def _own_lease(connection: Connection, account_id: str, lease_id: str) -> Row[Any]:
     if not isinstance(lease_id, str) or len(lease_id) > 64:
         raise Refusal("no_lease", "This comparison is not yours. Please reload the page.")
-    query = select(leases).where((leases.c.id == lease_id) & (leases.c.account_id == account_id))
-    row: Row[Any] | None = connection.execute(query.with_for_update(key_share=True)).first()
+    row: Row[Any] | None = connection.execute(_OWN_LEASE, {"lease": lease_id, "account": account_id}).first()
     if row is None:  # another's lease and one that never was get the same answer
         raise Refusal("no_lease", "This comparison is not yours. Please reload the page.")
     return row
@@ -127,7 +154,7 @@ def _refuse_if_taken_again(connection: Connection, lease: Row[Any]) -> None:
         raise Refusal("expired", "You were away for a while and this comparison was closed. Here is another one.")
 
 
-def _write(connection: Connection, lease: Row[Any], judgement: Judgement) -> str:
+def _write(connection: Connection, name: str, lease: Row[Any], judgement: Judgement) -> str:
     identifier, moment = uuid.uuid4().hex, now()
     values = judgement.model_dump() | {
         "id": identifier,
@@ -139,11 +166,9 @@ def _write(connection: Connection, lease: Row[Any], judgement: Judgement) -> str
         "created": moment,
         "supersedes": lease.revises,
     }
-    closed = {"state": "voted", "holds_place": False}
-    connection.execute(update(leases).where(leases.c.id == lease.id).values(closed))
-    connection.execute(insert(votes).values(values))
-    connection.execute(delete(drafts).where(drafts.c.lease_id == lease.id))
-    name = connection.execute(select(accounts.c.name).where(accounts.c.id == lease.account_id)).scalar_one()
+    connection.execute(_CLOSE, {"lease": lease.id})
+    connection.execute(_VOTE, values)
+    connection.execute(_FORGET_DRAFT, {"lease": lease.id})
     detail = {"comparison": lease.comparison_id, "outcome": judgement.outcome, "supersedes": lease.revises}
     record(connection, name, "vote.change" if lease.revises else "vote.cast", identifier, detail)
     return identifier

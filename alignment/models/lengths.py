@@ -14,6 +14,7 @@ from alignment.models.check import Inspected
 from alignment.recipe import (
     DpoStage,
     EvaluateStage,
+    HumanPreferencesStage,
     PreferenceFileStage,
     PreferencesStage,
     Recipe,
@@ -153,7 +154,11 @@ def _file_read(stage: object, recipe: Recipe) -> str | None:
         return "prompts" if stage.prompts is None else "preferences"
     if isinstance(stage, RewardStage | DpoStage):
         source = recipe.stages.get(stage.preferences)
-        kinds: dict[type, str] = {PreferenceFileStage: "preferences", PreferencesStage: "prompts"}
+        kinds: dict[type, str] = {
+            PreferenceFileStage: "preferences",
+            PreferencesStage: "prompts",
+            HumanPreferencesStage: "prompts",
+        }
         return kinds.get(type(source))
     return None
 

@@ -57,6 +57,11 @@ def write_snapshot(path: Path, pairs: Sequence[PreferencePair], form: Form = "me
     The digest is of the pairs, not of the file's bytes: the same votes give the same digest in either format.
     """
     write_preferences(path, pairs, form, details=True)
+    return pairs_digest(pairs)
+
+
+def pairs_digest(pairs: Sequence[PreferencePair]) -> str:
+    """SHA-256 of pairs in their order."""
     digest = hashlib.sha256()
     for pair in pairs:
         digest.update(json.dumps(pair.model_dump(mode="json"), sort_keys=True).encode() + b"\n")

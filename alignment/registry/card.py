@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 
-from alignment.recipe import BASE, PreferenceFileStage, PreferencesStage, Recipe
+from alignment.recipe import BASE, HumanPreferencesStage, PreferenceFileStage, PreferencesStage, Recipe
 from alignment.records import Artifact
 from alignment.registry.files import CARD_FILE, is_adapter
 from alignment.registry.lineage import LineageNode
@@ -113,6 +113,9 @@ def _data(recipe: Recipe, artifacts: Mapping[str, Artifact]) -> str:
             parts.append(
                 f"preferences by {stage.raters.count} simulated raters with the rubric `{stage.raters.rubric}`"
             )
+        if name in artifacts and isinstance(stage, HumanPreferencesStage):
+            figures = artifacts[name].metrics
+            parts.append(f"preferences by {figures['raters']:.0f} people ({figures['votes']:.0f} votes)")
         if name in artifacts and isinstance(stage, PreferenceFileStage):
             parts.append(f"preferences from the file `{recipe.data.preferences}`")
     return f"Data: {'; '.join(parts)}." if parts else "Data: none is named by the recipe."

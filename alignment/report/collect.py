@@ -10,6 +10,7 @@ from alignment.evaluation.gate import GateVerdict
 from alignment.recipe import (
     BASE,
     EvaluateStage,
+    HumanPreferencesStage,
     PreferenceFileStage,
     PreferencesStage,
     Recipe,
@@ -121,7 +122,7 @@ def _absent(recipe: Recipe, artifacts: Mapping[str, Artifact], verdict: GateVerd
     """Why a part of the report is missing: the recipe has no such stage, or the run did not get there."""
     parts = {
         "training": Training,
-        "preferences": PreferencesStage | PreferenceFileStage,
+        "preferences": PreferencesStage | HumanPreferencesStage | PreferenceFileStage,
         "reward model": RewardStage,
         "evaluation": EvaluateStage,
     }
@@ -258,6 +259,8 @@ def _preferences(recipe: Recipe, artifacts: Mapping[str, Artifact]) -> list[Pref
             continue
         if isinstance(stage, PreferencesStage):
             raters = f"{stage.raters.count} simulated raters: programs that follow a written rubric, with noise"
+        elif isinstance(stage, HumanPreferencesStage):
+            raters = _people(artifacts[name])
         elif isinstance(stage, PreferenceFileStage):
             raters = f"a file that the user brought ({Path(recipe.data.preferences or '').name})"
         else:
@@ -267,6 +270,14 @@ def _preferences(recipe: Recipe, artifacts: Mapping[str, Artifact]) -> list[Pref
             PreferenceReport(stage=name, raters=raters, simulated=simulated, figures=artifacts[name].metrics)
         )
     return reports
+
+
+def _people(artifact: Artifact) -> str:
+    found = json.loads((Path(artifact.path) / "agreement.json").read_text("utf-8"))
+    alpha = found["krippendorff_alpha"]
+    agree = "too few of them judged the same answers to say how far they agree" if alpha is None else f"α = {alpha:.2f}"
+    who = "1 person" if found["raters"] == 1 else f"{found['raters']} people"
+    return f"{who} in the app ({found['votes']} votes; {agree}); snapshot {found['digest'][:12]}"
 
 
 def _lineage(

@@ -63,15 +63,15 @@ export function start(element, server) {
       h("td", { class: "num" }, String(rater.votes), rater.excluded ? h("span", { class: "quiet" }, ` (${rater.excluded} out)`) : null),
       h("td", { class: "num" }, rater.median_seconds === null ? "–" : `${rater.median_seconds} s`, rater.fast.hits ? h("span", { class: "quiet" }, ` ${rater.fast.hits} fast`) : null),
       h("td", {}, whisker(rater.gold)), h("td", {}, whisker(rater.consistency)), h("td", {}, whisker(rater.agreement)), h("td", {}, whisker(rater.first_shown)),
-      h("td", { class: "row-actions" },
+      h("td", { class: "stays" }, h("div", { class: "row-actions" },
         h("button", { ...label(paused ? "Let work" : "Pause"), onclick: () => state(paused ? "active" : "paused") }, paused ? "Resume" : "Pause"),
         h("button", { ...label(out ? "Bring votes back" : "Leave votes out"), disabled: rater.votes === 0, onclick: () => votes(!out) }, out ? "Bring votes back" : "Leave votes out"),
-        h("button", { ...label("Sign out"), onclick: () => act("sign_out_account", { account: rater.account }, (reply) => `${reply.closed} sessions closed.`) }, "Sign out")));
+        h("button", { ...label("Sign out"), onclick: () => act("sign_out_account", { account: rater.account }, (reply) => `${reply.closed} sessions closed.`) }, "Sign out"))));
   }
 
   function table(caption, heads, rows) {
     return h("div", { class: "scroll", tabIndex: 0, role: "group", "aria-label": caption }, h("table", {}, h("caption", { class: "visually-hidden" }, caption),
-      h("thead", {}, h("tr", {}, heads.map((head) => h("th", { scope: "col" }, head)))), h("tbody", {}, rows)));
+      h("thead", {}, h("tr", {}, heads.map((head) => h("th", { scope: "col", class: head === "Actions" ? "stays" : "" }, head)))), h("tbody", {}, rows)));
   }
 
   async function invite(role) {

@@ -24,7 +24,7 @@ export function pairView(screen, draft, changed, answerCard) {
   }
 
   function show() {
-    said.textContent = strength === null ? "Choose, or press 1 to 7" : STEPS.find(([value]) => value === strength)[1];
+    said.textContent = strength === null ? matchMedia("(max-width: 760px)").matches ? "Choose: A is better … B is better" : "Choose, or press 1 to 7" : STEPS.find(([value]) => value === strength)[1];
     cards.forEach((card, at) => card.classList.toggle("preferred", strength !== null && (at === 0 ? strength < 0 : strength > 0)));
   }
 

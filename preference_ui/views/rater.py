@@ -20,7 +20,7 @@ from preference_ui.refusal import Refusal
 from preference_ui.rendering import to_html
 from preference_ui.store import Store, StoreError
 from preference_ui.verdict import FLAG_REASONS, SKIP_REASONS
-from preference_ui.voting import cast_vote, read_draft, save_draft
+from preference_ui.voting import cast_and_draw, read_draft, save_draft
 
 _log = logging.getLogger(__name__)
 Answer = dict[str, Any]
@@ -81,8 +81,8 @@ class RaterHandlers:
 
     def _vote(self, account: Account, data: Any) -> Answer:
         sent = fields(data, "lease", "verdict")
-        receipt = cast_vote(self.store, account.id, sent["lease"], sent["verdict"])
-        return {"feedback": receipt.feedback, "repeated": receipt.repeated, "screen": self._next(account)}
+        receipt, lease = cast_and_draw(self.store, account.id, sent["lease"], sent["verdict"])
+        return {"feedback": receipt.feedback, "repeated": receipt.repeated, "screen": self._show(account, lease)}
 
     def _undo(self, account: Account) -> Answer:
         return {"screen": self._screen(account, reopen(self.store, account.id))}
@@ -101,11 +101,12 @@ class RaterHandlers:
         return {"screen": self._next(account)}
 
     def _next(self, account: Account) -> Answer:
-        lease = next_lease(self.store, account.id)
-        return self._screen(account, lease) if lease is not None else self._nothing(account)
+        return self._show(account, next_lease(self.store, account.id))
 
-    def _nothing(self, account: Account) -> Answer:
-        return {"lease": None, "progress": self.progress.of(account.id)}
+    def _show(self, account: Account, lease: Lease | None) -> Answer:
+        if lease is None:
+            return {"lease": None, "progress": self.progress.of(account.id) | {"left": 0, "minutes": None}}
+        return self._screen(account, lease)
 
     def _screen(self, account: Account, lease: Lease) -> Answer:
         by_id = {response.id: response for response in lease.comparison.responses}
@@ -118,7 +119,7 @@ class RaterHandlers:
                 {"html": to_html(by_id[one].text), "text": by_id[one].text, "names_itself": one in lease.self_naming}
                 for one in lease.order
             ],
-            "draft": read_draft(self.store, lease.id, lease.revises),
+            "draft": None if lease.fresh else read_draft(self.store, lease.id, lease.revises),
             "progress": self.progress.of(account.id),
         }
 

@@ -1,6 +1,7 @@
 """People at work, in a real browser: what is stored is compared with what was clicked."""
 
 import re
+import time
 import uuid
 from collections.abc import Callable
 from datetime import timedelta
@@ -14,7 +15,7 @@ from preference_ui import accounts, schema
 from preference_ui.assignment import next_lease
 from preference_ui.store import now
 
-pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(900)]
 Make = Callable[..., Comparison]
 PASSWORD = "three calm green rivers"
 
@@ -30,6 +31,20 @@ def _letter_of(page: Any, text: str) -> str:
 
 def _sent(page: Any, count: int) -> None:
     page.wait_for_function(f"document.getElementById('progress-words')?.textContent.startsWith('{count} done')")
+
+
+def _until(holds: Callable[[], bool], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+def _draft(desk: Any, account: str) -> Any:
+    """What the server keeps of a rater's unfinished vote."""
+    mine = select(schema.drafts.c.body).join_from(schema.drafts, schema.leases)
+    with desk.store.read() as connection:
+        return connection.execute(mine.where(schema.leases.c.account_id == account)).scalar()
 
 
 def _pairs(make: Make, names: list[str]) -> list[Comparison]:
@@ -151,7 +166,7 @@ def test_a_reload_in_the_middle_loses_nothing(desk: Any, comparison: Make, shoot
     page.locator(".answer", has_text="Lyon").locator("text=Write a better one").click()
     page.keyboard.press("Control+A")
     page.keyboard.type("It is Paris.")
-    page.wait_for_timeout(1500)
+    _until(lambda: "It is Paris." in str(_draft(desk, account)))
     shoot(page, "scores-comment-correction")
     page.evaluate("sessionStorage.clear()")  # another browser would have only what the server kept
     page.reload()
@@ -231,7 +246,7 @@ def test_a_vote_is_kept_until_the_app_is_back(desk: Any, comparison: Make, shoot
     shoot(page, "not-saved-yet")
     assert desk.votes(account) == []
     desk.restart()
-    page.wait_for_selector("text=All done for now", timeout=60_000)
+    page.wait_for_selector("text=All done for now", timeout=300_000)
     (vote,) = desk.votes(account)
     assert vote.strength == 2
 

@@ -202,12 +202,17 @@ RACE = """
 import sys, threading
 from preference_ui.assignment import next_lease
 from preference_ui.store import Store
-from preference_ui.voting import cast_vote
+from preference_ui.voting import cast_and_draw, cast_vote
 store = Store.open(sys.argv[1], migrate=False)
+def verdict(lease):
+    return {"outcome": "ranked", "strength": -1 if lease.order[0] < lease.order[1] else 1}
 def rate(name):
     while (lease := next_lease(store, name)) is not None:
-        strength = -1 if lease.order[0] < lease.order[1] else 1
-        cast_vote(store, name, lease.id, {"outcome": "ranked", "strength": strength})
+        cast_vote(store, name, lease.id, verdict(lease))
+        lease = next_lease(store, name)
+        for _ in range(5):
+            if lease is not None:
+                lease = cast_and_draw(store, name, lease.id, verdict(lease))[1]
 threads = [threading.Thread(target=rate, args=(name,)) for name in sys.argv[2:]]
 [thread.start() for thread in threads]; [thread.join() for thread in threads]
 """

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from sqlalchemy import select
 
 from alignment.faults import InputError
 from alignment.records import Comparison
@@ -12,6 +13,7 @@ from preference_ui.collecting import Condition, Watcher, find_collection, open_c
 from preference_ui.desk_settings import DeskSettings
 from preference_ui.exchange import Export
 from preference_ui.queueing import queue_comparisons
+from preference_ui.schema import comparisons
 from preference_ui.store import Store
 from preference_ui.voting import cast_vote
 
@@ -78,19 +80,31 @@ def test_a_failed_announcement_is_repeated_with_the_same_snapshot(
     assert len(set(tried)) == 1
 
 
-def test_opening_again_keeps_the_condition_and_a_bad_name_is_refused(waiting: Store) -> None:
-    open_collection(waiting, "round-1", Condition(pairs=99))
+def test_opened_again_it_waits_for_the_new_condition_and_a_bad_name_is_refused(waiting: Store) -> None:
+    open_collection(waiting, "round-1", Condition(pairs=99, votes_per_comparison=4))
     found = find_collection(waiting, "round-1")
     assert found is not None
-    assert found.condition.pairs == 3
+    assert found.condition.pairs == 99
+    with waiting.read() as connection:
+        wanted = connection.execute(select(comparisons.c.votes_wanted).where(comparisons.c.queue == "round-1"))
+        assert set(wanted.scalars()) == {4}
     assert find_collection(waiting, "none") is None
     with pytest.raises(InputError, match="no name of a queue"):
         open_collection(waiting, "../escape", Condition())
 
 
-def test_the_watcher_notices_the_last_vote(waiting: Store, add_rater: Add, tmp_path: Path) -> None:
+def test_the_watcher_notices_the_last_vote_and_repeats_what_failed(
+    waiting: Store, add_rater: Add, tmp_path: Path
+) -> None:
     said: list[str] = []
-    watcher = Watcher(waiting, tmp_path, lambda queue, _export: said.append(queue), seconds=0.05)
+    failures = iter([ConnectionError("nobody listens yet")])
+
+    def announce(queue: str, _export: Export) -> None:
+        for failure in failures:
+            raise failure
+        said.append(queue)
+
+    watcher = Watcher(waiting, tmp_path, announce, seconds=0.05)
     watcher.start()
     for name in ("ada", "bob"):
         _vote_all(waiting, add_rater(waiting, name))

@@ -1,0 +1,158 @@
+"""A stage that waits for people: its queue, its snapshot, and the stage that learns of them. No training, no server."""
+
+import json
+from pathlib import Path
+
+import pytest
+from sqlalchemy import insert, select
+
+from alignment.data.jsonl import read_records, write_records
+from alignment.faults import InputError, StageError
+from alignment.preferences import collected as stage
+from alignment.recipe import Recipe
+from alignment.records import Artifact, Message, PreferencePair, Prompt, Response, Sampling
+from alignment.stage import StageContext
+from alignment.workspace import Workspace
+from flows import collect
+from preference_ui import schema
+from preference_ui.assignment import next_lease
+from preference_ui.store import Store, now
+from preference_ui.voting import cast_vote
+
+PROMPTS = 4
+
+
+@pytest.fixture
+def recipe() -> Recipe:
+    return _recipe(votes_per_comparison=2, pairs=3, min_agreement=0.9)
+
+
+def _recipe(**condition: float) -> Recipe:
+    stages = {
+        "responses": {"kind": "sample", "per_prompt": 2},
+        "people": {"kind": "human_preferences", "responses": "responses", **condition},
+    }
+    return Recipe.model_validate({"name": "loop", "model": {"base": "x"}, "stages": stages})
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> dict[str, Artifact]:
+    """Two answers each to four prompts: "good" and "bad"."""
+    folder = tmp_path / "responses"
+    prompts = [
+        Prompt(id=f"p{at}", messages=(Message(role="user", content=f"Q{at}?"),), kind="code") for at in range(PROMPTS)
+    ]
+    answers = [
+        Response(id=f"{prompt.id}-{text}", prompt_id=prompt.id, text=f"{text} {prompt.id}", model="m",
+                 sampling=Sampling(), seed=0, tokens=2, finished=True)
+        for prompt in prompts
+        for text in ("good", "bad")
+    ]  # fmt: skip
+    write_records(folder / "prompts.jsonl", prompts)
+    write_records(folder / "responses.jsonl", answers)
+    return {"responses": Artifact(name="responses", kind="r", version=1, digest="d1", path=str(folder), key="k")}
+
+
+@pytest.fixture
+def space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    monkeypatch.delenv("RLHF_STORE", raising=False)
+    return Workspace(tmp_path / "workspace")
+
+
+def vote(space: Workspace, rater: str, *, against: str = "bad", at_most: int = 100) -> int:
+    """A rater who prefers what is not ``against`` votes on all there is. Returns how many votes that were."""
+    store = Store.open(collect.store_url(space))
+    with store.write() as connection:
+        row = {"id": rater, "name": rater, "role": "rater", "state": "active", "created": now(), "guidelines_read": 9,
+               "trial_passed": True}  # fmt: skip
+        if connection.execute(select(schema.accounts.c.id).where(schema.accounts.c.id == rater)).first() is None:
+            connection.execute(insert(schema.accounts).values(row))
+    cast = 0
+    while cast < at_most and (lease := next_lease(store, rater)) is not None:
+        texts = {one.id: one.text for one in lease.comparison.responses}
+        first_is_worse = texts[lease.order[0]].startswith(against)
+        cast_vote(store, rater, lease.id, {"outcome": "ranked", "strength": 2 if first_is_worse else -2})
+        cast += 1
+    store.close()
+    return cast
+
+
+def test_votes_come_back_as_pairs_once_there_are_enough(
+    recipe: Recipe, made: dict[str, Artifact], space: Workspace
+) -> None:
+    collect.queue_for_raters("people", recipe, made, space)
+    collect.queue_for_raters("people", recipe, made, space)  # a run that is started again queues nothing twice
+    assert collect.collected("people", recipe, made, space, {}) is None
+    assert vote(space, "ada") == PROMPTS
+    assert collect.collected("people", recipe, made, space, {}) is None  # one vote each, and two are wanted
+    assert vote(space, "bob") == PROMPTS
+
+    data = collect.collected("people", recipe, made, space, {})
+    assert data is not None
+    context = StageContext(
+        name="people", recipe=recipe, inputs=made, data=data, output=space.folder("out"), checkpoints=space.folder("c")
+    )
+    result = stage.run(recipe.stages["people"], context)  # type: ignore[arg-type]
+    pairs = read_records(context.output / "pairs.jsonl", PreferencePair)
+    assert [pair.chosen.split()[0] for pair in pairs] == ["good"] * PROMPTS
+    assert {(pair.margin, pair.raters, pair.agreement, pair.rater_kind, pair.kind) for pair in pairs} == {
+        (2.0, 2, 1.0, "human", "code")
+    }
+    assert {name: result.metrics[name] for name in ("raters", "votes", "comparisons", "pairs", "agreement")} == {
+        "raters": 2, "votes": 8, "comparisons": 4, "pairs": 4, "agreement": 1.0,
+    }  # fmt: skip
+    said = json.loads((context.output / "agreement.json").read_text())
+    assert said["digest"] == json.loads(data["collection"].read_text())["digest"]
+
+
+def test_a_snapshot_is_taken_once_and_a_run_for_another_is_refused(
+    recipe: Recipe, made: dict[str, Artifact], space: Workspace
+) -> None:
+    collect.queue_for_raters("people", recipe, made, space)
+    vote(space, "ada")
+    assert vote(space, "bob", at_most=3) == 3
+    first = collect.collected("people", recipe, made, space, {})
+    assert first is not None
+    before = first["snapshot"].read_bytes()
+    assert vote(space, "bob") == 1
+    assert collect.collected("people", recipe, made, space, {}) == first
+    assert first["snapshot"].read_bytes() == before
+    queue = collect.queue_name("people", recipe, made["responses"])
+    with pytest.raises(StageError, match="was started for snapshot"):
+        collect.collected("people", recipe, made, space, {queue: "0" * 64})
+    first["snapshot"].write_bytes(before[: before.index(b"\n") + 1])
+    context = StageContext(
+        name="people", recipe=recipe, inputs=made, data=first, output=space.folder("o"), checkpoints=space.folder("c")
+    )
+    with pytest.raises(InputError, match="no longer"):
+        stage.run(recipe.stages["people"], context)  # type: ignore[arg-type]
+
+
+def test_raters_who_disagree_make_no_pair_and_a_looser_condition_keeps_their_votes(
+    recipe: Recipe, made: dict[str, Artifact], space: Workspace
+) -> None:
+    collect.queue_for_raters("people", recipe, made, space)
+    vote(space, "ada")
+    vote(space, "bob", against="good")
+    assert collect.collected("people", recipe, made, space, {}) is None
+    stricter = _recipe(votes_per_comparison=3, pairs=3, min_agreement=0.6)
+    collect.queue_for_raters("people", stricter, made, space)  # the same answers: the same queue, one vote more each
+    assert vote(space, "eve") == PROMPTS
+    data = collect.collected("people", stricter, made, space, {})
+    assert data is not None
+    assert json.loads(data["collection"].read_text())["votes"] == 12
+
+
+def test_other_answers_are_another_queue_and_another_recipes_queue_is_not_its_own(
+    recipe: Recipe, made: dict[str, Artifact]
+) -> None:
+    other = {"responses": made["responses"].model_copy(update={"digest": "d2"})}
+    names = [collect.queue_name("people", recipe, one["responses"]) for one in (made, other)]
+    assert len(set(names)) == 2
+    longer = recipe.model_copy(update={"name": "loop-2"})
+    assert not collect.queue_name("people", longer, made["responses"]).startswith(collect.queue_prefix(recipe))
+
+
+def test_more_pairs_than_comparisons_are_refused_at_once(made: dict[str, Artifact], space: Workspace) -> None:
+    with pytest.raises(InputError, match="5 pairs are wanted"):
+        collect.queue_for_raters("people", _recipe(votes_per_comparison=1, pairs=5), made, space)

@@ -1,0 +1,155 @@
+"""The loop with nobody at the wheel: run, app and deployment are processes of their own, on a real Prefect server."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from sqlalchemy import insert
+
+from preference_ui import schema
+from preference_ui.auth import open_session
+from preference_ui.guard import COOKIE
+from preference_ui.store import Store, now
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
+PEOPLE = {"kind": "human_preferences", "responses": "responses", "votes_per_comparison": 2, "pairs": 6,
+          "min_agreement": 0.9}  # fmt: skip
+
+
+class Room:
+    """A workspace, its recipe, and the processes at work in it."""
+
+    def __init__(self, recipe: Path, root: Path) -> None:
+        self.recipe, self.root = recipe, root
+        self.started: list[subprocess.Popen[bytes]] = []
+        hidden = ("PREFECT_API_URL", "PREFECT_HOME", "RLHF_STORE", "PREFECT_PROFILES_PATH")
+        self.environment = {name: value for name, value in os.environ.items() if name not in hidden}
+
+    def command(self, *arguments: object) -> list[str]:
+        return [sys.executable, "-m", "flows.cli", *map(str, arguments), "--workspace", str(self.root)]
+
+    def run(self, *arguments: object) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            self.command(*arguments), check=False, capture_output=True, text=True, env=self.environment, timeout=400
+        )  # fmt: skip
+
+    def start(self, *arguments: object) -> None:
+        log = (self.root / f"{arguments[0]}.log").open("ab")
+        command = self.command(*arguments)
+        self.started.append(
+            subprocess.Popen(command, stdout=log, stderr=log, env=self.environment, start_new_session=True)
+        )
+
+    def report(self, number: int, seconds: float) -> dict[str, Any]:
+        """The report of a run, once there is one."""
+        path = self.root / "runs" / f"tiny-{number}" / "report.json"
+        end = time.monotonic() + seconds
+        while not path.exists():
+            logs = {log.name: log.read_text("utf-8", "replace")[-3000:] for log in self.root.glob("*.log")}
+            assert time.monotonic() < end, logs
+            time.sleep(0.5)
+        found: dict[str, Any] = json.loads(path.read_text())
+        return found
+
+
+@pytest.fixture
+def room(make_recipe: Callable[..., Path], tmp_path: Path) -> Iterator[Room]:
+    changes = {"stages.preferences": PEOPLE, "gate.merge": True, "stages.evaluation.against": ["base"]}
+    changes |= {f"stages.{name}.model": "base" for name in ("responses", "reward", "dpo")}
+    stages = ("responses", "preferences", "reward", "dpo", "evaluation")
+    made = Room(make_recipe(tmp_path / "recipe", stages=stages, changes=changes), tmp_path / "workspace")
+    yield made
+    for process in made.started:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
+    made.run("dashboard", "--stop")
+    for process in made.started:
+        process.wait(timeout=60)
+
+
+def test_the_last_vote_starts_the_run_that_promotes_and_asks_again(room: Room) -> None:
+    first = room.run("run", room.recipe)
+    assert first.returncode == 0, first.stderr
+    assert "waiting" in first.stdout
+    assert "waits for raters" in " ".join(first.stdout.split())
+    report = room.report(1, 1)
+    assert [stage["status"] for stage in report["stages"] if stage["name"] == "preferences"] == ["waiting"]
+    assert "reward" not in [stage["name"] for stage in report["stages"]]
+
+    room.start("deploy", room.recipe)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    room.start("rate", "--port", port)
+    _until_served(room, port)
+    for name in ("ada", "bob"):
+        assert _vote_on_all(room, port, name) >= 6
+
+    second = room.report(2, 600)  # nobody started it
+    assert second["gate"]["passed"]
+    stages = {stage["name"]: stage for stage in second["stages"]}
+    assert [name for name, stage in stages.items() if stage["cached"]] == ["base", "responses"]
+    figures = stages["preferences"]["metrics"]
+    assert (figures["raters"], figures["agreement"]) == (2, 1)
+    agreement = next((room.root / "artifacts/preferences/v1").rglob("agreement.json"))
+    digest = json.loads(agreement.read_text())["digest"]
+    sentence = second["preferences"][0]["raters"]
+    assert sentence.startswith("2 people in the app")
+    assert digest[:12] in sentence
+
+    third = room.report(3, 400)  # the new champion answers, and its answers wait for the raters
+    stages = {stage["name"]: stage for stage in third["stages"]}
+    assert stages["preferences"]["status"] == "waiting"
+    assert not stages["responses"]["cached"]
+    base = (room.root / "runs" / "tiny-3" / "recipe.yaml").read_text()
+    assert "merged" in base
+
+
+def _until_served(room: Room, port: int) -> None:
+    """Waits for the app, and for the deployment with its trigger."""
+    api = json.loads((room.root / "services" / "prefect.json").read_text())["url"] + "/api"
+    end = time.monotonic() + 200
+    while time.monotonic() < end:
+        with contextlib.suppress(httpx.HTTPError):
+            alive = httpx.get(f"http://127.0.0.1:{port}/health", timeout=5).status_code == 200
+            if alive and httpx.post(f"{api}/automations/filter", json={}, timeout=5).json():
+                return
+        time.sleep(0.5)
+    raise AssertionError({log.name: log.read_text("utf-8", "replace")[-3000:] for log in room.root.glob("*.log")})
+
+
+def _vote_on_all(room: Room, port: int, name: str) -> int:
+    """A person who prefers the answer whose text comes first in the alphabet, over HTTP."""
+    store = Store.open(f"sqlite:///{room.root}/raters/votes.db")
+    row = {"id": uuid.uuid4().hex, "name": name, "role": "rater", "state": "active", "created": now(),
+           "guidelines_read": 99, "trial_passed": True}  # fmt: skip
+    with store.write() as connection:
+        connection.execute(insert(schema.accounts).values(row))
+        token = open_session(connection, str(row["id"]), name)
+    store.close()
+    client = httpx.Client(base_url=f"http://127.0.0.1:{port}", cookies={COOKIE: token}, timeout=60)
+    parts = client.get("/rate/config").json()["components"]
+    component = next(part["id"] for part in parts if part["type"] == "html")
+
+    def call(function: str, data: Any = None) -> Any:
+        body = {"data": data, "component_id": component, "fn_name": function, "session_hash": name}
+        return client.post("/rate/gradio_api/component_server/", json=body).raise_for_status().json()
+
+    screen, cast = call("begin")["screen"], 0
+    while screen["lease"] is not None:
+        first, second = (answer["text"] for answer in screen["answers"])
+        verdict = {"outcome": "ranked", "strength": -2 if first < second else 2}
+        screen = call("vote", {"lease": screen["lease"], "verdict": verdict})["screen"]
+        cast += 1
+    return cast
