@@ -12,6 +12,9 @@ KEY_METRICS = {  # by a stage's kind: the metric that says most, and how to say 
     "preference_file": (("pairs", "{:,.0f} pairs"),),
     "reward": (("accuracy", "{:.0%} of held-out pairs right"),),
     "dpo": (("rewards/accuracies", "{:.0%} of training pairs right"), ("loss", "loss {:.3f}")),
+    "ppo": (("score", "score {:.3f}"),),
+    "grpo": (("reward", "reward {:.3f}"),),
+    "rloo": (("reward", "reward {:.3f}"),),
 }
 
 
