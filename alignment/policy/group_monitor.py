@@ -1,4 +1,4 @@
-"""What GRPO and RLOO say while they train: sample tables, and alarms for the ways in which they are known to go wrong."""
+"""What GRPO and RLOO say while they train: tables of answers, and alarms for the ways in which they go wrong."""
 
 import json
 import logging

@@ -13,7 +13,8 @@ import threading
 from collections.abc import Sequence
 
 LONGEST = 4000  # characters, from the end: that is where an answer's result stands
-SECONDS = 30.0  # for one pair; math-verify itself gives up after 5 for each part
+SECONDS = 20.0  # for one pair; math-verify itself gives up after 5 for each part
+START_SECONDS = 120.0  # for the process to import it, on a busy machine
 
 
 class MathChecker:
@@ -52,6 +53,7 @@ class MathChecker:
             )
             threading.Thread(target=_read, args=(process, lines), daemon=True).start()
             atexit.register(self.close)
+            lines.get(timeout=START_SECONDS)
         return self._process
 
     def close(self) -> None:
@@ -81,6 +83,7 @@ import json, logging, sys
 logging.disable(logging.CRITICAL)
 from math_verify import parse, verify
 answers, sys.stdout = sys.stdout, sys.stderr
+print("ready", file=answers, flush=True)
 for line in sys.stdin:
     asked = json.loads(line)
     reference = parse(asked["reference"])

@@ -52,12 +52,12 @@ def exact(settings: ExactReward) -> Reward:
 
 def choice(settings: ChoiceReward) -> Reward:
     """See :class:`ChoiceReward`."""
-    return each(
-        lambda answer: float(
-            (letter := chosen_letter(answer.text, settings.letters)) is not None
-            and letter == chosen_letter(reference_of(answer), settings.letters)
-        )
-    )
+
+    def score(answer: Answer) -> float:
+        wanted, given = (chosen_letter(text, settings.letters) for text in (reference_of(answer), answer.text))
+        return float(given is not None and given == wanted)
+
+    return each(score)
 
 
 def chosen_letter(text: str, letters: str) -> str | None:
