@@ -12,6 +12,8 @@ import sys
 import threading
 from collections.abc import Sequence
 
+from alignment.faults import StageError
+
 LONGEST = 4000  # characters, from the end: that is where an answer's result stands
 SECONDS = 20.0  # for one pair; math-verify itself gives up after 5 for each part
 START_SECONDS = 120.0  # for the process to import it, on a busy machine
@@ -52,8 +54,14 @@ class MathChecker:
                 [sys.executable, "-c", _PROGRAM], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
             )
             threading.Thread(target=_read, args=(process, lines), daemon=True).start()
+            try:
+                started = lines.get(timeout=START_SECONDS)
+            except queue.Empty:
+                started = ""
+            if not started:
+                self.close()
+                raise StageError("math-verify does not start; is it installed whole?")
             atexit.register(self.close)
-            lines.get(timeout=START_SECONDS)
         return self._process
 
     def close(self) -> None:
