@@ -108,6 +108,9 @@ def key_metric(stage: StageReport) -> str:
         for name, value in stage.metrics.items():
             if name.startswith("win_rate.") and name.endswith(".value"):
                 return f"wins {percent(value)} against {name.split('.')[1]}"
+        for name, value in stage.metrics.items():
+            if name.startswith("reward.") and name.endswith(".value"):  # the candidate's comes first
+                return f"{name.split('.')[2]} {short(value)}"
     for name, words in KEY_METRICS.get(stage.kind, ()):
         if name in stage.metrics:
             return words.format(stage.metrics[name]).replace("%", "\u202f%")
