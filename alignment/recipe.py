@@ -130,7 +130,7 @@ class DpoStage(Training):
 
 
 class PpoStage(Settings):
-    """Proximal policy optimisation against a reward model (Schulman et al. 2017; Ouyang et al. 2022).
+    """Proximal policy optimisation (Schulman et al. 2017; Ouyang et al. 2022) against a reward model, rewards, or both.
 
     One step draws ``episodes`` answers, scores them, and passes over them ``epochs`` times in ``minibatches`` pieces,
     each an optimizer step. Defaults are those of Huang et al. 2024 ("The N+ implementation details of RLHF with PPO"),
@@ -139,7 +139,8 @@ class PpoStage(Settings):
 
     kind: Literal["ppo"]
     model: Name
-    reward: Name
+    reward: Name | None = None  # a reward model, of weight 1 beside `rewards`
+    rewards: RewardList = ()
     steps: Count = 100
     episodes: Count = 32  # answers per step
     per_prompt: Count = 1  # answers per prompt; divides `episodes`
@@ -181,6 +182,9 @@ class PpoStage(Settings):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
+        unique_names(self.rewards)
+        if self.reward is None and (not self.rewards or self.critic == "reward"):
+            raise ValueError("give a reward model" + ("" if self.rewards else ", rewards, or both"))
         for name in ("per_prompt", "minibatches"):
             if self.episodes % getattr(self, name):
                 raise ValueError(f"episodes={self.episodes} is not a multiple of {name}={getattr(self, name)}")

@@ -81,9 +81,7 @@ class Evaluation(Record):
     win_rates: tuple[WinRate, ...]
     kl: KlEstimate
     rewards: dict[str, dict[str, Mean]] = Field(default_factory=dict)  # model → reward function → its mean
-    reward_leads: dict[str, dict[str, Difference]] = Field(
-        default_factory=dict
-    )  # the candidate's, by opponent
+    reward_leads: dict[str, dict[str, Difference]] = Field(default_factory=dict)  # the candidate's, by opponent
 
 
 class Sample(Record):
