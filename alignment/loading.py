@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 from alignment import yaml_file
 from alignment.digests import digest_of
 from alignment.faults import Fault, InputError
+from alignment.models.precision import natural_precision
 from alignment.recipe import ModelSettings, Recipe
 from alignment.recipe_faults import STAGE_KINDS, location, recipe_fault, submodel, suggestion
 from alignment.reward.functions import data_name, is_file, module_file, module_of, reward_functions
@@ -103,9 +104,14 @@ def with_absolute_data(recipe: Recipe, data: Mapping[str, Path]) -> Recipe:
 
 
 def resolve_model(recipe: Recipe, recipe_path: Path) -> ModelSettings:
-    """The model settings with absolute paths; ``base`` stays as it is where it is embedded or a hub's name."""
+    """The model settings with absolute paths and this machine's dtype for ``auto``.
+
+    ``base`` stays as it is where it is embedded or a hub's name.
+    """
     settings = recipe.model
     changed: dict[str, str] = {}
+    if settings.dtype == "auto":
+        changed["dtype"] = natural_precision(recipe.resources)
     folder = _beside(recipe_path, settings.base)
     if not settings.base.startswith(EMBEDDED_PREFIX) and (folder.is_dir() or is_path(settings.base)):
         changed["base"] = str(folder)

@@ -8,13 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import transformers
+from datasets import disable_progress_bars
+from peft import PeftModel
 from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from alignment.models.attention import quick_backward
 from alignment.models.loading import pick_device
+from alignment.models.shared_prefix import share_prefixes
 from alignment.policy.group_settings import GroupStage
 from alignment.recipe import Training
 from alignment.stage import Progress, StageContext
 
+disable_progress_bars()  # a stage says where it stands by itself
 COMPLETE = "complete"  # written into a checkpoint's folder after everything else: a SIGKILL leaves no half of one
 UNINTERESTING = {"epoch", "num_tokens", "total_flos", "train_runtime", "train_samples_per_second"}
 Curves = dict[str, list[tuple[int, float]]]
@@ -105,17 +110,26 @@ def last_checkpoint(folder: Path) -> str | None:
 
 
 def fit(
-    make_trainer: Callable[[StageCallback], Any], context: StageContext, *, callback: StageCallback | None = None
+    model: Any,
+    make_trainer: Callable[[StageCallback], Any],
+    context: StageContext,
+    *,
+    callback: StageCallback | None = None,
 ) -> tuple[Any, StageCallback, float]:
-    """Trains from the last whole checkpoint (or the start). Returns the trainer, its callback and the mean loss."""
+    """Trains from the last whole checkpoint (or the start). Returns the trainer, its callback and the mean loss.
+
+    ``model`` is what ``make_trainer`` gives to its trainer; ``callback`` is a stage's own, where it has one.
+    """
+    trunk = model.get_base_model() if isinstance(model, PeftModel) else model
+    share_prefixes(trunk)
     callback = callback or StageCallback(context)
-    with context.working():  # DPO computes its reference's log-probabilities here
+    with context.working(), quick_backward(trunk):  # DPO computes its reference's log-probabilities here
         trainer = make_trainer(callback)
     trainer.remove_callback(PrinterCallback)  # it prints every step; the callback above reports it instead
     resume = last_checkpoint(context.checkpoints)
     if resume:
         callback.tokens = callback.tokens_before = _tokens_of(Path(resume))
-    with context.working():
+    with context.working(), quick_backward(trunk):
         trainer.train(resume_from_checkpoint=resume)
     if resume:  # the curve's beginning is in the checkpoint
         callback.curves = _curves_of(trainer.state.log_history)

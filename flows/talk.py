@@ -7,6 +7,7 @@ from typing import Any
 from rich.console import Console
 
 from alignment.faults import Fault, InputError
+from alignment.recipe import Resources
 from alignment.records import Message, Prompt, Sampling
 from alignment.workspace import Workspace
 from flows.services import quiet_environment
@@ -15,9 +16,11 @@ from flows.services import quiet_environment
 def load_version(reference: str, workspace: Workspace) -> tuple[Any, Any]:
     """The model and tokenizer of a registered version (``policy@champion``, ``policy/3``) or of a model's folder."""
     quiet_environment(workspace)
+    import torch
     from transformers import AutoModelForCausalLM
 
     from alignment.chat import load_tokenizer
+    from alignment.models.precision import natural_precision
 
     folder = Path(reference)
     if not folder.is_dir():
@@ -27,7 +30,7 @@ def load_version(reference: str, workspace: Workspace) -> tuple[Any, Any]:
     merged = folder / "merged"
     source = merged if merged.is_dir() else folder
     try:
-        model = AutoModelForCausalLM.from_pretrained(str(source), dtype="auto")
+        model = AutoModelForCausalLM.from_pretrained(str(source), dtype=getattr(torch, natural_precision(Resources())))
     except (OSError, ValueError) as error:
         problem = f"no model can be loaded from {source}: {str(error).splitlines()[0]}"
         remedy = "name a registered version or a Hugging Face folder"

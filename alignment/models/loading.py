@@ -21,6 +21,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from alignment.chat import load_tokenizer
 from alignment.faults import StageError
+from alignment.models.shared_prefix import share_prefixes
 from alignment.recipe import Lora, Recipe, Resources
 from alignment.records import Artifact
 from alignment.workspace import write_text
@@ -65,6 +66,7 @@ def load_policy(
 def load_reward_model(artifact: Artifact, recipe: Recipe) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A reward model (whole weights, one label) and its tokenizer, in evaluation mode."""
     model = AutoModelForSequenceClassification.from_pretrained(artifact.path, dtype=getattr(torch, recipe.model.dtype))
+    share_prefixes(model)  # several answers to one prompt are the rule where rewards are asked for
     return model.to(pick_device(recipe.resources)).eval(), load_tokenizer(artifact.path)
 
 

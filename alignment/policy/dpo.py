@@ -50,7 +50,9 @@ def run(settings: DpoStage, context: StageContext) -> StageResult:
         raise StageError(f"every prompt alone fills max_length={settings.max_length} tokens; raise it")
 
     trainer, callback, loss = fit(
-        lambda callback: _trainer(settings, context, model, tokenizer, Dataset.from_list(kept), callback), context
+        model,
+        lambda callback: _trainer(settings, context, model, tokenizer, Dataset.from_list(kept), callback),
+        context,
     )
     save_policy(trainer.model, tokenizer, base, context.output)
     write_text(context.output / "curves.json", json.dumps(callback.curves, sort_keys=True))

@@ -7,6 +7,7 @@ alone, and TRL reads them from where it stopped.
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +17,7 @@ from datasets import Dataset
 from trl import GRPOTrainer, RLOOTrainer
 
 from alignment.chat import render_prompt
-from alignment.models.attention import quick_backward
+from alignment.models.attention import NAME as SDPA_FLOAT32
 from alignment.policy.ppo_rollout import derived_seed
 from alignment.records import Message, Prompt, Sampling
 from alignment.reward.protocol import Answer, Rewards
@@ -60,7 +61,8 @@ class Rollouts:
         """The tokens of one answer to each prompt; equal prompts stand together and are prefilled once."""
         step = optimizer_step // self.updates_per_step
         seeds = [derived_seed(self.seed, "answer", step, index) for index in range(len(prompts))]
-        groups = self.engine.generate(prompts, sampling=self.sampling, seeds=seeds)
+        with _usual_attention(self.base):
+            groups = self.engine.generate(prompts, sampling=self.sampling, seeds=seeds)
         return [list(completion.tokens) for (completion,) in groups]
 
     def score(self, indices: Sequence[int], texts: Sequence[str], tokens: Sequence[Sequence[int]]) -> torch.Tensor:
@@ -75,15 +77,23 @@ class Rollouts:
         return torch.tensor([self.scores[name] for name in self.rewards.names], dtype=torch.float32).T
 
 
+@contextmanager
+def _usual_attention(model: Any) -> Iterator[None]:
+    """PyTorch's own attention for as long as the context lasts: what training widens for its backward pass is slower."""
+    widened = model.config._attn_implementation == SDPA_FLOAT32
+    if widened:
+        model.set_attn_implementation("sdpa")
+    try:
+        yield
+    finally:
+        if widened:
+            model.set_attn_implementation(SDPA_FLOAT32)
+
+
 class OurRollouts:
     """The part that both trainers share; it stands before TRL's class."""
 
     rollouts: Rollouts
-
-    def _get_per_token_logps_and_entropies(self, model: Any, *args: Any, **kwargs: Any) -> Any:
-        trunk = [] if self.args.gradient_checkpointing else [self.rollouts.base]  # type: ignore[attr-defined]
-        with quick_backward(*trunk):  # a checkpointed pass is recomputed outside, and must find what it left
-            return super()._get_per_token_logps_and_entropies(model, *args, **kwargs)  # type: ignore[misc]
 
     def _tokenize_prompts(self, prompts: list[list[dict[str, str]]]) -> tuple[list[list[int]], None, dict[str, Any]]:
         messages = ([Message.model_validate(message) for message in prompt] for prompt in prompts)

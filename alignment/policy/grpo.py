@@ -57,7 +57,9 @@ def run(settings: GrpoStage | RlooStage, context: StageContext) -> StageResult:
     def make_trainer(callback: Any) -> Any:
         return _trainer(settings, context, policy, tokenizer, rollouts, callback)
 
-    trainer, callback, loss = fit(make_trainer, context, callback=GroupCallback(context, settings, rollouts, tables))
+    trainer, callback, loss = fit(
+        policy, make_trainer, context, callback=GroupCallback(context, settings, rollouts, tables)
+    )
     save_policy(trainer.model, tokenizer, base, context.output)
     shutil.copytree(tables, context.output / "samples")
     write_text(context.output / "curves.json", json.dumps(callback.curves, sort_keys=True))

@@ -42,7 +42,7 @@ def run(settings: RewardStage, context: StageContext) -> StageResult:
     if settings.lora is not None:
         model = add_lora(model, settings.lora, reward=True)
     trainer, callback, loss = fit(
-        lambda callback: _trainer(settings, context, model, tokenizer, kept, callback), context
+        model, lambda callback: _trainer(settings, context, model, tokenizer, kept, callback), context
     )
     trained = trainer.model.merge_and_unload() if isinstance(trainer.model, PeftModel) else trainer.model
     with context.working():
