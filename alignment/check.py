@@ -8,6 +8,7 @@ from alignment.data.check import data_faults, read_data
 from alignment.faults import Fault, InputError
 from alignment.loading import resolve_data, resolve_model
 from alignment.recipe import Recipe
+from alignment.reward.check import reward_faults
 from alignment.wiring import wiring_faults
 from alignment.workspace import Workspace
 from alignment.yaml_file import Document
@@ -24,6 +25,7 @@ def check_recipe(recipe: Recipe, recipe_path: Path, workspace: Workspace | None 
     data, unreadable = read_data(recipe, files)
     faults += unreadable
     faults += data_faults(recipe, files, data)
+    faults += reward_faults(recipe, files, data.prompts)
 
     from alignment.models.check import device_faults, inspect_model
     from alignment.models.lengths import length_faults

@@ -17,6 +17,8 @@ from alignment.faults import Fault, InputError
 from alignment.models.precision import natural_precision
 from alignment.recipe import ModelSettings, Recipe
 from alignment.recipe_faults import STAGE_KINDS, location, recipe_fault, submodel, suggestion
+from alignment.reward.functions import data_name, is_file, module_file, module_of, reward_functions
+from alignment.reward.settings import FunctionReward
 from alignment.validation import errors_of
 from alignment.yaml_file import Location
 
@@ -69,13 +71,19 @@ def recipe_digest(recipe: Recipe) -> str:
 
 def resolve_data(recipe: Recipe, recipe_path: Path) -> dict[str, Path]:
     """Absolute paths of the files a recipe names: "prompts", "demonstrations" and "preferences" where they are set,
-    and each rubric under the name that the recipe gives it (``settings.raters.rubric``)."""
+    each rubric under the name that the recipe gives it (``settings.raters.rubric``), and the file of each function that
+    is a reward under :func:`~alignment.reward.functions.data_name`."""
     named = {name: value for name in DATA_FILES if (value := getattr(recipe.data, name)) is not None}
     for stage in recipe.stages.values():
         raters = getattr(stage, "raters", None)
         if raters is not None:
             named[raters.rubric] = raters.rubric
-    return {name: _beside(recipe_path, value) for name, value in named.items()}
+    files = {name: _beside(recipe_path, value) for name, value in named.items()}
+    for name, reward in reward_functions(recipe).items():
+        path = _beside(recipe_path, module_of(reward)) if is_file(reward) else module_file(reward)
+        if path is not None:
+            files[name] = path
+    return files
 
 
 def with_absolute_data(recipe: Recipe, data: Mapping[str, Path]) -> Recipe:
@@ -87,6 +95,11 @@ def with_absolute_data(recipe: Recipe, data: Mapping[str, Path]) -> Recipe:
     for stage in values["stages"].values():
         if stage.get("raters"):
             stage["raters"]["rubric"] = str(data[stage["raters"]["rubric"]])
+    for name, stage in recipe.stages.items():
+        for index, reward in enumerate(getattr(stage, "rewards", ())):
+            if isinstance(reward, FunctionReward) and is_file(reward):
+                attribute = reward.function.rpartition(":")[2]
+                values["stages"][name]["rewards"][index]["function"] = f"{data[data_name(reward)]}:{attribute}"
     return Recipe.model_validate(values)
 
 
@@ -170,6 +183,8 @@ def _from_here(at: Location, value: Any) -> Any:
     """``value`` with its relative paths made absolute from the current folder."""
     if isinstance(value, dict):
         return {name: _from_here((*at, name), inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_from_here((*at, index), inner) for index, inner in enumerate(value)]
     if not isinstance(value, str) or value.startswith(EMBEDDED_PREFIX):
         return value
     is_file = (
@@ -177,6 +192,8 @@ def _from_here(at: Location, value: Any) -> Any:
         or at == ("model", "chat_template")
         or at[2:] == ("raters", "rubric")
     )
+    if at[2:3] == ("rewards",) and at[4:] == ("function",) and ".py:" in value:
+        return str(Path(value).expanduser().absolute())
     is_folder = at == ("model", "base") and (is_path(value) or Path(value).is_dir())
     return str(Path(value).expanduser().absolute()) if is_file or is_folder else value
 

@@ -6,27 +6,20 @@ by the stages that make them (``base`` is the base model). :mod:`alignment.check
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from alignment.policy.group_settings import GrpoStage as GrpoStage
+from alignment.policy.group_settings import RlooStage as RlooStage
+from alignment.recipe_base import BASE as BASE
+from alignment.recipe_base import Count, Fraction, Name, NotNegative, Positive, Settings
+from alignment.recipe_base import Lora as Lora
 from alignment.records import Sampling
-
-BASE = "base"  # the name by which stages speak of the model they all start from
-Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,39}$")]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=1)]
+from alignment.reward.settings import ModelReward, RewardList, unique_names
 
 DpoLoss = Literal[
     "sigmoid", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot", "aot_unpaired",
     "apo_zero", "apo_down", "discopop", "sft", "sigmoid_norm",
 ]  # fmt: skip
-
-
-class Settings(BaseModel):
-    """Base of everything a recipe holds."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class ModelSettings(Settings):
@@ -46,14 +39,6 @@ class DataSettings(Settings):
     demonstrations: str | None = None
     preferences: str | None = None
     held_out: Annotated[float, Field(gt=0, lt=1)] = 0.2  # share of prompts kept for evaluation, chosen by digest
-
-
-class Lora(Settings):
-    """Low-rank adapters on every linear layer (Hu et al. 2021; Dettmers et al. 2023 for "every")."""
-
-    rank: Count = 16
-    alpha: Positive = 32  # 2 × rank: the common scaling, and the one that learning rates here assume
-    dropout: Fraction = 0.0
 
 
 class Training(Settings):
@@ -171,7 +156,7 @@ class DpoStage(Training):
 
 
 class PpoStage(Settings):
-    """Proximal policy optimisation against a reward model (Schulman et al. 2017; Ouyang et al. 2022).
+    """Proximal policy optimisation (Schulman et al. 2017; Ouyang et al. 2022) against a reward model, rewards, or both.
 
     One step draws ``episodes`` answers, scores them, and passes over them ``epochs`` times in ``minibatches`` pieces,
     each an optimizer step. Defaults are those of Huang et al. 2024 ("The N+ implementation details of RLHF with PPO"),
@@ -180,7 +165,8 @@ class PpoStage(Settings):
 
     kind: Literal["ppo"]
     model: Name
-    reward: Name
+    reward: Name | None = None  # a reward model, of weight 1 beside `rewards`
+    rewards: RewardList = ()
     steps: Count = 100
     episodes: Count = 32  # answers per step
     per_prompt: Count = 1  # answers per prompt; divides `episodes`
@@ -227,6 +213,9 @@ class PpoStage(Settings):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
+        unique_names(self.rewards)
+        if self.reward is None and (not self.rewards or self.critic == "reward"):
+            raise ValueError("give a reward model" + ("" if self.rewards else ", rewards, or both"))
         for name in ("per_prompt", "minibatches"):
             if self.episodes % getattr(self, name):
                 raise ValueError(f"episodes={self.episodes} is not a multiple of {name}={getattr(self, name)}")
@@ -239,7 +228,7 @@ class PpoStage(Settings):
 
 
 class EvaluateStage(Settings):
-    """Candidate against opponents on held-out prompts: win rates, KL from the reference, length, repetition."""
+    """Candidate against opponents on held-out prompts: win rates, rewards, KL, length, repetition."""
 
     kind: Literal["evaluate"]
     model: Name
@@ -248,10 +237,16 @@ class EvaluateStage(Settings):
     prompts: Name | None = None  # a preference_file stage whose held-out prompts to ask; None: those of data.prompts
     raters: SimulatedRaters | None = None  # judge by the written rubric
     reward: Name | None = None  # judge by this reward model
+    rewards: RewardList = ()  # reward functions as metrics: means, and differences from each opponent
     sampling: Sampling = Sampling(temperature=0.0, max_new_tokens=128)
     kl_prompts: Count = 16  # KL needs samples at temperature 1 of its own
     batch_size: Count = 64
     limit: Count | None = None  # held-out prompts
+
+    @field_validator("rewards")
+    @classmethod
+    def _names(cls, rewards: RewardList) -> RewardList:
+        return unique_names(rewards)
 
 
 Stage = Annotated[
@@ -263,9 +258,11 @@ Stage = Annotated[
     | RewardStage
     | DpoStage
     | PpoStage
+    | GrpoStage
+    | RlooStage
     | EvaluateStage,
     Field(discriminator="kind"),
-]
+]  # fmt: skip
 
 
 class Condition(Settings):
@@ -311,4 +308,6 @@ def stage_inputs(stage: Any) -> dict[str, tuple[str, ...]]:
         value = getattr(stage, role, None)
         if value is not None:
             roles[role] = (value,) if isinstance(value, str) else tuple(value)
+    if models := tuple(reward.model for reward in getattr(stage, "rewards", ()) if isinstance(reward, ModelReward)):
+        roles["rewards"] = models
     return roles

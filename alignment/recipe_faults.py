@@ -9,10 +9,14 @@ from pydantic_core import ErrorDetails
 
 from alignment.faults import Fault
 from alignment.recipe import Recipe, Stage
+from alignment.reward.settings import RewardComponent
 from alignment.yaml_file import Location
 
 STAGE_KINDS: dict[str, type[BaseModel]] = {
     get_args(stage.model_fields["kind"].annotation)[0]: stage for stage in get_args(get_args(Stage)[0])
+}
+REWARD_KINDS: dict[str, type[BaseModel]] = {
+    get_args(reward.model_fields["kind"].annotation)[0]: reward for reward in get_args(get_args(RewardComponent)[0])
 }
 
 _NAME_RULE = "begin with a lower-case letter; then letters, digits, - and _; 40 at most"
@@ -33,9 +37,12 @@ _REMEDIES = {
 
 
 def location(error: ErrorDetails) -> Location:
-    """Where the error is in the file: pydantic's location without the union's tag (stages.<name>.<kind>.…)."""
+    """Where the error is in the file: pydantic's location without the unions' tags (stages.<name>.<kind>.…, and a
+    reward's likewise)."""
     loc = tuple(part for part in error["loc"] if part != "[key]")
-    return (*loc[:2], *loc[3:]) if loc[:1] == ("stages",) else loc
+    loc = (*loc[:2], *loc[3:]) if loc[:1] == ("stages",) else loc
+    is_reward = loc[:1] == ("stages",) and loc[2:3] == ("rewards",) and len(loc) > 4
+    return (*loc[:4], *loc[5:]) if is_reward else loc
 
 
 def recipe_fault(error: ErrorDetails, data: Any, where: Callable[[Location], tuple[str | None, int | None]]) -> Fault:
@@ -69,10 +76,12 @@ def _words(error: ErrorDetails, at: Location, data: Any) -> tuple[str, str]:
     kind, given = error["type"], error["input"]
     if kind == "extra_forbidden":
         return "unknown key", _unknown_key(str(at[-1]), model_at(at[:-1], data))
+    kinds = REWARD_KINDS if "rewards" in at[2:3] else STAGE_KINDS
     if kind == "union_tag_invalid":
-        return f"unknown kind {given.get('kind')!r}", suggestion(str(given.get("kind")), STAGE_KINDS)
+        return f"unknown kind {given.get('kind')!r}", suggestion(str(given.get("kind")), kinds)
     if kind == "union_tag_not_found":
-        return "the stage has no kind", f"add `kind: ` and one of {', '.join(STAGE_KINDS)}"
+        what = "reward" if kinds is REWARD_KINDS else "stage"
+        return f"the {what} has no kind", f"add `kind: ` and one of {', '.join(kinds)}"
     if kind == "literal_error":
         model = model_at(at[:-1], data)
         names = [str(name) for name in get_args(model.model_fields[str(at[-1])].annotation)] if model else []
@@ -105,7 +114,10 @@ def model_at(at: Location, data: Any) -> type[BaseModel] | None:
     model: type[BaseModel] | None = Recipe
     parts: Location = at
     if at[:1] == ("stages",) and len(at) > 1:
-        model, parts = STAGE_KINDS.get(str(data["stages"][at[1]].get("kind"))), at[2:]
+        stage = data["stages"][at[1]]
+        model, parts = STAGE_KINDS.get(str(stage.get("kind"))), at[2:]
+        if parts[:1] == ("rewards",) and len(parts) > 1:
+            model, parts = REWARD_KINDS.get(str(stage["rewards"][parts[1]].get("kind"))), parts[2:]
     for part in parts:
         if model is None or isinstance(part, int):
             continue  # an item of a list: its type was found with the list's

@@ -15,6 +15,7 @@ from transformers import PrinterCallback, TrainerCallback, TrainerControl, Train
 from alignment.models.attention import quick_backward
 from alignment.models.loading import pick_device
 from alignment.models.shared_prefix import share_prefixes
+from alignment.policy.group_settings import GroupStage
 from alignment.recipe import Training
 from alignment.stage import Progress, StageContext
 
@@ -30,19 +31,25 @@ def trainer_arguments(settings: Training, context: StageContext) -> dict[str, An
     AdamW with its usual β; the epsilon is PyTorch's. Weights in bfloat16 are trained under bfloat16 autocast, and
     adapters stay in float32, which is what lets small learning rates register.
     """
+    return shared_arguments(settings, context) | {
+        "num_train_epochs": settings.epochs,
+        "per_device_eval_batch_size": settings.batch_size,
+        "gradient_accumulation_steps": settings.gradient_accumulation,
+        "max_length": settings.max_length,
+    }
+
+
+def shared_arguments(settings: Training | GroupStage, context: StageContext) -> dict[str, Any]:
+    """Those that do not depend on how a stage comes by its batches."""
     device = pick_device(context.recipe.resources)
     return {
         "output_dir": str(context.checkpoints),
-        "num_train_epochs": settings.epochs,
         "learning_rate": settings.learning_rate,
         "per_device_train_batch_size": settings.batch_size,
-        "per_device_eval_batch_size": settings.batch_size,
-        "gradient_accumulation_steps": settings.gradient_accumulation,
         "warmup_steps": settings.warmup,  # below 1 it is a share of the steps
         "lr_scheduler_type": settings.schedule,
         "weight_decay": settings.weight_decay,
         "max_grad_norm": settings.max_grad_norm,
-        "max_length": settings.max_length,
         "gradient_checkpointing": settings.gradient_checkpointing,
         "bf16": context.recipe.model.dtype == "bfloat16",
         "use_cpu": device.type == "cpu",
@@ -103,15 +110,19 @@ def last_checkpoint(folder: Path) -> str | None:
 
 
 def fit(
-    model: Any, make_trainer: Callable[[StageCallback], Any], context: StageContext
+    model: Any,
+    make_trainer: Callable[[StageCallback], Any],
+    context: StageContext,
+    *,
+    callback: StageCallback | None = None,
 ) -> tuple[Any, StageCallback, float]:
     """Trains from the last whole checkpoint (or the start). Returns the trainer, its callback and the mean loss.
 
-    ``model`` is what ``make_trainer`` gives to its trainer.
+    ``model`` is what ``make_trainer`` gives to its trainer; ``callback`` is a stage's own, where it has one.
     """
     trunk = model.get_base_model() if isinstance(model, PeftModel) else model
     share_prefixes(trunk)
-    callback = StageCallback(context)
+    callback = callback or StageCallback(context)
     with context.working(), quick_backward(trunk):  # DPO computes its reference's log-probabilities here
         trainer = make_trainer(callback)
     trainer.remove_callback(PrinterCallback)  # it prints every step; the callback above reports it instead

@@ -28,6 +28,8 @@ MAKES = {  # a stage's kind → what other stages can read of it
     "reward": ("a reward model",),
     "dpo": ("a model",),
     "ppo": ("a model",),
+    "grpo": ("a model",),
+    "rloo": ("a model",),
     "evaluate": ("an evaluation",),
 }
 NEEDS = {  # the role that an input plays → what it must be
@@ -37,6 +39,7 @@ NEEDS = {  # the role that an input plays → what it must be
     "responses": "responses",
     "preferences": "preferences",
     "reward": "a reward model",
+    "rewards": "a reward model",
     "prompts": "held-out prompts",
 }
 

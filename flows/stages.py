@@ -25,6 +25,8 @@ from alignment.models.base import prepare_base
 from alignment.models.memory import keep_freed_memory
 from alignment.recipe import BASE, Recipe, stage_inputs
 from alignment.records import Artifact
+from alignment.reward.functions import data_name
+from alignment.reward.settings import FunctionReward
 from alignment.stage import Progress, StageContext, StageResult
 from alignment.workspace import Workspace, file_digest, folder_digest
 from flows.display import describe
@@ -39,8 +41,11 @@ RUNNERS = {  # the module whose `run` makes a stage of this kind, and the data f
     "reward": ("alignment.reward.model", ()),
     "dpo": ("alignment.policy.dpo", ()),
     "ppo": ("alignment.policy.ppo", ("prompts", "rubric")),
+    "grpo": ("alignment.policy.grpo", ("prompts",)),
+    "rloo": ("alignment.policy.grpo", ("prompts",)),
     "evaluate": ("alignment.evaluation.stage", ("prompts", "rubric")),
 }
+BY_FILE: Any = {"raters": {"rubric"}, "rewards": {"__all__": {"function"}}}  # paths: what their files hold counts
 DASHBOARD_SECONDS = 5.0  # between two updates of a progress artifact
 RETRIES = [2.0, 10.0]  # seconds before each retry, of failures that pass by themselves
 
@@ -67,7 +72,7 @@ class Job:
         return digest_of(
             {
                 "name": self.name,
-                "settings": self.settings.model_dump(mode="json", exclude={"raters": {"rubric"}}),  # its file counts
+                "settings": self.settings.model_dump(mode="json", exclude=BY_FILE),
                 "seed": recipe.seed,
                 "held_out": recipe.data.held_out,
                 "model": [recipe.model.dtype, recipe.resources.device, recipe.resources.threads],
@@ -89,6 +94,9 @@ def make_job(
     files = {kind: data[kind] for kind in kinds if kind in data}
     if "rubric" in kinds and (raters := getattr(settings, "raters", None)) is not None:
         files["rubric"] = data[raters.rubric]  # rubrics are known by the name that the recipe gives them
+    for reward in getattr(settings, "rewards", ()):
+        if isinstance(reward, FunctionReward) and (path := data.get(data_name(reward))) is not None:
+            files[data_name(reward)] = path
     if missing := sorted(wanted - made.keys()):
         problem = f"stage {name} needs {', '.join(missing)}, never run with these settings"
         raise InputError([Fault(problem, "run the recipe without --only and --from first", field=f"stages.{name}")])

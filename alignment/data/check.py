@@ -19,7 +19,10 @@ from alignment.records import Demonstration, PreferencePair, Prompt
 
 T = TypeVar("T")
 D = TypeVar("D")
-READS = {"sft": "demonstrations", "sample": "prompts", "preference_file": "preferences"}  # a stage's kind → its file
+READS = {  # a stage's kind → the file it reads
+    "sft": "demonstrations", "sample": "prompts", "ppo": "prompts", "grpo": "prompts", "rloo": "prompts",
+    "preference_file": "preferences",
+}  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -84,7 +87,7 @@ def _side_faults(recipe: Recipe, data: RecipeData) -> Iterator[Fault]:
     share = recipe.data.held_out
     stages = recipe.stages.values()
     asked = any(isinstance(stage, EvaluateStage) and stage.prompts is None for stage in stages)
-    sampled, given = (any(stage.kind == kind for stage in stages) for kind in ("sample", "preference_file"))
+    sampled, given = (any(READS.get(stage.kind) == file for stage in stages) for file in ("prompts", "preferences"))
     wanted: list[tuple[str, list[Any], bool, bool]] = [
         ("prompts", [prompt for _row, prompt in data.prompts], sampled, asked),
         ("preference pairs", data.preferences.pairs, given, given),

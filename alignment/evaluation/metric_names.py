@@ -3,8 +3,10 @@
 from collections.abc import Iterator
 
 from alignment.recipe import EvaluateStage
+from alignment.reward.settings import reward_name
 
 WIN_RATE_PARTS = ("value", "low", "high", "length_controlled")
+INTERVAL_PARTS = ("value", "low", "high")
 MODEL_PARTS = ("length", "repetition", "distinct_2", "finished")
 
 
@@ -27,6 +29,11 @@ def _names(stage: EvaluateStage) -> Iterator[str]:
     for opponent in dict.fromkeys(stage.against):
         for judge in evaluation_judges(stage):
             yield from (f"win_rate.{opponent}.{judge}.{part}" for part in WIN_RATE_PARTS)
+    for reward in map(reward_name, stage.rewards):
+        for model in evaluated_models(stage):
+            yield from (f"reward.{model}.{reward}.{part}" for part in INTERVAL_PARTS)
+        for opponent in evaluated_models(stage)[1:]:
+            yield from (f"reward_lead.{opponent}.{reward}.{part}" for part in INTERVAL_PARTS)
     yield "kl"
     for part in MODEL_PARTS:
         yield from (f"{part}.{model}" for model in evaluated_models(stage))

@@ -2,8 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 
+from pydantic import Field
+
 from alignment.evaluation.kl import KlEstimate
-from alignment.evaluation.metric_names import evaluated_models, evaluation_judges, evaluation_metric_names
+from alignment.evaluation.metric_names import (
+    INTERVAL_PARTS,
+    evaluated_models,
+    evaluation_judges,
+    evaluation_metric_names,
+)
+from alignment.evaluation.reward_metrics import Mean, RewardScores, leads, means
 from alignment.evaluation.text_metrics import (
     bleu,
     distinct_n,
@@ -15,7 +23,7 @@ from alignment.evaluation.text_metrics import (
     repetition,
     rouge,
 )
-from alignment.evaluation.win_rate import Rate, length_controlled_win_rate, win_rate
+from alignment.evaluation.win_rate import Difference, Rate, length_controlled_win_rate, win_rate
 from alignment.recipe import EvaluateStage
 from alignment.records import Message, Prompt, Record, Response, Sampling
 
@@ -72,6 +80,8 @@ class Evaluation(Record):
     models: dict[str, ModelMetrics]
     win_rates: tuple[WinRate, ...]
     kl: KlEstimate
+    rewards: dict[str, dict[str, Mean]] = Field(default_factory=dict)  # model → reward function → its mean
+    reward_leads: dict[str, dict[str, Difference]] = Field(default_factory=dict)  # the candidate's, by opponent
 
 
 class Sample(Record):
@@ -85,6 +95,7 @@ class Sample(Record):
     finished: dict[str, bool]
     rewards: dict[str, float]  # the reward model's score of each model's answer; empty where there is none
     outcomes: dict[str, dict[str, float]]  # opponent → judge → 1 / 0.5 / 0 for the candidate
+    scores: dict[str, dict[str, float]] = Field(default_factory=dict)  # model → reward function → its score
 
 
 def evaluation(
@@ -95,6 +106,7 @@ def evaluation(
     *,
     kl: KlEstimate,
     judges: Mapping[str, str],
+    scores: RewardScores | None = None,
 ) -> Evaluation:
     """Puts the figures together. ``answers`` and the outcomes follow the order of ``prompts``."""
     opponents = tuple(dict.fromkeys(settings.against))
@@ -112,6 +124,8 @@ def evaluation(
             for judge in evaluation_judges(settings)
         ),
         kl=kl,
+        rewards=means(scores or {}),
+        reward_leads=leads(scores, settings.model) if scores else {},
     )
 
 
@@ -174,7 +188,11 @@ def _reference_metrics(prompts: Sequence[Prompt], texts: Sequence[str]) -> Refer
 
 
 def samples(
-    prompts: Sequence[Prompt], answers: Answers, outcomes: Outcomes, rewards: Mapping[str, Sequence[float]]
+    prompts: Sequence[Prompt],
+    answers: Answers,
+    outcomes: Outcomes,
+    rewards: Mapping[str, Sequence[float]],
+    scores: RewardScores | None = None,
 ) -> list[Sample]:
     """One record for each prompt, in their order."""
     return [
@@ -190,6 +208,9 @@ def samples(
                 opponent: {judge: values[i] for judge, values in judged.items()}
                 for opponent, judged in outcomes.items()
             },
+            scores={
+                model: {name: values[i] for name, values in found.items()} for model, found in (scores or {}).items()
+            },
         )
         for i, prompt in enumerate(prompts)
     ]
@@ -202,11 +223,15 @@ def metrics(settings: EvaluateStage, found: Evaluation) -> dict[str, float]:
         prefix = f"win_rate.{won.opponent}.{won.judge}"
         values |= {f"{prefix}.{part}": getattr(won.rate, part) for part in ("value", "low", "high")}
         values[f"{prefix}.length_controlled"] = won.length_controlled
-    for name, model in found.models.items():
+    for what, measured in (("reward", found.rewards), ("reward_lead", found.reward_leads)):
+        for model, by_name in measured.items():
+            for reward, one in by_name.items():
+                values |= {f"{what}.{model}.{reward}.{part}": getattr(one, part) for part in INTERVAL_PARTS}
+    for name, of_model in found.models.items():
         values |= {
-            f"length.{name}": model.length,
-            f"repetition.{name}": model.repetition,
-            f"distinct_2.{name}": model.distinct_2,
-            f"finished.{name}": model.finished,
+            f"length.{name}": of_model.length,
+            f"repetition.{name}": of_model.repetition,
+            f"distinct_2.{name}": of_model.distinct_2,
+            f"finished.{name}": of_model.finished,
         }
     return {name: values[name] for name in evaluation_metric_names(settings)}

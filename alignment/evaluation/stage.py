@@ -18,12 +18,14 @@ from alignment.evaluation.kl import KlEstimate, kl_estimate, response_kl
 from alignment.evaluation.metric_names import evaluated_models
 from alignment.evaluation.models import PolicyPool
 from alignment.evaluation.results import evaluation, metrics, samples
+from alignment.evaluation.reward_metrics import score_answers
 from alignment.faults import StageError
 from alignment.models.loading import load_reward_model
 from alignment.preferences.raters import simulated_raters
 from alignment.preferences.rubric import load_rubric
 from alignment.recipe import BASE, EvaluateStage
 from alignment.records import Artifact, Prompt, Response, Sampling
+from alignment.reward.build import build_rewards
 from alignment.reward.model import score
 from alignment.rollouts.stage import response_seed
 from alignment.rollouts.transformers_engine import TransformersEngine
@@ -47,12 +49,14 @@ def run(settings: EvaluateStage, context: StageContext) -> StageResult:
 
     rewards = _rewards(work, answers)
     outcomes, judges = _judge(work, answers, rewards)
-    found = evaluation(settings, prompts, answers, outcomes, kl=kl, judges=judges)
+    ordered = {name: answers[name] for name in evaluated_models(settings)}
+    with context.working():
+        scores = score_answers(build_rewards(settings.rewards, context), prompts, ordered) if settings.rewards else None
+    found = evaluation(settings, prompts, answers, outcomes, kl=kl, judges=judges, scores=scores)
     values = metrics(settings, found)
     write_text(context.output / "evaluation.json", found.model_dump_json(indent=1) + "\n")
     write_text(context.output / "metrics.json", json.dumps(values, indent=1) + "\n")
-    ordered = {name: answers[name] for name in evaluated_models(settings)}
-    write_records(context.output / "samples.jsonl", samples(prompts, ordered, outcomes, rewards))
+    write_records(context.output / "samples.jsonl", samples(prompts, ordered, outcomes, rewards, scores))
     return StageResult("evaluation", values, tokens_sampled=work.tokens)
 
 

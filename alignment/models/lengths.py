@@ -14,17 +14,21 @@ from alignment.models.check import Inspected
 from alignment.recipe import (
     DpoStage,
     EvaluateStage,
+    GrpoStage,
     HumanPreferencesStage,
+    PpoStage,
     PreferenceFileStage,
     PreferencesStage,
     Recipe,
     RewardStage,
+    RlooStage,
     SampleStage,
     SftStage,
 )
 from alignment.records import Message, PreferencePair
 
 Trained = SftStage | RewardStage | DpoStage
+Sampled = SampleStage | EvaluateStage | PpoStage | GrpoStage | RlooStage
 
 
 class _Row(NamedTuple):
@@ -61,7 +65,7 @@ def length_faults(recipe: Recipe, files: Mapping[str, Path], data: RecipeData, m
         read = texts.get(_file_read(stage, recipe) or "")
         if read is None:
             continue
-        if isinstance(stage, SampleStage | EvaluateStage):
+        if isinstance(stage, Sampled):
             faults += _sampling_faults(name, stage, read, model.context)
         elif isinstance(stage, SftStage | RewardStage | DpoStage):
             if isinstance(
@@ -129,10 +133,10 @@ def _max_length_faults(name: str, stage: Trained, read: _Texts, context: int | N
         yield Fault(problem, f"set it to {context} or less", field=f"stages.{name}.max_length")
 
 
-def _sampling_faults(
-    name: str, stage: SampleStage | EvaluateStage, read: _Texts, context: int | None
-) -> Iterator[Fault]:
+def _sampling_faults(name: str, stage: Sampled, read: _Texts, context: int | None) -> Iterator[Fault]:
+    longest_kept = getattr(stage, "max_prompt_length", None)  # longer prompts are left out there
     fitting = [text for text in read.prompts if context is None or text.tokens < context]
+    fitting = [text for text in fitting if longest_kept is None or text.tokens <= longest_kept]
     longest = max(fitting, key=lambda text: text.tokens, default=None)
     wanted = stage.sampling.max_new_tokens
     if context is not None and longest is not None and longest.tokens + wanted > context:
@@ -148,7 +152,7 @@ def _file_read(stage: object, recipe: Recipe) -> str | None:
     """The name of the file whose texts a stage reads, directly or through the stages before it."""
     if isinstance(stage, SftStage):
         return "demonstrations"
-    if isinstance(stage, SampleStage):
+    if isinstance(stage, SampleStage | PpoStage | GrpoStage | RlooStage):
         return "prompts"
     if isinstance(stage, EvaluateStage):
         return "prompts" if stage.prompts is None else "preferences"

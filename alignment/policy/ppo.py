@@ -6,21 +6,21 @@ from typing import Any
 
 from peft import LoraConfig, PeftModel, inject_adapter_in_model
 
-from alignment.chat import render_prompt, template_digest
+from alignment.chat import render_prompt
 from alignment.data.prompts import load_prompts
 from alignment.faults import StageError
-from alignment.models.loading import add_lora, is_adapter, load_policy, load_reward_model, save_policy, stop_ids
+from alignment.models.loading import add_lora, is_adapter, load_policy, save_policy, stop_ids
 from alignment.policy.losses import kl_estimate
 from alignment.policy.ppo_batch import Experience
 from alignment.policy.ppo_models import Reference, adapter_off, frozen_adapter, frozen_copy
-from alignment.policy.ppo_rollout import PromptIds, Reward
+from alignment.policy.ppo_reward import episode_reward
+from alignment.policy.ppo_rollout import PromptIds
 from alignment.policy.ppo_trainer import PpoTrainer
 from alignment.policy.ppo_watch import Watch
 from alignment.preferences.raters import simulated_raters
 from alignment.preferences.rubric import load_rubric
 from alignment.recipe import BASE, Lora, PpoStage
 from alignment.records import Prompt
-from alignment.reward.model import score
 from alignment.rollouts.engine import Engine
 from alignment.rollouts.transformers_engine import TransformersEngine
 from alignment.stage import Progress, StageContext, StageResult
@@ -31,7 +31,7 @@ SHOWN = 8  # answers in each sample table
 
 
 def run(settings: PpoStage, context: StageContext) -> StageResult:
-    """Trains ``settings.model`` against ``settings.reward`` on the training prompts.
+    """Trains ``settings.model`` against its reward model and reward functions on the training prompts.
 
     Raises StageError where no prompt is short enough, templates differ, or training goes wrong.
     """
@@ -40,12 +40,7 @@ def run(settings: PpoStage, context: StageContext) -> StageResult:
     policy, tokenizer = load_policy(start, base, context.recipe, trainable=True)
     if settings.lora is not None and not is_adapter(start):
         policy = add_lora(policy, settings.lora)
-    reward_model, reward_tokenizer = load_reward_model(context.inputs[settings.reward], context.recipe)
-    if template_digest(tokenizer) != template_digest(reward_tokenizer):
-        raise StageError(
-            f"{settings.reward} was trained with another chat template than {settings.model} answers with; "
-            "train the reward model from the same base"
-        )
+    reward_model, reward = episode_reward(settings, context, tokenizer)
     prompts, held_out = _prompts(settings, context, tokenizer)
     critic = _critic(settings, policy, reward_model)  # before the reference adds its adapter
     engine = TransformersEngine(policy, tokenizer, stop_ids=stop_ids(policy, tokenizer))
@@ -55,7 +50,7 @@ def run(settings: PpoStage, context: StageContext) -> StageResult:
         reference=_reference(policy, start.path if is_adapter(start) else None),
         critic=critic,
         engine=engine,
-        reward=reward_from(reward_model, reward_tokenizer),
+        reward=reward,
         prompts=prompts,
         seed=context.recipe.seed,
         checkpoints=context.checkpoints,
@@ -80,15 +75,6 @@ def run(settings: PpoStage, context: StageContext) -> StageResult:
     write_text(context.output / "alarms.json", json.dumps(state.alarms, indent=1))
     metrics = final_metrics(state.history) | {"prompts": float(len(prompts)), "alarms": float(len(state.alarms))}
     return StageResult("model", metrics, curves, state.tokens_trained, state.tokens_sampled)
-
-
-def reward_from(model: Any, tokenizer: Any) -> Reward:
-    """The trained reward model as a reward: it reads prompt and answer as the policy wrote them, token by token."""
-
-    def reward(episodes: Any) -> list[float]:
-        return score(model, tokenizer, [[*episode.prompt_ids, *episode.completion.tokens] for episode in episodes])
-
-    return reward
 
 
 def sample_table(experience: Experience) -> list[dict[str, Any]]:

@@ -103,7 +103,7 @@ class PpoTrainer:
             experience = make_experience(
                 episodes, scores, self.actor, self.reference, settings, kl_coefficient=coefficient
             )
-        metrics = experience_metrics(experience, kl_coefficient=coefficient)
+        metrics = experience_metrics(experience, kl_coefficient=coefficient) | getattr(self.reward, "means", {})
         if step == 0:
             check_experience(experience, self.dtype, same_engine=settings.importance_cap is None)
         with self._timed("training"):

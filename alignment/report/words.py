@@ -13,6 +13,9 @@ KEY_METRICS = {  # by a stage's kind: the metric that says most, and how to say 
     "preference_file": (("pairs", "{:,.0f} pairs"),),
     "reward": (("accuracy", "{:.0%} of held-out pairs right"),),
     "dpo": (("rewards/accuracies", "{:.0%} of training pairs right"), ("loss", "loss {:.3f}")),
+    "ppo": (("score", "score {:.3f}"),),
+    "grpo": (("reward", "reward {:.3f}"),),
+    "rloo": (("reward", "reward {:.3f}"),),
 }
 
 
@@ -107,6 +110,9 @@ def key_metric(stage: StageReport) -> str:
         for name, value in stage.metrics.items():
             if name.startswith("win_rate.") and name.endswith(".value"):
                 return f"wins {percent(value)} against {name.split('.')[1]}"
+        for name, value in stage.metrics.items():
+            if name.startswith("reward.") and name.endswith(".value"):  # the candidate's comes first
+                return f"{name.split('.')[2]} {short(value)}"
     for name, words in KEY_METRICS.get(stage.kind, ()):
         if name in stage.metrics:
             return words.format(stage.metrics[name]).replace("%", "\u202f%")

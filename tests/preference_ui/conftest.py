@@ -46,7 +46,10 @@ def postgres() -> Iterator[str]:
     data, options = home / "data", f"-k {home} -c listen_addresses='' -c max_connections=120 {hasty}"
     quiet = {"stdout": subprocess.DEVNULL, "cwd": home}
     subprocess.run(
-        [binaries / "initdb", "-D", data, "-U", "rlhf", "--auth=trust", "-E", "UTF8", "--no-sync"], check=True, **quiet, **as_user
+        [binaries / "initdb", "-D", data, "-U", "rlhf", "--auth=trust", "-E", "UTF8", "--no-sync"],
+        check=True,
+        **quiet,
+        **as_user,
     )
     control = [binaries / "pg_ctl", "-D", data, "-w", "-l", home / "log"]
     subprocess.run([*control, "-o", options, "start"], check=True, **quiet, **as_user)

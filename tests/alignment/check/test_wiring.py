@@ -54,17 +54,17 @@ def test_every_kind_of_stage_and_role_is_known() -> None:
         ),
         (
             {"dpo": DPO | {"model": "xyzxyz"}},
-            "stages.dpo.model: no stage xyzxyz; give one of base and sft, or put a stage of kind sft or dpo or ppo before it",  # noqa: E501 - one line is what is tested
+            "stages.dpo.model: no stage xyzxyz; give one of base and sft, or put a stage of kind sft or dpo or ppo or grpo or rloo before it",  # noqa: E501 - one line is what is tested
         ),
         (
             {"sft": SFT | {"model": "dpo"}},
             "stages.sft.model: dpo comes later; stages run in the order they are written; "
-            "give one of base, or put a stage of kind sft or dpo or ppo before it",
+            "give one of base, or put a stage of kind sft or dpo or ppo or grpo or rloo before it",
         ),
         (
             {"sft": SFT | {"model": "sft"}},
             "stages.sft.model: a stage cannot read its own output; "
-            "give one of base, or put a stage of kind sft or dpo or ppo before it",
+            "give one of base, or put a stage of kind sft or dpo or ppo or grpo or rloo before it",
         ),
         (
             {"rate": RATE | {"responses": "sft"}, "draw": None},
@@ -78,7 +78,7 @@ def test_every_kind_of_stage_and_role_is_known() -> None:
         (
             {"eval": EVAL | {"reference": "draw"}},
             "stages.eval.reference: draw makes responses, not a model; "
-            "give one of base, sft and dpo, or put a stage of kind sft or dpo or ppo before it",
+            "give one of base, sft and dpo, or put a stage of kind sft or dpo or ppo or grpo or rloo before it",
         ),
         (
             {"eval": EVAL | {"prompts": "rate"}},

@@ -154,3 +154,18 @@ def test_no_prompts_is_said(tmp_path: Path, policies: dict[str, Artifact], recip
     context = StageContext("check", recipe, policies, {}, tmp_path, tmp_path)
     with pytest.raises(StageError, match="no prompts to ask"):
         run(stage, context)
+
+
+def test_reward_functions_are_metrics(evaluate: Evaluate) -> None:
+    rewards = [{"kind": "length", "at_most": 2, "name": "brief"}, {"kind": "repetition_penalty", "ngram": 1}]
+    settings = {"raters": None, "reward": None, "rewards": rewards}
+    result, output = evaluate(**settings)
+    assert list(result.metrics) == evaluation_metric_names(EvaluateStage.model_validate(SETTINGS | settings))
+    evaluation, samples = read(output)
+    brief = [float(len(sample.texts["short"].split()) <= 2) for sample in samples]
+    assert [sample.scores["short"]["brief"] for sample in samples] == brief
+    assert result.metrics["reward.short.brief.value"] == pytest.approx(sum(brief) / len(brief))
+    lead = result.metrics["reward.short.brief.value"] - result.metrics["reward.base.brief.value"]
+    assert result.metrics["reward_lead.base.brief.value"] == pytest.approx(lead)
+    assert result.metrics["reward_lead.base.brief.low"] > 0  # two words against ten tokens
+    assert evaluation.rewards["other"]["repetition_penalty"].n == evaluation.prompts
