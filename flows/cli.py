@@ -16,10 +16,15 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
+    rich_markup_mode=None,  # drawing boxes around the help takes longer than all the rest of it
 )
-models_app = typer.Typer(help="Model versions: list, show, promote, roll back.", no_args_is_help=True)
+models_app = typer.Typer(
+    help="Model versions: list, show, promote, roll back.", no_args_is_help=True, rich_markup_mode=None
+)
 app.add_typer(models_app, name="models")
-votes_app = typer.Typer(help="The raters' votes: import, export, agreement.", no_args_is_help=True)
+votes_app = typer.Typer(
+    help="The raters' votes: import, export, agreement.", no_args_is_help=True, rich_markup_mode=None
+)
 app.add_typer(votes_app, name="votes")
 
 RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe's file, or the name of a shipped one.")]
