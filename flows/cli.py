@@ -53,6 +53,21 @@ def check(
 
 
 @app.command()
+def plan(
+    recipe: RecipeArgument,
+    workspace: WorkspaceOption = WORKSPACE,
+    set_: SetOption = None,
+    on: Annotated[list[str] | None, typer.Option(metavar="MACHINE", help="cpu, H100 …; may be repeated.")] = None,
+    measure: Annotated[bool, typer.Option("--measure", help="Measure this processor, for a second.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Says what a recipe will take before it runs: memory, tokens, time and cost of each stage."""
+    from flows.planning import plan_command
+
+    plan_command(recipe, workspace, set_ or [], on or [], measure=measure, as_json=json)
+
+
+@app.command()
 def run(
     recipe: RecipeArgument,
     workspace: WorkspaceOption = WORKSPACE,

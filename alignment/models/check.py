@@ -11,10 +11,17 @@ from alignment.recipe_faults import suggestion
 from alignment.workspace import Workspace
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 EMBEDDED_CONTEXT = {"smollm2-135m": 8192}  # tokens; asking the GGUF file for it takes nine seconds
+EMBEDDED_SHAPE = {  # what the GGUF files say, for the same reason
+    "smollm2-135m": {
+        "model_type": "llama", "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30,
+        "num_attention_heads": 9, "num_key_value_heads": 3, "vocab_size": 49152, "max_position_embeddings": 8192,
+        "tie_word_embeddings": True,
+    }
+}  # fmt: skip
 HUB_FILES = ["*.json", "*.jinja", "*.model", "*.txt"]  # all but the weights
 _BASE = "model.base"
 
@@ -57,6 +64,16 @@ def inspect_model(settings: ModelSettings, workspace: Workspace | None = None) -
     if faults:
         raise InputError(faults)
     return Inspected(tokenizer, context)
+
+
+def read_config(settings: ModelSettings, workspace: Workspace | None = None) -> "PreTrainedConfig":
+    """The configuration of a model that :func:`inspect_model` found whole. Raises InputError where there is none."""
+    from transformers import AutoConfig
+
+    folder, gguf_file = _locate(settings, workspace)
+    if gguf_file is None:
+        return AutoConfig.from_pretrained(folder)
+    return AutoConfig.for_model(**EMBEDDED_SHAPE[settings.base.removeprefix(EMBEDDED_PREFIX)])
 
 
 def device_faults(recipe: Recipe) -> list[Fault]:

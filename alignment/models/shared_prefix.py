@@ -29,7 +29,7 @@ def share_prefixes(model: Any) -> bool:
     padding mask run as before.
     """
     trunk = model.base_model
-    if not _shareable(trunk):
+    if not shareable(trunk):
         return False
     plain = trunk.forward
 
@@ -45,7 +45,8 @@ def share_prefixes(model: Any) -> bool:
     return True
 
 
-def _shareable(trunk: Any) -> bool:
+def shareable(trunk: Any) -> bool:
+    """Whether :func:`share_prefixes` can do so for this trunk."""
     config = trunk.config.get_text_config()
     windowed = getattr(config, "sliding_window", None) is not None and getattr(config, "use_sliding_window", True)
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])

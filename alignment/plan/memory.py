@@ -1,0 +1,103 @@
+"""Peak memory of a stage on one device, in bytes, part by part."""
+
+import math
+from dataclasses import dataclass, fields
+
+from alignment.plan.hardware import Machine
+from alignment.plan.sizes import ModelSize
+from alignment.plan.work import BYTES, Draw, Pass, StageWork, key_value_bytes
+
+CHUNK_ENTRIES, CHUNK_TOKENS = 2**23, 32  # alignment/policy/token_logprobs.py, which a light module does not import
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Bytes at the moment of the peak: what is held throughout, and the activity that takes the most beside it."""
+
+    program: int = 0
+    weights: int = 0
+    gradients: int = 0
+    optimizer: int = 0
+    activations: int = 0
+    logits: int = 0
+    kv_cache: int = 0
+
+    @property
+    def total(self) -> int:
+        return sum(getattr(self, part.name) for part in fields(self))
+
+
+def peak_memory(work: StageWork, size: ModelSize, machine: Machine, precision: str) -> Memory:
+    """The peak of a stage; nothing but the program where no model is loaded."""
+    entry = BYTES[precision]
+    weights = entry * sum(work.models) + 4 * work.adapters
+    if not work.full:
+        weights += 4 * work.trainable
+    moments = [_moment(activity, work, size, machine, precision) for activity in work.activities]
+    activations, logits, cache = max(moments, key=sum, default=(0, 0, 0))
+    return Memory(
+        program=machine.program,
+        weights=weights,
+        gradients=work.trainable * _gradient_bytes(work, entry),
+        optimizer=work.trainable * _optimizer_bytes(work, entry),
+        activations=activations,
+        logits=logits,
+        kv_cache=cache,
+    )
+
+
+def _gradient_bytes(work: StageWork, entry: int) -> int:
+    """A parameter's gradient has its own format; a master's is beside the bfloat16 one that it is added from."""
+    if not work.full:
+        return 4
+    return 4 + 2 if work.masters and entry == 2 else entry
+
+
+def _optimizer_bytes(work: StageWork, entry: int) -> int:
+    """AdamW's two moments in the parameter's format, and a float32 master where there is one."""
+    if work.full and entry == 2:
+        return 4 + 8 if work.masters else 2 * entry
+    return 8
+
+
+def _moment(
+    activity: Pass | Draw, work: StageWork, size: ModelSize, machine: Machine, precision: str
+) -> tuple[int, int, int]:
+    """(activations, logits, cache) in bytes while an activity's largest batch is in work."""
+    entry = BYTES[precision]
+    if isinstance(activity, Draw):
+        rows = math.ceil(min(activity.rows, activity.batch))
+        cache = rows * (activity.longest + activity.new) * key_value_bytes(size, precision)
+        # A layer's cache is copied when rows leave; of the logits there are the model's, the processed, and their sums.
+        reading = rows * activity.longest * entry * (size.hidden + 3 * size.inner)
+        return reading, rows * size.vocabulary * (entry + 4 * 4), cache + cache // size.layers
+    chunk = min(max(CHUNK_TOKENS, CHUNK_ENTRIES // size.vocabulary), math.ceil(activity.batch_answers))
+    logits = chunk * size.vocabulary * (4 + 4 + 2 * entry)
+    if activity.trains and work.full and activity.batch_answers:
+        logits += 4 * size.head  # the head's gradient, summed in float32
+    per_layer = layer_activations(size, work, machine, precision, autocast=activity.autocast)
+    if not activity.trains:
+        return round(activity.batch_tokens * per_layer), logits, 0
+    kept = entry * size.hidden if activity.checkpointed else per_layer
+    return round(activity.batch_tokens * (size.layers * kept + per_layer)), logits, 0  # all layers', and one at work
+
+
+def layer_activations(
+    size: ModelSize, work: StageWork, machine: Machine, precision: str, *, autocast: bool = True
+) -> float:
+    """Bytes that one layer keeps of one token for its backward pass.
+
+    Two norms keep their input in float32 (and in the model's format, where their weight is trained). Attention keeps
+    queries, keys, values and its output: in float32 on a processor (alignment/models/attention.py). The feed-forward
+    part keeps what its product was made of. Below an adapter each linear layer keeps a copy of its input, cast for it;
+    where all is one format, layers with one input share it.
+    """
+    entry = BYTES[precision]
+    norms = 2 * 4 * size.hidden + (2 * entry * size.hidden if work.full else 0)
+    attention = (entry if machine.gpu else 4) * 2 * (size.query_width + size.key_width)
+    nonlinear = entry * size.inner * (3 if size.gated else 1)
+    if work.full or entry == 4:
+        inputs: float = entry * (2 * size.hidden + size.query_width + size.inner)
+    else:
+        inputs = (2 if autocast else 4) * sum(width for width, _ in size.linears) / size.layers
+    return norms + attention + nonlinear + inputs

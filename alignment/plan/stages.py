@@ -1,0 +1,279 @@
+"""From a recipe's stage and its texts to its work: one function for each kind of stage.
+
+Answers that are yet to be drawn count at their longest, and pairs that raters are yet to make at their most.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from alignment.models.shared_prefix import NODES
+from alignment.plan.sizes import ModelSize
+from alignment.plan.texts import Measured, Pair, Texts
+from alignment.plan.work import Draw, Pass, StageWork, largest_batch
+from alignment.recipe import (
+    BASE, DpoStage, EvaluateStage, GrpoStage, PpoStage, PreferenceFileStage, Recipe, RewardStage, RlooStage,
+    SampleStage, SftStage,
+)  # fmt: skip
+from alignment.recipe_base import Lora
+from alignment.reward.settings import ModelReward
+
+TRAINERS = (SftStage, DpoStage, PpoStage, GrpoStage, RlooStage)  # those that make a policy
+ENGINE_BATCH = 64  # rows that reinforcement learning samples together
+FORWARD_ONLY = 2  # batches without a backward pass are so many times larger
+CHINCHILLA = 20  # tokens per parameter (Hoffmann et al. 2022, table A3)
+
+
+class Planner:
+    """Knows a recipe, its model's size and its texts; :meth:`work` gives a stage's."""
+
+    def __init__(self, recipe: Recipe, size: ModelSize, texts: Texts) -> None:
+        self.recipe, self.size, self.texts = recipe, size, texts
+
+    def work(self, name: str, stage: Any | None = None) -> StageWork:
+        """The work of the recipe's stage ``name``, or of ``stage`` in its place."""
+        settings = self.recipe.stages[name] if stage is None else stage
+        kinds: dict[str, Callable[[StageWork, Any], None]] = {
+            "sft": self._sft, "sample": self._sample, "reward": self._reward, "dpo": self._dpo, "ppo": self._ppo,
+            "grpo": self._group, "rloo": self._group, "evaluate": self._evaluate, "preferences": self._programs,
+            "human_preferences": self._people, "preference_file": self._programs,
+        }  # fmt: skip
+        work = StageWork(name, settings.kind)
+        kinds[settings.kind](work, settings)
+        return work
+
+    def adapter_of(self, name: str) -> Lora | None:
+        """The adapter of the policy that a stage makes: an adapter is trained on, whatever the next stage says."""
+        stage = self.recipe.stages.get(name)
+        if name == BASE or not isinstance(stage, TRAINERS):
+            return None
+        return self.adapter_of(stage.model) or stage.lora
+
+    def is_whole(self, name: str) -> bool:
+        """Whether a policy has weights of its own."""
+        return name != BASE and self.adapter_of(name) is None
+
+    def _train_policy(self, work: StageWork, stage: Any) -> None:
+        work.models.append(self.size.parameters)
+        lora = self.adapter_of(stage.model) or stage.lora
+        work.full = lora is None
+        work.trainable = self.size.parameters if lora is None else self.size.adapter(lora)
+        work.parameters = self.size.parameters + (0 if lora is None else work.trainable)
+
+    def _shared(self, rows: Sequence[float]) -> list[float]:
+        """Tokens that each row adds to a batch's common beginning."""
+        return [row - self.texts.beginning for row in rows] if self.size.shares_prefixes else list(rows)
+
+    def _pass(
+        self, stage: Any, rows: Sequence[float], answers: Sequence[float], repeats: float, **options: Any
+    ) -> Pass:
+        """Training passes over rows (tokens to compute each), ``repeats`` times, in the stage's batches."""
+        own, beginning = self._shared(rows), self.texts.beginning if self.size.shares_prefixes else 0
+        batches = math.ceil(len(rows) * repeats / stage.batch_size) if rows else 0
+        most = beginning + largest_batch(own, stage.batch_size) if rows else 0.0
+        mean = sum(rows) / len(rows) if rows else 0.0
+        return Pass(
+            tokens=sum(own) * repeats + batches * beginning,
+            answers=sum(answers) * repeats,
+            batches=batches,
+            length=min(most, NODES["cpu"]) if self.size.shares_prefixes else mean,
+            batch_tokens=most,
+            batch_answers=largest_batch(answers, stage.batch_size),
+            **{"trains": True, "checkpointed": stage.gradient_checkpointing} | options,
+        )
+
+    def _sft(self, work: StageWork, stage: SftStage) -> None:
+        self._train_policy(work, stage)
+        rows = self.texts.demonstrations
+        kept = [(min(whole, stage.max_length), answer) for whole, answer in rows.lengths]
+        repeats = rows.scale * stage.epochs
+        wholes = [whole for whole, _answer in kept]
+        work.activities.append(self._pass(stage, wholes, [answer for _whole, answer in kept], repeats))
+        work.trained = sum(wholes) * repeats
+        if work.full:
+            best = CHINCHILLA * self.size.parameters
+            work.remarks.append(
+                f"a model of {self.size.parameters:,} parameters trained from nothing would be compute-optimal at "
+                f"{best:,} tokens ({CHINCHILLA} per parameter, Hoffmann et al. 2022); here are {work.trained:,.0f}"
+            )
+
+    def _pairs(self, stage: RewardStage | DpoStage) -> tuple[Measured, bool]:
+        """The pairs that a stage reads, and whether their number and lengths are bounds."""
+        source = self.recipe.stages[stage.preferences]
+        if isinstance(source, PreferenceFileStage):
+            return self.texts.pairs, False
+        drawn: Any = self.recipe.stages[source.responses]  # type: ignore[union-attr]
+        new, prompts = drawn.sampling.max_new_tokens, self.texts.prompts
+        count = min(prompts.count, drawn.limit or prompts.count) * source.comparisons_per_prompt  # type: ignore[union-attr]
+        if source.kind == "human_preferences":
+            count = min(count, source.pairs)
+        return Measured(count, tuple(Pair(prompt, new, new) for prompt in prompts.lengths)), True
+
+    def _pair_rows(self, pairs: Sequence[Pair], longest: int) -> list[float]:
+        """Tokens to compute for each pair: the prompt once where beginnings are shared."""
+        twice = 0 if self.size.shares_prefixes else 1
+        rows = [min(p.prompt + p.chosen, longest) + min(p.prompt + p.rejected, longest) for p in pairs]
+        return [row - (0 if twice else min(p.prompt, longest)) for row, p in zip(rows, pairs, strict=True)]
+
+    def _reward(self, work: StageWork, stage: RewardStage) -> None:
+        size = self.size
+        parameters = size.trunk + size.hidden  # and a score head of one output
+        work.models.append(parameters)
+        work.full = stage.lora is None
+        work.trainable = parameters if stage.lora is None else size.adapter(stage.lora) + size.hidden
+        work.parameters = parameters + (0 if stage.lora is None else work.trainable)
+        pairs, work.at_most = self._pairs(stage)
+        kept = [p for p in pairs.lengths if p.prompt + max(p.chosen, p.rejected) <= stage.max_length]
+        # A file's pairs are split already; of raters' pairs this stage holds some out itself, and measures on them.
+        share = 1.0 if not work.at_most else 1 - self.recipe.data.held_out
+        rows, none = self._pair_rows(kept, stage.max_length), [0.0] * len(kept)
+        work.activities.append(self._pass(stage, rows, none, pairs.scale * share * stage.epochs))
+        work.trained = sum(2 * p.prompt + p.chosen + p.rejected for p in kept) * pairs.scale * share * stage.epochs
+        held_out = self.texts.held_out_pairs if not work.at_most else pairs
+        unseen = 1.0 if not work.at_most else self.recipe.data.held_out
+        rows = self._pair_rows(held_out.lengths, stage.max_length)
+        none = [0.0] * len(rows)
+        work.activities.append(self._pass(stage, rows, none, held_out.scale * unseen, trains=False))
+
+    def _dpo(self, work: StageWork, stage: DpoStage) -> None:
+        self._train_policy(work, stage)
+        if self.adapter_of(stage.model) is not None:
+            work.adapters += work.trainable  # the reference: a frozen copy of the adapter that training starts from
+        pairs, work.at_most = self._pairs(stage)
+        kept = [p for p in pairs.lengths if p.prompt < stage.max_length]
+        rows = self._pair_rows(kept, stage.max_length)
+        answers: list[float] = [
+            sum(min(answer, stage.max_length - p.prompt) for answer in (p.chosen, p.rejected)) for p in kept
+        ]
+        work.activities.append(self._pass(stage, rows, answers, pairs.scale, trains=False))  # the reference's
+        work.activities.append(self._pass(stage, rows, answers, pairs.scale * stage.epochs))
+        whole = (2 * min(p.prompt, stage.max_length) + a for p, a in zip(kept, answers, strict=True))
+        work.trained = sum(whole) * pairs.scale * stage.epochs
+
+    def _draw(self, prompts: Sequence[int], scale: float, per_prompt: int, batch: int, new: int) -> Draw:
+        rows = len(prompts) * scale * per_prompt
+        return Draw(rows, batch, new, sum(prompts) * scale, max(prompts, default=0))
+
+    def _scored(self, rows: float, lengths: Sequence[int], new: int, batch: int) -> Pass:
+        """A reward model's reading of ``rows`` prompts and answers."""
+        mean, longest = sum(lengths) / max(1, len(lengths)) + new, max(lengths, default=0) + new
+        return Pass(rows * mean, 0, math.ceil(rows / batch), mean, min(rows, batch) * longest, 0)
+
+    def _hold_reward_models(self, work: StageWork, stage: Any) -> int:
+        """Holds a stage's reward models; returns how many there are."""
+        named = [stage.reward] if getattr(stage, "reward", None) else []
+        named += [reward.model for reward in getattr(stage, "rewards", ()) if isinstance(reward, ModelReward)]
+        work.models += [self.size.trunk + self.size.hidden] * len(named)
+        return len(named)
+
+    def _hold_policies(self, work: StageWork, names: Sequence[str]) -> None:
+        """Holds the base once, each adapter on it, and each policy of whole weights."""
+        whole = [name for name in dict.fromkeys(names) if self.is_whole(name)]
+        loras = [lora for name in dict.fromkeys(names) if (lora := self.adapter_of(name)) is not None]
+        work.adapters += sum(self.size.adapter(lora) for lora in loras)
+        based = len(whole) < len(set(names))
+        work.models += [self.size.parameters] * (len(whole) + based)
+        work.parameters = max(work.parameters, self.size.parameters + work.adapters)
+
+    def _sample(self, work: StageWork, stage: SampleStage) -> None:
+        self._hold_policies(work, [stage.model])
+        prompts, new = self.texts.prompts, stage.sampling.max_new_tokens
+        count = min(prompts.count, stage.limit or prompts.count)
+        scale = count / max(1, len(prompts.lengths))
+        candidates = stage.per_prompt * stage.best_of
+        draw = self._draw(prompts.lengths, scale, max(candidates, stage.sampling.beams), stage.batch_size, new)
+        work.activities.append(draw)
+        if self._hold_reward_models(work, stage):
+            work.activities.append(self._scored(draw.rows, prompts.lengths, new, 32))
+        work.sampled, work.at_most = count * stage.per_prompt * new, True
+
+    def _online(self, work: StageWork, stage: Any) -> tuple[list[int], float]:
+        """What PPO, GRPO and RLOO share: the policy, its prompts, sampling and scoring. Returns prompts and rows."""
+        self._train_policy(work, stage)
+        work.at_most = True
+        lengths = [length for length in self.texts.prompts.lengths if length <= stage.max_prompt_length]
+        new, rows = stage.sampling.max_new_tokens, float(stage.steps * stage.episodes)
+        scale = rows / stage.per_prompt / max(1, len(lengths))
+        work.activities.append(self._draw(lengths, scale, stage.per_prompt, ENGINE_BATCH, new))
+        for _ in range(self._hold_reward_models(work, stage)):
+            work.activities.append(self._scored(rows, lengths, new, 32))
+        work.sampled = rows * new if lengths else 0.0
+        work.trained = stage.epochs * rows * (sum(lengths) / max(1, len(lengths)) + new)
+        return lengths, rows
+
+    def _hold_reference(self, work: StageWork, stage: Any) -> None:
+        if work.full:
+            work.models.append(self.size.parameters)
+        elif self.adapter_of(stage.model) is not None:
+            work.adapters += work.trainable
+
+    def _ppo(self, work: StageWork, stage: PpoStage) -> None:
+        lengths, rows = self._online(work, stage)
+        work.masters = work.full
+        self._hold_reference(work, stage)
+        critics = 0 if stage.critic == "shared" else 1
+        if critics:
+            work.models.append(self.size.trunk)
+            work.parameters += self.size.trunk
+            work.trainable += self.size.trunk if work.full else self.size.adapter(stage.lora or Lora())
+        work.trainable += self.size.hidden + 1  # the value head
+        work.parameters += self.size.hidden + 1
+        new = stage.sampling.max_new_tokens
+        mean, longest = sum(lengths) / max(1, len(lengths)) + new, max(lengths, default=0) + new
+        size, big = min(stage.batch_size, stage.episodes // stage.minibatches), FORWARD_ONLY * stage.batch_size
+        for _ in range(2 + critics):  # the policy before its update, and the reference
+            work.activities.append(Pass(rows * mean, rows * new, rows / big, mean, big * longest, big * new))
+        repeats = rows * stage.epochs
+        options = {"trains": True, "checkpointed": stage.gradient_checkpointing, "autocast": False}
+        for critic in range(1 + critics):
+            seen = 0 if critic else new
+            most = size * longest * (1 + critics)  # both trunks' activations wait for one backward pass
+            work.activities.append(
+                Pass(repeats * mean, repeats * seen, repeats / size, mean, most, size * seen, **options)
+            )
+        if stage.raters is not None:
+            held_out = self.texts.held_out_prompts.lengths[: stage.watch_prompts]
+            times = 1 + stage.steps // stage.watch_every
+            work.activities += [self._draw(held_out, 1, 1, ENGINE_BATCH, new)] * times
+
+    def _group(self, work: StageWork, stage: GrpoStage | RlooStage) -> None:
+        lengths, rows = self._online(work, stage)
+        new = stage.sampling.max_new_tokens
+        wholes = [float(length + new) for length in lengths]
+        scale = rows / max(1, len(lengths))
+        answers = [float(new)] * len(wholes)
+        if stage.beta > 0:
+            self._hold_reference(work, stage)
+        # TRL computes the policy's own log-probabilities first where they will be several updates old, RLOO always.
+        old = isinstance(stage, RlooStage) or stage.epochs * stage.minibatches > 1
+        for _ in range(int(old) + int(stage.beta > 0)):
+            work.activities.append(self._pass(stage, wholes, answers, scale, trains=False))
+        work.activities.append(self._pass(stage, wholes, answers, scale * stage.epochs))
+
+    def _evaluate(self, work: StageWork, stage: EvaluateStage) -> None:
+        names = list(dict.fromkeys((stage.model, *stage.against)))
+        self._hold_policies(work, [*names, stage.reference])
+        new = stage.sampling.max_new_tokens
+        if stage.prompts is None:
+            asked, count = self.texts.held_out_prompts.lengths, self.texts.held_out_prompts.count
+        else:
+            pairs = self.texts.held_out_pairs
+            asked, count = tuple(pair.prompt for pair in pairs.lengths), pairs.count
+        count = min(count, stage.limit or count)
+        scale = count / max(1, len(asked))
+        for _ in names:
+            work.activities.append(self._draw(asked, scale, stage.sampling.beams, stage.batch_size, new))
+        measured = min(stage.kl_prompts, count)
+        work.activities.append(self._draw(asked, measured / max(1, len(asked)), 1, stage.batch_size, new))
+        mean, longest = sum(asked) / max(1, len(asked)) + new, max(asked, default=0) + new
+        work.activities.append(Pass(2 * measured * mean, 2 * measured * new, 2 * measured, mean, longest, new))
+        for _ in range(self._hold_reward_models(work, stage)):
+            work.activities.append(self._scored(count * len(names), asked, new, stage.batch_size))
+        work.sampled, work.at_most = (count * len(names) + measured) * new, True
+
+    def _programs(self, work: StageWork, stage: Any) -> None:
+        work.remarks.append("no model is loaded: programs read and compare texts, in seconds")
+
+    def _people(self, work: StageWork, stage: Any) -> None:
+        votes = stage.pairs * stage.votes_per_comparison
+        work.remarks.append(f"people judge {stage.pairs} pairs or more, {votes} votes; the run takes no compute meanwhile")

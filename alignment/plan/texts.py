@@ -1,0 +1,81 @@
+"""How many tokens a recipe's texts have, by the model's own tokenizer and template."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from os.path import commonprefix
+from typing import Any, TypeVar
+
+from alignment.chat import render_answer, render_example, render_prompt
+from alignment.data.check import RecipeData
+from alignment.data.split import opening, split_by_digest
+
+SAMPLE = 2000  # rows of a file that are tokenised; of longer files, as many, evenly spread
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """The lengths of a preference pair in tokens, each answer's EOS included."""
+
+    prompt: int
+    chosen: int
+    rejected: int
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """The lengths of some rows: of ``count`` rows, those that were tokenised."""
+
+    count: int
+    lengths: tuple[Any, ...]  # int, or (whole, answer), or Pair
+
+    @property
+    def scale(self) -> float:
+        """How many rows each measured one stands for."""
+        return self.count / len(self.lengths) if self.lengths else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """A recipe's texts. ``beginning`` is how many tokens every prompt starts with alike: the template's own."""
+
+    prompts: Measured = Measured(0, ())
+    held_out_prompts: Measured = Measured(0, ())
+    demonstrations: Measured = Measured(0, ())
+    pairs: Measured = Measured(0, ())
+    held_out_pairs: Measured = Measured(0, ())
+    beginning: int = 0
+
+
+def measure_texts(data: RecipeData, held_out: float, tokenizer: Any) -> Texts:
+    """Tokenises a recipe's data, split as its stages split it."""
+    prompts = split_by_digest([prompt for _row, prompt in data.prompts], held_out, key=opening)
+    pairs = split_by_digest(data.preferences.pairs, held_out, key=opening)
+
+    def prompt(one: Any) -> int:
+        return len(render_prompt(tokenizer, one.messages))
+
+    def demonstration(one: Any) -> tuple[int, int]:
+        ids, answer_mask = render_example(tokenizer, one.messages)
+        return len(ids), sum(answer_mask)
+
+    def pair(one: Any) -> Pair:
+        answers = (len(render_answer(tokenizer, one.prompt, text)) for text in (one.chosen, one.rejected))
+        return Pair(len(render_prompt(tokenizer, one.prompt)), *answers)
+
+    demonstrations = [one for _row, one in data.demonstrations]
+    openings = [one.messages for one in prompts[0][:50]] + [one.prompt for one in pairs[0][:50]]
+    openings += [one.messages[:-1] for one in demonstrations[:50]]
+    return Texts(
+        prompts=_measured(prompts[0], prompt),
+        held_out_prompts=_measured(prompts[1], prompt),
+        demonstrations=_measured(demonstrations, demonstration),
+        pairs=_measured(pairs[0], pair),
+        held_out_pairs=_measured(pairs[1], pair),
+        beginning=len(commonprefix([render_prompt(tokenizer, messages) for messages in openings])),
+    )
+
+
+def _measured(rows: Sequence[T], length: Callable[[T], Any]) -> Measured:
+    stride = -(-len(rows) // SAMPLE) or 1
+    return Measured(len(rows), tuple(length(row) for row in rows[::stride]))
