@@ -63,7 +63,9 @@ def _machines(on: Sequence[str], measure: bool) -> list[Machine]:
     unknown = [name for name in on if name.lower() not in known]
     if unknown:
         names = ", ".join(machine.name for machine in (processor, *GPUS))
-        raise InputError([Fault(f"no machine {name!r}", f"the machines are: {names}", field="--on") for name in unknown])
+        raise InputError(
+            [Fault(f"no machine {name!r}", f"the machines are: {names}", field="--on") for name in unknown]
+        )
     return [known[name.lower()] for name in dict.fromkeys(on)] if on else list(known.values())
 
 
@@ -112,7 +114,7 @@ def _show_machines(console: Console, plans: "Sequence[StagePlan]", machines: Seq
             _time(took), f"{machine.price:.2f}", f"{sum(here.cost for here in stages):.2f}",
         )  # fmt: skip
         advice += [
-            f"{machine.name}: {one.name} does not fit ({here.memory.total / GIB:.1f} GiB); set {', '.join(here.remedies)}"
+            f"{machine.name}: {one.name} takes {here.memory.total / GIB:.1f} GiB, which is too much; {_advice(here.remedies)}"
             for one, here in zip(plans, stages, strict=True)
             if not here.fits
         ]
@@ -121,6 +123,11 @@ def _show_machines(console: Console, plans: "Sequence[StagePlan]", machines: Seq
     console.print("prices are assumptions; times are estimates, without loading models", highlight=False)
     for line in advice:
         console.print(line, highlight=False, soft_wrap=True)
+
+
+def _advice(remedies: Sequence[str]) -> str:
+    settings = all("=" in remedy.split(" ")[0] for remedy in remedies)
+    return f"it fits with {' '.join(f'--set {one}' for one in remedies)}" if settings else f"it needs {remedies[0]}"
 
 
 def _time(seconds: float) -> str:

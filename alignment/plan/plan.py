@@ -116,7 +116,9 @@ def _remedies(machine: Machine, planner: Planner, work: StageWork, precision: st
         if found:
             return tuple(said)
     needed = peak_memory(planner.work(work.name, stage), planner.size, machine, precision).total / USABLE
-    return (f"a device with {needed / GIB:.0f} GiB or more, even with {', '.join(said) or 'every setting at its least'}",)
+    return (
+        f"a device with {needed / GIB:.0f} GiB or more, even with {', '.join(said) or 'every setting at its least'}",
+    )
 
 
 def as_json(plan: StagePlan) -> dict[str, Any]:

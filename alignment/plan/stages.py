@@ -276,4 +276,6 @@ class Planner:
 
     def _people(self, work: StageWork, stage: Any) -> None:
         votes = stage.pairs * stage.votes_per_comparison
-        work.remarks.append(f"people judge {stage.pairs} pairs or more, {votes} votes; the run takes no compute meanwhile")
+        work.remarks.append(
+            f"people judge {stage.pairs} pairs or more, {votes} votes; the run takes no compute meanwhile"
+        )

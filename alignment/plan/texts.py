@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from os.path import commonprefix
 from typing import Any, TypeVar
 
 from alignment.chat import render_answer, render_example, render_prompt
@@ -72,8 +71,16 @@ def measure_texts(data: RecipeData, held_out: float, tokenizer: Any) -> Texts:
         demonstrations=_measured(demonstrations, demonstration),
         pairs=_measured(pairs[0], pair),
         held_out_pairs=_measured(pairs[1], pair),
-        beginning=len(commonprefix([render_prompt(tokenizer, messages) for messages in openings])),
+        beginning=_common([render_prompt(tokenizer, messages) for messages in openings]),
     )
+
+
+def _common(rows: Sequence[Sequence[int]]) -> int:
+    """How many tokens all rows begin with alike: as many as the least and the greatest of them do."""
+    if not rows:
+        return 0
+    both = list(zip(min(rows), max(rows), strict=False))
+    return next((place for place, (left, right) in enumerate(both) if left != right), len(both))
 
 
 def _measured(rows: Sequence[T], length: Callable[[T], Any]) -> Measured:

@@ -61,7 +61,7 @@ class StageWork:
 
 
 def largest_batch(lengths: Sequence[float], size: int) -> float:
-    """The most tokens that a batch of ``size`` rows is likely to hold: mean and three deviations, or its longest rows'."""
+    """The most tokens a batch of ``size`` rows is likely to hold: mean and three deviations, or the longest rows'."""
     if not lengths:
         return 0.0
     mean = sum(lengths) / len(lengths)

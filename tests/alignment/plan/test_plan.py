@@ -1,0 +1,237 @@
+"""The arithmetic of a plan, against numbers worked out by hand. No weight is loaded and nothing is trained."""
+
+from dataclasses import replace
+from typing import Any, get_args
+
+import pytest
+
+from alignment.plan.hardware import GIB, GPUS, Machine
+from alignment.plan.memory import layer_activations, peak_memory
+from alignment.plan.plan import make_plan
+from alignment.plan.sizes import ModelSize, model_size
+from alignment.plan.stages import Planner
+from alignment.plan.texts import Measured, Pair, Texts
+from alignment.plan.work import Draw, Pass, StageWork, flops, key_value_bytes, largest_batch, seconds
+from alignment.recipe import Lora, Recipe, Stage
+
+SMOLLM2 = {
+    "vocab_size": 49152, "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30,
+    "num_attention_heads": 9, "num_key_value_heads": 3, "tie_word_embeddings": True,
+}  # fmt: skip
+TEXTS = Texts(
+    prompts=Measured(8, (10,) * 8),
+    held_out_prompts=Measured(4, (10,) * 4),
+    demonstrations=Measured(4, ((20, 8),) * 4),
+    pairs=Measured(6, (Pair(10, 5, 7),) * 6),
+    held_out_pairs=Measured(2, (Pair(10, 5, 7),) * 2),
+    beginning=2,
+)
+EXACT = {"kind": "exact"}
+STAGES: dict[str, dict[str, Any]] = {
+    "sft": {"kind": "sft", "batch_size": 2, "epochs": 3},
+    "responses": {"kind": "sample", "model": "sft", "per_prompt": 2, "sampling": {"max_new_tokens": 6}},
+    "preferences": {"kind": "preferences", "responses": "responses", "raters": {"rubric": "rubric.yaml"}},
+    "people": {"kind": "human_preferences", "responses": "responses", "pairs": 5, "votes_per_comparison": 2},
+    "file": {"kind": "preference_file"},
+    "reward": {"kind": "reward", "preferences": "file", "batch_size": 3},
+    "dpo": {"kind": "dpo", "model": "sft", "preferences": "file", "batch_size": 2},
+    "ppo": {"kind": "ppo", "model": "sft", "reward": "reward", "steps": 2, "episodes": 4, "batch_size": 2, "epochs": 1},
+    "grpo": {"kind": "grpo", "model": "base", "rewards": [EXACT], "steps": 2, "per_prompt": 2, "episodes": 4,
+             "batch_size": 2},
+    "rloo": {"kind": "rloo", "model": "base", "rewards": [EXACT], "steps": 2, "per_prompt": 2, "episodes": 4,
+             "batch_size": 2},
+    "evaluation": {"kind": "evaluate", "model": "dpo", "against": ["base", "sft"], "kl_prompts": 2,
+                   "sampling": {"temperature": 0.0, "max_new_tokens": 6}},
+}  # fmt: skip
+CPU = Machine("cpu", 8 * GIB, 100e9, 50e9, 10e9, share=0.5, step_seconds=0.0, program=0, gpu=False)
+
+
+def recipe(**changes: dict[str, Any]) -> Recipe:
+    stages = {name: stage | changes.get(name, {}) for name, stage in STAGES.items()}
+    return Recipe.model_validate({"name": "test", "model": {"base": "x"}, "stages": stages})
+
+
+@pytest.fixture(scope="module")
+def smollm2() -> ModelSize:
+    from transformers import LlamaConfig
+
+    return model_size(LlamaConfig(**SMOLLM2))
+
+
+TINY = ModelSize(
+    parameters=1000, vocabulary=50, hidden=4, layers=2, linears=((4, 4), (4, 8), (4, 4), (4, 8)), query_width=4,
+    key_width=2, inner=8, gated=True, tied=True,
+)  # fmt: skip
+
+
+def test_the_embedded_models_size(smollm2: ModelSize) -> None:
+    """Embedding 49,152 × 576; per layer q and o 576 × 576, k and v 576 × 192, three of 576 × 1536, two norms of 576."""
+    layer = 2 * 576 * 576 + 2 * 576 * 192 + 3 * 576 * 1536
+    assert smollm2.parameters == 49152 * 576 + 30 * (layer + 2 * 576) + 576 == 134_515_008
+    assert smollm2.matrix == 30 * layer == 106_168_320
+    assert smollm2.adapter(Lora(rank=16)) == 30 * 16 * (2 * 1152 + 2 * 768 + 3 * 2112) == 4_884_480
+    assert (smollm2.query_width, smollm2.key_width, smollm2.inner, smollm2.gated) == (576, 192, 1536, True)
+    assert smollm2.tied and smollm2.trunk == smollm2.parameters and smollm2.shares_prefixes
+
+
+def test_a_gpt2_and_an_untied_head() -> None:
+    """GPT-2 small: 124,439,808 (Radford et al. 2019), whose linear layers are convolutions of width 1."""
+    from transformers import GPT2Config, LlamaConfig
+
+    small = model_size(GPT2Config())
+    assert small.parameters == 124_439_808
+    assert small.matrix == 12 * 12 * 768 * 768
+    assert small.adapter(Lora(rank=1)) == 12 * (768 + 2304 + 768 + 768 + 768 + 3072 + 3072 + 768)
+    assert (small.key_width, small.inner, small.gated, small.shares_prefixes) == (768, 3072, False, False)
+    untied = model_size(LlamaConfig(**SMOLLM2 | {"tie_word_embeddings": False}))
+    assert untied.parameters == 134_515_008 + 49152 * 576
+    assert untied.trunk == 134_515_008
+
+
+def test_the_known_configuration_of_the_embedded_model_is_this_one() -> None:
+    from alignment.models.check import EMBEDDED_SHAPE
+
+    assert SMOLLM2.items() <= EMBEDDED_SHAPE["smollm2-135m"].items()
+
+
+def test_every_kind_of_stage_has_a_plan(smollm2: ModelSize) -> None:
+    kinds = {get_args(kind.model_fields["kind"].annotation)[0] for kind in get_args(get_args(Stage)[0])}
+    assert kinds == {stage["kind"] for stage in STAGES.values()}
+    plans = {plan.name: plan for plan in make_plan(recipe(), smollm2, TEXTS, (CPU, *GPUS))}
+    assert list(plans) == list(STAGES)
+    for name, plan in plans.items():
+        works = name not in ("preferences", "people", "file")
+        assert (plan.flops > 0) == works == (plan.parameters > 0), name
+        assert all((on.seconds > 0) == works and on.fits for on in plan.machines), name
+
+
+def test_tokens_by_hand() -> None:
+    work = {name: Planner(recipe(), TINY, TEXTS).work(name) for name in STAGES}
+    assert work["sft"].trained == 4 * 20 * 3
+    assert work["responses"].sampled == 8 * 2 * 6
+    assert work["dpo"].trained == work["reward"].trained == 6 * (2 * 10 + 5 + 7)
+    assert work["ppo"].sampled == 2 * 4 * 64 and work["ppo"].trained == 2 * 4 * (10 + 64)
+    assert work["evaluation"].sampled == (3 * 4 + 2) * 6
+    # Two rows of 20 tokens share their first two, in each of 6 batches.
+    [sft] = work["sft"].activities
+    assert isinstance(sft, Pass)
+    assert (sft.batches, sft.tokens, sft.answers, sft.batch_tokens) == (6, 12 * 18 + 6 * 2, 12 * 8, 38)
+    # A pair's prompt is computed once: 10 + 5 + 7, less the beginning.
+    reference, learned = work["dpo"].activities
+    assert isinstance(learned, Pass) and isinstance(reference, Pass)
+    assert (learned.tokens, learned.answers, learned.trains) == (6 * 20 + 3 * 2, 6 * 12, True)
+    assert not reference.trains
+
+
+def test_pairs_of_people_are_bounded_by_what_is_sampled() -> None:
+    """8 prompts make 8 comparisons, of which 5 pairs are asked for, at 10 + 6 tokens a side; a fifth is held out."""
+    work = Planner(recipe(reward={"preferences": "people"}), TINY, TEXTS).work("reward")
+    assert work.trained == pytest.approx(5 * 0.8 * 2 * 16)
+    assert work.at_most
+
+
+def test_operations_by_hand() -> None:
+    """Matrices: 4·4 + 4·8 + 4·4 + 4·8 = 96. Attention: 4 × 2 layers × width 4 × context 10 = 320 a token."""
+    adapted, full = StageWork("a", "sft", trainable=10), StageWork("b", "sft", trainable=1000, full=True)
+    read = Pass(tokens=100, answers=20, batches=1, length=10, batch_tokens=100, batch_answers=20)
+    assert flops(read, TINY, full) == 100 * (2 * 96 + 320) + 20 * 2 * 200
+    learn = replace(read, trains=True)
+    assert flops(learn, TINY, full) == 100 * (6 * 96 + 960) + 20 * 8 * 200
+    assert flops(learn, TINY, adapted) == 100 * (4 * 96 + 6 * 10 + 960) + 20 * 4 * 200
+    again = replace(learn, checkpointed=True)
+    assert flops(again, TINY, full) == flops(learn, TINY, full) + flops(read, TINY, full)
+
+
+def test_decoding_waits_for_the_weights(smollm2: ModelSize) -> None:
+    """One row of 10 tokens: each reads 2 bytes of 134,479,872 matrix weights and its cache, at 10 GB/s."""
+    draw = Draw(rows=1, batch=64, new=10, prompt_tokens=5, longest=5)
+    work = StageWork("draw", "sample")
+    cache = 2 * 30 * 192 * 2
+    assert key_value_bytes(smollm2, "bfloat16") == cache == 23040
+    read = 2 * (106_168_320 + 49152 * 576) + 10 * cache
+    slow = replace(CPU, bfloat16=1e18)
+    assert seconds(draw, smollm2, work, slow, "bfloat16") == pytest.approx(10 * read / 10e9)
+
+
+def test_memory_of_an_adapter_and_of_all_weights(smollm2: ModelSize) -> None:
+    adapted = Planner(recipe(), smollm2, TEXTS).work("sft")
+    memory = peak_memory(adapted, smollm2, CPU, "bfloat16")
+    assert memory.weights == 2 * 134_515_008 + 4 * 4_884_480
+    assert (memory.gradients, memory.optimizer) == (4 * 4_884_480, 8 * 4_884_480)
+    full = Planner(recipe(sft={"lora": None}), smollm2, TEXTS).work("sft")
+    for precision, entry in (("bfloat16", 2), ("float32", 4)):
+        memory = peak_memory(full, smollm2, CPU, precision)
+        assert memory.weights == memory.gradients == entry * 134_515_008
+        assert memory.optimizer == 2 * entry * 134_515_008
+
+
+def test_ppo_of_all_weights_has_masters_and_a_reference(smollm2: ModelSize) -> None:
+    work = Planner(recipe(sft={"lora": None}, ppo={"lora": None}), smollm2, TEXTS).work("ppo")
+    assert work.trainable == 134_515_008 + 577
+    assert work.models == [134_515_008, 134_515_008 + 576, 134_515_008]  # policy, reward model, reference
+    assert peak_memory(work, smollm2, CPU, "bfloat16").optimizer == 12 * work.trainable
+
+
+def test_the_reference_of_dpo_after_sft_is_a_copy_of_the_adapter(smollm2: ModelSize) -> None:
+    after = Planner(recipe(), smollm2, TEXTS).work("dpo")
+    first = Planner(recipe(dpo={"model": "base"}), smollm2, TEXTS).work("dpo")
+    assert (after.adapters, first.adapters) == (4_884_480, 0)
+    further = Planner(recipe(sft={"lora": {"rank": 4}}), smollm2, TEXTS).work("dpo")
+    assert further.trainable == 4_884_480 // 4  # the adapter that SFT made is trained on, at its rank
+
+
+def test_activations_by_hand() -> None:
+    """bfloat16 on a processor, per token and layer: norms 2·4·4; attention 4·2·(4 + 2); feed-forward 2·8·3; inputs."""
+    adapted, full = StageWork("a", "sft", trainable=10), StageWork("b", "sft", full=True)
+    shared = 32 + 48 + 48
+    assert layer_activations(TINY, adapted, CPU, "bfloat16") == shared + 2 * 16 / 2
+    assert layer_activations(TINY, adapted, CPU, "bfloat16", autocast=False) == shared + 4 * 16 / 2
+    assert layer_activations(TINY, full, CPU, "bfloat16") == shared + 16 + 2 * (2 * 4 + 4 + 8)
+
+
+def test_checkpoints_keep_one_state_a_layer(smollm2: ModelSize) -> None:
+    plain = peak_memory(Planner(recipe(), smollm2, TEXTS).work("sft"), smollm2, CPU, "bfloat16")
+    changed = Planner(recipe(sft={"gradient_checkpointing": True}), smollm2, TEXTS).work("sft")
+    saved = peak_memory(changed, smollm2, CPU, "bfloat16")
+    layer = layer_activations(smollm2, changed, CPU, "bfloat16")
+    assert plain.activations == round(38 * 31 * layer)
+    assert saved.activations == round(38 * (30 * 2 * 576 + layer))
+
+
+def test_largest_batch() -> None:
+    assert largest_batch([], 4) == 0
+    assert largest_batch([5, 5, 5], 2) == 10
+    assert largest_batch([1, 9], 4) == 10  # there are no more rows
+    many = [1.0] * 99 + [100.0]
+    assert largest_batch(many, 1) == pytest.approx(1.99 + 3 * 9.8504, abs=1e-3)
+
+
+def test_what_does_not_fit_gets_settings_that_do(smollm2: ModelSize) -> None:
+    """All weights need 8 bytes each in bfloat16: 1.00 GiB of 1.3, and the rest is for activations."""
+    long = replace(TEXTS, demonstrations=Measured(64, ((1000, 500),) * 64))
+    small = replace(CPU, memory=round(1.35 * GIB))
+    everything = recipe(sft={"lora": None, "batch_size": 16, "max_length": 1024})
+    [on] = make_plan(everything, smollm2, long, (small,))[0].machines
+    assert not on.fits and on.remedies
+    changes = dict(line.removeprefix("stages.sft.").split("=") for line in on.remedies)
+    assert changes["gradient_checkpointing"] == "true"
+    values: dict[str, Any] = {name: int(value) for name, value in changes.items() if value.isdecimal()}
+    values |= {"gradient_checkpointing": True} | ({"lora": Lora()} if "lora" in changes else {})
+    mended = everything.stages["sft"].model_copy(update=values)
+    assert peak_memory(Planner(everything, smollm2, long).work("sft", mended), smollm2, small, "bfloat16").total <= (
+        0.9 * small.memory
+    )
+    [on] = make_plan(everything, smollm2, long, (replace(CPU, memory=GIB // 10),))[0].machines
+    assert len(on.remedies) == 1 and "a device with" in on.remedies[0]
+
+
+def test_compute_optimal_tokens_are_a_remark_on_training_all_weights(smollm2: ModelSize) -> None:
+    [remark] = Planner(recipe(sft={"lora": None}), smollm2, TEXTS).work("sft").remarks
+    assert "2,690,300,160 tokens" in remark  # 20 × 134,515,008
+    assert Planner(recipe(), smollm2, TEXTS).work("sft").remarks == []
+
+
+def test_cost_is_time_at_the_price() -> None:
+    [on] = make_plan(recipe(), TINY, TEXTS, (replace(GPUS[0], price=7.2),))[0].machines
+    assert on.cost == pytest.approx(on.seconds * 7.2 / 3600)
+    assert on.precision == "bfloat16"
