@@ -91,8 +91,10 @@ def _show(console: Console, recipe: Recipe, plans: "Sequence[StagePlan]", machin
 def _show_first(console: Console, plans: "Sequence[StagePlan]", machine: Machine) -> None:
     """Each stage's memory, part by part, and time on one machine."""
     parts = ("program", "weights", "gradients", "optimizer", "activations", "logits", "kv_cache", "total")
-    columns = [part.replace("kv_cache", "KV cache") for part in parts]
-    table = Table("GiB on " + machine.name, *columns, "time", box=None)
+    short = {"gradients": "grads", "optimizer": "AdamW", "kv_cache": "KV"}
+    table = Table(
+        f"GiB, {machine.name}", *(short.get(part, part) for part in parts), "time", box=None, padding=(0, 1, 0, 0)
+    )
     for one in plans:
         here = one.machines[0]
         cells = [f"{getattr(here.memory, part) / GIB:.2f}" for part in parts]
@@ -114,7 +116,7 @@ def _show_machines(console: Console, plans: "Sequence[StagePlan]", machines: Seq
             _time(took), f"{machine.price:.2f}", f"{sum(here.cost for here in stages):.2f}",
         )  # fmt: skip
         advice += [
-            f"{machine.name}: {one.name} takes {here.memory.total / GIB:.1f} GiB, which is too much; {_advice(here.remedies)}"
+            f"{machine.name}: {one.name} needs {here.memory.total / GIB:.1f} GiB; {_advice(here.remedies)}"
             for one, here in zip(plans, stages, strict=True)
             if not here.fits
         ]
@@ -127,7 +129,7 @@ def _show_machines(console: Console, plans: "Sequence[StagePlan]", machines: Seq
 
 def _advice(remedies: Sequence[str]) -> str:
     settings = all("=" in remedy.split(" ")[0] for remedy in remedies)
-    return f"it fits with {' '.join(f'--set {one}' for one in remedies)}" if settings else f"it needs {remedies[0]}"
+    return f"it fits with {' '.join(f'--set {one}' for one in remedies)}" if settings else f"take {remedies[0]}"
 
 
 def _time(seconds: float) -> str:

@@ -49,7 +49,7 @@ class StagePlan:
 def make_plan(
     recipe: Recipe, size: ModelSize, texts: Texts, machines: Sequence[Machine], *, precision: str = "auto"
 ) -> list[StagePlan]:
-    """The plan of every stage. ``precision`` is the recipe's ``model.dtype``; ``auto`` is what each machine is fast in."""
+    """The plan of every stage. ``precision`` is the recipe's ``model.dtype``; ``auto``: each machine's own."""
     planner = Planner(recipe, size, texts)
     plans = []
     for name in recipe.stages:

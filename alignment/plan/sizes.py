@@ -1,9 +1,8 @@
-"""The size of a model, from its configuration: the model is built on PyTorch's meta device, where weights take nothing."""
+"""The size of a model, from its configuration: it is built on PyTorch's meta device, where weights take nothing."""
 
 from dataclasses import dataclass
 from typing import Any
 
-from alignment.models.shared_prefix import shareable
 from alignment.recipe_base import Lora
 
 
@@ -51,6 +50,8 @@ def model_size(config: Any) -> ModelSize:
     """The size of the model that a Hugging Face configuration describes; no weight is read or made."""
     from accelerate import init_empty_weights
     from transformers import AutoModelForCausalLM
+
+    from alignment.models.shared_prefix import shareable
 
     with init_empty_weights():
         model = AutoModelForCausalLM.from_config(config)

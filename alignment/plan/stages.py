@@ -7,20 +7,29 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from alignment.models.shared_prefix import NODES
 from alignment.plan.sizes import ModelSize
 from alignment.plan.texts import Measured, Pair, Texts
 from alignment.plan.work import Draw, Pass, StageWork, largest_batch
 from alignment.recipe import (
-    BASE, DpoStage, EvaluateStage, GrpoStage, PpoStage, PreferenceFileStage, Recipe, RewardStage, RlooStage,
-    SampleStage, SftStage,
-)  # fmt: skip
+    BASE,
+    DpoStage,
+    EvaluateStage,
+    GrpoStage,
+    PpoStage,
+    PreferenceFileStage,
+    Recipe,
+    RewardStage,
+    RlooStage,
+    SampleStage,
+    SftStage,
+)
 from alignment.recipe_base import Lora
 from alignment.reward.settings import ModelReward
 
 TRAINERS = (SftStage, DpoStage, PpoStage, GrpoStage, RlooStage)  # those that make a policy
+NODES = 512  # of a batch's tree, which attend to each other (alignment/models/shared_prefix.py, which imports torch)
 ENGINE_BATCH = 64  # rows that reinforcement learning samples together
-FORWARD_ONLY = 2  # batches without a backward pass are so many times larger
+FORWARD_ONLY = 4  # a PPO pass without gradients holds so many times the rows of one with them
 CHINCHILLA = 20  # tokens per parameter (Hoffmann et al. 2022, table A3)
 
 
@@ -76,7 +85,7 @@ class Planner:
             tokens=sum(own) * repeats + batches * beginning,
             answers=sum(answers) * repeats,
             batches=batches,
-            length=min(most, NODES["cpu"]) if self.size.shares_prefixes else mean,
+            length=min(most, NODES) if self.size.shares_prefixes else mean,
             batch_tokens=most,
             batch_answers=largest_batch(answers, stage.batch_size),
             **{"trains": True, "checkpointed": stage.gradient_checkpointing} | options,
@@ -267,8 +276,10 @@ class Planner:
         work.activities.append(self._draw(asked, measured / max(1, len(asked)), 1, stage.batch_size, new))
         mean, longest = sum(asked) / max(1, len(asked)) + new, max(asked, default=0) + new
         work.activities.append(Pass(2 * measured * mean, 2 * measured * new, 2 * measured, mean, longest, new))
+        policies, work.models = work.models, []  # the policies are freed before a reward model is loaded
         for _ in range(self._hold_reward_models(work, stage)):
             work.activities.append(self._scored(count * len(names), asked, new, stage.batch_size))
+        work.models = max(policies, work.models, key=sum)
         work.sampled, work.at_most = (count * len(names) + measured) * new, True
 
     def _programs(self, work: StageWork, stage: Any) -> None:
