@@ -79,7 +79,7 @@ class Rollouts:
 
 @contextmanager
 def _usual_attention(model: Any) -> Iterator[None]:
-    """PyTorch's own attention for as long as the context lasts: what training widens for its backward pass is slower."""
+    """PyTorch's own attention for as long as the context lasts: what is widened for training samples slower."""
     widened = model.config._attn_implementation == SDPA_FLOAT32
     if widened:
         model.set_attn_implementation("sdpa")
