@@ -81,11 +81,13 @@ def train(arguments: argparse.Namespace) -> dict[str, float]:
                 marks.append((time.perf_counter(), used.ru_utime + used.ru_stime))
                 rewards.append(logs["reward"])
 
+    # TRL's default is to compute activations twice, which the stage does only where it is asked to.
+    options = {"gradient_checkpointing": False} if arguments.side == "ours" else {}
     with tempfile.TemporaryDirectory() as folder:
         config = GRPOConfig(
             output_dir=folder, per_device_train_batch_size=BATCH, num_generations=GROUP, learning_rate=LEARNING_RATE,
             max_completion_length=NEW_TOKENS, max_steps=arguments.updates, logging_steps=1, save_strategy="no",
-            report_to=[], seed=arguments.seed, use_cpu=True, disable_tqdm=True,
+            report_to=[], seed=arguments.seed, use_cpu=True, disable_tqdm=True, **options,
         )  # fmt: skip
         trainer = (ours if arguments.side == "ours" else peer)(config, arguments.seed, Clock())
         trainer.train()
@@ -145,7 +147,6 @@ def peer(config: Any, seed: int, clock: Any) -> Any:
 
 
 def ours(config: Any, seed: int, clock: Any) -> Any:
-    from alignment.models.attention import quick_backward
     from alignment.models.shared_prefix import share_prefixes
     from alignment.policy.group_trainer import OurGRPOTrainer, Rollouts, reward_stub, run_dataset
     from alignment.records import Message, Prompt, Sampling
@@ -165,11 +166,10 @@ def ours(config: Any, seed: int, clock: Any) -> Any:
     share_prefixes(model)
     config.shuffle_dataset = False
     rows = run_dataset(prompts, steps=config.max_steps, per_step=BATCH // GROUP, seed=seed)
-    with quick_backward(model):
-        trainer = OurGRPOTrainer(
-            model=model, reward_funcs=[reward_stub("share")], args=config, train_dataset=rows,
-            processing_class=tokenizer, callbacks=[clock],
-        )  # fmt: skip
+    trainer = OurGRPOTrainer(
+        model=model, reward_funcs=[reward_stub("share")], args=config, train_dataset=rows,
+        processing_class=tokenizer, callbacks=[clock],
+    )  # fmt: skip
     trainer.rollouts = rollouts
     return trainer
 
