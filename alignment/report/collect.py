@@ -10,6 +10,7 @@ from alignment.evaluation.gate import GateVerdict
 from alignment.recipe import (
     BASE,
     EvaluateStage,
+    PpoStage,
     PreferenceFileStage,
     PreferencesStage,
     Recipe,
@@ -120,7 +121,7 @@ def build_report(
 def _absent(recipe: Recipe, artifacts: Mapping[str, Artifact], verdict: GateVerdict | None) -> dict[str, str]:
     """Why a part of the report is missing: the recipe has no such stage, or the run did not get there."""
     parts = {
-        "training": Training,
+        "training": Training | PpoStage,
         "preferences": PreferencesStage | PreferenceFileStage,
         "reward model": RewardStage,
         "evaluation": EvaluateStage,

@@ -11,6 +11,7 @@ KEY_METRICS = {  # by a stage's kind: the metric that says most, and how to say 
     "preferences": (("pairs", "{:,.0f} pairs"),),
     "preference_file": (("pairs", "{:,.0f} pairs"),),
     "reward": (("accuracy", "{:.0%} of held-out pairs right"),),
+    "ppo": (("score", "score {:.3f}"),),
     "dpo": (("rewards/accuracies", "{:.0%} of training pairs right"), ("loss", "loss {:.3f}")),
 }
 
