@@ -73,7 +73,7 @@ def main_rate(report: RunReport) -> WinRateReport | None:
 
 
 def _loss_figures(report: RunReport) -> list[Figure]:
-    """The loss of what is trained on examples; score, KL and held-out win rate of what is trained on its own answers."""
+    """The loss of what is trained on examples; score, KL and held-out win rate of PPO."""
     kinds = {stage.name: stage.kind for stage in report.stages}
     figures = [
         plots.step_curve(name, words, curves[metric])

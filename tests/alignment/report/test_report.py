@@ -212,7 +212,7 @@ def test_alarms_of_a_training_stage_are_in_the_page_and_the_json(finished_run: R
 
 def test_ppo_shows_score_kl_and_win_rate_but_not_every_figure(finished_run: Run) -> None:
     report = finished_run.report()
-    curves = {name: ((1, 0.5), (2, 1.5), (3, 2.5)) for name in ("score", "kl", "held_out_win_rate", "entropy")}
+    curves = dict.fromkeys(("score", "kl", "held_out_win_rate", "entropy"), ((1, 0.5), (2, 1.5), (3, 2.5)))
     stages = tuple(
         stage.model_copy(update={"kind": "ppo", "metrics": {"score": 2.0}}) if stage.name == "dpo" else stage
         for stage in report.stages
