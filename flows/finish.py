@@ -1,5 +1,6 @@
 """What follows the stages: the gate's verdict, and the version's place in the registry."""
 
+import os
 import subprocess
 from collections.abc import Mapping
 from functools import cache
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from prefect import task
+from prefect.client.schemas.objects import State
 from pydantic import BaseModel
 
 from alignment.digests import code_digest, digest_of
@@ -25,7 +27,7 @@ class Finish(BaseModel):
     verdict: GateVerdict
     name: str
     version: int
-    folder: str
+    folder: str  # below the workspace, which may be moved
     alias: str
     work_seconds: float
 
@@ -66,40 +68,52 @@ def finish(recipe: Recipe, made: Mapping[str, Artifact], workspace: Workspace, r
         verdict=verdict,
         name=version.name,
         version=version.version,
-        folder=version.folder,
+        folder=os.path.relpath(version.folder, workspace.root.resolve()),
         alias=alias,
         work_seconds=time.perf_counter() - started,
     )
     return result.model_dump(mode="json")
 
 
-def finish_task(recipe: Recipe, made: Mapping[str, Artifact], workspace: Workspace, run: str) -> Any:
+def finish_task(recipe: Recipe, made: Mapping[str, Artifact], workspace: Workspace, run: str) -> State[Any]:
     """Runs :func:`finish` as a task, cached by what it decides on; returns the task's final state."""
     assert recipe.gate is not None
-    evaluation = made[recipe.gate.evaluation]
     settings = recipe.stages[recipe.gate.evaluation]
     assert isinstance(settings, EvaluateStage)
     key = digest_of(
         [
             recipe.model.registered_name,
             recipe.gate.model_dump(mode="json"),
-            evaluation.digest,
+            made[recipe.gate.evaluation].digest,
             made[settings.model].digest,
             code_digest("alignment.registry"),
-            str(workspace.root.resolve()),
         ]
     )
+    state: State[Any] = _task(key, refresh=False)(recipe, made, workspace, run, return_state=True)
+    if state.name == "Cached" and not _still_there(workspace, Finish.model_validate(state.result())):
+        state = _task(key, refresh=True)(recipe, made, workspace, run, return_state=True)
+    return state
+
+
+def _task(key: str, *, refresh: bool) -> Any:
     return task(
         name="register",
         task_run_name="register",
         tags={"register"},
         cache_key_fn=lambda _context, _parameters: key,
+        refresh_cache=refresh,
         persist_result=True,
         result_serializer="json",
         retries=len(RETRIES),
         retry_delay_seconds=RETRIES,
         retry_condition_fn=lambda _task, _run, state: isinstance(state.data, ConnectionError | TimeoutError),
-    )(finish)(recipe, made, workspace, run, return_state=True)
+    )(finish)
+
+
+def _still_there(workspace: Workspace, finish: Finish) -> bool:
+    """Whether a version from the cache still has its files and, where that is a file here, its registry."""
+    _scheme, slashes, database = workspace.mlflow_uri.partition("sqlite:///")
+    return (workspace.root / finish.folder).is_dir() and (not slashes or Path(database).exists())
 
 
 @cache

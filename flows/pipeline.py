@@ -130,7 +130,8 @@ def publish_report(run: Run) -> None:
     registered = None
     if finish is not None:
         aliases = (finish.alias,) if finish.alias else ()
-        registered = Registered(name=finish.name, version=finish.version, aliases=aliases, folder=finish.folder)
+        place = str(run.workspace.root.resolve() / finish.folder)
+        registered = Registered(name=finish.name, version=finish.version, aliases=aliases, folder=place)
     report = build_report(
         run.workspace,
         run.recipe,

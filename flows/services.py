@@ -74,9 +74,9 @@ def find(workspace: Workspace, name: str) -> Service | None:
     path = _state(workspace, name)
     if not path.exists():
         return None
-    record = json.loads(path.read_text("utf-8"))
-    service = Service(name, record["url"], record["pid"])
-    return service if _healthy(service) else None
+    record = _alive(json.loads(path.read_text("utf-8")))
+    service = record and Service(name, record["url"], record["pid"])
+    return service if service and _healthy(service) else None
 
 
 def begin(workspace: Workspace, name: str) -> Service:

@@ -13,6 +13,7 @@ from alignment.chat import render_example
 from alignment.data.demonstrations import read_demonstrations
 from alignment.faults import StageError
 from alignment.models.loading import add_lora, is_adapter, load_policy, save_policy
+from alignment.policy.response_head import add_response_head
 from alignment.recipe import BASE, SftStage
 from alignment.stage import StageContext, StageResult
 from alignment.training import final_metrics, fit, seed_everything, trainer_arguments
@@ -56,4 +57,8 @@ def _row(tokenizer: Any, messages: Any) -> dict[str, Any]:
 
 def _trainer(settings: SftStage, context: StageContext, model: Any, tokenizer: Any, rows: Any, callback: Any) -> Any:
     arguments = SFTConfig(**trainer_arguments(settings, context), packing=settings.packing)
-    return SFTTrainer(model=model, args=arguments, train_dataset=rows, processing_class=tokenizer, callbacks=[callback])
+    trainer = SFTTrainer(
+        model=model, args=arguments, train_dataset=rows, processing_class=tokenizer, callbacks=[callback]
+    )
+    add_response_head(trainer.model)  # over the head that TRL has just patched on
+    return trainer

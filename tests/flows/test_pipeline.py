@@ -132,7 +132,6 @@ def test_every_pairwise_loss_starts_at_log_2(done: Space) -> None:
         assert curves["loss"][0] == [1, pytest.approx(0.693147, abs=1e-4)]
 
 
-@pytest.mark.slow  # not green yet: it failed when it was last run, see the notes of 2026-11-24
 def test_the_second_run_is_all_cache(done: Space, tmp_path: Path) -> None:
     space = done.copy(tmp_path)
     before = sorted(str(path) for path in (space.root / "artifacts").rglob("*"))
@@ -152,7 +151,6 @@ def test_the_second_run_is_all_cache(done: Space, tmp_path: Path) -> None:
     assert str(done.root) not in (space.root / "runs" / "tiny-2" / "report.json").read_text()
 
 
-@pytest.mark.slow  # not green yet: it failed when it was last run, see the notes of 2026-11-24
 def test_a_changed_learning_rate_runs_dpo_and_what_follows(done: Space, tmp_path: Path) -> None:
     space = done.copy(tmp_path)
     assert space.run("--set", "stages.dpo.learning_rate=2e-3").code == 0
@@ -166,7 +164,6 @@ def test_a_changed_learning_rate_runs_dpo_and_what_follows(done: Space, tmp_path
     assert space.report(3)["registered"]["version"] == 1
 
 
-@pytest.mark.slow  # not green yet: it failed when it was last run, see the notes of 2026-11-24
 def test_a_removed_artifact_is_made_again_and_is_the_same(done: Space, tmp_path: Path) -> None:
     space = done.copy(tmp_path)
     shutil.rmtree(space.root / "artifacts" / "sft")
@@ -178,15 +175,16 @@ def test_a_removed_artifact_is_made_again_and_is_the_same(done: Space, tmp_path:
 def test_a_removed_registry_is_made_again(done: Space, tmp_path: Path) -> None:
     """The run's words must not come from the cache when the version is gone."""
     space = done.copy(tmp_path)
+    assert space.run().code == 0
+    assert set(space.cached(2).values()) == {True}
     shutil.rmtree(space.root / "registry")
     (space.root / "mlflow.db").unlink()
     assert space.run().code == 0
-    assert [name for name, was in space.cached(2).items() if not was] == ["register"]
+    assert [name for name, was in space.cached(3).items() if not was] == ["register"]
     shown = json.loads(space.rlhf("models", "show", "policy@champion", "-w", space.root, "--json").out)
     assert shown["intact"]
 
 
-@pytest.mark.slow  # not green yet: it failed when it was last run, see the notes of 2026-11-24
 def test_a_refusal_is_exit_1_and_says_by_how_much(done: Space, tmp_path: Path) -> None:
     space = done.copy(tmp_path)
     ended = space.run("--set", "gate.conditions.0={metric: win_rate.base.rubric.low, above: 0.999}")
@@ -205,7 +203,6 @@ def test_a_refusal_is_exit_1_and_says_by_how_much(done: Space, tmp_path: Path) -
     assert set(space.cached(3).values()) == {True}
 
 
-@pytest.mark.slow  # not green yet: it failed when it was last run, see the notes of 2026-11-24
 def test_only_and_from(done: Space, tmp_path: Path) -> None:
     space = done.copy(tmp_path)
     changed = ("--set", "stages.dpo.beta=0.2", "--set", "stages.reward.epochs=2")
@@ -217,7 +214,6 @@ def test_only_and_from(done: Space, tmp_path: Path) -> None:
     assert space.cached(3) == {"base": True, "reward": False, "dpo": True, "evaluation": False, "register": False}
 
 
-@pytest.mark.slow  # not green yet: it failed when it was last run, see the notes of 2026-11-24
 def test_only_without_what_it_needs(make_recipe: MakeRecipe, rlhf: Rlhf, tmp_path: Path) -> None:
     space = Space(rlhf, make_recipe(tmp_path / "recipe"), tmp_path / "workspace")
     ended = space.run("--only", "dpo")
@@ -234,7 +230,6 @@ def test_only_without_what_it_needs(make_recipe: MakeRecipe, rlhf: Rlhf, tmp_pat
     assert [path.name for path in (space.root / "runs").iterdir()] == ["tiny-1"]  # a mistyped stage leaves no run
 
 
-@pytest.mark.slow  # not green yet: it failed when it was last run, see the notes of 2026-11-24
 def test_the_resolved_recipe_repeats_the_run(done: Space, tmp_path: Path) -> None:
     space = done.copy(tmp_path)
     ended = space.rlhf("run", space.root / "runs" / "tiny-1" / "recipe.yaml", "-w", space.root)
@@ -272,7 +267,6 @@ def test_a_loss_that_is_not_a_number(make_recipe: MakeRecipe, rlhf: Rlhf, tmp_pa
     assert list(Workspace(space.root).artifacts()) == []
 
 
-@pytest.mark.slow  # not green yet: it failed when it was last run, see the notes of 2026-11-24
 def test_bad_input_is_exit_2_with_a_line_for_each_fault(make_recipe: MakeRecipe, rlhf: Rlhf, tmp_path: Path) -> None:
     recipe = make_recipe(tmp_path / "recipe", changes={"stages.dpo.model": "stf"})
     prompts = recipe.parent / "prompts.jsonl"

@@ -50,7 +50,6 @@ def test_a_server_of_ones_own_is_used_and_never_stopped(
     assert not (space.root / "services" / "prefect.json").exists()
 
 
-@pytest.mark.slow  # not green yet: it failed when it was last run, see the notes of 2026-11-24
 def test_a_record_of_a_dead_process_is_not_a_service(space: Workspace, prefect_server: str) -> None:
     """Another workspace's server may have taken the port since: it answers, and is not ours."""
     path = record(space, "prefect", prefect_server.removesuffix("/api"), DEAD)
