@@ -14,12 +14,14 @@ from alignment.data.prompts import numbered_prompts
 from alignment.data.split import opening, split_by_digest
 from alignment.faults import Fault, InputError
 from alignment.preferences.rubric import load_rubric
-from alignment.recipe import EvaluateStage, PreferenceFileStage, Recipe, RewardStage
+from alignment.recipe import EvaluateStage, PpoStage, PreferenceFileStage, Recipe, RewardStage
 from alignment.records import Demonstration, PreferencePair, Prompt
 
 T = TypeVar("T")
 D = TypeVar("D")
-READS = {"sft": "demonstrations", "sample": "prompts", "preference_file": "preferences"}  # a stage's kind → its file
+READS = {  # a stage's kind → its file
+    "sft": "demonstrations", "sample": "prompts", "ppo": "prompts", "preference_file": "preferences",
+}  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -83,8 +85,13 @@ def _side_faults(recipe: Recipe, data: RecipeData) -> Iterator[Fault]:
     """A side of the split that is empty although a stage works on it."""
     share = recipe.data.held_out
     stages = recipe.stages.values()
-    asked = any(isinstance(stage, EvaluateStage) and stage.prompts is None for stage in stages)
-    sampled, given = (any(stage.kind == kind for stage in stages) for kind in ("sample", "preference_file"))
+    asked = any(
+        (isinstance(stage, EvaluateStage) and stage.prompts is None)
+        or (isinstance(stage, PpoStage) and stage.raters is not None)
+        for stage in stages
+    )
+    sampled = any(stage.kind in ("sample", "ppo") for stage in stages)
+    given = any(stage.kind == "preference_file" for stage in stages)
     wanted: list[tuple[str, list[Any], bool, bool]] = [
         ("prompts", [prompt for _row, prompt in data.prompts], sampled, asked),
         ("preference pairs", data.preferences.pairs, given, given),

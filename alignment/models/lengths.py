@@ -14,6 +14,7 @@ from alignment.models.check import Inspected
 from alignment.recipe import (
     DpoStage,
     EvaluateStage,
+    PpoStage,
     PreferenceFileStage,
     PreferencesStage,
     Recipe,
@@ -60,7 +61,7 @@ def length_faults(recipe: Recipe, files: Mapping[str, Path], data: RecipeData, m
         read = texts.get(_file_read(stage, recipe) or "")
         if read is None:
             continue
-        if isinstance(stage, SampleStage | EvaluateStage):
+        if isinstance(stage, SampleStage | EvaluateStage | PpoStage):
             faults += _sampling_faults(name, stage, read, model.context)
         elif isinstance(stage, SftStage | RewardStage | DpoStage):
             if isinstance(
@@ -129,9 +130,11 @@ def _max_length_faults(name: str, stage: Trained, read: _Texts, context: int | N
 
 
 def _sampling_faults(
-    name: str, stage: SampleStage | EvaluateStage, read: _Texts, context: int | None
+    name: str, stage: SampleStage | EvaluateStage | PpoStage, read: _Texts, context: int | None
 ) -> Iterator[Fault]:
     fitting = [text for text in read.prompts if context is None or text.tokens < context]
+    if isinstance(stage, PpoStage):  # longer ones are left out
+        fitting = [text for text in fitting if text.tokens <= stage.max_prompt_length]
     longest = max(fitting, key=lambda text: text.tokens, default=None)
     wanted = stage.sampling.max_new_tokens
     if context is not None and longest is not None and longest.tokens + wanted > context:
@@ -147,7 +150,7 @@ def _file_read(stage: object, recipe: Recipe) -> str | None:
     """The name of the file whose texts a stage reads, directly or through the stages before it."""
     if isinstance(stage, SftStage):
         return "demonstrations"
-    if isinstance(stage, SampleStage):
+    if isinstance(stage, SampleStage | PpoStage):
         return "prompts"
     if isinstance(stage, EvaluateStage):
         return "prompts" if stage.prompts is None else "preferences"
