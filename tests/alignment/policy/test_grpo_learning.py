@@ -112,14 +112,9 @@ def test_a_token_is_soon_learned(kind, train):
     learns(train, kind, "produce_a_token", 0)
 
 
-UNSETTLED = pytest.mark.xfail(reason="no setting is found yet that reaches it from every seed", strict=False)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
-@pytest.mark.parametrize(
-    "task", ["produce_a_token", *(pytest.param(task, marks=UNSETTLED) for task in ("sort_digits", "follow_a_format"))]
-)
+@pytest.mark.parametrize("task", ["produce_a_token", "sort_digits", "follow_a_format"])
 @pytest.mark.parametrize("kind", ["grpo", "rloo"])
 def test_every_task_is_learned(kind, task, seed, train):
     learns(train, kind, task, seed)
