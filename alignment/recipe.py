@@ -104,7 +104,7 @@ class PreferencesStage(Settings):
     """Raters compare the responses; their votes become consensus pairs with margins."""
 
     kind: Literal["preferences"]
-    responses: Name
+    responses: Name | Annotated[tuple[Name, ...], Field(min_length=1)]  # of several policies, where several are named
     raters: SimulatedRaters
     comparisons_per_prompt: Count = 2
     min_agreement: Fraction = 0.5  # pairs on which fewer of the raters agree are kept as votes, not trained on

@@ -88,10 +88,11 @@ def _stage_faults(name: str, stage: Any, recipe: Recipe) -> Iterator[Fault]:
     """What is wrong between a stage's own settings, and with those of the stage it reads."""
     at = f"stages.{name}"
     if isinstance(stage, PreferencesStage | HumanPreferencesStage):
-        source = recipe.stages.get(stage.responses)
-        if isinstance(source, SampleStage) and source.per_prompt < 2:
+        sources = stage_inputs(stage)["responses"]
+        source = recipe.stages.get(sources[0])
+        if len(sources) == 1 and isinstance(source, SampleStage) and source.per_prompt < 2:
             problem = f"one response to a prompt leaves nothing to compare, and {name} compares them"
-            yield Fault(problem, "draw at least two", field=f"stages.{stage.responses}.per_prompt")
+            yield Fault(problem, "draw at least two", field=f"stages.{sources[0]}.per_prompt")
     elif isinstance(stage, DpoStage):
         if stage.loss == "exo_pair" and stage.label_smoothing == 0:
             problem = "the loss exo_pair takes the logarithm of label_smoothing, which is 0"

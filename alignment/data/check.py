@@ -14,7 +14,7 @@ from alignment.data.prompts import numbered_prompts
 from alignment.data.split import opening, split_by_digest
 from alignment.faults import Fault, InputError
 from alignment.preferences.rubric import load_rubric
-from alignment.recipe import EvaluateStage, PreferenceFileStage, Recipe, RewardStage
+from alignment.recipe import EvaluateStage, PpoStage, PreferenceFileStage, Recipe, RewardStage
 from alignment.records import Demonstration, PreferencePair, Prompt
 
 T = TypeVar("T")
@@ -86,7 +86,11 @@ def _side_faults(recipe: Recipe, data: RecipeData) -> Iterator[Fault]:
     """A side of the split that is empty although a stage works on it."""
     share = recipe.data.held_out
     stages = recipe.stages.values()
-    asked = any(isinstance(stage, EvaluateStage) and stage.prompts is None for stage in stages)
+    asked = any(
+        (isinstance(stage, EvaluateStage) and stage.prompts is None)
+        or (isinstance(stage, PpoStage) and stage.raters is not None)
+        for stage in stages
+    )
     sampled, given = (any(READS.get(stage.kind) == file for stage in stages) for file in ("prompts", "preferences"))
     wanted: list[tuple[str, list[Any], bool, bool]] = [
         ("prompts", [prompt for _row, prompt in data.prompts], sampled, asked),

@@ -15,7 +15,7 @@ from alignment.preferences.consensus import Verdict, consensus, preference_pairs
 from alignment.preferences.raters import simulated_raters
 from alignment.preferences.rubric import load_rubric
 from alignment.preferences.text import words
-from alignment.recipe import PreferencesStage
+from alignment.recipe import PreferencesStage, stage_inputs
 from alignment.records import Comparison, PreferencePair, Prompt, Response, Vote
 from alignment.stage import Progress, StageContext, StageResult
 from alignment.workspace import write_text
@@ -24,14 +24,15 @@ BOOTSTRAP = 200  # resamples behind the agreement's interval: enough for two dig
 
 
 def run(settings: PreferencesStage, context: StageContext) -> StageResult:
-    """Makes comparisons of a sample stage's responses, lets simulated raters vote, and writes what came of it.
+    """Makes comparisons of sample stages' responses, lets simulated raters vote, and writes what came of it.
 
     Writes ``comparisons.jsonl``, ``votes.jsonl``, ``pairs.jsonl`` and ``agreement.json``. ``context.data["rubric"]`` is
     the rubric's path. Raises StageError where no pair is left to train on, InputError for a faulty rubric.
     """
-    folder = Path(context.inputs[settings.responses].path)
-    prompts = read_records(folder / "prompts.jsonl", Prompt)
-    responses = read_records(folder / "responses.jsonl", Response)
+    folders = [Path(context.inputs[source].path) for source in stage_inputs(settings)["responses"]]
+    found = [prompt for folder in folders for prompt in read_records(folder / "prompts.jsonl", Prompt)]
+    prompts = list({prompt.id: prompt for prompt in found}.values())
+    responses = [response for folder in folders for response in read_records(folder / "responses.jsonl", Response)]
     raters = simulated_raters(settings.raters, load_rubric(context.data["rubric"]), context.recipe.seed)
     comparisons = make_comparisons(prompts, responses, settings.comparisons_per_prompt, context.recipe.seed)
     votes: list[Vote] = []
@@ -58,9 +59,10 @@ def _why_no_pairs(
     verdicts: Sequence[Verdict],
 ) -> str:
     if not comparisons:
+        sources = ", ".join(stage_inputs(settings)["responses"])
         return (
             f"no preference pairs: none of the prompts has two different answers among the {len(responses)} responses "
-            f"of {settings.responses!r}; sample more responses per prompt (`per_prompt`), or at a higher temperature"
+            f"of {sources}; sample more responses per prompt (`per_prompt`), or at a higher temperature"
         )
     decided = sum(verdict.winner is not None for verdict in verdicts)
     both_bad = sum(verdict.both_bad > 0 for verdict in verdicts)

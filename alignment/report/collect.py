@@ -11,6 +11,7 @@ from alignment.recipe import (
     BASE,
     EvaluateStage,
     HumanPreferencesStage,
+    PpoStage,
     PreferenceFileStage,
     PreferencesStage,
     Recipe,
@@ -121,7 +122,7 @@ def build_report(
 def _absent(recipe: Recipe, artifacts: Mapping[str, Artifact], verdict: GateVerdict | None) -> dict[str, str]:
     """Why a part of the report is missing: the recipe has no such stage, or the run did not get there."""
     parts = {
-        "training": Training,
+        "training": Training | PpoStage,
         "preferences": PreferencesStage | HumanPreferencesStage | PreferenceFileStage,
         "reward model": RewardStage,
         "evaluation": EvaluateStage,

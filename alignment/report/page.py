@@ -12,6 +12,11 @@ from alignment.report.model import RunReport, WinRateReport
 from alignment.report.svg import Figure
 from alignment.workspace import write_text
 
+STEP_CURVES = {  # of PPO: the curve, and what its axis says
+    "score": "score",
+    "kl": "KL from the start (nats an answer)",
+    "held_out_win_rate": "held-out win rate against the start",
+}
 PAIRWISE = {"reward", "dpo"}  # kinds of stages whose loss starts at log 2
 
 
@@ -68,8 +73,15 @@ def main_rate(report: RunReport) -> WinRateReport | None:
 
 
 def _loss_figures(report: RunReport) -> list[Figure]:
+    """The loss of what is trained on examples; score, KL and held-out win rate of PPO."""
     kinds = {stage.name: stage.kind for stage in report.stages}
-    return [
+    figures = [
+        plots.step_curve(name, words, curves[metric])
+        for name, curves in report.curves.items()
+        for metric, words in STEP_CURVES.items()
+        if kinds.get(name) == "ppo" and len(curves.get(metric, ())) > 1
+    ]
+    return figures + [
         plots.loss_curve(name, curves["loss"], pairwise=kinds.get(name) in PAIRWISE)
         for name, curves in report.curves.items()
         if len(curves.get("loss", ())) > 1

@@ -42,6 +42,25 @@ def loss_curve(stage: str, curve: Curve, *, pairwise: bool) -> Figure:
     )
 
 
+def step_curve(stage: str, what: str, curve: Curve) -> Figure:
+    """A figure of a policy in training, ``what`` in words, by step: each step faint, their running mean strong."""
+    steps, values = [step for step, _value in curve], [value for _step, value in curve]
+    smooth, name = _running_mean(values), what.partition(" (")[0]
+    plane = Plane((min(steps) - 0.001, max(steps)), padded(values))
+    shapes = plane.axes("step", what, nice_ticks(*plane.x_range), nice_ticks(*plane.y_range))
+    shapes.append(plane.line(list(zip(steps, values, strict=True)), "faint"))
+    shapes.append(plane.line(list(zip(steps, smooth, strict=True)), "line"))
+    shapes.append(Dot(plane.x(steps[-1]), plane.y(smooth[-1]), 3.5, "dot", f"{smooth[-1]:.4g}"))
+    return Figure(
+        title=f"{name[0].upper()}{name[1:]} of {stage}",
+        alternative=f"{what} of {stage}: from {smooth[0]:.3g} to {smooth[-1]:.3g} in {steps[-1]} steps.",
+        width=WIDTH,
+        height=HEIGHT,
+        shapes=tuple(shapes),
+        caption=f"From {values[0]:.3f} to {smooth[-1]:.3f}; thin: each step, thick: running mean.",
+    )
+
+
 def verdict_strip(rate: WinRateReport, prompts: int) -> Figure:
     """The one win rate that the verdict quotes, large."""
     plane = Plane((0, 1), (0, 1), left=8, right=312, top=10, bottom=62)

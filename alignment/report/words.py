@@ -12,8 +12,8 @@ KEY_METRICS = {  # by a stage's kind: the metric that says most, and how to say 
     "human_preferences": (("pairs", "{:,.0f} pairs"), ("raters", "{:,.0f} raters")),
     "preference_file": (("pairs", "{:,.0f} pairs"),),
     "reward": (("accuracy", "{:.0%} of held-out pairs right"),),
-    "dpo": (("rewards/accuracies", "{:.0%} of training pairs right"), ("loss", "loss {:.3f}")),
     "ppo": (("score", "score {:.3f}"),),
+    "dpo": (("rewards/accuracies", "{:.0%} of training pairs right"), ("loss", "loss {:.3f}")),
     "grpo": (("reward", "reward {:.3f}"),),
     "rloo": (("reward", "reward {:.3f}"),),
 }

@@ -45,12 +45,8 @@ def postgres() -> Iterator[str]:
     hasty = "-c fsync=off -c synchronous_commit=off -c full_page_writes=off"  # what is in it is gone after the tests
     data, options = home / "data", f"-k {home} -c listen_addresses='' -c max_connections=120 {hasty}"
     quiet = {"stdout": subprocess.DEVNULL, "cwd": home}
-    subprocess.run(
-        [binaries / "initdb", "-D", data, "-U", "rlhf", "--auth=trust", "-E", "UTF8", "--no-sync"],
-        check=True,
-        **quiet,
-        **as_user,
-    )
+    make = [binaries / "initdb", "-D", data, "-U", "rlhf", "--auth=trust", "-E", "UTF8", "--no-sync"]
+    subprocess.run(make, check=True, **quiet, **as_user)
     control = [binaries / "pg_ctl", "-D", data, "-w", "-l", home / "log"]
     subprocess.run([*control, "-o", options, "start"], check=True, **quiet, **as_user)
     try:

@@ -309,6 +309,22 @@ def test_answers_that_would_not_fit_after_the_longest_prompt(
     ]
 
 
+def test_what_ppo_samples_has_to_be_there_and_to_fit(checked: Checker, write: Write, data: dict[str, str]) -> None:
+    write("pairs.jsonl", [pair(word) for word in WORDS])
+    stages = {"pairs": PAIRS, "rm": REWARD, "ppo": {"kind": "ppo", "model": "base", "reward": "rm"}}
+    without = {name: file for name, file in data.items() if name != "prompts"}
+    missing = checked(data=without, stages=stages)
+    assert [line.partition(": ")[2] for line in missing if "ppo" in line] == [
+        "not set, and the stage ppo reads it; set data.prompts to a file"
+    ]
+    write("prompts.jsonl", [{"prompt": "x" * 20}, {"prompt": "x" * (CONTEXT - OVERHEAD - 8)}])
+    ppo = stages["ppo"] | {"sampling": {"max_new_tokens": 9}}
+    (line,) = [line for line in checked(data=data, stages=stages | {"ppo": ppo}) if "stages.ppo" in line]
+    assert "stages.ppo.sampling.max_new_tokens: 9 new tokens after the longest prompt's 56" in line
+    short = ppo | {"max_prompt_length": 40}  # leaves the long prompt out
+    assert not [line for line in checked(data=data, stages=stages | {"ppo": short}) if "stages.ppo" in line]
+
+
 def test_prompts_that_leave_no_room_for_the_answer(checked: Checker, write: Write, data: dict[str, str]) -> None:
     write("shown.jsonl", [shown(TRAIN[0]), shown("x" * (48 - OVERHEAD - 1)), shown("x" * (48 - OVERHEAD))])
     write("pairs.jsonl", [pair(word) for word in (*WORDS, "y" * 30)])

@@ -114,7 +114,7 @@ def test_a_token_is_soon_learned(kind, train):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", ["produce_a_token", "sort_digits", "follow_a_format"])
 @pytest.mark.parametrize("kind", ["grpo", "rloo"])
 def test_every_task_is_learned(kind, task, seed, train):
     learns(train, kind, task, seed)

@@ -166,6 +166,20 @@ def test_a_stage_that_was_stopped_goes_on(made, tmp_path):
     assert (context.output / name).read_bytes() == (again.output / name).read_bytes()
 
 
+@pytest.mark.parametrize("reward", [None, "reward"])
+def test_reward_functions_beside_the_reward_model_or_alone(reward, made, tmp_path):
+    rewards = [{"kind": "keywords", "required": ["red"], "weight": 2.0}, {"kind": "length", "at_most": 3}]
+    context, _ = context_of(made, tmp_path, {"reward": reward, "rewards": rewards, "missing_eos_penalty": 0.0})
+    result = run(context.recipe.stages["ppo"], context)
+    curves = {name: [value for _step, value in curve] for name, curve in result.curves.items()}
+    for step in range(2):
+        total = 2 * curves["reward.keywords"][step] + curves["reward.length"][step]
+        total += curves["reward.reward_model"][step] if reward else 0.0
+        assert curves["score"][step] == pytest.approx(total, abs=1e-5)
+        assert 0 <= curves["reward.keywords"][step] <= 1
+    assert ("reward.reward_model" in curves) == (reward is not None)
+
+
 def test_another_chat_template_is_an_error_before_training(made, tmp_path):
     inputs, _data = made
     folder = tmp_path / "reward"
@@ -200,6 +214,8 @@ def test_prompts_that_are_all_too_long_are_an_error(made, tmp_path):
         ("dual_clip", 0.5),
         ("clip_low", 1.0),
         ("unknown", 1),
+        ("reward", None),
+        ("rewards", [{"kind": "length"}, {"kind": "length"}]),
     ],
 )
 def test_settings_that_cannot_work_are_refused(field, value):

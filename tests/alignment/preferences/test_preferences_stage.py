@@ -43,7 +43,7 @@ def context(tmp_path: Path, answers: dict[tuple[str, str, str | None], list[str]
     write_records(sampled / "prompts.jsonl", prompts)
     write_records(sampled / "responses.jsonl", responses)
     output, checkpoints = tmp_path / "output", tmp_path / "checkpoints"
-    output.mkdir(exist_ok=True)
+    output.mkdir(parents=True, exist_ok=True)
     checkpoints.mkdir(exist_ok=True)
     return StageContext(
         name="preferences",
@@ -129,3 +129,19 @@ def test_no_pairs_says_why_and_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(StageError, match=r"1 were called bad on both sides.*min_agreement"):
         run(settings(noise=0.0), bad)
     assert list(bad.output.iterdir()) == []
+
+
+def test_responses_of_several_policies_meet(tmp_path: Path) -> None:
+    """The answers of two sample stages to one prompt are compared with each other."""
+    [question] = [given for given in ANSWERS if given[1] == "arithmetic"]
+    good, bad = ({question: [answer]} for answer in ("6 * 9 = 54", "Nine. Nine. Nine. Nine."))
+    first, second = context(tmp_path / "one", good), context(tmp_path / "two", bad)
+    other = second.inputs["sample"]
+    rows = [
+        row.model_copy(update={"id": "other"}) for row in read_records(Path(other.path) / "responses.jsonl", Response)
+    ]
+    write_records(Path(other.path) / "responses.jsonl", rows)
+    first.inputs = {"sample": first.inputs["sample"], "other": other}
+    run(settings().model_copy(update={"responses": ("sample", "other")}), first)
+    [pair] = read_records(first.output / "pairs.jsonl", PreferencePair)
+    assert (pair.chosen, pair.rejected) == ("6 * 9 = 54", "Nine. Nine. Nine. Nine.")

@@ -208,3 +208,19 @@ def test_alarms_of_a_training_stage_are_in_the_page_and_the_json(finished_run: R
     assert {stage["name"]: stage["alarms"] for stage in report["stages"] if stage["alarms"]} == {"dpo": [alarm]}
     page = lxml.html.document_fromstring((tmp_path / "run" / "report.html").read_text("utf-8"))
     assert alarm.replace("\u202f", " ") in text_of(page, "#stages .error")
+
+
+def test_ppo_shows_score_kl_and_win_rate_but_not_every_figure(finished_run: Run) -> None:
+    report = finished_run.report()
+    curves = dict.fromkeys(("score", "kl", "held_out_win_rate", "entropy"), ((1, 0.5), (2, 1.5), (3, 2.5)))
+    stages = tuple(
+        stage.model_copy(update={"kind": "ppo", "metrics": {"score": 2.0}}) if stage.name == "dpo" else stage
+        for stage in report.stages
+    )
+    changed = report.model_copy(update={"stages": stages, "curves": {"dpo": curves}})
+    page = lxml.html.document_fromstring(render(changed))
+    words = " ".join(page.itertext())
+    for title in ("Score of dpo", "KL from the start of dpo", "Held-out win rate against the start of dpo"):
+        assert title in words
+    assert "ntropy of dpo" not in words
+    assert "score 2.000" in text_of(page, "#stages")
