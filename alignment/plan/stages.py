@@ -15,6 +15,7 @@ from alignment.recipe import (
     DpoStage,
     EvaluateStage,
     GrpoStage,
+    HumanPreferencesStage,
     PpoStage,
     PreferenceFileStage,
     Recipe,
@@ -22,6 +23,7 @@ from alignment.recipe import (
     RlooStage,
     SampleStage,
     SftStage,
+    stage_inputs,
 )
 from alignment.recipe_base import Lora
 from alignment.reward.settings import ModelReward
@@ -111,11 +113,12 @@ class Planner:
         source = self.recipe.stages[stage.preferences]
         if isinstance(source, PreferenceFileStage):
             return self.texts.pairs, False
-        drawn: Any = self.recipe.stages[source.responses]  # type: ignore[union-attr]
-        new, prompts = drawn.sampling.max_new_tokens, self.texts.prompts
-        count = min(prompts.count, drawn.limit or prompts.count) * source.comparisons_per_prompt  # type: ignore[union-attr]
-        if source.kind == "human_preferences":
-            count = min(count, source.pairs)
+        drawn: list[Any] = [self.recipe.stages[name] for name in stage_inputs(source)["responses"]]
+        new, prompts = max(one.sampling.max_new_tokens for one in drawn), self.texts.prompts
+        asked = max(min(prompts.count, one.limit or prompts.count) for one in drawn)
+        comparisons: int = getattr(source, "comparisons_per_prompt", 1)
+        count = asked * min(comparisons, math.comb(sum(one.per_prompt for one in drawn), 2))
+        count = min(count, source.pairs) if isinstance(source, HumanPreferencesStage) else count
         return Measured(count, tuple(Pair(prompt, new, new) for prompt in prompts.lengths)), True
 
     def _pair_rows(self, pairs: Sequence[Pair], longest: int) -> list[float]:

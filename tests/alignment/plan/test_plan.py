@@ -143,6 +143,17 @@ def test_pairs_of_people_are_bounded_by_what_is_sampled() -> None:
     assert work.at_most
 
 
+def test_pairs_of_several_policies() -> None:
+    """Two answers of each of two policies make six comparisons of a prompt; the longer answers count."""
+    longer = {"kind": "sample", "model": "base", "per_prompt": 2, "sampling": {"max_new_tokens": 9}}
+    stages = {"responses": STAGES["responses"], "more": longer} | {
+        "preferences": STAGES["preferences"] | {"responses": ["responses", "more"], "comparisons_per_prompt": 10},
+        "reward": STAGES["reward"] | {"preferences": "preferences"},
+    }
+    several = Recipe.model_validate({"name": "test", "model": {"base": "x"}, "stages": stages})
+    assert Planner(several, TINY, TEXTS).work("reward").trained == pytest.approx(8 * 6 * 0.8 * 2 * (10 + 9))
+
+
 def test_operations_by_hand() -> None:
     """Matrices: 4·4 + 4·8 + 4·4 + 4·8 = 96. Attention: 4 × 2 layers × width 4 × context 10 = 320 a token."""
     adapted, full = StageWork("a", "sft", trainable=10), StageWork("b", "sft", trainable=1000, full=True)
