@@ -75,7 +75,7 @@ def _show(console: Console, recipe: Recipe, plans: "Sequence[StagePlan]", machin
     for one in plans:
         mark = "≤ " if one.at_most else ""
         table.add_row(
-            one.name, one.kind, f"{one.parameters:,}", f"{one.trainable:,}", f"{mark}{one.tokens_trained:,}",
+            one.name, one.kind, _millions(one.parameters), _millions(one.trainable), f"{mark}{one.tokens_trained:,}",
             f"{mark}{one.tokens_sampled:,}", f"{mark}{one.flops / 1e12:,.1f}",
         )  # fmt: skip
     console.print(table)
@@ -130,6 +130,10 @@ def _show_machines(console: Console, plans: "Sequence[StagePlan]", machines: Seq
 def _advice(remedies: Sequence[str]) -> str:
     settings = all("=" in remedy.split(" ")[0] for remedy in remedies)
     return f"it fits with {' '.join(f'--set {one}' for one in remedies)}" if settings else f"take {remedies[0]}"
+
+
+def _millions(parameters: int) -> str:
+    return f"{parameters / 1e6:,.1f} M"
 
 
 def _time(seconds: float) -> str:

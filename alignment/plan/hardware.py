@@ -57,10 +57,10 @@ def this_processor(natural: Precision, *, measured: bool = False) -> Machine:
     )  # fmt: skip
     if not measured:
         return machine
-    return replace(machine, bfloat16=_rate("bfloat16"), float32=_rate("float32"))
+    return replace(machine, bfloat16=matrix_rate("bfloat16"), float32=matrix_rate("float32"))
 
 
-def _rate(precision: str, size: int = 1024, seconds: float = 0.4) -> float:
+def matrix_rate(precision: str, size: int = 1024, seconds: float = 0.4) -> float:
     """Operations per second of square matrix products, the best of as many as ``seconds`` allow."""
     import torch
 

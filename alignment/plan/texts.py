@@ -75,7 +75,7 @@ def measure_texts(data: RecipeData, held_out: float, tokenizer: Any) -> Texts:
     )
 
 
-def _common(rows: Sequence[Sequence[int]]) -> int:
+def _common(rows: list[list[int]]) -> int:
     """How many tokens all rows begin with alike: as many as the least and the greatest of them do."""
     if not rows:
         return 0

@@ -5,7 +5,7 @@ from typing import Any, get_args
 
 import pytest
 
-from alignment.plan.hardware import GIB, GPUS, Machine
+from alignment.plan.hardware import GIB, GPUS, Machine, matrix_rate
 from alignment.plan.memory import layer_activations, peak_memory
 from alignment.plan.plan import make_plan
 from alignment.plan.sizes import ModelSize, model_size
@@ -254,6 +254,11 @@ def test_compute_optimal_tokens_are_a_remark_on_training_all_weights(smollm2: Mo
     [remark] = Planner(recipe(sft={"lora": None}), smollm2, TEXTS).work("sft").remarks
     assert "2,690,300,160 tokens" in remark  # 20 × 134,515,008
     assert Planner(recipe(), smollm2, TEXTS).work("sft").remarks == []
+
+
+def test_a_measured_rate_is_that_of_this_processor() -> None:
+    """Whatever it is: above a single operation per cycle, and below what any processor does."""
+    assert 1e8 < matrix_rate("float32", size=128, seconds=0.02) < 1e15
 
 
 def test_cost_is_time_at_the_price() -> None:
