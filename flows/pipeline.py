@@ -17,7 +17,7 @@ from pydantic import BaseModel
 
 from alignment.faults import Fault, InputError
 from alignment.loading import dump_recipe, recipe_digest
-from alignment.recipe import BASE, HumanPreferencesStage, Recipe
+from alignment.recipe import BASE, HumanPreferencesStage, Recipe, stage_inputs
 from alignment.records import Artifact
 from alignment.report import Command, Registered, build_report, write_report
 from alignment.workspace import Workspace
@@ -112,6 +112,9 @@ def run_stage(run: Run, name: str) -> None:
     data = data_of(run, name, wanted=wanted)
     if data is None:
         return
+    sources = {source for named in stage_inputs(run.recipe.stages[name]).values() for source in named}
+    if not wanted and not sources <= run.made.keys():
+        return  # never run with these settings, and not asked for
     job = make_job(name, run.recipe, run.made, data, run.workspace)
     found = run.workspace.find(name, job.key)
     if not wanted:
