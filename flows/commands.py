@@ -9,9 +9,9 @@ from rich.console import Console
 from rich.table import Table
 
 from alignment.faults import Fault, InputError
-from alignment.loading import dump_recipe, load_recipe, recipe_digest, resolve_data, resolve_model, with_absolute_data
+from alignment.loading import load_recipe, recipe_digest, resolve_data, resolve_model
 from alignment.recipe import BASE, Recipe
-from alignment.workspace import Workspace, write_text
+from alignment.workspace import Workspace
 from flows import services
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -63,7 +63,6 @@ def run_command(given: str, workspace: Path, overrides: list[str], *, only: str 
     checked(recipe, path, space)
     name = next_run_name(space, recipe.name)
     data = resolve_data(recipe, path)
-    write_text(space.folder("runs", name) / "recipe.yaml", dump_recipe(with_absolute_data(recipe, data)))
     return launch(recipe, data, space, server, name, only, start, console, began)
 
 

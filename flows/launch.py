@@ -17,7 +17,7 @@ from rich.console import Console
 from alignment.check import check_recipe
 from alignment.digests import code_digest, digest_of
 from alignment.faults import InputError
-from alignment.loading import recipe_digest, resolve_data
+from alignment.loading import dump_recipe, recipe_digest, resolve_data, with_absolute_data
 from alignment.recipe import Recipe
 from alignment.workspace import Workspace, file_digest, write_text
 from flows import services
@@ -60,7 +60,8 @@ def launch(
 ) -> int:
     """Runs the flow and says how it ended. Returns the exit code."""
     request = RunRequest(recipe=recipe, data=data, workspace=workspace.root, run=name, only=only, start=start)
-    check_start(request)
+    check_start(request)  # a mistyped stage leaves no run
+    write_text(workspace.folder("runs", name) / "recipe.yaml", dump_recipe(with_absolute_data(recipe, data)))
     with console.status("waiting for the Prefect server"):
         services.wait(workspace, server)
     settings: dict[Any, Any] = {PREFECT_RESULTS_LOCAL_STORAGE_PATH: workspace.folder("prefect", "results")}

@@ -199,7 +199,6 @@ def test_a_refusal_is_exit_1_and_says_by_how_much(done: Space, tmp_path: Path) -
     assert set(space.cached(3).values()) == {True}
 
 
-@pytest.mark.slow  # not run to its end since --only was mended
 def test_only_and_from(done: Space, tmp_path: Path) -> None:
     space = done.copy(tmp_path)
     changed = ("--set", "stages.dpo.beta=0.2", "--set", "stages.reward.epochs=2")
@@ -211,7 +210,6 @@ def test_only_and_from(done: Space, tmp_path: Path) -> None:
     assert space.cached(3) == {"base": True, "reward": False, "dpo": True, "evaluation": False, "register": False}
 
 
-@pytest.mark.slow  # fails: the words name another stage, or a run folder is left, since --only was mended
 def test_only_without_what_it_needs(make_recipe: MakeRecipe, rlhf: Rlhf, tmp_path: Path) -> None:
     space = Space(rlhf, make_recipe(tmp_path / "recipe"), tmp_path / "workspace")
     ended = space.run("--only", "dpo")
