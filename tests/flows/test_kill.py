@@ -64,7 +64,8 @@ class Attempt:
             step = int(path.name.split("-")[1])
             found[step] = (path / COMPLETE).exists()
             try:
-                if path.stat().st_mtime > self.began:
+                # Of a file in it: a folder's own time also changes while it is rotated away.
+                if (path / "trainer_state.json").stat().st_mtime > self.began:
                     self.seen.setdefault(stage, set()).add(step)
             except FileNotFoundError:  # rotated away
                 continue
@@ -155,8 +156,8 @@ def story(
     whole["dpo again"] = max(step for step, ok in fourth.checkpoints("dpo", "preferences").items() if ok)
     fifth.start().finish()
 
-    ended = rlhf("run", recipe, "-w", folder / "undisturbed")
-    assert ended.code == 0, ended.out + ended.err
+    undisturbed = Attempt(folder / "undisturbed", recipe, folder / "undisturbed.log").start().finish()
+    assert undisturbed.code == 0, undisturbed.said
     return Story(root, folder / "undisturbed", attempts, whole, broken)
 
 
