@@ -40,6 +40,7 @@ StoreOption = Annotated[
     str | None, typer.Option(envvar="RLHF_STORE", help="The raters' database; SQLite in the workspace if left out.")
 ]
 WORKSPACE = Path("workspace")
+INTERRUPTED = 130  # typer's exit code for Ctrl-C
 
 
 @app.command()
@@ -243,7 +244,9 @@ def main() -> NoReturn:
     except StageError as error:
         print(f"rlhf: {error}", file=sys.stderr)
         raise SystemExit(1) from None
-    except KeyboardInterrupt:
+    except SystemExit as ended:
+        if ended.code != INTERRUPTED:
+            raise
         print("\nstopped; the same command goes on where it stopped", file=sys.stderr)
         raise SystemExit(1) from None
     raise SystemExit(0)

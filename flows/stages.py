@@ -128,6 +128,7 @@ def execute(job: Job) -> dict[str, Any]:
     with _alone(workspace, key):
         found = workspace.find(job.name, key)
         artifact = found or _make(job, key)
+        shutil.rmtree(workspace.root / "partial" / key, ignore_errors=True)  # also of a run that died just before this
     _show(artifact)
     return artifact.model_dump(mode="json")
 
@@ -171,9 +172,7 @@ def _make(job: Job, key: str) -> Artifact:
         tokens_trained=result.tokens_trained,
         tokens_sampled=result.tokens_sampled,
     )
-    artifact = job.workspace.publish(draft, output)
-    shutil.rmtree(partial, ignore_errors=True)
-    return artifact
+    return job.workspace.publish(draft, output)
 
 
 def _reporter(job: Job) -> Any:

@@ -109,7 +109,10 @@ def add_lora(model: PreTrainedModel, lora: Lora, *, reward: bool = False) -> Pef
 def save_policy(model: Policy, tokenizer: PreTrainedTokenizerBase, base: Artifact, output: Path) -> None:
     """Writes a policy (the adapter alone, where it is one) and its tokenizer as safetensors."""
     if isinstance(model, PeftModel):
-        model.peft_config["default"].base_model_name_or_path = base.key
+        config = model.peft_config["default"]
+        config.base_model_name_or_path = base.key
+        if isinstance(config.target_modules, set):  # written in the order of this process's hashes otherwise
+            config.target_modules = sorted(config.target_modules)
         # Embeddings are never trained; asked to find out by itself, PEFT would look for the base on the hub.
         model.save_pretrained(output, selected_adapters=["default"], save_embedding_layers=False)
         (output / "README.md").unlink(missing_ok=True)  # PEFT's empty card; the registry writes a true one

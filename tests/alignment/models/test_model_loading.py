@@ -1,5 +1,8 @@
 """What is saved is what is loaded, an adapter stays with its base, and a reward model starts as its policy."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -196,3 +199,23 @@ def test_the_bases_digest_follows_its_files(make_model: MakeModel, tmp_path: Pat
     assert first.digest == folder_digest(tmp_path / "model")
     make_model(tmp_path / "model", seed=3)
     assert prepare_base(space, settings).digest != first.digest
+
+
+def test_an_adapter_has_the_same_bytes_in_every_process(tiny_model: Path, tmp_path: Path) -> None:
+    """PEFT keeps the layers' names in a set, whose order depends on the process."""
+    program = (
+        "import sys, torch\nfrom pathlib import Path\n"
+        "from transformers import AutoModelForCausalLM, AutoTokenizer\n"
+        "from alignment.models.loading import add_lora, save_policy\n"
+        "from alignment.recipe import Lora\nfrom alignment.records import Artifact\n"
+        "base, output = sys.argv[1:]\ntorch.manual_seed(0)\n"
+        "model = add_lora(AutoModelForCausalLM.from_pretrained(base), Lora(rank=2))\n"
+        "artifact = Artifact(name='base', kind='model', version=1, digest='0', path=base, key=base)\n"
+        "save_policy(model, AutoTokenizer.from_pretrained(base), artifact, Path(output))\n"
+    )
+    digests = set()
+    for seed in ("1", "2"):
+        command = [sys.executable, "-c", program, str(tiny_model), str(tmp_path / seed)]
+        subprocess.run(command, check=True, env=os.environ | {"PYTHONHASHSEED": seed}, cwd=Path(__file__).parents[3])
+        digests.add(folder_digest(tmp_path / seed))
+    assert len(digests) == 1
