@@ -33,28 +33,35 @@ def read_rows(path: Path) -> list[tuple[int, Row]]:
     Raises:
         InputError: the file is missing, empty, unreadable or holds rows that are not objects.
     """
+    rows, faults = _rows_and_faults(path)
+    raise_faults(faults)
+    return rows
+
+
+def _rows_and_faults(path: Path) -> tuple[list[tuple[int, Row]], list[Fault]]:
+    """The rows that can be read, and a fault for each that cannot. Raises InputError for the file as a whole."""
     file = str(path)
     if not path.is_file():
         problem = "is a folder" if path.is_dir() else "no such file"
         raise InputError([Fault(problem, f"give the path of a {FORMATS} file", file=file)])
     suffixes = path.suffixes[-2:] if path.suffix == ".gz" else path.suffixes[-1:]
+    faults: list[Fault] = []
     if suffixes[:1] == [".parquet"] and len(suffixes) == 1:
         rows = _parquet_rows(path)
     elif suffixes[:1] == [".jsonl"]:
-        rows = _json_lines(_text(path), file)
+        rows, faults = _json_lines(_text(path), file)
     elif suffixes[:1] == [".json"]:
         rows = _json_list(_text(path), file)
     else:
         raise InputError([Fault("the file's format is not known by its name", f"use {FORMATS}", file=file)])
-    if not rows:
+    if not rows and not faults:
         raise InputError([Fault("the file is empty", "give at least one row", file=file)])
-    faults = [
+    faults += [
         Fault(f"the row is {_json_name(row)}, not an object", 'write one {"column": value, …} a row', file, number)
         for number, row in rows
         if not isinstance(row, dict)
     ]
-    raise_faults(faults)
-    return rows
+    return [(number, row) for number, row in rows if isinstance(row, dict)], faults
 
 
 def parse_rows(path: Path, parse: Callable[[Row], T]) -> list[tuple[int, T]]:
@@ -64,13 +71,13 @@ def parse_rows(path: Path, parse: Callable[[Row], T]) -> list[tuple[int, T]]:
         InputError: with the faults of all rows, the first twenty in full and the rest as a count.
     """
     parsed: list[tuple[int, T]] = []
-    faults: list[Fault] = []
-    for number, row in read_rows(path):
+    rows, faults = _rows_and_faults(path)
+    for number, row in rows:
         try:
             parsed.append((number, parse(row)))
         except InputError as error:
             faults += [replace(fault, file=str(path), row=number) for fault in error.faults]
-    raise_faults(faults)
+    raise_faults(sorted(faults, key=lambda fault: fault.row or 0))
     return parsed
 
 
@@ -130,7 +137,7 @@ def _text(path: Path) -> str:
         raise InputError([Fault("the text is not UTF-8", "save the file as UTF-8", file, line)]) from None
 
 
-def _json_lines(text: str, file: str) -> list[tuple[int, Any]]:
+def _json_lines(text: str, file: str) -> tuple[list[tuple[int, Any]], list[Fault]]:
     rows: list[tuple[int, Any]] = []
     faults: list[Fault] = []
     for number, line in enumerate(text.split("\n"), start=1):  # not splitlines(): U+2028 may stand inside a JSON string
@@ -140,8 +147,7 @@ def _json_lines(text: str, file: str) -> list[tuple[int, Any]]:
             rows.append((number, json.loads(line)))
         except (ValueError, RecursionError) as error:
             faults.append(Fault(f"not JSON ({_reason(error)})", "write one JSON object a line", file, number))
-    raise_faults(faults)
-    return rows
+    return rows, faults
 
 
 def _json_list(text: str, file: str) -> list[tuple[int, Any]]:
