@@ -23,6 +23,7 @@ from alignment.digests import code_digest, digest_of
 from alignment.faults import Fault, InputError
 from alignment.models.base import prepare_base
 from alignment.models.memory import keep_freed_memory
+from alignment.preferences.judges.settings import folder_data, judge_folder, judges_of
 from alignment.recipe import BASE, Recipe, stage_inputs
 from alignment.records import Artifact
 from alignment.reward.functions import data_name
@@ -37,6 +38,7 @@ RUNNERS = {  # the module whose `run` makes a stage of this kind, and the data f
     "sample": ("alignment.rollouts.stage", ("prompts",)),
     "preferences": ("alignment.preferences.stage", ("rubric",)),
     "human_preferences": ("alignment.preferences.collected", ("snapshot", "collection")),
+    "judge": ("alignment.preferences.judges.stage", ()),
     "preference_file": ("alignment.data.stage", ("preferences",)),
     "reward": ("alignment.reward.model", ()),
     "dpo": ("alignment.policy.dpo", ()),
@@ -45,7 +47,11 @@ RUNNERS = {  # the module whose `run` makes a stage of this kind, and the data f
     "rloo": ("alignment.policy.grpo", ("prompts",)),
     "evaluate": ("alignment.evaluation.stage", ("prompts", "rubric")),
 }
-BY_FILE: Any = {"raters": {"rubric"}, "rewards": {"__all__": {"function"}}}  # paths: what their files hold counts
+BY_FILE: Any = {
+    "raters": {"rubric"},
+    "judge": {"folder"},
+    "rewards": {"__all__": {"function": True, "judge": {"folder"}}},
+}  # paths: what their files hold counts
 DASHBOARD_SECONDS = 5.0  # between two updates of a progress artifact
 RETRIES = [2.0, 10.0]  # seconds before each retry, of failures that pass by themselves
 
@@ -78,7 +84,10 @@ class Job:
                 "model": [recipe.model.dtype, recipe.resources.device, recipe.resources.threads],
                 "template": file_digest(Path(recipe.model.chat_template)) if recipe.model.chat_template else None,
                 "inputs": {name: artifact.digest for name, artifact in self.inputs.items()},
-                "data": {name: file_digest(path) for name, path in self.data.items()},
+                "data": {
+                    name: folder_digest(path) if path.is_dir() else file_digest(path)
+                    for name, path in self.data.items()
+                },
                 "code": code_digest(module),
             }
         )
@@ -97,6 +106,9 @@ def make_job(
     for reward in getattr(settings, "rewards", ()):
         if isinstance(reward, FunctionReward) and (path := data.get(data_name(reward))) is not None:
             files[data_name(reward)] = path
+    for place, judge in judges_of(settings).items():
+        if (folder := judge_folder(judge)) is not None:
+            files[place] = data[folder_data(folder)]
     if missing := sorted(wanted - made.keys()):
         problem = f"stage {name} needs {', '.join(missing)}, never run with these settings"
         raise InputError([Fault(problem, "run the recipe without --only and --from first", field=f"stages.{name}")])
@@ -149,6 +161,7 @@ def _make(job: Job, key: str) -> Artifact:
         output=output,
         checkpoints=job.workspace.folder("partial", key, "checkpoints"),
         report=_reporter(job),
+        kept=job.workspace.folder("answers"),
     )
     keep_freed_memory()
     if job.recipe.resources.threads:

@@ -10,12 +10,14 @@ from typing import Any
 from alignment.plan.sizes import ModelSize
 from alignment.plan.texts import Measured, Pair, Texts
 from alignment.plan.work import Draw, Pass, StageWork, largest_batch
+from alignment.preferences.judges.settings import GenerativeJudge, RewardModelJudge, scores_alone
 from alignment.recipe import (
     BASE,
     DpoStage,
     EvaluateStage,
     GrpoStage,
     HumanPreferencesStage,
+    JudgeStage,
     PpoStage,
     PreferenceFileStage,
     Recipe,
@@ -47,7 +49,7 @@ class Planner:
         kinds: dict[str, Callable[[StageWork, Any], None]] = {
             "sft": self._sft, "sample": self._sample, "reward": self._reward, "dpo": self._dpo, "ppo": self._ppo,
             "grpo": self._group, "rloo": self._group, "evaluate": self._evaluate, "preferences": self._programs,
-            "human_preferences": self._people, "preference_file": self._programs,
+            "human_preferences": self._people, "judge": self._judge, "preference_file": self._programs,
         }  # fmt: skip
         work = StageWork(name, settings.kind)
         kinds[settings.kind](work, settings)
@@ -287,6 +289,29 @@ class Planner:
 
     def _programs(self, work: StageWork, stage: Any) -> None:
         work.remarks.append("no model is loaded: programs read and compare texts, in seconds")
+
+    def _judge(self, work: StageWork, stage: JudgeStage) -> None:
+        """Each pair in both orders, or each answer alone; endpoints compute elsewhere."""
+        drawn: list[Any] = [self.recipe.stages[name] for name in stage_inputs(stage)["responses"]]
+        prompts, new = self.texts.prompts, max(one.sampling.max_new_tokens for one in drawn)
+        asked = max(min(prompts.count, one.limit or prompts.count) for one in drawn)
+        pairs = asked * min(stage.comparisons_per_prompt, math.comb(sum(one.per_prompt for one in drawn), 2))
+        work.at_most = True
+        judge = stage.judge
+        if isinstance(judge, GenerativeJudge) and judge.endpoint is not None:
+            asks = (2 * len(judge.criteria) or 2) * pairs
+            budget = judge.endpoint.budget
+            bound = "no budget bounds it" if budget is None else f"its budget: {budget.model_dump(exclude_none=True)}"
+            work.remarks.append(f"an endpoint answers about {asks} questions ({judge.form}); {bound}")
+            return
+        self._hold_policies(work, [judge.model or BASE] if not isinstance(judge, RewardModelJudge) else [BASE])
+        rows = 2.0 * pairs
+        if isinstance(judge, GenerativeJudge):
+            mean = sum(prompts.lengths) / max(1, len(prompts.lengths)) + 2 * new
+            lengths = [math.ceil(mean)] * max(1, round(rows))
+            work.activities.append(self._draw(lengths, 1, 1, ENGINE_BATCH, judge.max_tokens))
+        else:
+            work.activities.append(self._scored(rows, prompts.lengths, new if scores_alone(judge) else 2 * new, 32))
 
     def _people(self, work: StageWork, stage: Any) -> None:
         votes = stage.pairs * stage.votes_per_comparison

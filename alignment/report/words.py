@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from alignment.evaluation.gate import GateCheck
+from alignment.preferences.judges.report import Figure, JudgeReport
 from alignment.report.model import RunReport, StageReport
 
 KEY_METRICS = {  # by a stage's kind: the metric that says most, and how to say it
@@ -10,6 +11,7 @@ KEY_METRICS = {  # by a stage's kind: the metric that says most, and how to say 
     "sample": (("responses", "{:,.0f} responses"),),
     "preferences": (("pairs", "{:,.0f} pairs"),),
     "human_preferences": (("pairs", "{:,.0f} pairs"), ("raters", "{:,.0f} raters")),
+    "judge": (("pairs", "{:,.0f} pairs"),),
     "preference_file": (("pairs", "{:,.0f} pairs"),),
     "reward": (("accuracy", "{:.0%} of held-out pairs right"),),
     "ppo": (("score", "score {:.3f}"),),
@@ -30,12 +32,67 @@ DATA_WORDS = {  # what the figures of a preference stage are called
     "rejected_words": "words, rejected (mean)",
     "held_out_pairs": "pairs held out",
     "held_out_prompts": "prompts held out",
+    "kappa": "Cohen’s κ with the raters",
 }
 DATA_SOURCES = (  # other figures of the data: a kind of stage, its metric, and what it is called
     ("sft", "demonstrations", "demonstrations"),
     ("sample", "prompts", "prompts to train on"),
     ("sample", "responses", "responses to them"),
 )
+
+
+JUDGED = ("comparisons", "votes", "pairs", "ties", "kappa", "chosen_words", "rejected_words")
+
+
+def judge_rows(judges: Mapping[str, JudgeReport]) -> list[tuple[str, list[str]]]:
+    """The table of judges: what each row is called, and each judge's figure."""
+    rows: dict[str, list[str]] = {}
+    for judge in judges.values():
+        cells = {
+            "is": judge.judge,
+            "measured against": judge.raters if judge.calibrated else "nobody: uncalibrated",
+            "pairs judged": count(judge.pairs),
+            "agreement with them": _interval(judge.agreement, "percent", judge.calibrated),
+            "Cohen’s κ with them": _interval(judge.kappa, "figure", judge.calibrated),
+            "κ of one of them with the others (ceiling)": _interval(judge.ceiling, "figure", judge.calibrated),
+            "calibration error (uncorrected)": _error(judge),
+            "both orders agree": _interval(judge.position_consistency, "percent", True),
+            "the same, position bias left in": _interval(judge.position_consistency_uncorrected, "percent", True),
+            "bonus of the first place (log-odds)": short(judge.position_bias),
+            "fitted temperature": short(judge.correction.temperature) if judge.calibrated else "uncalibrated",
+            "the longer answer wins": _interval(judge.longer, "percent", True),
+            "the same, by the raters": _interval(judge.raters_longer, "percent", judge.calibrated),
+            "its own model’s answer wins": _interval(judge.own, "percent", True),
+            "ties": count(judge.ties),
+            "unparsable / no answer / not asked": f"{judge.unparsable} / {judge.failed} / {judge.unasked}",
+            "answers that give orders to the judge": count(judge.suspect),
+            "questions (answered from what was kept)": f"{judge.tally['asked']:,.0f} ({judge.tally['cached']:,.0f})",
+            "tokens read / written": f"{judge.tally['prompt_tokens']:,.0f} / {judge.tally['answer_tokens']:,.0f}",
+            "cost (paid in this run)": f"{judge.tally['money']:.4g} ({judge.tally['paid']:.4g})",
+        }
+        for name, cell in cells.items():
+            rows.setdefault(name, []).append(cell)
+    return list(rows.items())
+
+
+def _interval(found: Figure | None, form: str, calibrated: bool) -> str:
+    if not calibrated:
+        return "uncalibrated"
+    if found is None or found.value is None:
+        return "–"
+    if form == "percent":
+        whole = "" if found.low is None or found.high is None else f" ({percent_range(found.low, found.high)})"
+        return percent(found.value) + whole
+    return short(found.value) + ("" if found.low is None or found.high is None else
+                                 f" ({short(found.low)} to {short(found.high)})")  # fmt: skip
+
+
+def _error(judge: JudgeReport) -> str:
+    if not judge.calibrated:
+        return "uncalibrated"
+    if judge.ece is None or judge.ece_uncorrected is None:
+        return "–"
+    return f"{short(judge.ece)} ({short(judge.ece_uncorrected)})"
 
 
 def data_facts(report: RunReport) -> list[tuple[str, str]]:
@@ -50,9 +107,11 @@ def data_facts(report: RunReport) -> list[tuple[str, str]]:
 
 
 def preference_facts(figures: Mapping[str, float]) -> list[tuple[str, str]]:
-    """A preference stage's figures and what they count."""
+    """A preference stage's figures and what they count; a judge's own figures have a table of their own."""
     facts = []
     for name, value in figures.items():
+        if "calibrated" in figures and name not in JUDGED:
+            continue
         text = percent(value) if name == "agreement" else count(value) if value == round(value) else short(value)
         facts.append((text, DATA_WORDS.get(name, name.replace("skipped.", "skipped: ").replace("_", " "))))
     return facts
