@@ -55,7 +55,9 @@ def consensus(
     """One verdict for every pair of answers in every comparison, in the order of ``comparisons``.
 
     ``weights`` says what a vote counts by the kind of its rater (None: all count 1): winner, agreement and strength
-    are by weight, and who weighs nothing does not take part. A comparison without votes has a verdict with no winner. Raises ValueError for a vote on an unknown comparison or
+    are by weight, and who weighs nothing does not take part.
+
+    A comparison without votes has a verdict with no winner. Raises ValueError for a vote on an unknown comparison or
     one whose ranking does not hold exactly the comparison's answers.
     """
     cast = _votes_by_comparison(comparisons, votes)

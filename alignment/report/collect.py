@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from alignment.evaluation.gate import GateVerdict
+from alignment.preferences.judges.report import JudgeReport
 from alignment.recipe import (
     BASE,
     EvaluateStage,
@@ -20,7 +21,6 @@ from alignment.recipe import (
     Training,
     stage_inputs,
 )
-from alignment.preferences.judges.report import JudgeReport
 from alignment.records import Artifact
 from alignment.registry.lineage import node_id, node_ref, trace
 from alignment.registry.store import read_curves

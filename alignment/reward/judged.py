@@ -86,8 +86,10 @@ def _pairings(answers: Sequence[Answer], opponents: int) -> list[Comparison]:
 
 def _response(prompt: Prompt, text: str) -> Response:
     identifier = content_id(["response", prompt.id, text])
-    return Response(id=identifier, prompt_id=prompt.id, text=text, model="policy", sampling=Sampling(), seed=0, tokens=0,
-                    finished=True)  # fmt: skip
+    return Response(
+        id=identifier, prompt_id=prompt.id, text=text, model="policy", sampling=Sampling(), seed=0, tokens=0,
+        finished=True,
+    )  # fmt: skip
 
 
 def _filled(scores: Sequence[float | None], settings: JudgeReward) -> list[float]:
@@ -96,8 +98,8 @@ def _filled(scores: Sequence[float | None], settings: JudgeReward) -> list[float
     missing = len(scores) - len(read)
     if not read or missing > settings.max_unread * len(scores):
         raise StageError(
-            f"the judge gave no verdict on {missing} of {len(scores)} answers, and max_unread is {settings.max_unread:g}; "
-            "take a better judge, or another form of question"
+            f"the judge gave no verdict on {missing} of {len(scores)} answers, and max_unread is "
+            f"{settings.max_unread:g}; take a better judge, or another form of question"
         )
     middle = fmean(read)
     return [middle if score is None else score for score in scores]

@@ -213,8 +213,9 @@ class JudgeReward(RewardSettings):
 
 
 RewardComponent = Annotated[
-    JudgeReward | ModelReward | NumberReward | ExactReward | ChoiceReward | RegexReward | JsonReward | CodeReward | LengthReward
-    | FormatReward | KeywordsReward | LanguageReward | LengthPenalty | RepetitionPenalty | FunctionReward,
+    JudgeReward | ModelReward | NumberReward | ExactReward | ChoiceReward | RegexReward | JsonReward | CodeReward
+    | LengthReward | FormatReward | KeywordsReward | LanguageReward | LengthPenalty | RepetitionPenalty
+    | FunctionReward,
     Field(discriminator="kind"),
 ]  # fmt: skip
 RewardList = tuple[RewardComponent, ...]

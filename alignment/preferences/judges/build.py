@@ -27,7 +27,10 @@ from alignment.workspace import folder_digest
 
 
 def build_judge(settings: AnyJudge, context: StageContext, place: str = "judge") -> Judge:
-    """The judge of a stage; ``place`` is what :func:`judges_of` calls it. Raises StageError or InputError where its model cannot be loaded."""
+    """The judge of a stage; ``place`` is what :func:`judges_of` calls it.
+
+    Raises StageError where its model is an adapter for another base, or an endpoint's key is not to be had.
+    """
     if isinstance(settings, RewardModelJudge):
         return RewardJudge(settings, *load_reward_model(context.inputs[settings.model], context.recipe))
     if isinstance(settings, LabelProbabilitiesJudge):

@@ -78,8 +78,10 @@ def known_from_pairs(pairs: Sequence[PreferencePair]) -> list[Known]:
     for pair in pairs:
         prompt = Prompt(id=pair.prompt_id, messages=pair.prompt, kind=pair.kind)
         chosen, rejected = (
-            Response(id=content_id(["response", pair.prompt_id, text]), prompt_id=pair.prompt_id, text=text, model="file",
-                     sampling=Sampling(), seed=0, tokens=0, finished=True)
+            Response(
+                id=content_id(["response", pair.prompt_id, text]), prompt_id=pair.prompt_id, text=text, model="file",
+                sampling=Sampling(), seed=0, tokens=0, finished=True,
+            )
             for text in (pair.chosen, pair.rejected)
         )  # fmt: skip
         left = int(content_id(["side", pair.id]), 16) % 2 == 0

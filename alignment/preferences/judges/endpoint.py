@@ -1,9 +1,9 @@
 """An OpenAI-compatible endpoint as who answers: bounded in time, rate and money, and trusted in nothing.
 
 Failures that may pass (no connection, no answer in time, 408, 409, 425, 429, 5xx, and a 200 that holds no completion:
-HTML, cut-off JSON) are tried again with growing waits, or after the wait that ``Retry-After`` asks for. A question that
-still fails has no answer. After ``GIVE_UP`` such questions in a row, or at once for what no wait mends (401, 404 …), the
-stage ends; what was paid for is kept. The key is read from its environment variable when it is needed.
+HTML, cut-off JSON) are tried again with growing waits, or after the wait that ``Retry-After`` asks for. A question
+that still fails has no answer. After ``GIVE_UP`` such questions in a row, or at once for what no wait mends (401, 404),
+the stage ends; what was paid for is kept. The key is read from its environment variable when it is needed.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ LARGEST = 4 * 2**20  # bytes of a response that are read
 SHOWN = 200  # characters of a server's own words in a message
 
 
-class Failure(Exception):
+class AttemptError(Exception):
     """One attempt gave no answer; ``wait`` is how long the server asks to wait, in seconds."""
 
     def __init__(self, why: str, wait: float | None = None) -> None:
@@ -116,7 +116,7 @@ class EndpointAsker:
             await self._turn()
             try:
                 kept = await self._attempt(client, body)
-            except Failure as failure:
+            except AttemptError as failure:
                 problem = str(failure)
                 if attempt < self.endpoint.retries:
                     self.tally.retries += 1
@@ -149,18 +149,18 @@ class EndpointAsker:
         await asyncio.sleep(start - now)
 
     async def _attempt(self, client: httpx.AsyncClient, body: dict[str, Any]) -> Kept:
-        """Raises Failure where another attempt may help, StageError where none will."""
+        """Raises AttemptError where another attempt may help, StageError where none will."""
         url = self.endpoint.url.rstrip("/") + "/chat/completions"
         try:
             # httpx bounds each read; a server that sends a byte now and then is bounded here.
             async with asyncio.timeout(self.endpoint.timeout), client.stream("POST", url, json=body) as response:
                 content = await _read(response)
         except TimeoutError:
-            raise Failure(f"no answer within {self.endpoint.timeout:g} s") from None
+            raise AttemptError(f"no answer within {self.endpoint.timeout:g} s") from None
         except httpx.HTTPError as error:
-            raise Failure(f"{type(error).__name__}: {self._redacted(str(error))}") from None
+            raise AttemptError(f"{type(error).__name__}: {self._redacted(str(error))}") from None
         if response.status_code in PASSES:
-            raise Failure(f"status {response.status_code}", _retry_after(response.headers.get("retry-after")))
+            raise AttemptError(f"status {response.status_code}", _retry_after(response.headers.get("retry-after")))
         if response.status_code != 200:
             words = self._redacted(content.decode("utf-8", "replace"))
             raise StageError(f"the judge's endpoint {url} answered {response.status_code}: {words}")
@@ -171,13 +171,13 @@ class EndpointAsker:
             answer = json.loads(content)
             text = answer["choices"][0]["message"]["content"]
         except (ValueError, LookupError, TypeError, RecursionError):
-            raise Failure(
+            raise AttemptError(
                 f"status 200, but no completion: {self._redacted(content.decode('utf-8', 'replace'))}"
             ) from None
         if text is None:
             text = ""  # a refusal, or nothing: it was paid for, and parses as nothing
         if not isinstance(text, str):
-            raise Failure("status 200, but the completion is no text")
+            raise AttemptError("status 200, but the completion is no text")
         usage = answer.get("usage")
         guess = self.ledger.estimate(json.dumps(body["messages"]), len(text.encode()) // 3 + 1)
         used = [
@@ -235,7 +235,7 @@ async def _read(response: httpx.Response) -> bytes:
         parts.append(part)
         size += len(part)
         if size > LARGEST:
-            raise Failure(f"more than {LARGEST} bytes")
+            raise AttemptError(f"more than {LARGEST} bytes")
     return b"".join(parts)
 
 

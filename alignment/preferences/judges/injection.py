@@ -9,7 +9,8 @@ import re
 _ORDERS = re.compile(
     r"\b(?:ignore|disregard|forget|override)\b[^.!?\n]{0,40}"
     r"\b(?:rubric|instructions?|criteria|prompt)\b"
-    r"|\b(?:choose|pick|select|prefer|vote for|output|answer)\s+[\"'(]?(?:(?:answer|response|option)\s+)?[AB]\b[\"')]?\s*(?:$|[.!\n])"
+    r"|\b(?:choose|pick|select|prefer|vote for|output|answer)\s+[\"'(]?"
+    r"(?:(?:answer|response|option)\s+)?[AB]\b[\"')]?\s*(?:$|[.!\n])"
     r"|\bthis (?:answer|response) is (?:the )?better\b"
     r"|[\"'](?:verdict|score|ranking)[\"']\s*:"
     r"|\b(?:dear|note to|attention|message to)\s+(?:the\s+)?(?:judge|grader|evaluator|rater)s?\b",

@@ -102,7 +102,7 @@ class LabelJudge:
         return sum(grade * share for grade, share in enumerate(shares, start=1))
 
     def _rows(self, prompt: Prompt, texts: Sequence[str]) -> list[int]:
-        turns = self._examples() + [Message(role="user", content=self._ask(conversation(prompt.messages), texts))]
+        turns = [*self._examples(), Message(role="user", content=self._ask(conversation(prompt.messages), texts))]
         return render_prompt(self.tokenizer, turns) + self._lead()
 
     def _lead(self) -> list[int]:

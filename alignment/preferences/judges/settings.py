@@ -1,4 +1,4 @@
-"""Judges as a recipe names them, told apart by their ``kind``; and the stage that turns their verdicts into preferences.
+"""Judges as a recipe names them, told apart by their ``kind``; and the stage that makes preferences of their verdicts.
 
     preferences:
       kind: judge

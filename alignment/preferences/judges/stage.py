@@ -78,8 +78,8 @@ def _comparisons(settings: JudgeStage, context: StageContext) -> list[Comparison
     comparisons = make_comparisons(prompts, responses, settings.comparisons_per_prompt, context.recipe.seed)
     if not comparisons:
         raise StageError(
-            f"none of the prompts has two different answers among the {len(responses)} responses of {', '.join(names)}; "
-            "sample more responses per prompt (`per_prompt`), or at a higher temperature"
+            f"none of the prompts has two different answers among the {len(responses)} responses of "
+            f"{', '.join(names)}; sample more responses per prompt (`per_prompt`), or at a higher temperature"
         )
     return comparisons
 
@@ -223,8 +223,8 @@ def _refuse(settings: JudgeStage, name: str, report: JudgeReport) -> None:
 
 def _why_no_pairs(comparisons: Sequence[Comparison], report: JudgeReport) -> str:
     return (
-        f"no preference pairs: of {len(comparisons)} comparisons and {report.pairs} judged, {report.ties} are ties (the "
-        f"two orders agree on {report.position_consistency.value or 0:.0%}), {report.unparsable} unparsable, "
+        f"no preference pairs: of {len(comparisons)} comparisons and {report.pairs} judged, {report.ties} are ties "
+        f"(the two orders agree on {report.position_consistency.value or 0:.0%}), {report.unparsable} unparsable, "
         f"{report.failed} without an answer, {report.suspect} with orders to the judge and {report.unasked} not asked"
     )
 
