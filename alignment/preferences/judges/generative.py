@@ -186,7 +186,7 @@ def _odds(probability: float) -> float:
 
 def _judgement(comparison: Comparison, first: Reading, last: Reading) -> Judgement:
     notes = [reading.note for reading in (first, last) if reading.odds is None]
-    note: Literal["", "failed", "unasked"] = next((one for one in ("unasked", "failed") if one in notes), "")  # type: ignore[assignment]
+    note: Literal["", "failed", "unasked"] = next((one for one in ("unasked", "failed") if one in notes), "")
     return Judgement(
         comparison_id=comparison.id,
         left_first=first.odds,

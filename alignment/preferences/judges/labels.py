@@ -33,7 +33,7 @@ class LabelJudge:
         self.settings, self.tokenizer, self.name = settings, tokenizer, name
         self.tally = Tally()
         labels = GRADES if settings.form == "score" else LABELS
-        self.reader = LabelReader(model, tokenizer, labels, self._lead())
+        self.reader = LabelReader(model, tokenizer, labels, self._lead(), self._beginning())
 
     async def judge(self, comparisons: Sequence[Comparison], /) -> list[Judgement]:
         size = self.settings.batch_size
@@ -105,6 +105,12 @@ class LabelJudge:
         turns = [*self._examples(), Message(role="user", content=self._ask(conversation(prompt.messages), texts))]
         return render_prompt(self.tokenizer, turns) + self._lead()
 
+    def _beginning(self) -> list[int]:
+        """The tokens that every question begins with: template, examples, instruction."""
+        asked = [Prompt(id=text, messages=(Message(role="user", content=text),)) for text in ("x", "7")]
+        one, other = (self._rows(prompt, ("x", "x")) for prompt in asked)
+        return one[: _common(one, other)]
+
     def _lead(self) -> list[int]:
         """How the judge's answer begins, up to its label."""
         text = "Grade:" if self.settings.form == "score" else "The better answer is"
@@ -140,7 +146,9 @@ class LabelJudge:
 class LabelReader:
     """Logits of a few labels after token sequences, and the share of the model's probability that is on them."""
 
-    def __init__(self, model: Any, tokenizer: Any, labels: Sequence[str], lead: Sequence[int]) -> None:
+    def __init__(
+        self, model: Any, tokenizer: Any, labels: Sequence[str], lead: Sequence[int], beginning: Sequence[int] = ()
+    ) -> None:
         base = model.get_base_model() if hasattr(model, "get_base_model") else model
         self.trunk, self.head = base.base_model, base.get_output_embeddings()
         self.device, self.pad = model.device, tokenizer.pad_token_id
@@ -148,15 +156,14 @@ class LabelReader:
         if len(set(self.labels)) < len(labels):
             raise StageError(f"the model's tokenizer begins the labels {', '.join(labels)} with the same token")
         self.shares = shareable(self.trunk) and self.trunk.config._attn_implementation == "sdpa"
-        self.begun: tuple[list[int], Any] = ([], None)
+        self.begun: tuple[list[int], Any] = (list(beginning), None)
 
     @staticmethod
     def _first_token(tokenizer: Any, lead: Sequence[int], label: str) -> int:
         """The token that a label begins with where it follows the lead."""
         text = tokenizer.decode(lead)
         whole = tokenizer(f"{text} {label}", add_special_tokens=False)["input_ids"]
-        before = len(list(takewhile(lambda pair: pair[0] == pair[1], zip(whole, lead, strict=False))))
-        rest: list[int] = whole[before:]
+        rest: list[int] = whole[_common(whole, lead) :]
         # A tokenizer may write the space as a token of its own, which all labels then share.
         space = tokenizer(" ", add_special_tokens=False)["input_ids"]
         return rest[len(space)] if rest[: len(space)] == space and len(rest) > len(space) else rest[0]
@@ -196,17 +203,19 @@ class LabelReader:
         return torch.stack([one for one in last if one is not None])
 
     def _beginning(self, rows: Sequence[list[int]]) -> tuple[list[int], Any]:
-        """The tokens that all questions begin with, and their keys and values; computed with the first batch."""
-        known, cache = self.begun
-        if known and all(row[: len(known)] == known and len(row) > len(known) for row in rows):
-            return known, cache
-        shortest, longest = min(rows), max(rows)
-        common = [a for a, _ in takewhile(lambda pair: pair[0] == pair[1], zip(shortest, longest, strict=False))]
-        common = common[: min(map(len, rows)) - 1]
-        cache = DynamicCache(config=self.trunk.config)
-        if common:
-            self.trunk(input_ids=torch.tensor([common], device=self.device), past_key_values=cache, use_cache=True)
-        self.begun = common, cache
+        """The tokens that all questions begin with, and their keys and values, computed once.
+
+        A tokenizer may merge them with what follows: then fewer are shared, by these rows and those after them.
+        """
+        common = self.begun[0]
+        for row in rows:
+            common = common[: _common(common, row[:-1])]
+        if self.begun[1] is None or len(common) < len(self.begun[0]):
+            cache = DynamicCache(config=self.trunk.config)
+            if common:
+                ids = torch.tensor([common], device=self.device)
+                self.trunk(input_ids=ids, past_key_values=cache, use_cache=True)
+            self.begun = common, cache
         return self.begun
 
     def _padded(self, rows: Sequence[list[int]]) -> torch.Tensor:
@@ -217,3 +226,8 @@ class LabelReader:
         hidden = self.trunk(input_ids=ids, attention_mask=mask.long()).last_hidden_state
         states: torch.Tensor = hidden[torch.arange(len(rows), device=self.device), lengths - 1]
         return states
+
+
+def _common(left: Sequence[int], right: Sequence[int]) -> int:
+    """How many tokens two rows begin with alike."""
+    return len(list(takewhile(lambda pair: pair[0] == pair[1], zip(left, right, strict=False))))

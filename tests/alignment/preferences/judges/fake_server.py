@@ -118,7 +118,9 @@ def shown(body: dict[str, Any]) -> dict[str, str]:
 def prefers_shorter(body: dict[str, Any], _number: int) -> Answer:
     """A server whose model likes the shorter answer, in every form."""
     texts = shown(body)
-    fields = body["response_format"]["json_schema"]["schema"]["properties"] if "response_format" in body else {"verdict": 0}
+    fields = (
+        body["response_format"]["json_schema"]["schema"]["properties"] if "response_format" in body else {"verdict": 0}
+    )
     said: dict[str, Any] = {"reason": "it is shorter"} if "reason" in fields else {}
     if "score" in fields:
         said["score"] = max(1, 10 - len(texts["answer"]) // 5)
