@@ -298,7 +298,7 @@ def _uncalibrated(
         for name, stage in recipe.stages.items()
         for reward in getattr(stage, "rewards", ())
         if name in artifacts and isinstance(reward, JudgeReward)
-        and (reward.calibrated_by not in judges or not judges[reward.calibrated_by].calibrated)
+        and not (reward.calibrated_by in judges and judges[reward.calibrated_by or ""].calibrated)
     ]  # fmt: skip
     return tuple(dict.fromkeys([*(name for name, judge in judges.items() if not judge.calibrated), *rewarded]))
 

@@ -99,7 +99,7 @@ class LabelJudge:
         if mass < self.settings.min_label_mass:
             return None
         shares = torch.tensor(logits, dtype=torch.float64).softmax(0).tolist()
-        return sum(grade * share for grade, share in enumerate(shares, start=1))
+        return float(sum(grade * share for grade, share in enumerate(shares, start=1)))
 
     def _rows(self, prompt: Prompt, texts: Sequence[str]) -> list[int]:
         turns = [*self._examples(), Message(role="user", content=self._ask(conversation(prompt.messages), texts))]

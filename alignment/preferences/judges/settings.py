@@ -17,6 +17,7 @@ from pydantic import Field, model_validator
 
 from alignment.digests import digest_of
 from alignment.recipe_base import BASE, Count, Fraction, Name, NotNegative, Positive, Settings
+from alignment.records import RaterKind
 
 Text = Annotated[str, Field(min_length=1)]
 Form = Literal["pairwise", "score", "ranking", "rubric"]
@@ -173,6 +174,9 @@ class VoteWeights(Settings):
         if not (self.judge or self.human or self.simulated):
             raise ValueError("every weight is 0: nobody's vote counts")
         return self
+
+    def by_kind(self) -> dict[RaterKind, float]:
+        return {"judge": self.judge, "human": self.human, "simulated": self.simulated}
 
 
 class JudgeStage(Settings):

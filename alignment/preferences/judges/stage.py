@@ -56,7 +56,7 @@ def run(settings: JudgeStage, context: StageContext) -> StageResult:
     _refuse(settings, context.name, report)
     votes = votes_of(_rater_name(context), comparisons, judged[: len(comparisons)], correction, settings.tie_margin)
     votes += raters.votes_on(mine)
-    verdicts = consensus(comparisons, votes, settings.weights.model_dump())
+    verdicts = consensus(comparisons, votes, settings.weights.by_kind())
     pairs = preference_pairs(verdicts, comparisons, settings.min_agreement)
     if not pairs:
         raise StageError(_why_no_pairs(comparisons, report))
