@@ -6,25 +6,26 @@ in its message and publishes nothing.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
 from alignment.data.jsonl import read_records, write_records
 from alignment.faults import StageError
 from alignment.preferences.comparisons import make_comparisons
-from alignment.preferences.consensus import consensus, current_votes, preference_pairs
+from alignment.preferences.consensus import consensus, preference_pairs
 from alignment.preferences.judges import calibration
 from alignment.preferences.judges.build import build_judge
 from alignment.preferences.judges.calibration import Known, content_key
 from alignment.preferences.judges.protocol import Correction, Judge, Judgement, votes_of, wait_for
-from alignment.preferences.judges.report import JudgeReport
+from alignment.preferences.judges.raters import Raters, raters_of, turned
+from alignment.preferences.judges.report import Figure, JudgeReport
 from alignment.preferences.judges.settings import (
     GenerativeJudge,
     JudgeStage,
     RewardModelJudge,
     judge_digest,
     judge_models,
+    scores_alone,
 )
 from alignment.preferences.text import words
 from alignment.records import Comparison, PreferencePair, Prompt, Response, Vote
@@ -40,14 +41,14 @@ def run(settings: JudgeStage, context: StageContext) -> StageResult:
     Raises StageError where the judge cannot be asked, agrees too little with the raters, or leaves no pair.
     """
     comparisons = _comparisons(settings, context)
-    raters = _raters(settings, context)
+    raters = raters_of(settings, context)
     mine = {content_key(comparison): comparison for comparison in comparisons}
     # What raters compared and this stage does not, is judged as well: the judge is measured on all that they know.
     extra = [one.comparison for key, one in raters.known.items() if key not in mine]
     judge = build_judge(settings.judge, context)
     judged = _judge(judge, [*comparisons, *extra], context)
     known = {
-        comparison.id: _turned(raters.known[key], comparison) for key, comparison in mine.items() if key in raters.known
+        comparison.id: turned(raters.known[key], comparison) for key, comparison in mine.items() if key in raters.known
     }
     known |= {comparison.id: raters.known[content_key(comparison)] for comparison in extra}
     correction = calibration.fit(judged, known, position=settings.correct_position)
@@ -84,49 +85,6 @@ def _comparisons(settings: JudgeStage, context: StageContext) -> list[Comparison
     return comparisons
 
 
-@dataclass(frozen=True, slots=True)
-class _Raters:
-    """The calibration's raters: what they found, by content; their votes by the same; and who they are."""
-
-    known: dict[str, Known]
-    votes: dict[str, list[tuple[Comparison, Vote]]]
-    who: str
-
-    def votes_on(self, mine: dict[str, Comparison]) -> list[Vote]:
-        """Their votes on these comparisons, in the comparisons' own ids."""
-        return [
-            _as_vote_on(mine[key], theirs, vote)
-            for key in mine
-            if key in self.votes
-            for theirs, vote in self.votes[key]
-        ]
-
-
-def _raters(settings: JudgeStage, context: StageContext) -> _Raters:
-    """What the calibration's stage knows; its votes where it has them, else its pairs."""
-    if settings.calibration is None:
-        return _Raters({}, {}, "")
-    folder = Path(context.inputs[settings.calibration].path)
-    if not (folder / "votes.jsonl").exists():
-        pairs = read_records(folder / "pairs.jsonl", PreferencePair)
-        found = {content_key(one.comparison): one for one in calibration.known_from_pairs(pairs)}
-        kinds = {pair.rater_kind for pair in pairs}
-        who = "people" if kinds == {"human"} else "the raters of a file"
-        votes = {} if kinds != {"human"} else {key: [(one.comparison, _pair_vote(one))] for key, one in found.items()}
-        return _Raters(found, votes, f"{who} ({len(pairs)} pairs)")
-    comparisons = read_records(folder / "comparisons.jsonl", Comparison)
-    cast = [vote for vote in current_votes(read_records(folder / "votes.jsonl", Vote)) if vote.rater_kind != "judge"]
-    by_id = {comparison.id: comparison for comparison in comparisons}
-    by_key: dict[str, list[tuple[Comparison, Vote]]] = {}
-    for vote in cast:
-        comparison = by_id[vote.comparison_id]
-        by_key.setdefault(content_key(comparison), []).append((comparison, vote))
-    known = {content_key(one.comparison): one for one in calibration.known_from_votes(comparisons, cast)}
-    names = {vote.rater for vote in cast}
-    kind = next((vote.rater_kind for vote in cast), "simulated")
-    return _Raters(known, by_key, calibration.rater_kinds(kind, len(names)))
-
-
 def _judge(judge: Judge, comparisons: Sequence[Comparison], context: StageContext) -> list[Judgement]:
     """Every comparison's judgement, block by block; a block in which an endpoint failed is asked again next time."""
     judged: list[Judgement] = []
@@ -159,7 +117,7 @@ def _report(
     judge: Judge,
     pairs: Sequence[tuple[Comparison, Judgement]],
     known: dict[str, Known],
-    raters: _Raters,
+    raters: Raters,
     correction: Correction,
 ) -> JudgeReport:
     judged = [judgement for _comparison, judgement in pairs]
@@ -169,6 +127,7 @@ def _report(
     agreed, kappa = calibration.agreement(pairs, known, correction, settings.tie_margin)
     errors = calibration.calibration_errors(judged, known, correction)
     models = () if isinstance(settings.judge, RewardModelJudge) else judge_models(settings.judge)
+    alone = scores_alone(settings.judge)  # there is no order to agree with
     own = str(context.inputs[models[0]].ref()) if models else None
     return JudgeReport(
         judge=judge.name,
@@ -183,8 +142,8 @@ def _report(
         ceiling=calibration.ceiling(list(known.values())),
         ece=errors[0],
         ece_uncorrected=errors[1],
-        position_consistency=calibration.consistency(judged, correction),
-        position_consistency_uncorrected=calibration.consistency(judged, Correction()),
+        position_consistency=Figure(value=None) if alone else calibration.consistency(judged, correction),
+        position_consistency_uncorrected=Figure(value=None) if alone else calibration.consistency(judged, Correction()),
         position_bias=calibration.position_bias(judged),
         longer=calibration.longer_wins(decided),
         raters_longer=calibration.longer_wins(on_both),
@@ -215,8 +174,8 @@ def _refuse(settings: JudgeStage, name: str, report: JudgeReport) -> None:
         reach = f"; one rater reaches {most:.2f} with the others" if most is not None else ""
         raise StageError(
             f"{name} refuses: Cohen's κ of the judge ({report.judge}) with {report.raters} is {kappa.value:.2f} on "
-            f"{kappa.n} pairs{interval}, and min_kappa is {settings.min_kappa:g}{reach}. Both orders agree on "
-            f"{report.position_consistency.value or 0:.0%} of the pairs, {report.unparsable} answers were unparsable. "
+            f"{kappa.n} pairs{interval}, and min_kappa is {settings.min_kappa:g}{reach}; "
+            f"{_orders(report)}, and {report.unparsable} pairs have no parsable verdict. "
             "Take a better judge or another question, give it examples, or lower min_kappa; nothing was trained on it"
         )
 
@@ -224,9 +183,15 @@ def _refuse(settings: JudgeStage, name: str, report: JudgeReport) -> None:
 def _why_no_pairs(comparisons: Sequence[Comparison], report: JudgeReport) -> str:
     return (
         f"no preference pairs: of {len(comparisons)} comparisons and {report.pairs} judged, {report.ties} are ties "
-        f"(the two orders agree on {report.position_consistency.value or 0:.0%}), {report.unparsable} unparsable, "
+        f"({_orders(report)}), {report.unparsable} unparsable, "
         f"{report.failed} without an answer, {report.suspect} with orders to the judge and {report.unasked} not asked"
     )
+
+
+def _orders(report: JudgeReport) -> str:
+    """How far the two orders of a pair agree, in words."""
+    agree = report.position_consistency.value
+    return "each answer was judged by itself" if agree is None else f"the two orders agree on {agree:.0%} of the pairs"
 
 
 def _metrics(
@@ -263,33 +228,3 @@ def _metrics(
 
 def _rater_name(context: StageContext) -> str:
     return f"judge-{context.name}"
-
-
-def _turned(known: Known, comparison: Comparison) -> Known:
-    """What raters found, for a comparison of the same answers that may have them the other way round."""
-    if known.comparison.responses[0].text.strip() == comparison.responses[0].text.strip():
-        return known
-    swap = {"left": "right", "right": "left", "tie": "tie"}
-    return known.model_copy(
-        update={
-            "decision": swap[known.decision],
-            "by_rater": {rater: swap[decision] for rater, decision in known.by_rater.items()},
-            "probability": 1 - known.probability,
-        }
-    )
-
-
-def _as_vote_on(mine: Comparison, theirs: Comparison, vote: Vote) -> Vote:
-    """A vote on the same answers under other ids."""
-    ids = {response.id: next(r.id for r in mine.responses if r.text.strip() == response.text.strip())
-           for response in theirs.responses}  # fmt: skip
-    ranking = tuple(tuple(sorted(ids[response] for response in group)) for group in vote.ranking)
-    return vote.model_copy(update={"comparison_id": mine.id, "ranking": ranking, "supersedes": None})
-
-
-def _pair_vote(known: Known) -> Vote:
-    """People's consensus on a pair of whose votes only it is left."""
-    left, right = (response.id for response in known.comparison.responses)
-    best, worst = (left, right) if known.decision == "left" else (right, left)
-    return Vote(id=f"consensus-{known.comparison.id}", comparison_id=known.comparison.id, rater="people",
-                rater_kind="human", outcome="ranked", ranking=((best,), (worst,)))  # fmt: skip

@@ -80,7 +80,8 @@ def test_kappa_is_sklearns_and_ties_are_a_category() -> None:
 
 def test_what_raters_found() -> None:
     comparisons = many(5)
-    votes = [vote(c, letter, f"r{place}") for c, letters in zip(comparisons, ("llr", "lrt", "bbl", "ss", "bl"), strict=True)
+    said = ("llr", "lrt", "bbl", "ss", "bl")
+    votes = [vote(c, letter, f"r{place}") for c, letters in zip(comparisons, said, strict=True)
              for place, letter in enumerate(letters)]  # fmt: skip
     found = calibration.known_from_votes(comparisons, votes)
     assert [(one.comparison.id, one.decision) for one in found] == [("c0", "left"), ("c1", "tie"), ("c4", "left")]
@@ -91,8 +92,8 @@ def test_what_raters_found() -> None:
 
 def test_pairs_without_votes_are_known_on_either_side() -> None:
     prompt = many(1)[0].prompt.messages
-    rows = [PreferencePair(id=f"{n}", prompt_id="p", prompt=prompt, chosen=f"good {n}", rejected=f"bad {n}", agreement=0.75)
-            for n in range(20)]  # fmt: skip
+    rows = [PreferencePair(id=f"{n}", prompt_id="p", prompt=prompt, chosen=f"good {n}", rejected=f"bad {n}",
+                           agreement=0.75) for n in range(20)]  # fmt: skip
     found = calibration.known_from_pairs(rows)
     sides = [one.decision for one in found]
     assert 4 < sides.count("left") < 16

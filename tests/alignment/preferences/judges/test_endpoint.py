@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from alignment.faults import StageError
 from alignment.preferences.judges import endpoint as module
 from alignment.preferences.judges.answers import Answers

@@ -41,8 +41,8 @@ def sampled(folder: Path, prompts: int = 12) -> Artifact:
         Prompt(id=f"p{n}", messages=(Message(role="user", content=f"What is capital {n}?"),)) for n in range(prompts)
     ]
     answers = [
-        Response(id=f"p{n}r{k}", prompt_id=f"p{n}", text=f"{text} {n}.", model="policy@1:abc", sampling=Sampling(), seed=k,
-                 tokens=5, finished=True)
+        Response(id=f"p{n}r{k}", prompt_id=f"p{n}", text=f"{text} {n}.", model="policy@1:abc", sampling=Sampling(),
+                 seed=k, tokens=5, finished=True)
         for n in range(prompts) for k, text in enumerate(WORDS)
     ]  # fmt: skip
     write_records(folder / "prompts.jsonl", asked)
