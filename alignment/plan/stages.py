@@ -28,7 +28,7 @@ from alignment.recipe import (
     stage_inputs,
 )
 from alignment.recipe_base import Lora
-from alignment.reward.settings import ModelReward
+from alignment.reward.settings import JudgeReward, ModelReward
 
 TRAINERS = (SftStage, DpoStage, PpoStage, GrpoStage, RlooStage)  # those that make a policy
 NODES = 512  # of a batch's tree, which attend to each other (alignment/models/shared_prefix.py, which imports torch)
@@ -211,9 +211,27 @@ class Planner:
         work.activities.append(self._draw(lengths, scale, stage.per_prompt, ENGINE_BATCH, new))
         for _ in range(self._hold_reward_models(work, stage)):
             work.activities.append(self._scored(rows, lengths, new, 32))
+        for reward in getattr(stage, "rewards", ()):
+            if isinstance(reward, JudgeReward):
+                self._judge_online(work, reward, rows, lengths, new)
         work.sampled = rows * new if lengths else 0.0
         work.trained = stage.epochs * rows * (sum(lengths) / max(1, len(lengths)) + new)
         return lengths, rows
+
+    def _judge_online(
+        self, work: StageWork, reward: JudgeReward, rows: float, lengths: Sequence[int], new: int
+    ) -> None:
+        """A judge's reading of answers alone, or of pairs in both orders; endpoints compute elsewhere."""
+        questions, shown = (rows, new) if reward.alone else (2 * reward.opponents * rows, 2 * new)
+        judge = reward.judge
+        if isinstance(judge, GenerativeJudge) and judge.endpoint is not None:
+            work.remarks.append(f"an endpoint answers about {questions:,.0f} questions as the reward's judge")
+            return
+        work.models.append(self.size.parameters)
+        work.activities.append(self._scored(questions, lengths, shown, 32))
+        if isinstance(judge, GenerativeJudge):
+            mean = math.ceil(sum(lengths) / max(1, len(lengths)) + shown)
+            work.activities.append(self._draw([mean], questions, 1, ENGINE_BATCH, judge.max_tokens))
 
     def _hold_reference(self, work: StageWork, stage: Any) -> None:
         if work.full:

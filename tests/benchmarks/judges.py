@@ -2,10 +2,10 @@
 
     python tests/benchmarks/judges.py --pairs 64 --rounds 3
 
-The pairs are answers to the quickstart's prompts: its demonstrations against themselves with a sentence put before them,
-so of a few to some sixty tokens. ``shared`` computes every distinct beginning once, ``plain`` runs each question whole, in
-padded batches of like length; both read the same logits. CPU seconds stand beside the clock, because they hardly depend
-on what else the machine does. Exits with 77 where the embedded model is not installed.
+The pairs are answers to the quickstart's demonstrations: each against itself with a sentence put before it. ``shared``
+computes every distinct beginning once, ``plain`` runs each question whole, in padded batches; the logits are the same.
+CPU seconds stand beside the clock, because they hardly depend on what else the machine does. Exits with 77 where the
+embedded model is not installed.
 """
 
 import argparse
@@ -105,8 +105,8 @@ def comparisons(count: int) -> list[Any]:
         prompt = Prompt(id=f"p{number}", messages=(Message(role="user", content=asked),))
         longer = f"Sure! Here is what I can tell you about it, number {number}. {answer}"
         responses = tuple(
-            Response(id=f"{number}{side}", prompt_id=prompt.id, text=text, model="m", sampling=Sampling(), seed=0, tokens=1,
-                     finished=True)
+            Response(id=f"{number}{side}", prompt_id=prompt.id, text=text, model="m", sampling=Sampling(), seed=0,
+                     tokens=1, finished=True)
             for side, text in (("l", answer), ("r", longer))
         )  # fmt: skip
         made.append(Comparison(id=f"c{number}", prompt=prompt, responses=responses))

@@ -32,7 +32,7 @@ def recipe(make_recipe: MakeRecipe, tmp_path: Path) -> tuple[Path, dict[str, Any
     evaluation = whole["stages"].pop("evaluation")
     whole["stages"]["judge"] = {"kind": "judge", "responses": "responses", "judge": dict(JUDGE)}
     whole["stages"]["grpo"] = {
-        "kind": "grpo", "model": "sft",
+        "kind": "grpo", "model": "sft", "sampling": {"max_new_tokens": 8},
         "rewards": [{"kind": "judge", "judge": dict(JUDGE), "calibrated_by": "judge"}],
     }  # fmt: skip
     whole["stages"]["evaluation"] = {**evaluation, "model": "grpo", "against": ["sft"]}
