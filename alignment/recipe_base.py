@@ -24,3 +24,12 @@ class Lora(Settings):
     rank: Count = 16
     alpha: Positive = 32  # 2 × rank: the common scaling, and the one that learning rates here assume
     dropout: Fraction = 0.0
+
+
+class SimulatedRaters(Settings):
+    """Programs that follow a written rubric, with noise. Always called simulated wherever they show."""
+
+    rubric: str  # a YAML file, relative to the recipe: see alignment/preferences/rubric.py
+    count: Count = 3
+    noise: NotNegative = 0.5  # standard deviation added to a rater's score of each response, in rubric points
+    tie_margin: NotNegative = 0.25  # two scores nearer than this are a tie

@@ -12,9 +12,11 @@ from alignment.recipe import (
     EvaluateStage,
     Gate,
     HumanPreferencesStage,
+    OveroptimisationStage,
     PreferencesStage,
     Recipe,
     SampleStage,
+    TournamentStage,
     stage_inputs,
 )
 from alignment.recipe_faults import nearest, suggestion
@@ -31,9 +33,12 @@ MAKES = {  # a stage's kind → what other stages can read of it
     "grpo": ("a model",),
     "rloo": ("a model",),
     "evaluate": ("an evaluation",),
+    "tournament": ("a model",),
+    "overoptimisation": ("an experiment",),
 }
 NEEDS = {  # the role that an input plays → what it must be
     "model": "a model",
+    "policies": "a model",
     "reference": "a model",
     "against": "a model",
     "responses": "responses",
@@ -103,6 +108,21 @@ def _stage_faults(name: str, stage: Any, recipe: Recipe) -> Iterator[Fault]:
             yield Fault(problem, "remove it from the opponents", field=f"{at}.against")
         for opponent in sorted({name for name in stage.against if stage.against.count(name) > 1}):
             yield Fault(f"{opponent} stands twice", "keep one of them", field=f"{at}.against")
+    elif isinstance(stage, TournamentStage | OveroptimisationStage):
+        yield from _policies_faults(at, stage, recipe)
+
+
+def _policies_faults(at: str, stage: TournamentStage | OveroptimisationStage, recipe: Recipe) -> Iterator[Fault]:
+    if stage.model in stage.policies:
+        yield Fault(f"{stage.model} is compared with itself", "remove it from the policies", field=f"{at}.policies")
+    for policy in sorted({name for name in stage.policies if stage.policies.count(name) > 1}):
+        yield Fault(f"{policy} stands twice", "keep one of them", field=f"{at}.policies")
+    if isinstance(stage, OveroptimisationStage):
+        for policy in dict.fromkeys(stage.policies):
+            source = recipe.stages.get(policy)
+            if source is not None and getattr(source, "snapshot_every", None) is None:
+                problem = f"{policy} keeps no snapshots, and its end alone shows no way there"
+                yield Fault(problem, "set snapshot_every", field=f"stages.{policy}.snapshot_every")
 
 
 def _gate_faults(gate: Gate, stages: Mapping[str, Any]) -> Iterator[Fault]:

@@ -44,6 +44,8 @@ RUNNERS = {  # the module whose `run` makes a stage of this kind, and the data f
     "grpo": ("alignment.policy.grpo", ("prompts",)),
     "rloo": ("alignment.policy.grpo", ("prompts",)),
     "evaluate": ("alignment.evaluation.stage", ("prompts", "rubric")),
+    "tournament": ("alignment.evaluation.tournament", ("prompts", "rubric")),
+    "overoptimisation": ("alignment.evaluation.overoptimisation", ("prompts", "rubric")),
 }
 BY_FILE: Any = {"raters": {"rubric"}, "rewards": {"__all__": {"function"}}}  # paths: what their files hold counts
 DASHBOARD_SECONDS = 5.0  # between two updates of a progress artifact

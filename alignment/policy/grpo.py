@@ -19,6 +19,7 @@ from alignment.models.loading import add_lora, is_adapter, load_policy, save_pol
 from alignment.policy.group_monitor import GroupCallback, all_alarms
 from alignment.policy.group_settings import GroupStage, GrpoStage, RlooStage
 from alignment.policy.group_trainer import OurGRPOTrainer, OurRLOOTrainer, Rollouts, reward_stub, run_dataset
+from alignment.policy.snapshots import Snapshots
 from alignment.recipe import BASE
 from alignment.records import Prompt
 from alignment.reward.build import build_rewards
@@ -57,10 +58,16 @@ def run(settings: GrpoStage | RlooStage, context: StageContext) -> StageResult:
     def make_trainer(callback: Any) -> Any:
         return _trainer(settings, context, policy, tokenizer, rollouts, callback)
 
+    snapshots = Snapshots(settings.snapshot_every, tokenizer, base, context, updates_per_step=rollouts.updates_per_step)
     trainer, callback, loss = fit(
-        policy, make_trainer, context, callback=GroupCallback(context, settings, rollouts, tables)
+        policy,
+        make_trainer,
+        context,
+        callback=GroupCallback(context, settings, rollouts, tables),
+        also=(snapshots,),
     )
     save_policy(trainer.model, tokenizer, base, context.output)
+    snapshots.publish()
     shutil.copytree(tables, context.output / "samples")
     write_text(context.output / "curves.json", json.dumps(callback.curves, sort_keys=True))
     alarms = all_alarms(trainer.state.log_history)

@@ -17,6 +17,7 @@ from alignment.policy.ppo_reward import episode_reward
 from alignment.policy.ppo_rollout import PromptIds
 from alignment.policy.ppo_trainer import PpoTrainer
 from alignment.policy.ppo_watch import Watch
+from alignment.policy.snapshots import Snapshots
 from alignment.preferences.raters import simulated_raters
 from alignment.preferences.rubric import load_rubric
 from alignment.recipe import BASE, Lora, PpoStage
@@ -57,16 +58,20 @@ def run(settings: PpoStage, context: StageContext) -> StageResult:
         watch=_watch(settings, context, engine, held_out),
     )
 
+    snapshots = Snapshots(settings.snapshot_every, tokenizer, base, context)
+
     def on_step(step: int, metrics: dict[str, float], experience: Experience) -> None:
         state = trainer.state
         context.report(Progress(step, settings.steps, metrics, state.tokens_sampled + state.tokens_trained))
         if step == 1 or step % settings.checkpoint_every == 0 or step == settings.steps:
             table = json.dumps(sample_table(experience), indent=1, ensure_ascii=False)
             write_text(context.output / "samples" / f"step-{step:06d}.json", table)
+        snapshots.take(policy, step)
 
     with context.working():
         state = trainer.train(on_step=on_step)
     save_policy(policy, tokenizer, base, context.output)
+    snapshots.publish()
     curves = {
         name: [(step, metrics[name]) for step, metrics in enumerate(state.history, start=1) if name in metrics]
         for name in _names(state.history)
