@@ -19,6 +19,7 @@ from alignment.models.loading import add_lora, is_adapter, load_policy, save_pol
 from alignment.policy.group_monitor import GroupCallback, all_alarms
 from alignment.policy.group_settings import GroupStage, GrpoStage, RlooStage
 from alignment.policy.group_trainer import OurGRPOTrainer, OurRLOOTrainer, Rollouts, reward_stub, run_dataset
+from alignment.policy.response_head import add_response_head
 from alignment.policy.snapshots import Snapshots
 from alignment.recipe import BASE
 from alignment.records import Prompt
@@ -145,6 +146,9 @@ def _trainer(
         processing_class=tokenizer,
         callbacks=[callback],
     )
+    if not getattr(settings, "entropy_coefficient", 0.0):  # its gradient needs TRL's own head
+        for model in filter(None, (trainer.model, trainer.ref_model)):
+            add_response_head(model, temperature=settings.sampling.temperature, statistics=False)
     trainer.rollouts = rollouts
     for name, parameter in policy.named_parameters():
         if ".ref." in name:  # TRL's copy of the adapter, which is the reference
