@@ -17,6 +17,7 @@ from alignment.recipe_base import BASE as BASE
 from alignment.recipe_base import Count, Fraction, Name, NotNegative, Positive, Settings
 from alignment.recipe_base import Lora as Lora
 from alignment.recipe_base import SimulatedRaters as SimulatedRaters
+from alignment.recipe_base import Vllm as Vllm
 from alignment.records import Sampling
 from alignment.reward.settings import ModelReward, RewardList, unique_names
 
@@ -263,6 +264,7 @@ class Resources(Settings):
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: Count | None = None  # CPU threads; None: one per core. Part of the run's identity: sums depend on it
+    vllm: Vllm | None = None  # samples for the stages sample, ppo, grpo and rloo; None: transformers, in this process
 
 
 class Recipe(Settings):
