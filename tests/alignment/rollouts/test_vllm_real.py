@@ -1,6 +1,6 @@
 """A real vLLM server: PPO trains an adapter here, and the server samples from it, update after update.
 
-vLLM wants an environment of its own. ``RLHF_FLOWS_VLLM`` names its ``vllm`` command; without it this is skipped.
+vLLM wants an environment of its own. ``RLHF_FLOWS_VLLM`` names that one's Python; without it this is skipped.
 """
 
 import os
@@ -35,9 +35,9 @@ def model(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def server(model, tmp_path_factory):
-    command = os.environ.get("RLHF_FLOWS_VLLM")
-    if not command:
-        pytest.skip("no vLLM: set RLHF_FLOWS_VLLM to the vllm command of an environment that has it")
+    python = os.environ.get("RLHF_FLOWS_VLLM")
+    if not python:
+        pytest.skip("no vLLM: set RLHF_FLOWS_VLLM to the Python of an environment that has it")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -51,7 +51,8 @@ def server(model, tmp_path_factory):
     environment.pop("PYTHONPATH", None)
     with log.open("w") as out:
         process = subprocess.Popen(
-            [command, "serve", model.path, "--port", str(port), "--served-model-name", "smollm2", *options],
+            [python, "-m", "vllm.entrypoints.openai.api_server", "--model", model.path, "--port", str(port),
+             "--served-model-name", "smollm2", *options],
             stdout=out, stderr=subprocess.STDOUT, env=environment,
         )  # fmt: skip
     url = f"http://127.0.0.1:{port}"
