@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from alignment.evaluation.gate import GateVerdict
-from alignment.preferences.judges.report import JudgeReport
 from alignment.recipe import (
     BASE,
     EvaluateStage,
@@ -25,6 +24,7 @@ from alignment.records import Artifact
 from alignment.registry.lineage import node_id, node_ref, trace
 from alignment.registry.store import read_curves
 from alignment.report.experiments import overoptimisations, tournaments
+from alignment.report.judges import judge_reports, judge_words, uncalibrated
 from alignment.report.model import (
     Command,
     Cost,
@@ -44,7 +44,6 @@ from alignment.report.model import (
     WinRateReport,
 )
 from alignment.report.samples import choose_samples
-from alignment.reward.settings import JudgeReward
 from alignment.workspace import Workspace
 
 NOT_PART, NOT_REACHED = "not part of this recipe", "not reached in this run"
@@ -117,8 +116,8 @@ def build_report(
         overoptimisations=overoptimisations(recipe, artifacts),
         rewards=tuple(_rewards(recipe, artifacts)),
         preferences=tuple(_preferences(recipe, artifacts)),
-        judges=(judges := _judges(recipe, artifacts)),
-        uncalibrated=_uncalibrated(recipe, artifacts, judges),
+        judges=(judges := judge_reports(recipe, artifacts)),
+        uncalibrated=uncalibrated(recipe, artifacts, judges),
         curves={name: curves for name, a in artifacts.items() if (curves := _curves(Path(a.path)))},
         samples=chosen[0],
         samples_chosen=chosen[1],
@@ -271,7 +270,7 @@ def _preferences(recipe: Recipe, artifacts: Mapping[str, Artifact]) -> list[Pref
         elif isinstance(stage, HumanPreferencesStage):
             raters = _people(artifacts[name])
         elif isinstance(stage, JudgeStage):
-            raters = _judge(_judges(recipe, artifacts)[name])
+            raters = judge_words(judge_reports(recipe, artifacts)[name])
         elif isinstance(stage, PreferenceFileStage):
             raters = f"a file that the user brought ({Path(recipe.data.preferences or '').name})"
         else:
@@ -281,36 +280,6 @@ def _preferences(recipe: Recipe, artifacts: Mapping[str, Artifact]) -> list[Pref
             PreferenceReport(stage=name, raters=raters, simulated=simulated, figures=artifacts[name].metrics)
         )
     return reports
-
-
-def _judges(recipe: Recipe, artifacts: Mapping[str, Artifact]) -> dict[str, JudgeReport]:
-    """What was measured of each judge, by its stage."""
-    stages = [name for name, stage in recipe.stages.items() if isinstance(stage, JudgeStage) and name in artifacts]
-    return {
-        name: JudgeReport.model_validate_json((Path(artifacts[name].path) / "judge.json").read_text("utf-8"))
-        for name in stages
-    }
-
-
-def _uncalibrated(
-    recipe: Recipe, artifacts: Mapping[str, Artifact], judges: Mapping[str, JudgeReport]
-) -> tuple[str, ...]:
-    """The stages that use a judge which nobody's votes were compared with."""
-    rewarded = [
-        name
-        for name, stage in recipe.stages.items()
-        for reward in getattr(stage, "rewards", ())
-        if name in artifacts and isinstance(reward, JudgeReward)
-        and not (reward.calibrated_by in judges and judges[reward.calibrated_by or ""].calibrated)
-    ]  # fmt: skip
-    return tuple(dict.fromkeys([*(name for name, judge in judges.items() if not judge.calibrated), *rewarded]))
-
-
-def _judge(report: JudgeReport) -> str:
-    """Who a judge is, and how far it may be trusted."""
-    if not report.calibrated or report.kappa is None or report.kappa.value is None:
-        return f"an AI judge, uncalibrated ({report.judge}): no rater's votes say how far to trust it"
-    return f"an AI judge ({report.judge}), whose κ with {report.raters} is {report.kappa.value:.2f}"
 
 
 def _people(artifact: Artifact) -> str:

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 
 from alignment.evaluation.gate import GateCheck
-from alignment.preferences.judges.report import Figure, JudgeReport
 from alignment.report.model import RunReport, StageReport
 
 KEY_METRICS = {  # by a stage's kind: the metric that says most, and how to say it
@@ -44,57 +43,6 @@ DATA_SOURCES = (  # other figures of the data: a kind of stage, its metric, and 
 
 
 JUDGED = ("comparisons", "votes", "pairs", "ties", "kappa", "chosen_words", "rejected_words")
-
-
-def judge_rows(judges: Mapping[str, JudgeReport]) -> list[tuple[str, list[str]]]:
-    """The table of judges: what each row is called, and each judge's figure."""
-    rows: dict[str, list[str]] = {}
-    for judge in judges.values():
-        cells = {
-            "is": judge.judge,
-            "measured against": judge.raters if judge.calibrated else "nobody: uncalibrated",
-            "pairs judged": count(judge.pairs),
-            "agreement with them": _interval(judge.agreement, "percent", judge.calibrated),
-            "Cohen’s κ with them": _interval(judge.kappa, "figure", judge.calibrated),
-            "κ of one of them with the others (ceiling)": _interval(judge.ceiling, "figure", judge.calibrated),
-            "calibration error (uncorrected)": _error(judge),
-            "both orders agree": _interval(judge.position_consistency, "percent", True),
-            "the same, position bias left in": _interval(judge.position_consistency_uncorrected, "percent", True),
-            "bonus of the first place (log-odds)": short(judge.position_bias),
-            "fitted temperature": short(judge.correction.temperature) if judge.calibrated else "uncalibrated",
-            "the longer answer wins": _interval(judge.longer, "percent", True),
-            "the same, by the raters": _interval(judge.raters_longer, "percent", judge.calibrated),
-            "its own model’s answer wins": _interval(judge.own, "percent", True),
-            "ties": count(judge.ties),
-            "unparsable / no answer / not asked": f"{judge.unparsable} / {judge.failed} / {judge.unasked}",
-            "answers that give orders to the judge": count(judge.suspect),
-            "questions (answered from what was kept)": f"{judge.tally['asked']:,.0f} ({judge.tally['cached']:,.0f})",
-            "tokens read / written": f"{judge.tally['prompt_tokens']:,.0f} / {judge.tally['answer_tokens']:,.0f}",
-            "cost (paid in this run)": f"{judge.tally['money']:.4g} ({judge.tally['paid']:.4g})",
-        }
-        for name, cell in cells.items():
-            rows.setdefault(name, []).append(cell)
-    return list(rows.items())
-
-
-def _interval(found: Figure | None, form: str, calibrated: bool) -> str:
-    if not calibrated:
-        return "uncalibrated"
-    if found is None or found.value is None:
-        return "–"
-    if form == "percent":
-        whole = "" if found.low is None or found.high is None else f" ({percent_range(found.low, found.high)})"
-        return percent(found.value) + whole
-    return short(found.value) + ("" if found.low is None or found.high is None else
-                                 f" ({short(found.low)} to {short(found.high)})")  # fmt: skip
-
-
-def _error(judge: JudgeReport) -> str:
-    if not judge.calibrated:
-        return "uncalibrated"
-    if judge.ece is None or judge.ece_uncorrected is None:
-        return "–"
-    return f"{short(judge.ece)} ({short(judge.ece_uncorrected)})"
 
 
 def data_facts(report: RunReport) -> list[tuple[str, str]]:
