@@ -189,6 +189,9 @@ class PpoStage(Settings):
     kl_target: Positive | None = None  # nats per answer: turns on the adaptive coefficient (Ziegler et al. 2019)
     kl_horizon: Positive = 10_000  # episodes over which the adaptive coefficient changes by a fifth at most
     missing_eos_penalty: NotNegative = 1.0  # taken off the score of an answer that was cut off
+    normalise_scores: bool = False
+    """Scores in standard deviations of the start's own, from their mean (Ziegler et al. 2019, section 2.1; Huang et al.
+    2024, detail 11), measured on the first step's answers: then one kl_coefficient fits any reward model."""
     whiten_rewards: bool = False
     whiten_advantages: bool = True
     gamma: Fraction = 1.0
