@@ -156,11 +156,16 @@ def rate(
     host: str = "127.0.0.1",
     port: int = 7860,
     public_url: Annotated[str | None, typer.Option(help="How raters reach the app, behind a proxy.")] = None,
+    arena: Annotated[
+        tuple[str, str] | None, typer.Option(metavar="A B", help="Two versions to talk to, names hidden.")
+    ] = None,
+    temperature: Annotated[float, typer.Option(min=0.0, help="Of the arena's answers.")] = 0.7,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Of each of the arena's answers.")] = 256,
 ) -> None:
-    """Serves the app in which people rank responses."""
+    """Serves the app in which people rank responses, and with --arena talk to two versions at once."""
     from flows.raters import rate_command
 
-    rate_command(workspace, store, host, port, public_url)
+    rate_command(workspace, store, host, port, public_url, arena, temperature, max_new_tokens)
 
 
 @votes_app.command("import")
@@ -182,7 +187,7 @@ def votes_export(
     file: Annotated[Path, typer.Argument(help="Where to: .jsonl, or .parquet for pairs.")],
     workspace: WorkspaceOption = WORKSPACE,
     store: StoreOption = None,
-    what: Annotated[Literal["pairs", "votes", "demonstrations"], typer.Option()] = "pairs",
+    what: Annotated[Literal["pairs", "votes", "demonstrations", "arena", "arena_pairs"], typer.Option()] = "pairs",
     form: Annotated[Literal["messages", "text"], typer.Option(help="Of pairs.")] = "messages",
     json: JsonOption = False,
 ) -> None:

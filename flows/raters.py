@@ -12,8 +12,20 @@ from flows import services
 from flows.commands import prepare
 
 
-def rate_command(workspace: Path, url: str | None, host: str, port: int, public_url: str | None) -> None:
-    """Serves the raters' app until it is stopped, and says on the run's Prefect server when votes are enough."""
+def rate_command(
+    workspace: Path,
+    url: str | None,
+    host: str,
+    port: int,
+    public_url: str | None,
+    arena: tuple[str, str] | None,
+    temperature: float,
+    max_new_tokens: int,
+) -> None:
+    """Serves the raters' app until it is stopped, and says on the run's Prefect server when votes are enough.
+
+    ``arena`` names two versions that people may talk to; they answer in this process.
+    """
     space = Workspace(workspace.resolve())
     services.quiet_environment(space)
     server = services.begin(space, "prefect")  # raters need not wait for it: what cannot be said is said again
@@ -21,8 +33,15 @@ def rate_command(workspace: Path, url: str | None, host: str, port: int, public_
     from flows import collect
     from preference_ui.app import serve
 
-    where = collect.store_url(space, url)
-    serve(where, host=host, port=port, public_url=public_url, snapshots=collect.snapshots(space))
+    where, contestants = collect.store_url(space, url), []
+    if arena is not None:
+        from alignment.records import Sampling
+        from flows import arena as ring
+
+        sampling = Sampling(temperature=temperature, max_new_tokens=max_new_tokens)
+        contestants = ring.contestants(arena, space, sampling)
+    serve(where, host=host, port=port, public_url=public_url, snapshots=collect.snapshots(space),
+          contestants=contestants)  # fmt: skip
 
 
 def deploy_command(given: str, workspace: Path, overrides: list[str], cron: str | None) -> None:
@@ -60,7 +79,7 @@ def votes_export_command(
     workspace: Path,
     url: str | None,
     file: Path,
-    what: Literal["pairs", "votes", "demonstrations"],
+    what: Literal["pairs", "votes", "demonstrations", "arena", "arena_pairs"],
     form: Literal["messages", "text"],
     *,
     as_json: bool,
