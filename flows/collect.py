@@ -21,6 +21,7 @@ from preference_ui.collecting import Condition, open_collection, records_of, tak
 from preference_ui.exchange import Export
 from preference_ui.queueing import queue_comparisons
 from preference_ui.store import Store
+from preference_ui.verdict import storable
 
 
 def store_url(workspace: Workspace, url: str | None = None) -> str:
@@ -73,11 +74,14 @@ def queue_for_raters(name: str, recipe: Recipe, made: Mapping[str, Artifact], wo
 
 
 def comparisons(settings: HumanPreferencesStage, recipe: Recipe, responses: Artifact, queue: str) -> list[Comparison]:
-    """What people are asked. The ids are the queue's own, so that two queues never share a comparison."""
+    """What people are asked. The ids are the queue's own, so that two queues never share a comparison.
+
+    A model may say what no database keeps (a NUL) and no person could judge: such answers are not asked about.
+    """
     folder = Path(responses.path)
     made = make_comparisons(
         read_records(folder / "prompts.jsonl", Prompt),
-        read_records(folder / "responses.jsonl", Response),
+        [one for one in read_records(folder / "responses.jsonl", Response) if storable(one.text)],
         settings.comparisons_per_prompt,
         recipe.seed,
     )

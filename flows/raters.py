@@ -2,14 +2,19 @@
 
 import json
 import os
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from rich.console import Console
 
 from alignment.workspace import Workspace
 from flows import services
 from flows.commands import prepare
+
+if TYPE_CHECKING:
+    from preference_ui.exchange import Filter
+Chosen: TypeAlias = tuple[list[str], datetime | None, datetime | None, float, str | None]
 
 
 def rate_command(
@@ -81,15 +86,24 @@ def votes_export_command(
     file: Path,
     what: Literal["pairs", "votes", "demonstrations", "arena", "arena_pairs"],
     form: Literal["messages", "text"],
+    chosen: Chosen,
     *,
     as_json: bool,
 ) -> None:
-    """Writes preference pairs, votes or corrections to a file, and says their digest."""
+    """Writes preference pairs, votes, corrections or the arena's talks to a file, and says their digest.
+
+    ``chosen`` are raters, from when, until when, the least agreement, and the queue.
+    """
     services.quiet_environment(Workspace(workspace.resolve()))
+    from preference_ui.arena_votes import export_talks
     from preference_ui.exchange import export_votes
     from preference_ui.store import Store
 
-    export = export_votes(Store.open(_store_url(workspace, url)), file, what=what, form=form)
+    store = Store.open(_store_url(workspace, url))
+    if what == "arena" or what == "arena_pairs":
+        export = export_talks(store, file, pairs=what == "arena_pairs", chosen=_filter(chosen))
+    else:
+        export = export_votes(store, file, what=what, form=form, chosen=_filter(chosen))
     if as_json:
         print(export.model_dump_json(indent=2))
     else:
@@ -97,13 +111,21 @@ def votes_export_command(
         Console().print(f"{export.path}: {said}", highlight=False, soft_wrap=True)
 
 
-def votes_agreement_command(workspace: Path, url: str | None, *, as_json: bool) -> None:
+def _filter(chosen: Chosen) -> "Filter":
+    from preference_ui.exchange import Filter
+
+    raters, since, until, least, queue = chosen
+    start, end = (moment and moment.replace(tzinfo=moment.tzinfo or UTC) for moment in (since, until))
+    return Filter(raters=tuple(raters), since=start, until=end, min_agreement=least, queue=queue)
+
+
+def votes_agreement_command(workspace: Path, url: str | None, chosen: Chosen, *, as_json: bool) -> None:
     """How far the raters agree, with 95 % intervals."""
     services.quiet_environment(Workspace(workspace.resolve()))
     from preference_ui.exchange import agreement
     from preference_ui.store import Store
 
-    figures = agreement(Store.open(_store_url(workspace, url)))
+    figures = agreement(Store.open(_store_url(workspace, url)), chosen=_filter(chosen))
     if as_json:
         print(json.dumps([figure.model_dump(mode="json") for figure in figures], indent=2))
         return

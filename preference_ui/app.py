@@ -109,8 +109,8 @@ def serve(
 
     ``public_url`` is how raters reach the app, where that is not http://HOST:PORT. OpenID Connect is on where its
     environment variables are set (:class:`OidcSettings`). ``snapshots`` is the folder where collections that have
-    become ready are written, each announced as the Prefect event ``preferences.ready``; None watches none. ``contestants``
-    open the arena. Raises InputError and StoreError like :meth:`Store.open` and :func:`create_app`.
+    become ready are written, each announced as the Prefect event ``preferences.ready``; None watches none.
+    ``contestants`` open the arena. Raises InputError and StoreError like :meth:`Store.open` and :func:`create_app`.
     """
     store = Store.open(store_url)
     app = create_app(store, oidc=OidcSettings.from_environment() if oidc else None, contestants=contestants)

@@ -1,8 +1,8 @@
 """The arena's talks: a person talks to two versions at once, does not know which, votes, and then learns their names.
 
-Here is what is stored and when; the answers are made in :mod:`preference_ui.talking`. A vote and the end of its talk are
-one transaction, and the names leave this module only from a talk that has ended so. There is no undo: who has seen the
-names is no longer blind.
+Here is what is stored and when; the answers are made in :mod:`preference_ui.talking`. A vote and the end of its talk
+are one transaction, and the names leave this module only from a talk that has ended so. There is no undo: who has seen
+the names is no longer blind.
 """
 
 import random
@@ -58,12 +58,17 @@ class Talk:
 
     def messages(self, side: int) -> list[Message]:
         """The talk as the version on this side (0: A, 1: B) knows it."""
-        found = []
-        for turn in self.turns:
-            found.append(Message(role="user", content=turn["said"]))
-            if turn["answers"] is not None:
-                found.append(Message(role="assistant", content=turn["answers"][side]))
-        return found
+        return messages_of(self.turns, side)
+
+
+def messages_of(turns: Sequence[Mapping[str, Any]], side: int) -> list[Message]:
+    """Turns of a talk as the conversation of one side."""
+    found = []
+    for turn in turns:
+        found.append(Message(role="user", content=turn["said"]))
+        if turn["answers"] is not None:
+            found.append(Message(role="assistant", content=turn["answers"][side]))
+    return found
 
 
 class Ballot(BaseModel):

@@ -23,8 +23,8 @@ def stream(engine: TransformersEngine, prompt: Sequence[int], *, sampling: Sampl
         state = _Decoding(engine, [row], sampling)
     for step in range(sampling.max_new_tokens):
         with torch.no_grad():  # closed before the text is handed out: the reader's own mode is none of our business
-            if step > 0:
-                state.advance(tokens)
+            if row.tokens:
+                state.advance(torch.tensor(row.tokens[-1:], device=state.device))
             tokens, _logprobs = state.choose(step)
         row.tokens.append(int(tokens))
         engine._finish([row], sampling.stop)

@@ -168,6 +168,23 @@ class RunningApp:
     _components: dict[str, int] = field(default_factory=dict)
 
 
+_APP = """
+import time
+from preference_ui.app import serve
+from preference_ui.arena import Contestant
+
+def contestant(name):
+    def answer(messages, seed):  # says again what it heard, in three pieces
+        said = messages[-1].content
+        for part in range(1, 4):
+            time.sleep(0.5 if "slowly" in said else 0.15)
+            yield f"I heard {len(messages)}: {said}"[: 1000 if part == 3 else 9 * part]
+    return Contestant(name, f"digest-{name}", answer)
+
+serve(%r, port=%d, contestants=[contestant("secret-version-one"), contestant("secret-version-two")])
+"""
+
+
 @pytest.fixture(scope="session")
 def running_app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningApp]:
     """One app for all tests of a run; every test uses its own accounts and comparisons."""
@@ -176,7 +193,7 @@ def running_app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningApp
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     store_url = f"sqlite:///{folder}/votes.db"
-    code = f"from preference_ui.app import serve; serve({store_url!r}, port={port})"
+    code = _APP % (store_url, port)
     log = (folder / "log").open("w")
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=log, text=True)
     assert process.stdout is not None
