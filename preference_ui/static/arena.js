@@ -2,7 +2,7 @@
 // Every rule is the server's: here is only what is on the screen.
 import { ask, call, h, isTyping, key, letter } from "./dom.js";
 import { keysTable, menu } from "./chrome.js";
-import { favour, scale } from "./scale.js";
+import { favour, scale, STEPS } from "./scale.js";
 
 const HELP = [["Enter", "send what you wrote; Shift+Enter begins a new line"], ["Esc", "leave the text, so that the keys below work"],
   ["w", "write again"], ["1 … 7", "from “A much better” to “B much better”; 4 is a tie"], ["b", "both are bad"],
@@ -17,7 +17,7 @@ export function start(element, server) {
   const bar = h("footer", { class: "bar", role: "group", "aria-label": "Your message and your verdict" });
   const main = h("main", { class: "work talk", tabIndex: -1 }, h("h1", { class: "visually-hidden" }, "Two answers at once"), turns, bar);
   desk.replaceChildren(head, notice, main, live);
-  let about = null, screen = null, steps = null, busy = false, kept = "";
+  let about = null, screen = null, steps = null, busy = false, kept = "", given = "";
 
   const announce = (text) => { live.textContent = text; };
   const tell = (text, kind = "") => { notice.textContent = text; notice.className = `notice ${kind}`; notice.hidden = !text; };
@@ -51,14 +51,15 @@ export function start(element, server) {
 
   function ended() {
     const names = screen.names;
-    return [h("p", { class: "said" }, names ? `A is ${names[0]}, B is ${names[1]}. Your vote is saved and stands.` : "This talk is over."),
+    return [h("p", { class: "said" }, names
+      ? [h("strong", {}, `A is ${names[0]}, B is ${names[1]}.`), ` ${given ? `You said: ${given}. ` : ""}Your vote is saved and stands.`] : "This talk is over."),
       h("div", { class: "bar-actions" }, h("span"), h("button", { type: "button", class: "primary", onclick: enter }, "New talk ", key("n")))];
   }
 
   function writing() {
     const votable = screen.turns.length > 0 && !screen.waiting;
     const before = steps?.strength() ?? null;
-    steps = votable ? scale(before, (strength) => favour(lastCards(), strength)) : null;
+    steps = votable ? scale(before, (strength) => favour(lastCards(), strength), "Choose, or press Esc and 1 to 7") : null;
     if (steps) favour(lastCards(), steps.strength());
     const full = screen.turns.length >= about.limits.turns;
     text.disabled = full;
@@ -69,7 +70,7 @@ export function start(element, server) {
       steps?.element,
       steps && h("div", { class: "bar-actions" }, h("div", { class: "others" },
         h("button", { type: "button", onclick: () => vote({ outcome: "both_bad" }) }, "Both bad ", key("b")),
-        h("button", { type: "button", onclick: leave }, "New talk without a vote")),
+        h("button", { type: "button", onclick: leave }, "Leave without a vote")),
         h("button", { type: "button", class: "primary send", onclick: send }, "Send the vote ", key("Enter")))].filter(Boolean);
   }
 
@@ -130,6 +131,7 @@ export function start(element, server) {
     if (!steps) return;
     const reply = await doing("judge", { talk: screen.talk, vote: ballot });
     if (!reply) return;
+    given = ballot.outcome === "both_bad" ? "both bad" : STEPS.find(([value]) => value === ballot.strength)[1];
     steps = null;
     show(reply);
     announce(`Your vote is saved. A is ${reply.names[0]}, B is ${reply.names[1]}.`);

@@ -6,7 +6,7 @@ export const STEPS = [
   [1, "B slightly better"], [2, "B better"], [3, "B much better"],
 ];
 
-export function scale(strength, chosen) {
+export function scale(strength, chosen, hint = "Choose, or press 1 to 7") {
   const said = h("p", { class: "said", "aria-hidden": "true" });
   const inputs = STEPS.map(([value], at) =>
     h("input", { type: "radio", name: "strength", value: String(value), id: `step-${at}`, checked: value === strength,
@@ -17,7 +17,7 @@ export function scale(strength, chosen) {
 
   function show() {
     const narrow = matchMedia("(max-width: 760px)").matches;
-    said.textContent = strength === null ? narrow ? "Choose: A is better … B is better" : "Choose, or press 1 to 7"
+    said.textContent = strength === null ? narrow ? "Choose: A is better … B is better" : hint
       : STEPS.find(([value]) => value === strength)[1];
   }
 
