@@ -80,19 +80,18 @@ def database(given: str, folder: Path) -> Iterator[str]:
         if binaries is None:
             raise SystemExit("PostgreSQL's server is not installed (Debian: postgresql)")
         home = Path(tempfile.mkdtemp(prefix="raters-pg-"))
-        as_user: dict[str, Any] = {"stdout": subprocess.DEVNULL, "cwd": home, "check": True}
+        as_user: dict[str, Any] = {"stdout": subprocess.DEVNULL, "cwd": home}
         if os.geteuid() == 0:  # the server refuses to run as root
             shutil.chown(home, "postgres", "postgres")
             as_user |= {"user": "postgres", "group": "postgres"}
-        subprocess.run(
-            [binaries / "initdb", "-D", home / "data", "-U", "rlhf", "--auth=trust", "-E", "UTF8"], **as_user
-        )
+        make = [binaries / "initdb", "-D", home / "data", "-U", "rlhf", "--auth=trust", "-E", "UTF8"]
+        subprocess.run(make, check=True, **as_user)
         control = [binaries / "pg_ctl", "-D", home / "data", "-w", "-l", home / "log"]
-        subprocess.run([*control, "-o", f"-k {home} -c listen_addresses=''", "start"], **as_user)
+        subprocess.run([*control, "-o", f"-k {home} -c listen_addresses=''", "start"], check=True, **as_user)
         try:
             yield f"postgresql+psycopg://rlhf@/postgres?host={home}"
         finally:
-            subprocess.run([*control, "-m", "fast", "stop"], **as_user)
+            subprocess.run([*control, "-m", "fast", "stop"], check=True, **as_user)
             shutil.rmtree(home, ignore_errors=True)
     else:
         yield given
