@@ -17,7 +17,8 @@ from alignment.preferences.comparisons import make_comparisons
 from alignment.recipe import HumanPreferencesStage, Recipe
 from alignment.records import Artifact, Comparison, Prompt, Response
 from alignment.workspace import Workspace, write_text
-from preference_ui.collecting import Condition, open_collection, records_of, take_if_ready
+from flows.doubt import doubts
+from preference_ui.collecting import Condition, find_collection, open_collection, records_of, take_if_ready
 from preference_ui.exchange import Export
 from preference_ui.queueing import queue_comparisons
 from preference_ui.store import Store
@@ -62,7 +63,11 @@ def queue_for_raters(name: str, recipe: Recipe, made: Mapping[str, Artifact], wo
         raise InputError([Fault(problem, "ask for fewer, or sample more responses", field=f"stages.{name}.pairs")])
     store = Store.open(store_url(workspace))
     try:
-        queue_comparisons(store, items, votes_wanted=settings.votes_per_comparison, queue=queue, actor=recipe.name)
+        weights = None  # what was queued before is not weighed again
+        if find_collection(store, queue) is None:
+            weights = doubts(name, recipe, items, workspace)
+        queue_comparisons(store, items, votes_wanted=settings.votes_per_comparison, queue=queue,
+                          informativeness=weights, actor=recipe.name)  # fmt: skip
         condition = Condition(
             votes_per_comparison=settings.votes_per_comparison,
             pairs=settings.pairs,
