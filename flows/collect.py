@@ -19,6 +19,7 @@ from alignment.records import Artifact, Comparison, Prompt, Response
 from alignment.workspace import Workspace, write_text
 from flows.doubt import doubts
 from preference_ui.collecting import Condition, find_collection, open_collection, records_of, take_if_ready
+from preference_ui.desk_settings import Criterion
 from preference_ui.exchange import Export
 from preference_ui.queueing import queue_comparisons
 from preference_ui.store import Store
@@ -66,6 +67,7 @@ def queue_for_raters(name: str, recipe: Recipe, made: Mapping[str, Artifact], wo
         weights = None  # what was queued before is not weighed again
         if find_collection(store, queue) is None:
             weights = doubts(name, recipe, items, workspace)
+            _ask_for_scores(store, settings.criteria, recipe.name)
         queue_comparisons(store, items, votes_wanted=settings.votes_per_comparison, queue=queue,
                           informativeness=weights, actor=recipe.name)  # fmt: skip
         condition = Condition(
@@ -124,6 +126,14 @@ def remember_waiting(name: str, recipe: Recipe, data: Mapping[str, Path], made: 
         f"{name} waits for raters: {settings.pairs} pairs of {settings.votes_per_comparison} votes each, in the queue "
         f"{queue}. People vote in `rlhf rate`; `rlhf deploy` goes on by itself when they are done, or run this again"
     )
+
+
+def _ask_for_scores(store: Store, criteria: Mapping[str, str], recipe: str) -> None:
+    """Makes a recipe's criteria the desk's: one set for all that raters see, or gold would be told by its questions."""
+    wanted = tuple(Criterion(name=name, rubric=rubric) for name, rubric in criteria.items())
+    _version, now = store.settings()
+    if wanted and now.criteria != wanted:
+        store.change_settings(now.model_copy(update={"criteria": wanted}), author=recipe)
 
 
 def _settings(recipe: Recipe, name: str) -> HumanPreferencesStage:

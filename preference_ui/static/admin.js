@@ -89,10 +89,16 @@ export function start(element, server) {
       event.preventDefault();
       const data = new FormData(form);
       const changed = { ...kept, guidelines: data.get("guidelines"), policy: data.get("policy"), trial_required: data.has("trial_required") };
+      changed.criteria = data.get("criteria").split("\n").map((line) => line.trim()).filter(Boolean).map((line) => {
+        const [name, ...rubric] = line.split(":");
+        return { name: name.trim(), rubric: rubric.join(":").trim() };
+      });
       for (const name of ["random_share", "gold_share", "repeat_share", "repeat_after", "lease_minutes"]) changed[name] = Number(data.get(name));
       await act("save_settings", { settings: changed }, "Saved. Raters read changed guidelines again.");
     } },
       h("label", { class: "full" }, "Guidelines (Markdown)", h("textarea", { name: "guidelines", rows: 10, value: kept.guidelines })),
+      h("label", { class: "full" }, "Criteria that may be scored from 1 to 5, one a line: name: what the scores mean", h("textarea", { name: "criteria", rows: 4,
+        value: kept.criteria.map((one) => `${one.name}: ${one.rubric}`).join("\n") })),
       h("label", {}, "Which comparison next", h("select", { name: "policy" }, [["least_voted", "least voted"], ["random", "random"], ["most_informative", "most informative"]]
         .map(([value, words]) => h("option", { value, selected: kept.policy === value }, words)))),
       number("random_share", "Share drawn at random", "0.01"), number("gold_share", "Share of gold", "0.01"), number("repeat_share", "Share of repeats", "0.01"),

@@ -210,3 +210,26 @@ def _reward_model(policy: Path, output: Path) -> None:
     )
     model.save_pretrained(output)
     tokenizer.save_pretrained(output)
+
+
+def test_a_recipes_criteria_are_asked_about_and_a_later_change_of_the_desk_stands(
+    made: dict[str, Artifact], space: Workspace
+) -> None:
+    plain = _recipe(pairs=3)
+    stage_of = plain.stages["people"].model_copy(update={"criteria": {"warm": "1: cold; 3: polite; 5: kind."}})
+    recipe = plain.model_copy(update={"stages": {**plain.stages, "people": stage_of}})
+    collect.queue_for_raters("people", recipe, made, space)
+    store = Store.open(collect.store_url(space))
+    version, desk = store.settings()
+    assert [(one.name, one.rubric) for one in desk.criteria] == [("warm", "1: cold; 3: polite; 5: kind.")]
+    store.change_settings(desk.model_copy(update={"criteria": ()}), author="root")
+    collect.queue_for_raters("people", recipe, made, space)
+    assert store.settings()[1].criteria == ()
+    assert store.settings()[0] == version + 1
+    store.close()
+
+
+@pytest.mark.parametrize("name", ["Warm", "", "w" * 25, "a b"])
+def test_a_criterion_has_a_name_that_the_desk_can_keep(name: str) -> None:
+    with pytest.raises(ValueError, match="criteria"):
+        _recipe(pairs=3, criteria={name: "1: no; 5: yes."})  # type: ignore[arg-type]
