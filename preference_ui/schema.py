@@ -147,6 +147,7 @@ leases = Table(
     Column("created", Utc, nullable=False),
     Column("expires", Utc, nullable=False),
     Index(None, "state", "expires"),
+    Index(None, "account_id", "comparison_id"),  # "has this rater had it?" is asked of every row that a draw looks at
 )
 _live = leases.c.state.in_(["open", "voted"]) & leases.c.revises.is_(None)
 _open = (leases.c.state == "open") & leases.c.revises.is_(None)
