@@ -9,6 +9,7 @@ import pytest
 from sqlalchemy import select
 
 from preference_ui import schema
+from preference_ui.arena import Contestant, say, settle_turn, talk_in_hand, vote_on_talk
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(900)]
 SETUP = """
@@ -120,3 +121,32 @@ def test_a_talk_outlives_the_app(desk: Any) -> None:
     page.wait_for_selector(".scale", timeout=300_000)
     (talk,) = _talk(desk, account)
     assert all(isinstance(text, str) for text in talk.turns[0]["answers"])
+
+
+def test_the_administrator_sees_who_is_liked_better_and_edits_criteria(desk: Any, shoot: Any, axe: Any) -> None:
+    account, _ = desk.account("voter")
+    pair = [Contestant(f"policy/{number}", f"digest-{number}", lambda *_: iter([])) for number in (1, 2)]
+    for _ in range(6):  # version 2 is always liked better
+        talk = talk_in_hand(desk.store, account, pair)
+        say(desk.store, account, talk.id, "Hello")
+        settle_turn(desk.store, talk.id, 0, ("one", "two"))
+        better = -2 if talk.versions[0][0] == "policy/2" else 2
+        vote_on_talk(desk.store, account, talk.id, {"outcome": "ranked", "strength": better})
+    _, root = desk.account("root", "administrator")
+    page = desk.page(root, path="/admin")
+    page.wait_for_selector("h2:has-text('Arena')")
+    cells = page.locator("tr", has=page.locator("th:has-text('policy/1')")).locator("td").all_text_contents()
+    assert [cells[0], *cells[-4:]] == ["policy/2", "0", "6", "0", "0"]
+    assert "0 %" in cells[1]
+    page.fill("textarea[name=criteria]", "kind: 1: cold; 5: warm.\n\nshort: One line is enough.")
+    page.locator("h2:has-text('Arena')").scroll_into_view_if_needed()
+    shoot(page, "administrator-arena")
+    page.click("text=Save settings")
+    page.wait_for_selector("text=Saved. Raters read changed guidelines again.")
+    criteria = [(one.name, one.rubric) for one in desk.store.settings()[1].criteria]
+    assert criteria == [("kind", "1: cold; 5: warm."), ("short", "One line is enough.")]
+    page.fill("textarea[name=criteria]", "no rubric")
+    page.click("text=Save settings")
+    page.wait_for_selector("text=criteria.0")
+    assert axe(page) == []
+    assert page.problems == []
