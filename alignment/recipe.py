@@ -6,13 +6,18 @@ by the stages that make them (``base`` is the base model). :mod:`alignment.check
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
+from alignment.evaluation.settings import EvaluateStage as EvaluateStage
+from alignment.evaluation.settings import OveroptimisationStage as OveroptimisationStage
+from alignment.evaluation.settings import TournamentStage as TournamentStage
 from alignment.policy.group_settings import GrpoStage as GrpoStage
 from alignment.policy.group_settings import RlooStage as RlooStage
 from alignment.recipe_base import BASE as BASE
 from alignment.recipe_base import Count, Fraction, Name, NotNegative, Positive, Settings
 from alignment.recipe_base import Lora as Lora
+from alignment.recipe_base import SimulatedRaters as SimulatedRaters
+from alignment.recipe_base import Vllm as Vllm
 from alignment.records import Sampling
 from alignment.reward.settings import ModelReward, RewardList, unique_names
 
@@ -91,15 +96,6 @@ class SampleStage(Settings):
         return self
 
 
-class SimulatedRaters(Settings):
-    """Programs that follow a written rubric, with noise. Always called simulated wherever they show."""
-
-    rubric: str  # a YAML file, relative to the recipe: see alignment/preferences/rubric.py
-    count: Count = 3
-    noise: NotNegative = 0.5  # standard deviation added to a rater's score of each response, in rubric points
-    tie_margin: NotNegative = 0.25  # two scores nearer than this are a tie
-
-
 class PreferencesStage(Settings):
     """Raters compare the responses; their votes become consensus pairs with margins."""
 
@@ -157,6 +153,7 @@ class DpoStage(Training):
     learning_rate: Positive = 5e-6  # LoRA: ten times the 5e-7 of Tunstall et al. 2023 (Zephyr)
     beta: Positive = 0.1  # Rafailov et al. 2023
     loss: DpoLoss = "sigmoid"
+    snapshot_every: Count | None = None  # optimizer steps: the policy is kept as it is then; None: only at the end
     label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
 
 
@@ -189,6 +186,7 @@ class PpoStage(Settings):
     max_grad_norm: Positive = 1.0
     gradient_checkpointing: bool = False
     checkpoint_every: Count = 10  # steps
+    snapshot_every: Count | None = None  # steps: the policy is kept as it is then; None: only at the end
     lora: Lora | None = Lora()  # null trains all weights, and keeps a frozen copy as the reference
 
     kl_coefficient: NotNegative = 0.05
@@ -232,28 +230,6 @@ class PpoStage(Settings):
         return self
 
 
-class EvaluateStage(Settings):
-    """Candidate against opponents on held-out prompts: win rates, rewards, KL, length, repetition."""
-
-    kind: Literal["evaluate"]
-    model: Name
-    against: tuple[Name, ...] = (BASE,)
-    reference: Name = BASE  # KL is measured from this model
-    prompts: Name | None = None  # a preference_file stage whose held-out prompts to ask; None: those of data.prompts
-    raters: SimulatedRaters | None = None  # judge by the written rubric
-    reward: Name | None = None  # judge by this reward model
-    rewards: RewardList = ()  # reward functions as metrics: means, and differences from each opponent
-    sampling: Sampling = Sampling(temperature=0.0, max_new_tokens=128)
-    kl_prompts: Count = 16  # KL needs samples at temperature 1 of its own
-    batch_size: Count = 64
-    limit: Count | None = None  # held-out prompts
-
-    @field_validator("rewards")
-    @classmethod
-    def _names(cls, rewards: RewardList) -> RewardList:
-        return unique_names(rewards)
-
-
 Stage = Annotated[
     SftStage
     | SampleStage
@@ -265,7 +241,9 @@ Stage = Annotated[
     | PpoStage
     | GrpoStage
     | RlooStage
-    | EvaluateStage,
+    | EvaluateStage
+    | TournamentStage
+    | OveroptimisationStage,
     Field(discriminator="kind"),
 ]  # fmt: skip
 
@@ -291,6 +269,7 @@ class Resources(Settings):
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: Count | None = None  # CPU threads; None: one per core. Part of the run's identity: sums depend on it
+    vllm: Vllm | None = None  # samples for the stages sample, ppo, grpo and rloo; None: transformers, in this process
 
 
 class Recipe(Settings):
@@ -309,7 +288,7 @@ class Recipe(Settings):
 def stage_inputs(stage: Any) -> dict[str, tuple[str, ...]]:
     """The stages (or ``base``) that ``stage`` reads from, by the role they play in it."""
     roles: dict[str, tuple[str, ...]] = {}
-    for role in ("model", "responses", "preferences", "reward", "reference", "prompts", "against"):
+    for role in ("model", "policies", "responses", "preferences", "reward", "reference", "prompts", "against"):
         value = getattr(stage, role, None)
         if value is not None:
             roles[role] = (value,) if isinstance(value, str) else tuple(value)

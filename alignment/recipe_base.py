@@ -24,3 +24,22 @@ class Lora(Settings):
     rank: Count = 16
     alpha: Positive = 32  # 2 × rank: the common scaling, and the one that learning rates here assume
     dropout: Fraction = 0.0
+
+
+class Vllm(Settings):
+    """A vLLM server that samples in this process's place (see :mod:`alignment.rollouts.vllm_engine`)."""
+
+    url: Annotated[str, Field(pattern=r"^https?://")]
+    model: str | None = None  # the name under which it serves the base model; None: the first that it lists
+    adapters: str | None = None  # a folder that it can read, for policies in training; None: the stage's checkpoints
+    concurrent: Count = 64  # requests at a time
+    timeout: Positive = 600.0  # seconds for one answer
+
+
+class SimulatedRaters(Settings):
+    """Programs that follow a written rubric, with noise. Always called simulated wherever they show."""
+
+    rubric: str  # a YAML file, relative to the recipe: see alignment/preferences/rubric.py
+    count: Count = 3
+    noise: NotNegative = 0.5  # standard deviation added to a rater's score of each response, in rubric points
+    tie_margin: NotNegative = 0.25  # two scores nearer than this are a tie

@@ -3,7 +3,7 @@
 import json
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -115,10 +115,12 @@ def fit(
     context: StageContext,
     *,
     callback: StageCallback | None = None,
+    also: Sequence[TrainerCallback] = (),
 ) -> tuple[Any, StageCallback, float]:
     """Trains from the last whole checkpoint (or the start). Returns the trainer, its callback and the mean loss.
 
-    ``model`` is what ``make_trainer`` gives to its trainer; ``callback`` is a stage's own, where it has one.
+    ``model`` is what ``make_trainer`` gives to its trainer; ``callback`` is a stage's own, where it has one;
+    ``also`` are further ones.
     """
     trunk = model.get_base_model() if isinstance(model, PeftModel) else model
     share_prefixes(trunk)
@@ -126,6 +128,8 @@ def fit(
     with context.working(), quick_backward(trunk):  # DPO computes its reference's log-probabilities here
         trainer = make_trainer(callback)
     trainer.remove_callback(PrinterCallback)  # it prints every step; the callback above reports it instead
+    for one in also:
+        trainer.add_callback(one)
     resume = last_checkpoint(context.checkpoints)
     if resume:
         callback.tokens = callback.tokens_before = _tokens_of(Path(resume))

@@ -6,15 +6,19 @@ from typing import Any
 from alignment.data.columns import listed
 from alignment.evaluation.metric_names import evaluation_metric_names
 from alignment.faults import Fault
+from alignment.policy.group_settings import GroupStage
 from alignment.recipe import (
     BASE,
     DpoStage,
     EvaluateStage,
     Gate,
     HumanPreferencesStage,
+    OveroptimisationStage,
+    PpoStage,
     PreferencesStage,
     Recipe,
     SampleStage,
+    TournamentStage,
     stage_inputs,
 )
 from alignment.recipe_faults import nearest, suggestion
@@ -31,9 +35,12 @@ MAKES = {  # a stage's kind → what other stages can read of it
     "grpo": ("a model",),
     "rloo": ("a model",),
     "evaluate": ("an evaluation",),
+    "tournament": ("a model",),
+    "overoptimisation": ("an experiment",),
 }
 NEEDS = {  # the role that an input plays → what it must be
     "model": "a model",
+    "policies": "a model",
     "reference": "a model",
     "against": "a model",
     "responses": "responses",
@@ -97,12 +104,39 @@ def _stage_faults(name: str, stage: Any, recipe: Recipe) -> Iterator[Fault]:
         if stage.loss == "exo_pair" and stage.label_smoothing == 0:
             problem = "the loss exo_pair takes the logarithm of label_smoothing, which is 0"
             yield Fault(problem, "set it above 0, such as 0.001", field=f"{at}.label_smoothing")
+    elif isinstance(stage, PpoStage | GroupStage) and recipe.resources.vllm is not None:
+        yield from _vllm_faults(at, stage)
     elif isinstance(stage, EvaluateStage):
         if stage.model in stage.against:
             problem = f"{stage.model} is compared with itself"
             yield Fault(problem, "remove it from the opponents", field=f"{at}.against")
         for opponent in sorted({name for name in stage.against if stage.against.count(name) > 1}):
             yield Fault(f"{opponent} stands twice", "keep one of them", field=f"{at}.against")
+    elif isinstance(stage, TournamentStage | OveroptimisationStage):
+        yield from _policies_faults(at, stage, recipe)
+
+
+def _vllm_faults(at: str, stage: PpoStage | GroupStage) -> Iterator[Fault]:
+    """What a policy in training needs so that a server can sample from it (resources.vllm)."""
+    if stage.lora is None:
+        problem = "the vLLM server takes policies in training as adapters, and here all weights are trained"
+        yield Fault(problem, "set lora, or remove resources.vllm", field=f"{at}.lora")
+    if isinstance(stage, PpoStage) and stage.importance_cap is None:
+        problem = "vLLM samples with kernels of its own, so its tokens need importance weights"
+        yield Fault(problem, "set it to 2.0", field=f"{at}.importance_cap")
+
+
+def _policies_faults(at: str, stage: TournamentStage | OveroptimisationStage, recipe: Recipe) -> Iterator[Fault]:
+    if stage.model in stage.policies:
+        yield Fault(f"{stage.model} is compared with itself", "remove it from the policies", field=f"{at}.policies")
+    for policy in sorted({name for name in stage.policies if stage.policies.count(name) > 1}):
+        yield Fault(f"{policy} stands twice", "keep one of them", field=f"{at}.policies")
+    if isinstance(stage, OveroptimisationStage):
+        for policy in dict.fromkeys(stage.policies):
+            source = recipe.stages.get(policy)
+            if source is not None and getattr(source, "snapshot_every", None) is None:
+                problem = f"{policy} keeps no snapshots, and its end alone shows no way there"
+                yield Fault(problem, "set snapshot_every", field=f"stages.{policy}.snapshot_every")
 
 
 def _gate_faults(gate: Gate, stages: Mapping[str, Any]) -> Iterator[Fault]:

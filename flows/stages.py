@@ -44,7 +44,10 @@ RUNNERS = {  # the module whose `run` makes a stage of this kind, and the data f
     "grpo": ("alignment.policy.grpo", ("prompts",)),
     "rloo": ("alignment.policy.grpo", ("prompts",)),
     "evaluate": ("alignment.evaluation.stage", ("prompts", "rubric")),
+    "tournament": ("alignment.evaluation.tournament", ("prompts", "rubric")),
+    "overoptimisation": ("alignment.evaluation.overoptimisation", ("prompts", "rubric")),
 }
+SAMPLES = ("sample", "ppo", "grpo", "rloo")  # kinds whose answers a vLLM server may draw, with kernels of its own
 BY_FILE: Any = {"raters": {"rubric"}, "rewards": {"__all__": {"function"}}}  # paths: what their files hold counts
 DASHBOARD_SECONDS = 5.0  # between two updates of a progress artifact
 RETRIES = [2.0, 10.0]  # seconds before each retry, of failures that pass by themselves
@@ -76,6 +79,7 @@ class Job:
                 "seed": recipe.seed,
                 "held_out": recipe.data.held_out,
                 "model": [recipe.model.dtype, recipe.resources.device, recipe.resources.threads],
+                **({"vllm": True} if recipe.resources.vllm and self.settings.kind in SAMPLES else {}),
                 "template": file_digest(Path(recipe.model.chat_template)) if recipe.model.chat_template else None,
                 "inputs": {name: artifact.digest for name, artifact in self.inputs.items()},
                 "data": {name: file_digest(path) for name, path in self.data.items()},

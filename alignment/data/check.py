@@ -14,7 +14,15 @@ from alignment.data.prompts import numbered_prompts
 from alignment.data.split import opening, split_by_digest
 from alignment.faults import Fault, InputError
 from alignment.preferences.rubric import load_rubric
-from alignment.recipe import EvaluateStage, PpoStage, PreferenceFileStage, Recipe, RewardStage
+from alignment.recipe import (
+    EvaluateStage,
+    OveroptimisationStage,
+    PpoStage,
+    PreferenceFileStage,
+    Recipe,
+    RewardStage,
+    TournamentStage,
+)
 from alignment.records import Demonstration, PreferencePair, Prompt
 
 T = TypeVar("T")
@@ -76,21 +84,26 @@ def _unset_faults(recipe: Recipe, files: Mapping[str, Path]) -> Iterator[Fault]:
         if needed is not None and needed not in files:
             remedy = f"set data.{needed} to a file"
             yield Fault(f"not set, and the stage {name} reads it", remedy, field=f"data.{needed}")
-        if isinstance(stage, EvaluateStage) and stage.prompts is None and "prompts" not in files:
+        if _asks_held_out(stage) and "prompts" not in files:
             problem = f"not set, and the stage {name} asks its held-out part"
-            remedy = f"set data.prompts to a file, or stages.{name}.prompts to a stage of kind preference_file"
+            remedy = "set data.prompts to a file"
+            if isinstance(stage, EvaluateStage):
+                remedy += f", or stages.{name}.prompts to a stage of kind preference_file"
             yield Fault(problem, remedy, field="data.prompts")
+
+
+def _asks_held_out(stage: Any) -> bool:
+    """Whether a stage asks the held-out part of data.prompts."""
+    if isinstance(stage, EvaluateStage):
+        return stage.prompts is None
+    return isinstance(stage, TournamentStage | OveroptimisationStage)
 
 
 def _side_faults(recipe: Recipe, data: RecipeData) -> Iterator[Fault]:
     """A side of the split that is empty although a stage works on it."""
     share = recipe.data.held_out
     stages = recipe.stages.values()
-    asked = any(
-        (isinstance(stage, EvaluateStage) and stage.prompts is None)
-        or (isinstance(stage, PpoStage) and stage.raters is not None)
-        for stage in stages
-    )
+    asked = any(_asks_held_out(stage) or (isinstance(stage, PpoStage) and stage.raters is not None) for stage in stages)
     sampled, given = (any(READS.get(stage.kind) == file for stage in stages) for file in ("prompts", "preferences"))
     wanted: list[tuple[str, list[Any], bool, bool]] = [
         ("prompts", [prompt for _row, prompt in data.prompts], sampled, asked),
@@ -108,8 +121,10 @@ def _leak_faults(recipe: Recipe, files: Mapping[str, Path], data: RecipeData) ->
     """Demonstrations of what evaluation asks: a policy would be graded on what it was shown."""
     asked: list[Prompt | PreferencePair] = []
     for stage in recipe.stages.values():
-        if isinstance(stage, EvaluateStage):
-            asked += [prompt for _row, prompt in data.prompts] if stage.prompts is None else data.preferences.pairs
+        if _asks_held_out(stage):
+            asked += [prompt for _row, prompt in data.prompts]
+        elif isinstance(stage, EvaluateStage):
+            asked += data.preferences.pairs
     held_out = {opening(item) for item in split_by_digest(asked, recipe.data.held_out, key=opening)[1]}
     return shortened(
         [

@@ -12,11 +12,13 @@ from typing import Any
 
 import torch
 
-from alignment.evaluation.models import LoadedPolicy
+from alignment.chat import render_prompt
+from alignment.evaluation.models import LoadedPolicy, PolicyPool
 from alignment.evaluation.win_rate import paired_bootstrap
 from alignment.faults import StageError
-from alignment.records import Record
+from alignment.records import Artifact, Prompt, Record, Sampling
 from alignment.rollouts.cache import new_cache
+from alignment.rollouts.stage import response_seed
 
 CHUNK = 128  # positions whose (positions × vocabulary) logits are held at once
 Use = Callable[[], LoadedPolicy]
@@ -73,6 +75,33 @@ def response_kl(policy: Use, reference: Use, prompt: Sequence[int], response: Se
         total += float(token_kl(logits, reference_logits).double().sum())
         start = end
     return total
+
+
+def sampled_kl(
+    pool: PolicyPool,
+    policy: Artifact,
+    reference: Artifact,
+    prompts: Sequence[Prompt],
+    *,
+    max_new_tokens: int,
+    batch_size: int,
+    seed: int,
+    on_response: Callable[[int], None] = lambda _tokens: None,
+) -> KlEstimate:
+    """KL(policy‖reference) on one answer to each prompt, which the policy draws at temperature 1.
+
+    ``on_response`` is told the tokens of each answer once it is measured.
+    """
+    drawing = pool.use(policy)
+    engine = drawing.engine(batch_size)
+    asked = [render_prompt(drawing.tokenizer, prompt.messages) for prompt in prompts]
+    sampling = Sampling(temperature=1.0, max_new_tokens=max_new_tokens)
+    drawn = engine.generate(asked, sampling=sampling, seeds=[response_seed(seed, prompt.id, 1) for prompt in prompts])
+    values = []
+    for ids, (completion,) in zip(asked, drawn, strict=True):
+        values.append(response_kl(lambda: pool.use(policy), lambda: pool.use(reference), ids, completion.tokens))
+        on_response(len(completion.tokens))
+    return kl_estimate(values, max_new_tokens=max_new_tokens, seed=seed)
 
 
 class _Stream:

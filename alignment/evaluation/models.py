@@ -9,6 +9,7 @@ from alignment.chat import load_tokenizer
 from alignment.models.loading import Policy, check_base, is_adapter, load_policy, stop_ids
 from alignment.recipe import Recipe
 from alignment.records import Artifact
+from alignment.rollouts.transformers_engine import TransformersEngine
 
 BARE = "base"  # no adapter switched on
 
@@ -20,6 +21,10 @@ class LoadedPolicy:
     model: Policy
     tokenizer: PreTrainedTokenizerBase
     stop_ids: set[int]
+
+    def engine(self, batch_size: int) -> TransformersEngine:
+        """Draws its answers, ``batch_size`` at a time."""
+        return TransformersEngine(self.model, self.tokenizer, stop_ids=self.stop_ids, batch_size=batch_size)
 
 
 class PolicyPool:

@@ -7,19 +7,16 @@ stopped does not sample them again.
 
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from alignment.chat import render_answer, render_prompt
-from alignment.data.digests import content_id
 from alignment.data.jsonl import read_records, write_records
-from alignment.data.prompts import load_prompts
+from alignment.evaluation.answers import draw, held_out_prompts
 from alignment.evaluation.judging import rubric_outcomes, score_outcomes
-from alignment.evaluation.kl import KlEstimate, kl_estimate, response_kl
+from alignment.evaluation.kl import KlEstimate, sampled_kl
 from alignment.evaluation.metric_names import evaluated_models
 from alignment.evaluation.models import PolicyPool
 from alignment.evaluation.results import evaluation, metrics, samples
 from alignment.evaluation.reward_metrics import score_answers
-from alignment.faults import StageError
 from alignment.models.loading import load_reward_model
 from alignment.preferences.raters import simulated_raters
 from alignment.preferences.rubric import load_rubric
@@ -27,8 +24,6 @@ from alignment.recipe import BASE, EvaluateStage
 from alignment.records import Artifact, Prompt, Response, Sampling
 from alignment.reward.build import build_rewards
 from alignment.reward.model import score
-from alignment.rollouts.stage import response_seed
-from alignment.rollouts.transformers_engine import TransformersEngine
 from alignment.stage import Progress, StageContext, StageResult
 from alignment.workspace import write_text
 
@@ -37,7 +32,7 @@ Answers = dict[str, list[Response]]
 
 def run(settings: EvaluateStage, context: StageContext) -> StageResult:
     """Samples, judges and measures. Raises StageError where no held-out prompt is there to ask."""
-    prompts = held_out_prompts(settings, context)
+    prompts = held_out_prompts(context, source=settings.prompts, limit=settings.limit, part=settings.part)
     work = _Work(settings, context, prompts)
     pool = PolicyPool(context.inputs[BASE], context.recipe)
     answers: Answers = {}
@@ -60,25 +55,6 @@ def run(settings: EvaluateStage, context: StageContext) -> StageResult:
     return StageResult("evaluation", values, tokens_sampled=work.tokens)
 
 
-def held_out_prompts(settings: EvaluateStage, context: StageContext) -> list[Prompt]:
-    """The prompts to ask: of the stage that ``settings.prompts`` names, else the held-out share of data.prompts.
-
-    ``limit`` keeps those with the smallest ids, which are digests: no part of the file is preferred.
-    """
-    if settings.prompts is not None:
-        path = Path(context.inputs[settings.prompts].path) / "prompts.jsonl"
-        prompts = read_records(path, Prompt)
-    elif "prompts" in context.data:
-        path = context.data["prompts"]
-        _train, prompts = load_prompts(path, context.recipe.data.held_out)
-    else:
-        raise StageError(f"{context.name}: no prompts to ask; set data.prompts, or stages.{context.name}.prompts")
-    if not prompts:
-        raise StageError(f"{path} has no held-out prompts; add prompts, or raise data.held_out")
-    chosen = {prompt.id for prompt in sorted(prompts, key=lambda prompt: prompt.id)[: settings.limit]}
-    return [prompt for prompt in prompts if prompt.id in chosen]
-
-
 class _Work:
     """What the steps share: settings, prompts, and how far they are."""
 
@@ -86,7 +62,7 @@ class _Work:
         self.settings, self.context, self.prompts = settings, context, prompts
         self.seed = context.recipe.seed
         self.kl_prompts = sorted(prompts, key=lambda prompt: prompt.id)[: settings.kl_prompts]
-        self.total = len(evaluated_models(settings)) * len(prompts) + 2 * len(self.kl_prompts)
+        self.total = len(evaluated_models(settings)) * len(prompts) + len(self.kl_prompts)
         self.done = 0
         self.tokens = 0
 
@@ -111,52 +87,23 @@ def _answers(work: _Work, pool: PolicyPool, artifact: Artifact) -> list[Response
 def _sample(
     work: _Work, pool: PolicyPool, artifact: Artifact, prompts: Sequence[Prompt], sampling: Sampling, index: int
 ) -> list[Response]:
-    """One response to each prompt. Every model draws with the same seeds, which takes noise out of their comparison."""
-    seeds = [response_seed(work.seed, prompt.id, index) for prompt in prompts]
+    """One response to each prompt."""
     policy = pool.use(artifact)
     with work.context.working():
-        engine = TransformersEngine(
-            policy.model, policy.tokenizer, stop_ids=policy.stop_ids, batch_size=work.settings.batch_size
-        )
-        tokens = [render_prompt(policy.tokenizer, prompt.messages) for prompt in prompts]
-        completions = engine.generate(tokens, sampling=sampling, seeds=seeds)
-    return [
-        Response(
-            id=content_id(["answer", artifact.digest, prompt.id, seed]),
-            prompt_id=prompt.id,
-            text=completion.text,
-            model=str(artifact.ref()),
-            sampling=sampling,
-            seed=seed,
-            tokens=len(completion.tokens),
-            finished=completion.finished,
-        )
-        for prompt, seed, (completion,) in zip(prompts, seeds, completions, strict=True)
-    ]
+        drawn = draw(policy, artifact, prompts, sampling=sampling, seed=work.seed, first=index,
+                     batch_size=work.settings.batch_size)  # fmt: skip
+    return [response for (response,) in drawn]
 
 
 def _kl(work: _Work, pool: PolicyPool) -> KlEstimate:
     """KL(candidate‖reference) on responses that the candidate draws at temperature 1."""
-    candidate = work.context.inputs[work.settings.model]
-    reference = work.context.inputs[work.settings.reference]
-    longest = work.settings.sampling.max_new_tokens
-    seeds = [response_seed(work.seed, prompt.id, 1) for prompt in work.kl_prompts]
-    policy = pool.use(candidate)
+    settings, inputs = work.settings, work.context.inputs
     with work.context.working():
-        engine = TransformersEngine(
-            policy.model, policy.tokenizer, stop_ids=policy.stop_ids, batch_size=work.settings.batch_size
-        )
-        prompts = [render_prompt(policy.tokenizer, prompt.messages) for prompt in work.kl_prompts]
-        drawn = engine.generate(prompts, sampling=Sampling(temperature=1.0, max_new_tokens=longest), seeds=seeds)
-    work.advance(len(drawn), sum(len(completion.tokens) for (completion,) in drawn))
-    values = []
-    for prompt, (completion,) in zip(prompts, drawn, strict=True):
-        with work.context.working():
-            values.append(
-                response_kl(lambda: pool.use(candidate), lambda: pool.use(reference), prompt, completion.tokens)
-            )
-        work.advance(1)
-    return kl_estimate(values, max_new_tokens=longest, seed=work.seed)
+        return sampled_kl(
+            pool, inputs[settings.model], inputs[settings.reference], work.kl_prompts,
+            max_new_tokens=settings.sampling.max_new_tokens, batch_size=settings.batch_size, seed=work.seed,
+            on_response=lambda tokens: work.advance(1, tokens),
+        )  # fmt: skip
 
 
 def _rewards(work: _Work, answers: Mapping[str, Sequence[Response]]) -> dict[str, list[float]]:

@@ -31,9 +31,13 @@ def share_prefixes(model: Any) -> bool:
     trunk = model.base_model
     if not shareable(trunk):
         return False
-    plain = trunk.forward
+    if getattr(trunk, "shares_prefixes", False):
+        return True
+    method = trunk.forward
+    function = getattr(method, "__func__", None)  # unbound: a deep copy of the model must not run the original's layers
 
     def forward(self: Any, input_ids: Any = None, attention_mask: Any = None, **kwargs: Any) -> Any:
+        plain = method if function is None else types.MethodType(function, self)
         usual = input_ids is not None and attention_mask is not None and attention_mask.dim() == 2
         special = any(kwargs.get(name) is not None for name in SPECIAL)
         if not usual or special or self.config._attn_implementation not in ATTENTION:
@@ -42,6 +46,7 @@ def share_prefixes(model: Any) -> bool:
         return _shared(plain, input_ids, attention_mask.bool(), kwargs | {"use_cache": False})
 
     trunk.forward = types.MethodType(forward, trunk)
+    trunk.shares_prefixes = True
     return True
 
 

@@ -16,6 +16,7 @@ from alignment.recipe import (
     EvaluateStage,
     GrpoStage,
     HumanPreferencesStage,
+    OveroptimisationStage,
     PpoStage,
     PreferenceFileStage,
     Recipe,
@@ -23,6 +24,7 @@ from alignment.recipe import (
     RlooStage,
     SampleStage,
     SftStage,
+    TournamentStage,
     stage_inputs,
 )
 from alignment.recipe_base import Lora
@@ -47,7 +49,8 @@ class Planner:
         kinds: dict[str, Callable[[StageWork, Any], None]] = {
             "sft": self._sft, "sample": self._sample, "reward": self._reward, "dpo": self._dpo, "ppo": self._ppo,
             "grpo": self._group, "rloo": self._group, "evaluate": self._evaluate, "preferences": self._programs,
-            "human_preferences": self._people, "preference_file": self._programs,
+            "human_preferences": self._people, "preference_file": self._programs, "tournament": self._tournament,
+            "overoptimisation": self._overoptimisation,
         }  # fmt: skip
         work = StageWork(name, settings.kind)
         kinds[settings.kind](work, settings)
@@ -56,6 +59,8 @@ class Planner:
     def adapter_of(self, name: str) -> Lora | None:
         """The adapter of the policy that a stage makes: an adapter is trained on, whatever the next stage says."""
         stage = self.recipe.stages.get(name)
+        if isinstance(stage, TournamentStage):  # its output is one of these, and they are mostly of one kind
+            return self.adapter_of(stage.policies[0])
         if name == BASE or not isinstance(stage, TRAINERS):
             return None
         return self.adapter_of(stage.model) or stage.lora
@@ -70,6 +75,10 @@ class Planner:
         work.full = lora is None
         work.trainable = self.size.parameters if lora is None else self.size.adapter(lora)
         work.parameters = self.size.parameters + (0 if lora is None else work.trainable)
+
+    def _beginning(self) -> float:
+        """Tokens that all rows of a batch begin with and that are computed once for all of them."""
+        return self.texts.beginning if self.size.shares_prefixes else 0
 
     def _shared(self, rows: Sequence[float]) -> list[float]:
         """Tokens that each row adds to a batch's common beginning."""
@@ -233,16 +242,17 @@ class Planner:
         new = stage.sampling.max_new_tokens
         mean, longest = sum(lengths) / max(1, len(lengths)) + new, max(lengths, default=0) + new
         size, big = min(stage.batch_size, stage.episodes // stage.minibatches), FORWARD_ONLY * stage.batch_size
+        own, beginning = mean - self._beginning(), self._beginning()
         for _ in range(2 + critics):  # the policy before its update, and the reference
-            work.activities.append(Pass(rows * mean, rows * new, rows / big, mean, big * longest, big * new))
+            tokens = rows * own + rows / big * beginning
+            work.activities.append(Pass(tokens, rows * new, rows / big, mean, big * longest, big * new))
         repeats = rows * stage.epochs
         options = {"trains": True, "checkpointed": stage.gradient_checkpointing, "autocast": False}
         for critic in range(1 + critics):
             seen = 0 if critic else new
             most = size * longest * (1 + critics)  # both trunks' activations wait for one backward pass
-            work.activities.append(
-                Pass(repeats * mean, repeats * seen, repeats / size, mean, most, size * seen, **options)
-            )
+            tokens = repeats * own + repeats / size * beginning
+            work.activities.append(Pass(tokens, repeats * seen, repeats / size, mean, most, size * seen, **options))
         if stage.raters is not None:
             held_out = self.texts.held_out_prompts.lengths[: stage.watch_prompts]
             times = 1 + stage.steps // stage.watch_every
@@ -276,14 +286,67 @@ class Planner:
         for _ in names:
             work.activities.append(self._draw(asked, scale, stage.sampling.beams, stage.batch_size, new))
         measured = min(stage.kl_prompts, count)
-        work.activities.append(self._draw(asked, measured / max(1, len(asked)), 1, stage.batch_size, new))
-        mean, longest = sum(asked) / max(1, len(asked)) + new, max(asked, default=0) + new
-        work.activities.append(Pass(2 * measured * mean, 2 * measured * new, 2 * measured, mean, longest, new))
+        self._measure_kl(work, asked, measured, 1, stage.batch_size, new)
         policies, work.models = work.models, []  # the policies are freed before a reward model is loaded
         for _ in range(self._hold_reward_models(work, stage)):
             work.activities.append(self._scored(count * len(names), asked, new, stage.batch_size))
         work.models = max(policies, work.models, key=sum)
         work.sampled, work.at_most = (count * len(names) + measured) * new, True
+
+    def _asked(self, limit: int | None, part: str) -> tuple[tuple[int, ...], int]:
+        """The lengths of the held-out prompts that are known, and how many are asked."""
+        held_out = self.texts.held_out_prompts
+        count = held_out.count if part == "all" else math.ceil(held_out.count / 2)
+        return held_out.lengths, min(count, limit or count)
+
+    def _tournament(self, work: StageWork, stage: TournamentStage) -> None:
+        players = [stage.model, *stage.policies]
+        self._hold_policies(work, players)
+        asked, count = self._asked(stage.limit, stage.part)
+        scale, new = count / max(1, len(asked)), stage.sampling.max_new_tokens
+        work.activities += [self._draw(asked, scale, 1, stage.batch_size, new)] * len(players)
+        measured = min(stage.kl_prompts, count)
+        for _ in stage.policies:
+            self._measure_kl(work, asked, measured, 1, stage.batch_size, new)
+        work.sampled = (count * len(players) + measured * len(stage.policies)) * new
+        if stage.best_of > 1:
+            work.activities.append(self._draw(asked, scale, stage.best_of, stage.batch_size, new))
+            for _ in range(self._hold_reward_models(work, stage)):
+                work.activities.append(self._scored(count * stage.best_of, asked, new, stage.batch_size))
+            work.sampled += count * stage.best_of * new
+        work.at_most = True
+
+    def _overoptimisation(self, work: StageWork, stage: OveroptimisationStage) -> None:
+        self._hold_policies(work, [stage.model, *stage.policies])
+        asked, count = self._asked(stage.limit, stage.part)
+        new, scale = stage.max_new_tokens, count / max(1, len(asked))
+        moments = sum(self._moments(self.recipe.stages.get(name)) for name in stage.policies)
+        work.adapters *= max(1, moments // max(1, len(stage.policies)))
+        rows = [stage.best_of] + [stage.per_prompt] * moments
+        models = self._hold_reward_models(work, stage)
+        for per_prompt in rows:
+            work.activities.append(self._draw(asked, scale, per_prompt, stage.batch_size, new))
+            for _ in range(models):
+                work.activities.append(self._scored(count * per_prompt, asked, new, stage.batch_size))
+        for _ in range(moments):
+            self._measure_kl(work, asked, count, stage.per_prompt, stage.batch_size, new)
+        work.sampled, work.at_most = sum(rows) * count * new, True
+
+    def _moments(self, stage: Any) -> int:
+        """How many snapshots a policy has, its end included; an epoch's steps are not known here, so at most ten."""
+        every, steps = getattr(stage, "snapshot_every", None), getattr(stage, "steps", None)
+        if every is None:
+            return 1
+        return math.ceil(steps / every) if steps else 10
+
+    def _measure_kl(
+        self, work: StageWork, asked: Sequence[int], prompts: int, per_prompt: int, batch: int, new: int
+    ) -> None:
+        """Answers at temperature 1, and both models' reading of each."""
+        work.activities.append(self._draw(asked, prompts / max(1, len(asked)), per_prompt, batch, new))
+        mean, longest = sum(asked) / max(1, len(asked)) + new, max(asked, default=0) + new
+        rows = 2 * prompts * per_prompt
+        work.activities.append(Pass(rows * mean, rows * new, rows, mean, longest, new))
 
     def _programs(self, work: StageWork, stage: Any) -> None:
         work.remarks.append("no model is loaded: programs read and compare texts, in seconds")

@@ -17,6 +17,7 @@ from alignment.data.jsonl import read_records
 from alignment.faults import StageError
 from alignment.models.loading import add_lora, is_adapter, load_policy, save_policy
 from alignment.policy.response_head import add_response_head
+from alignment.policy.snapshots import Snapshots
 from alignment.recipe import BASE, DpoStage
 from alignment.records import PreferencePair
 from alignment.stage import StageContext, StageResult
@@ -49,12 +50,15 @@ def run(settings: DpoStage, context: StageContext) -> StageResult:
     if not kept:
         raise StageError(f"every prompt alone fills max_length={settings.max_length} tokens; raise it")
 
+    snapshots = Snapshots(settings.snapshot_every, tokenizer, base, context)
     trainer, callback, loss = fit(
         model,
         lambda callback: _trainer(settings, context, model, tokenizer, Dataset.from_list(kept), callback),
         context,
+        also=(snapshots,),
     )
     save_policy(trainer.model, tokenizer, base, context.output)
+    snapshots.publish()
     write_text(context.output / "curves.json", json.dumps(callback.curves, sort_keys=True))
     metrics = final_metrics(callback) | {
         "mean_loss": loss,

@@ -36,6 +36,7 @@ class GroupStage(Settings):
     max_grad_norm: Positive = 1.0
     gradient_checkpointing: bool = False
     checkpoint_every: Count = 10  # steps
+    snapshot_every: Count | None = None  # steps: the policy is kept as it is then; None: only at the end
     lora: Lora | None = Lora()
     beta: NotNegative  # coefficient of the KL to the reference, which is what the policy started from; 0: none is kept
     clip_low: Annotated[float, Field(gt=0, lt=1)] = 0.2

@@ -19,10 +19,12 @@ from alignment.models.loading import add_lora, is_adapter, load_policy, save_pol
 from alignment.policy.group_monitor import GroupCallback, all_alarms
 from alignment.policy.group_settings import GroupStage, GrpoStage, RlooStage
 from alignment.policy.group_trainer import OurGRPOTrainer, OurRLOOTrainer, Rollouts, reward_stub, run_dataset
+from alignment.policy.response_head import add_response_head
+from alignment.policy.snapshots import Snapshots
 from alignment.recipe import BASE
 from alignment.records import Prompt
 from alignment.reward.build import build_rewards
-from alignment.rollouts.transformers_engine import TransformersEngine
+from alignment.rollouts.build import build_engine
 from alignment.stage import StageContext, StageResult
 from alignment.training import final_metrics, fit, seed_everything, shared_arguments
 from alignment.workspace import write_text
@@ -41,7 +43,7 @@ def run(settings: GrpoStage | RlooStage, context: StageContext) -> StageResult:
     prompts, dropped = training_prompts(settings, context, tokenizer)
     stops = stop_ids(policy, tokenizer)
     rollouts = Rollouts(
-        engine=TransformersEngine(policy, tokenizer, stop_ids=stops),
+        engine=build_engine(context, policy, tokenizer),
         base=policy.get_base_model() if isinstance(policy, PeftModel) else policy,
         tokenizer=tokenizer,
         stop_ids=stops,
@@ -57,10 +59,16 @@ def run(settings: GrpoStage | RlooStage, context: StageContext) -> StageResult:
     def make_trainer(callback: Any) -> Any:
         return _trainer(settings, context, policy, tokenizer, rollouts, callback)
 
+    snapshots = Snapshots(settings.snapshot_every, tokenizer, base, context, updates_per_step=rollouts.updates_per_step)
     trainer, callback, loss = fit(
-        policy, make_trainer, context, callback=GroupCallback(context, settings, rollouts, tables)
+        policy,
+        make_trainer,
+        context,
+        callback=GroupCallback(context, settings, rollouts, tables),
+        also=(snapshots,),
     )
     save_policy(trainer.model, tokenizer, base, context.output)
+    snapshots.publish()
     shutil.copytree(tables, context.output / "samples")
     write_text(context.output / "curves.json", json.dumps(callback.curves, sort_keys=True))
     alarms = all_alarms(trainer.state.log_history)
@@ -138,6 +146,9 @@ def _trainer(
         processing_class=tokenizer,
         callbacks=[callback],
     )
+    if not getattr(settings, "entropy_coefficient", 0.0):  # its gradient needs TRL's own head
+        for model in filter(None, (trainer.model, trainer.ref_model)):
+            add_response_head(model, temperature=settings.sampling.temperature, statistics=False)
     trainer.rollouts = rollouts
     for name, parameter in policy.named_parameters():
         if ".ref." in name:  # TRL's copy of the adapter, which is the reference

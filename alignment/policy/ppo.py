@@ -9,7 +9,7 @@ from peft import LoraConfig, PeftModel, inject_adapter_in_model
 from alignment.chat import render_prompt
 from alignment.data.prompts import load_prompts
 from alignment.faults import StageError
-from alignment.models.loading import add_lora, is_adapter, load_policy, save_policy, stop_ids
+from alignment.models.loading import add_lora, is_adapter, load_policy, save_policy
 from alignment.policy.losses import kl_estimate
 from alignment.policy.ppo_batch import Experience
 from alignment.policy.ppo_models import Reference, adapter_off, frozen_adapter, frozen_copy
@@ -17,12 +17,13 @@ from alignment.policy.ppo_reward import episode_reward
 from alignment.policy.ppo_rollout import PromptIds
 from alignment.policy.ppo_trainer import PpoTrainer
 from alignment.policy.ppo_watch import Watch
+from alignment.policy.snapshots import Snapshots
 from alignment.preferences.raters import simulated_raters
 from alignment.preferences.rubric import load_rubric
 from alignment.recipe import BASE, Lora, PpoStage
 from alignment.records import Prompt
+from alignment.rollouts.build import build_engine
 from alignment.rollouts.engine import Engine
-from alignment.rollouts.transformers_engine import TransformersEngine
 from alignment.stage import Progress, StageContext, StageResult
 from alignment.training import seed_everything
 from alignment.workspace import write_text
@@ -43,7 +44,7 @@ def run(settings: PpoStage, context: StageContext) -> StageResult:
     reward_model, reward = episode_reward(settings, context, tokenizer)
     prompts, held_out = _prompts(settings, context, tokenizer)
     critic = _critic(settings, policy, reward_model)  # before the reference adds its adapter
-    engine = TransformersEngine(policy, tokenizer, stop_ids=stop_ids(policy, tokenizer))
+    engine = build_engine(context, policy, tokenizer)
     trainer = PpoTrainer(
         settings,
         policy=policy,
@@ -57,16 +58,20 @@ def run(settings: PpoStage, context: StageContext) -> StageResult:
         watch=_watch(settings, context, engine, held_out),
     )
 
+    snapshots = Snapshots(settings.snapshot_every, tokenizer, base, context)
+
     def on_step(step: int, metrics: dict[str, float], experience: Experience) -> None:
         state = trainer.state
         context.report(Progress(step, settings.steps, metrics, state.tokens_sampled + state.tokens_trained))
         if step == 1 or step % settings.checkpoint_every == 0 or step == settings.steps:
             table = json.dumps(sample_table(experience), indent=1, ensure_ascii=False)
             write_text(context.output / "samples" / f"step-{step:06d}.json", table)
+        snapshots.take(policy, step)
 
     with context.working():
         state = trainer.train(on_step=on_step)
     save_policy(policy, tokenizer, base, context.output)
+    snapshots.publish()
     curves = {
         name: [(step, metrics[name]) for step, metrics in enumerate(state.history, start=1) if name in metrics]
         for name in _names(state.history)

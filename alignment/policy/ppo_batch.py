@@ -1,7 +1,7 @@
 """Episodes, and the tensors made of them: what the other parts of PPO hand to one another.
 
-A batch is right-padded, so position ids and a causal mask need nothing said about padding: what comes after a token
-cannot touch it. Prompts cost a forward pass but no logits: hidden states are picked at response tokens first.
+A batch is right-padded, so what comes after a token cannot touch it. Prompts cost a forward pass but no logits: hidden
+states are picked at response tokens first.
 """
 
 from collections.abc import Iterator, Sequence
@@ -31,12 +31,13 @@ class Episode:
 class Tokens:
     """Episodes as tensors: B rows, L input tokens, R response tokens.
 
-    ``ids`` (B, L) int64 holds prompt and response without its last token, which predicts nothing. ``labels`` (B, R)
-    int64 are the response's tokens, ``mask`` (B, R) says which are there, and ``places`` (B, R) where in ``ids`` the
-    state lies that chooses each.
+    ``ids`` (B, L) int64 holds prompt and response without its last token, which predicts nothing; ``ids_mask`` (B, L)
+    says which are there. ``labels`` (B, R) int64 are the response's tokens, ``mask`` (B, R) says which are there, and
+    ``places`` (B, R) where in ``ids`` the state lies that chooses each.
     """
 
     ids: torch.Tensor
+    ids_mask: torch.Tensor
     labels: torch.Tensor
     mask: torch.Tensor
     places: torch.Tensor
@@ -54,13 +55,14 @@ class Tokens:
 def collate(episodes: Sequence[Episode], device: torch.device) -> Tokens:
     """Pads episodes on the right. The padding's token id is 0 and is never looked at."""
     ids = pad([(*e.prompt_ids, *e.completion.tokens[:-1]) for e in episodes])
+    ids_mask = torch.arange(ids.shape[1]) < torch.tensor([e.length - 1 for e in episodes])[:, None]
     labels = pad([e.completion.tokens for e in episodes])
     lengths = torch.tensor([len(e.completion.tokens) for e in episodes])
     columns = torch.arange(labels.shape[1])
     mask = columns < lengths[:, None]
     first = torch.tensor([len(e.prompt_ids) - 1 for e in episodes])
     places = torch.where(mask, first[:, None] + columns, 0)
-    return Tokens(*(tensor.to(device) for tensor in (ids, labels, mask, places)))
+    return Tokens(*(tensor.to(device) for tensor in (ids, ids_mask, labels, mask, places)))
 
 
 def pad(rows: Sequence[Sequence[int]]) -> torch.Tensor:
@@ -70,8 +72,20 @@ def pad(rows: Sequence[Sequence[int]]) -> torch.Tensor:
 
 
 def by_length(indices: Sequence[int], episodes: Sequence[Episode], size: int) -> Iterator[list[int]]:
-    """Pieces of at most ``size`` of the ``indices``, longest episodes first, like lengths together."""
-    ordered = sorted(indices, key=lambda index: (-episodes[index].length, index))
+    """Pieces of at most ``size`` of the ``indices``, longest first, like lengths and answers to one prompt together.
+
+    A prompt's answers stand behind the longest of them: their common beginning is then computed once.
+    """
+    longest: dict[tuple[int, ...], int] = {}
+    for index in indices:
+        prompt = episodes[index].prompt_ids
+        longest[prompt] = max(longest.get(prompt, 0), episodes[index].length)
+
+    def place(index: int) -> tuple[int, tuple[int, ...], int, int]:
+        prompt = episodes[index].prompt_ids
+        return -longest[prompt], prompt, -episodes[index].length, index
+
+    ordered = sorted(indices, key=place)
     for start in range(0, len(ordered), size):
         yield ordered[start : start + size]
 

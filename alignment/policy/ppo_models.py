@@ -17,6 +17,7 @@ from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from alignment.faults import StageError
+from alignment.models.shared_prefix import share_prefixes
 from alignment.policy.ppo_batch import Tokens
 from alignment.policy.token_logprobs import token_logprobs, token_logprobs_and_entropy
 
@@ -44,6 +45,8 @@ class ActorCritic(nn.Module):
         super().__init__()
         self.policy = policy.eval()
         self.critic = None if critic is None else critic.eval()
+        for trunk in self.trunks():
+            share_prefixes(trunk)
         self.temperature = temperature
         weight = policy.get_output_embeddings().weight
         width = weight.shape[1] if critic is None else critic.config.get_text_config().hidden_size
@@ -53,13 +56,13 @@ class ActorCritic(nn.Module):
 
     def forward(self, tokens: Tokens) -> Outputs:
         """Log-probabilities at the sampling temperature, values and entropies; one pass through a shared trunk."""
-        states = tokens.states(hidden_states(self.policy, tokens.ids))
+        states = tokens.states(hidden_states(self.policy, tokens.ids, tokens.ids_mask))
         weight, bias = _head(self.policy)
         logprobs, entropy = token_logprobs_and_entropy(
             states, weight, tokens.labels[tokens.mask], temperature=self.temperature, head_bias=bias
         )
         if self.critic is not None:
-            states = tokens.states(hidden_states(self.critic, tokens.ids))
+            states = tokens.states(hidden_states(self.critic, tokens.ids, tokens.ids_mask))
         values = self.value_head(states.float()).squeeze(-1)
         return Outputs(tokens.scatter(logprobs), tokens.scatter(values), tokens.scatter(entropy))
 
@@ -86,15 +89,18 @@ class ActorCritic(nn.Module):
 
 def reference_logprobs(model: Any, tokens: Tokens, *, temperature: float) -> torch.Tensor:
     """(B, R) log-probabilities of the responses under a frozen model."""
-    states = tokens.states(hidden_states(model, tokens.ids))
+    states = tokens.states(hidden_states(model, tokens.ids, tokens.ids_mask))
     weight, bias = _head(model)
     labels = tokens.labels[tokens.mask]
     return tokens.scatter(token_logprobs(states, weight, labels, temperature=temperature, head_bias=bias))
 
 
-def hidden_states(model: Any, ids: torch.Tensor) -> torch.Tensor:
-    """The trunk's last hidden states (B, L, D) for right-padded ids (B, L); adapters act as they are set."""
-    output = base_of(model).base_model(input_ids=ids, use_cache=False)
+def hidden_states(model: Any, ids: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+    """The trunk's last hidden states (B, L, D) for right-padded ids (B, L); adapters act as they are set.
+
+    With ``mask`` (B, L) what rows have in common is computed once, where the model allows it.
+    """
+    output = base_of(model).base_model(input_ids=ids, attention_mask=mask, use_cache=False)
     return output.last_hidden_state  # type: ignore[no-any-return]
 
 
@@ -149,6 +155,7 @@ def frozen_adapter(model: PeftModel, folder: str) -> Reference:
 def frozen_copy(model: Any) -> Reference:
     """A copy of all weights: where all of them are trained."""
     frozen = copy.deepcopy(model).requires_grad_(False).eval()
+    share_prefixes(base_of(frozen))
 
     @contextmanager
     def reference() -> Iterator[Any]:

@@ -12,13 +12,16 @@ import torch
 from peft import PeftModel
 from trl.trainer.utils import FusedCausalLMOutput
 
-from alignment.policy.token_logprobs import token_statistics
+from alignment.policy.token_logprobs import token_logprobs_and_entropy, token_statistics
 
 IGNORED = -100
 
 
-def add_response_head(model: Any) -> None:
+def add_response_head(model: Any, *, temperature: float = 1.0, statistics: bool = True) -> None:
     """Replaces the head that TRL patched onto a causal model (under its PEFT wrapper, too), same inputs and outputs.
+
+    Logits are divided by ``temperature``. Without ``statistics`` neither ``mean_logits`` nor ``is_top1`` is computed.
+    The entropy has no gradient: a loss that rewards it needs TRL's own head.
 
     Left alone are models whose logits are scaled or capped after the head, and mixtures of experts: TRL knows them all.
     """
@@ -43,33 +46,40 @@ def add_response_head(model: Any) -> None:
             return patched(*args, fused_lm_head=fused_lm_head, **known, **kwargs)
         kwargs["use_cache"] = False
         hidden = self.base_model(*args, **kwargs).last_hidden_state[:, :-1]
-        return _output(hidden, self.get_output_embeddings(), labels[:, 1:], num_items_in_batch)
+        head = self.get_output_embeddings()
+        return _output(hidden, head, labels[:, 1:], num_items_in_batch, temperature, statistics)
 
     model.forward = types.MethodType(forward, model)
 
 
-def _output(hidden: torch.Tensor, head: Any, labels: torch.Tensor, items: Any) -> Any:
+def _output(
+    hidden: torch.Tensor, head: Any, labels: torch.Tensor, items: Any, temperature: float, statistics: bool
+) -> Any:
     """hidden (B, T, D), labels (B, T) with -100 where nothing is learned → TRL's output, fields (B, T), 0 there.
 
     The loss is summed over the labels and divided by ``items``, the labels of all accumulated batches, where given.
     """
     label_mask = labels != IGNORED
-    kept = hidden[label_mask]
-    logprobs, entropy, is_top1 = token_statistics(kept, head.weight, labels[label_mask], head_bias=head.bias)
-    with torch.no_grad():  # the mean over the vocabulary of linear logits is linear itself
-        mean_logits = kept.float() @ head.weight.float().mean(0) + (
-            0 if head.bias is None else head.bias.float().mean()
-        )
+    kept, wanted = hidden[label_mask], labels[label_mask]
 
     def spread(values: torch.Tensor) -> torch.Tensor:
         return values.new_zeros(label_mask.shape).masked_scatter(label_mask, values)
 
+    options = {"temperature": temperature, "head_bias": head.bias}
+    more = {}
+    if statistics:
+        logprobs, entropy, is_top1 = token_statistics(kept, head.weight, wanted, **options)
+        with torch.no_grad():  # the mean over the vocabulary of linear logits is linear itself
+            bias = 0 if head.bias is None else head.bias.float().mean()
+            mean_logits = (kept.float() @ head.weight.float().mean(0) + bias) / temperature
+        more = {"mean_logits": spread(mean_logits), "is_top1": spread(is_top1)}
+    else:
+        logprobs, entropy = token_logprobs_and_entropy(kept, head.weight, wanted, **options)
     log_probs = spread(logprobs)
     return FusedCausalLMOutput(
         loss=-log_probs.sum() / (label_mask.sum().clamp(min=1) if items is None else items),
         log_probs=log_probs,
         entropy=spread(entropy),
-        mean_logits=spread(mean_logits),
-        is_top1=spread(is_top1),
         label_mask=label_mask,
+        **more,
     )

@@ -55,10 +55,15 @@ def token_logprobs_and_entropy(
 
 
 def token_statistics(
-    hidden: torch.Tensor, head_weight: torch.Tensor, labels: torch.Tensor, *, head_bias: torch.Tensor | None = None
+    hidden: torch.Tensor,
+    head_weight: torch.Tensor,
+    labels: torch.Tensor,
+    *,
+    temperature: float = 1.0,
+    head_bias: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """As :func:`token_logprobs_and_entropy`, with whether each label (N,) is its distribution's most likely token."""
-    return _TokenLogprobs.apply(hidden, head_weight, labels, 1.0, head_bias, True)  # type: ignore[no-untyped-call, no-any-return]
+    return _TokenLogprobs.apply(hidden, head_weight, labels, temperature, head_bias, True)  # type: ignore[no-untyped-call, no-any-return]
 
 
 class _TokenLogprobs(torch.autograd.Function):

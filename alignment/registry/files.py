@@ -14,7 +14,7 @@ from alignment.workspace import file_digest, write_text
 CARD_FILE = "README.md"
 LINEAGE_FILE = "lineage.json"
 ADAPTER_FILE = "adapter_config.json"
-LEFT_BEHIND = ("artifact.json", "curves.json")  # the workspace's own files, which mean nothing outside it
+LEFT_BEHIND = ("artifact.json", "curves.json", "snapshots")  # what belongs to the training, not to the version
 Merge = Callable[[Artifact, Path], None]
 
 

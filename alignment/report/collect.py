@@ -22,6 +22,7 @@ from alignment.recipe import (
 from alignment.records import Artifact
 from alignment.registry.lineage import node_id, node_ref, trace
 from alignment.registry.store import read_curves
+from alignment.report.experiments import overoptimisations, tournaments
 from alignment.report.model import (
     Command,
     Cost,
@@ -109,6 +110,8 @@ def build_report(
         registered=registered,
         lineage=_lineage(workspace, recipe, artifacts, registered),
         evaluation=evaluation[1] if evaluation else None,
+        tournaments=tournaments(recipe, artifacts),
+        overoptimisations=overoptimisations(recipe, artifacts),
         rewards=tuple(_rewards(recipe, artifacts)),
         preferences=tuple(_preferences(recipe, artifacts)),
         curves={name: curves for name, a in artifacts.items() if (curves := _curves(Path(a.path)))},

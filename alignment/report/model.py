@@ -111,6 +111,63 @@ class EvaluationReport(Record):
     by_kind: Mapping[str, Tally]
 
 
+class StandingReport(Record):
+    """One player of a tournament. ``rate`` is its win rate against the start, None for the start itself.
+
+    ``kl`` is in nats an answer from the start; ``kl_bound`` marks a bound in a measurement's place. ``model`` is False
+    for a way of sampling, which cannot be promoted.
+    """
+
+    player: str
+    rate: Interval | None
+    rating: Interval
+    kl: float
+    kl_bound: bool
+    model: bool
+    length: float
+
+
+class TournamentReport(Record):
+    """A tournament's ranking, best first."""
+
+    stage: str
+    start: str
+    winner: str
+    prompts: int
+    judge: str
+    standings: tuple[StandingReport, ...]
+
+
+class WayPoint(Record):
+    """A policy at one step (or n, of best-of-n): rewards in standard deviations of the start's answers."""
+
+    step: int
+    kl: float
+    proxy: Interval
+    true: Interval
+
+
+class Way(Record):
+    """How one policy went from the start: its points, and what their intervals allow to be said."""
+
+    words: str
+    best_step: int
+    best_kl: float
+    rise: Interval
+    fall: Interval
+    points: tuple[WayPoint, ...]
+
+
+class OveroptimisationReport(Record):
+    """True and proxy reward against distance, policy by policy."""
+
+    stage: str
+    start: str
+    prompts: int
+    judge: str
+    ways: Mapping[str, Way]
+
+
 class ReliabilityRow(Record):
     """Of ``n`` predictions: what they said and what happened, as means."""
 
@@ -196,6 +253,8 @@ class RunReport(Record):
     registered: Registered | None = None
     lineage: LineageReport | None = None
     evaluation: EvaluationReport | None = None
+    tournaments: tuple[TournamentReport, ...] = ()
+    overoptimisations: tuple[OveroptimisationReport, ...] = ()
     rewards: tuple[RewardReport, ...] = ()
     preferences: tuple[PreferenceReport, ...] = ()
     curves: Mapping[str, Mapping[str, Curve]] = Field(default_factory=dict)

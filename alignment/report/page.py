@@ -7,7 +7,7 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
-from alignment.report import graph, plots, words
+from alignment.report import distance_plots, graph, plots, words
 from alignment.report.model import RunReport, WinRateReport
 from alignment.report.svg import Figure
 from alignment.workspace import write_text
@@ -56,6 +56,8 @@ def render(report: RunReport) -> str:
         rate=rate,
         strip=plots.verdict_strip(rate, report.evaluation.prompts) if rate and report.evaluation else None,
         losses=_loss_figures(report),
+        way_figures=[distance_plots.way_plot(one) for one in report.overoptimisations],
+        tournament_figures=[distance_plots.tournament_plot(one) for one in report.tournaments],
         reward_figures=[
             draw(reward) for reward in report.rewards for draw in (plots.margin_plot, plots.calibration_plot)
         ],

@@ -16,6 +16,8 @@ KEY_METRICS = {  # by a stage's kind: the metric that says most, and how to say 
     "dpo": (("rewards/accuracies", "{:.0%} of training pairs right"), ("loss", "loss {:.3f}")),
     "grpo": (("reward", "reward {:.3f}"),),
     "rloo": (("reward", "reward {:.3f}"),),
+    "tournament": (("players", "{:.0f} players"),),
+    "overoptimisation": (("points", "{:.0f} points measured"),),
 }
 
 

@@ -86,16 +86,27 @@ def _read(process: subprocess.Popen[str], lines: queue.Queue[str]) -> None:
     lines.put("")
 
 
-_PROGRAM = """
-import json, logging, sys
+# Where the reference is a value, the answer must be one: for "What is 7 * 8?" the answer "7 * 8" is equal to 56 as
+# mathematics, and says nothing. A policy that is rewarded for it learns to repeat the question. (This one did.)
+_PROGRAM = r"""
+import json, logging, math, re, sys
 logging.disable(logging.CRITICAL)
+import sympy
 from math_verify import parse, verify
 answers, sys.stdout = sys.stdout, sys.stderr
+number = re.compile(r"\s*[-+]?\s*(\d[\d,]*\.?\d*|\.\d+)\s*")
+fraction = re.compile(r"\s*[-+]?\s*(\d+)\s*/\s*(\d+)\s*")
+def is_value(parsed):
+    if isinstance(parsed[0], sympy.Number) or number.fullmatch(str(parsed[-1])):
+        return True
+    match = fraction.fullmatch(str(parsed[-1]))
+    return bool(match) and math.gcd(*map(int, match.groups())) == 1
 print("ready", file=answers, flush=True)
 for line in sys.stdin:
     asked = json.loads(line)
     reference = parse(asked["reference"])
     answer = parse(asked["answer"])
     equal = bool(reference and answer and verify(reference, answer, float_rounding=asked["decimals"]))
+    equal = equal and (is_value(answer) or not is_value(reference))
     print(int(equal), file=answers, flush=True)
 """

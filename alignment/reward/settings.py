@@ -42,7 +42,11 @@ class ModelReward(RewardSettings):
 
 
 class NumberReward(RewardSettings):
-    """1 where the answer's result equals the reference as mathematics (``math-verify``): 1/2, 0.5 and \\frac12."""
+    """1 where the answer's result equals the reference as mathematics (``math-verify``): 1/2, 0.5 and \\frac12.
+
+    Where the reference is a number, so must the result be: a sum that is still to be done, or a fraction that can be
+    reduced, may be the question itself.
+    """
 
     kind: Literal["number"]
     decimals: Annotated[int, Field(ge=0, le=15)] = 6  # to which numbers are rounded before they are compared

@@ -54,17 +54,17 @@ def test_every_kind_of_stage_and_role_is_known() -> None:
         ),
         (
             {"dpo": DPO | {"model": "xyzxyz"}},
-            "stages.dpo.model: no stage xyzxyz; give one of base and sft, or put a stage of kind sft or dpo or ppo or grpo or rloo before it",  # noqa: E501 - one line is what is tested
+            "stages.dpo.model: no stage xyzxyz; give one of base and sft, or put a stage of kind sft or dpo or ppo or grpo or rloo or tournament before it",  # noqa: E501 - one line is what is tested
         ),
         (
             {"sft": SFT | {"model": "dpo"}},
             "stages.sft.model: dpo comes later; stages run in the order they are written; "
-            "give one of base, or put a stage of kind sft or dpo or ppo or grpo or rloo before it",
+            "give one of base, or put a stage of kind sft or dpo or ppo or grpo or rloo or tournament before it",
         ),
         (
             {"sft": SFT | {"model": "sft"}},
             "stages.sft.model: a stage cannot read its own output; "
-            "give one of base, or put a stage of kind sft or dpo or ppo or grpo or rloo before it",
+            "give one of base, or put a stage of kind sft or dpo or ppo or grpo or rloo or tournament before it",
         ),
         (
             {"rate": RATE | {"responses": "sft"}, "draw": None},
@@ -77,8 +77,8 @@ def test_every_kind_of_stage_and_role_is_known() -> None:
         ),
         (
             {"eval": EVAL | {"reference": "draw"}},
-            "stages.eval.reference: draw makes responses, not a model; "
-            "give one of base, sft and dpo, or put a stage of kind sft or dpo or ppo or grpo or rloo before it",
+            "stages.eval.reference: draw makes responses, not a model; give one of base, sft and dpo, "
+            "or put a stage of kind sft or dpo or ppo or grpo or rloo or tournament before it",
         ),
         (
             {"eval": EVAL | {"prompts": "rate"}},
@@ -157,3 +157,36 @@ def test_all_come_at_once() -> None:
         "gate.evaluation",
         "gate.conditions.0",
     ]
+
+
+PPO = {"kind": "ppo", "model": "sft", "reward": "reward"}
+PLAY = {"kind": "tournament", "policies": ["dpo", "ppo"], "model": "sft", "raters": {"rubric": "r.yaml"}}
+WAYS = PLAY | {"kind": "overoptimisation", "reward": "reward"}
+
+
+def test_a_tournaments_output_is_a_model() -> None:
+    assert faults(ppo=PPO, play=PLAY, last={"kind": "evaluate", "model": "play"}) == []
+
+
+@pytest.mark.parametrize(
+    ("stages", "line"),
+    [
+        ({"play": PLAY | {"policies": ["dpo", "sft"]}}, "stages.play.policies: sft is compared with itself"),
+        ({"play": PLAY | {"policies": ["dpo", "dpo"]}}, "stages.play.policies: dpo stands twice"),
+        ({"play": PLAY | {"policies": ["dpo", "rate"]}}, "stages.play.policies: rate makes preferences, not a model"),
+        ({"ways": WAYS}, "stages.ppo.snapshot_every: ppo keeps no snapshots, and its end alone shows no way there"),
+    ],
+)
+def test_faults_of_a_tournament(stages: dict[str, Any], line: str) -> None:
+    assert any(fault.startswith(line) for fault in faults(**({"ppo": PPO} | stages)))
+
+
+def test_a_policy_in_training_travels_to_vllm_as_an_adapter_with_importance_weights() -> None:
+    recipe = {
+        "name": "test", "model": {"base": "x"}, "resources": {"vllm": {"url": "http://localhost:8000"}},
+        "stages": STAGES | {"ppo": PPO | {"lora": None}},
+    }  # fmt: skip
+    found = [str(fault) for fault in wiring_faults(Recipe.model_validate(recipe))]
+    assert [fault.split(":")[0] for fault in found] == ["stages.ppo.lora", "stages.ppo.importance_cap"]
+    recipe["stages"] = STAGES | {"ppo": PPO | {"importance_cap": 2.0}}
+    assert wiring_faults(Recipe.model_validate(recipe)) == []

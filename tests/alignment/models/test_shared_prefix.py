@@ -115,3 +115,18 @@ def test_models_whose_attention_is_not_causal_and_whole_are_left_alone() -> None
     plain = eager(input_ids=ids, attention_mask=mask.long()).logits
     share_prefixes(eager)
     assert torch.equal(eager(input_ids=ids, attention_mask=mask.long()).logits, plain)
+
+
+def test_a_copy_runs_its_own_layers(model: Any) -> None:
+    """A frozen reference is a deep copy of the policy: once the policy has moved, they must differ."""
+    one = copy.deepcopy(model)
+    share_prefixes(one)
+    share_prefixes(one)  # a second time changes nothing
+    frozen = copy.deepcopy(one)
+    ids, mask = batch(ROWS[:2])
+    before = frozen(input_ids=ids, attention_mask=mask.long()).logits
+    with torch.no_grad():
+        for parameter in one.parameters():
+            parameter.mul_(1.5)
+    assert torch.equal(frozen(input_ids=ids, attention_mask=mask.long()).logits, before)
+    assert not torch.allclose(one(input_ids=ids, attention_mask=mask.long()).logits, before)

@@ -42,6 +42,10 @@ STAGES: dict[str, dict[str, Any]] = {
              "batch_size": 2},
     "evaluation": {"kind": "evaluate", "model": "dpo", "against": ["base", "sft"], "kl_prompts": 2,
                    "sampling": {"temperature": 0.0, "max_new_tokens": 6}},
+    "play": {"kind": "tournament", "policies": ["dpo", "ppo"], "model": "sft", "raters": {"rubric": "rubric.yaml"},
+             "reward": "reward", "best_of": 4, "kl_prompts": 2, "sampling": {"temperature": 0.0, "max_new_tokens": 6}},
+    "ways": {"kind": "overoptimisation", "policies": ["ppo"], "model": "sft", "raters": {"rubric": "rubric.yaml"},
+             "reward": "reward", "best_of": 4, "max_new_tokens": 6},
 }  # fmt: skip
 CPU = Machine("cpu", 8 * GIB, 100e9, 50e9, 10e9, share=0.5, step_seconds=0.0, program=0, gpu=False)
 

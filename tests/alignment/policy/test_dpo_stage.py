@@ -143,3 +143,22 @@ def test_pairs_that_leave_no_room_for_an_answer_are_counted(
     assert (result.metrics["pairs"], result.metrics["dropped"]) == (7.0, 1.0)
     with pytest.raises(StageError, match="every prompt alone fills max_length=4 tokens"):
         train(make_context(tmp_path / "none", "dpo", inputs, settings=WHOLE_BATCH | {"max_length": 4}))
+
+
+def test_snapshots_are_models_and_the_last_is_the_end(
+    one_step: StageContext, base: Artifact, make_context: MakeContext, tmp_path: Path
+) -> None:
+    from alignment.policy.snapshots import snapshots_of
+
+    settings = WHOLE_BATCH | {"epochs": 2, "snapshot_every": 1}
+    again = make_context(tmp_path, "dpo", one_step.inputs, settings=settings)
+    train(again)
+    found = dict(snapshots_of(policy_of(again)))
+    assert list(found) == [1, 2]
+
+    def weights(folder: str | Path) -> bytes:
+        return (Path(folder) / "adapter_model.safetensors").read_bytes()
+
+    assert weights(found[1].path) == weights(one_step.output)  # two steps, and one: the first is the same
+    assert weights(found[2].path) == weights(again.output)
+    load_policy(found[1], base, again.recipe)

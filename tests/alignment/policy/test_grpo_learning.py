@@ -7,8 +7,9 @@ function in a file, so that what a user writes is what is tested.
 import json
 
 import pytest
+import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from alignment.policy.grpo import run
 from alignment.recipe import Recipe
@@ -47,10 +48,13 @@ async def follow_a_format(prompts, responses, references):
         scores.append((opened + closed + (closed and len(words) == close + 1)) / 3)
     return scores
 '''
-TASKS = {  # options, tokens, steps, learning rate, its schedule, the mean reward that the last steps must reach
-    "produce_a_token": ({"target": "w9"}, 6, 40, 3e-3, "constant", 0.9),
-    "sort_digits": ({}, 3, 150, 2e-3, "constant", 0.7),  # 0.31 without reading the prompt
-    "follow_a_format": ({}, 8, 100, 2e-3, "linear", 0.8),
+# Options, tokens, steps, learning rate, its schedule, beta, the mean reward that the last steps must reach. Without the
+# pull towards the untrained (nearly uniform) reference the harder two collapse: the entropy is gone before the task is
+# learned, all answers to a prompt score the same, and nothing is left to learn from.
+TASKS = {
+    "produce_a_token": ({"target": "w9"}, 6, 40, 3e-3, "constant", 0.0, 0.9),
+    "sort_digits": ({}, 3, 180, 2e-3, "constant", 0.02, 0.7),  # 0.31 without reading the prompt
+    "follow_a_format": ({}, 8, 160, 2e-3, "linear", 0.02, 0.8),
 }
 FAST = {"episodes": 64, "per_prompt": 8, "epochs": 2, "minibatches": 2, "batch_size": 32, "lora": None, "warmup": 0.0}
 
@@ -97,10 +101,10 @@ def train(tiny, tmp_path):
 
 
 def learns(train, kind, task, seed):
-    options, tokens, steps, rate, schedule, wanted = TASKS[task]
+    options, tokens, steps, rate, schedule, beta, wanted = TASKS[task]
     reward = {"kind": "function", "function": f"rewards.py:{task}", "options": options}
     stage = FAST | {"kind": kind, "model": "base", "rewards": [reward], "steps": steps, "learning_rate": rate,
-                    "schedule": schedule, "sampling": {"max_new_tokens": tokens}, "beta": 0.0}  # fmt: skip
+                    "schedule": schedule, "sampling": {"max_new_tokens": tokens}, "beta": beta}  # fmt: skip
     result, _context = train(stage, seed=seed)
     scores = [value for _step, value in result.curves["reward"]]
     assert sum(scores[-5:]) / 5 >= wanted
@@ -118,3 +122,49 @@ def test_a_token_is_soon_learned(kind, train):
 @pytest.mark.parametrize("kind", ["grpo", "rloo"])
 def test_every_task_is_learned(kind, task, seed, train):
     learns(train, kind, task, seed)
+
+
+STARTS = ("Once upon a time", "One day, Tim", "Lily and Ben", "The dog", "Mom said", "There was a bird")
+SENTENCES = '''
+def short_sentences(prompts, responses, references):
+    """Four full stops are worth 1."""
+    return [min(1.0, response.count(".") / 4) for response in responses]
+'''
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("kind", ["grpo", "rloo"])
+def test_a_model_that_tells_stories_learns_short_sentences(kind, seed, tmp_path, real_data):
+    """Four full stops in 24 tokens. The stories stay stories: the KL is paid for, and stays bounded."""
+    source = real_data / "stories260k"
+    if not source.is_dir():
+        pytest.skip(f"no story model at {source}")
+    AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32).save_pretrained(tmp_path / "base")
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m.content }}{% if m.role == 'assistant' %}</s>{% endif %}{% endfor %}"
+    )
+    tokenizer.save_pretrained(tmp_path / "base")
+    rows = [{"prompt": f"{start}{more}"} for start in STARTS for more in ("", " was", " had a")]
+    (tmp_path / "prompts.jsonl").write_text("\n".join(map(json.dumps, rows)), "utf-8")
+    (tmp_path / "rewards.py").write_text(SENTENCES, "utf-8")
+    stage = FAST | {
+        "kind": kind, "model": "base", "steps": 30, "episodes": 48, "batch_size": 24, "learning_rate": 1e-3,
+        "rewards": [{"kind": "function", "function": "rewards.py:short_sentences"}], "schedule": "constant",
+        "sampling": {"max_new_tokens": 24}, "beta": 0.02,
+    }  # fmt: skip
+    recipe = Recipe.model_validate(
+        {"name": "stories", "seed": seed, "model": {"base": "stories", "dtype": "float32"}, "data": {"held_out": 0.2},
+         "stages": {"policy": stage}, "resources": {"device": "cpu"}}
+    )  # fmt: skip
+    data = {"prompts": tmp_path / "prompts.jsonl", "function:short_sentences": tmp_path / "rewards.py"}
+    inputs = {"base": artifact("base", tmp_path / "base")}
+    context = StageContext("policy", recipe, inputs, data, tmp_path / "output", tmp_path / "checkpoints")
+    for path in (context.output, context.checkpoints):
+        path.mkdir()
+    result = run(recipe.stages["policy"], context)
+    scores = [value for _step, value in result.curves["reward"]]
+    assert scores[0] < 0.4
+    assert sum(scores[-3:]) / 3 >= 0.65
+    assert result.curves["kl"][-1][1] < 60

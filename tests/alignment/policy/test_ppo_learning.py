@@ -55,8 +55,8 @@ TASKS = {
     # hard to find again: a policy that only ever lost by stopping early no longer stops at all once it closes. The
     # penalty for a missing end keeps stopping alive, and the pull towards the untrained (nearly uniform) reference is
     # what keeps it trying. Without either, every seed stays at two thirds, which is where the task's last step begins.
-    "follow a format": (follow_a_format, 8, 0.8, {"steps": 70, "kl_coefficient": 0.01, "missing_eos_penalty": 0.1,
-                                                  "value_coefficient": 0.5}),
+    "follow a format": (follow_a_format, 8, 0.8, {"steps": 100, "kl_coefficient": 0.02, "missing_eos_penalty": 0.1,
+                                                  "value_coefficient": 0.5, "schedule": "linear"}),
 }  # fmt: skip
 
 
@@ -98,7 +98,7 @@ def test_a_model_that_tells_stories_learns_short_sentences(seed, tiny, real_data
         (Prompt(id=text, messages=(Message(role="user", content=text),)), tuple(tokenizer(text)["input_ids"]))
         for text in STARTS
     ]
-    settings = tiny.settings(steps=15, episodes=48, epochs=2, minibatches=2, batch_size=48, kl_coefficient=0.02,
+    settings = tiny.settings(steps=20, episodes=48, epochs=2, minibatches=2, batch_size=48, kl_coefficient=0.02,
                              missing_eos_penalty=0.0, sampling=Sampling(max_new_tokens=24),
                              schedule="constant")  # fmt: skip
     trainer = tiny.trainer(

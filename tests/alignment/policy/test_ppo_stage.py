@@ -14,6 +14,7 @@ from alignment.data.prompts import load_prompts
 from alignment.faults import StageError
 from alignment.models.loading import add_lora, is_adapter, load_policy, new_reward_model, save_policy
 from alignment.policy.ppo import run
+from alignment.policy.snapshots import snapshots_of
 from alignment.recipe import Lora, PpoStage, Recipe
 from alignment.records import Artifact
 from alignment.stage import StageContext
@@ -221,3 +222,13 @@ def test_prompts_that_are_all_too_long_are_an_error(made, tmp_path):
 def test_settings_that_cannot_work_are_refused(field, value):
     with pytest.raises(ValidationError):
         PpoStage.model_validate(STAGE | {field: value})
+
+
+def test_snapshots_are_models_and_the_last_is_the_end(made, tmp_path):
+    context, _ = context_of(made, tmp_path, {"steps": 4, "snapshot_every": 2})
+    run(context.recipe.stages["ppo"], context)
+    found = dict(snapshots_of(artifact("ppo", context.output)))
+    assert list(found) == [2, 4]
+    weights = [(Path(one.path) / "adapter_model.safetensors").read_bytes() for one in found.values()]
+    assert weights[0] != weights[1] == (context.output / "adapter_model.safetensors").read_bytes()
+    load_policy(found[2], context.inputs["base"], context.recipe)

@@ -110,11 +110,17 @@ def test_a_reference_that_is_another_model_stops_step_0(tiny):
 
 def test_an_engine_that_samples_another_model_stops_step_0(tiny):
     other = TransformersEngine(tiny.policy(1), tiny.tokenizer(), stop_ids={tiny.eos})
-    trainer = tiny.trainer(engine=other)
+    for cap in (None, 2.0):  # importance weights make up for other kernels, not for another model
+        with pytest.raises(StageError, match="sampling and training differ"):
+            tiny.trainer(tiny.settings(importance_cap=cap), engine=other).train()
+    nearly = tiny.policy()
+    with torch.no_grad():
+        for parameter in nearly.parameters():
+            parameter.mul_(1.02)  # as other kernels would have it, and more
+    engine = TransformersEngine(nearly, tiny.tokenizer(), stop_ids={tiny.eos})
     with pytest.raises(StageError, match="sampling and training differ"):
-        trainer.train()
-    corrected = tiny.trainer(tiny.settings(importance_cap=2.0, steps=1), engine=other)
-    assert corrected.train().step == 1
+        tiny.trainer(engine=engine).train()
+    assert tiny.trainer(tiny.settings(importance_cap=2.0, steps=1), engine=engine).train().step == 1
 
 
 def test_a_policy_that_is_not_itself_twice_stops_step_0(tiny):

@@ -37,6 +37,16 @@ def numbers():
         ("", "12", 0),
         ("0.3333333", "1/3", 1),
         ("0.333", "1/3", 0),
+        ("7 * 8", "56", 0),  # the question said again
+        ("It is 24 + 11", "35", 0),
+        ("24 + 11 = 35", "35", 1),
+        ("12/4", "3", 0),
+        ("1/2", "0.5", 1),
+        ("10/20", "0.5", 0),
+        ("\\boxed{\\frac12}", "0.5", 1),
+        ("50%", "0.5", 1),
+        ("2^3", "2^3", 1),  # no number is asked for
+        ("$x + 1$", "$1 + x$", 1),
     ],
 )
 def test_numbers_are_compared_as_mathematics(text, reference, wanted, numbers):
