@@ -41,6 +41,27 @@ def waiting_recipe(workspace: Workspace, queue: str) -> Path:
     return workspace.folder("raters", "waiting") / f"{queue}.yaml"
 
 
+def heard(workspace: Workspace, queue: str) -> Path:
+    """Where the digest of the snapshot is noted that a run went on from, to its end."""
+    return waiting_recipe(workspace, queue).with_suffix(".heard")
+
+
+def unheard(recipe: Recipe, workspace: Workspace) -> dict[str, str]:
+    """The queues of a recipe that are ready and that no run went on from, with their snapshots' digests.
+
+    An event is heard by those who listen when it is sent: votes may be ready before anybody serves the recipe.
+    """
+    waiting = workspace.folder("raters", "waiting").glob(f"{queue_prefix(recipe)}*.yaml")
+    found = {}
+    for path in sorted(waiting):
+        queue = path.name.removesuffix(".yaml")
+        snapshot = _snapshot(workspace, queue)
+        mark = heard(workspace, queue)
+        if snapshot is not None and not (mark.exists() and mark.read_text("utf-8").strip() == snapshot.digest):
+            found[queue] = snapshot.digest
+    return found
+
+
 def queue_prefix(recipe: Recipe) -> str:
     """What the names of all queues of a recipe begin with; no other recipe's do (a recipe's name has no dot)."""
     return f"{recipe.name[:24]}."

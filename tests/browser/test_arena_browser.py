@@ -145,6 +145,8 @@ def test_the_administrator_sees_who_is_liked_better_and_edits_criteria(desk: Any
     page.wait_for_selector("text=Saved. Raters read changed guidelines again.")
     criteria = [(one.name, one.rubric) for one in desk.store.settings()[1].criteria]
     assert criteria == [("kind", "1: cold; 5: warm."), ("short", "One line is enough.")]
+    shown = '"kind: 1: cold; 5: warm.\\nshort: One line is enough."'  # as the server keeps it: the page is drawn anew
+    page.wait_for_function(f"document.querySelector('textarea[name=criteria]').value === {shown}")
     page.fill("textarea[name=criteria]", "no rubric")
     page.click("text=Save settings")
     page.wait_for_selector("text=criteria.0")

@@ -233,3 +233,20 @@ def test_a_recipes_criteria_are_asked_about_and_a_later_change_of_the_desk_stand
 def test_a_criterion_has_a_name_that_the_desk_can_keep(name: str) -> None:
     with pytest.raises(ValueError, match="criteria"):
         _recipe(pairs=3, criteria={name: "1: no; 5: yes."})  # type: ignore[arg-type]
+
+
+def test_votes_that_were_ready_while_nobody_listened_are_found_until_a_run_heard_them(
+    recipe: Recipe, made: dict[str, Artifact], space: Workspace
+) -> None:
+    collect.queue_for_raters("people", recipe, made, space)
+    collect.remember_waiting("people", recipe, {}, made, space)
+    queue = collect.queue_name("people", recipe, made["responses"])
+    assert collect.unheard(recipe, space) == {}  # votes are missing
+    vote(space, "ada")
+    vote(space, "bob")
+    snapshot = collect.unheard(recipe, space)
+    assert list(snapshot) == [queue]
+    other = recipe.model_copy(update={"name": "loop-two"})
+    assert collect.unheard(other, space) == {}
+    collect.heard(space, queue).write_text(snapshot[queue] + "\n")
+    assert collect.unheard(recipe, space) == {}
