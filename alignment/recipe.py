@@ -106,10 +106,14 @@ class PreferencesStage(Settings):
     min_agreement: Fraction = 0.5  # pairs on which fewer of the raters agree are kept as votes, not trained on
 
 
+CriterionName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,23}$")]
+
+
 class HumanPreferencesStage(Settings):
     """People compare the responses in the raters' app. The run waits for them without taking compute.
 
     Enough are ``pairs`` pairs, each judged by ``votes_per_comparison`` people of whom ``min_agreement`` agree.
+    ``criteria`` (name: what 1, 3 and 5 mean) are what they may score each answer by; left out, the desk's own.
     """
 
     kind: Literal["human_preferences"]
@@ -118,6 +122,7 @@ class HumanPreferencesStage(Settings):
     votes_per_comparison: Count = 3
     pairs: Count = 100
     min_agreement: Fraction = 0.5
+    criteria: dict[CriterionName, Annotated[str, Field(min_length=1, max_length=500)]] = Field({}, max_length=8)
 
 
 class PreferenceFileStage(Settings):
