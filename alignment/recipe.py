@@ -108,10 +108,14 @@ class PreferencesStage(Settings):
     min_agreement: Fraction = 0.5  # pairs on which fewer of the raters agree are kept as votes, not trained on
 
 
+CriterionName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,23}$")]
+
+
 class HumanPreferencesStage(Settings):
     """People compare the responses in the raters' app. The run waits for them without taking compute.
 
     Enough are ``pairs`` pairs, each judged by ``votes_per_comparison`` people of whom ``min_agreement`` agree.
+    ``criteria`` (name: what 1, 3 and 5 mean) are what they may score each answer by; left out, the desk's own.
     """
 
     kind: Literal["human_preferences"]
@@ -120,6 +124,7 @@ class HumanPreferencesStage(Settings):
     votes_per_comparison: Count = 3
     pairs: Count = 100
     min_agreement: Fraction = 0.5
+    criteria: dict[CriterionName, Annotated[str, Field(min_length=1, max_length=500)]] = Field({}, max_length=8)
 
 
 class PreferenceFileStage(Settings):
@@ -191,6 +196,9 @@ class PpoStage(Settings):
     kl_target: Positive | None = None  # nats per answer: turns on the adaptive coefficient (Ziegler et al. 2019)
     kl_horizon: Positive = 10_000  # episodes over which the adaptive coefficient changes by a fifth at most
     missing_eos_penalty: NotNegative = 1.0  # taken off the score of an answer that was cut off
+    normalise_scores: bool = False
+    """Scores in standard deviations of the start's own, from their mean (Ziegler et al. 2019, section 2.1; Huang et al.
+    2024, detail 11), measured on the first step's answers: then one kl_coefficient fits any reward model."""
     whiten_rewards: bool = False
     whiten_advantages: bool = True
     gamma: Fraction = 1.0
