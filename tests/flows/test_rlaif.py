@@ -69,6 +69,7 @@ def test_a_judge_is_measured_and_trained_on(rlhf: Rlhf, recipe: Path, tmp_path: 
     assert {stage["name"]: stage["cached"] for stage in report["stages"]}["raters"]
 
 
+@pytest.mark.slow
 def test_a_folder_judges_and_its_weights_are_part_of_the_key(
     rlhf: Rlhf, recipe: Path, tmp_path: Path, make_model: Callable[..., Path]
 ) -> None:
