@@ -147,6 +147,7 @@ def _drag_into_order(page: Any, texts: list[str]) -> None:
         page.mouse.down()
         page.mouse.move(handle["x"] + 8, target["y"] + 2, steps=8)
         page.mouse.up()
+        page.wait_for_selector(".dragging", state="detached")  # it is let go of, wherever the pointer was
     shown = page.locator(".rank-item .rendered").all_text_contents()
     assert [text.split()[-1] for text in shown] == texts
 
@@ -315,6 +316,28 @@ def test_every_view_is_accessible_and_fits(
     check(page, "ranking")
     assert problems == []
     assert page.problems == []
+
+
+def test_a_drag_ends_where_it_is_let_go_and_is_followed_no_further(desk: Any, comparison: Make) -> None:
+    desk.only(comparison(_name(), "alpha", "beta", "gamma"))
+    _, token = desk.account("dragger")
+    page = desk.page(token)
+    page.wait_for_selector(".ranking")
+
+    def shown() -> list[str]:
+        return [text.strip() for text in page.locator(".rank-item .rendered").all_text_contents()]
+
+    for _ in range(4):  # the last one to the top, each time
+        before = shown()
+        last, first = page.locator(".handle").nth(2).bounding_box(), page.locator(".rank-item").nth(0).bounding_box()
+        page.mouse.move(last["x"] + 8, last["y"] + 10)
+        page.mouse.down()
+        page.mouse.move(last["x"] + 8, first["y"] + 2, steps=12)
+        page.mouse.up()
+        assert shown() == [before[2], before[0], before[1]]
+        page.mouse.move(last["x"] + 8, last["y"] + 10, steps=12)  # back over the handles, with no button pressed
+        assert shown() == [before[2], before[0], before[1]]
+        assert page.locator(".dragging").count() == 0
 
 
 def test_an_untouched_ranking_asks_first(desk: Any, comparison: Make, shoot: Any) -> None:
