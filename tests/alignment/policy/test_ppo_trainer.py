@@ -204,3 +204,23 @@ def test_the_win_rate_is_asked_for_at_its_steps_only(tiny):
     history = trainer.train().history
     assert ["held_out_win_rate" in metrics for metrics in history] == [False, True, False, True, False]
     assert len(asked) == 2
+
+
+def test_scores_are_in_deviations_of_the_start(tiny, tmp_path):
+    """The first step's scores have mean 0 and deviation 1; later ones keep its measure, after a restart too."""
+    rewards = []
+
+    def reward(episodes):
+        rewards.append([sum(episode.completion.tokens) / 1000 for episode in episodes])
+        return rewards[-1]
+
+    options = {"normalise_scores": True, "missing_eos_penalty": 0.0, "steps": 2, "checkpoint_every": 1}
+    seen = []
+    for stop in (1, 2):  # two processes, as it were
+        trainer = tiny.trainer(tiny.settings(**options), reward=reward, checkpoints=tmp_path)
+        trainer.train(stop_after=stop, on_step=lambda _step, metrics, experience: seen.append((metrics, experience)))
+    first, second = (torch.tensor(scores) for scores in rewards)
+    torch.testing.assert_close(seen[0][1].scores, (first - first.mean()) / first.std(), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(seen[1][1].scores, (second - first.mean()) / first.std(), atol=1e-4, rtol=1e-4)
+    assert seen[1][0]["raw_score"] == pytest.approx(float(second.mean()))
+    assert seen[0][0]["score"] == pytest.approx(0.0, abs=1e-4)
