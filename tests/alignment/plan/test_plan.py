@@ -33,6 +33,7 @@ STAGES: dict[str, dict[str, Any]] = {
     "preferences": {"kind": "preferences", "responses": "responses", "raters": {"rubric": "rubric.yaml"}},
     "people": {"kind": "human_preferences", "responses": "responses", "pairs": 5, "votes_per_comparison": 2},
     "file": {"kind": "preference_file"},
+    "judged": {"kind": "judge", "responses": "responses", "judge": {"kind": "label_probabilities", "model": "base"}},
     "reward": {"kind": "reward", "preferences": "file", "batch_size": 3},
     "dpo": {"kind": "dpo", "model": "sft", "preferences": "file", "batch_size": 2},
     "ppo": {"kind": "ppo", "model": "sft", "reward": "reward", "steps": 2, "episodes": 4, "batch_size": 2, "epochs": 1},
