@@ -6,7 +6,6 @@ folder ``partial/<key>``, so the same stage, run again after any kind of death, 
 """
 
 import fcntl
-import importlib
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -23,12 +22,13 @@ from alignment.digests import code_digest, digest_of
 from alignment.faults import Fault, InputError
 from alignment.models.base import prepare_base
 from alignment.models.memory import keep_freed_memory
-from alignment.recipe import BASE, Recipe, stage_inputs
+from alignment.recipe import BASE, Recipe, stage_inputs, workers_of
 from alignment.records import Artifact
 from alignment.reward.functions import data_name
 from alignment.reward.settings import FunctionReward
-from alignment.stage import Progress, StageContext, StageResult
+from alignment.stage import Progress, StageContext
 from alignment.workspace import Workspace, file_digest, folder_digest
+from flows.cluster import run_stage
 from flows.display import describe
 from flows.progress import listener
 
@@ -47,7 +47,8 @@ RUNNERS = {  # the module whose `run` makes a stage of this kind, and the data f
     "tournament": ("alignment.evaluation.tournament", ("prompts", "rubric")),
     "overoptimisation": ("alignment.evaluation.overoptimisation", ("prompts", "rubric")),
 }
-BY_FILE: Any = {"raters": {"rubric"}, "rewards": {"__all__": {"function"}}}  # paths: what their files hold counts
+BESIDE: Any = {"raters": {"rubric"}, "rewards": {"__all__": {"function"}}, "workers": True}
+"""Settings that do not count as they are written: paths (what their files hold counts), and who does the work."""
 DASHBOARD_SECONDS = 5.0  # between two updates of a progress artifact
 RETRIES = [2.0, 10.0]  # seconds before each retry, of failures that pass by themselves
 
@@ -71,10 +72,11 @@ class Job:
         """The cache key: equal keys mean equal artifacts."""
         module, _data = RUNNERS[self.settings.kind]
         recipe = self.recipe
+        workers = workers_of(recipe, self.settings)
         return digest_of(
             {
                 "name": self.name,
-                "settings": self.settings.model_dump(mode="json", exclude=BY_FILE),
+                "settings": self.settings.model_dump(mode="json", exclude=BESIDE),
                 "seed": recipe.seed,
                 "held_out": recipe.data.held_out,
                 "model": [recipe.model.dtype, recipe.resources.device, recipe.resources.threads],
@@ -83,6 +85,7 @@ class Job:
                 "data": {name: file_digest(path) for name, path in self.data.items()},
                 "code": code_digest(module),
             }
+            | ({"workers": workers} if workers > 1 else {})  # sums depend on it; where they are does not count
         )
 
 
@@ -156,7 +159,7 @@ def _make(job: Job, key: str) -> Artifact:
     if job.recipe.resources.threads:
         torch.set_num_threads(job.recipe.resources.threads)
     module, _data = RUNNERS[job.settings.kind]
-    result: StageResult = importlib.import_module(module).run(job.settings, context)
+    result = run_stage(module, job.settings, context)
     seconds = time.perf_counter() - started
     draft = Artifact(
         name=job.name,
@@ -169,8 +172,8 @@ def _make(job: Job, key: str) -> Artifact:
         metrics=result.metrics,
         work_seconds=context.work_seconds,
         seconds=seconds,
-        cpu_seconds=time.process_time() - processor,
-        gpu_seconds=seconds if torch.cuda.is_available() and job.recipe.resources.device != "cpu" else 0.0,
+        cpu_seconds=time.process_time() - processor + context.cpu_seconds,
+        gpu_seconds=context.gpu_seconds,
         tokens_trained=result.tokens_trained,
         tokens_sampled=result.tokens_sampled,
     )
