@@ -26,7 +26,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from alignment.faults import InputError, StageError
+from alignment.faults import Fault, InputError, StageError
 from alignment.recipe import Recipe, workers_of
 from alignment.stage import Progress, StageContext, StageResult
 from alignment.workspace import write_text
@@ -42,6 +42,7 @@ SETTINGS = {  # what Ray reads when it is imported
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # a finished stage is noticed so much later
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "900",  # a cluster may have to grow first
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_agent_register_timeout_ms": "120000",  # a busy machine takes its time; Ray ends with a failed check at 15 s
 }
 # Errors that the same work would make again. A lost connection is a RuntimeError, and is what a worker's death looks
 # like to the others.
@@ -53,6 +54,15 @@ def on_ray(recipe: Recipe, settings: Any) -> bool:
     return workers_of(recipe, settings) > 1 or (recipe.resources.address is not None and hasattr(settings, "workers"))
 
 
+def cluster_faults(recipe: Recipe) -> list[Fault]:
+    """The fault of asking for Ray where it is not installed."""
+    wanted = [name for name, settings in recipe.stages.items() if on_ray(recipe, settings)]
+    if not wanted or importlib.util.find_spec("ray") is not None:
+        return []
+    problem = f"{', '.join(wanted)} would run on Ray, which is not installed"
+    return [Fault(problem, "pip install 'rlhf-flows[cluster]', or leave workers and address out", field="resources")]
+
+
 def run_stage(module: str, settings: Any, context: StageContext) -> StageResult:
     """Runs a stage (``run`` of ``module``) where its recipe says.
 
@@ -60,8 +70,6 @@ def run_stage(module: str, settings: Any, context: StageContext) -> StageResult:
     """
     if not on_ray(context.recipe, settings):
         return _here(module, settings, context)
-    if importlib.util.find_spec("ray") is None:
-        raise StageError(f"{context.name} is to run on Ray, which is not installed: pip install 'rlhf-flows[cluster]'")
     home = context.checkpoints.parent / "ray"
     shutil.rmtree(home, ignore_errors=True)
     for part in ("workers", "usage"):
@@ -74,7 +82,7 @@ def run_stage(module: str, settings: Any, context: StageContext) -> StageResult:
         "environment": {name: value for name, value in os.environ.items() if name.startswith(CARRIED)},
     }
     workers = workers_of(context.recipe, settings)
-    _connect(context.recipe, workers)
+    start(context.recipe, workers)
     started = time.perf_counter()
     result, seconds = _fit(config, context, workers, Watch(home, context))
     context.work_seconds += seconds
@@ -114,7 +122,7 @@ def gpus_per_worker(recipe: Recipe) -> float:
     return 1 if resources.device == "cuda" or ray.cluster_resources().get("GPU", 0) > 0 else 0
 
 
-def _connect(recipe: Recipe, workers: int) -> None:
+def start(recipe: Recipe, workers: int) -> None:
     """Joins the cluster, or starts a Ray here that later stages of this process find again."""
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
@@ -133,9 +141,8 @@ def _connect(recipe: Recipe, workers: int) -> None:
 
 def _fit(config: dict[str, Any], context: StageContext, workers: int, watch: "Watch") -> tuple[StageResult, float]:
     """Ray Train on the workers. Returns rank 0's result, and the seconds that it was at work."""
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
-    from ray.train.v2.api.config import LoggingConfig
 
     class Trainer(TorchTrainer):  # type: ignore[misc]  # Ray is untyped here
         """Hands its controller to whoever may have to end the run; Ctrl-C stays the caller's."""
@@ -237,7 +244,10 @@ class Watch:
     def _loop(self, done: threading.Event) -> None:
         seen, since = "", time.monotonic()
         while not done.wait(POLL_SECONDS) and self.ended is None:
-            self._pass_on()
+            try:
+                self._pass_on()
+            except Exception as error:  # a dashboard that is away must not end the watch
+                _log.warning("%s: its progress was not passed on: %s", self.context.name, error)
             if (now := self._signs()) != seen:
                 seen, since = now, time.monotonic()
             failed = self.home / "failed.txt"
