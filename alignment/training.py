@@ -138,9 +138,10 @@ def fit(
     for name, parameter in model.named_parameters():
         if ".ref." in name:  # TRL's copy of the adapter, which is the reference
             parameter.requires_grad_(False)
-    settings = context.recipe.stages[context.name]
-    if context.workers > 1 and isinstance(settings, Training):  # the others' answers always divide evenly
-        share_batches(trainer, settings.batch_size, context)
+    if context.workers > 1:
+        settings = context.recipe.stages[context.name]
+        if isinstance(settings, Training):  # the answers of GRPO and RLOO always divide evenly
+            share_batches(trainer, settings.batch_size, context)
     resume = last_checkpoint(context.checkpoints, clean=context.rank == 0)
     wait_for_workers(context)  # nobody writes a checkpoint while broken ones are still being removed
     if resume:
