@@ -5,6 +5,7 @@ partial/<key>/            a stage that is not finished: output/ and checkpoints/
 models/<name>/            base models, converted once
 runs/<run>/               recipe.yaml as resolved, report.html, report.json
 registry/<model>/v<N>/    what was promoted: a plain Hugging Face folder
+metrics/<stage>.prom      what a stage under way is doing, for Prometheus
 prefect/  mlflow.db  services/   what the services keep; their addresses and logs
 """
 

@@ -294,7 +294,8 @@ class Watch:
         """Ends the run and its workers."""
         import ray
 
-        if self.controller is None:
+        if self.controller is None:  # outside the main thread Ray does not name it; without us all of ours ends
+            ray.shutdown()
             return
         try:
             ray.get(self.controller.abort.remote(), timeout=30)

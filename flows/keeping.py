@@ -114,7 +114,9 @@ def waste(workspace: Workspace, *, runs: int, days: float) -> Iterator[Waste]:
     for folder in sorted(path for path in root.glob("partial/*") if path.is_dir()):
         age = (time.time() - max(path.stat().st_mtime for path in (folder, *folder.rglob("*")))) / 86400
         if age >= days and not _held(folder):
-            yield Waste(folder.relative_to(root).as_posix(), _size(folder), f"unfinished, and untouched for {age:.0f} d")
+            yield Waste(
+                folder.relative_to(root).as_posix(), _size(folder), f"unfinished, and untouched for {age:.0f} d"
+            )
 
 
 def referenced(workspace: Workspace, runs: int) -> set[tuple[str, int]]:
@@ -225,7 +227,11 @@ def _differences(folder: Path, known: dict[str, str]) -> list[tuple[str, str]]:
     here = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} - {MANIFEST}
     found = [(name, "the file is missing") for name in sorted(known.keys() - here)]
     found += [(name, "the file was added") for name in sorted(here - known.keys())]
-    found += [(name, "the file has changed") for name in sorted(here & known.keys()) if file_digest(folder / name) != known[name]]
+    found += [
+        (name, "the file has changed")
+        for name in sorted(here & known.keys())
+        if file_digest(folder / name) != known[name]
+    ]
     return found
 
 

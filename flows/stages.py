@@ -30,6 +30,7 @@ from alignment.stage import Progress, StageContext
 from alignment.workspace import Workspace, file_digest, folder_digest
 from flows.cluster import run_stage
 from flows.display import describe
+from flows.metrics import StageMetrics
 from flows.progress import listener
 
 RUNNERS = {  # the module whose `run` makes a stage of this kind, and the data files it reads
@@ -146,6 +147,7 @@ def _make(job: Job, key: str) -> Artifact:
     output = partial / "output"
     shutil.rmtree(output, ignore_errors=True)  # what a dead run had half written
     output.mkdir()
+    metrics = StageMetrics(job.workspace, job.name, {"recipe": job.recipe.name, "kind": job.settings.kind})
     context = StageContext(
         name=job.name,
         recipe=job.recipe,
@@ -153,13 +155,16 @@ def _make(job: Job, key: str) -> Artifact:
         data=job.data,
         output=output,
         checkpoints=job.workspace.folder("partial", key, "checkpoints"),
-        report=_reporter(job),
+        report=_reporter(job, metrics),
     )
     keep_freed_memory()
     if job.recipe.resources.threads:
         torch.set_num_threads(job.recipe.resources.threads)
     module, _data = RUNNERS[job.settings.kind]
-    result = run_stage(module, job.settings, context)
+    try:
+        result = run_stage(module, job.settings, context)
+    finally:
+        metrics.close()
     seconds = time.perf_counter() - started
     draft = Artifact(
         name=job.name,
@@ -180,8 +185,8 @@ def _make(job: Job, key: str) -> Artifact:
     return job.workspace.publish(draft, output)
 
 
-def _reporter(job: Job) -> Any:
-    """Passes a stage's progress on to the run's listener, and now and then to the dashboard."""
+def _reporter(job: Job, metrics: StageMetrics) -> Any:
+    """Passes a stage's progress on to the run's listener, and now and then to Prometheus and the dashboard."""
     hears = listener.get()
     started = time.monotonic()
     artifact_id: Any = None
@@ -190,6 +195,7 @@ def _reporter(job: Job) -> Any:
     def report(progress: Progress) -> None:
         nonlocal artifact_id, last
         hears.stage_progress(job.name, progress)
+        metrics.write(progress)
         done = progress.step >= progress.total
         if TaskRunContext.get() is None or (time.monotonic() - last < DASHBOARD_SECONDS and not done):
             return

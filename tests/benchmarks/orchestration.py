@@ -5,9 +5,9 @@
 
 Bare are the stages' own functions in one process, one after another; the folders and digests of their artifacts are
 made there, too. Prefect's server and Ray are started beforehand, Ray's start is named apart. On Ray each training stage
-has one worker unless told otherwise, so that what is added is Ray's and not the exchange of gradients. Each kind runs in
-a process of its own and prints the seconds of each stage; what stands in "around" is the time that is not the stages'
-own work (`work_seconds`).
+has one worker unless told otherwise, so that what is added is Ray's and not the exchange of gradients. Each kind
+runs in a process of its own and prints the seconds of each stage; what stands in "around" is the time that is not the
+stages' own work (`work_seconds`).
 """
 
 import argparse

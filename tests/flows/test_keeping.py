@@ -76,9 +76,7 @@ def test_gc_lists_first_and_removes_when_told(workspace: Workspace, capsys: pyte
     assert gc(remove=False) == set()
 
 
-def test_unfinished_stages_go_when_old_and_left_alone(
-    workspace: Workspace, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_unfinished_stages_go_when_old_and_left_alone(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
     old, young, held = (workspace.folder("partial", name, "checkpoints") for name in ("old", "young", "held"))
     for folder in (old, held):
         for path in (folder.parent, folder):

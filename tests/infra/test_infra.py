@@ -47,8 +47,7 @@ def commands() -> Iterator[list[str]]:
         words = [str(word) for word in line]
         if words[:2] == ["sh", "-c"]:
             for piece in re.split(r"&&", " ".join(words[2:])):
-                piece = re.sub(r"RLHF_STORE=\".*?\"\s+exec |\bexec ", "", piece.replace("$$", "$"))
-                yield shlex.split(piece)
+                yield shlex.split(re.sub(r"RLHF_STORE=\".*?\"\s+exec |\bexec ", "", piece.replace("$$", "$")))
         elif words:
             yield words
 
