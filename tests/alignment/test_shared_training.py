@@ -32,7 +32,7 @@ GROUP = {
 SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "sft": {"batch_size": 8, "epochs": 2},  # 11 demonstrations: 8 and 3
     "dpo": {"batch_size": 8, "epochs": 2, "snapshot_every": 2},  # 24 pairs
-    "reward": {"batch_size": 10, "epochs": 1},  # an odd rest
+    "reward": {"batch_size": 10, "epochs": 2},  # an odd rest
     "grpo": {"kind": "grpo", **GROUP},
     "rloo": {"kind": "rloo", **GROUP},
 }
