@@ -17,7 +17,7 @@ quickstart: .venv/runtime ## from raw prompts to a promoted version, on this mac
 	$(BIN)/rlhf run quickstart --workspace $(WORKSPACE)
 
 test: .venv/dev check ## the fast tests, the linter and the types
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" --numprocesses 2 --dist loadfile
 
 check: .venv/dev ## ruff and mypy --strict
 	$(BIN)/ruff check --quiet .

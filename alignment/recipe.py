@@ -18,6 +18,7 @@ from alignment.recipe_base import BASE as BASE
 from alignment.recipe_base import Count, Fraction, Name, NotNegative, Positive, Settings
 from alignment.recipe_base import Lora as Lora
 from alignment.recipe_base import SimulatedRaters as SimulatedRaters
+from alignment.recipe_base import Vllm as Vllm
 from alignment.records import Sampling
 from alignment.reward.settings import ModelReward, RewardList, unique_names
 
@@ -107,10 +108,14 @@ class PreferencesStage(Settings):
     min_agreement: Fraction = 0.5  # pairs on which fewer of the raters agree are kept as votes, not trained on
 
 
+CriterionName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,23}$")]
+
+
 class HumanPreferencesStage(Settings):
     """People compare the responses in the raters' app. The run waits for them without taking compute.
 
     Enough are ``pairs`` pairs, each judged by ``votes_per_comparison`` people of whom ``min_agreement`` agree.
+    ``criteria`` (name: what 1, 3 and 5 mean) are what they may score each answer by; left out, the desk's own.
     """
 
     kind: Literal["human_preferences"]
@@ -119,6 +124,7 @@ class HumanPreferencesStage(Settings):
     votes_per_comparison: Count = 3
     pairs: Count = 100
     min_agreement: Fraction = 0.5
+    criteria: dict[CriterionName, Annotated[str, Field(min_length=1, max_length=500)]] = Field({}, max_length=8)
 
 
 class PreferenceFileStage(Settings):
@@ -190,6 +196,9 @@ class PpoStage(Settings):
     kl_target: Positive | None = None  # nats per answer: turns on the adaptive coefficient (Ziegler et al. 2019)
     kl_horizon: Positive = 10_000  # episodes over which the adaptive coefficient changes by a fifth at most
     missing_eos_penalty: NotNegative = 1.0  # taken off the score of an answer that was cut off
+    normalise_scores: bool = False
+    """Scores in standard deviations of the start's own, from their mean (Ziegler et al. 2019, section 2.1; Huang et al.
+    2024, detail 11), measured on the first step's answers: then one kl_coefficient fits any reward model."""
     whiten_rewards: bool = False
     whiten_advantages: bool = True
     gamma: Fraction = 1.0
@@ -266,6 +275,7 @@ class Resources(Settings):
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: Count | None = None  # CPU threads; None: one per core. Part of the run's identity: sums depend on it
+    vllm: Vllm | None = None  # samples for the stages sample, ppo, grpo and rloo; None: transformers, in this process
     workers: Count = 1  # processes that share a training stage's batches; 1 without an address: this process, no Ray
     gpus_per_worker: NotNegative | None = None  # None: one where the device is a GPU
     address: str | None = None  # a Ray cluster's: "auto" or host:port, from a machine in it; None: this machine

@@ -26,6 +26,16 @@ class Lora(Settings):
     dropout: Fraction = 0.0
 
 
+class Vllm(Settings):
+    """A vLLM server that samples in this process's place (see :mod:`alignment.rollouts.vllm_engine`)."""
+
+    url: Annotated[str, Field(pattern=r"^https?://")]
+    model: str | None = None  # the name under which it serves the base model; None: the first that it lists
+    adapters: str | None = None  # a folder that it can read, for policies in training; None: the stage's checkpoints
+    concurrent: Count = 64  # requests at a time
+    timeout: Positive = 600.0  # seconds for one answer
+
+
 class SimulatedRaters(Settings):
     """Programs that follow a written rubric, with noise. Always called simulated wherever they show."""
 

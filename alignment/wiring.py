@@ -6,6 +6,7 @@ from typing import Any
 from alignment.data.columns import listed
 from alignment.evaluation.metric_names import evaluation_metric_names
 from alignment.faults import Fault
+from alignment.policy.group_settings import GroupStage
 from alignment.recipe import (
     BASE,
     DpoStage,
@@ -105,6 +106,8 @@ def _stage_faults(name: str, stage: Any, recipe: Recipe) -> Iterator[Fault]:
         if stage.loss == "exo_pair" and stage.label_smoothing == 0:
             problem = "the loss exo_pair takes the logarithm of label_smoothing, which is 0"
             yield Fault(problem, "set it above 0, such as 0.001", field=f"{at}.label_smoothing")
+    elif isinstance(stage, PpoStage | GroupStage) and recipe.resources.vllm is not None:
+        yield from _vllm_faults(at, stage)
     elif isinstance(stage, EvaluateStage):
         if stage.model in stage.against:
             problem = f"{stage.model} is compared with itself"
@@ -127,6 +130,16 @@ def _worker_faults(at: str, stage: Any, workers: int) -> Iterator[Fault]:
         if accumulated % workers == 0:
             remedy = f"set batch_size: {accumulated} and gradient_accumulation: 1, which takes the same steps"
         yield Fault(f"{workers} workers cannot share batches of {stage.batch_size}", remedy, field=f"{at}.batch_size")
+
+
+def _vllm_faults(at: str, stage: PpoStage | GroupStage) -> Iterator[Fault]:
+    """What a policy in training needs so that a server can sample from it (resources.vllm)."""
+    if stage.lora is None:
+        problem = "the vLLM server takes policies in training as adapters, and here all weights are trained"
+        yield Fault(problem, "set lora, or remove resources.vllm", field=f"{at}.lora")
+    if isinstance(stage, PpoStage) and stage.importance_cap is None:
+        problem = "vLLM samples with kernels of its own, so its tokens need importance weights"
+        yield Fault(problem, "set it to 2.0", field=f"{at}.importance_cap")
 
 
 def _policies_faults(at: str, stage: TournamentStage | OveroptimisationStage, recipe: Recipe) -> Iterator[Fault]:

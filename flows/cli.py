@@ -4,6 +4,7 @@ Nothing heavy is imported here: each command imports what it needs, so that ``rl
 """
 
 import sys
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn
 
@@ -39,6 +40,11 @@ ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="policy@cham
 StoreOption = Annotated[
     str | None, typer.Option(envvar="RLHF_STORE", help="The raters' database; SQLite in the workspace if left out.")
 ]
+RaterOption = Annotated[list[str] | None, typer.Option("--rater", metavar="NAME", help="Votes of these only.")]
+SinceOption = Annotated[datetime | None, typer.Option(help="Votes from this time on, in UTC.")]
+UntilOption = Annotated[datetime | None, typer.Option(help="Votes before this time, in UTC.")]
+AgreementOption = Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of the votes that must agree on a pair.")]
+QueueOption = Annotated[str | None, typer.Option(help="Votes of this queue only.")]
 WORKSPACE = Path("workspace")
 INTERRUPTED = 130  # typer's exit code for Ctrl-C
 
@@ -156,11 +162,16 @@ def rate(
     host: str = "127.0.0.1",
     port: int = 7860,
     public_url: Annotated[str | None, typer.Option(help="How raters reach the app, behind a proxy.")] = None,
+    arena: Annotated[
+        tuple[str, str] | None, typer.Option(metavar="A B", help="Two versions to talk to, names hidden.")
+    ] = None,
+    temperature: Annotated[float, typer.Option(min=0.0, help="Of the arena's answers.")] = 0.7,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Of each of the arena's answers.")] = 256,
 ) -> None:
-    """Serves the app in which people rank responses."""
+    """Serves the app in which people rank responses, and with --arena talk to two versions at once."""
     from flows.raters import rate_command
 
-    rate_command(workspace, store, host, port, public_url)
+    rate_command(workspace, store, host, port, public_url, arena, temperature, max_new_tokens)
 
 
 @votes_app.command("import")
@@ -182,24 +193,36 @@ def votes_export(
     file: Annotated[Path, typer.Argument(help="Where to: .jsonl, or .parquet for pairs.")],
     workspace: WorkspaceOption = WORKSPACE,
     store: StoreOption = None,
-    what: Annotated[Literal["pairs", "votes", "demonstrations"], typer.Option()] = "pairs",
+    what: Annotated[Literal["pairs", "votes", "demonstrations", "arena", "arena_pairs"], typer.Option()] = "pairs",
     form: Annotated[Literal["messages", "text"], typer.Option(help="Of pairs.")] = "messages",
+    rater: RaterOption = None,
+    since: SinceOption = None,
+    until: UntilOption = None,
+    min_agreement: AgreementOption = 0.0,
+    queue: QueueOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Writes preference pairs, the votes, or the raters' corrections."""
+    """Writes preference pairs, the votes, the raters' corrections, or the arena's talks."""
     from flows.raters import votes_export_command
 
-    votes_export_command(workspace, store, file, what, form, as_json=json)
+    chosen = (rater or [], since, until, min_agreement, queue)
+    votes_export_command(workspace, store, file, what, form, chosen, as_json=json)
 
 
 @votes_app.command("agreement")
 def votes_agreement(
-    workspace: WorkspaceOption = WORKSPACE, store: StoreOption = None, json: JsonOption = False
+    workspace: WorkspaceOption = WORKSPACE,
+    store: StoreOption = None,
+    rater: RaterOption = None,
+    since: SinceOption = None,
+    until: UntilOption = None,
+    queue: QueueOption = None,
+    json: JsonOption = False,
 ) -> None:
     """How far the raters agree, with intervals."""
     from flows.raters import votes_agreement_command
 
-    votes_agreement_command(workspace, store, as_json=json)
+    votes_agreement_command(workspace, store, (rater or [], since, until, 0.0, queue), as_json=json)
 
 
 @app.command()

@@ -17,10 +17,13 @@ from alignment.preferences.comparisons import make_comparisons
 from alignment.recipe import HumanPreferencesStage, Recipe
 from alignment.records import Artifact, Comparison, Prompt, Response
 from alignment.workspace import Workspace, write_text
-from preference_ui.collecting import Condition, open_collection, records_of, take_if_ready
+from flows.doubt import doubts
+from preference_ui.collecting import Condition, find_collection, open_collection, records_of, take_if_ready
+from preference_ui.desk_settings import Criterion
 from preference_ui.exchange import Export
 from preference_ui.queueing import queue_comparisons
 from preference_ui.store import Store
+from preference_ui.verdict import storable
 
 
 def store_url(workspace: Workspace, url: str | None = None) -> str:
@@ -36,6 +39,27 @@ def snapshots(workspace: Workspace) -> Path:
 def waiting_recipe(workspace: Workspace, queue: str) -> Path:
     """The recipe, as it ran, of the run that waits for a queue."""
     return workspace.folder("raters", "waiting") / f"{queue}.yaml"
+
+
+def heard(workspace: Workspace, queue: str) -> Path:
+    """Where the digest of the snapshot is noted that a run went on from, to its end."""
+    return waiting_recipe(workspace, queue).with_suffix(".heard")
+
+
+def unheard(recipe: Recipe, workspace: Workspace) -> dict[str, str]:
+    """The queues of a recipe that are ready and that no run went on from, with their snapshots' digests.
+
+    An event is heard by those who listen when it is sent: votes may be ready before anybody serves the recipe.
+    """
+    waiting = workspace.folder("raters", "waiting").glob(f"{queue_prefix(recipe)}*.yaml")
+    found = {}
+    for path in sorted(waiting):
+        queue = path.name.removesuffix(".yaml")
+        snapshot = _snapshot(workspace, queue)
+        mark = heard(workspace, queue)
+        if snapshot is not None and not (mark.exists() and mark.read_text("utf-8").strip() == snapshot.digest):
+            found[queue] = snapshot.digest
+    return found
 
 
 def queue_prefix(recipe: Recipe) -> str:
@@ -61,7 +85,12 @@ def queue_for_raters(name: str, recipe: Recipe, made: Mapping[str, Artifact], wo
         raise InputError([Fault(problem, "ask for fewer, or sample more responses", field=f"stages.{name}.pairs")])
     store = Store.open(store_url(workspace))
     try:
-        queue_comparisons(store, items, votes_wanted=settings.votes_per_comparison, queue=queue, actor=recipe.name)
+        weights = None  # what was queued before is not weighed again
+        if find_collection(store, queue) is None:
+            weights = doubts(name, recipe, items, workspace)
+            _ask_for_scores(store, settings.criteria, recipe.name)
+        queue_comparisons(store, items, votes_wanted=settings.votes_per_comparison, queue=queue,
+                          informativeness=weights, actor=recipe.name)  # fmt: skip
         condition = Condition(
             votes_per_comparison=settings.votes_per_comparison,
             pairs=settings.pairs,
@@ -73,11 +102,14 @@ def queue_for_raters(name: str, recipe: Recipe, made: Mapping[str, Artifact], wo
 
 
 def comparisons(settings: HumanPreferencesStage, recipe: Recipe, responses: Artifact, queue: str) -> list[Comparison]:
-    """What people are asked. The ids are the queue's own, so that two queues never share a comparison."""
+    """What people are asked. The ids are the queue's own, so that two queues never share a comparison.
+
+    A model may say what no database keeps (a NUL) and no person could judge: such answers are not asked about.
+    """
     folder = Path(responses.path)
     made = make_comparisons(
         read_records(folder / "prompts.jsonl", Prompt),
-        read_records(folder / "responses.jsonl", Response),
+        [one for one in read_records(folder / "responses.jsonl", Response) if storable(one.text)],
         settings.comparisons_per_prompt,
         recipe.seed,
     )
@@ -115,6 +147,14 @@ def remember_waiting(name: str, recipe: Recipe, data: Mapping[str, Path], made: 
         f"{name} waits for raters: {settings.pairs} pairs of {settings.votes_per_comparison} votes each, in the queue "
         f"{queue}. People vote in `rlhf rate`; `rlhf deploy` goes on by itself when they are done, or run this again"
     )
+
+
+def _ask_for_scores(store: Store, criteria: Mapping[str, str], recipe: str) -> None:
+    """Makes a recipe's criteria the desk's: one set for all that raters see, or gold would be told by its questions."""
+    wanted = tuple(Criterion(name=name, rubric=rubric) for name, rubric in criteria.items())
+    _version, now = store.settings()
+    if wanted and now.criteria != wanted:
+        store.change_settings(now.model_copy(update={"criteria": wanted}), author=recipe)
 
 
 def _settings(recipe: Recipe, name: str) -> HumanPreferencesStage:

@@ -5,17 +5,22 @@
 promotes a version, the next round begins at once: the new version answers the prompts, and its answers are queued.
 """
 
+import asyncio
+import contextlib
 from pathlib import Path
 from typing import Any
 
 from prefect import flow
 from prefect.client.schemas.objects import State
+from prefect.deployments import run_deployment
 from prefect.events import DeploymentEventTrigger
+from prefect.exceptions import TerminationSignal
+from prefect.runner import Runner
 
 from alignment.loading import dump_recipe, resolve_data, with_absolute_data
 from alignment.recipe import HumanPreferencesStage, Recipe
 from alignment.workspace import Workspace, write_text
-from flows.collect import queue_prefix, waiting_recipe
+from flows.collect import heard, queue_prefix, unheard, waiting_recipe
 from flows.commands import next_run_name, prepare
 from flows.launch import checked
 from flows.pipeline import RunRequest, pipeline
@@ -34,6 +39,8 @@ def recipe_flow(
     else:
         loaded, path = prepare(recipe, overrides or [])
     state = _run(loaded, path, space, {queue: digest} if queue else {})
+    if queue and (state.is_completed() or state.name == "Refused"):
+        write_text(heard(space, queue), digest + "\n")
     following = _next_round(loaded, path, space, state)
     if following is not None:
         _run(following, path, space, {})
@@ -79,9 +86,15 @@ def trigger(recipe: Recipe) -> DeploymentEventTrigger:
 
 
 def serve_recipe(given: str, recipe: Recipe, space: Workspace, overrides: list[str], cron: str | None) -> None:
-    """Serves the deployment until it is stopped."""
+    """Serves the deployment until it is stopped, and begins with the votes that were ready while nobody listened."""
     parameters = {"recipe": given, "workspace": str(space.root), "overrides": overrides}
-    recipe_flow.serve(
-        name=recipe.name, cron=cron, triggers=[trigger(recipe)], parameters=parameters, limit=1,
-        description=recipe.description, tags=["rlhf"], print_starting_message=False,
+    runner = Runner(name=recipe.name, limit=1)
+    runner.add_flow(
+        recipe_flow, name=recipe.name, cron=cron, triggers=[trigger(recipe)], parameters=parameters,
+        description=recipe.description, tags=["rlhf"],
     )  # fmt: skip
+    for queue, digest in unheard(recipe, space).items():  # from here on the trigger hears them
+        missed = {**parameters, "queue": queue, "digest": digest}
+        run_deployment(f"{recipe_flow.name}/{recipe.name}", parameters=missed, timeout=0, as_subflow=False)
+    with contextlib.suppress(KeyboardInterrupt, TerminationSignal):
+        asyncio.run(runner.start())

@@ -144,8 +144,12 @@ def data_of(run: Run, name: str, *, wanted: bool) -> dict[str, Path] | None:
         return None if votes is None else {**request.data, **votes}
     if settings.responses not in run.made:
         return request.data  # make_job says what is missing
-    queue_for_raters(name, recipe, run.made, run.workspace)
-    votes = collected(name, recipe, run.made, run.workspace, request.ready)
+    try:
+        queue_for_raters(name, recipe, run.made, run.workspace)
+        votes = collected(name, recipe, run.made, run.workspace, request.ready)
+    except Exception:  # nobody may be watching: the report says at which stage it was
+        with outcome(run, name, settings.kind):
+            raise
     if votes is None:
         with outcome(run, name, settings.kind):
             raise WaitingForRaters(remember_waiting(name, recipe, request.data, run.made, run.workspace))

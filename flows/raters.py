@@ -2,8 +2,9 @@
 
 import json
 import os
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from rich.console import Console
 
@@ -11,9 +12,25 @@ from alignment.workspace import Workspace
 from flows import services
 from flows.commands import prepare
 
+if TYPE_CHECKING:
+    from preference_ui.exchange import Filter
+Chosen: TypeAlias = tuple[list[str], datetime | None, datetime | None, float, str | None]
 
-def rate_command(workspace: Path, url: str | None, host: str, port: int, public_url: str | None) -> None:
-    """Serves the raters' app until it is stopped, and says on the run's Prefect server when votes are enough."""
+
+def rate_command(
+    workspace: Path,
+    url: str | None,
+    host: str,
+    port: int,
+    public_url: str | None,
+    arena: tuple[str, str] | None,
+    temperature: float,
+    max_new_tokens: int,
+) -> None:
+    """Serves the raters' app until it is stopped, and says on the run's Prefect server when votes are enough.
+
+    ``arena`` names two versions that people may talk to; they answer in this process.
+    """
     space = Workspace(workspace.resolve())
     services.quiet_environment(space)
     server = services.begin(space, "prefect")  # raters need not wait for it: what cannot be said is said again
@@ -21,8 +38,15 @@ def rate_command(workspace: Path, url: str | None, host: str, port: int, public_
     from flows import collect
     from preference_ui.app import serve
 
-    where = collect.store_url(space, url)
-    serve(where, host=host, port=port, public_url=public_url, snapshots=collect.snapshots(space))
+    where, contestants = collect.store_url(space, url), []
+    if arena is not None:
+        from alignment.records import Sampling
+        from flows import arena as ring
+
+        sampling = Sampling(temperature=temperature, max_new_tokens=max_new_tokens)
+        contestants = ring.contestants(arena, space, sampling)
+    serve(where, host=host, port=port, public_url=public_url, snapshots=collect.snapshots(space),
+          contestants=contestants)  # fmt: skip
 
 
 def deploy_command(given: str, workspace: Path, overrides: list[str], cron: str | None) -> None:
@@ -60,17 +84,26 @@ def votes_export_command(
     workspace: Path,
     url: str | None,
     file: Path,
-    what: Literal["pairs", "votes", "demonstrations"],
+    what: Literal["pairs", "votes", "demonstrations", "arena", "arena_pairs"],
     form: Literal["messages", "text"],
+    chosen: Chosen,
     *,
     as_json: bool,
 ) -> None:
-    """Writes preference pairs, votes or corrections to a file, and says their digest."""
+    """Writes preference pairs, votes, corrections or the arena's talks to a file, and says their digest.
+
+    ``chosen`` are raters, from when, until when, the least agreement, and the queue.
+    """
     services.quiet_environment(Workspace(workspace.resolve()))
+    from preference_ui.arena_votes import export_talks
     from preference_ui.exchange import export_votes
     from preference_ui.store import Store
 
-    export = export_votes(Store.open(_store_url(workspace, url)), file, what=what, form=form)
+    store = Store.open(_store_url(workspace, url))
+    if what == "arena" or what == "arena_pairs":
+        export = export_talks(store, file, pairs=what == "arena_pairs", chosen=_filter(chosen))
+    else:
+        export = export_votes(store, file, what=what, form=form, chosen=_filter(chosen))
     if as_json:
         print(export.model_dump_json(indent=2))
     else:
@@ -78,13 +111,21 @@ def votes_export_command(
         Console().print(f"{export.path}: {said}", highlight=False, soft_wrap=True)
 
 
-def votes_agreement_command(workspace: Path, url: str | None, *, as_json: bool) -> None:
+def _filter(chosen: Chosen) -> "Filter":
+    from preference_ui.exchange import Filter
+
+    raters, since, until, least, queue = chosen
+    start, end = (moment and moment.replace(tzinfo=moment.tzinfo or UTC) for moment in (since, until))
+    return Filter(raters=tuple(raters), since=start, until=end, min_agreement=least, queue=queue)
+
+
+def votes_agreement_command(workspace: Path, url: str | None, chosen: Chosen, *, as_json: bool) -> None:
     """How far the raters agree, with 95 % intervals."""
     services.quiet_environment(Workspace(workspace.resolve()))
     from preference_ui.exchange import agreement
     from preference_ui.store import Store
 
-    figures = agreement(Store.open(_store_url(workspace, url)))
+    figures = agreement(Store.open(_store_url(workspace, url)), chosen=_filter(chosen))
     if as_json:
         print(json.dumps([figure.model_dump(mode="json") for figure in figures], indent=2))
         return

@@ -48,6 +48,7 @@ RUNNERS = {  # the module whose `run` makes a stage of this kind, and the data f
     "tournament": ("alignment.evaluation.tournament", ("prompts", "rubric")),
     "overoptimisation": ("alignment.evaluation.overoptimisation", ("prompts", "rubric")),
 }
+SAMPLES = ("sample", "ppo", "grpo", "rloo")  # kinds whose answers a vLLM server may draw, with kernels of its own
 BESIDE: Any = {"raters": {"rubric"}, "rewards": {"__all__": {"function"}}, "workers": True}
 """Settings that do not count as they are written: paths (what their files hold counts), and who does the work."""
 DASHBOARD_SECONDS = 5.0  # between two updates of a progress artifact
@@ -81,12 +82,13 @@ class Job:
                 "seed": recipe.seed,
                 "held_out": recipe.data.held_out,
                 "model": [recipe.model.dtype, recipe.resources.device, recipe.resources.threads],
+                **({"workers": workers} if workers > 1 else {}),  # sums depend on it; where they are does not count
+                **({"vllm": True} if recipe.resources.vllm and self.settings.kind in SAMPLES else {}),
                 "template": file_digest(Path(recipe.model.chat_template)) if recipe.model.chat_template else None,
                 "inputs": {name: artifact.digest for name, artifact in self.inputs.items()},
                 "data": {name: file_digest(path) for name, path in self.data.items()},
                 "code": code_digest(module),
             }
-            | ({"workers": workers} if workers > 1 else {})  # sums depend on it; where they are does not count
         )
 
 

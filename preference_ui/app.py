@@ -1,8 +1,8 @@
-"""The app: FastAPI with the rater's and the administrator's Gradio pages mounted, behind the guard."""
+"""The app: FastAPI with the rater's, the administrator's and the arena's Gradio pages mounted, behind the guard."""
 
 import contextlib
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from importlib.resources import files
 from pathlib import Path
 
@@ -13,27 +13,40 @@ from fastapi.responses import JSONResponse, RedirectResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.responses import Response
 
+from alignment.faults import Fault, InputError
 from preference_ui import accounts
+from preference_ui.arena import Contestant
 from preference_ui.collecting import Watcher, announce_to_prefect
 from preference_ui.guard import Guard, account_in
 from preference_ui.store import Store, ping
+from preference_ui.talking import Speakers
 from preference_ui.trial import seed_trial
 from preference_ui.views.administrator import administrator_page
+from preference_ui.views.arena import arena_page
 from preference_ui.views.doors import Door, doors
 from preference_ui.views.oidc import OidcSettings, add_oidc
 from preference_ui.views.rater import rater_page
 
-_STYLES = "".join(f'<link rel="stylesheet" href="/desk/{name}.css">' for name in ("base", "desk", "admin"))
+_STYLES = "".join(f'<link rel="stylesheet" href="/desk/{name}.css">' for name in ("base", "desk", "admin", "arena"))
 _HEAD = f'{_STYLES}<link rel="icon" href="/desk/icon.svg"><script src="/desk/theme.js"></script>'
-MOUNTS: dict[str, str | None] = {"/rate": None, "/admin": "administrator"}
+MOUNTS: dict[str, str | None] = {"/rate": None, "/admin": "administrator", "/arena": None}
 
 
-def create_app(store: Store, *, oidc: OidcSettings | None = None) -> fastapi.FastAPI:
-    """The whole app on an open store, as ASGI."""
+def create_app(
+    store: Store, *, oidc: OidcSettings | None = None, contestants: Sequence[Contestant] = ()
+) -> fastapi.FastAPI:
+    """The whole app on an open store, as ASGI. ``contestants`` are the versions in the arena; without, there is none.
+
+    Raises InputError where there are fewer than two versions to talk to, or one of them twice.
+    """
+    if len({one.digest for one in contestants}) < len(contestants) or len(contestants) == 1:
+        raise InputError([Fault("the arena needs two different versions", "name two", field="arena")])
+    speakers = Speakers(store, contestants)
 
     @contextlib.asynccontextmanager
     async def lifespan(_app: fastapi.FastAPI) -> AsyncIterator[None]:
         yield
+        speakers.close()
         store.close()
 
     app = fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
@@ -46,7 +59,10 @@ def create_app(store: Store, *, oidc: OidcSettings | None = None) -> fastapi.Fas
     app.add_api_route("/favicon.ico", lambda: icon, methods=["GET"], response_class=Response)
     app.add_api_route("/health", lambda: _health(store), methods=["GET"], response_class=Response)
     seed_trial(store)
-    for path, page in {"/rate": rater_page(store), "/admin": administrator_page(store)}.items():
+    pages = {"/rate": rater_page(store, arena=bool(contestants)), "/admin": administrator_page(store)}
+    if contestants:
+        pages["/arena"] = arena_page(store, speakers)
+    for path, page in pages.items():
         _mount(app, page, path)
     app.add_middleware(Guard, store=store, mounts=MOUNTS)
     return app
@@ -87,16 +103,17 @@ def serve(
     public_url: str | None = None,
     oidc: bool = True,
     snapshots: Path | None = None,
+    contestants: Sequence[Contestant] = (),
 ) -> None:
     """Runs the app until it is stopped (``rlhf rate``). The first start prints a one-time administrator link.
 
     ``public_url`` is how raters reach the app, where that is not http://HOST:PORT. OpenID Connect is on where its
     environment variables are set (:class:`OidcSettings`). ``snapshots`` is the folder where collections that have
-    become ready are written, each announced as the Prefect event ``preferences.ready``; None watches none. Raises
-    InputError and StoreError like :meth:`Store.open`.
+    become ready are written, each announced as the Prefect event ``preferences.ready``; None watches none.
+    ``contestants`` open the arena. Raises InputError and StoreError like :meth:`Store.open` and :func:`create_app`.
     """
     store = Store.open(store_url)
-    app = create_app(store, oidc=OidcSettings.from_environment() if oidc else None)
+    app = create_app(store, oidc=OidcSettings.from_environment() if oidc else None, contestants=contestants)
     address = (public_url or f"http://{'localhost' if host in ('127.0.0.1', '::1') else host}:{port}").rstrip("/")
     token = accounts.first_administrator(store)
     if token is not None:

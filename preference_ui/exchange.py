@@ -106,12 +106,12 @@ def write_export(cast: "CastVotes", path: Path, what: What, form: Form, min_agre
     """:func:`export_votes` of votes that were read before."""
     if what == "pairs":
         pairs = cast.pairs(min_agreement)
-        rows, digest = len(pairs), write_snapshot(path, _some(pairs, path), form)
+        rows, digest = len(pairs), write_snapshot(path, some(pairs, path), form)
     elif what == "votes":
-        rows, digest = len(cast.votes), write_votes(path, _some(cast.votes, path))
+        rows, digest = len(cast.votes), write_votes(path, some(cast.votes, path))
     else:
         made = demonstrations(cast.corrections)
-        rows, digest = len(made), write_votes(path, _some(made, path))
+        rows, digest = len(made), write_votes(path, some(made, path))
     figures = agreement_figures(cast.comparisons, cast.votes)
     alpha = next(one.value for one in figures if one.statistic == "krippendorff_alpha")
     raters = len({vote.rater for vote in cast.votes})
@@ -170,7 +170,8 @@ def pseudonym(account_id: str) -> str:
     return f"rater-{hashlib.sha256(account_id.encode()).hexdigest()[:8]}"
 
 
-def _some(rows: Sequence[T], path: Path) -> Sequence[T]:
+def some(rows: Sequence[T], path: Path) -> Sequence[T]:
+    """The rows, if there are any. Raises InputError."""
     if not rows:
         remedy = "collect more votes, or loosen the filter"
         raise InputError([Fault("no vote is left to write", remedy, file=str(path))])

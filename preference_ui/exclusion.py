@@ -1,9 +1,9 @@
-"""Votes are left out, and brought back, without touching them: a row beside the vote says so."""
+"""Votes are left out, and brought back, without touching them: a row beside it, or a mark on a talk, says so."""
 
 from sqlalchemy import ColumnElement, Connection, delete, exists, func, insert, select, update
 
 from preference_ui.refusal import Refusal
-from preference_ui.schema import accounts, comparisons, exclusions, leases, votes
+from preference_ui.schema import accounts, comparisons, exclusions, leases, talks, votes
 from preference_ui.store import Store, now, record
 
 
@@ -17,8 +17,9 @@ def exclude_rater(store: Store, account_id: str, *, actor: str, reason: str) -> 
             row = {"vote_id": vote, "by": actor, "reason": reason[:500], "created": now()}
             connection.execute(insert(exclusions).values(row))
         _recount(connection, set(found.values()))
-        record(connection, actor, "votes.exclude", name, {"votes": len(found), "reason": reason[:500]})
-        return len(found)
+        changed = len(found) + _mark_talks(connection, account_id, excluded=True)
+        record(connection, actor, "votes.exclude", name, {"votes": changed, "reason": reason[:500]})
+        return changed
 
 
 def include_rater(store: Store, account_id: str, *, actor: str) -> int:
@@ -28,8 +29,15 @@ def include_rater(store: Store, account_id: str, *, actor: str) -> int:
         found = _votes(connection, account_id, leave_out=~exists().where(exclusions.c.vote_id == votes.c.id))
         connection.execute(delete(exclusions).where(exclusions.c.vote_id.in_(list(found))))
         _recount(connection, set(found.values()))
-        record(connection, actor, "votes.include", name, {"votes": len(found)})
-        return len(found)
+        changed = len(found) + _mark_talks(connection, account_id, excluded=False)
+        record(connection, actor, "votes.include", name, {"votes": changed})
+        return changed
+
+
+def _mark_talks(connection: Connection, account_id: str, *, excluded: bool) -> int:
+    """Leaves the rater's talks in the arena out, or brings them back. Returns how many were voted on."""
+    voted = (talks.c.account_id == account_id) & (talks.c.state == "voted") & (talks.c.excluded != excluded)
+    return connection.execute(update(talks).where(voted).values(excluded=excluded)).rowcount
 
 
 def _votes(connection: Connection, account_id: str, *, leave_out: ColumnElement[bool]) -> dict[str, str]:

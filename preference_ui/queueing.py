@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import Connection, func, insert, select, text, update
 
 from alignment.faults import Fault, InputError
 from alignment.records import Comparison
@@ -134,6 +134,8 @@ def _insert(store: Store, rows: Sequence[dict[str, object]], actor: str) -> int:
             connection.execute(insert(comparisons), list(fresh.values()))
             kinds = sorted({str(row["purpose"]) for row in fresh.values()})
             record(connection, actor, "comparisons.queue", f"{len(fresh)} comparisons", {"purposes": kinds})
+            if not store.is_sqlite:  # or the next draws sort the whole queue, which PostgreSQL still thinks is short
+                connection.execute(text("ANALYZE comparisons"))
         return len(fresh)
 
 

@@ -24,6 +24,7 @@ from sqlalchemy import (
     Table,
     Text,
     TypeDecorator,
+    false,
 )
 
 
@@ -146,6 +147,7 @@ leases = Table(
     Column("created", Utc, nullable=False),
     Column("expires", Utc, nullable=False),
     Index(None, "state", "expires"),
+    Index(None, "account_id", "comparison_id"),  # "has this rater had it?" is asked of every row that a draw looks at
 )
 _live = leases.c.state.in_(["open", "voted"]) & leases.c.revises.is_(None)
 _open = (leases.c.state == "open") & leases.c.revises.is_(None)
@@ -207,6 +209,33 @@ collections = Table(
     Column("ready", Utc),  # when the condition held; the snapshot is taken then and never again
     Column("snapshot", JSON(none_as_null=True)),
     Column("announced", Utc),  # when the event was sent; until then it is sent again
+)
+
+talks = Table(  # in the arena: two versions talked to at once
+    "talks",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("account_id", ForeignKey("accounts.id"), nullable=False),
+    Column("versions", JSON, nullable=False),  # name and digest of A's version and of B's, as drawn
+    Column("seed", Integer, nullable=False),
+    Column("turns", JSON, nullable=False),  # {"said": text, "answers": [A's, B's], or null until both are whole}
+    Column("state", String(8), nullable=False),  # open | voted | left
+    Column("created", Utc, nullable=False),
+    Column("excluded", Boolean, nullable=False, server_default=false()),  # left out of figures and exports, reversibly
+)
+_unique_where("uq_talks_open", [talks.c.account_id], talks.c.state == "open")
+
+talk_votes = Table(  # append-only, one a talk: the names were shown, so there is no undo
+    "talk_votes",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("talk_id", ForeignKey("talks.id"), nullable=False, unique=True),
+    Column("account_id", ForeignKey("accounts.id"), nullable=False),
+    Column("outcome", String(8), nullable=False),  # ranked | both_bad
+    Column("strength", Integer),  # -3 (A much better) to 3 (B much better); null where both are bad
+    Column("comment", Text, nullable=False),
+    Column("seconds", Float, nullable=False),
+    Column("created", Utc, nullable=False),
 )
 
 audit = Table(

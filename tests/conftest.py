@@ -19,6 +19,8 @@ for _name, _value in {
     "PREFECT_HOME": tempfile.mkdtemp(prefix="prefect-home-"),
 }.items():
     os.environ.setdefault(_name, _value)
+if "PYTEST_XDIST_WORKER" in os.environ:  # it inherits its parent's environment, and needs a home of its own
+    os.environ["PREFECT_HOME"] = tempfile.mkdtemp(prefix="prefect-home-")
 
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"

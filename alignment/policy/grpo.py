@@ -24,7 +24,7 @@ from alignment.policy.snapshots import Snapshots
 from alignment.recipe import BASE
 from alignment.records import Prompt
 from alignment.reward.build import build_rewards
-from alignment.rollouts.transformers_engine import TransformersEngine
+from alignment.rollouts.build import build_engine
 from alignment.stage import StageContext, StageResult
 from alignment.training import final_metrics, fit, seed_everything, shared_arguments
 from alignment.workspace import write_text
@@ -43,7 +43,7 @@ def run(settings: GrpoStage | RlooStage, context: StageContext) -> StageResult:
     prompts, dropped = training_prompts(settings, context, tokenizer)
     stops = stop_ids(policy, tokenizer)
     rollouts = Rollouts(
-        engine=TransformersEngine(policy, tokenizer, stop_ids=stops),
+        engine=build_engine(context, policy, tokenizer),
         base=policy.get_base_model() if isinstance(policy, PeftModel) else policy,
         tokenizer=tokenizer,
         stop_ids=stops,

@@ -9,7 +9,7 @@ from peft import LoraConfig, PeftModel, inject_adapter_in_model
 from alignment.chat import render_prompt
 from alignment.data.prompts import load_prompts
 from alignment.faults import StageError
-from alignment.models.loading import add_lora, is_adapter, load_policy, save_policy, stop_ids
+from alignment.models.loading import add_lora, is_adapter, load_policy, save_policy
 from alignment.policy.losses import kl_estimate
 from alignment.policy.ppo_batch import Experience
 from alignment.policy.ppo_models import Reference, adapter_off, frozen_adapter, frozen_copy
@@ -22,8 +22,8 @@ from alignment.preferences.raters import simulated_raters
 from alignment.preferences.rubric import load_rubric
 from alignment.recipe import BASE, Lora, PpoStage
 from alignment.records import Prompt
+from alignment.rollouts.build import build_engine
 from alignment.rollouts.engine import Engine
-from alignment.rollouts.transformers_engine import TransformersEngine
 from alignment.stage import Progress, StageContext, StageResult
 from alignment.training import seed_everything
 from alignment.workspace import write_text
@@ -44,7 +44,7 @@ def run(settings: PpoStage, context: StageContext) -> StageResult:
     reward_model, reward = episode_reward(settings, context, tokenizer)
     prompts, held_out = _prompts(settings, context, tokenizer)
     critic = _critic(settings, policy, reward_model)  # before the reference adds its adapter
-    engine = TransformersEngine(policy, tokenizer, stop_ids=stop_ids(policy, tokenizer))
+    engine = build_engine(context, policy, tokenizer)
     trainer = PpoTrainer(
         settings,
         policy=policy,

@@ -30,6 +30,8 @@ class TrainingState:
     position: int = 0  # prompts taken from the stream
     tokens_sampled: int = 0
     tokens_trained: int = 0
+    score_mean: float | None = None  # of the start's answers, and their deviation: see PpoStage.normalise_scores
+    score_deviation: float = 1.0
     history: list[dict[str, float]] = field(default_factory=list)
     alarms: list[str] = field(default_factory=list)
 

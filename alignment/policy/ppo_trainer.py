@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from alignment.policy.ppo_batch import Experience
 from alignment.policy.ppo_checkpoint import TrainingState, load_checkpoint, save_checkpoint
 from alignment.policy.ppo_checks import check_experience, check_first_update
@@ -97,13 +99,16 @@ class PpoTrainer:
             chosen = choose_prompts(self.prompts, state.position, count, self.seed)
             episodes = sample(self.engine, chosen, settings, seed=self.seed, step=step)
         with self._timed("scoring"):
-            scores = checked_scores(self.reward, episodes)
+            raw = checked_scores(self.reward, episodes)
+            scores = self._normalised(raw) if settings.normalise_scores else raw
         coefficient = self.controller.coefficient
         with self._timed("logprobs"):
             experience = make_experience(
                 episodes, scores, self.actor, self.reference, settings, kl_coefficient=coefficient
             )
         metrics = experience_metrics(experience, kl_coefficient=coefficient) | getattr(self.reward, "means", {})
+        if settings.normalise_scores:
+            metrics["raw_score"] = float(raw.mean())
         if step == 0:
             check_experience(experience, self.dtype, same_engine=settings.importance_cap is None)
         with self._timed("training"):
@@ -120,6 +125,14 @@ class PpoTrainer:
         state.history.append(metrics)
         self._alarm()
         return metrics, experience
+
+    def _normalised(self, raw: torch.Tensor) -> torch.Tensor:
+        """Scores (N,) by the start's mean and deviation, which the first step measures."""
+        state = self.state
+        if state.score_mean is None:
+            state.score_mean = float(raw.mean())
+            state.score_deviation = float(raw.std()) if len(raw) > 1 and float(raw.std()) > 0 else 1.0
+        return (raw - state.score_mean) / state.score_deviation
 
     def _alarm(self) -> None:
         """Says in the log, and keeps for the report, what the newest steps show; each kind of alarm once."""

@@ -12,12 +12,12 @@ from alignment.chat import render_prompt, template_digest
 from alignment.data.jsonl import read_records, write_records
 from alignment.data.prompts import load_prompts
 from alignment.faults import StageError
-from alignment.models.loading import load_policy, load_reward_model, stop_ids
+from alignment.models.loading import load_policy, load_reward_model
 from alignment.recipe import BASE, SampleStage
 from alignment.records import Prompt, Response
 from alignment.rollouts.best_of import Score, best_of
-from alignment.rollouts.engine import Completion
-from alignment.rollouts.transformers_engine import TransformersEngine
+from alignment.rollouts.build import build_engine
+from alignment.rollouts.engine import Completion, Engine
 from alignment.stage import Progress, StageContext, StageResult
 
 
@@ -27,7 +27,7 @@ def run(settings: SampleStage, context: StageContext) -> StageResult:
     prompts, _held_out = load_prompts(context.data["prompts"], context.recipe.data.held_out)
     prompts = prompts[: settings.limit]
     model, tokenizer = load_policy(artifact, base, context.recipe)
-    engine = TransformersEngine(model, tokenizer, stop_ids=stop_ids(model, tokenizer), batch_size=settings.batch_size)
+    engine = build_engine(context, model, tokenizer, batch_size=settings.batch_size, artifact=artifact)
     score = _chooser(settings, context, tokenizer)
     tokens = {prompt.id: render_prompt(tokenizer, prompt.messages) for prompt in prompts}
 
@@ -94,7 +94,7 @@ def _blocks(prompts: Sequence[Prompt], tokens: dict[str, list[int]], settings: S
 
 
 def _draw(
-    engine: TransformersEngine,
+    engine: Engine,
     block: list[Prompt],
     tokens: dict[str, list[int]],
     settings: SampleStage,

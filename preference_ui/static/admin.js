@@ -89,10 +89,16 @@ export function start(element, server) {
       event.preventDefault();
       const data = new FormData(form);
       const changed = { ...kept, guidelines: data.get("guidelines"), policy: data.get("policy"), trial_required: data.has("trial_required") };
+      changed.criteria = data.get("criteria").split("\n").map((line) => line.trim()).filter(Boolean).map((line) => {
+        const [name, ...rubric] = line.split(":");
+        return { name: name.trim(), rubric: rubric.join(":").trim() };
+      });
       for (const name of ["random_share", "gold_share", "repeat_share", "repeat_after", "lease_minutes"]) changed[name] = Number(data.get(name));
       await act("save_settings", { settings: changed }, "Saved. Raters read changed guidelines again.");
     } },
       h("label", { class: "full" }, "Guidelines (Markdown)", h("textarea", { name: "guidelines", rows: 10, value: kept.guidelines })),
+      h("label", { class: "full" }, "Criteria that may be scored from 1 to 5, one a line: name: what the scores mean", h("textarea", { name: "criteria", rows: 4,
+        value: kept.criteria.map((one) => `${one.name}: ${one.rubric}`).join("\n") })),
       h("label", {}, "Which comparison next", h("select", { name: "policy" }, [["least_voted", "least voted"], ["random", "random"], ["most_informative", "most informative"]]
         .map(([value, words]) => h("option", { value, selected: kept.policy === value }, words)))),
       number("random_share", "Share drawn at random", "0.01"), number("gold_share", "Share of gold", "0.01"), number("repeat_share", "Share of repeats", "0.01"),
@@ -117,6 +123,10 @@ export function start(element, server) {
       h("section", { class: "card" }, h("h2", {}, "Agreement"),
         table("Agreement", ["Of", "Statistic", "Value", "Rated at least twice"], quality.agreement.map((one) => h("tr", {}, h("th", { scope: "row" }, one.of),
           h("td", {}, NAMES[one.statistic] ?? one.statistic), h("td", {}, whisker({ ...one, of: undefined }, -0.2)), h("td", { class: "num" }, String(one.units)))))),
+      ...(reply.matches.length ? [h("section", { class: "card" }, h("h2", {}, "Arena"),
+        h("p", { class: "quiet" }, "How often the first version was liked better; a tie counts half, and votes for neither are left out."),
+        table("Arena", ["First", "Second", "First is better", "Won", "Lost", "Ties", "Both bad"], reply.matches.map((one) => h("tr", {}, h("th", { scope: "row" }, one.first), h("td", {}, one.second),
+          h("td", {}, whisker(one.share)), [one.wins, one.losses, one.ties, one.both_bad].map((count) => h("td", { class: "num" }, String(count)))))))] : []),
       h("section", { class: "card" }, h("h2", {}, "What raters are asked"), settingsForm(reply)),
       h("section", { class: "card" }, h("h2", {}, "Who changed what"),
         table("Audit trail", ["When", "Who", "What", "On"], reply.trail.map((line) => h("tr", {}, h("td", {}, line.at.replace("T", " ").slice(0, 19)), h("td", {}, line.actor),

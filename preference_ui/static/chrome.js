@@ -14,11 +14,6 @@ export function header(about, screen, actions) {
     ? [`${progress.done} done`, progress.left ? `${progress.left} left` : null,
       progress.minutes && progress.left ? `about ${progress.minutes} min` : null].filter(Boolean).join(" · ")
     : "";
-  const post = (path) => async () => {
-    try { sessionStorage.clear(); } catch { /* nothing was kept */ }
-    await fetch(path, { method: "POST" });
-    location.assign("/login");
-  };
   const button = (label, name, act) => h("button", { type: "button", class: "plain", onclick: act }, label, name && [" ", key(name)]);
   return [
     h("div", { class: "progress" },
@@ -26,19 +21,34 @@ export function header(about, screen, actions) {
       h("span", { class: "quiet", id: "progress-words" }, words)),
     h("nav", { "aria-label": "Tools" },
       button("Undo", "u", actions.undo), button("Guidelines", "g", actions.guidelines), button("Keys", "?", actions.keys),
-      h("button", { type: "button", class: "plain", "aria-label": "Dark or light", onclick: () => window.rlhfTheme?.toggle() }, "◐"),
-      h("details", { class: "menu" }, h("summary", {}, about.name),
-        h("div", { class: "menu-items" },
-          about.administrator && h("a", { href: "/admin" }, "Administration"),
-          h("button", { type: "button", onclick: post("/logout") }, "Sign out"),
-          h("button", { type: "button", onclick: post("/logout/everywhere") }, "Sign out everywhere")))),
+      ...menu(about)),
   ];
 }
 
-export function keysTable(special) {
-  const rows = [...special, ["Enter", "send the vote"], ["b", "both (or all) are bad"], ["s", "skip, with a reason"],
+// The theme, and what belongs to the person.
+export function menu(about) {
+  const post = (path) => async () => {
+    try { sessionStorage.clear(); } catch { /* nothing was kept */ }
+    await fetch(path, { method: "POST" });
+    location.assign("/login");
+  };
+  return [
+    h("button", { type: "button", class: "plain", "aria-label": "Dark or light", onclick: () => window.rlhfTheme?.toggle() }, "◐"),
+    h("details", { class: "menu" }, h("summary", {}, about.name),
+      h("div", { class: "menu-items" },
+        about.arena && h("a", { href: "/arena" }, "Arena"),
+        about.administrator && h("a", { href: "/admin" }, "Administration"),
+        h("button", { type: "button", onclick: post("/logout") }, "Sign out"),
+        h("button", { type: "button", onclick: post("/logout/everywhere") }, "Sign out everywhere"))),
+  ];
+}
+
+const COMMON = [["Enter", "send the vote"], ["b", "both (or all) are bad"], ["s", "skip, with a reason"],
     ["f", "flag, with a reason"], ["u", "undo the last vote"], ["c", "write a comment"], ["Ctrl+Enter", "send while you write"],
     ["g", "guidelines"], ["?", "these keys"], ["Esc", "close a window like this one"]];
+
+export function keysTable(special, alone = false) {
+  const rows = alone ? special : [...special, ...COMMON];
   return h("table", { class: "keys" }, h("tbody", {}, rows.map(([keys, what]) =>
     h("tr", {}, h("th", { scope: "row" }, keys.split(/(, | … )/).map((part) => /, | … /.test(part) ? part : key(part)),
       h("span", { class: "visually-hidden" }, keys)), h("td", {}, what)))));

@@ -1,49 +1,20 @@
-// Two answers side by side, and seven steps from "A is much better" to "B is much better".
-import { h, key, letter } from "./dom.js";
-
-export const STEPS = [
-  [-3, "A much better"], [-2, "A better"], [-1, "A slightly better"], [0, "Tie"],
-  [1, "B slightly better"], [2, "B better"], [3, "B much better"],
-];
+// Two answers side by side, under one scale.
+import { h, letter } from "./dom.js";
+import { favour, scale } from "./scale.js";
 
 export function pairView(screen, draft, changed, answerCard) {
-  let strength = draft?.strength ?? null;
-  const said = h("p", { class: "said", "aria-hidden": "true" });
-  const inputs = STEPS.map(([value, label], at) =>
-    h("input", { type: "radio", name: "strength", value: String(value), id: `step-${at}`, checked: value === strength,
-      onchange: () => choose(value) }));
-  const scale = h("div", { class: "scale", role: "radiogroup", "aria-label": "Which answer is better?" },
-    STEPS.map(([value, label], at) => h("span", { class: "step" + (value < 0 ? " a" : value > 0 ? " b" : " tie") },
-      inputs[at], h("label", { htmlFor: `step-${at}` }, h("span", { class: "words" }, label), key(String(at + 1))))));
-
-  function choose(value) {
-    strength = value;
-    STEPS.forEach(([step], at) => { inputs[at].checked = step === value; });
-    show();
-    changed();
-  }
-
-  function show() {
-    said.textContent = strength === null ? matchMedia("(max-width: 760px)").matches ? "Choose: A is better … B is better" : "Choose, or press 1 to 7" : STEPS.find(([value]) => value === strength)[1];
-    cards.forEach((card, at) => card.classList.toggle("preferred", strength !== null && (at === 0 ? strength < 0 : strength > 0)));
-  }
-
   const cards = screen.answers.map((answer, at) => answerCard(answer, at));
-  const element = h("div", { class: "pair" }, cards);
-  show();
+  const steps = scale(draft?.strength ?? null, (strength) => { favour(cards, strength); changed(); });
+  favour(cards, steps.strength());
+  const given = () => steps.strength();
   return {
-    element,
-    bar: h("div", { class: "scale-box" }, said, scale),
-    draft: () => (strength === null ? {} : { strength }),
-    verdict: () => (strength === null ? null : { outcome: "ranked", strength }),
-    missing: "Say which answer is better first: press 1 to 7, or choose a step.",
-    onKey(event) {
-      if (!/^[1-7]$/.test(event.key)) return false;
-      choose(STEPS[Number(event.key) - 1][0]);
-      inputs[Number(event.key) - 1].focus({ preventScroll: true });
-      return true;
-    },
-    help: [["1 … 7", `from “${STEPS[0][1]}” to “${STEPS[6][1]}”; 4 is a tie`]],
+    element: h("div", { class: "pair" }, cards),
+    bar: steps.element,
+    draft: () => (given() === null ? {} : { strength: given() }),
+    verdict: () => (given() === null ? null : { outcome: "ranked", strength: given() }),
+    missing: steps.missing,
+    onKey: steps.onKey,
+    help: steps.help,
     letters: [letter(0), letter(1)],
   };
 }

@@ -8,6 +8,7 @@ import gradio as gr
 from pydantic import ValidationError
 
 from preference_ui import accounts
+from preference_ui.arena_votes import matches, read_talk_votes
 from preference_ui.assignment import open_leases
 from preference_ui.auth import Account, sign_out_everywhere
 from preference_ui.desk_settings import DeskSettings
@@ -71,6 +72,7 @@ class AdministratorHandlers:
         return {
             "quality": quality_report(self.store).model_dump(mode="json"),
             "people": people,
+            "matches": [match.model_dump(mode="json") for match in matches(read_talk_votes(self.store))],
             "waiting": waiting(self.store),
             "in_hand": open_leases(self.store),
             "settings": settings.model_dump(mode="json"),

@@ -16,7 +16,7 @@ from preference_ui.guard import COOKIE, UNAVAILABLE, session_token
 from preference_ui.refusal import Refusal
 from preference_ui.store import Store, StoreError
 
-AFTER = ("/rate", "/admin")  # where a sign-in may lead; nothing else, so that a link cannot send people away
+AFTER = ("/rate", "/admin", "/arena")  # where a sign-in may lead; nothing else, so that a link cannot send people away
 WELCOME = "Compare answers, calmly. Your votes teach the next model."
 Text = Annotated[str, Form(max_length=300)]
 

@@ -4,6 +4,7 @@ Who is unknown needs an invitation all the same: the link's page offers "Continu
 tied to the new account.
 """
 
+import logging
 import os
 import re
 import secrets
@@ -12,10 +13,11 @@ from typing import Any
 
 import anyio.to_thread
 import fastapi
-from authlib.integrations.base_client import OAuthError
+from authlib.common.errors import AuthlibBaseError
 from authlib.integrations.starlette_client import OAuth
 from fastapi.responses import RedirectResponse
 from httpx import HTTPError
+from joserfc.errors import JoseError
 from starlette.middleware.sessions import SessionMiddleware
 from starlette.responses import HTMLResponse, Response
 
@@ -24,6 +26,8 @@ from preference_ui import accounts
 from preference_ui.refusal import Refusal
 from preference_ui.store import Store
 from preference_ui.views.doors import set_session
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,13 +68,14 @@ def add_oidc(app: fastapi.FastAPI, store: Store, settings: OidcSettings) -> None
         request.session["invitation"] = invitation[:100]
         try:
             return await client.authorize_redirect(request, str(request.url_for("oidc_return")))  # type: ignore[no-any-return]
-        except (HTTPError, OAuthError):
+        except (HTTPError, AuthlibBaseError):
             return _sorry("The sign-in service does not answer. Please try again later.", 503)
 
     async def come_back(request: fastapi.Request) -> Response:
         try:
             claims = (await client.authorize_access_token(request))["userinfo"]
-        except (HTTPError, OAuthError, KeyError):
+        except (HTTPError, AuthlibBaseError, JoseError, KeyError, ValueError) as error:
+            _log.warning("a sign-in through OpenID Connect was refused: %r", error)
             return _sorry("The sign-in was not completed. Please try again.", 400)
         invitation = request.session.pop("invitation", "")
         try:

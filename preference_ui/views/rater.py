@@ -26,15 +26,15 @@ _log = logging.getLogger(__name__)
 Answer = dict[str, Any]
 
 
-def rater_page(store: Store) -> gr.Blocks:
-    """The page where comparisons are voted on."""
+def rater_page(store: Store, *, arena: bool = False) -> gr.Blocks:
+    """The page where comparisons are voted on; it leads to the arena where there is one."""
     with gr.Blocks(title="Which answer is better?", analytics_enabled=False) as page:
         script = files("preference_ui").joinpath("widgets/rater.js").read_text("utf-8")
         gr.HTML(
             html_template="<div class='desk' id='desk'></div>",
             js_on_load=script,
             apply_default_css=False,
-            server_functions=RaterHandlers(store).functions(),
+            server_functions=RaterHandlers(store, arena=arena).functions(),
         )
     return page
 
@@ -42,8 +42,9 @@ def rater_page(store: Store) -> gr.Blocks:
 class RaterHandlers:
     """What the rater's browser can ask for."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, *, arena: bool = False) -> None:
         self.store = store
+        self.arena = arena
         self.progress = ProgressBook(store)
 
     def functions(self) -> list[Callable[..., Any]]:
@@ -71,6 +72,7 @@ class RaterHandlers:
         about = {
             "name": account.name,
             "administrator": account.is_administrator,
+            "arena": self.arena,
             "guidelines": {"html": to_html(settings.guidelines), "version": version},
             "criteria": [criterion.model_dump() for criterion in settings.criteria],
             "reasons": {"skip": SKIP_REASONS, "flag": FLAG_REASONS},

@@ -1,7 +1,10 @@
 """100 raters at once over real HTTP: how long from a vote to the next comparison, and is every vote there.
 
     python tests/benchmarks/raters.py --database sqlite --seconds 120
-    python tests/benchmarks/raters.py --database postgresql://rlhf@/bench?host=/tmp/pg
+    python tests/benchmarks/raters.py --database postgresql --seconds 120
+    python tests/benchmarks/raters.py --database postgresql://USER@HOST/DATABASE
+
+The bare word starts a PostgreSQL server of its own, as Debian installs it, with its defaults: every commit is synced.
 
 Every rater is a session of its own that votes, reads for a while (``--think`` seconds on average, exponential) and
 votes again; they arrive over the first ``--arrive`` seconds, which do not count. With 2 seconds of reading 100 raters
@@ -14,13 +17,16 @@ import argparse
 import asyncio
 import contextlib
 import json
+import os
 import random
+import shutil
 import socket
 import subprocess
 import sys
 import tempfile
 import time
 import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,16 +58,43 @@ class Tally:
 
 def main() -> int:
     arguments = _arguments()
-    with tempfile.TemporaryDirectory() as folder:
-        url = f"sqlite:///{folder}/votes.db" if arguments.database == "sqlite" else arguments.database
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        url = stack.enter_context(database(arguments.database, Path(folder)))
         store = Store.open(url)
         tokens = prepare(store, arguments.raters, arguments.comparisons)
         with running(url, Path(folder) / "log") as address:
             tally = asyncio.run(_rate(address, tokens, arguments))
-        result = summary(store, tally, arguments.seconds) | {"database": url.split(":")[0], **vars(arguments)}
+        result = summary(store, tally, arguments.seconds) | vars(arguments)
         store.close()
     print(json.dumps(result, indent=2))
     return int(any(result[name] for name in ("errors", "lost", "doubled", "over_wanted")))
+
+
+@contextlib.contextmanager
+def database(given: str, folder: Path) -> Iterator[str]:
+    """The URL of an empty store: a file, a server that lives as long as the context, or the one given."""
+    if given == "sqlite":
+        yield f"sqlite:///{folder}/votes.db"
+    elif given == "postgresql":
+        binaries = max(Path("/usr/lib/postgresql").glob("*/bin"), default=None)
+        if binaries is None:
+            raise SystemExit("PostgreSQL's server is not installed (Debian: postgresql)")
+        home = Path(tempfile.mkdtemp(prefix="raters-pg-"))
+        as_user: dict[str, Any] = {"stdout": subprocess.DEVNULL, "cwd": home}
+        if os.geteuid() == 0:  # the server refuses to run as root
+            shutil.chown(home, "postgres", "postgres")
+            as_user |= {"user": "postgres", "group": "postgres"}
+        make = [binaries / "initdb", "-D", home / "data", "-U", "rlhf", "--auth=trust", "-E", "UTF8"]
+        subprocess.run(make, check=True, **as_user)
+        control = [binaries / "pg_ctl", "-D", home / "data", "-w", "-l", home / "log"]
+        subprocess.run([*control, "-o", f"-k {home} -c listen_addresses=''", "start"], check=True, **as_user)
+        try:
+            yield f"postgresql+psycopg://rlhf@/postgres?host={home}"
+        finally:
+            subprocess.run([*control, "-m", "fast", "stop"], check=True, **as_user)
+            shutil.rmtree(home, ignore_errors=True)
+    else:
+        yield given
 
 
 def prepare(store: Store, raters: int, comparisons: int) -> list[str]:
@@ -207,7 +240,7 @@ def summary(store: Store, tally: Tally, elapsed: float) -> dict[str, Any]:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--database", default="sqlite", help="sqlite, or the URL of an empty PostgreSQL database")
+    parser.add_argument("--database", default="sqlite", help="sqlite, postgresql, or the URL of an empty database")
     parser.add_argument("--raters", type=int, default=100)
     parser.add_argument("--seconds", type=float, default=120)
     parser.add_argument(

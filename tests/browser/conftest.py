@@ -106,8 +106,14 @@ def axe() -> Callable[[Any], list[str]]:
     return run
 
 
+@pytest.fixture(scope="module")
+def app_setup() -> str:
+    """Python that the app's process runs first; it may name contestants of the arena as ``ring``."""
+    return "ring = ()"
+
+
 @pytest.fixture(scope="module")  # while Playwright runs, its event loop keeps others from starting one in this thread
-def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
+def desk(tmp_path_factory: pytest.TempPathFactory, app_setup: str) -> Iterator[Desk]:
     sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
     chromium = os.environ.get("RLHF_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
     if chromium is None:
@@ -123,7 +129,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
     running: list[subprocess.Popen[bytes]] = []
 
     def start() -> None:
-        code = f"from preference_ui.app import serve; serve({store_url!r}, port={port})"
+        code = f"{app_setup}\nfrom preference_ui.app import serve\nserve({store_url!r}, port={port}, contestants=ring)"
         with (folder / "log").open("a") as log:
             running.append(subprocess.Popen([sys.executable, "-c", code], stdout=log, stderr=log))
         end = time.monotonic() + 300  # beside other work the start may take minutes

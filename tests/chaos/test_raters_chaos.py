@@ -4,6 +4,7 @@ import importlib.util
 import os
 import random
 import socket
+import sqlite3
 import subprocess
 import threading
 import time
@@ -114,6 +115,38 @@ def test_every_acknowledged_vote_survives_a_kill_once(load: ModuleType, tmp_path
     assert len(stored) == len(set(stored))
     assert len(acknowledged) == len(set(acknowledged))
     assert [rater.refused for rater in raters if rater.refused] == []
+
+
+def test_a_locked_database_is_said_keeps_the_draft_and_acknowledges_nothing(load: ModuleType, tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/votes.db"
+    store = Store.open(url)
+    (token,) = load.prepare(store, 1, 3)
+    with load.running(url, tmp_path / "log") as address:
+        client = httpx.Client(base_url=address, cookies={COOKIE: token}, timeout=60)
+        parts = client.get("/rate/config").json()["components"]
+        component = next(part["id"] for part in parts if part["type"] == "html")
+
+        def call(function: str, data: Any = None) -> Any:
+            body = {"data": data, "component_id": component, "fn_name": function, "session_hash": "x"}
+            return client.post("/rate/gradio_api/component_server/", json=body).raise_for_status().json()
+
+        lease = call("begin")["screen"]["lease"]
+        assert call("draft", {"lease": lease, "draft": {"comment": "half a thought"}})["ok"]
+        other = sqlite3.connect(tmp_path / "votes.db", isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")  # another process writes, for longer than anybody waits
+        refused = call("vote", {"lease": lease, "verdict": BOTH_BAD})
+        assert (refused["ok"], refused["code"]) == (False, "unavailable")
+        assert "Nothing is lost" in refused["say"]
+        other.execute("ROLLBACK")
+        other.close()
+        again = call("begin")["screen"]
+        assert (again["lease"], again["draft"]) == (lease, {"comment": "half a thought"})
+        with store.read() as connection:
+            assert connection.execute(select(schema.votes.c.id)).all() == []
+        assert call("vote", {"lease": lease, "verdict": BOTH_BAD})["ok"]
+        with store.read() as connection:
+            assert connection.execute(select(schema.votes.c.lease_id)).scalars().all() == [lease]
+    store.close()
 
 
 @pytest.fixture

@@ -1,6 +1,8 @@
 """A stage that waits for people: its queue, its snapshot, and the stage that learns of them. No training, no server."""
 
 import json
+import math
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,13 +11,15 @@ from sqlalchemy import insert, select
 from alignment.data.jsonl import read_records, write_records
 from alignment.faults import InputError, StageError
 from alignment.preferences import collected as stage
-from alignment.recipe import Recipe
+from alignment.recipe import Recipe, RewardStage
 from alignment.records import Artifact, Message, PreferencePair, Prompt, Response, Sampling
 from alignment.stage import StageContext
 from alignment.workspace import Workspace
 from flows import collect
+from flows.doubt import doubt, doubts
 from preference_ui import schema
 from preference_ui.assignment import next_lease
+from preference_ui.desk_settings import DeskSettings
 from preference_ui.store import Store, now
 from preference_ui.voting import cast_vote
 
@@ -156,3 +160,93 @@ def test_other_answers_are_another_queue_and_another_recipes_queue_is_not_its_ow
 def test_more_pairs_than_comparisons_are_refused_at_once(made: dict[str, Artifact], space: Workspace) -> None:
     with pytest.raises(InputError, match="5 pairs are wanted"):
         collect.queue_for_raters("people", _recipe(votes_per_comparison=1, pairs=5), made, space)
+
+
+def test_doubt_by_hand() -> None:
+    assert doubt(0.3, 0.3) == 1.0
+    assert doubt(math.log(3), 0.0) == pytest.approx(0.75)  # p = 3/4
+    assert doubt(1000.0, -1000.0) == pytest.approx(0.0)
+
+
+def test_what_the_reward_model_doubts_is_asked_first(
+    recipe: Recipe, made: dict[str, Artifact], space: Workspace, make_model: Callable[..., Path]
+) -> None:
+    """A real, untrained reward model in the workspace, as a round before would have left it."""
+    reward = RewardStage.model_validate({"kind": "reward", "preferences": "people"})
+    model = recipe.model.model_copy(update={"dtype": "float32"})
+    recipe = recipe.model_copy(update={"stages": {**recipe.stages, "reward": reward}, "model": model})
+    assert doubts("people", recipe, [], space) == {}
+    output = space.folder("partial", "reward")
+    _reward_model(make_model(space.folder("tiny")), output)
+    draft = Artifact(name="reward", kind="reward_model", version=0, digest="d", path="", key="k")
+    space.publish(draft, output)
+    collect.queue_for_raters("people", recipe, made, space)
+    store = Store.open(collect.store_url(space))
+    with store.read() as connection:
+        rows = connection.execute(select(schema.comparisons.c.id, schema.comparisons.c.informativeness)).all()
+    weights = {row.id: row.informativeness for row in rows if row.id != "trial-1"}
+    assert len(weights) == PROMPTS
+    assert len(set(weights.values())) == PROMPTS
+    assert all(0 < weight <= 1 for weight in weights.values())
+    most = DeskSettings(policy="most_informative", gold_share=0, repeat_share=0, random_share=0, trial_required=False)
+    store.change_settings(most, author="test")
+    vote(space, "ada", at_most=0)
+    asked = []
+    while (lease := next_lease(store, "ada")) is not None:
+        asked.append(lease.comparison.id)
+        cast_vote(store, "ada", lease.id, {"outcome": "both_bad"})
+    assert asked == sorted(weights, key=lambda name: -weights[name])
+    store.close()
+
+
+def _reward_model(policy: Path, output: Path) -> None:
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(policy)
+    torch.manual_seed(0)
+    model = AutoModelForSequenceClassification.from_pretrained(
+        policy, num_labels=1, pad_token_id=tokenizer.pad_token_id
+    )
+    model.save_pretrained(output)
+    tokenizer.save_pretrained(output)
+
+
+def test_a_recipes_criteria_are_asked_about_and_a_later_change_of_the_desk_stands(
+    made: dict[str, Artifact], space: Workspace
+) -> None:
+    plain = _recipe(pairs=3)
+    stage_of = plain.stages["people"].model_copy(update={"criteria": {"warm": "1: cold; 3: polite; 5: kind."}})
+    recipe = plain.model_copy(update={"stages": {**plain.stages, "people": stage_of}})
+    collect.queue_for_raters("people", recipe, made, space)
+    store = Store.open(collect.store_url(space))
+    version, desk = store.settings()
+    assert [(one.name, one.rubric) for one in desk.criteria] == [("warm", "1: cold; 3: polite; 5: kind.")]
+    store.change_settings(desk.model_copy(update={"criteria": ()}), author="root")
+    collect.queue_for_raters("people", recipe, made, space)
+    assert store.settings()[1].criteria == ()
+    assert store.settings()[0] == version + 1
+    store.close()
+
+
+@pytest.mark.parametrize("name", ["Warm", "", "w" * 25, "a b"])
+def test_a_criterion_has_a_name_that_the_desk_can_keep(name: str) -> None:
+    with pytest.raises(ValueError, match="criteria"):
+        _recipe(pairs=3, criteria={name: "1: no; 5: yes."})  # type: ignore[arg-type]
+
+
+def test_votes_that_were_ready_while_nobody_listened_are_found_until_a_run_heard_them(
+    recipe: Recipe, made: dict[str, Artifact], space: Workspace
+) -> None:
+    collect.queue_for_raters("people", recipe, made, space)
+    collect.remember_waiting("people", recipe, {}, made, space)
+    queue = collect.queue_name("people", recipe, made["responses"])
+    assert collect.unheard(recipe, space) == {}  # votes are missing
+    vote(space, "ada")
+    vote(space, "bob")
+    snapshot = collect.unheard(recipe, space)
+    assert list(snapshot) == [queue]
+    other = recipe.model_copy(update={"name": "loop-two"})
+    assert collect.unheard(other, space) == {}
+    collect.heard(space, queue).write_text(snapshot[queue] + "\n")
+    assert collect.unheard(recipe, space) == {}

@@ -18,9 +18,11 @@ import pytest
 from sqlalchemy import insert
 
 from preference_ui import schema
+from preference_ui.assignment import next_lease
 from preference_ui.auth import open_session
 from preference_ui.guard import COOKIE
 from preference_ui.store import Store, now
+from preference_ui.voting import cast_vote
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 PEOPLE = {"kind": "human_preferences", "responses": "responses", "votes_per_comparison": 2, "pairs": 6,
@@ -116,6 +118,28 @@ def test_the_last_vote_starts_the_run_that_promotes_and_asks_again(room: Room) -
     assert "merged" in base
 
 
+def test_votes_that_were_ready_before_anybody_listened_start_a_run_too(room: Room) -> None:
+    first = room.run("run", room.recipe)
+    assert first.returncode == 0, first.stderr
+    store = Store.open(f"sqlite:///{room.root}/raters/votes.db")
+    for name in ("ada", "bob"):
+        account, _ = _account(store, name)
+        while (lease := next_lease(store, account)) is not None:
+            texts = {one.id: one.text for one in lease.comparison.responses}
+            better = min(lease.order, key=lambda one: texts[one])
+            verdict = {"outcome": "ranked", "strength": -2 if better == lease.order[0] else 2}
+            cast_vote(store, account, lease.id, verdict)
+    store.close()
+    room.start("deploy", room.recipe)
+    second = room.report(2, 400)
+    assert second["gate"]["passed"]
+    assert second["preferences"][0]["raters"].startswith("2 people in the app")
+    third = room.report(3, 200)
+    assert {stage["name"]: stage["status"] for stage in third["stages"]}["preferences"] == "waiting"
+    (mark,) = (room.root / "raters" / "waiting").glob("*.heard")
+    assert mark.read_text().strip()[:12] in second["preferences"][0]["raters"]
+
+
 def _until_served(room: Room, port: int) -> None:
     """Waits for the app, and for the deployment with its trigger."""
     api = json.loads((room.root / "services" / "prefect.json").read_text())["url"] + "/api"
@@ -132,11 +156,7 @@ def _until_served(room: Room, port: int) -> None:
 def _vote_on_all(room: Room, port: int, name: str) -> int:
     """A person who prefers the answer whose text comes first in the alphabet, over HTTP."""
     store = Store.open(f"sqlite:///{room.root}/raters/votes.db")
-    row = {"id": uuid.uuid4().hex, "name": name, "role": "rater", "state": "active", "created": now(),
-           "guidelines_read": 99, "trial_passed": True}  # fmt: skip
-    with store.write() as connection:
-        connection.execute(insert(schema.accounts).values(row))
-        token = open_session(connection, str(row["id"]), name)
+    _, token = _account(store, name)
     store.close()
     client = httpx.Client(base_url=f"http://127.0.0.1:{port}", cookies={COOKIE: token}, timeout=60)
     parts = client.get("/rate/config").json()["components"]
@@ -153,3 +173,12 @@ def _vote_on_all(room: Room, port: int, name: str) -> int:
         screen = call("vote", {"lease": screen["lease"], "verdict": verdict})["screen"]
         cast += 1
     return cast
+
+
+def _account(store: Store, name: str) -> tuple[str, str]:
+    """A rater past guidelines and trial: the account's id, and a session's token."""
+    row = {"id": uuid.uuid4().hex, "name": name, "role": "rater", "state": "active", "created": now(),
+           "guidelines_read": 99, "trial_passed": True}  # fmt: skip
+    with store.write() as connection:
+        connection.execute(insert(schema.accounts).values(row))
+        return str(row["id"]), open_session(connection, str(row["id"]), name)

@@ -159,13 +159,30 @@ class RunningApp:
         return reply.json() if reply.status_code == 200 else reply
 
     def component(self, page: str) -> int:
-        administrator = self.sign_in("config", "administrator")
         if page not in self._components:
+            administrator = self.sign_in("config", "administrator")
             parts = administrator.get(f"{page}/config").json()["components"]
             self._components[page] = next(part["id"] for part in parts if part["type"] == "html")
         return self._components[page]
 
     _components: dict[str, int] = field(default_factory=dict)
+
+
+_APP = """
+import time
+from preference_ui.app import serve
+from preference_ui.arena import Contestant
+
+def contestant(name):
+    def answer(messages, seed):  # says again what it heard, in three pieces
+        said = messages[-1].content
+        for part in range(1, 4):
+            time.sleep(0.3 if "slowly" in said else 0.06)
+            yield f"I heard {len(messages)}: {said}"[: 1000 if part == 3 else 9 * part]
+    return Contestant(name, f"digest-{name}", answer)
+
+serve(%r, port=%d, contestants=[contestant("secret-version-one"), contestant("secret-version-two")])
+"""
 
 
 @pytest.fixture(scope="session")
@@ -176,7 +193,7 @@ def running_app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningApp
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     store_url = f"sqlite:///{folder}/votes.db"
-    code = f"from preference_ui.app import serve; serve({store_url!r}, port={port})"
+    code = _APP % (store_url, port)
     log = (folder / "log").open("w")
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=log, text=True)
     assert process.stdout is not None

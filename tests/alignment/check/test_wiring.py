@@ -179,3 +179,14 @@ def test_a_tournaments_output_is_a_model() -> None:
 )
 def test_faults_of_a_tournament(stages: dict[str, Any], line: str) -> None:
     assert any(fault.startswith(line) for fault in faults(**({"ppo": PPO} | stages)))
+
+
+def test_a_policy_in_training_travels_to_vllm_as_an_adapter_with_importance_weights() -> None:
+    recipe = {
+        "name": "test", "model": {"base": "x"}, "resources": {"vllm": {"url": "http://localhost:8000"}},
+        "stages": STAGES | {"ppo": PPO | {"lora": None}},
+    }  # fmt: skip
+    found = [str(fault) for fault in wiring_faults(Recipe.model_validate(recipe))]
+    assert [fault.split(":")[0] for fault in found] == ["stages.ppo.lora", "stages.ppo.importance_cap"]
+    recipe["stages"] = STAGES | {"ppo": PPO | {"importance_cap": 2.0}}
+    assert wiring_faults(Recipe.model_validate(recipe)) == []

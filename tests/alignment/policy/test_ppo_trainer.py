@@ -110,11 +110,17 @@ def test_a_reference_that_is_another_model_stops_step_0(tiny):
 
 def test_an_engine_that_samples_another_model_stops_step_0(tiny):
     other = TransformersEngine(tiny.policy(1), tiny.tokenizer(), stop_ids={tiny.eos})
-    trainer = tiny.trainer(engine=other)
+    for cap in (None, 2.0):  # importance weights make up for other kernels, not for another model
+        with pytest.raises(StageError, match="sampling and training differ"):
+            tiny.trainer(tiny.settings(importance_cap=cap), engine=other).train()
+    nearly = tiny.policy()
+    with torch.no_grad():
+        for parameter in nearly.parameters():
+            parameter.mul_(1.02)  # as other kernels would have it, and more
+    engine = TransformersEngine(nearly, tiny.tokenizer(), stop_ids={tiny.eos})
     with pytest.raises(StageError, match="sampling and training differ"):
-        trainer.train()
-    corrected = tiny.trainer(tiny.settings(importance_cap=2.0, steps=1), engine=other)
-    assert corrected.train().step == 1
+        tiny.trainer(engine=engine).train()
+    assert tiny.trainer(tiny.settings(importance_cap=2.0, steps=1), engine=engine).train().step == 1
 
 
 def test_a_policy_that_is_not_itself_twice_stops_step_0(tiny):
@@ -198,3 +204,23 @@ def test_the_win_rate_is_asked_for_at_its_steps_only(tiny):
     history = trainer.train().history
     assert ["held_out_win_rate" in metrics for metrics in history] == [False, True, False, True, False]
     assert len(asked) == 2
+
+
+def test_scores_are_in_deviations_of_the_start(tiny, tmp_path):
+    """The first step's scores have mean 0 and deviation 1; later ones keep its measure, after a restart too."""
+    rewards = []
+
+    def reward(episodes):
+        rewards.append([sum(episode.completion.tokens) / 1000 for episode in episodes])
+        return rewards[-1]
+
+    options = {"normalise_scores": True, "missing_eos_penalty": 0.0, "steps": 2, "checkpoint_every": 1}
+    seen = []
+    for stop in (1, 2):  # two processes, as it were
+        trainer = tiny.trainer(tiny.settings(**options), reward=reward, checkpoints=tmp_path)
+        trainer.train(stop_after=stop, on_step=lambda _step, metrics, experience: seen.append((metrics, experience)))
+    first, second = (torch.tensor(scores) for scores in rewards)
+    torch.testing.assert_close(seen[0][1].scores, (first - first.mean()) / first.std(), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(seen[1][1].scores, (second - first.mean()) / first.std(), atol=1e-4, rtol=1e-4)
+    assert seen[1][0]["raw_score"] == pytest.approx(float(second.mean()))
+    assert seen[0][0]["score"] == pytest.approx(0.0, abs=1e-4)

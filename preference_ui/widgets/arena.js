@@ -1,0 +1,1 @@
+import("/desk/arena.js").then((module) => module.start(element, server));
