@@ -7,7 +7,10 @@ same on Ray. Rounding is stated there.
 import json
 import multiprocessing
 import os
+import shutil
+import signal
 import socket
+import time
 import traceback
 from collections.abc import Callable, Mapping
 from importlib import import_module
@@ -18,6 +21,8 @@ import pytest
 
 from alignment.records import Artifact
 from alignment.stage import StageContext
+from alignment.training import COMPLETE
+from alignment.workspace import folder_digest
 
 ROUNDING = 1e-4
 MODULES = {
@@ -60,8 +65,12 @@ def train(context: StageContext, rank: int, workers: int, port: int) -> None:
         raise
 
 
-def in_processes(contexts: list[StageContext]) -> None:
-    """Forks that share a stage's batches; each one's accelerate state is its own."""
+def in_processes(contexts: list[StageContext], kill: Path | None = None) -> None:
+    """Forks that share a stage's batches; each one's accelerate state is its own.
+
+    Where ``kill`` is given, rank 1 dies by SIGKILL as soon as that file is there, and the others with it, as Ray ends
+    what is left of a group of workers.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -71,6 +80,17 @@ def in_processes(contexts: list[StageContext]) -> None:
     ]
     for worker in workers:
         worker.start()
+    if kill is not None:
+        deadline = time.monotonic() + 240
+        while not kill.exists() and time.monotonic() < deadline:
+            time.sleep(0.001)
+        workers[1].kill()
+        workers[1].join(10)
+        for worker in workers:
+            worker.kill()
+            worker.join(10)
+        assert workers[1].exitcode == -signal.SIGKILL
+        return
     for worker in workers:
         worker.join(240)
         worker.kill()
@@ -111,6 +131,31 @@ def test_two_processes_take_the_steps_of_one(
     files = [{path.name for path in (tmp_path / name / "output").rglob("*")} for name in ("one", "two")]
     assert files[0] == files[1]
     assert not (tmp_path / "two" / "scratch-1").exists()  # rank 0 alone writes
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["sft", "dpo"])
+def test_a_killed_worker_changes_nothing(
+    stage: str, base: Artifact, sft: Artifact, preferences: Artifact, make_context: MakeContext, tmp_path: Path
+) -> None:
+    import_module(MODULES[stage])
+    inputs = {"base": base, "sft": sft, "preferences": preferences}
+    settings = {"batch_size": 8, "epochs": 8, "checkpoint_every": 2}
+
+    def contexts(folder: str) -> list[StageContext]:
+        shutil.rmtree(tmp_path / folder / "output", ignore_errors=True)
+        both = [make_context(tmp_path / folder, stage, inputs, settings=settings) for _rank in range(2)]
+        both[1].output = tmp_path / folder / "scratch"
+        return both
+
+    in_processes(contexts("whole"))
+    in_processes(contexts("killed"), kill=tmp_path / "killed" / "checkpoints" / "checkpoint-4" / COMPLETE)
+    assert not (tmp_path / "killed" / "output" / "curves.json").exists()
+    for path in (tmp_path / "killed").glob("failed-*"):  # what a death looks like to the other worker
+        path.unlink()
+    in_processes(contexts("killed"))
+    assert folder_digest(tmp_path / "killed" / "output") == folder_digest(tmp_path / "whole" / "output")
+    assert (tmp_path / "killed" / "metrics.json").read_text() == (tmp_path / "whole" / "metrics.json").read_text()
 
 
 def norm(folder: Path) -> float:
