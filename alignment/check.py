@@ -7,6 +7,7 @@ from alignment import yaml_file
 from alignment.data.check import data_faults, read_data
 from alignment.faults import Fault, InputError
 from alignment.loading import resolve_data, resolve_model
+from alignment.preferences.judges.check import judge_faults
 from alignment.recipe import Recipe
 from alignment.reward.check import reward_faults
 from alignment.wiring import wiring_faults
@@ -26,6 +27,7 @@ def check_recipe(recipe: Recipe, recipe_path: Path, workspace: Workspace | None 
     faults += unreadable
     faults += data_faults(recipe, files, data)
     faults += reward_faults(recipe, files, data.prompts)
+    faults += judge_faults(recipe, files)
 
     from alignment.models.check import device_faults, inspect_model
     from alignment.models.lengths import length_faults

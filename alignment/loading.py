@@ -15,6 +15,7 @@ from alignment import yaml_file
 from alignment.digests import digest_of
 from alignment.faults import Fault, InputError
 from alignment.models.precision import natural_precision
+from alignment.preferences.judges.settings import folder_data, judge_folder, judges_of
 from alignment.recipe import ModelSettings, Recipe
 from alignment.recipe_faults import STAGE_KINDS, location, recipe_fault, submodel, suggestion
 from alignment.reward.functions import data_name, is_file, module_file, module_of, reward_functions
@@ -71,13 +72,15 @@ def recipe_digest(recipe: Recipe) -> str:
 
 def resolve_data(recipe: Recipe, recipe_path: Path) -> dict[str, Path]:
     """Absolute paths of the files a recipe names: "prompts", "demonstrations" and "preferences" where they are set,
-    each rubric under the name that the recipe gives it (``settings.raters.rubric``), and the file of each function that
-    is a reward under :func:`~alignment.reward.functions.data_name`."""
+    each rubric under the name that the recipe gives it (``settings.raters.rubric``), the file of each function that is
+    a reward under :func:`~alignment.reward.functions.data_name`, and each judge's folder under :func:`folder_data`."""
     named = {name: value for name in DATA_FILES if (value := getattr(recipe.data, name)) is not None}
     for stage in recipe.stages.values():
         raters = getattr(stage, "raters", None)
         if raters is not None:
             named[raters.rubric] = raters.rubric
+        folders = (judge_folder(judge) for judge in judges_of(stage).values())
+        named |= {folder_data(folder): folder for folder in folders if folder is not None}
     files = {name: _beside(recipe_path, value) for name, value in named.items()}
     for name, reward in reward_functions(recipe).items():
         path = _beside(recipe_path, module_of(reward)) if is_file(reward) else module_file(reward)
@@ -96,11 +99,20 @@ def with_absolute_data(recipe: Recipe, data: Mapping[str, Path]) -> Recipe:
         if stage.get("raters"):
             stage["raters"]["rubric"] = str(data[stage["raters"]["rubric"]])
     for name, stage in recipe.stages.items():
+        _absolute_judges(values["stages"][name], data)
         for index, reward in enumerate(getattr(stage, "rewards", ())):
             if isinstance(reward, FunctionReward) and is_file(reward):
                 attribute = reward.function.rpartition(":")[2]
                 values["stages"][name]["rewards"][index]["function"] = f"{data[data_name(reward)]}:{attribute}"
     return Recipe.model_validate(values)
+
+
+def _absolute_judges(stage: dict[str, Any], data: Mapping[str, Path]) -> None:
+    """Writes out the folders of a dumped stage's judges."""
+    judges = [stage.get("judge"), *(reward.get("judge") for reward in stage.get("rewards") or ())]
+    for judge in judges:
+        if isinstance(judge, dict) and judge.get("folder") is not None:
+            judge["folder"] = str(data[folder_data(judge["folder"])])
 
 
 def resolve_model(recipe: Recipe, recipe_path: Path) -> ModelSettings:
@@ -194,6 +206,7 @@ def _from_here(at: Location, value: Any) -> Any:
     )
     if at[2:3] == ("rewards",) and at[4:] == ("function",) and ".py:" in value:
         return str(Path(value).expanduser().absolute())
+    is_file = is_file or at[-2:] == ("judge", "folder")
     is_folder = at == ("model", "base") and (is_path(value) or Path(value).is_dir())
     return str(Path(value).expanduser().absolute()) if is_file or is_folder else value
 

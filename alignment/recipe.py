@@ -14,13 +14,15 @@ from alignment.evaluation.settings import TournamentStage as TournamentStage
 from alignment.policy.group_settings import GroupStage as GroupStage
 from alignment.policy.group_settings import GrpoStage as GrpoStage
 from alignment.policy.group_settings import RlooStage as RlooStage
+from alignment.preferences.judges.settings import JudgeStage as JudgeStage
+from alignment.preferences.judges.settings import RewardModelJudge, judge_models
 from alignment.recipe_base import BASE as BASE
 from alignment.recipe_base import Count, Fraction, Name, NotNegative, Positive, Settings
 from alignment.recipe_base import Lora as Lora
 from alignment.recipe_base import SimulatedRaters as SimulatedRaters
 from alignment.recipe_base import Vllm as Vllm
 from alignment.records import Sampling
-from alignment.reward.settings import ModelReward, RewardList, unique_names
+from alignment.reward.settings import JudgeReward, ModelReward, RewardList, unique_names
 
 DpoLoss = Literal[
     "sigmoid", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot", "aot_unpaired",
@@ -242,6 +244,7 @@ Stage = Annotated[
     | PreferencesStage
     | HumanPreferencesStage
     | PreferenceFileStage
+    | JudgeStage
     | RewardStage
     | DpoStage
     | PpoStage
@@ -319,4 +322,15 @@ def stage_inputs(stage: Any) -> dict[str, tuple[str, ...]]:
             roles[role] = (value,) if isinstance(value, str) else tuple(value)
     if models := tuple(reward.model for reward in getattr(stage, "rewards", ()) if isinstance(reward, ModelReward)):
         roles["rewards"] = models
+    judges = [stage.judge] if isinstance(stage, JudgeStage) else []
+    judged = [reward for reward in getattr(stage, "rewards", ()) if isinstance(reward, JudgeReward)]
+    for judge in [*judges, *(reward.judge for reward in judged)]:
+        role = "judge_reward" if isinstance(judge, RewardModelJudge) else "judge"
+        if named := judge_models(judge):
+            roles[role] = tuple(dict.fromkeys((*roles.get(role, ()), *named)))
+    calibrated = tuple(reward.calibrated_by for reward in judged if reward.calibrated_by is not None)
+    if isinstance(stage, JudgeStage) and stage.calibration is not None:
+        roles["calibration"] = (stage.calibration,)
+    if calibrated:
+        roles["calibrated_by"] = calibrated
     return roles

@@ -8,6 +8,7 @@ from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
 from alignment.faults import Fault
+from alignment.preferences.judges.settings import JudgeSettings
 from alignment.recipe import Recipe, Stage
 from alignment.reward.settings import RewardComponent
 from alignment.yaml_file import Location
@@ -18,8 +19,18 @@ STAGE_KINDS: dict[str, type[BaseModel]] = {
 REWARD_KINDS: dict[str, type[BaseModel]] = {
     get_args(reward.model_fields["kind"].annotation)[0]: reward for reward in get_args(get_args(RewardComponent)[0])
 }
+JUDGE_KINDS: dict[str, type[BaseModel]] = {
+    get_args(judge.model_fields["kind"].annotation)[0]: judge for judge in get_args(get_args(JudgeSettings)[0])
+}
 
 _NAME_RULE = "begin with a lower-case letter; then letters, digits, - and _; 40 at most"
+_SECRETS = {
+    "api_key_env": (
+        "not the name of an environment variable",
+        "name the variable that holds the key, such as OPENAI_API_KEY; the key itself stands in no recipe",
+    ),
+    "url": ("not an http(s) address without a user and password in it", "write it as https://host/v1"),
+}
 _REMEDIES = {
     "missing": "add it",
     "finite_number": "give a finite number",
@@ -42,7 +53,10 @@ def location(error: ErrorDetails) -> Location:
     loc = tuple(part for part in error["loc"] if part != "[key]")
     loc = (*loc[:2], *loc[3:]) if loc[:1] == ("stages",) else loc
     is_reward = loc[:1] == ("stages",) and loc[2:3] == ("rewards",) and len(loc) > 4
-    return (*loc[:4], *loc[5:]) if is_reward else loc
+    loc = (*loc[:4], *loc[5:]) if is_reward else loc
+    place = next((place for place in (2, 4) if loc[:1] == ("stages",) and loc[place : place + 1] == ("judge",)), None)
+    tagged = place is not None and loc[place + 1 : place + 2] and loc[place + 1] in JUDGE_KINDS
+    return (*loc[: place + 1], *loc[place + 2 :]) if place is not None and tagged else loc
 
 
 def recipe_fault(error: ErrorDetails, data: Any, where: Callable[[Location], tuple[str | None, int | None]]) -> Fault:
@@ -76,11 +90,13 @@ def _words(error: ErrorDetails, at: Location, data: Any) -> tuple[str, str]:
     kind, given = error["type"], error["input"]
     if kind == "extra_forbidden":
         return "unknown key", _unknown_key(str(at[-1]), model_at(at[:-1], data))
-    kinds = REWARD_KINDS if "rewards" in at[2:3] else STAGE_KINDS
+    if at[-1:] in (("api_key_env",), ("url",)) and kind == "string_pattern_mismatch":
+        return _SECRETS[str(at[-1])]  # what was given may be a secret, and is not said again
+    kinds = JUDGE_KINDS if at[-1:] == ("judge",) else REWARD_KINDS if "rewards" in at[2:3] else STAGE_KINDS
     if kind == "union_tag_invalid":
         return f"unknown kind {given.get('kind')!r}", suggestion(str(given.get("kind")), kinds)
     if kind == "union_tag_not_found":
-        what = "reward" if kinds is REWARD_KINDS else "stage"
+        what = {id(JUDGE_KINDS): "judge", id(REWARD_KINDS): "reward"}.get(id(kinds), "stage")
         return f"the {what} has no kind", f"add `kind: ` and one of {', '.join(kinds)}"
     if kind == "literal_error":
         model = model_at(at[:-1], data)
@@ -117,7 +133,12 @@ def model_at(at: Location, data: Any) -> type[BaseModel] | None:
         stage = data["stages"][at[1]]
         model, parts = STAGE_KINDS.get(str(stage.get("kind"))), at[2:]
         if parts[:1] == ("rewards",) and len(parts) > 1:
-            model, parts = REWARD_KINDS.get(str(stage["rewards"][parts[1]].get("kind"))), parts[2:]
+            inside = stage["rewards"][parts[1]]
+            model, parts = REWARD_KINDS.get(str(inside.get("kind"))), parts[2:]
+        else:
+            inside = stage
+        if parts[:1] == ("judge",) and len(parts) > 1:
+            model, parts = JUDGE_KINDS.get(str(inside["judge"].get("kind"))), parts[1:]
     for part in parts:
         if model is None or isinstance(part, int):
             continue  # an item of a list: its type was found with the list's

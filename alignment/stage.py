@@ -31,7 +31,8 @@ class StageContext:
 
     ``inputs`` maps a stage's name (as the settings speak of it) to its artifact; the base model is ``inputs["base"]``,
     an artifact of kind "model" like any other. ``data`` maps "prompts", "demonstrations" and "preferences" to existing
-    files. ``work_seconds`` adds up the time inside :meth:`working`.
+    files. ``work_seconds`` adds up the time inside :meth:`working`. ``kept`` is a folder that outlives stages and their
+    keys, for what was paid for: a judge's answers.
     """
 
     name: str
@@ -42,6 +43,7 @@ class StageContext:
     checkpoints: Path
     report: Callable[[Progress], None] = lambda _progress: None
     work_seconds: float = 0.0
+    kept: Path | None = None
     rank: int = 0  # of this process among the workers that share the stage's batches: rank 0 alone writes and reports
     workers: int = 1
     cpu_seconds: float = 0.0  # of processes other than the one that runs the stage

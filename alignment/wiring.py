@@ -13,6 +13,7 @@ from alignment.recipe import (
     EvaluateStage,
     Gate,
     HumanPreferencesStage,
+    JudgeStage,
     OveroptimisationStage,
     PpoStage,
     PreferencesStage,
@@ -29,6 +30,7 @@ MAKES = {  # a stage's kind → what other stages can read of it
     "sample": ("responses",),
     "preferences": ("preferences",),
     "human_preferences": ("preferences",),
+    "judge": ("preferences", "a judge's calibration"),
     "preference_file": ("preferences", "held-out prompts"),
     "reward": ("a reward model",),
     "dpo": ("a model",),
@@ -48,6 +50,10 @@ NEEDS = {  # the role that an input plays → what it must be
     "preferences": "preferences",
     "reward": "a reward model",
     "rewards": "a reward model",
+    "judge": "a model",
+    "judge_reward": "a reward model",
+    "calibration": "preferences",
+    "calibrated_by": "a judge's calibration",
     "prompts": "held-out prompts",
 }
 
@@ -96,7 +102,7 @@ def _stage_faults(name: str, stage: Any, recipe: Recipe) -> Iterator[Fault]:
     """What is wrong between a stage's own settings, and with those of the stage it reads."""
     at = f"stages.{name}"
     yield from _worker_faults(at, stage, workers_of(recipe, stage))
-    if isinstance(stage, PreferencesStage | HumanPreferencesStage):
+    if isinstance(stage, PreferencesStage | HumanPreferencesStage | JudgeStage):
         sources = stage_inputs(stage)["responses"]
         source = recipe.stages.get(sources[0])
         if len(sources) == 1 and isinstance(source, SampleStage) and source.per_prompt < 2:

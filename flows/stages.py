@@ -22,6 +22,7 @@ from alignment.digests import code_digest, digest_of
 from alignment.faults import Fault, InputError
 from alignment.models.base import prepare_base
 from alignment.models.memory import keep_freed_memory
+from alignment.preferences.judges.settings import folder_data, judge_folder, judges_of
 from alignment.recipe import BASE, Recipe, stage_inputs, workers_of
 from alignment.records import Artifact
 from alignment.reward.functions import data_name
@@ -38,6 +39,7 @@ RUNNERS = {  # the module whose `run` makes a stage of this kind, and the data f
     "sample": ("alignment.rollouts.stage", ("prompts",)),
     "preferences": ("alignment.preferences.stage", ("rubric",)),
     "human_preferences": ("alignment.preferences.collected", ("snapshot", "collection")),
+    "judge": ("alignment.preferences.judges.stage", ()),
     "preference_file": ("alignment.data.stage", ("preferences",)),
     "reward": ("alignment.reward.model", ()),
     "dpo": ("alignment.policy.dpo", ()),
@@ -49,7 +51,12 @@ RUNNERS = {  # the module whose `run` makes a stage of this kind, and the data f
     "overoptimisation": ("alignment.evaluation.overoptimisation", ("prompts", "rubric")),
 }
 SAMPLES = ("sample", "ppo", "grpo", "rloo")  # kinds whose answers a vLLM server may draw, with kernels of its own
-BESIDE: Any = {"raters": {"rubric"}, "rewards": {"__all__": {"function"}}, "workers": True}
+BESIDE: Any = {
+    "raters": {"rubric"},
+    "judge": {"folder"},
+    "rewards": {"__all__": {"function": True, "judge": {"folder"}}},
+    "workers": True,
+}
 """Settings that do not count as they are written: paths (what their files hold counts), and who does the work."""
 DASHBOARD_SECONDS = 5.0  # between two updates of a progress artifact
 RETRIES = [2.0, 10.0]  # seconds before each retry, of failures that pass by themselves
@@ -86,7 +93,10 @@ class Job:
                 **({"vllm": True} if recipe.resources.vllm and self.settings.kind in SAMPLES else {}),
                 "template": file_digest(Path(recipe.model.chat_template)) if recipe.model.chat_template else None,
                 "inputs": {name: artifact.digest for name, artifact in self.inputs.items()},
-                "data": {name: file_digest(path) for name, path in self.data.items()},
+                "data": {
+                    name: folder_digest(path) if path.is_dir() else file_digest(path)
+                    for name, path in self.data.items()
+                },
                 "code": code_digest(module),
             }
         )
@@ -105,6 +115,9 @@ def make_job(
     for reward in getattr(settings, "rewards", ()):
         if isinstance(reward, FunctionReward) and (path := data.get(data_name(reward))) is not None:
             files[data_name(reward)] = path
+    for place, judge in judges_of(settings).items():
+        if (folder := judge_folder(judge)) is not None:
+            files[place] = data[folder_data(folder)]
     if missing := sorted(wanted - made.keys()):
         problem = f"stage {name} needs {', '.join(missing)}, never run with these settings"
         raise InputError([Fault(problem, "run the recipe without --only and --from first", field=f"stages.{name}")])
@@ -158,6 +171,7 @@ def _make(job: Job, key: str) -> Artifact:
         output=output,
         checkpoints=job.workspace.folder("partial", key, "checkpoints"),
         report=_reporter(job, metrics),
+        kept=job.workspace.folder("answers"),
     )
     keep_freed_memory()
     if job.recipe.resources.threads:

@@ -16,6 +16,7 @@ from alignment.recipe import (
     EvaluateStage,
     GrpoStage,
     HumanPreferencesStage,
+    JudgeStage,
     PpoStage,
     PreferenceFileStage,
     PreferencesStage,
@@ -162,6 +163,7 @@ def _file_read(stage: object, recipe: Recipe) -> str | None:
             PreferenceFileStage: "preferences",
             PreferencesStage: "prompts",
             HumanPreferencesStage: "prompts",
+            JudgeStage: "prompts",
         }
         return kinds.get(type(source))
     return None

@@ -5,8 +5,10 @@ Answers that are yet to be drawn count at their longest, and pairs that raters a
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
+from alignment.plan.judges import judge_online, judge_stage
 from alignment.plan.sizes import ModelSize
 from alignment.plan.texts import Measured, Pair, Texts
 from alignment.plan.work import Draw, Pass, StageWork, largest_batch
@@ -28,7 +30,7 @@ from alignment.recipe import (
     stage_inputs,
 )
 from alignment.recipe_base import Lora
-from alignment.reward.settings import ModelReward
+from alignment.reward.settings import JudgeReward, ModelReward
 
 TRAINERS = (SftStage, DpoStage, PpoStage, GrpoStage, RlooStage)  # those that make a policy
 NODES = 512  # of a batch's tree, which attend to each other (alignment/models/shared_prefix.py, which imports torch)
@@ -49,7 +51,8 @@ class Planner:
         kinds: dict[str, Callable[[StageWork, Any], None]] = {
             "sft": self._sft, "sample": self._sample, "reward": self._reward, "dpo": self._dpo, "ppo": self._ppo,
             "grpo": self._group, "rloo": self._group, "evaluate": self._evaluate, "preferences": self._programs,
-            "human_preferences": self._people, "preference_file": self._programs, "tournament": self._tournament,
+            "human_preferences": self._people, "judge": partial(judge_stage, self), "preference_file": self._programs,
+            "tournament": self._tournament,
             "overoptimisation": self._overoptimisation,
         }  # fmt: skip
         work = StageWork(name, settings.kind)
@@ -171,11 +174,11 @@ class Planner:
         whole = (2 * min(p.prompt, stage.max_length) + a for p, a in zip(kept, answers, strict=True))
         work.trained = sum(whole) * pairs.scale * stage.epochs
 
-    def _draw(self, prompts: Sequence[int], scale: float, per_prompt: int, batch: int, new: int) -> Draw:
+    def draw(self, prompts: Sequence[int], scale: float, per_prompt: int, batch: int, new: int) -> Draw:
         rows = len(prompts) * scale * per_prompt
         return Draw(rows, batch, new, sum(prompts) * scale, max(prompts, default=0))
 
-    def _scored(self, rows: float, lengths: Sequence[int], new: int, batch: int) -> Pass:
+    def scored(self, rows: float, lengths: Sequence[int], new: int, batch: int) -> Pass:
         """A reward model's reading of ``rows`` prompts and answers."""
         mean, longest = sum(lengths) / max(1, len(lengths)) + new, max(lengths, default=0) + new
         return Pass(rows * mean, 0, math.ceil(rows / batch), mean, min(rows, batch) * longest, 0)
@@ -187,7 +190,7 @@ class Planner:
         work.models += [self.size.trunk + self.size.hidden] * len(named)
         return len(named)
 
-    def _hold_policies(self, work: StageWork, names: Sequence[str]) -> None:
+    def hold_policies(self, work: StageWork, names: Sequence[str]) -> None:
         """Holds the base once, each adapter on it, and each policy of whole weights."""
         whole = [name for name in dict.fromkeys(names) if self.is_whole(name)]
         loras = [lora for name in dict.fromkeys(names) if (lora := self.adapter_of(name)) is not None]
@@ -197,15 +200,15 @@ class Planner:
         work.parameters = max(work.parameters, self.size.parameters + work.adapters)
 
     def _sample(self, work: StageWork, stage: SampleStage) -> None:
-        self._hold_policies(work, [stage.model])
+        self.hold_policies(work, [stage.model])
         prompts, new = self.texts.prompts, stage.sampling.max_new_tokens
         count = min(prompts.count, stage.limit or prompts.count)
         scale = count / max(1, len(prompts.lengths))
         candidates = stage.per_prompt * stage.best_of
-        draw = self._draw(prompts.lengths, scale, max(candidates, stage.sampling.beams), stage.batch_size, new)
+        draw = self.draw(prompts.lengths, scale, max(candidates, stage.sampling.beams), stage.batch_size, new)
         work.activities.append(draw)
         if self._hold_reward_models(work, stage):
-            work.activities.append(self._scored(draw.rows, prompts.lengths, new, 32))
+            work.activities.append(self.scored(draw.rows, prompts.lengths, new, 32))
         work.sampled, work.at_most = count * stage.per_prompt * new, True
 
     def _online(self, work: StageWork, stage: Any) -> tuple[list[int], float]:
@@ -215,9 +218,12 @@ class Planner:
         lengths = [length for length in self.texts.prompts.lengths if length <= stage.max_prompt_length]
         new, rows = stage.sampling.max_new_tokens, float(stage.steps * stage.episodes)
         scale = rows / stage.per_prompt / max(1, len(lengths))
-        work.activities.append(self._draw(lengths, scale, stage.per_prompt, ENGINE_BATCH, new))
+        work.activities.append(self.draw(lengths, scale, stage.per_prompt, ENGINE_BATCH, new))
         for _ in range(self._hold_reward_models(work, stage)):
-            work.activities.append(self._scored(rows, lengths, new, 32))
+            work.activities.append(self.scored(rows, lengths, new, 32))
+        for reward in getattr(stage, "rewards", ()):
+            if isinstance(reward, JudgeReward):
+                judge_online(self, work, reward, rows, lengths, new)
         work.sampled = rows * new if lengths else 0.0
         work.trained = stage.epochs * rows * (sum(lengths) / max(1, len(lengths)) + new)
         return lengths, rows
@@ -256,7 +262,7 @@ class Planner:
         if stage.raters is not None:
             held_out = self.texts.held_out_prompts.lengths[: stage.watch_prompts]
             times = 1 + stage.steps // stage.watch_every
-            work.activities += [self._draw(held_out, 1, 1, ENGINE_BATCH, new)] * times
+            work.activities += [self.draw(held_out, 1, 1, ENGINE_BATCH, new)] * times
 
     def _group(self, work: StageWork, stage: GrpoStage | RlooStage) -> None:
         lengths, rows = self._online(work, stage)
@@ -274,7 +280,7 @@ class Planner:
 
     def _evaluate(self, work: StageWork, stage: EvaluateStage) -> None:
         names = list(dict.fromkeys((stage.model, *stage.against)))
-        self._hold_policies(work, [*names, stage.reference])
+        self.hold_policies(work, [*names, stage.reference])
         new = stage.sampling.max_new_tokens
         if stage.prompts is None:
             asked, count = self.texts.held_out_prompts.lengths, self.texts.held_out_prompts.count
@@ -284,12 +290,12 @@ class Planner:
         count = min(count, stage.limit or count)
         scale = count / max(1, len(asked))
         for _ in names:
-            work.activities.append(self._draw(asked, scale, stage.sampling.beams, stage.batch_size, new))
+            work.activities.append(self.draw(asked, scale, stage.sampling.beams, stage.batch_size, new))
         measured = min(stage.kl_prompts, count)
         self._measure_kl(work, asked, measured, 1, stage.batch_size, new)
         policies, work.models = work.models, []  # the policies are freed before a reward model is loaded
         for _ in range(self._hold_reward_models(work, stage)):
-            work.activities.append(self._scored(count * len(names), asked, new, stage.batch_size))
+            work.activities.append(self.scored(count * len(names), asked, new, stage.batch_size))
         work.models = max(policies, work.models, key=sum)
         work.sampled, work.at_most = (count * len(names) + measured) * new, True
 
@@ -301,23 +307,23 @@ class Planner:
 
     def _tournament(self, work: StageWork, stage: TournamentStage) -> None:
         players = [stage.model, *stage.policies]
-        self._hold_policies(work, players)
+        self.hold_policies(work, players)
         asked, count = self._asked(stage.limit, stage.part)
         scale, new = count / max(1, len(asked)), stage.sampling.max_new_tokens
-        work.activities += [self._draw(asked, scale, 1, stage.batch_size, new)] * len(players)
+        work.activities += [self.draw(asked, scale, 1, stage.batch_size, new)] * len(players)
         measured = min(stage.kl_prompts, count)
         for _ in stage.policies:
             self._measure_kl(work, asked, measured, 1, stage.batch_size, new)
         work.sampled = (count * len(players) + measured * len(stage.policies)) * new
         if stage.best_of > 1:
-            work.activities.append(self._draw(asked, scale, stage.best_of, stage.batch_size, new))
+            work.activities.append(self.draw(asked, scale, stage.best_of, stage.batch_size, new))
             for _ in range(self._hold_reward_models(work, stage)):
-                work.activities.append(self._scored(count * stage.best_of, asked, new, stage.batch_size))
+                work.activities.append(self.scored(count * stage.best_of, asked, new, stage.batch_size))
             work.sampled += count * stage.best_of * new
         work.at_most = True
 
     def _overoptimisation(self, work: StageWork, stage: OveroptimisationStage) -> None:
-        self._hold_policies(work, [stage.model, *stage.policies])
+        self.hold_policies(work, [stage.model, *stage.policies])
         asked, count = self._asked(stage.limit, stage.part)
         new, scale = stage.max_new_tokens, count / max(1, len(asked))
         moments = sum(self._moments(self.recipe.stages.get(name)) for name in stage.policies)
@@ -325,9 +331,9 @@ class Planner:
         rows = [stage.best_of] + [stage.per_prompt] * moments
         models = self._hold_reward_models(work, stage)
         for per_prompt in rows:
-            work.activities.append(self._draw(asked, scale, per_prompt, stage.batch_size, new))
+            work.activities.append(self.draw(asked, scale, per_prompt, stage.batch_size, new))
             for _ in range(models):
-                work.activities.append(self._scored(count * per_prompt, asked, new, stage.batch_size))
+                work.activities.append(self.scored(count * per_prompt, asked, new, stage.batch_size))
         for _ in range(moments):
             self._measure_kl(work, asked, count, stage.per_prompt, stage.batch_size, new)
         work.sampled, work.at_most = sum(rows) * count * new, True
@@ -343,7 +349,7 @@ class Planner:
         self, work: StageWork, asked: Sequence[int], prompts: int, per_prompt: int, batch: int, new: int
     ) -> None:
         """Answers at temperature 1, and both models' reading of each."""
-        work.activities.append(self._draw(asked, prompts / max(1, len(asked)), per_prompt, batch, new))
+        work.activities.append(self.draw(asked, prompts / max(1, len(asked)), per_prompt, batch, new))
         mean, longest = sum(asked) / max(1, len(asked)) + new, max(asked, default=0) + new
         rows = 2 * prompts * per_prompt
         work.activities.append(Pass(rows * mean, rows * new, rows, mean, longest, new))

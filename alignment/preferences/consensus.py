@@ -1,7 +1,7 @@
 """Votes → consensus → pairs to train on. Verdicts keep everything that raters said; only wins are trained on."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 from typing import Literal
 
@@ -49,15 +49,20 @@ def current_votes(votes: Iterable[Vote]) -> list[Vote]:
     return [vote for vote in by_id.values() if vote.id not in replaced]
 
 
-def consensus(comparisons: Sequence[Comparison], votes: Iterable[Vote]) -> list[Verdict]:
+def consensus(
+    comparisons: Sequence[Comparison], votes: Iterable[Vote], weights: Mapping[RaterKind, float] | None = None
+) -> list[Verdict]:
     """One verdict for every pair of answers in every comparison, in the order of ``comparisons``.
+
+    ``weights`` says what a vote counts by the kind of its rater (None: all count 1): winner, agreement and strength
+    are by weight, and who weighs nothing does not take part.
 
     A comparison without votes has a verdict with no winner. Raises ValueError for a vote on an unknown comparison or
     one whose ranking does not hold exactly the comparison's answers.
     """
     cast = _votes_by_comparison(comparisons, votes)
     return [
-        _verdict(comparison.id, left.id, right.id, cast[comparison.id])
+        _verdict(comparison.id, left.id, right.id, cast[comparison.id], weights)
         for comparison in comparisons
         for left, right in combinations(comparison.responses, 2)
     ]
@@ -124,16 +129,24 @@ def _choice(vote: Vote, left: str, right: str) -> Choice:
     return "left" if place[left] < place[right] else "right"
 
 
-def _verdict(comparison_id: str, left: str, right: str, votes: Sequence[Vote]) -> Verdict:
+def _verdict(
+    comparison_id: str, left: str, right: str, votes: Sequence[Vote], weights: Mapping[RaterKind, float] | None
+) -> Verdict:
+    weigh = {kind: 1.0 if weights is None else weights.get(kind, 0.0) for kind in ("human", "simulated", "judge")}
+    votes = [vote for vote in votes if weigh[vote.rater_kind] > 0]
     choices = [_choice(vote, left, right) for vote in votes]
     counts = Counter(choices)
     judged = len(votes) - counts["skipped"]
+    heavy: dict[Choice, float] = defaultdict(float)
+    for vote, choice in zip(votes, choices, strict=True):
+        heavy[choice] += weigh[vote.rater_kind]
+    total = sum(heavy.values()) - heavy["skipped"]
     winner = None
-    if counts["left"] != counts["right"]:
-        winner = left if counts["left"] > counts["right"] else right
+    if heavy["left"] != heavy["right"]:
+        winner = left if heavy["left"] > heavy["right"] else right
     sign = {"left": 1, "right": -1, "tie": 0}
     known = [
-        sign[choice] * vote.strength
+        (weigh[vote.rater_kind], sign[choice] * vote.strength)
         for vote, choice in zip(votes, choices, strict=True)
         if choice in sign and vote.strength is not None
     ]
@@ -151,8 +164,8 @@ def _verdict(comparison_id: str, left: str, right: str, votes: Sequence[Vote]) -
         skips=counts["skipped"],
         flagged=counts["flagged"],
         winner=winner,
-        agreement=max(counts["left"], counts["right"]) / judged if winner else None,
-        strength=sum(known) / len(known) if known else None,
+        agreement=max(heavy["left"], heavy["right"]) / total if winner else None,
+        strength=sum(w * value for w, value in known) / sum(w for w, _value in known) if known else None,
         rater_kind=next((kind for kind in least_human if kind in kinds), None),
     )
 

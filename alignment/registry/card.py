@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 
-from alignment.recipe import BASE, HumanPreferencesStage, PreferenceFileStage, PreferencesStage, Recipe
+from alignment.recipe import BASE, HumanPreferencesStage, JudgeStage, PreferenceFileStage, PreferencesStage, Recipe
 from alignment.records import Artifact
 from alignment.registry.files import CARD_FILE, is_adapter
 from alignment.registry.lineage import LineageNode
@@ -116,9 +116,17 @@ def _data(recipe: Recipe, artifacts: Mapping[str, Artifact]) -> str:
         if name in artifacts and isinstance(stage, HumanPreferencesStage):
             figures = artifacts[name].metrics
             parts.append(f"preferences by {figures['raters']:.0f} people ({figures['votes']:.0f} votes)")
+        if name in artifacts and isinstance(stage, JudgeStage):
+            parts.append(f"preferences by an AI judge ({_calibration(artifacts[name])})")
         if name in artifacts and isinstance(stage, PreferenceFileStage):
             parts.append(f"preferences from the file `{recipe.data.preferences}`")
     return f"Data: {'; '.join(parts)}." if parts else "Data: none is named by the recipe."
+
+
+def _calibration(judged: Artifact) -> str:
+    """How far the judge was measured to agree with raters."""
+    kappa = judged.metrics.get("kappa")
+    return "uncalibrated: nobody's votes to compare with" if kappa is None else f"Cohen's κ with its raters {kappa:.2f}"
 
 
 def _held_out(evaluation: Artifact | None) -> str:
@@ -143,6 +151,10 @@ def _limits(recipe: Recipe, rates: list[WinRate]) -> list[str]:
     if any(rate.judge == "reward" for rate in rates):
         limits.append(
             "The reward model that judges was trained on the same preferences; it can be wrong in the same way."
+        )
+    if any(isinstance(stage, JudgeStage) for stage in recipe.stages.values()):
+        limits.append(
+            "Preferences come from an AI judge: its own leanings, such as for length or place, are learned too."
         )
     limits.append(
         "Nothing here measures safety, truthfulness or bias. What the base model gets wrong, this one may too."

@@ -11,6 +11,7 @@ from alignment.recipe import (
     BASE,
     EvaluateStage,
     HumanPreferencesStage,
+    JudgeStage,
     PpoStage,
     PreferenceFileStage,
     PreferencesStage,
@@ -23,6 +24,7 @@ from alignment.records import Artifact
 from alignment.registry.lineage import node_id, node_ref, trace
 from alignment.registry.store import read_curves
 from alignment.report.experiments import overoptimisations, tournaments
+from alignment.report.judges import judge_reports, judge_words, uncalibrated
 from alignment.report.model import (
     Command,
     Cost,
@@ -114,6 +116,8 @@ def build_report(
         overoptimisations=overoptimisations(recipe, artifacts),
         rewards=tuple(_rewards(recipe, artifacts)),
         preferences=tuple(_preferences(recipe, artifacts)),
+        judges=(judges := judge_reports(recipe, artifacts)),
+        uncalibrated=uncalibrated(recipe, artifacts, judges),
         curves={name: curves for name, a in artifacts.items() if (curves := _curves(Path(a.path)))},
         samples=chosen[0],
         samples_chosen=chosen[1],
@@ -126,7 +130,7 @@ def _absent(recipe: Recipe, artifacts: Mapping[str, Artifact], verdict: GateVerd
     """Why a part of the report is missing: the recipe has no such stage, or the run did not get there."""
     parts = {
         "training": Training | PpoStage,
-        "preferences": PreferencesStage | HumanPreferencesStage | PreferenceFileStage,
+        "preferences": PreferencesStage | HumanPreferencesStage | PreferenceFileStage | JudgeStage,
         "reward model": RewardStage,
         "evaluation": EvaluateStage,
     }
@@ -265,6 +269,8 @@ def _preferences(recipe: Recipe, artifacts: Mapping[str, Artifact]) -> list[Pref
             raters = f"{stage.raters.count} simulated raters: programs that follow a written rubric, with noise"
         elif isinstance(stage, HumanPreferencesStage):
             raters = _people(artifacts[name])
+        elif isinstance(stage, JudgeStage):
+            raters = judge_words(judge_reports(recipe, artifacts)[name])
         elif isinstance(stage, PreferenceFileStage):
             raters = f"a file that the user brought ({Path(recipe.data.preferences or '').name})"
         else:

@@ -10,6 +10,7 @@ KEY_METRICS = {  # by a stage's kind: the metric that says most, and how to say 
     "sample": (("responses", "{:,.0f} responses"),),
     "preferences": (("pairs", "{:,.0f} pairs"),),
     "human_preferences": (("pairs", "{:,.0f} pairs"), ("raters", "{:,.0f} raters")),
+    "judge": (("pairs", "{:,.0f} pairs"),),
     "preference_file": (("pairs", "{:,.0f} pairs"),),
     "reward": (("accuracy", "{:.0%} of held-out pairs right"),),
     "ppo": (("score", "score {:.3f}"),),
@@ -32,12 +33,16 @@ DATA_WORDS = {  # what the figures of a preference stage are called
     "rejected_words": "words, rejected (mean)",
     "held_out_pairs": "pairs held out",
     "held_out_prompts": "prompts held out",
+    "kappa": "Cohen’s κ with the raters",
 }
 DATA_SOURCES = (  # other figures of the data: a kind of stage, its metric, and what it is called
     ("sft", "demonstrations", "demonstrations"),
     ("sample", "prompts", "prompts to train on"),
     ("sample", "responses", "responses to them"),
 )
+
+
+JUDGED = ("comparisons", "votes", "pairs", "ties", "kappa", "chosen_words", "rejected_words")
 
 
 def data_facts(report: RunReport) -> list[tuple[str, str]]:
@@ -52,9 +57,11 @@ def data_facts(report: RunReport) -> list[tuple[str, str]]:
 
 
 def preference_facts(figures: Mapping[str, float]) -> list[tuple[str, str]]:
-    """A preference stage's figures and what they count."""
+    """A preference stage's figures and what they count; a judge's own figures have a table of their own."""
     facts = []
     for name, value in figures.items():
+        if "calibrated" in figures and name not in JUDGED:
+            continue
         text = percent(value) if name == "agreement" else count(value) if value == round(value) else short(value)
         facts.append((text, DATA_WORDS.get(name, name.replace("skipped.", "skipped: ").replace("_", " "))))
     return facts

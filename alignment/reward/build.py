@@ -8,9 +8,10 @@ from alignment.faults import StageError
 from alignment.models.loading import load_reward_model
 from alignment.reward import rules, verifiable
 from alignment.reward.functions import data_name, function
+from alignment.reward.judged import judge_reward
 from alignment.reward.model import score
 from alignment.reward.protocol import Answer, Component, Reward, Rewards
-from alignment.reward.settings import FunctionReward, ModelReward, RewardList, reward_name
+from alignment.reward.settings import FunctionReward, JudgeReward, ModelReward, RewardList, reward_name
 from alignment.stage import StageContext
 
 MAKERS: Mapping[str, Callable[[Any], Reward]] = {  # those that need nothing but their settings
@@ -64,6 +65,8 @@ def check_template(policy: Any, reward: Any, name: str) -> None:
 def _build(settings: Any, context: StageContext, tokenizer: Any | None) -> Reward:
     if isinstance(settings, ModelReward):
         return model_reward(settings, context, tokenizer)
+    if isinstance(settings, JudgeReward):
+        return judge_reward(settings, context)
     if isinstance(settings, FunctionReward):
         return function(settings, context.data.get(data_name(settings)))
     return MAKERS[settings.kind](settings)

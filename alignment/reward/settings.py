@@ -14,7 +14,12 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from alignment.recipe_base import Count, Name, Positive, Settings
+from alignment.preferences.judges.settings import (
+    GenerativeJudge,
+    LabelProbabilitiesJudge,
+    scores_alone,
+)
+from alignment.recipe_base import Count, Fraction, Name, Positive, Settings
 
 Unit = Literal["words", "sentences", "lines", "characters", "tokens"]
 Form = Literal[
@@ -191,9 +196,30 @@ class FunctionReward(RewardSettings):
     options: dict[str, Any] = Field(default_factory=dict)
 
 
+class JudgeReward(RewardSettings):
+    """What a judge says of an answer while the policy trains (direct RLAIF, Lee et al. 2023).
+
+    A judge of form ``score`` scores each answer by itself, in [0, 1]. Any other compares it with ``opponents`` other
+    answers to its prompt, in both orders: the reward is the mean probability that it is the better one, disagreement
+    counting half. An answer without any verdict gets its batch's mean, which teaches nothing.
+    """
+
+    kind: Literal["judge"]
+    judge: Annotated[LabelProbabilitiesJudge | GenerativeJudge, Field(discriminator="kind")]
+    calibrated_by: Name | None = None  # a stage of kind judge with the very same judge; None: uncalibrated
+    opponents: Count = 2  # other answers to the prompt that each is compared with
+    max_unread: Fraction = 0.5  # a batch of which a larger share has no verdict ends the run
+
+    @property
+    def alone(self) -> bool:
+        """Whether each answer is judged by itself."""
+        return scores_alone(self.judge)
+
+
 RewardComponent = Annotated[
-    ModelReward | NumberReward | ExactReward | ChoiceReward | RegexReward | JsonReward | CodeReward | LengthReward
-    | FormatReward | KeywordsReward | LanguageReward | LengthPenalty | RepetitionPenalty | FunctionReward,
+    JudgeReward | ModelReward | NumberReward | ExactReward | ChoiceReward | RegexReward | JsonReward | CodeReward
+    | LengthReward | FormatReward | KeywordsReward | LanguageReward | LengthPenalty | RepetitionPenalty
+    | FunctionReward,
     Field(discriminator="kind"),
 ]  # fmt: skip
 RewardList = tuple[RewardComponent, ...]
