@@ -20,7 +20,7 @@ from rich.console import Console
 from alignment.faults import Fault, InputError
 from alignment.workspace import ARTIFACT_FILE, Workspace, file_digest
 
-KEPT = ("artifacts", "models", "registry", "runs", "raters", "answers", "mlruns", "mlflow.db")  # not services, not what is partial
+KEPT = ("artifacts", "models", "registry", "runs", "raters", "answers", "mlruns", "mlflow.db")  # not what is partial
 MANIFEST = "backup.json"
 SQLITE = b"SQLite format 3\0"
 BESIDE_DATABASES = ("-wal", "-shm", "-journal")  # what is in them is in the copy that SQLite makes
