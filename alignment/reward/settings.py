@@ -217,9 +217,8 @@ class JudgeReward(RewardSettings):
 
 
 RewardComponent = Annotated[
-    JudgeReward | ModelReward | NumberReward | ExactReward | ChoiceReward | RegexReward | JsonReward | CodeReward
-    | LengthReward | FormatReward | KeywordsReward | LanguageReward | LengthPenalty | RepetitionPenalty
-    | FunctionReward,
+    ModelReward | NumberReward | ExactReward | ChoiceReward | RegexReward | JsonReward | CodeReward | LengthReward
+    | FormatReward | KeywordsReward | LanguageReward | LengthPenalty | RepetitionPenalty | FunctionReward | JudgeReward,
     Field(discriminator="kind"),
 ]  # fmt: skip
 RewardList = tuple[RewardComponent, ...]

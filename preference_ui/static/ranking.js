@@ -88,13 +88,13 @@ export function rankingView(screen, draft, changed, answerCard, announce) {
     event.stopPropagation();
   }
 
+  // The document listens: a card that changes its place loses the pointer, and with it the end of the drag.
   function drag(event, position) {
     event.preventDefault();
     const card = cards[position];
-    const handle = event.currentTarget;
-    handle.setPointerCapture(event.pointerId);
     card.classList.add("dragging");
     const follow = (moved) => {
+      if (moved.pointerId !== event.pointerId) return;
       const above = order.filter((other) => {
         if (other === position) return false;
         const box = cards[other].getBoundingClientRect();
@@ -102,13 +102,16 @@ export function rankingView(screen, draft, changed, answerCard, announce) {
       }).length;
       move(position, above);
     };
-    const drop = () => {
+    const drop = (ended) => {
+      if (ended.pointerId !== event.pointerId) return;
       card.classList.remove("dragging");
-      handle.removeEventListener("pointermove", follow);
+      document.removeEventListener("pointermove", follow);
+      document.removeEventListener("pointerup", drop);
+      document.removeEventListener("pointercancel", drop);
     };
-    handle.addEventListener("pointermove", follow);
-    handle.addEventListener("pointerup", drop, { once: true });
-    handle.addEventListener("pointercancel", drop, { once: true });
+    document.addEventListener("pointermove", follow);
+    document.addEventListener("pointerup", drop);
+    document.addEventListener("pointercancel", drop);
   }
 
   const groups = () => order.reduce((all, position, at) => {

@@ -41,12 +41,14 @@ def test_every_kind_of_stage_and_role_is_known() -> None:
         (
             {"reward": REWARD | {"preferences": "sft"}},
             "stages.reward.preferences: sft makes a model, not preferences; "
-            "give one of rate, or put a stage of kind preferences or human_preferences or preference_file before it",
+            "give one of rate, or put a stage of kind preferences or human_preferences or judge or preference_file "
+            "before it",
         ),
         (
             {"reward": REWARD | {"preferences": "base"}},
             "stages.reward.preferences: base makes a model, not preferences; "
-            "give one of rate, or put a stage of kind preferences or human_preferences or preference_file before it",
+            "give one of rate, or put a stage of kind preferences or human_preferences or judge or preference_file "
+            "before it",
         ),
         (
             {"dpo": DPO | {"model": "stf"}},
