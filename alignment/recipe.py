@@ -6,11 +6,12 @@ by the stages that make them (``base`` is the base model). :mod:`alignment.check
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from alignment.evaluation.settings import EvaluateStage as EvaluateStage
 from alignment.evaluation.settings import OveroptimisationStage as OveroptimisationStage
 from alignment.evaluation.settings import TournamentStage as TournamentStage
+from alignment.policy.group_settings import GroupStage as GroupStage
 from alignment.policy.group_settings import GrpoStage as GrpoStage
 from alignment.policy.group_settings import RlooStage as RlooStage
 from alignment.preferences.judges.settings import JudgeStage as JudgeStage
@@ -63,6 +64,7 @@ class Training(Settings):
     checkpoint_every: Count = 20  # optimizer steps between checkpoints
     gradient_checkpointing: bool = False
     lora: Lora | None = Lora()
+    workers: Count | None = None  # None: as many as `resources.workers`; they share each batch
 
 
 class SftStage(Training):
@@ -218,6 +220,7 @@ class PpoStage(Settings):
     that rises while their win rate falls is overoptimisation (Gao et al. 2022), and an alarm."""
     watch_every: Count = 10  # steps between two comparisons
     watch_prompts: Count = 32  # held-out prompts, those with the smallest ids
+    workers: Count | None = None  # one alone so far; say so where `resources.workers` says more
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -276,6 +279,18 @@ class Resources(Settings):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: Count | None = None  # CPU threads; None: one per core. Part of the run's identity: sums depend on it
     vllm: Vllm | None = None  # samples for the stages sample, ppo, grpo and rloo; None: transformers, in this process
+    workers: Count = 1  # processes that share a training stage's batches; 1 without an address: this process, no Ray
+    gpus_per_worker: NotNegative | None = None  # None: one where the device is a GPU
+    address: str | None = None  # a Ray cluster's: "auto" or host:port, from a machine in it; None: this machine
+    max_failures: Annotated[int, Field(ge=0)] = 3  # dead workers after which a stage ends; before, it goes on
+    stall_seconds: Positive = 1800.0  # without a step, after which a stage on Ray ends with its workers' stacks
+
+    @field_validator("address")
+    @classmethod
+    def _no_client(cls, address: str | None) -> str | None:
+        if address is not None and "://" in address:
+            raise ValueError("run this command as a Ray job on the cluster, with address: auto (see README)")
+        return address
 
 
 class Recipe(Settings):
@@ -289,6 +304,13 @@ class Recipe(Settings):
     stages: dict[Name, Stage] = Field(min_length=1)
     gate: Gate | None = None
     resources: Resources = Resources()
+
+
+def workers_of(recipe: Recipe, stage: Any) -> int:
+    """How many processes share a stage's batches; stages that do not train take one."""
+    if not isinstance(stage, Training | GroupStage | PpoStage):
+        return 1
+    return stage.workers or recipe.resources.workers
 
 
 def stage_inputs(stage: Any) -> dict[str, tuple[str, ...]]:

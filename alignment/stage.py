@@ -44,6 +44,10 @@ class StageContext:
     report: Callable[[Progress], None] = lambda _progress: None
     work_seconds: float = 0.0
     kept: Path | None = None
+    rank: int = 0  # of this process among the workers that share the stage's batches: rank 0 alone writes and reports
+    workers: int = 1
+    cpu_seconds: float = 0.0  # of processes other than the one that runs the stage
+    gpu_seconds: float = 0.0  # of all GPUs that the stage holds
 
     @contextmanager
     def working(self) -> Iterator[None]:

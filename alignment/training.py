@@ -18,6 +18,7 @@ from alignment.models.shared_prefix import share_prefixes
 from alignment.policy.group_settings import GroupStage
 from alignment.recipe import Training
 from alignment.stage import Progress, StageContext
+from alignment.workers import share_batches, wait_for_workers
 
 disable_progress_bars()  # a stage says where it stands by itself
 COMPLETE = "complete"  # written into a checkpoint's folder after everything else: a SIGKILL leaves no half of one
@@ -33,7 +34,7 @@ def trainer_arguments(settings: Training, context: StageContext) -> dict[str, An
     """
     return shared_arguments(settings, context) | {
         "num_train_epochs": settings.epochs,
-        "per_device_eval_batch_size": settings.batch_size,
+        "per_device_eval_batch_size": settings.batch_size // context.workers,
         "gradient_accumulation_steps": settings.gradient_accumulation,
         "max_length": settings.max_length,
     }
@@ -45,7 +46,7 @@ def shared_arguments(settings: Training | GroupStage, context: StageContext) -> 
     return {
         "output_dir": str(context.checkpoints),
         "learning_rate": settings.learning_rate,
-        "per_device_train_batch_size": settings.batch_size,
+        "per_device_train_batch_size": settings.batch_size // context.workers,
         "warmup_steps": settings.warmup,  # below 1 it is a share of the steps
         "lr_scheduler_type": settings.schedule,
         "weight_decay": settings.weight_decay,
@@ -63,6 +64,8 @@ def shared_arguments(settings: Training | GroupStage, context: StageContext) -> 
         "report_to": [],
         "disable_tqdm": True,
         "dataloader_pin_memory": device.type == "cuda",
+        "ddp_find_unused_parameters": False,  # every trained weight is used in every pass
+        "ddp_broadcast_buffers": False,  # those of rotary positions never change
     }
 
 
@@ -94,17 +97,19 @@ class StageCallback(TrainerCallback):  # type: ignore[misc]  # transformers is u
             self.context.report(Progress(state.global_step, state.max_steps, metrics, self.tokens))
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Called by the trainer once a checkpoint is written."""
-        (Path(str(args.output_dir)) / f"checkpoint-{state.global_step}" / COMPLETE).touch()
+        """Called by the trainer once a checkpoint is written; every worker has put its random state in it."""
+        wait_for_workers(self.context)
+        if self.context.rank == 0:
+            (Path(str(args.output_dir)) / f"checkpoint-{state.global_step}" / COMPLETE).touch()
 
 
-def last_checkpoint(folder: Path) -> str | None:
-    """The newest whole checkpoint, as a path for ``Trainer.train``; broken ones are removed."""
+def last_checkpoint(folder: Path, *, clean: bool = True) -> str | None:
+    """The newest whole checkpoint, as a path for ``Trainer.train``; broken ones are removed where ``clean``."""
     whole: dict[int, Path] = {}
     for path in folder.glob("checkpoint-*"):
         if (path / COMPLETE).exists():
             whole[int(path.name.split("-")[1])] = path
-        else:
+        elif clean:
             shutil.rmtree(path)
     return str(whole[max(whole)]) if whole else None
 
@@ -130,7 +135,15 @@ def fit(
     trainer.remove_callback(PrinterCallback)  # it prints every step; the callback above reports it instead
     for one in also:
         trainer.add_callback(one)
-    resume = last_checkpoint(context.checkpoints)
+    for name, parameter in model.named_parameters():
+        if ".ref." in name:  # TRL's copy of the adapter, which is the reference
+            parameter.requires_grad_(False)
+    if context.workers > 1:
+        settings = context.recipe.stages[context.name]
+        if isinstance(settings, Training):  # the answers of GRPO and RLOO always divide evenly
+            share_batches(trainer, settings.batch_size, context)
+    resume = last_checkpoint(context.checkpoints, clean=context.rank == 0)
+    wait_for_workers(context)  # nobody writes a checkpoint while broken ones are still being removed
     if resume:
         callback.tokens = callback.tokens_before = _tokens_of(Path(resume))
     with context.working(), quick_backward(trunk):

@@ -21,6 +21,7 @@ from alignment.recipe import (
     SampleStage,
     TournamentStage,
     stage_inputs,
+    workers_of,
 )
 from alignment.recipe_faults import nearest, suggestion
 
@@ -100,6 +101,7 @@ def _makers(kind: str, fitting: list[str]) -> str:
 def _stage_faults(name: str, stage: Any, recipe: Recipe) -> Iterator[Fault]:
     """What is wrong between a stage's own settings, and with those of the stage it reads."""
     at = f"stages.{name}"
+    yield from _worker_faults(at, stage, workers_of(recipe, stage))
     if isinstance(stage, PreferencesStage | HumanPreferencesStage | JudgeStage):
         sources = stage_inputs(stage)["responses"]
         source = recipe.stages.get(sources[0])
@@ -120,6 +122,20 @@ def _stage_faults(name: str, stage: Any, recipe: Recipe) -> Iterator[Fault]:
             yield Fault(f"{opponent} stands twice", "keep one of them", field=f"{at}.against")
     elif isinstance(stage, TournamentStage | OveroptimisationStage):
         yield from _policies_faults(at, stage, recipe)
+
+
+def _worker_faults(at: str, stage: Any, workers: int) -> Iterator[Fault]:
+    """Workers share each batch evenly, so that as many of them as you like take the steps that one would."""
+    if workers == 1:
+        return
+    if isinstance(stage, PpoStage):
+        yield Fault(f"PPO runs on one worker, not on {workers}", "set workers: 1 for this stage", field=f"{at}.workers")
+    elif stage.batch_size % workers:
+        accumulated = stage.batch_size * getattr(stage, "gradient_accumulation", 1)
+        remedy = f"give a multiple of {workers}"
+        if accumulated % workers == 0:
+            remedy = f"set batch_size: {accumulated} and gradient_accumulation: 1, which takes the same steps"
+        yield Fault(f"{workers} workers cannot share batches of {stage.batch_size}", remedy, field=f"{at}.batch_size")
 
 
 def _vllm_faults(at: str, stage: PpoStage | GroupStage) -> Iterator[Fault]:

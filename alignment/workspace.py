@@ -6,6 +6,7 @@ models/<name>/            base models, converted once
 runs/<run>/               recipe.yaml as resolved, report.html, report.json
 answers/                  what a judge's endpoint was paid for: one file an answer, named by its question's digest
 registry/<model>/v<N>/    what was promoted: a plain Hugging Face folder
+metrics/<stage>.prom      what a stage under way is doing, for Prometheus
 prefect/  mlflow.db  services/   what the services keep; their addresses and logs
 """
 

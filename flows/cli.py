@@ -225,6 +225,44 @@ def votes_agreement(
     votes_agreement_command(workspace, store, (rater or [], since, until, 0.0, queue), as_json=json)
 
 
+@app.command()
+def backup(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The backup to write: a tar file.")],
+    workspace: WorkspaceOption = WORKSPACE,
+    json: JsonOption = False,
+) -> None:
+    """Writes the workspace, databases included, into one file."""
+    from flows.keeping import backup_command
+
+    backup_command(workspace, file, as_json=json)
+
+
+@app.command()
+def restore(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="What `rlhf backup` wrote.")],
+    workspace: WorkspaceOption = WORKSPACE,
+    json: JsonOption = False,
+) -> None:
+    """Makes a new workspace from a backup, every file checked."""
+    from flows.keeping import restore_command
+
+    restore_command(file, workspace, as_json=json)
+
+
+@app.command()
+def gc(
+    workspace: WorkspaceOption = WORKSPACE,
+    runs: Annotated[int, typer.Option(min=0, help="Keep what this many of the newest runs refer to.")] = 10,
+    days: Annotated[float, typer.Option(min=0, help="Keep unfinished stages younger than this.")] = 7.0,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove it; without this it is only listed.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Lists the artifacts and unfinished stages that nothing refers to, and removes them with --yes."""
+    from flows.keeping import gc_command
+
+    gc_command(workspace, runs=runs, days=days, remove=yes, as_json=json)
+
+
 @models_app.command("list")
 def models_list(workspace: WorkspaceOption = WORKSPACE, json: JsonOption = False) -> None:
     """Every registered version, with its aliases."""

@@ -36,9 +36,10 @@ def check_command(given: str, workspace: Path, overrides: list[str], *, as_json:
     space = Workspace(workspace.resolve())
     services.quiet_environment(space)
     from alignment.check import check_recipe
+    from flows.cluster import cluster_faults
 
     recipe, path = prepare(given, overrides)
-    faults = check_recipe(recipe, path, space)
+    faults = check_recipe(recipe, path, space) + cluster_faults(recipe)
     if as_json:
         rows = [
             {"file": f.file, "row": f.row, "field": f.field, "problem": f.problem, "remedy": f.remedy} for f in faults

@@ -21,6 +21,7 @@ from alignment.loading import dump_recipe, recipe_digest, resolve_data, with_abs
 from alignment.recipe import Recipe
 from alignment.workspace import Workspace, file_digest, write_text
 from flows import services
+from flows.cluster import cluster_faults
 from flows.commands import shown_stages
 from flows.display import Terminal
 from flows.pipeline import RunRequest, check_start, pipeline
@@ -36,7 +37,7 @@ def checked(recipe: Recipe, path: Path, workspace: Workspace) -> None:
     known: list[str] = json.loads(passed.read_text("utf-8")) if passed.exists() else []
     if identity in known:
         return
-    if faults := check_recipe(recipe, path, workspace):
+    if faults := check_recipe(recipe, path, workspace) + cluster_faults(recipe):
         raise InputError(faults)
     write_text(passed, json.dumps([*known[-99:], identity]))
 

@@ -6,7 +6,6 @@ folder ``partial/<key>``, so the same stage, run again after any kind of death, 
 """
 
 import fcntl
-import importlib
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -24,13 +23,15 @@ from alignment.faults import Fault, InputError
 from alignment.models.base import prepare_base
 from alignment.models.memory import keep_freed_memory
 from alignment.preferences.judges.settings import folder_data, judge_folder, judges_of
-from alignment.recipe import BASE, Recipe, stage_inputs
+from alignment.recipe import BASE, Recipe, stage_inputs, workers_of
 from alignment.records import Artifact
 from alignment.reward.functions import data_name
 from alignment.reward.settings import FunctionReward
-from alignment.stage import Progress, StageContext, StageResult
+from alignment.stage import Progress, StageContext
 from alignment.workspace import Workspace, file_digest, folder_digest
+from flows.cluster import run_stage
 from flows.display import describe
+from flows.metrics import StageMetrics
 from flows.progress import listener
 
 RUNNERS = {  # the module whose `run` makes a stage of this kind, and the data files it reads
@@ -50,11 +51,13 @@ RUNNERS = {  # the module whose `run` makes a stage of this kind, and the data f
     "overoptimisation": ("alignment.evaluation.overoptimisation", ("prompts", "rubric")),
 }
 SAMPLES = ("sample", "ppo", "grpo", "rloo")  # kinds whose answers a vLLM server may draw, with kernels of its own
-BY_FILE: Any = {
+BESIDE: Any = {
     "raters": {"rubric"},
     "judge": {"folder"},
     "rewards": {"__all__": {"function": True, "judge": {"folder"}}},
-}  # paths: what their files hold counts
+    "workers": True,
+}
+"""Settings that do not count as they are written: paths (what their files hold counts), and who does the work."""
 DASHBOARD_SECONDS = 5.0  # between two updates of a progress artifact
 RETRIES = [2.0, 10.0]  # seconds before each retry, of failures that pass by themselves
 
@@ -78,13 +81,15 @@ class Job:
         """The cache key: equal keys mean equal artifacts."""
         module, _data = RUNNERS[self.settings.kind]
         recipe = self.recipe
+        workers = workers_of(recipe, self.settings)
         return digest_of(
             {
                 "name": self.name,
-                "settings": self.settings.model_dump(mode="json", exclude=BY_FILE),
+                "settings": self.settings.model_dump(mode="json", exclude=BESIDE),
                 "seed": recipe.seed,
                 "held_out": recipe.data.held_out,
                 "model": [recipe.model.dtype, recipe.resources.device, recipe.resources.threads],
+                **({"workers": workers} if workers > 1 else {}),  # sums depend on it; where they are does not count
                 **({"vllm": True} if recipe.resources.vllm and self.settings.kind in SAMPLES else {}),
                 "template": file_digest(Path(recipe.model.chat_template)) if recipe.model.chat_template else None,
                 "inputs": {name: artifact.digest for name, artifact in self.inputs.items()},
@@ -157,6 +162,7 @@ def _make(job: Job, key: str) -> Artifact:
     output = partial / "output"
     shutil.rmtree(output, ignore_errors=True)  # what a dead run had half written
     output.mkdir()
+    metrics = StageMetrics(job.workspace, job.name, {"recipe": job.recipe.name, "kind": job.settings.kind})
     context = StageContext(
         name=job.name,
         recipe=job.recipe,
@@ -164,14 +170,17 @@ def _make(job: Job, key: str) -> Artifact:
         data=job.data,
         output=output,
         checkpoints=job.workspace.folder("partial", key, "checkpoints"),
-        report=_reporter(job),
+        report=_reporter(job, metrics),
         kept=job.workspace.folder("answers"),
     )
     keep_freed_memory()
     if job.recipe.resources.threads:
         torch.set_num_threads(job.recipe.resources.threads)
     module, _data = RUNNERS[job.settings.kind]
-    result: StageResult = importlib.import_module(module).run(job.settings, context)
+    try:
+        result = run_stage(module, job.settings, context)
+    finally:
+        metrics.close()
     seconds = time.perf_counter() - started
     draft = Artifact(
         name=job.name,
@@ -184,16 +193,16 @@ def _make(job: Job, key: str) -> Artifact:
         metrics=result.metrics,
         work_seconds=context.work_seconds,
         seconds=seconds,
-        cpu_seconds=time.process_time() - processor,
-        gpu_seconds=seconds if torch.cuda.is_available() and job.recipe.resources.device != "cpu" else 0.0,
+        cpu_seconds=time.process_time() - processor + context.cpu_seconds,
+        gpu_seconds=context.gpu_seconds,
         tokens_trained=result.tokens_trained,
         tokens_sampled=result.tokens_sampled,
     )
     return job.workspace.publish(draft, output)
 
 
-def _reporter(job: Job) -> Any:
-    """Passes a stage's progress on to the run's listener, and now and then to the dashboard."""
+def _reporter(job: Job, metrics: StageMetrics) -> Any:
+    """Passes a stage's progress on to the run's listener, and now and then to Prometheus and the dashboard."""
     hears = listener.get()
     started = time.monotonic()
     artifact_id: Any = None
@@ -202,6 +211,7 @@ def _reporter(job: Job) -> Any:
     def report(progress: Progress) -> None:
         nonlocal artifact_id, last
         hears.stage_progress(job.name, progress)
+        metrics.write(progress)
         done = progress.step >= progress.total
         if TaskRunContext.get() is None or (time.monotonic() - last < DASHBOARD_SECONDS and not done):
             return

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn
 from alignment.faults import Fault, InputError
 from alignment.loading import EMBEDDED_PREFIX, is_path
 from alignment.models import embedded
-from alignment.recipe import ModelSettings, Recipe
+from alignment.recipe import ModelSettings, Recipe, workers_of
 from alignment.recipe_faults import suggestion
 from alignment.workspace import Workspace
 
@@ -77,14 +77,20 @@ def read_config(settings: ModelSettings, workspace: Workspace | None = None) -> 
 
 
 def device_faults(recipe: Recipe) -> list[Fault]:
-    """The fault of asking for a GPU that is not there."""
-    if recipe.resources.device != "cuda":
+    """The fault of asking for GPUs that are not there; a cluster's are not known here."""
+    resources = recipe.resources
+    if resources.device != "cuda" or resources.address is not None:
         return []
     import torch
 
-    if torch.cuda.is_available():
+    if not torch.cuda.is_available():
+        return [Fault("cuda, but torch finds no GPU here", "set it to auto or cpu", field="resources.device")]
+    workers = max(workers_of(recipe, stage) for stage in recipe.stages.values())
+    each = 1.0 if resources.gpus_per_worker is None else resources.gpus_per_worker
+    if workers * each <= (here := torch.cuda.device_count()):
         return []
-    return [Fault("cuda, but torch finds no GPU here", "set it to auto or cpu", field="resources.device")]
+    problem = f"{workers} workers with {each:g} GPUs each, and this machine has {here}"
+    return [Fault(problem, "lower workers, or give a cluster's address", field="resources.workers")]
 
 
 def _locate(settings: ModelSettings, workspace: Workspace | None) -> tuple[Path, str | None]:

@@ -31,10 +31,12 @@ class TokenisedDPOTrainer(DPOTrainer):  # type: ignore[misc]  # TRL is untyped
     def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
         return dataset
 
-    def _precompute_ref_logps(self, *args: Any, **kwargs: Any) -> Any:
+    def _precompute_ref_logps(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
         # The first call after TRL patched its own head onto the model, and before anything uses it.
         add_response_head(self.model)
-        return super()._precompute_ref_logps(*args, **kwargs)
+        if self.accelerator.num_processes > 1:  # rank 0 writes a file that all read: where all of them can
+            dataset._get_cache_file_path = lambda mark: str(Path(self.args.output_dir) / f"reference-{mark}.arrow")
+        return super()._precompute_ref_logps(dataset, *args, **kwargs)
 
 
 def run(settings: DpoStage, context: StageContext) -> StageResult:
@@ -57,6 +59,8 @@ def run(settings: DpoStage, context: StageContext) -> StageResult:
         context,
         also=(snapshots,),
     )
+    if context.rank > 0:
+        return StageResult("model", {})
     save_policy(trainer.model, tokenizer, base, context.output)
     snapshots.publish()
     write_text(context.output / "curves.json", json.dumps(callback.curves, sort_keys=True))

@@ -31,7 +31,7 @@ class GroupCallback(StageCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any
     ) -> None:
         """Called by the trainer after each step with that step's metrics."""
-        if "reward" in (logs or {}):
+        if "reward" in (logs or {}) and self.context.rank == 0:
             self._say(state)
         super().on_log(args, state, control, logs)
 

@@ -41,6 +41,7 @@ class GroupStage(Settings):
     beta: NotNegative  # coefficient of the KL to the reference, which is what the policy started from; 0: none is kept
     clip_low: Annotated[float, Field(gt=0, lt=1)] = 0.2
     clip_high: Positive = 0.2  # 0.28 is "clip higher" (Yu et al. 2025, DAPO)
+    workers: Count | None = None  # None: as many as `resources.workers`; they share each batch
     mask_truncated: bool = False  # leave answers that were cut off out of the loss (Yu et al. 2025, section 3.4)
 
     @field_validator("rewards")

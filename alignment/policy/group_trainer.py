@@ -53,6 +53,7 @@ class Rollouts:
     seed: int
     updates_per_step: int  # optimizer steps on one step's answers
     epochs: int
+    rank: int = 0  # of this worker: each samples and scores as many of a step's answers, in the order of the ranks
     answers: list[Answer] = field(default_factory=list)
     scores: dict[str, list[float]] = field(default_factory=dict)
     tokens: int = 0  # of prompts and answers that passed through training since this process began
@@ -60,7 +61,8 @@ class Rollouts:
     def sample(self, prompts: Sequence[Sequence[int]], optimizer_step: int) -> list[list[int]]:
         """The tokens of one answer to each prompt; equal prompts stand together and are prefilled once."""
         step = optimizer_step // self.updates_per_step
-        seeds = [derived_seed(self.seed, "answer", step, index) for index in range(len(prompts))]
+        first = self.rank * len(prompts)
+        seeds = [derived_seed(self.seed, "answer", step, first + index) for index in range(len(prompts))]
         with _usual_attention(self.base):
             groups = self.engine.generate(prompts, sampling=self.sampling, seeds=seeds)
         return [list(completion.tokens) for (completion,) in groups]
@@ -109,7 +111,8 @@ class OurRollouts:
         metrics = self._metrics["train"]  # type: ignore[has-type]
         named = dict(our_metrics(metrics))
         if named:
-            named["num_tokens"] = [float(self.rollouts.tokens)]
+            tokens = torch.tensor([self.rollouts.tokens], device=self.accelerator.device)  # type: ignore[attr-defined]
+            named["num_tokens"] = [float(gather(tokens).sum())]
         self._metrics = {"train": defaultdict(list, named), "eval": defaultdict(list)}
         super().log(logs, start_time)  # type: ignore[misc]
 

@@ -53,6 +53,7 @@ def run(settings: GrpoStage | RlooStage, context: StageContext) -> StageResult:
         seed=context.recipe.seed,
         updates_per_step=settings.epochs * settings.minibatches,
         epochs=settings.epochs,
+        rank=context.rank,
     )
     tables = context.checkpoints / "samples"  # not in the output, which a restart begins anew
 
@@ -67,6 +68,8 @@ def run(settings: GrpoStage | RlooStage, context: StageContext) -> StageResult:
         callback=GroupCallback(context, settings, rollouts, tables),
         also=(snapshots,),
     )
+    if context.rank > 0:
+        return StageResult("model", {})
     save_policy(trainer.model, tokenizer, base, context.output)
     snapshots.publish()
     shutil.copytree(tables, context.output / "samples")
@@ -150,9 +153,6 @@ def _trainer(
         for model in filter(None, (trainer.model, trainer.ref_model)):
             add_response_head(model, temperature=settings.sampling.temperature, statistics=False)
     trainer.rollouts = rollouts
-    for name, parameter in policy.named_parameters():
-        if ".ref." in name:  # TRL's copy of the adapter, which is the reference
-            parameter.requires_grad_(False)
     return trainer
 
 

@@ -39,6 +39,8 @@ def run(settings: SftStage, context: StageContext) -> StageResult:
         lambda callback: _trainer(settings, context, model, tokenizer, Dataset.from_list(kept), callback),
         context,
     )
+    if context.rank > 0:
+        return StageResult("model", {})
     save_policy(trainer.model, tokenizer, base, context.output)
     write_text(context.output / "curves.json", json.dumps(callback.curves, sort_keys=True))
     metrics = final_metrics(callback) | {

@@ -26,11 +26,12 @@ class Snapshots(TrainerCallback):  # type: ignore[misc]  # transformers is untyp
         self, every: int | None, tokenizer: Any, base: Artifact, context: StageContext, *, updates_per_step: int = 1
     ) -> None:
         self.every, self.tokenizer, self.base, self.updates_per_step = every, tokenizer, base, updates_per_step
+        self._writes = context.rank == 0
         self._kept, self._target = context.checkpoints / FOLDER, context.output / FOLDER
 
     def take(self, policy: Any, step: int) -> None:
         """Keeps the policy where ``step`` is due. Half a snapshot never has a snapshot's name."""
-        if self.every is None or step % self.every:
+        if self.every is None or step % self.every or not self._writes:
             return
         folder = self._kept / f"step-{step:06d}"
         partial = folder.with_name("partial")

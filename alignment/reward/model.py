@@ -44,6 +44,8 @@ def run(settings: RewardStage, context: StageContext) -> StageResult:
     trainer, callback, loss = fit(
         model, lambda callback: _trainer(settings, context, model, tokenizer, kept, callback), context
     )
+    if context.rank > 0:
+        return StageResult("reward_model", {})
     trained = trainer.model.merge_and_unload() if isinstance(trainer.model, PeftModel) else trainer.model
     with context.working():
         evaluated = _evaluate(trained, tokenizer, held_out, settings)

@@ -1,0 +1,74 @@
+"""What a stage is doing, for Prometheus: a text file a stage, as node_exporter's textfile collector reads them.
+
+``WORKSPACE/metrics/<stage>.prom`` is written anew while the stage runs, never half, and removed when it ends: a series
+that stands still for a stage that has long ended would be a lie. The format is Prometheus' text exposition format
+(https://prometheus.io/docs/instrumenting/exposition_formats/).
+"""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from alignment.stage import Progress
+from alignment.workspace import Workspace, write_text
+
+SECONDS = 5.0  # between two versions of a file; Prometheus usually looks every 15
+HELP = {
+    "rlhf_stage_step": "The optimizer step (or batch) that a stage has finished.",
+    "rlhf_stage_steps": "The steps that it will have made at its end.",
+    "rlhf_stage_tokens": "The tokens that it has trained on and sampled.",
+    "rlhf_stage_tokens_per_second": "Tokens a second since the file's version before.",
+    "rlhf_stage_updated_seconds": "When this file was written, in seconds since 1970.",
+    "rlhf_stage_metric": "The newest value of each of a stage's own metrics, such as its loss.",
+}
+
+
+class StageMetrics:
+    """The file of one stage while it runs."""
+
+    def __init__(self, workspace: Workspace, stage: str, labels: Mapping[str, str]) -> None:
+        self.path: Path = workspace.folder("metrics") / f"{stage}.prom"
+        self.labels = {"stage": stage, **labels}
+        self._last, self._tokens = float("-inf"), 0
+
+    def write(self, progress: Progress) -> None:
+        """Writes the file, if its last version is old enough or this step is the last."""
+        now = time.monotonic()
+        if now - self._last < SECONDS and progress.step < progress.total:
+            return
+        rate = (progress.tokens - self._tokens) / (now - self._last)  # 0 at first: infinitely long ago
+        self._last, self._tokens = now, progress.tokens
+        values = {
+            "rlhf_stage_step": progress.step,
+            "rlhf_stage_steps": progress.total,
+            "rlhf_stage_tokens": progress.tokens,
+            "rlhf_stage_tokens_per_second": rate,
+            "rlhf_stage_updated_seconds": time.time(),
+        }
+        lines = [line for name, value in values.items() for line in _family(name, [({}, value)], self.labels)]
+        own = [({"metric": name}, value) for name, value in sorted(progress.metrics.items())]
+        lines += _family("rlhf_stage_metric", own, self.labels)
+        write_text(self.path, "\n".join(lines) + "\n")
+
+    def close(self) -> None:
+        """Removes the file."""
+        self.path.unlink(missing_ok=True)
+
+
+def _family(name: str, rows: list[tuple[dict[str, str], float]], labels: Mapping[str, str]) -> list[str]:
+    lines = [f"# HELP {name} {HELP[name]}", f"# TYPE {name} gauge"]
+    for more, value in rows:
+        pairs = ",".join(f'{key}="{_escaped(text)}"' for key, text in {**labels, **more}.items())
+        lines.append(f"{name}{{{pairs}}} {_number(value)}")
+    return lines
+
+
+def _number(value: float) -> str:
+    """As Go's ParseFloat reads it: NaN, +Inf, -Inf and the rest."""
+    if value != value:
+        return "NaN"
+    return {float("inf"): "+Inf", float("-inf"): "-Inf"}.get(value, repr(value))
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')
