@@ -100,7 +100,7 @@ def test_files_are_not_changed(program, tmp_path: Path):
         "import os; os.fork()",
         "import os; os.execv('/bin/true', ['true'])",
         "import subprocess; subprocess.run(['true'])",
-        f"import os; os.kill({os.getpid()}, 0)",
+        pytest.param(f"import os; os.kill({os.getpid()}, 0)", id="the process of the tests"),
         "import os, signal; os.kill(os.getppid(), signal.SIGTERM)",
         "import resource; resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY,) * 2)",
     ],
