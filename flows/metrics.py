@@ -29,20 +29,21 @@ class StageMetrics:
     def __init__(self, workspace: Workspace, stage: str, labels: Mapping[str, str]) -> None:
         self.path: Path = workspace.folder("metrics") / f"{stage}.prom"
         self.labels = {"stage": stage, **labels}
-        self._last, self._tokens = float("-inf"), 0
+        self._last, self._tokens, self._rate = float("-inf"), 0, 0.0
 
     def write(self, progress: Progress) -> None:
         """Writes the file, if its last version is old enough or this step is the last."""
         now = time.monotonic()
         if now - self._last < SECONDS and progress.step < progress.total:
             return
-        rate = (progress.tokens - self._tokens) / (now - self._last)  # 0 at first: infinitely long ago
+        if now > self._last:  # two steps can fall on one tick of the clock
+            self._rate = (progress.tokens - self._tokens) / (now - self._last)  # 0 at first: infinitely long ago
         self._last, self._tokens = now, progress.tokens
         values = {
             "rlhf_stage_step": progress.step,
             "rlhf_stage_steps": progress.total,
             "rlhf_stage_tokens": progress.tokens,
-            "rlhf_stage_tokens_per_second": rate,
+            "rlhf_stage_tokens_per_second": self._rate,
             "rlhf_stage_updated_seconds": time.time(),
         }
         lines = [line for name, value in values.items() for line in _family(name, [({}, value)], self.labels)]

@@ -113,7 +113,10 @@ def test_setting_one_alias_leaves_the_others(path: Path) -> None:
 
 OS_SYSTEM = "'tag:yaml.org,2002:python/object:os.system'"
 NAME_RULE = "begin with a lower-case letter; then letters, digits, - and _; 40 at most"
-KINDS = "sft, sample, preferences, human_preferences, preference_file, reward, dpo, ppo, grpo, rloo, evaluate"
+KINDS = (
+    "sft, sample, preferences, human_preferences, preference_file, judge, reward, dpo, ppo, grpo, rloo, evaluate, "
+    "tournament, overoptimisation"
+)
 
 
 @pytest.mark.parametrize(
