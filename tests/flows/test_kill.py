@@ -32,6 +32,11 @@ CHANGES = {
 PATIENCE = 400.0  # seconds for one process, on a machine that has other things to do
 
 
+def hear_ctrl_c() -> None:
+    """A shell starts what runs in its background deaf to Ctrl-C, and so are its children: not this one."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @dataclass
 class Attempt:
     """One process on the workspace: what it did until it was stopped."""
@@ -48,8 +53,9 @@ class Attempt:
         environment = {k: v for k, v in os.environ.items() if k != "PREFECT_HOME"}
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                command, stdout=log, stderr=log, cwd=ROOT, env=environment, start_new_session=True
-            )
+                command, stdout=log, stderr=log, cwd=ROOT, env=environment, start_new_session=True,
+                preexec_fn=hear_ctrl_c,
+            )  # fmt: skip
         return self
 
     def done(self, stage: str) -> bool:
