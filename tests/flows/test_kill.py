@@ -10,7 +10,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,9 +33,14 @@ CHANGES = {
 PATIENCE = 400.0  # seconds for one process, on a machine that has other things to do
 
 
-def hear_ctrl_c() -> None:
-    """A shell starts what runs in its background deaf to Ctrl-C, and so are its children: not this one."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+@contextmanager
+def hearing_ctrl_c() -> Iterator[None]:
+    """A shell starts what runs in its background deaf to Ctrl-C, and so are its children: not those started here."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @dataclass
@@ -51,11 +57,10 @@ class Attempt:
         self.began = time.time()
         command = [sys.executable, "-m", "flows.cli", "run", str(self.recipe), "-w", str(self.root)]
         environment = {k: v for k, v in os.environ.items() if k != "PREFECT_HOME"}
-        with self.log.open("wb") as log:
+        with self.log.open("wb") as log, hearing_ctrl_c():
             self.process = subprocess.Popen(
-                command, stdout=log, stderr=log, cwd=ROOT, env=environment, start_new_session=True,
-                preexec_fn=hear_ctrl_c,
-            )  # fmt: skip
+                command, stdout=log, stderr=log, cwd=ROOT, env=environment, start_new_session=True
+            )
         return self
 
     def done(self, stage: str) -> bool:
