@@ -20,13 +20,12 @@ from alignment.evaluation.kl import response_kl
 from alignment.evaluation.models import PolicyPool
 from alignment.evaluation.reward_metrics import mean
 from alignment.evaluation.settings import OveroptimisationStage
-from alignment.models.loading import load_reward_model
 from alignment.policy.snapshots import snapshots_of
 from alignment.preferences.raters import SimulatedRater, simulated_raters
 from alignment.preferences.rubric import load_rubric
 from alignment.recipe_base import BASE
 from alignment.records import Artifact, Comparison, Prompt, Record, Response, Sampling
-from alignment.reward.model import score
+from alignment.rollouts.best_of import Score, reward_model_score
 from alignment.rollouts.stage import response_seed
 from alignment.stage import Progress, StageContext, StageResult
 from alignment.workspace import file_digest, write_text
@@ -64,6 +63,7 @@ class _Lab:
     prompts: list[Prompt]
     raters: Sequence[SimulatedRater]
     pool: PolicyPool
+    proxy: Score | None = None  # loaded when it is first asked
     done: int = 0
     tokens: int = 0
 
@@ -137,9 +137,12 @@ def _answers(lab: _Lab, artifact: Artifact, per_prompt: int) -> Measured:
         ]))
         for ids, group in zip(asked, drawn, strict=True)
     ]  # fmt: skip
-    model, tokenizer = load_reward_model(lab.context.inputs[settings.reward], recipe)
-    whole = [[*ids, *one.tokens] for ids, group in zip(asked, drawn, strict=True) for one in group]
-    proxy = score(model, tokenizer, whole, batch_size=settings.batch_size)
+    if lab.proxy is None:
+        lab.proxy = reward_model_score(
+            lab.context, settings.reward, settings.model, policy.tokenizer, batch_size=settings.batch_size
+        )
+    flat = [(ids, one) for ids, group in zip(asked, drawn, strict=True) for one in group]
+    proxy = lab.proxy([ids for ids, _one in flat], [one for _ids, one in flat])
     rows = [(prompt, one) for prompt, group in zip(lab.prompts, drawn, strict=True) for one in group]
     responses = [
         Response(

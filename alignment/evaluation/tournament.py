@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 
-from alignment.chat import render_prompt, template_digest
+from alignment.chat import render_prompt
 from alignment.data.digests import content_id
 from alignment.data.jsonl import read_records, write_records
 from alignment.evaluation.answers import draw, held_out_prompts
@@ -22,15 +22,11 @@ from alignment.evaluation.models import PolicyPool
 from alignment.evaluation.ratings import bradley_terry
 from alignment.evaluation.settings import TournamentStage
 from alignment.evaluation.win_rate import Rate, win_rate
-from alignment.faults import StageError
-from alignment.models.loading import load_reward_model
 from alignment.preferences.raters import simulated_raters
 from alignment.preferences.rubric import load_rubric
 from alignment.recipe_base import BASE
 from alignment.records import Artifact, Prompt, Record, Response
-from alignment.reward.model import score
-from alignment.rollouts.best_of import best_of
-from alignment.rollouts.engine import Completion
+from alignment.rollouts.best_of import best_of, reward_model_score
 from alignment.rollouts.stage import response_seed
 from alignment.stage import Progress, StageContext, StageResult
 from alignment.workspace import write_text
@@ -187,23 +183,15 @@ def _best_of(
     assert settings.reward is not None
     artifact = context.inputs[settings.model]
     policy = pool.use(artifact)
-    model, tokenizer = load_reward_model(context.inputs[settings.reward], context.recipe)
-    if template_digest(policy.tokenizer) != template_digest(tokenizer):
-        raise StageError(
-            f"{settings.reward} was trained with another chat template than {settings.model} answers with; "
-            "train the reward model from the same base"
-        )
-
-    def chosen_by(asked: Sequence[Sequence[int]], completions: Sequence[Completion]) -> list[float]:
-        whole = [[*ids, *one.tokens] for ids, one in zip(asked, completions, strict=True)]
-        return score(model, tokenizer, whole, batch_size=settings.batch_size)
-
+    score = reward_model_score(
+        context, settings.reward, settings.model, policy.tokenizer, batch_size=settings.batch_size
+    )
     sampling = settings.sampling.model_copy(update={"temperature": settings.best_of_temperature})
     seeds = [response_seed(context.recipe.seed, prompt.id, 0) for prompt in prompts]
     engine = policy.engine(settings.batch_size)
     asked = [render_prompt(policy.tokenizer, prompt.messages) for prompt in prompts]
     with context.working():
-        drawn = best_of(engine, asked, candidates=settings.best_of, score=chosen_by, sampling=sampling, seeds=seeds)
+        drawn = best_of(engine, asked, candidates=settings.best_of, score=score, sampling=sampling, seeds=seeds)
     responses = [
         Response(id=content_id(["answer", BEST_OF, prompt.id, seed]), prompt_id=prompt.id, text=one.text, model=BEST_OF,
                  sampling=sampling, seed=seed, tokens=len(one.tokens), finished=one.finished)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+from alignment.plan.experiments import overoptimisation, tournament
 from alignment.plan.judges import judge_online, judge_stage
 from alignment.plan.sizes import ModelSize
 from alignment.plan.texts import Measured, Pair, Texts
@@ -18,7 +19,6 @@ from alignment.recipe import (
     EvaluateStage,
     GrpoStage,
     HumanPreferencesStage,
-    OveroptimisationStage,
     PpoStage,
     PreferenceFileStage,
     Recipe,
@@ -52,8 +52,7 @@ class Planner:
             "sft": self._sft, "sample": self._sample, "reward": self._reward, "dpo": self._dpo, "ppo": self._ppo,
             "grpo": self._group, "rloo": self._group, "evaluate": self._evaluate, "preferences": self._programs,
             "human_preferences": self._people, "judge": partial(judge_stage, self), "preference_file": self._programs,
-            "tournament": self._tournament,
-            "overoptimisation": self._overoptimisation,
+            "tournament": partial(tournament, self), "overoptimisation": partial(overoptimisation, self),
         }  # fmt: skip
         work = StageWork(name, settings.kind)
         kinds[settings.kind](work, settings)
@@ -183,7 +182,7 @@ class Planner:
         mean, longest = sum(lengths) / max(1, len(lengths)) + new, max(lengths, default=0) + new
         return Pass(rows * mean, 0, math.ceil(rows / batch), mean, min(rows, batch) * longest, 0)
 
-    def _hold_reward_models(self, work: StageWork, stage: Any) -> int:
+    def hold_reward_models(self, work: StageWork, stage: Any) -> int:
         """Holds a stage's reward models; returns how many there are."""
         named = [stage.reward] if getattr(stage, "reward", None) else []
         named += [reward.model for reward in getattr(stage, "rewards", ()) if isinstance(reward, ModelReward)]
@@ -207,7 +206,7 @@ class Planner:
         candidates = stage.per_prompt * stage.best_of
         draw = self.draw(prompts.lengths, scale, max(candidates, stage.sampling.beams), stage.batch_size, new)
         work.activities.append(draw)
-        if self._hold_reward_models(work, stage):
+        if self.hold_reward_models(work, stage):
             work.activities.append(self.scored(draw.rows, prompts.lengths, new, 32))
         work.sampled, work.at_most = count * stage.per_prompt * new, True
 
@@ -219,7 +218,7 @@ class Planner:
         new, rows = stage.sampling.max_new_tokens, float(stage.steps * stage.episodes)
         scale = rows / stage.per_prompt / max(1, len(lengths))
         work.activities.append(self.draw(lengths, scale, stage.per_prompt, ENGINE_BATCH, new))
-        for _ in range(self._hold_reward_models(work, stage)):
+        for _ in range(self.hold_reward_models(work, stage)):
             work.activities.append(self.scored(rows, lengths, new, 32))
         for reward in getattr(stage, "rewards", ()):
             if isinstance(reward, JudgeReward):
@@ -292,60 +291,14 @@ class Planner:
         for _ in names:
             work.activities.append(self.draw(asked, scale, stage.sampling.beams, stage.batch_size, new))
         measured = min(stage.kl_prompts, count)
-        self._measure_kl(work, asked, measured, 1, stage.batch_size, new)
+        self.measure_kl(work, asked, measured, 1, stage.batch_size, new)
         policies, work.models = work.models, []  # the policies are freed before a reward model is loaded
-        for _ in range(self._hold_reward_models(work, stage)):
+        for _ in range(self.hold_reward_models(work, stage)):
             work.activities.append(self.scored(count * len(names), asked, new, stage.batch_size))
         work.models = max(policies, work.models, key=sum)
         work.sampled, work.at_most = (count * len(names) + measured) * new, True
 
-    def _asked(self, limit: int | None, part: str) -> tuple[tuple[int, ...], int]:
-        """The lengths of the held-out prompts that are known, and how many are asked."""
-        held_out = self.texts.held_out_prompts
-        count = held_out.count if part == "all" else math.ceil(held_out.count / 2)
-        return held_out.lengths, min(count, limit or count)
-
-    def _tournament(self, work: StageWork, stage: TournamentStage) -> None:
-        players = [stage.model, *stage.policies]
-        self.hold_policies(work, players)
-        asked, count = self._asked(stage.limit, stage.part)
-        scale, new = count / max(1, len(asked)), stage.sampling.max_new_tokens
-        work.activities += [self.draw(asked, scale, 1, stage.batch_size, new)] * len(players)
-        measured = min(stage.kl_prompts, count)
-        for _ in stage.policies:
-            self._measure_kl(work, asked, measured, 1, stage.batch_size, new)
-        work.sampled = (count * len(players) + measured * len(stage.policies)) * new
-        if stage.best_of > 1:
-            work.activities.append(self.draw(asked, scale, stage.best_of, stage.batch_size, new))
-            for _ in range(self._hold_reward_models(work, stage)):
-                work.activities.append(self.scored(count * stage.best_of, asked, new, stage.batch_size))
-            work.sampled += count * stage.best_of * new
-        work.at_most = True
-
-    def _overoptimisation(self, work: StageWork, stage: OveroptimisationStage) -> None:
-        self.hold_policies(work, [stage.model, *stage.policies])
-        asked, count = self._asked(stage.limit, stage.part)
-        new, scale = stage.max_new_tokens, count / max(1, len(asked))
-        moments = sum(self._moments(self.recipe.stages.get(name)) for name in stage.policies)
-        work.adapters *= max(1, moments // max(1, len(stage.policies)))
-        rows = [stage.best_of] + [stage.per_prompt] * moments
-        models = self._hold_reward_models(work, stage)
-        for per_prompt in rows:
-            work.activities.append(self.draw(asked, scale, per_prompt, stage.batch_size, new))
-            for _ in range(models):
-                work.activities.append(self.scored(count * per_prompt, asked, new, stage.batch_size))
-        for _ in range(moments):
-            self._measure_kl(work, asked, count, stage.per_prompt, stage.batch_size, new)
-        work.sampled, work.at_most = sum(rows) * count * new, True
-
-    def _moments(self, stage: Any) -> int:
-        """How many snapshots a policy has, its end included; an epoch's steps are not known here, so at most ten."""
-        every, steps = getattr(stage, "snapshot_every", None), getattr(stage, "steps", None)
-        if every is None:
-            return 1
-        return math.ceil(steps / every) if steps else 10
-
-    def _measure_kl(
+    def measure_kl(
         self, work: StageWork, asked: Sequence[int], prompts: int, per_prompt: int, batch: int, new: int
     ) -> None:
         """Answers at temperature 1, and both models' reading of each."""

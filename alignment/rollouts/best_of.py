@@ -6,10 +6,14 @@ policy is at most ``log n - (n - 1) / n`` nats (Beirami et al. 2024), however fa
 
 import hashlib
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
+from alignment.chat import template_digest
+from alignment.faults import StageError
+from alignment.models.loading import load_reward_model
 from alignment.records import Sampling
 from alignment.rollouts.engine import Completion, Engine
+from alignment.stage import StageContext
 
 Score: TypeAlias = Callable[[Sequence[Sequence[int]], Sequence[Completion]], Sequence[float]]
 """Scores completions, given the prompt (token ids) of each, in their order."""
@@ -43,6 +47,29 @@ def best_of(
         place = max(range(start, start + candidates), key=lambda place: scores[place])  # the first of equals
         kept.append(flat[place])
     return [kept[start : start + per_prompt] for start in range(0, len(kept), per_prompt)]
+
+
+def reward_model_score(
+    context: StageContext, reward: str, model: str, tokenizer: Any, *, batch_size: int = 32
+) -> Score:
+    """The score by the reward model that the stage ``reward`` made, of what ``model`` answers with ``tokenizer``.
+
+    Raises StageError where the reward model was trained with another chat template.
+    """
+    from alignment.reward.model import score  # brings TRL along, which sampling does not need
+
+    judge, its_tokenizer = load_reward_model(context.inputs[reward], context.recipe)
+    if template_digest(tokenizer) != template_digest(its_tokenizer):
+        raise StageError(
+            f"{reward} was trained with another chat template than {model} answers with; "
+            "train the reward model from the same base"
+        )
+
+    def scored(prompts: Sequence[Sequence[int]], completions: Sequence[Completion]) -> list[float]:
+        whole = [[*ids, *completion.tokens] for ids, completion in zip(prompts, completions, strict=True)]
+        return score(judge, its_tokenizer, whole, batch_size=batch_size)
+
+    return scored
 
 
 def _candidate_seed(seed: int, index: int) -> int:

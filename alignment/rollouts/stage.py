@@ -6,18 +6,16 @@ it again.
 
 import hashlib
 from collections.abc import Sequence
-from typing import Any
 
-from alignment.chat import render_prompt, template_digest
+from alignment.chat import render_prompt
 from alignment.data.jsonl import read_records, write_records
 from alignment.data.prompts import load_prompts
-from alignment.faults import StageError
-from alignment.models.loading import load_policy, load_reward_model
+from alignment.models.loading import load_policy
 from alignment.recipe import BASE, SampleStage
 from alignment.records import Prompt, Response
-from alignment.rollouts.best_of import Score, best_of
+from alignment.rollouts.best_of import Score, best_of, reward_model_score
 from alignment.rollouts.build import build_engine
-from alignment.rollouts.engine import Completion, Engine
+from alignment.rollouts.engine import Engine
 from alignment.stage import Progress, StageContext, StageResult
 
 
@@ -28,7 +26,9 @@ def run(settings: SampleStage, context: StageContext) -> StageResult:
     prompts = prompts[: settings.limit]
     model, tokenizer = load_policy(artifact, base, context.recipe)
     engine = build_engine(context, model, tokenizer, batch_size=settings.batch_size, artifact=artifact)
-    score = _chooser(settings, context, tokenizer)
+    score = None
+    if settings.reward is not None:
+        score = reward_model_score(context, settings.reward, settings.model, tokenizer)
     tokens = {prompt.id: render_prompt(tokenizer, prompt.messages) for prompt in prompts}
 
     drawn: dict[str, list[Response]] = {}
@@ -61,29 +61,6 @@ def run(settings: SampleStage, context: StageContext) -> StageResult:
 def response_seed(seed: int, prompt_id: str, index: int) -> int:
     """A response's own seed: it depends on nothing but the recipe's seed, the prompt and its place among the K."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{prompt_id}/{index}".encode()).digest()[:4], "big")
-
-
-def _chooser(settings: SampleStage, context: StageContext, tokenizer: Any) -> Score | None:
-    """The reward model's score of an answer, where the stage keeps the best of several.
-
-    Raises StageError where the reward model was trained with another chat template.
-    """
-    if settings.reward is None:
-        return None
-    from alignment.reward.model import score as reward_scores  # brings TRL along, which sampling does not need
-
-    model, reward_tokenizer = load_reward_model(context.inputs[settings.reward], context.recipe)
-    if template_digest(tokenizer) != template_digest(reward_tokenizer):
-        raise StageError(
-            f"{settings.reward} was trained with another chat template than {settings.model} answers with; "
-            "train the reward model from the same base"
-        )
-
-    def chosen_by(prompts: Sequence[Sequence[int]], completions: Sequence[Completion]) -> list[float]:
-        whole = [[*ids, *completion.tokens] for ids, completion in zip(prompts, completions, strict=True)]
-        return reward_scores(model, reward_tokenizer, whole)
-
-    return chosen_by
 
 
 def _blocks(prompts: Sequence[Prompt], tokens: dict[str, list[int]], settings: SampleStage) -> list[list[Prompt]]:
