@@ -25,6 +25,8 @@ def judge_faults(recipe: Recipe, files: Mapping[str, Path]) -> list[Fault]:
     for name, stage in recipe.stages.items():
         for at, judge in _places(name, stage):
             faults += _own_faults(judge, at, files)
+        if getattr(stage, "calibrated_by", None) is not None:
+            faults += _calibration_faults(recipe, stage, f"stages.{name}")
         for index, reward in enumerate(getattr(stage, "rewards", ())):
             if isinstance(reward, JudgeReward):
                 faults += _reward_faults(recipe, stage, reward, f"stages.{name}.rewards.{index}")
@@ -33,8 +35,8 @@ def judge_faults(recipe: Recipe, files: Mapping[str, Path]) -> list[Fault]:
 
 def _places(name: str, stage: Any) -> Iterator[tuple[str, AnyJudge]]:
     """Every judge of a stage and its field in the recipe."""
-    if isinstance(stage, JudgeStage):
-        yield f"stages.{name}.judge", judges_of(stage)["judge"]
+    if (own := judges_of(stage).get("judge")) is not None:
+        yield f"stages.{name}.judge", own
     for index, reward in enumerate(getattr(stage, "rewards", ())):
         if isinstance(reward, JudgeReward):
             yield f"stages.{name}.rewards.{index}.judge", reward.judge
@@ -63,7 +65,12 @@ def _reward_faults(recipe: Recipe, stage: Any, reward: JudgeReward, at: str) -> 
         problem = f"a judge of form {reward.judge.form} compares answers to one prompt, and here is one answer to each"
         remedy = "judge by form score" + ("" if isinstance(stage, EvaluateStage) else ", or raise per_prompt")
         yield Fault(problem, remedy, field=f"{at}.judge.form")
-    calibrated = recipe.stages.get(reward.calibrated_by or "")
-    if isinstance(calibrated, JudgeStage) and judge_digest(calibrated.judge) != judge_digest(reward.judge):
-        problem = f"{reward.calibrated_by} calibrates another judge than this one"
+    yield from _calibration_faults(recipe, reward, at)
+
+
+def _calibration_faults(recipe: Recipe, asking: Any, at: str) -> Iterator[Fault]:
+    """What is wrong between a judge and the stage that ``asking`` says calibrates it."""
+    calibrated = recipe.stages.get(asking.calibrated_by or "")
+    if isinstance(calibrated, JudgeStage) and judge_digest(calibrated.judge) != judge_digest(asking.judge):
+        problem = f"{asking.calibrated_by} calibrates another judge than this one"
         yield Fault(problem, "give both the same settings", field=f"{at}.calibrated_by")
