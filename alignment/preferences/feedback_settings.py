@@ -55,7 +55,7 @@ class ConstitutionStage(Settings):
 
     kind: Literal["constitution"]
     responses: Name | Annotated[tuple[Name, ...], Field(min_length=1)]
-    writer: Writer = Writer(model=BASE)
+    writer: Writer
     principles: Annotated[tuple[Principle, ...], Field(max_length=200)] = ()
     constitution: str | None = None  # a YAML file with `principles` instead; relative to the recipe
     rounds: Annotated[int, Field(ge=1, le=16)] = 1
