@@ -6,7 +6,6 @@ is counted and said beside every figure: an outcome is wanted for each prompt, a
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 from alignment.data.digests import content_id
 from alignment.data.jsonl import read_records, write_records
@@ -20,7 +19,6 @@ from alignment.preferences.judges.settings import AnyJudge, pays
 from alignment.records import Comparison, Prompt, Response
 from alignment.stage import StageContext
 
-K = TypeVar("K")
 MAX_UNREAD = 0.5  # of the pairs; with more, the figures would say nothing of the models
 Answers = Sequence[Response]
 

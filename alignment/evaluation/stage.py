@@ -45,7 +45,7 @@ def run(settings: EvaluateStage, context: StageContext) -> StageResult:
 
     rewards = _rewards(work, answers)
     outcomes, judges = _judge(work, answers, rewards)
-    measured = {}
+    measured: dict[str, float] = {}
     if settings.judge is not None:
         games = {name: (answers[settings.model], answers[name]) for name in outcomes}
         judged = judged_outcomes(settings.judge, settings.calibrated_by, context, prompts, games)

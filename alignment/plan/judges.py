@@ -42,7 +42,11 @@ def judged(planner: Any, work: StageWork, judge: AnyJudge, pairs: float, lengths
 
 def pair_classifier(planner: Any, work: StageWork, stage: PairClassifierStage) -> None:
     """A reward model's work, but that each row has both answers in it."""
-    planner.reward(work, stage, lambda pair: Pair(pair.prompt, *2 * (pair.chosen + pair.rejected,)))
+
+    def both(pair: Pair) -> Pair:
+        return Pair(pair.prompt, pair.chosen + pair.rejected, pair.chosen + pair.rejected)
+
+    planner.reward(work, stage, both)
 
 
 def judge_online(

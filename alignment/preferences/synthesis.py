@@ -64,6 +64,8 @@ def run(settings: SynthesisStage, context: StageContext) -> StageResult:
     tally, drawn, failed = Tally(), list[tuple[Asked, Response]](), 0
     for number, name in enumerate(names):
         mine = [asked for asked in wanted if asked.model == number]
+        if not mine:  # of very few prompts, some models are asked none
+            continue
         path = context.checkpoints / f"answers-{number:03d}.jsonl"
         if number >= len(settings.models):
             endpoint = settings.endpoints[number - len(settings.models)]
@@ -97,12 +99,13 @@ def clean_prompts(
     dirty = contaminated(texts, away, n=settings.contamination_words)
     gone = {repeat.index for repeat in dirty}
     rest = [number for number in range(len(prompts)) if number not in gone]
-    doubles = near_duplicates([texts[number] for number in rest], settings.near_duplicate, seed=seed)
+    clean = [texts[number] for number in rest]
+    doubles = near_duplicates(clean, settings.near_duplicate, seed=seed)
     twice = {repeat.index for repeat in doubles}
     n = settings.contamination_words
     checks = [
         _check(f"prompts with {n} words in a row, or all, of a held-out prompt", texts, away, dirty),
-        _check("prompts that are near-duplicates of another", *2 * ([texts[number] for number in rest],), doubles),
+        _check("prompts that are near-duplicates of another", clean, clean, doubles),
     ]
     return [prompts[number] for place, number in enumerate(rest) if place not in twice], checks
 

@@ -63,8 +63,8 @@ def preference_facts(figures: Mapping[str, float]) -> list[tuple[str, str]]:
     """A preference stage's figures and what they count; a judge's own figures have a table of their own."""
     facts = []
     for name, value in figures.items():
-        if "calibrated" in figures and name not in JUDGED:
-            continue
+        if ("calibrated" in figures and name not in JUDGED) or name.startswith("left_out."):
+            continue  # a table of their own has them
         text = percent(value) if name == "agreement" else count(value) if value == round(value) else short(value)
         facts.append((text, DATA_WORDS.get(name, name.replace("skipped.", "skipped: ").replace("_", " "))))
     return facts

@@ -69,6 +69,8 @@ def test_endpoints_answer_and_repeats_are_left_out(server: FakeServer, tmp_path:
     rows = [{"prompt": f"What is the meaning of thing number {n}?"} for n in range(12)]
     rows += [{"prompt": f"Explain {word} to a child of five years in three words"} for word in WORDS[:8]]
     rows += [{"prompt": "What is the meaning of thing number 3 ?"}]
+    rows += [{"prompt": f"Say, what is the meaning of thing number {n}, {w}?"} for n in (4, 8) for w in ("Ada", "Bo")]
+    # By their digests, the things number 4, 8, 9 and 10 are held out, and of the last four all but the last.
     path = tmp_path / "prompts.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     endpoints = [{"url": server.url, "model": name} for name in ("copier", "writer")]
@@ -93,7 +95,7 @@ def test_endpoints_answer_and_repeats_are_left_out(server: FakeServer, tmp_path:
     assert all(prompt.messages[0].role == "user" for prompt in asked)  # the principle is nobody's to train on
     assert {body["messages"][0]["role"] for body in server.requests} == {"system"}
     assert figures.checks[3].left_out == result.metrics["near_duplicate_responses"] > 0
-    assert figures.checks[0].left_out == result.metrics["contaminated_prompts"] > 0
+    assert figures.checks[0].left_out == result.metrics["contaminated_prompts"] == 1
     assert sum(figures.models.values()) == sum(figures.principles.values()) == len(kept)
     asked_before = len(server.requests)
     run(settings, context)

@@ -23,7 +23,7 @@ from tests.alignment.preferences.judges.fake_server import pairs
 
 MakeContext = Callable[..., StageContext]
 STAGE = {
-    "kind": "pair_classifier", "model": "base", "preferences": "preferences", "epochs": 4, "batch_size": 6,
+    "kind": "pair_classifier", "model": "base", "preferences": "preferences", "epochs": 8, "batch_size": 6,
     "learning_rate": 5e-3, "warmup": 0, "checkpoint_every": 3, "max_length": 128, "lora": {"rank": 4, "alpha": 8},
 }  # fmt: skip
 
@@ -47,7 +47,7 @@ def test_it_starts_undecided_and_learns(trained: tuple[StageContext, Any]) -> No
     context, result = trained
     losses = [value for _step, value in json.loads((context.output / "curves.json").read_text())["loss"]]
     assert losses[0] == pytest.approx(math.log(2), abs=1e-5)
-    assert losses[-1] < 0.4
+    assert sum(losses[-6:]) / 6 < 0.5
     assert result.kind == "pair_classifier"
     assert result.metrics["accuracy"] > 0.8  # short over long: easy
     assert result.metrics["position_consistency"] > 0.8
