@@ -2,8 +2,9 @@
 
 Run it with nothing else on the machine: ``python tests/benchmarks/grpo_vs_trl.py``. Each run is a process of its own,
 the two sides in turn. Both train all weights of the same 7M-parameter model from the same weights, in the precision
-that the machine is fast in (TRL's default is bfloat16 autocast), on the same prompts with the same reward, batch, group, new tokens and learning rate, with the same loss
-(DAPO's, TRL's default). Ours samples with our engine, and computes what the answers of a group share once.
+that the machine is fast in (TRL's default is bfloat16 autocast), on the same prompts with the same reward, batch,
+group, new tokens and learning rate, with the same loss (DAPO's, TRL's default). Ours samples with our engine, and
+computes what the answers of a group share once.
 
 The reward is a rule, so it is the true one: the share of an answer's tokens that are of the first quarter of the
 vocabulary. A random policy gets 0.25. CPU seconds are counted beside the clock, because they hardly depend on what else
