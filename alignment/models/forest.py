@@ -8,6 +8,7 @@ the order of sums.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,11 +17,13 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from alignment.faults import StageError
 from alignment.models.shared_prefix import PrefixTree, common_prefix, shareable
 
 NAME = "sdpa_in_trees"
 NODES = {"cpu": 1024}  # in one pass: more make its matrix products no quicker
 NODES_ELSEWHERE = 8192
+_TREES: ContextVar[tuple[list[tuple[int, int, torch.Tensor]], list[Any]]] = ContextVar("trees")
 
 
 @dataclass(slots=True)
@@ -93,18 +96,21 @@ def groups(rows: Sequence[list[int]], width: int) -> Iterator[list[int]]:
 def last_states(trunk: Any, forest: Forest, *, beginning: int, cache: Any) -> torch.Tensor:
     """(rows, D): the hidden states of the rows' last tokens, in the order of ``forest.ends``.
 
-    ``cache`` holds the keys and values of the ``beginning`` tokens, and holds no more afterwards.
+    ``cache`` holds the keys and values of the ``beginning`` tokens, and holds no more afterwards. Raises StageError for
+    a trunk that does not let its attention be chosen.
     """
     device = trunk.device
-    with _in_trees(trunk):
+    trees = [(begin, end, mask.to(device)[None, None]) for begin, end, mask in forest.trees]
+    with _in_trees(trunk, trees) as layers:
         output = trunk(
             input_ids=torch.tensor([forest.tokens], device=device),
             attention_mask=torch.ones(1, 1, 1, 1, dtype=torch.bool, device=device),  # each tree has its own
             position_ids=torch.tensor([forest.depths], device=device) + beginning,
             past_key_values=cache,
             use_cache=True,
-            trees=[(begin, end, mask.to(device)[None, None]) for begin, end, mask in forest.trees],
         )
+    if not layers:  # nobody looked at the trees, so the states are of something else
+        raise StageError(f"{type(trunk).__name__} attends in a way of its own; judge with another model")
     cache.crop(-len(forest.tokens))  # a negative number: so many are taken off
     places = torch.tensor(list(forest.ends.values()), device=device)
     states: torch.Tensor = output.last_hidden_state[0].index_select(0, places)
@@ -115,10 +121,8 @@ def _attention(
     module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: Any, **options: Any
 ) -> tuple[torch.Tensor, None]:
     """query (1, heads, N, D), key and value (1, heads, beginning + N, D) → (1, N, heads, D), tree by tree."""
-    trees = options.pop("trees", None)
-    if trees is None:
-        output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **options)
-        return output, None
+    trees, layers = _TREES.get()
+    layers.append(module)
     before = key.shape[2] - query.shape[2]
     parts = []
     for begin, end, mask in trees:
@@ -136,9 +140,13 @@ AttentionMaskInterface.register(NAME, sdpa_mask)
 
 
 @contextmanager
-def _in_trees(trunk: Any) -> Iterator[None]:
+def _in_trees(trunk: Any, trees: list[tuple[int, int, torch.Tensor]]) -> Iterator[list[Any]]:
+    """The trunk attends within these trees for as long as the context lasts; yields the layers that did."""
+    layers: list[Any] = []
+    token = _TREES.set((trees, layers))
     trunk.set_attn_implementation(NAME)
     try:
-        yield
+        yield layers
     finally:
         trunk.set_attn_implementation("sdpa")
+        _TREES.reset(token)
