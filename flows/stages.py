@@ -115,8 +115,8 @@ def make_job(
     _module, kinds = RUNNERS[settings.kind]
     # What a setting of the same name takes from a stage, it does not take from a file.
     files = {kind: data[kind] for kind in kinds if kind in data and getattr(settings, kind, None) is None}
-    if "constitution" in kinds and settings.constitution is not None:
-        files["constitution"] = data[settings.constitution]
+    if (constitution := getattr(settings, "constitution", None)) is not None:
+        files["constitution"] = data[constitution]
     if "rubric" in kinds and (raters := getattr(settings, "raters", None)) is not None:
         files["rubric"] = data[raters.rubric]  # rubrics are known by the name that the recipe gives them
     for reward in getattr(settings, "rewards", ()):

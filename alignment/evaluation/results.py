@@ -216,9 +216,7 @@ def samples(
     ]
 
 
-def metrics(
-    settings: EvaluateStage, found: Evaluation, judged: Mapping[str, float] | None = None
-) -> dict[str, float]:
+def metrics(settings: EvaluateStage, found: Evaluation, judged: Mapping[str, float] | None = None) -> dict[str, float]:
     """The figures that a gate may ask for, under the names of :func:`evaluation_metric_names` and in their order.
 
     ``judged`` is what is to be known of an AI judge, where there is one.

@@ -23,7 +23,7 @@ def made_pairs(planner: Any, source: Any) -> Measured:
     return Measured(count, _alike(planner, Pair, new))
 
 
-def made_demonstrations(planner: Any, source: ConstitutionStage) -> Measured:
+def made_demonstrations(planner: Any, source: Any) -> Measured:
     """The revisions to imitate, at most and at their longest."""
     drawn, asked, new = _drawn(planner, source)
     lengths = tuple((prompt + new, new) for prompt in planner.texts.prompts.lengths)

@@ -274,4 +274,4 @@ def _counts(names: Any) -> dict[str, int]:
 
 
 def _sum(one: Tally, other: Tally) -> Tally:
-    return Tally(**{name: value + getattr(other, name) for name, value in one.figures().items()})  # type: ignore[arg-type]
+    return Tally(**{name: value + getattr(other, name) for name, value in one.figures().items()})

@@ -120,7 +120,8 @@ def test_stages_that_write_feedback(recipe: tuple[Path, dict[str, Any]]) -> None
     stages = whole["stages"]
     constitution = {"kind": "constitution", "responses": "responses", "principles": [principle],
                     "writer": {"model": "base"}}  # fmt: skip
-    made = {"kind": "synthesis", "models": ["base", "sft"], "principles": {"brief": "Be brief."}}
+    made = {"kind": "synthesis", "models": ["base", "sft"], "principles": {"brief": "Be brief."},
+            "sampling": {"max_new_tokens": 8}}  # fmt: skip
     again = {"kind": "sft", "demonstrations": "revised", "max_length": 64}
     whole["stages"] = {"sft": stages["sft"], "responses": stages["responses"], "revised": constitution, "made": made,
                        "again": again}  # fmt: skip
@@ -135,6 +136,8 @@ def test_stages_that_write_feedback(recipe: tuple[Path, dict[str, Any]]) -> None
     assert "made makes responses, not demonstrations" in faults(path, whole)
     endpoint = {"url": "https://host/v1", "model": "m", "api_key_env": "WRITER_KEY"}
     whole["stages"]["revised"] = {**constitution, "writer": {"endpoint": endpoint}}
-    assert "stages.revised.writer.endpoint.api_key_env: the environment variable WRITER_KEY is not set" in faults(path, whole)
+    assert "stages.revised.writer.endpoint.api_key_env: the environment variable WRITER_KEY is not set" in faults(
+        path, whole
+    )
     whole["stages"]["made"] = {**made, "models": ["responses"]}
     assert "stages.made.models: responses makes responses, not a model" in faults(path, whole)
