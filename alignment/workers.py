@@ -8,7 +8,8 @@ which N / gcd(r, N) workers do. Every share is equally large and equally often d
 
 import math
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -25,6 +26,10 @@ def share(rows: Sequence[Row], rank: int, workers: int) -> Sequence[Row]:
     size = len(rows) // shares
     first = rank % shares * size
     return rows[first : first + size]
+
+
+class LostWorkerError(RuntimeError):
+    """Another worker has gone, and with it what was to be done together: nothing is wrong with the work itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +62,8 @@ class Team:
         if self.workers == 1:
             return list(rows)
         found: list[Any] = [None] * self.workers
-        torch.distributed.all_gather_object(found, list(rows))
+        with _together():
+            torch.distributed.all_gather_object(found, list(rows))
         return [row for part in found for row in part]
 
     def add(self, tensors: Sequence[torch.Tensor]) -> None:
@@ -67,10 +73,19 @@ class Team:
         for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):
             alike = [tensor for tensor in tensors if tensor.dtype == dtype]
             flat = torch.cat([tensor.reshape(-1) for tensor in alike])
-            torch.distributed.all_reduce(flat)
+            with _together():
+                torch.distributed.all_reduce(flat)
             parts = torch.split(flat, [tensor.numel() for tensor in alike])
             for tensor, part in zip(alike, parts, strict=True):
                 tensor.copy_(part.view_as(tensor))
+
+
+@contextmanager
+def _together() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:  # what a broken connection is to torch
+        raise LostWorkerError(f"another worker of the stage has gone: {error}") from error
 
 
 ALONE = Team()

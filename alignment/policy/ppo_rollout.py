@@ -16,7 +16,7 @@ from alignment.policy.ppo_models import ActorCritic, Reference, base_of, referen
 from alignment.recipe import PpoStage
 from alignment.rollouts.engine import Engine, Groups
 from alignment.rollouts.engine import PromptIds as PromptIds
-from alignment.workers import ALONE, Team
+from alignment.workers import ALONE, LostWorkerError, Team
 
 Reward: TypeAlias = Callable[[Sequence[Episode]], Sequence[float]]
 """Scores episodes, in their order; one finite number each."""
@@ -77,6 +77,8 @@ def checked_scores(reward: Reward, episodes: Sequence[Episode]) -> torch.Tensor:
     """(N,) float32 scores. Raises StageError, naming the prompt and the answer, where the reward fails at its task."""
     try:
         scores = [float(score) for score in reward(episodes)]
+    except LostWorkerError:
+        raise
     except Exception as error:
         raise StageError(f"the reward failed with {type(error).__name__}: {error}; {_shown(episodes[0])}") from error
     if len(scores) != len(episodes):

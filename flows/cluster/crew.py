@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from alignment.recipe import Recipe, fewest_workers, workers_of
-from flows.cluster.session import gpus_per_worker, resources_per_worker
+from flows.cluster.session import gpus_per_worker, on_this_machine, resources_per_worker
 
 _log = logging.getLogger(__name__)
 SECONDS = 30.0  # that the end of a crew may take
@@ -27,21 +27,24 @@ class Shape(NamedTuple):
     fewest: int
     workers: int
     resources: tuple[tuple[str, float], ...]  # of each worker
-    max_failures: int
+    max_failures: int  # Ray Train's own count of them; -1: the desk counts, each stage's alone
 
 
 def shape_of(recipe: Recipe, settings: Any) -> Shape:
     """The crew that a stage wants. Ray has to be there: it knows the GPUs."""
     resources = tuple(sorted(resources_per_worker(recipe).items()))
     fewest, workers = fewest_workers(recipe, settings), workers_of(recipe, settings)
-    return Shape(recipe.resources.address, fewest, workers, resources, recipe.resources.max_failures)
+    failures = -1 if on_this_machine(recipe) else recipe.resources.max_failures  # preemptions do not count there
+    return Shape(recipe.resources.address, fewest, workers, resources, failures)
 
 
 class Desk:
     """An actor between who has stages to be done and the crew that does them, one at a time."""
 
     def __init__(self) -> None:
-        self.number = self.finished = self.starts = 0  # of the newest stage, the newest finished one; groups of workers
+        self.number = self.finished = 0  # of the newest stage, and of the newest that is finished
+        self.given = 0  # how often the newest was given out: once, and again after each death of a worker
+        self.allowed: int | None = None  # how often that may be
         self.task: Any = None
         self.result: Any = None
         self.closed = False
@@ -56,31 +59,40 @@ class Desk:
         """The crew's controller, None before there is one."""
         return self.controller
 
-    async def put(self, task: Any) -> int:
-        """Lays down a stage; its number."""
+    async def put(self, task: Any, allowed: int | None) -> int:
+        """Lays down a stage, to be begun ``allowed`` times at most; its number."""
         async with self._changed:
-            self.number, self.task = self.number + 1, task
+            self.number, self.task, self.given, self.allowed = self.number + 1, task, 0, allowed
             self._changed.notify_all()
             return self.number
 
     async def next(self, done: int, rank: int) -> tuple[int, Any] | None:
         """The stage to be done now, for a worker that has done ``done`` (0: none yet); None: there are no more."""
         async with self._changed:
-            self.starts += rank == 0 and done == 0
-            await self._changed.wait_for(lambda: self.closed or self.number > max(done, self.finished))
-            return None if self.closed else (self.number, self.task)
+            while True:
+                await self._changed.wait_for(lambda: self.closed or self.number > max(done, self.finished))
+                if self.closed:
+                    return None
+                self.given += rank == 0
+                if self.allowed is None or self.given <= self.allowed:
+                    return self.number, self.task
+                self._finish(None)
 
     async def finish(self, number: int, result: Any) -> None:
         """Takes a stage's result."""
         async with self._changed:
-            self.finished, self.result, self.task = number, result, None
-            self._changed.notify_all()
+            if number == self.number:
+                self._finish(result)
 
-    async def result_of(self, number: int) -> tuple[Any, int]:
-        """Waits for a stage's result; also how often workers were started so far."""
+    def _finish(self, result: Any) -> None:
+        self.finished, self.result, self.task = self.number, result, None
+        self._changed.notify_all()
+
+    async def result_of(self, number: int) -> Any:
+        """Waits for a stage's result: None where workers died too often."""
         async with self._changed:
             await self._changed.wait_for(lambda: self.finished >= number)
-            return self.result, self.starts
+            return self.result
 
     async def close(self) -> None:
         """Sends the crew home."""
@@ -136,7 +148,7 @@ class Crew:
             run_config=RunConfig(
                 name="crew",
                 storage_path=folder,
-                failure_config=FailureConfig(max_failures=self.shape.max_failures),  # preemptions do not count
+                failure_config=FailureConfig(max_failures=self.shape.max_failures),
                 logging_config=LoggingConfig(log_level="ERROR"),
                 callbacks=[Introduction()],
             ),

@@ -48,12 +48,12 @@ def fit(task: Task) -> tuple[StageResult, float]:
     crew = crew_for(context.recipe, task.settings, folder)
     watch = Watch(task.home, context)
     try:
-        result, seconds, starts = _wait(crew, _to_travel(task), watch)
+        result, seconds = _wait(crew, _to_travel(task), watch)
     except BaseException:  # it failed, stood still, or Ctrl-C: whatever hangs where, all of it ends
         disband()
         raise
     watch.pass_on()
-    if not on_this_machine(context.recipe) or starts > 1:  # dead workers count for their stage alone
+    if not on_this_machine(context.recipe):
         dismiss()
     return result, seconds
 
@@ -63,21 +63,23 @@ def _to_travel(task: Task) -> Task:
     return replace(task, context=replace(task.context, report=silent))
 
 
-def _wait(crew: Crew, task: Task, watch: Watch) -> tuple[StageResult, float, int]:
+def _wait(crew: Crew, task: Task, watch: Watch) -> tuple[StageResult, float]:
     """Looks on until the stage is done."""
     import ray
 
-    number = ray.get(crew.desk.put.remote([ray.put(task)]))
+    name, failures = task.context.name, task.context.recipe.resources.max_failures
+    allowed = failures + 1 if on_this_machine(task.context.recipe) else None
+    number = ray.get(crew.desk.put.remote([ray.put(task)], allowed))
     reference = crew.desk.result_of.remote(number)
     while True:
         ready, _rest = ray.wait([reference], timeout=POLL_SECONDS)
         if ready:
-            (result, seconds), starts = ray.get(reference)
-            return result, seconds, starts
+            if (found := ray.get(reference)) is None:
+                raise StageError(f"{name}: its workers died more often than resources.max_failures={failures} times")
+            return found  # type: ignore[no-any-return]
         watch.look()
         if not crew.there:
-            words = f"{task.context.name}: its workers failed too often; the last time: {crew.error}"
-            raise StageError(words) from crew.error
+            raise StageError(f"{name}: its workers failed too often; the last time: {crew.error}") from crew.error
 
 
 def serve(config: dict[str, Any]) -> None:
