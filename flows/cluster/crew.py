@@ -8,6 +8,7 @@ on a cluster, whose machines are others' too, it goes after its stage.
 
 import asyncio
 import logging
+import os
 import tempfile
 import threading
 from pathlib import Path
@@ -107,9 +108,11 @@ class Crew:
 
     def __init__(self, shape: Shape, recipe: Recipe, folder: Path | None) -> None:
         import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         self.shape = shape
-        self.desk = ray.remote(num_cpus=0)(Desk).remote()
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        self.desk = ray.remote(num_cpus=0, scheduling_strategy=here)(Desk).remote()  # not on a node that may be lost
         self.error: BaseException | None = None
         self._temporary = tempfile.TemporaryDirectory(prefix="rlhf-crew-")
         arguments = recipe, str(folder or self._temporary.name)
@@ -130,6 +133,8 @@ class Crew:
         from flows.cluster.training import serve
 
         desk, fewest, workers = self.desk, self.shape.fewest, self.shape.workers
+        # A cluster may have to grow first; one that lost a node is soon asked for less.
+        os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = "30" if fewest < workers else "900"
 
         class Introduction(ControllerCallback):  # type: ignore[misc]  # Ray is untyped here
             """Ray names a run's controller to nobody; it has to be known to be ended."""

@@ -11,7 +11,6 @@ SETTINGS = {  # what Ray reads when it is imported
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # a dead worker is noticed so much later
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "900",  # a cluster may have to grow first
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_worker_niceness": "0",  # a worker is the stage, no background work: at Ray's 15 a busy machine starves it
     "RAY_agent_register_timeout_ms": "120000",  # a busy machine takes its time; Ray ends with a failed check at 15 s
