@@ -14,12 +14,16 @@ from alignment.evaluation.settings import TournamentStage as TournamentStage
 from alignment.policy.group_settings import GroupStage as GroupStage
 from alignment.policy.group_settings import GrpoStage as GrpoStage
 from alignment.policy.group_settings import RlooStage as RlooStage
+from alignment.preferences.feedback_settings import ConstitutionStage as ConstitutionStage
+from alignment.preferences.feedback_settings import PairClassifierStage as PairClassifierStage
+from alignment.preferences.feedback_settings import SynthesisStage as SynthesisStage
 from alignment.preferences.judges.settings import JudgeStage as JudgeStage
-from alignment.preferences.judges.settings import RewardModelJudge, judge_models
+from alignment.preferences.judges.settings import judge_models, judge_role
 from alignment.recipe_base import BASE as BASE
 from alignment.recipe_base import Count, Fraction, Name, NotNegative, Positive, Settings
 from alignment.recipe_base import Lora as Lora
 from alignment.recipe_base import SimulatedRaters as SimulatedRaters
+from alignment.recipe_base import Training as Training
 from alignment.recipe_base import Vllm as Vllm
 from alignment.records import Sampling
 from alignment.reward.settings import JudgeReward, ModelReward, RewardList, unique_names
@@ -49,29 +53,12 @@ class DataSettings(Settings):
     held_out: Annotated[float, Field(gt=0, lt=1)] = 0.2  # share of prompts kept for evaluation, chosen by digest
 
 
-class Training(Settings):
-    """What every trainer shares. ``lora: null`` trains all weights."""
-
-    epochs: Positive = 1.0
-    learning_rate: Positive
-    batch_size: Count = 8  # examples (or pairs) in one forward and backward pass
-    gradient_accumulation: Count = 1
-    max_length: Count = 1024  # tokens of prompt and answer together
-    warmup: Fraction = 0.1  # share of the steps
-    schedule: Literal["linear", "cosine", "constant"] = "linear"
-    weight_decay: NotNegative = 0.0
-    max_grad_norm: Positive = 1.0
-    checkpoint_every: Count = 20  # optimizer steps between checkpoints
-    gradient_checkpointing: bool = False
-    lora: Lora | None = Lora()
-    workers: Count | None = None  # None: as many as `resources.workers`; they share each batch
-
-
 class SftStage(Training):
-    """Supervised fine-tuning on ``data.demonstrations``, loss on the assistant's tokens only."""
+    """Supervised fine-tuning, loss on the assistant's tokens only."""
 
     kind: Literal["sft"]
     model: Name = BASE
+    demonstrations: Name | None = None  # a stage that makes them; None: the file data.demonstrations
     learning_rate: Positive = 2e-4  # LoRA: ten times full fine-tuning's 2e-5 (Dettmers et al. 2023, table 9)
     epochs: Positive = 3.0  # Ouyang et al. 2022 and Zhou et al. 2023 train several epochs on little data
     packing: bool = False
@@ -258,6 +245,9 @@ Stage = Annotated[
     | PreferenceFileStage
     | JudgeStage
     | RewardStage
+    | PairClassifierStage
+    | ConstitutionStage
+    | SynthesisStage
     | DpoStage
     | PpoStage
     | GrpoStage
@@ -345,19 +335,23 @@ def fewest_workers(recipe: Recipe, stage: Any) -> int:
 def stage_inputs(stage: Any) -> dict[str, tuple[str, ...]]:
     """The stages (or ``base``) that ``stage`` reads from, by the role they play in it."""
     roles: dict[str, tuple[str, ...]] = {}
-    for role in ("model", "policies", "responses", "preferences", "reward", "reference", "prompts", "against"):
+    for role in ("model", "models", "policies", "responses", "preferences", "demonstrations", "reward", "reference",
+                 "prompts", "against"):  # fmt: skip
         value = getattr(stage, role, None)
         if value is not None:
             roles[role] = (value,) if isinstance(value, str) else tuple(value)
     if models := tuple(reward.model for reward in getattr(stage, "rewards", ()) if isinstance(reward, ModelReward)):
         roles["rewards"] = models
-    judges = [stage.judge] if isinstance(stage, JudgeStage) else []
+    own = getattr(stage, "judge", None)
+    judges = [] if own is None else [own]
     judged = [reward for reward in getattr(stage, "rewards", ()) if isinstance(reward, JudgeReward)]
     for judge in [*judges, *(reward.judge for reward in judged)]:
-        role = "judge_reward" if isinstance(judge, RewardModelJudge) else "judge"
+        role = judge_role(judge)
         if named := judge_models(judge):
             roles[role] = tuple(dict.fromkeys((*roles.get(role, ()), *named)))
-    calibrated = tuple(reward.calibrated_by for reward in judged if reward.calibrated_by is not None)
+    if isinstance(stage, ConstitutionStage) and stage.writer.model is not None:
+        roles["writer"] = (stage.writer.model,)
+    calibrated = tuple(one.calibrated_by for one in (stage, *judged) if getattr(one, "calibrated_by", None) is not None)
     if isinstance(stage, JudgeStage) and stage.calibration is not None:
         roles["calibration"] = (stage.calibration,)
     if calibrated:
