@@ -228,8 +228,8 @@ class EndpointAsker:
         spent = self.tally.prompt_tokens + self.tally.answer_tokens
         return (
             f"the endpoint's budget of {' and '.join(bound)} is spent: {spent:,} tokens, {self.tally.money:.4g} in "
-            "money; every answer that was paid for is kept and costs nothing again: raise endpoint.budget and run again, "
-            "or set endpoint.when_spent to use, and go on with the pairs that were judged"
+            "money; every answer that was paid for is kept and costs nothing again: raise endpoint.budget and run "
+            "again, or set endpoint.when_spent to use, and go on with the pairs that were judged"
         )
 
 
