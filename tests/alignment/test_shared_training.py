@@ -133,7 +133,7 @@ def test_two_processes_take_the_steps_of_one(
     for name in one:
         if (
             name == "rewards/accuracies"
-        ):  # at first chosen and rejected are equal, and rounding alone says which is more
+        ):  # where chosen and rejected are equal, rounding alone says
             told = {step for step, margin in one["rewards/margins"] if abs(margin) > ROUNDING}
             assert [row for row in two[name] if row[0] in told] == [row for row in one[name] if row[0] in told]
         elif not name.startswith("entropy") and "second" not in name:
