@@ -131,9 +131,7 @@ def test_two_processes_take_the_steps_of_one(
     loss = "policy_loss" if stage == "ppo" else "loss"
     assert len(one[loss]) >= 3
     for name in one:
-        if (
-            name == "rewards/accuracies"
-        ):  # where chosen and rejected are equal, rounding alone says
+        if name == "rewards/accuracies":  # where chosen and rejected are equal, rounding alone says
             told = {step for step, margin in one["rewards/margins"] if abs(margin) > ROUNDING}
             assert [row for row in two[name] if row[0] in told] == [row for row in one[name] if row[0] in told]
         elif not name.startswith("entropy") and "second" not in name:
