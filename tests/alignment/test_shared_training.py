@@ -131,7 +131,10 @@ def test_two_processes_take_the_steps_of_one(
     loss = "policy_loss" if stage == "ppo" else "loss"
     assert len(one[loss]) >= 3
     for name in one:
-        if not name.startswith("entropy") and "second" not in name:
+        if name == "rewards/accuracies":  # where chosen and rejected are equal, rounding alone says
+            told = {step for step, margin in one["rewards/margins"] if abs(margin) > ROUNDING}
+            assert [row for row in two[name] if row[0] in told] == [row for row in one[name] if row[0] in told]
+        elif not name.startswith("entropy") and "second" not in name:
             assert dict(two[name]) == pytest.approx(dict(one[name]), rel=ROUNDING * 10, abs=ROUNDING), name
     assert dict(two[loss]) == pytest.approx(dict(one[loss]), rel=ROUNDING, abs=ROUNDING / 10)
     assert norm(tmp_path / "two") == pytest.approx(norm(tmp_path / "one"), rel=ROUNDING)
