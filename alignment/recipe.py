@@ -75,6 +75,7 @@ class SampleStage(Settings):
     reward: Name | None = None
     batch_size: Count = 64
     limit: Count | None = None  # prompts
+    workers: Count | None = None  # None: as many as `resources.workers`; the responses are the same
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -210,7 +211,11 @@ class PpoStage(Settings):
     that rises while their win rate falls is overoptimisation (Gao et al. 2022), and an alarm."""
     watch_every: Count = 10  # steps between two comparisons
     watch_prompts: Count = 32  # held-out prompts, those with the smallest ids
-    workers: Count | None = None  # one alone so far; say so where `resources.workers` says more
+    workers: Count | None = None  # None: as many as `resources.workers`; they share each pass over a step's answers
+    rollout_workers: Annotated[int, Field(ge=0)] = 0  # processes apart that draw the answers; 0: the workers themselves
+    max_staleness: Literal[0, 1] = 0
+    """Steps that the weights which drew an answer may be behind. With 1 the rollout workers draw the next answers while
+    a step trains (Noukhovitch et al. 2024); staler answers are refused."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -227,6 +232,8 @@ class PpoStage(Settings):
             raise ValueError("PPO samples from the whole distribution: a temperature above 0, no top_k, top_p or min_p")
         if sampling.repetition_penalty != 1.0:
             raise ValueError("PPO samples from the model's own distribution: no repetition_penalty")
+        if self.max_staleness and not (self.rollout_workers and self.importance_cap):
+            raise ValueError("max_staleness above 0 needs rollout_workers that draw ahead, and an importance_cap (2.0)")
         return self
 
 
@@ -274,11 +281,18 @@ class Resources(Settings):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: Count | None = None  # CPU threads; None: one per core. Part of the run's identity: sums depend on it
     vllm: Vllm | None = None  # samples for the stages sample, ppo, grpo and rloo; None: transformers, in this process
-    workers: Count = 1  # processes that share a training stage's batches; 1 without an address: this process, no Ray
+    workers: Count = 1  # processes that train and sample; 1 without an address: this one, and no Ray
     gpus_per_worker: NotNegative | None = None  # None: one where the device is a GPU
-    address: str | None = None  # a Ray cluster's: "auto" or host:port, from a machine in it; None: this machine
+    address: str | None = None  # a Ray cluster's: "auto" or host:port, from a machine in it; "local": a Ray of this one
+    min_workers: Count | None = None  # so few go on when a node is lost, more join when there is room; None: `workers`
     max_failures: Annotated[int, Field(ge=0)] = 3  # dead workers after which a stage ends; before, it goes on
     stall_seconds: Positive = 1800.0  # without a step, after which a stage on Ray ends with its workers' stacks
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.min_workers is not None and self.min_workers > self.workers:
+            raise ValueError(f"min_workers={self.min_workers} is more than workers={self.workers}")
+        return self
 
     @field_validator("address")
     @classmethod
@@ -301,11 +315,21 @@ class Recipe(Settings):
     resources: Resources = Resources()
 
 
+def trains_together(stage: Any) -> bool:
+    """Whether several workers of a stage share each batch, and so each sum; others do pieces that depend on none."""
+    return isinstance(stage, Training | GroupStage | PpoStage)
+
+
 def workers_of(recipe: Recipe, stage: Any) -> int:
-    """How many processes share a stage's batches; stages that do not train take one."""
-    if not isinstance(stage, Training | GroupStage | PpoStage):
+    """How many processes do a stage's work; stages that neither train nor sample take one."""
+    if not hasattr(stage, "workers"):
         return 1
     return stage.workers or recipe.resources.workers
+
+
+def fewest_workers(recipe: Recipe, stage: Any) -> int:
+    """How many of them go on where a cluster has room for no more."""
+    return min(recipe.resources.min_workers or workers_of(recipe, stage), workers_of(recipe, stage))
 
 
 def stage_inputs(stage: Any) -> dict[str, tuple[str, ...]]:

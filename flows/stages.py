@@ -23,7 +23,7 @@ from alignment.faults import Fault, InputError
 from alignment.models.base import prepare_base
 from alignment.models.memory import keep_freed_memory
 from alignment.preferences.judges.settings import folder_data, judge_folder, judges_of
-from alignment.recipe import BASE, Recipe, stage_inputs, workers_of
+from alignment.recipe import BASE, Recipe, stage_inputs, trains_together, workers_of
 from alignment.records import Artifact
 from alignment.reward.functions import data_name
 from alignment.reward.settings import FunctionReward
@@ -85,7 +85,7 @@ class Job:
         """The cache key: equal keys mean equal artifacts."""
         module, _data = RUNNERS[self.settings.kind]
         recipe = self.recipe
-        workers = workers_of(recipe, self.settings)
+        workers = workers_of(recipe, self.settings) if trains_together(self.settings) else 1
         return digest_of(
             {
                 "name": self.name,
