@@ -2,8 +2,9 @@
 
 import pytest
 
+from alignment.evaluation.bootstrap import difference, mean
 from alignment.evaluation.metric_names import evaluation_metric_names
-from alignment.evaluation.reward_metrics import difference, leads, mean, score_answers
+from alignment.evaluation.reward_metrics import leads, score_answers
 from alignment.recipe import EvaluateStage
 from alignment.records import Message, Prompt, Response, Sampling
 from alignment.reward.protocol import Component, Rewards
