@@ -47,8 +47,8 @@ class Finish(BaseModel):
         """The outcome in one sentence, with what failed and by how much."""
         if self.verdict.waits and not self.approved:
             return (
-                f"{self.name} v{self.version} waits for a person's approval: every condition of the gate holds. "
-                f"Read the report; then `rlhf models promote {self.reference}` approves it. Until then it is a candidate"
+                f"{self.name} v{self.version} waits for a person's approval: every condition of the gate holds. Read "
+                f"the report; `rlhf models promote {self.reference}` approves it, and until then it is a candidate"
             )
         if self.promoted:
             place = "is the champion" if self.alias == "champion" else "was champion before"

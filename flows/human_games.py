@@ -5,10 +5,9 @@ import os
 
 from alignment.evaluation.leaderboard import Game, vote_games
 from alignment.faults import InputError
-from alignment.registry import VersionRecord
 from alignment.registry.files import LINEAGE_FILE
+from alignment.registry.records import VersionRecord
 from alignment.workspace import Workspace
-from flows.collect import store_url
 
 _log = logging.getLogger(__name__)
 
@@ -17,6 +16,7 @@ def human_games(workspace: Workspace) -> list[Game]:
     """People's games; none where there is no raters' store, or where it does not answer, which is logged."""
     if not os.environ.get("RLHF_STORE") and not (workspace.root / "raters" / "votes.db").exists():
         return []
+    from flows.collect import store_url  # the raters' store takes its time
     from preference_ui.arena_votes import read_talk_votes
     from preference_ui.exchange import read_votes
     from preference_ui.store import Store, StoreError

@@ -17,7 +17,8 @@ from alignment.records import Artifact, Comparison, Record, Vote
 from alignment.workspace import Workspace
 
 Who = Literal["people", "programs"]
-VIEWS: tuple[Literal["all", "people", "programs"], ...] = ("all", "people", "programs")
+WHO: tuple[Who, ...] = ("people", "programs")
+VIEWS = ("all", *WHO)
 BOOTSTRAP = 500
 
 
@@ -100,7 +101,7 @@ def leaderboard(
     return Leaderboard(
         players=tuple(Player(ref=ref, names=tuple((names or {}).get(ref, ())), ratings=rated[ref]) for ref in order),
         meetings=_meetings(games, order),
-        games={who: sum(game.who == who for game in games) for who in ("people", "programs")},
+        games={who: sum(game.who == who for game in games) for who in WHO},
     )
 
 

@@ -29,8 +29,9 @@ def syllables(word: str) -> int:
     groups = len(_VOWELS.findall(plain))
     silent = plain.endswith("e") and not plain.endswith(("le", "ee", "ye", "oe"))
     voiceless = plain.endswith("ed") and len(plain) > 3 and plain[-3] not in "aeiouytd"
+    apart = plain.endswith("ing") and len(plain) > 4 and plain[-4] in "aeiouy"  # "being", "doing"
     lone = plain.endswith("le") and len(plain) > 2 and plain[-3] in "aeiouy"  # "whole", "smile"
-    return max(1, groups - int(silent or voiceless or lone))
+    return max(1, groups + int(apart) - int(silent or voiceless or lone))
 
 
 def flesch_reading_ease(sums: Floats) -> Floats:

@@ -15,7 +15,7 @@ from alignment.evaluation.metric_names import (
     evaluation_metric_names,
 )
 from alignment.evaluation.metric_settings import Better, metric_name
-from alignment.evaluation.reward_metrics import RewardScores, all_sums, leads, means
+from alignment.evaluation.reward_metrics import RewardScores, all_sums
 from alignment.evaluation.slices import EvaluationSlice, evaluate_slices, leads_of
 from alignment.evaluation.text_metrics import (
     bleu,
@@ -97,8 +97,6 @@ class Evaluation(Record):
     models: dict[str, ModelMetrics]
     win_rates: tuple[WinRate, ...]
     kl: KlEstimate
-    rewards: dict[str, dict[str, Measure]] = Field(default_factory=dict)  # model → reward function → its mean
-    reward_leads: dict[str, dict[str, Difference]] = Field(default_factory=dict)  # the candidate's, by opponent
     metrics: dict[str, dict[str, Measure]] = Field(default_factory=dict)
     metric_leads: dict[str, dict[str, Difference]] = Field(default_factory=dict)
     better: dict[str, Better | None] = Field(default_factory=dict)
@@ -151,8 +149,6 @@ def evaluation(
             for judge in evaluation_judges(settings)
         ),
         kl=kl,
-        rewards=means(scores or {}),
-        reward_leads=leads(scores, settings.model) if scores else {},
         metrics={
             model: {name: estimate(one) for name, one in of_model.items() if one.applies.any()}
             for model, of_model in measured.items()
@@ -266,8 +262,9 @@ def metrics(settings: EvaluateStage, found: Evaluation) -> dict[str, float]:
         prefix = f"win_rate.{won.opponent}.{won.judge}"
         values |= {f"{prefix}.{part}": getattr(won.rate, part) for part in ("value", "low", "high")}
         values[f"{prefix}.length_controlled"] = won.length_controlled
+    # Rewards and other metrics stand in one table; the names that the settings do not have are left out below.
     tables: dict[str, Mapping[str, Mapping[str, Measure | Difference]]] = {
-        "reward": found.rewards, "reward_lead": found.reward_leads,
+        "reward": found.metrics, "reward_lead": found.metric_leads,
         "metric": found.metrics, "metric_lead": found.metric_leads,
     }  # fmt: skip
     for what, table in tables.items():

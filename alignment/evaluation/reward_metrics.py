@@ -1,8 +1,8 @@
-"""Reward functions as metrics: each model's mean with its interval, and the candidate's lead over each opponent."""
+"""Reward functions as metrics, beside the others: the mean over prompts of what each gives an answer."""
 
 from collections.abc import Mapping, Sequence
 
-from alignment.evaluation.bootstrap import Difference, Measure, Sums, averaged, difference, mean
+from alignment.evaluation.bootstrap import Sums, averaged
 from alignment.evaluation.metric_names import evaluated_models
 from alignment.evaluation.metric_settings import metric_name
 from alignment.recipe import EvaluateStage
@@ -25,20 +25,6 @@ def score_answers(
             ]
         )
         for model, responses in answers.items()
-    }
-
-
-def means(scores: RewardScores) -> dict[str, dict[str, Measure]]:
-    """By model and reward."""
-    return {model: {name: mean(values) for name, values in found.items()} for model, found in scores.items()}
-
-
-def leads(scores: RewardScores, candidate: str) -> dict[str, dict[str, Difference]]:
-    """The candidate's lead by opponent and reward."""
-    return {
-        model: {name: difference(scores[candidate][name], values) for name, values in found.items()}
-        for model, found in scores.items()
-        if model != candidate
     }
 
 

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -72,6 +72,7 @@ def test_prompts_that_a_metric_does_not_apply_to_are_left_out() -> None:
 
 
 @given(st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=30))
+@settings(deadline=None)
 def test_an_interval_is_finite_and_in_order(values: list[float]) -> None:
     found = estimate(averaged(values), resamples=100)
     assert math.isfinite(found.low)

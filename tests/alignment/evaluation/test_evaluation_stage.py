@@ -174,7 +174,7 @@ def test_reward_functions_are_metrics(evaluate: Evaluate) -> None:
     lead = result.metrics["reward.short.brief.value"] - result.metrics["reward.base.brief.value"]
     assert result.metrics["reward_lead.base.brief.value"] == pytest.approx(lead)
     assert result.metrics["reward_lead.base.brief.low"] > 0  # two words against ten tokens
-    assert evaluation.rewards["other"]["repetition_penalty"].n == evaluation.prompts
+    assert evaluation.metrics["other"]["repetition_penalty"].n == evaluation.prompts
 
 
 METRICS = {
