@@ -260,9 +260,9 @@ def test_pass_at_k_runs_the_tests_of_each_prompt(
     ]
     right, wrong = "```python\ndef double(n):\n    return 2 * n\n```", "def double(n): return n"
     tokenizer = PolicyPool(policies["base"], recipe).tokenizer(policies["base"])
-    policy: Any = Scripted(tokenizer, [right, wrong, "while True: pass", right])
+    policy: Any = Scripted(tokenizer, [right, wrong, "raise SystemExit(0)", right])
     stage = EvaluateStage.model_validate(SETTINGS | {"metrics": [
-        {"kind": "pass_at_k", "k": k, "samples": 4, "seconds": 2, "kinds": ["odd"]} for k in (1, 2)
+        {"kind": "pass_at_k", "k": k, "samples": 4, "seconds": 60, "kinds": ["odd"]} for k in (1, 2)
     ]})  # fmt: skip
     context = StageContext("check", recipe, policies, {}, tmp_path, tmp_path)
     found, tokens = probe(stage.metrics, context, policy, policies["base"], code, sampling=stage.sampling, batch_size=8)
