@@ -190,7 +190,10 @@ def better(metric: Any) -> Better | None:
 
 
 def with_kinds(given: Any) -> Any:
-    """A list of metrics in which a kind may stand for itself, each as a mapping."""
+    """What a recipe gives as metrics, with each kind that stands for itself as the mapping that it is short for.
+
+    Not a validator: recipes are read as strict JSON, which what a validator returns is not.
+    """
     if isinstance(given, Sequence) and not isinstance(given, str):
         return [{"kind": one} if isinstance(one, str) else one for one in given]
     return given

@@ -1,10 +1,10 @@
 """The settings of the stages that measure policies: an evaluation, a tournament, the over-optimisation experiment."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from alignment.evaluation.metric_settings import MetricList, distinguishable, with_kinds
+from alignment.evaluation.metric_settings import MetricList, distinguishable
 from alignment.recipe_base import BASE, Count, Name, Settings, SimulatedRaters
 from alignment.records import Sampling
 from alignment.reward.settings import RewardList, reward_name, unique_names
@@ -39,11 +39,6 @@ class EvaluateStage(Settings):
     @classmethod
     def _names(cls, rewards: RewardList) -> RewardList:
         return unique_names(rewards)
-
-    @field_validator("metrics", mode="before")
-    @classmethod
-    def _kinds(cls, given: Any) -> Any:
-        return with_kinds(given)
 
     @model_validator(mode="after")
     def _distinguishable(self) -> Self:

@@ -12,6 +12,7 @@ from alignment.chat import render_answer, render_prompt
 from alignment.data.jsonl import read_records, write_records
 from alignment.evaluation.bootstrap import estimate
 from alignment.evaluation.metric_names import evaluation_metric_names
+from alignment.evaluation.metric_settings import with_kinds
 from alignment.evaluation.models import PolicyPool
 from alignment.evaluation.probes import probe, reference_likelihoods
 from alignment.evaluation.results import Evaluation, Sample
@@ -179,11 +180,11 @@ def test_reward_functions_are_metrics(evaluate: Evaluate) -> None:
 
 METRICS = {
     "raters": None, "reward": None, "against": ["base"],
-    "metrics": [
+    "metrics": with_kinds([
         "bleu", "rouge", "exact_match", "perplexity", "length", "distinct", "repetition", "refusal", "profanity",
         "readability", {"kind": "classification", "labels": ["yes", "no"]}, {"kind": "pass_at_k", "k": 2, "samples": 3},
         {"kind": "length", "unit": "tokens", "name": "odd_tokens", "kinds": ["odd"]},
-    ],
+    ]),
 }  # fmt: skip
 
 

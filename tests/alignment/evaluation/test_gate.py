@@ -63,7 +63,7 @@ def test_a_condition_without_a_bound_fails() -> None:
 STAGE = EvaluateStage.model_validate(
     {
         "kind": "evaluate", "model": "dpo", "against": ["base", "champion"], "raters": {"rubric": "rubric.yaml"},
-        "metrics": ["rouge", "perplexity", "length"], "rewards": [{"kind": "exact"}],
+        "metrics": [{"kind": "rouge"}, {"kind": "perplexity"}, {"kind": "length"}], "rewards": [{"kind": "exact"}],
     }
 )  # fmt: skip
 

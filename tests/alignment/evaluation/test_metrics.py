@@ -10,7 +10,7 @@ from sacrebleu.metrics import BLEU
 from sklearn.metrics import f1_score
 
 from alignment.evaluation.bootstrap import estimate
-from alignment.evaluation.metric_settings import MetricList, metric_name
+from alignment.evaluation.metric_settings import MetricList, metric_name, with_kinds
 from alignment.evaluation.metrics import label_of, macro_f1, measure, require_prompts
 from alignment.evaluation.probes import pass_at_k
 from alignment.evaluation.readability import flesch_kincaid_grade, flesch_reading_ease, text_counts
@@ -20,7 +20,7 @@ from alignment.records import Message, Prompt, Response, Sampling
 
 
 def metrics_of(*given: Any) -> MetricList:
-    return EvaluateStage.model_validate({"kind": "evaluate", "model": "m", "metrics": list(given)}).metrics
+    return EvaluateStage.model_validate({"kind": "evaluate", "model": "m", "metrics": with_kinds(given)}).metrics
 
 
 def prompts_of(references: Sequence[str | None], kinds: Sequence[str] | None = None) -> list[Prompt]:
@@ -160,6 +160,6 @@ def test_names_tell_metrics_apart() -> None:
                                           {"kind": "length", "name": "words"}))]  # fmt: skip
     assert names == ["rouge_l", "rouge_2", "pass_at_5", "words"]
     for same in (["bleu", "bleu"], [{"kind": "length", "name": "exact"}]):
-        stage = {"kind": "evaluate", "model": "m", "metrics": same, "rewards": [{"kind": "exact"}]}
+        stage = {"kind": "evaluate", "model": "m", "metrics": with_kinds(same), "rewards": [{"kind": "exact"}]}
         with pytest.raises(ValueError, match="two metrics are called"):
             EvaluateStage.model_validate(stage)
