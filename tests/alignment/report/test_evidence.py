@@ -43,10 +43,11 @@ def test_the_page_says_better_only_where_the_interval_does(finished_run: Run) ->
     found = report.evaluation
     assert found is not None
     for name, lead in found.leads["base"].items():
-        row = next(row for words, row in rows.items() if words.startswith(evidence_words.metric_words(name)))
+        row = next(row for title, row in rows.items() if title.startswith(evidence_words.metric_words(name)))
         said = [cell.text_content().strip() for cell in row.xpath("td")]
-        assert said[3] == evidence_words.lead_words(lead, found.better[name])
-        assert lead.open == (said[3] == "no difference shows")
+        words = evidence_words.lead_words(lead, found.better[name])
+        assert said[2].endswith(words)
+        assert lead.open == ("no difference shows" in said[2])
     assert "nrefs:1|case:mixed" in page.text_content()
 
 
