@@ -117,11 +117,14 @@ def calibration_error(
     found = float(weights @ np.abs(gaps))
     shape = np.abs(gaps) if found > 0 else noise
     shape = shape / (weights @ shape)  # of an ECE of 1
-    draws = np.random.default_rng(seed).standard_normal((DRAWS, len(table))) * noise
+    rng = np.random.default_rng(seed)
+    draws = rng.standard_normal((DRAWS, len(table))) * noise
+    # How many predictions fall in which bin is chance as well: another file would weigh the gaps in another way.
+    weighing = rng.standard_normal(DRAWS) * np.sqrt(max(0.0, float(weights @ gaps**2) - found**2) / n.sum())
 
     def above(error: float) -> float:
         """How often the noisy ECE exceeds what was found, where the true one is ``error``."""
-        return float((np.abs(error * shape + draws) @ weights > found).mean())
+        return float((np.abs(error * shape + draws) @ weights + weighing > found).mean())
 
     tail = (1 - confidence) / 2
     low, value, high = (_where(above, share) for share in (tail, 0.5, 1 - tail))
