@@ -5,6 +5,7 @@ from typing import Any
 
 from alignment.evaluation.metric_settings import PassAtK, Perplexity
 from alignment.evaluation.settings import EvaluateStage, OveroptimisationStage, TournamentStage
+from alignment.plan.judges import judged
 from alignment.plan.work import StageWork
 from alignment.recipe_base import CHAMPION
 
@@ -42,6 +43,8 @@ def evaluate(planner: Any, work: StageWork, stage: EvaluateStage) -> None:
     policies, work.models = work.models, []  # the policies are freed before a reward model is loaded
     for _ in range(planner.hold_reward_models(work, stage)):
         work.activities.append(planner.scored(count * models, asked, new, stage.batch_size))
+    if stage.judge is not None:
+        judged(planner, work, stage.judge, count * len(set(stage.against)), asked, new)
     work.models = max(policies, work.models, key=sum)
     samples = sum(metric.samples for metric in stage.metrics if isinstance(metric, PassAtK))
     work.sampled, work.at_most = (count * models * (1 + samples) + measured) * new, True
@@ -63,6 +66,9 @@ def tournament(planner: Any, work: StageWork, stage: TournamentStage) -> None:
         for _ in range(planner.hold_reward_models(work, stage)):
             work.activities.append(planner.scored(count * stage.best_of, asked, new, stage.batch_size))
         work.sampled += count * stage.best_of * new
+    if stage.judge is not None:
+        games = math.comb(len(players) + (stage.best_of > 1), 2)
+        judged(planner, work, stage.judge, count * games, asked, new)
     work.at_most = True
 
 

@@ -8,12 +8,15 @@ from typing import Protocol
 
 from alignment.evaluation.gate import GateVerdict
 from alignment.evaluation.leaderboard import Game, leaderboard
+from alignment.preferences.judges.report import judge_words
 from alignment.recipe import (
     BASE,
     CHAMPION,
+    ConstitutionStage,
     EvaluateStage,
     HumanPreferencesStage,
     JudgeStage,
+    PairClassifierStage,
     PpoStage,
     PreferenceFileStage,
     PreferencesStage,
@@ -27,7 +30,8 @@ from alignment.registry.lineage import LineageNode, node_id, node_ref, trace
 from alignment.registry.store import read_curves
 from alignment.report.evaluations import accuracy_slices, evaluated
 from alignment.report.experiments import overoptimisations, tournaments
-from alignment.report.judges import judge_reports, judge_words, uncalibrated
+from alignment.report.feedback import constitutions, syntheses, writer_words
+from alignment.report.judges import judge_reports, uncalibrated
 from alignment.report.model import (
     Command,
     Cost,
@@ -122,6 +126,8 @@ def build_report(
         preferences=tuple(_preferences(recipe, artifacts)),
         judges=(judges := judge_reports(recipe, artifacts)),
         uncalibrated=uncalibrated(recipe, artifacts, judges),
+        constitutions=constitutions(recipe, artifacts),
+        syntheses=syntheses(recipe, artifacts),
         curves={name: curves for name, a in artifacts.items() if (curves := _curves(Path(a.path)))},
         samples=chosen[0],
         samples_chosen=chosen[1],
@@ -134,7 +140,7 @@ def _absent(recipe: Recipe, artifacts: Mapping[str, Artifact], verdict: GateVerd
     """Why a part of the report is missing: the recipe has no such stage, or the run did not get there."""
     parts = {
         "training": Training | PpoStage,
-        "preferences": PreferencesStage | HumanPreferencesStage | PreferenceFileStage | JudgeStage,
+        "preferences": PreferencesStage | HumanPreferencesStage | PreferenceFileStage | JudgeStage | ConstitutionStage,
         "reward model": RewardStage,
         "evaluation": EvaluateStage,
     }
@@ -187,7 +193,7 @@ def _curves(folder: Path) -> dict[str, Curve]:
 def _rewards(recipe: Recipe, artifacts: Mapping[str, Artifact]) -> list[RewardReport]:
     reports = []
     for name, stage in recipe.stages.items():
-        if not isinstance(stage, RewardStage) or name not in artifacts:
+        if not isinstance(stage, RewardStage | PairClassifierStage) or name not in artifacts:
             continue
         metrics = artifacts[name].metrics
         found = json.loads((Path(artifacts[name].path) / "held_out.json").read_text("utf-8"))
@@ -222,7 +228,10 @@ def _preferences(recipe: Recipe, artifacts: Mapping[str, Artifact]) -> list[Pref
         elif isinstance(stage, HumanPreferencesStage):
             raters = _people(artifacts[name])
         elif isinstance(stage, JudgeStage):
-            raters = judge_words(judge_reports(recipe, artifacts)[name])
+            found = judge_reports(recipe, artifacts)[name]
+            raters = judge_words(found.judge, found)
+        elif isinstance(stage, ConstitutionStage):
+            raters = writer_words(constitutions(recipe, artifacts)[name])
         elif isinstance(stage, PreferenceFileStage):
             raters = f"a file that the user brought ({Path(recipe.data.preferences or '').name})"
         else:
