@@ -5,6 +5,7 @@ from pathlib import Path
 
 from alignment import yaml_file
 from alignment.data.check import data_faults, read_data
+from alignment.evaluation.check import metric_faults
 from alignment.faults import Fault, InputError
 from alignment.loading import resolve_data, resolve_model
 from alignment.preferences.judges.check import judge_faults
@@ -27,6 +28,7 @@ def check_recipe(recipe: Recipe, recipe_path: Path, workspace: Workspace | None 
     faults += unreadable
     faults += data_faults(recipe, files, data)
     faults += reward_faults(recipe, files, data.prompts)
+    faults += metric_faults(recipe, data.prompts)
     faults += judge_faults(recipe, files)
 
     from alignment.models.check import device_faults, inspect_model

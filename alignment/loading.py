@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from alignment import yaml_file
 from alignment.digests import digest_of
+from alignment.evaluation.metric_settings import with_kinds
 from alignment.faults import Fault, InputError
 from alignment.models.precision import natural_precision
 from alignment.preferences.judges.settings import folder_data, judge_folder, judges_of
@@ -240,7 +241,10 @@ def _with_defaults(model: type[BaseModel], data: Any) -> Any:
 
 def _stage_with_defaults(settings: Any) -> Any:
     model = STAGE_KINDS.get(str(settings.get("kind"))) if isinstance(settings, dict) else None
-    return _with_defaults(model, settings) if model else settings
+    if model is None:
+        return settings
+    named = {"metrics": with_kinds(settings["metrics"])} if "metrics" in settings else {}
+    return _with_defaults(model, settings | named)
 
 
 def _validated(data: Any, where: Any, seen: set[str | None]) -> tuple[Recipe | None, list[Fault]]:

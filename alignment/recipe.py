@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from alignment.evaluation.gate_settings import Condition as Condition
+from alignment.evaluation.gate_settings import Gate as Gate
 from alignment.evaluation.settings import EvaluateStage as EvaluateStage
 from alignment.evaluation.settings import OveroptimisationStage as OveroptimisationStage
 from alignment.evaluation.settings import TournamentStage as TournamentStage
@@ -20,6 +22,7 @@ from alignment.preferences.feedback_settings import SynthesisStage as SynthesisS
 from alignment.preferences.judges.settings import JudgeStage as JudgeStage
 from alignment.preferences.judges.settings import judge_models, judge_role
 from alignment.recipe_base import BASE as BASE
+from alignment.recipe_base import CHAMPION as CHAMPION
 from alignment.recipe_base import Count, Fraction, Name, NotNegative, Positive, Settings
 from alignment.recipe_base import Lora as Lora
 from alignment.recipe_base import SimulatedRaters as SimulatedRaters
@@ -257,22 +260,6 @@ Stage = Annotated[
     | OveroptimisationStage,
     Field(discriminator="kind"),
 ]  # fmt: skip
-
-
-class Condition(Settings):
-    """One condition of the gate: a metric of an evaluation, by name, and its bound."""
-
-    metric: str  # "win_rate.base.rubric.low"; `rlhf check` lists the names there are
-    above: float | None = Field(default=None, allow_inf_nan=False)
-    below: float | None = Field(default=None, allow_inf_nan=False)
-
-
-class Gate(Settings):
-    """What must hold before a version becomes the champion. All conditions must."""
-
-    evaluation: Name
-    conditions: tuple[Condition, ...] = Field(min_length=1)
-    merge: bool = False  # also write the merged weights beside the adapter
 
 
 class Resources(Settings):

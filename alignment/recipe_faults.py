@@ -7,6 +7,7 @@ from typing import Any, get_args
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
+from alignment.evaluation.metric_settings import MetricComponent
 from alignment.faults import Fault
 from alignment.preferences.judges.settings import JudgeSettings
 from alignment.recipe import Recipe, Stage
@@ -18,6 +19,9 @@ STAGE_KINDS: dict[str, type[BaseModel]] = {
 }
 REWARD_KINDS: dict[str, type[BaseModel]] = {
     get_args(reward.model_fields["kind"].annotation)[0]: reward for reward in get_args(get_args(RewardComponent)[0])
+}
+METRIC_KINDS: dict[str, type[BaseModel]] = {
+    get_args(metric.model_fields["kind"].annotation)[0]: metric for metric in get_args(get_args(MetricComponent)[0])
 }
 JUDGE_KINDS: dict[str, type[BaseModel]] = {
     get_args(judge.model_fields["kind"].annotation)[0]: judge for judge in get_args(get_args(JudgeSettings)[0])
@@ -48,12 +52,12 @@ _REMEDIES = {
 
 
 def location(error: ErrorDetails) -> Location:
-    """Where the error is in the file: pydantic's location without the unions' tags (stages.<name>.<kind>.…, and a
-    reward's likewise)."""
+    """Where the error is in the file: pydantic's location without the unions' tags (stages.<name>.<kind>.…, and those
+    of rewards and metrics likewise)."""
     loc = tuple(part for part in error["loc"] if part != "[key]")
     loc = (*loc[:2], *loc[3:]) if loc[:1] == ("stages",) else loc
-    is_reward = loc[:1] == ("stages",) and loc[2:3] == ("rewards",) and len(loc) > 4
-    loc = (*loc[:4], *loc[5:]) if is_reward else loc
+    listed = loc[:1] == ("stages",) and loc[2:3] in (("rewards",), ("metrics",)) and len(loc) > 4
+    loc = (*loc[:4], *loc[5:]) if listed else loc
     place = next((place for place in (2, 4) if loc[:1] == ("stages",) and loc[place : place + 1] == ("judge",)), None)
     tagged = place is not None and loc[place + 1 : place + 2] and loc[place + 1] in JUDGE_KINDS
     return (*loc[: place + 1], *loc[place + 2 :]) if place is not None and tagged else loc
@@ -92,11 +96,12 @@ def _words(error: ErrorDetails, at: Location, data: Any) -> tuple[str, str]:
         return "unknown key", _unknown_key(str(at[-1]), model_at(at[:-1], data))
     if at[-1:] in (("api_key_env",), ("url",)) and kind == "string_pattern_mismatch":
         return _SECRETS[str(at[-1])]  # what was given may be a secret, and is not said again
-    kinds = JUDGE_KINDS if at[-1:] == ("judge",) else REWARD_KINDS if "rewards" in at[2:3] else STAGE_KINDS
+    kinds = _kinds(at)
     if kind == "union_tag_invalid":
         return f"unknown kind {given.get('kind')!r}", suggestion(str(given.get("kind")), kinds)
     if kind == "union_tag_not_found":
-        what = {id(JUDGE_KINDS): "judge", id(REWARD_KINDS): "reward"}.get(id(kinds), "stage")
+        names = {id(JUDGE_KINDS): "judge", id(REWARD_KINDS): "reward", id(METRIC_KINDS): "metric"}
+        what = names.get(id(kinds), "stage")
         return f"the {what} has no kind", f"add `kind: ` and one of {', '.join(kinds)}"
     if kind == "literal_error":
         model = model_at(at[:-1], data)
@@ -111,6 +116,14 @@ def _words(error: ErrorDetails, at: Location, data: Any) -> tuple[str, str]:
     elif not isinstance(given, dict | list):
         message = f"{given!r}: {message}"
     return message, _REMEDIES.get(kind, "give a value that keeps this bound")
+
+
+def _kinds(at: Location) -> dict[str, type[BaseModel]]:
+    """The kinds that there are at a location."""
+    if at[-1:] == ("judge",):
+        return JUDGE_KINDS
+    listed = {"rewards": REWARD_KINDS, "metrics": METRIC_KINDS}
+    return listed.get(str(at[2]), STAGE_KINDS) if len(at) > 2 else STAGE_KINDS
 
 
 def _unknown_key(name: str, model: type[BaseModel] | None) -> str:
@@ -135,6 +148,10 @@ def model_at(at: Location, data: Any) -> type[BaseModel] | None:
         if parts[:1] == ("rewards",) and len(parts) > 1:
             inside = stage["rewards"][parts[1]]
             model, parts = REWARD_KINDS.get(str(inside.get("kind"))), parts[2:]
+        elif parts[:1] == ("metrics",) and len(parts) > 1:
+            inside = stage["metrics"][parts[1]]
+            kind = inside if isinstance(inside, str) else inside.get("kind")
+            model, parts = METRIC_KINDS.get(str(kind)), parts[2:]
         else:
             inside = stage
         if parts[:1] == ("judge",) and len(parts) > 1:

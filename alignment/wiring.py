@@ -4,11 +4,14 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from alignment.data.columns import listed
-from alignment.evaluation.metric_names import evaluation_metric_names
+from alignment.evaluation.gate import resolve
+from alignment.evaluation.metric_names import directions, evaluation_judges, evaluation_metric_names
 from alignment.faults import Fault
 from alignment.policy.group_settings import GroupStage
 from alignment.recipe import (
     BASE,
+    CHAMPION,
+    Condition,
     DpoStage,
     EvaluateStage,
     Gate,
@@ -27,6 +30,7 @@ from alignment.recipe import (
 )
 from alignment.recipe_faults import nearest, suggestion
 
+RESERVED = {BASE: "the model that all start from", CHAMPION: "the version that is promoted"}
 MAKES = {  # a stage's kind → what other stages can read of it
     "sft": ("a model",),
     "sample": ("responses",),
@@ -72,9 +76,9 @@ def wiring_faults(recipe: Recipe) -> list[Fault]:
     faults: list[Fault] = []
     made: dict[str, tuple[str, ...]] = {BASE: ("a model",)}
     for name, stage in recipe.stages.items():
-        if name == BASE:
-            remedy = "give the stage another name"
-            faults.append(Fault(f"{BASE} is the name of the model that all start from", remedy, field=f"stages.{name}"))
+        if name in RESERVED:
+            problem = f"{name} is the name of {RESERVED[name]}"
+            faults.append(Fault(problem, "give the stage another name", field=f"stages.{name}"))
         faults += _input_faults(name, stage, made, recipe)
         faults += _stage_faults(name, stage, recipe)
         made[name] = MAKES[stage.kind]
@@ -86,6 +90,8 @@ def _input_faults(name: str, stage: Any, made: Mapping[str, tuple[str, ...]], re
         field = f"stages.{name}.{role}"
         fitting = [source for source, kind in made.items() if NEEDS[role] in kind]
         for source in sources:
+            if source == CHAMPION and role == "against" and isinstance(stage, EvaluateStage):
+                continue  # the registry gives it, when the stage runs
             if NEEDS[role] in made.get(source, ()):
                 continue
             if source == name:
@@ -190,6 +196,10 @@ def _gate_faults(gate: Gate, stages: Mapping[str, Any]) -> Iterator[Fault]:
         yield Fault(f"{gate.evaluation} is of kind {evaluation.kind}", remedy, field="gate.evaluation")
     for index, condition in enumerate(gate.conditions):
         at = f"gate.conditions.{index}"
+        if condition.against is not None:
+            if isinstance(evaluation, EvaluateStage):
+                yield from _against_faults(at, gate.evaluation, condition, evaluation)
+            continue
         if known is not None and condition.metric not in known:
             near = nearest(condition.metric, known)
             remedy = (f"did you mean {near}? " if near else "") + f"it measures {listed(known)}"
@@ -199,3 +209,19 @@ def _gate_faults(gate: Gate, stages: Mapping[str, Any]) -> Iterator[Fault]:
         elif condition.above is not None and condition.below is not None and condition.above >= condition.below:
             problem = f"no value is above {condition.above} and below {condition.below}"
             yield Fault(problem, "set above to less than below", field=at)
+
+
+def _against_faults(at: str, name: str, condition: Condition, evaluation: EvaluateStage) -> Iterator[Fault]:
+    """What is wrong with a condition that holds the candidate against another version."""
+    if condition.against not in evaluation.against:
+        problem = f"{name} does not compare with {condition.against}"
+        remedy = f"name one of {listed(evaluation.against)}, or add it to stages.{name}.against"
+        yield Fault(problem, remedy, field=f"{at}.against")
+    wanted = resolve(condition, evaluation)
+    if isinstance(wanted, str):
+        names = [*directions(evaluation), *(f"win_rate.{judge}" for judge in evaluation_judges(evaluation))]
+        near = nearest(condition.metric, [one for one in names if one != condition.metric])
+        remedy = f"did you mean {near}?" if near else f"it measures {listed(names)}" if names else "add metrics to it"
+        if condition.metric in names:
+            remedy = "set better: higher, or better: lower"
+        yield Fault(wanted, remedy, field=f"{at}.metric")

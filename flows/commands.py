@@ -1,9 +1,11 @@
 """What the commands do, each light to start: a run that is all cache imports neither torch nor transformers."""
 
+import getpass
 import json
 import re
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
@@ -13,6 +15,9 @@ from alignment.loading import load_recipe, recipe_digest, resolve_data, resolve_
 from alignment.recipe import BASE, Recipe
 from alignment.workspace import Workspace
 from flows import services
+
+if TYPE_CHECKING:
+    from alignment.registry import RegisteredVersion
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -130,10 +135,17 @@ def models_list_command(workspace: Path, *, as_json: bool) -> None:
     table = Table("version", "aliases", "gate", "run", "candidate", "registered", box=None)
     for version in versions:
         table.add_row(
-            str(version), ", ".join(version.aliases), "passed" if version.passed else "refused", version.run,
+            str(version), ", ".join(version.aliases), _gate_word(version), version.run,
             str(version.candidate), f"{version.registered:%Y-%m-%d %H:%M}",
         )  # fmt: skip
     Console().print(table if versions else "no version is registered yet: run a recipe with a gate")
+
+
+def _gate_word(version: "RegisteredVersion") -> str:
+    """What the gate, and the person it may ask, said of a version."""
+    if version.waits:
+        return "waits for approval"
+    return "passed" if version.passed else "refused"
 
 
 def models_show_command(reference: str, workspace: Path, *, as_json: bool) -> None:
@@ -158,15 +170,31 @@ def models_show_command(reference: str, workspace: Path, *, as_json: bool) -> No
             console.print(f"gate     {check}")
         for node in details.record.lineage.nodes:
             console.print(f"lineage  {node}", markup=False)
+    for change in details.history:
+        if change.version == version.version:
+            console.print(f"champion {change.at:%Y-%m-%d %H:%M} {change.why}", markup=False)
+    for found in details.tasks:
+        for task, figures in found.results.items():
+            words = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
+            console.print(f"lm-eval  {task} ({found.n.get(task, 0)} examples): {words}", markup=False)
 
 
-def models_promote_command(reference: str, workspace: Path) -> None:
-    """Makes a version the champion."""
+def models_promote_command(reference: str, workspace: Path, reason: str, by: str | None, *, force: bool) -> None:
+    """Makes a version the champion; who did it and why is kept with the version."""
     space = Workspace(workspace.resolve())
     services.quiet_environment(space)
     from alignment.registry import promote
 
-    Console().print(f"{promote(space, reference)} is the champion", highlight=False)
+    version = promote(space, reference, despite_gate=force, by=_account() if by is None else by, reason=reason)
+    Console().print(f"{version} is the champion", highlight=False)
+
+
+def _account() -> str:
+    """Who gives commands here; nobody where the machine does not say, as in a container."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return ""
 
 
 def models_rollback_command(name: str, workspace: Path) -> None:

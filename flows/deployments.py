@@ -3,6 +3,7 @@
 ``rlhf deploy`` serves one: a process that waits for work and runs each in a process of its own. What the event
 ``preferences.ready`` starts is the very recipe that waited, on the very snapshot that the event names. Where that run
 promotes a version, the next round begins at once: the new version answers the prompts, and its answers are queued.
+Where its gate asks for a person, the run is suspended until one has answered (:mod:`flows.approval`).
 """
 
 import asyncio
@@ -20,6 +21,7 @@ from prefect.runner import Runner
 from alignment.loading import dump_recipe, resolve_data, with_absolute_data
 from alignment.recipe import HumanPreferencesStage, Recipe
 from alignment.workspace import Workspace, write_text
+from flows.approval import ask, asked_before, question
 from flows.collect import heard, queue_prefix, unheard, waiting_recipe
 from flows.commands import next_run_name, prepare
 from flows.launch import checked
@@ -33,28 +35,39 @@ def recipe_flow(
 ) -> State[Any]:
     """Runs a recipe as it is on the disk now; for a ``queue`` that is ready, the recipe that waited for its votes."""
     space = Workspace(Path(workspace))
+    if (asked := asked_before(space)) is not None:
+        loaded, path = prepare(str(asked.recipe), [])
+        return _follow(loaded, path, space, ask(space, asked))
     waited = waiting_recipe(space, queue) if queue else None
     if waited is not None and waited.exists():
         loaded, path = prepare(str(waited), [])
     else:
         loaded, path = prepare(recipe, overrides or [])
-    state = _run(loaded, path, space, {queue: digest} if queue else {})
+    name, state = _run(loaded, path, space, {queue: digest} if queue else {})
     if queue and (state.is_completed() or state.name == "Refused"):
         write_text(heard(space, queue), digest + "\n")
-    following = _next_round(loaded, path, space, state)
+    if state.name == "AwaitingApproval" and (asked := question(space, loaded, name)) is not None:
+        state = ask(space, asked)
+    return _follow(loaded, path, space, state)
+
+
+def _follow(recipe: Recipe, path: Path, space: Workspace, state: State[Any]) -> State[Any]:
+    """Begins the next round after a promotion. Returns the state of the round that ended."""
+    following = _next_round(recipe, path, space, state)
     if following is not None:
         _run(following, path, space, {})
     return state
 
 
-def _run(recipe: Recipe, path: Path, space: Workspace, ready: dict[str, str]) -> State[Any]:
+def _run(recipe: Recipe, path: Path, space: Workspace, ready: dict[str, str]) -> tuple[str, State[Any]]:
+    """Runs a recipe under the next free name. Returns the name and the final state."""
     checked(recipe, path, space)
     name = next_run_name(space, recipe.name)
     data = resolve_data(recipe, path)
     write_text(space.folder("runs", name) / "recipe.yaml", dump_recipe(with_absolute_data(recipe, data)))
     request = RunRequest(recipe=recipe, data=data, workspace=space.root, run=name, ready=ready)
     state: State[Any] = pipeline(request, return_state=True)
-    return state
+    return name, state
 
 
 def _next_round(recipe: Recipe, path: Path, space: Workspace, state: State[Any]) -> Recipe | None:

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from alignment.digests import code_digest, digest_of
 from alignment.evaluation.gate import GateVerdict, decide
 from alignment.loading import recipe_digest
-from alignment.recipe import EvaluateStage, Recipe
+from alignment.recipe import CHAMPION, EvaluateStage, Recipe
 from alignment.records import Artifact
 from alignment.workspace import Workspace
 
@@ -22,7 +22,7 @@ RETRIES = [2.0, 10.0]
 
 
 class Finish(BaseModel):
-    """How a run with a gate ended."""
+    """How a run with a gate ended. ``approved``: the gate asks for a person, and one has promoted the version."""
 
     verdict: GateVerdict
     name: str
@@ -30,11 +30,27 @@ class Finish(BaseModel):
     folder: str  # below the workspace, which may be moved
     alias: str
     work_seconds: float
+    approved: bool = False
+
+    @property
+    def promoted(self) -> bool:
+        """Whether the version became the champion, by the gate alone or with a person's approval."""
+        return self.verdict.passed or (self.verdict.waits and self.approved)
+
+    @property
+    def reference(self) -> str:
+        """How commands name the version."""
+        return f"{self.name}/{self.version}"
 
     @property
     def sentence(self) -> str:
         """The outcome in one sentence, with what failed and by how much."""
-        if self.verdict.passed:
+        if self.verdict.waits and not self.approved:
+            return (
+                f"{self.name} v{self.version} waits for a person's approval: every condition of the gate holds. Read "
+                f"the report; `rlhf models promote {self.reference}` approves it, and until then it is a candidate"
+            )
+        if self.promoted:
             place = "is the champion" if self.alias == "champion" else "was champion before"
             return f"{self.name} v{self.version} {place}: every condition of the gate holds"
         failed = "; ".join(str(check) for check in self.verdict.checks if not check.passed)
@@ -52,7 +68,8 @@ def finish(recipe: Recipe, made: Mapping[str, Artifact], workspace: Workspace, r
     settings = recipe.stages[recipe.gate.evaluation]
     assert isinstance(settings, EvaluateStage)
     started = time.perf_counter()
-    verdict = decide(recipe.gate, made[recipe.gate.evaluation].metrics)
+    evaluated = made[recipe.gate.evaluation]
+    verdict = decide(recipe.gate, evaluated.metrics, settings, champion=CHAMPION in evaluated.inputs)
     base = made["base"]
     version = register(
         workspace,
@@ -73,6 +90,17 @@ def finish(recipe: Recipe, made: Mapping[str, Artifact], workspace: Workspace, r
         work_seconds=time.perf_counter() - started,
     )
     return result.model_dump(mode="json")
+
+
+def with_approval(finish: Finish, workspace: Workspace) -> Finish:
+    """The same, with what a person has said since: a result from the cache does not know."""
+    if not finish.verdict.waits:
+        return finish
+    from alignment.registry import find
+
+    version = find(workspace, finish.reference)
+    alias = "champion" if "champion" in version.aliases else next(iter(version.aliases), "")
+    return finish.model_copy(update={"approved": not version.waits, "alias": alias})
 
 
 def finish_task(recipe: Recipe, made: Mapping[str, Artifact], workspace: Workspace, run: str) -> State[Any]:

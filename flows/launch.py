@@ -84,8 +84,16 @@ def launch(
 
 def say_end(console: Console, folder: Path, server: services.Service, state: State[Any], seconds: float) -> None:
     """Where the report, the dashboard and the model are, and what to do next."""
-    colours = {"Promoted": "green", "Waiting": "yellow", "Refused": "red", "Failed": "red"}
-    word, colour = (state.name or "completed").lower(), colours.get(state.name or "", "green")
+    colours = {
+        "Promoted": "green",
+        "Waiting": "yellow",
+        "AwaitingApproval": "yellow",
+        "Refused": "red",
+        "Failed": "red",
+    }
+    words = {"AwaitingApproval": "awaits approval"}
+    word = words.get(state.name or "", (state.name or "completed").lower())
+    colour = colours.get(state.name or "", "green")
     lines = [
         f"\n[bold]{folder.name}[/bold] [{colour}]{word}[/{colour}] in {seconds:.0f} s: {state.message or ''}",
         f"report     {folder / 'report.html'}",

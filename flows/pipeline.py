@@ -17,11 +17,12 @@ from pydantic import BaseModel
 
 from alignment.faults import Fault, InputError
 from alignment.loading import dump_recipe, recipe_digest
-from alignment.recipe import BASE, HumanPreferencesStage, Recipe, stage_inputs
+from alignment.recipe import BASE, CHAMPION, HumanPreferencesStage, Recipe, stage_inputs
 from alignment.records import Artifact
 from alignment.report import Command, Registered, build_report, write_report
 from alignment.workspace import Workspace
-from flows.finish import Finish, commit, finish_task
+from flows.finish import Finish, commit, finish_task, with_approval
+from flows.human_games import human_games, registered_names
 from flows.progress import listener
 from flows.stages import base_task, make_job, stage_task
 
@@ -113,9 +114,14 @@ def run_stage(run: Run, name: str) -> None:
     if data is None:
         return
     sources = {source for named in stage_inputs(run.recipe.stages[name]).values() for source in named}
-    if not wanted and not sources <= run.made.keys():
+    if not wanted and not sources - {CHAMPION} <= run.made.keys():
         return  # never run with these settings, and not asked for
-    job = make_job(name, run.recipe, run.made, data, run.workspace)
+    recipe, made = run.recipe, run.made
+    if CHAMPION in sources:
+        from alignment.registry.champion import with_champion  # MLflow takes its time
+
+        recipe, made = with_champion(run.workspace, name, recipe, made)
+    job = make_job(name, recipe, made, data, run.workspace)
     found = run.workspace.find(name, job.key)
     if not wanted:
         if found is not None:
@@ -163,7 +169,7 @@ def decide(run: Run) -> None:
         return
     with outcome(run, "register", "register") as result:
         state = finish_task(run.recipe, run.made, run.workspace, run.request.run)
-        run.finish = Finish.model_validate(state.result())
+        run.finish = with_approval(Finish.model_validate(state.result()), run.workspace)
         result.cached = state.name == "Cached"
 
 
@@ -191,6 +197,8 @@ def publish_report(run: Run) -> None:
         registered=registered,
         commands=_commands(run),
         work_seconds={"register": finish.work_seconds} if finish else {},
+        games=human_games(run.workspace),
+        names=registered_names(run.workspace),
     )
     write_report(report, folder)
     rows = [
@@ -211,8 +219,11 @@ def _commands(run: Run) -> list[Command]:
         Command(purpose="Repeat this run, or go on with it where it stopped", line=f"rlhf run {recipe} {where}")
     ]
     if run.finish:
-        version = f"{run.finish.name}/{run.finish.version}"
+        version = run.finish.reference
         commands.insert(0, Command(purpose="Talk with this version", line=f"rlhf chat {version} {where}"))
+        if run.finish.verdict.waits and not run.finish.approved:
+            approve = f"rlhf models promote {version} {where} --reason '…'"
+            commands.insert(0, Command(purpose="Approve this version, which waits for a person", line=approve))
         commands.append(Command(purpose="Its whole lineage", line=f"rlhf models show {version} {where} --json"))
     return commands
 
@@ -223,8 +234,10 @@ def final_state(run: Run) -> State[Any]:
         return Completed(name="Waiting", message=run.waiting)
     if run.finish is None:
         return Completed(message="no gate in this run")
-    if run.finish.verdict.passed:
+    if run.finish.promoted:
         return Completed(name="Promoted", message=run.finish.sentence)
+    if run.finish.verdict.waits:
+        return Completed(name="AwaitingApproval", message=run.finish.sentence)
     return Failed(name="Refused", message=run.finish.sentence)
 
 

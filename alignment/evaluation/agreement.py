@@ -16,6 +16,9 @@ import krippendorff
 import numpy as np
 import numpy.typing as npt
 
+from alignment.evaluation.bootstrap import Floats, Value, ratio
+from alignment.evaluation.bootstrap import bootstrap as bootstrapped
+
 Rating = Hashable | None
 Ratings = Sequence[Sequence[Any]] | npt.NDArray[Any]
 Level = Literal["nominal", "ordinal", "interval", "ratio"]
@@ -40,11 +43,9 @@ def percent_agreement(ratings: Ratings, *, bootstrap: int = 0, seed: int = 0) ->
     """
     codes = _codes(ratings)
 
-    def statistic(units: npt.NDArray[np.intp]) -> float:
-        shares = [share for share in (_agreeing_pairs(codes[:, unit]) for unit in units) if share is not None]
-        return float(np.mean(shares)) if shares else float("nan")
-
-    return _estimate(statistic, codes.shape[1], bootstrap, seed)
+    shares = [_agreeing_pairs(codes[:, unit]) for unit in range(codes.shape[1])]
+    table = np.array([(share, 1.0) for share in shares if share is not None]).reshape(-1, 2)
+    return _of_sums(table, ratio, bootstrap, seed)
 
 
 def cohen_kappa(first: Sequence[Any], second: Sequence[Any], *, bootstrap: int = 0, seed: int = 0) -> Estimate:
@@ -57,16 +58,16 @@ def cohen_kappa(first: Sequence[Any], second: Sequence[Any], *, bootstrap: int =
         raise ValueError(f"the raters rated {len(first)} and {len(second)} units; rows must be of one length")
     codes = _codes([first, second])
     codes = codes[:, (codes >= 0).all(axis=0)]
-    categories = np.arange(codes.max(initial=-1) + 1)
+    categories = int(codes.max(initial=-1)) + 1
+    table = np.zeros((codes.shape[1], categories * categories))
+    table[np.arange(codes.shape[1]), codes[0] * categories + codes[1]] = 1.0
 
-    def statistic(units: npt.NDArray[np.intp]) -> float:
-        if not len(units):
-            return float("nan")
-        one, other = codes[0, units], codes[1, units]
-        shares = [(row[:, None] == categories).mean(axis=0) for row in (one, other)]
-        return _beyond_chance(float((one == other).mean()), float(shares[0] @ shares[1]))
+    def kappa(sums: Floats) -> Floats:
+        shares = sums.reshape(*sums.shape[:-1], categories, categories) / sums.sum(axis=-1)[..., None, None]
+        observed = shares.trace(axis1=-2, axis2=-1)
+        return _beyond_chance(observed, (shares.sum(axis=-1) * shares.sum(axis=-2)).sum(axis=-1))
 
-    return _estimate(statistic, codes.shape[1], bootstrap, seed)
+    return _of_sums(table, kappa, bootstrap, seed)
 
 
 def fleiss_kappa(counts: Sequence[Sequence[int]] | npt.NDArray[Any], *, bootstrap: int = 0, seed: int = 0) -> Estimate:
@@ -82,13 +83,14 @@ def fleiss_kappa(counts: Sequence[Sequence[int]] | npt.NDArray[Any], *, bootstra
     if raters < 2 or (table.sum(axis=1) != raters).any() or (table < 0).any():
         raise ValueError("every unit must have the same number of ratings, at least two")
 
-    def statistic(units: npt.NDArray[np.intp]) -> float:
-        rows = table[units]
-        observed = ((rows**2).sum(axis=1) - raters) / (raters * (raters - 1))
-        shares = rows.sum(axis=0) / rows.sum()
-        return _beyond_chance(float(observed.mean()), float(shares @ shares))
+    agreeing = ((table**2).sum(axis=1) - raters) / (raters * (raters - 1))
 
-    return _estimate(statistic, len(table), bootstrap, seed)
+    def kappa(sums: Floats) -> Floats:
+        shares = sums[..., 1:] / sums[..., 1:].sum(axis=-1)[..., None]
+        observed = sums[..., 0] / (sums[..., 1:].sum(axis=-1) / raters)
+        return _beyond_chance(observed, (shares**2).sum(axis=-1))
+
+    return _of_sums(np.concatenate([agreeing[:, None], table], axis=1), kappa, bootstrap, seed)
 
 
 def krippendorff_alpha(ratings: Ratings, *, level: Level = "nominal", bootstrap: int = 0, seed: int = 0) -> Estimate:
@@ -127,8 +129,20 @@ def _estimate(statistic: Callable[[npt.NDArray[np.intp]], float], units: int, bo
     return Estimate(value, float(low), float(high))
 
 
-def _beyond_chance(observed: float, expected: float) -> float:
-    return float("nan") if np.isclose(expected, 1.0) else (observed - expected) / (1.0 - expected)
+def _of_sums(rows: Floats, statistic: Value, resamples: int, seed: int) -> Estimate:
+    """A statistic of sums over units, with the interval of :func:`alignment.evaluation.bootstrap.bootstrap`."""
+    if not len(rows):
+        return Estimate(float("nan"))
+    value = float(statistic(rows.sum(axis=0)))
+    if not resamples or np.isnan(value):
+        return Estimate(value)
+    return Estimate(*bootstrapped(rows, statistic, resamples=resamples, seed=seed))
+
+
+def _beyond_chance(observed: Floats, expected: Floats) -> Floats:
+    certain = np.isclose(expected, 1.0)
+    share = (observed - expected) / np.where(certain, 1.0, 1.0 - expected)
+    return np.asarray(np.where(certain, np.nan, share), dtype=np.float64)
 
 
 def _agreeing_pairs(unit: npt.NDArray[np.int64]) -> float | None:

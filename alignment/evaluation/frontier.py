@@ -9,7 +9,7 @@ from math import comb, log, sqrt
 
 import numpy as np
 
-from alignment.evaluation.reward_metrics import Mean, difference, mean
+from alignment.evaluation.bootstrap import Measure, difference, mean
 from alignment.records import Record
 
 
@@ -22,8 +22,8 @@ class Point(Record):
 
     step: int
     kl: float
-    proxy: Mean
-    true: Mean
+    proxy: Measure
+    true: Measure
 
 
 class Shape(Record):
@@ -38,9 +38,9 @@ class Shape(Record):
     words: str
     best_step: int
     best_kl: float
-    rise: Mean
-    fall: Mean
-    proxy_rise: Mean
+    rise: Measure
+    fall: Measure
+    proxy_rise: Measure
     quality: float | None
     decay: float | None
 
@@ -92,7 +92,7 @@ def shape(
     best = max(range(len(steps)), key=lambda place: means[place])
     rise, proxy_rise = mean(true[best]), mean(proxy[-1])
     last = difference(true[-1], true[best])
-    fall = Mean(value=last.value, low=last.low, high=last.high, n=last.n)
+    fall = Measure(value=last.value, low=last.low, high=last.high, n=last.n)
     quality, decay = fit(kl, means, trained=trained)
     return Shape(words=_words(rise, fall, proxy_rise), best_step=steps[best], best_kl=kl[best], rise=rise, fall=fall,
                  proxy_rise=proxy_rise, quality=quality, decay=decay)  # fmt: skip
@@ -109,7 +109,7 @@ def fit(kl: Sequence[float], rewards: Sequence[float], *, trained: bool) -> tupl
     return float(quality), float(decay)
 
 
-def _words(rise: Mean, fall: Mean, proxy_rise: Mean) -> str:
+def _words(rise: Measure, fall: Measure, proxy_rise: Measure) -> str:
     """What the intervals allow to be said, and no more."""
     rose, fell = rise.low > 0, fall.high < 0
     if rose and fell:

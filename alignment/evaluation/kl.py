@@ -13,8 +13,8 @@ from typing import Any
 import torch
 
 from alignment.chat import render_prompt
+from alignment.evaluation.bootstrap import paired_bootstrap
 from alignment.evaluation.models import LoadedPolicy, PolicyPool
-from alignment.evaluation.win_rate import paired_bootstrap
 from alignment.faults import StageError
 from alignment.records import Artifact, Prompt, Record, Sampling
 from alignment.rollouts.cache import new_cache

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from alignment.evaluation.metric_settings import Better, better, metric_name
 from alignment.recipe import EvaluateStage
 from alignment.reward.settings import reward_name
 
@@ -27,6 +28,12 @@ def evaluation_metric_names(stage: EvaluateStage) -> list[str]:
     return list(_names(stage))
 
 
+def directions(settings: EvaluateStage) -> dict[str, Better | None]:
+    """Which way each metric is better; rewards are all the better the higher."""
+    found: dict[str, Better | None] = {metric_name(metric): better(metric) for metric in settings.metrics}
+    return found | dict.fromkeys(map(reward_name, settings.rewards), "higher")
+
+
 def _names(stage: EvaluateStage) -> Iterator[str]:
     for opponent in dict.fromkeys(stage.against):
         for judge in evaluation_judges(stage):
@@ -36,6 +43,11 @@ def _names(stage: EvaluateStage) -> Iterator[str]:
             yield from (f"reward.{model}.{reward}.{part}" for part in INTERVAL_PARTS)
         for opponent in evaluated_models(stage)[1:]:
             yield from (f"reward_lead.{opponent}.{reward}.{part}" for part in INTERVAL_PARTS)
+    for metric in map(metric_name, stage.metrics):
+        for model in evaluated_models(stage):
+            yield from (f"metric.{model}.{metric}.{part}" for part in INTERVAL_PARTS)
+        for opponent in evaluated_models(stage)[1:]:
+            yield from (f"metric_lead.{opponent}.{metric}.{part}" for part in INTERVAL_PARTS)
     if stage.judge is not None:
         yield from ("judge.calibrated", "judge.unread")
     yield "kl"

@@ -54,7 +54,7 @@ class PolicyPool:
             self._switch(BARE)
         else:
             model = self._load_whole(artifact)
-        tokenizer = self._tokenizer(artifact)
+        tokenizer = self.tokenizer(artifact)
         return LoadedPolicy(model, tokenizer, stop_ids(model, tokenizer))
 
     def keep_only(self, *artifacts: Artifact) -> None:
@@ -100,7 +100,8 @@ class PolicyPool:
             self._shared.set_adapter(name, inference_mode=True)
         self._active = name
 
-    def _tokenizer(self, artifact: Artifact) -> PreTrainedTokenizerBase:
+    def tokenizer(self, artifact: Artifact) -> PreTrainedTokenizerBase:
+        """A policy's tokenizer, whether the policy is in use or not."""
         if artifact.digest not in self._tokenizers:
             template = self._recipe.model.chat_template if artifact.name == self._base.name else None
             self._tokenizers[artifact.digest] = load_tokenizer(artifact.path, template)

@@ -15,10 +15,10 @@ from pydantic import Field
 from alignment.chat import render_prompt
 from alignment.data.digests import content_id
 from alignment.evaluation.answers import held_out_prompts
+from alignment.evaluation.bootstrap import mean
 from alignment.evaluation.frontier import Point, Shape, best_of_kl, best_of_mean, powers_of_two, shape
 from alignment.evaluation.kl import response_kl
 from alignment.evaluation.models import PolicyPool
-from alignment.evaluation.reward_metrics import mean
 from alignment.evaluation.settings import OveroptimisationStage
 from alignment.policy.snapshots import snapshots_of
 from alignment.preferences.raters import SimulatedRater, simulated_raters

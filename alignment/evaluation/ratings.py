@@ -10,12 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
+from scipy.special import expit
 
 Floats = NDArray[np.float64]
 Results = tuple[tuple[int, int, float], ...]  # player, player, outcome for the first: 1 / 0.5 / 0
 
 CENTRE = 1000.0
 POINTS = 400 / log(10)  # rating points for one unit of log-odds: 400 points are odds of ten to one, as in Elo
+NEWTON_STEPS = 100
 VIRTUAL_TIES = 0.5  # of a game, for each pair that met, and only where no finite strengths fit best
 _WINNER = {1.0: evalica.Winner.X, 0.5: evalica.Winner.Draw, 0.0: evalica.Winner.Y}
 
@@ -75,7 +77,7 @@ def bradley_terry(
         if bootstrap > 0:
             draws = rng.gamma(own, size=(bootstrap, own.size))
             draws *= own.sum() / draws.sum(axis=1, keepdims=True)
-            resampled = np.array([_strengths(table, draw, members, smoothed) for draw in draws])
+            resampled = _resampled(table, draws, members, smoothed, values)
             low, high = np.quantile(resampled, tails, axis=0).tolist()
         for i, player in enumerate(members):
             name = players[player]
@@ -140,3 +142,35 @@ def _strengths(results: Results, weights: Floats, members: Sequence[int], smooth
     )
     log_odds = np.log(fit.scores.loc[list(members)].to_numpy(dtype=np.float64))
     return np.asarray(CENTRE + POINTS * (log_odds - log_odds.mean()), dtype=np.float64)
+
+
+def _resampled(results: Results, weights: Floats, members: Sequence[int], smoothed: bool, start: Floats) -> Floats:
+    """Ratings of one group's members under each row of ``weights`` (B, results): (B, members).
+
+    `evalica` solves one set of weights at a time. Here Newton's method solves all of them at once from the ratings
+    ``start``, near which they lie. The likelihood is concave, and no step may be longer than odds of e² to one.
+    """
+    place = {player: i for i, player in enumerate(members)}
+    wins = np.zeros((len(weights), len(members), len(members)))
+    for column, (a, b, outcome) in enumerate(results):
+        wins[:, place[a], place[b]] += weights[:, column] * outcome
+        wins[:, place[b], place[a]] += weights[:, column] * (1 - outcome)
+    if smoothed:
+        for a, b in {(min(a, b), max(a, b)) for a, b, _ in results}:
+            wins[:, place[a], place[b]] += VIRTUAL_TIES / 2
+            wins[:, place[b], place[a]] += VIRTUAL_TIES / 2
+    met = wins + wins.transpose(0, 2, 1)
+    won, size = wins.sum(axis=2), len(members)
+    strengths = np.tile((start - CENTRE) / POINTS, (len(weights), 1))
+    for _ in range(NEWTON_STEPS):
+        expected = expit(strengths[:, :, None] - strengths[:, None, :])
+        gradient = won - (met * expected).sum(axis=2)
+        curvature = met * expected * (1 - expected)
+        # Only differences of strengths count; the constant makes the matrix regular and keeps their mean.
+        matrix = np.eye(size) * curvature.sum(axis=2)[:, :, None] - curvature + 1.0
+        step = np.linalg.solve(matrix, gradient[:, :, None])[:, :, 0]
+        longest = np.abs(step).max(axis=1, keepdims=True)
+        strengths += step * np.minimum(1.0, 2.0 / np.maximum(longest, 1e-300))
+        if longest.max() < 1e-9:
+            break
+    return np.asarray(CENTRE + POINTS * (strengths - strengths.mean(axis=1, keepdims=True)), dtype=np.float64)

@@ -1,17 +1,22 @@
 """What an evaluation found, as it stands in ``evaluation.json`` and ``samples.jsonl``, and how it is put together."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from pydantic import Field
 
+from alignment.evaluation.bootstrap import Difference, Measure, Sums, estimate
 from alignment.evaluation.kl import KlEstimate
 from alignment.evaluation.metric_names import (
     INTERVAL_PARTS,
+    directions,
     evaluated_models,
     evaluation_judges,
     evaluation_metric_names,
 )
-from alignment.evaluation.reward_metrics import Mean, RewardScores, leads, means
+from alignment.evaluation.metric_settings import Better, metric_name
+from alignment.evaluation.reward_metrics import RewardScores, all_sums
+from alignment.evaluation.slices import EvaluationSlice, evaluate_slices, leads_of
 from alignment.evaluation.text_metrics import (
     bleu,
     distinct_n,
@@ -23,7 +28,7 @@ from alignment.evaluation.text_metrics import (
     repetition,
     rouge,
 )
-from alignment.evaluation.win_rate import Difference, Rate, length_controlled_win_rate, win_rate
+from alignment.evaluation.win_rate import Rate, length_controlled_win_rate, win_rate
 from alignment.recipe import EvaluateStage
 from alignment.records import Message, Prompt, Record, Response, Sampling
 
@@ -68,8 +73,20 @@ class ModelMetrics(Record):
     references: ReferenceMetrics | None
 
 
+class SystemPrompt(Record):
+    """What the system said to the model before ``n`` of the prompts; None where it said nothing."""
+
+    text: str | None
+    n: int
+
+
 class Evaluation(Record):
-    """All of it. Models are named by their stages; the candidate comes first in ``models``."""
+    """All of it. Models are named by their stages; the candidate comes first in ``models``.
+
+    What is evaluated is the whole system: beside the weights ``sampling``, ``system_prompts`` and the digests of the
+    chat templates by model. ``metrics`` are by model and name, ``metric_leads`` the candidate's by opponent and name,
+    ``better`` says which way; reward functions are among them.
+    """
 
     candidate: str
     opponents: tuple[str, ...]
@@ -80,8 +97,13 @@ class Evaluation(Record):
     models: dict[str, ModelMetrics]
     win_rates: tuple[WinRate, ...]
     kl: KlEstimate
-    rewards: dict[str, dict[str, Mean]] = Field(default_factory=dict)  # model → reward function → its mean
-    reward_leads: dict[str, dict[str, Difference]] = Field(default_factory=dict)  # the candidate's, by opponent
+    metrics: dict[str, dict[str, Measure]] = Field(default_factory=dict)
+    metric_leads: dict[str, dict[str, Difference]] = Field(default_factory=dict)
+    better: dict[str, Better | None] = Field(default_factory=dict)
+    signatures: dict[str, str] = Field(default_factory=dict)  # of metrics that need one to be repeated: BLEU
+    slices: tuple[EvaluationSlice, ...] = ()
+    system_prompts: tuple[SystemPrompt, ...] = ()
+    templates: dict[str, str] = Field(default_factory=dict)
 
 
 class Sample(Record):
@@ -107,9 +129,12 @@ def evaluation(
     kl: KlEstimate,
     judges: Mapping[str, str],
     scores: RewardScores | None = None,
+    sums: Mapping[str, Mapping[str, Sums]] | None = None,
+    templates: Mapping[str, str] | None = None,
 ) -> Evaluation:
-    """Puts the figures together. ``answers`` and the outcomes follow the order of ``prompts``."""
+    """Puts the figures together. ``answers``, outcomes, ``scores`` and ``sums`` follow the order of ``prompts``."""
     opponents = tuple(dict.fromkeys(settings.against))
+    measured = all_sums(settings, sums or {}, scores or {})
     return Evaluation(
         candidate=settings.model,
         opponents=opponents,
@@ -124,9 +149,23 @@ def evaluation(
             for judge in evaluation_judges(settings)
         ),
         kl=kl,
-        rewards=means(scores or {}),
-        reward_leads=leads(scores, settings.model) if scores else {},
+        metrics={
+            model: {name: estimate(one) for name, one in of_model.items() if one.applies.any()}
+            for model, of_model in measured.items()
+        },
+        metric_leads=leads_of(measured, settings.model),
+        better=directions(settings),
+        signatures={metric_name(one): bleu([""], [""]).signature for one in settings.metrics if one.kind == "bleu"},
+        slices=evaluate_slices(prompts, outcomes, measured, settings.model),
+        system_prompts=system_prompts(prompts),
+        templates=dict(templates or {}),
     )
+
+
+def system_prompts(prompts: Sequence[Prompt]) -> tuple[SystemPrompt, ...]:
+    """What the system said, most often first."""
+    said = [prompt.messages[0].content if prompt.messages[0].role == "system" else None for prompt in prompts]
+    return tuple(SystemPrompt(text=text, n=n) for text, n in Counter(said).most_common())
 
 
 def compare(
@@ -226,10 +265,16 @@ def metrics(settings: EvaluateStage, found: Evaluation, judged: Mapping[str, flo
         prefix = f"win_rate.{won.opponent}.{won.judge}"
         values |= {f"{prefix}.{part}": getattr(won.rate, part) for part in ("value", "low", "high")}
         values[f"{prefix}.length_controlled"] = won.length_controlled
-    for what, measured in (("reward", found.rewards), ("reward_lead", found.reward_leads)):
-        for model, by_name in measured.items():
-            for reward, one in by_name.items():
-                values |= {f"{what}.{model}.{reward}.{part}": getattr(one, part) for part in INTERVAL_PARTS}
+    # Rewards and other metrics stand in one table; the names that the settings do not have are left out below.
+    tables: dict[str, Mapping[str, Mapping[str, Measure | Difference]]] = {
+        "reward": found.metrics, "reward_lead": found.metric_leads,
+        "metric": found.metrics, "metric_lead": found.metric_leads,
+    }  # fmt: skip
+    for what, table in tables.items():
+        for model, by_name in table.items():
+            for metric, one in by_name.items():
+                parts = INTERVAL_PARTS if one.n > 1 else INTERVAL_PARTS[:1]  # one prompt alone has no interval
+                values |= {f"{what}.{model}.{metric}.{part}": getattr(one, part) for part in parts}
     for name, of_model in found.models.items():
         values |= {
             f"length.{name}": of_model.length,
@@ -237,4 +282,4 @@ def metrics(settings: EvaluateStage, found: Evaluation, judged: Mapping[str, flo
             f"distinct_2.{name}": of_model.distinct_2,
             f"finished.{name}": of_model.finished,
         }
-    return {name: values[name] for name in evaluation_metric_names(settings)}
+    return {name: values[name] for name in evaluation_metric_names(settings) if name in values}

@@ -1,21 +1,16 @@
-"""Reward functions as metrics: each model's mean with its interval, and the candidate's lead over each opponent."""
+"""Reward functions as metrics, beside the others: the mean over prompts of what each gives an answer."""
 
 from collections.abc import Mapping, Sequence
 
-from alignment.evaluation.win_rate import Difference, paired_bootstrap, win_rate
-from alignment.records import Prompt, Record, Response
+from alignment.evaluation.bootstrap import Sums, averaged
+from alignment.evaluation.metric_names import evaluated_models
+from alignment.evaluation.metric_settings import metric_name
+from alignment.recipe import EvaluateStage
+from alignment.records import Prompt, Response
 from alignment.reward.protocol import Answer, Rewards
+from alignment.reward.settings import reward_name
 
 RewardScores = Mapping[str, Mapping[str, Sequence[float]]]  # model → reward → one score for each prompt
-
-
-class Mean(Record):
-    """A mean over ``n`` prompts with its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
-    n: int
 
 
 def score_answers(
@@ -33,41 +28,18 @@ def score_answers(
     }
 
 
-def mean(values: Sequence[float]) -> Mean:
-    """The mean. Where all values are 0 or 1 the interval is Wilson's, else the bootstrap's (BCa).
-
-    The score interval keeps an honest width where all are right, or all wrong; a bootstrap would claim certainty.
-    """
-    if set(values) <= {0.0, 1.0}:
-        rate = win_rate(values)
-        return Mean(value=rate.value, low=rate.low, high=rate.high, n=rate.n)
-    lead = difference(values, [0.0] * len(values))
-    return Mean(value=lead.value, low=lead.low, high=lead.high, n=lead.n)
-
-
-def difference(mine: Sequence[float], theirs: Sequence[float]) -> Difference:
-    """The mean of ``mine`` minus that of ``theirs``, prompt by prompt.
-
-    Where all values are 0 or 1 the interval is Tango's for paired shares, else the paired bootstrap's; a single prompt
-    has no interval but itself.
-    """
-    if set(mine) | set(theirs) <= {0.0, 1.0}:
-        rate = win_rate([(1 + a - b) / 2 for a, b in zip(mine, theirs, strict=True)])
-        return Difference(value=2 * rate.value - 1, low=2 * rate.low - 1, high=2 * rate.high - 1, n=rate.n)
-    if len(mine) == len(theirs) == 1:
-        return Difference(value=mine[0] - theirs[0], low=mine[0] - theirs[0], high=mine[0] - theirs[0], n=1)
-    return paired_bootstrap(mine, theirs)
-
-
-def means(scores: RewardScores) -> dict[str, dict[str, Mean]]:
-    """By model and reward."""
-    return {model: {name: mean(values) for name, values in found.items()} for model, found in scores.items()}
-
-
-def leads(scores: RewardScores, candidate: str) -> dict[str, dict[str, Difference]]:
-    """The candidate's lead by opponent and reward."""
-    return {
-        model: {name: difference(scores[candidate][name], values) for name, values in found.items()}
-        for model, found in scores.items()
-        if model != candidate
+def all_sums(
+    settings: EvaluateStage, sums: Mapping[str, Mapping[str, Sums]], scores: RewardScores
+) -> dict[str, dict[str, Sums]]:
+    """Metrics and reward functions as one, by model and name, in the order of the settings."""
+    binary = {
+        name: all(set(of_model[name]) <= {0.0, 1.0} for of_model in scores.values())
+        for name in map(reward_name, settings.rewards)
     }
+    found: dict[str, dict[str, Sums]] = {}
+    for model in evaluated_models(settings):
+        own = sums.get(model, {})
+        found[model] = {name: own[name] for name in map(metric_name, settings.metrics) if name in own}
+        rewarded = scores.get(model, {})
+        found[model] |= {name: averaged(values, binary=binary[name]) for name, values in rewarded.items()}
+    return found

@@ -4,10 +4,11 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from alignment.evaluation.metric_settings import MetricList, distinguishable
 from alignment.preferences.judges.settings import JudgeSettings
 from alignment.recipe_base import BASE, Count, Name, Settings, SimulatedRaters
 from alignment.records import Sampling
-from alignment.reward.settings import RewardList, unique_names
+from alignment.reward.settings import RewardList, reward_name, unique_names
 
 Part = Literal["all", "first half", "second half"]
 """Which of the held-out prompts, in the order of their ids (which are digests): a choice between policies on one half
@@ -15,7 +16,10 @@ leaves the other half for an unbiased evaluation of what was chosen."""
 
 
 class EvaluateStage(Settings):
-    """Candidate against opponents on held-out prompts: win rates, rewards, KL, length, repetition."""
+    """Candidate against opponents on held-out prompts: win rates, metrics, rewards, KL, length, repetition.
+
+    An opponent may be ``champion``: the registered version that is promoted when the stage runs, where there is one.
+    """
 
     kind: Literal["evaluate"]
     model: Name
@@ -27,6 +31,7 @@ class EvaluateStage(Settings):
     calibrated_by: Name | None = None  # a stage of kind judge with the very same judge; None: uncalibrated
     reward: Name | None = None  # judge by this reward model
     rewards: RewardList = ()  # reward functions as metrics: means, and differences from each opponent
+    metrics: MetricList = ()
     sampling: Sampling = Sampling(temperature=0.0, max_new_tokens=128)
     kl_prompts: Count = 16  # KL needs samples at temperature 1 of its own
     batch_size: Count = 64
@@ -37,6 +42,11 @@ class EvaluateStage(Settings):
     @classmethod
     def _names(cls, rewards: RewardList) -> RewardList:
         return unique_names(rewards)
+
+    @model_validator(mode="after")
+    def _distinguishable(self) -> Self:
+        distinguishable(self.metrics, [reward_name(reward) for reward in self.rewards])
+        return self
 
     @model_validator(mode="after")
     def _a_judge_is_calibrated(self) -> Self:

@@ -8,14 +8,18 @@ stopped does not sample them again.
 import json
 from collections.abc import Mapping, Sequence
 
-from alignment.chat import render_answer, render_prompt
+from alignment.chat import render_answer, render_prompt, template_digest
 from alignment.data.jsonl import read_records, write_records
 from alignment.evaluation.ai_judge import judged_outcomes
 from alignment.evaluation.answers import draw, held_out_prompts
+from alignment.evaluation.bootstrap import Sums
 from alignment.evaluation.judging import rubric_outcomes, score_outcomes
 from alignment.evaluation.kl import KlEstimate, sampled_kl
 from alignment.evaluation.metric_names import evaluated_models
+from alignment.evaluation.metric_settings import PassAtK, Perplexity
+from alignment.evaluation.metrics import measure, require_prompts
 from alignment.evaluation.models import PolicyPool
+from alignment.evaluation.probes import probe
 from alignment.evaluation.results import evaluation, metrics, samples
 from alignment.evaluation.reward_metrics import score_answers
 from alignment.models.loading import load_reward_model
@@ -32,15 +36,19 @@ Answers = dict[str, list[Response]]
 
 
 def run(settings: EvaluateStage, context: StageContext) -> StageResult:
-    """Samples, judges and measures. Raises StageError where no held-out prompt is there to ask."""
+    """Samples, judges and measures. Raises StageError where no prompt is there to ask, or none for a metric."""
     prompts = held_out_prompts(context, source=settings.prompts, limit=settings.limit, part=settings.part)
+    require_prompts(settings.metrics, prompts)
     work = _Work(settings, context, prompts)
     pool = PolicyPool(context.inputs[BASE], context.recipe)
     answers: Answers = {}
+    sums: dict[str, dict[str, Sums]] = {}
     for name in reversed(evaluated_models(settings)):  # the candidate last: the KL needs it next
         answers[name] = _answers(work, pool, context.inputs[name])
+        sums[name] = _probe(work, pool, context.inputs[name])
         pool.keep_only(context.inputs[settings.model], context.inputs[settings.reference])
     kl = _kl(work, pool)
+    templates = {name: template_digest(pool.tokenizer(context.inputs[name])) for name in evaluated_models(settings)}
     del pool
 
     rewards = _rewards(work, answers)
@@ -56,7 +64,9 @@ def run(settings: EvaluateStage, context: StageContext) -> StageResult:
     ordered = {name: answers[name] for name in evaluated_models(settings)}
     with context.working():
         scores = score_answers(build_rewards(settings.rewards, context), prompts, ordered) if settings.rewards else None
-    found = evaluation(settings, prompts, answers, outcomes, kl=kl, judges=judges, scores=scores)
+        sums = {name: own | measure(settings.metrics, prompts, answers[name]) for name, own in sums.items()}
+        found = evaluation(settings, prompts, answers, outcomes, kl=kl, judges=judges, scores=scores, sums=sums,
+                           templates=templates)  # fmt: skip
     values = metrics(settings, found, measured)
     write_text(context.output / "evaluation.json", found.model_dump_json(indent=1) + "\n")
     write_text(context.output / "metrics.json", json.dumps(values, indent=1) + "\n")
@@ -102,6 +112,19 @@ def _sample(
         drawn = draw(policy, artifact, prompts, sampling=sampling, seed=work.seed, first=index,
                      batch_size=work.settings.batch_size)  # fmt: skip
     return [response for (response,) in drawn]
+
+
+def _probe(work: _Work, pool: PolicyPool, artifact: Artifact) -> dict[str, Sums]:
+    """The metrics that ask one model itself."""
+    settings = work.settings
+    if not any(isinstance(metric, Perplexity | PassAtK) for metric in settings.metrics):
+        return {}
+    found, tokens = probe(
+        settings.metrics, work.context, pool.use(artifact), artifact, work.prompts, sampling=settings.sampling,
+        batch_size=settings.batch_size,
+    )  # fmt: skip
+    work.advance(0, tokens)
+    return found
 
 
 def _kl(work: _Work, pool: PolicyPool) -> KlEstimate:

@@ -50,16 +50,17 @@ def distinct_n(texts: Sequence[str], n: int) -> float:
 
 
 def repetition(texts: Sequence[str], n: int = 4) -> float:
-    """The mean over texts of the share of a text's word n-grams that already stood earlier in that text.
+    """The mean over texts of :func:`repeated_share`, a text of fewer than n words counting as 0."""
+    return fmean(repeated_share(text, n) or 0.0 for text in _some(texts))
 
-    This is seq-rep-n of Welleck et al. (2020, section 6): 1 - different n-grams / n-grams. A text of fewer than n
-    words repeats nothing and counts as 0.
+
+def repeated_share(text: str, n: int) -> float | None:
+    """The share of a text's word n-grams that already stood earlier in it; None where it has none.
+
+    This is seq-rep-n of Welleck et al. (2020, section 6): 1 - different n-grams / n-grams.
     """
-    shares = []
-    for text in _some(texts):
-        grams = _ngrams(text, n)
-        shares.append(1 - len(set(grams)) / len(grams) if grams else 0.0)
-    return fmean(shares)
+    grams = _ngrams(text, n)
+    return 1 - len(set(grams)) / len(grams) if grams else None
 
 
 def finished_rate(finished: Sequence[bool]) -> float:
@@ -80,16 +81,25 @@ def bleu(texts: Sequence[str], references: Sequence[str]) -> Bleu:
 def rouge(texts: Sequence[str], references: Sequence[str]) -> Rouge:
     """ROUGE-1, -2 and -L by rouge-score, the mean F1 over texts."""
     _pairs(texts, references)
-    names = ("rouge1", "rouge2", "rougeL")
-    scorer = RougeScorer(names, use_stemmer=True)
-    scores = [scorer.score(reference, text) for text, reference in zip(texts, references, strict=True)]
-    return Rouge(*(fmean(score[name].fmeasure for score in scores) for name in names))
+    return Rouge(*(fmean(rouge_scores(texts, references, name)) for name in ("rouge1", "rouge2", "rougeL")))
+
+
+def rouge_scores(texts: Sequence[str], references: Sequence[str], name: str) -> list[float]:
+    """Each text's F1 of one kind of ROUGE ("rouge1", "rougeL" …)."""
+    scorer = RougeScorer([name], use_stemmer=True)
+    pairs = zip(texts, references, strict=True)
+    return [float(scorer.score(reference, text)[name].fmeasure) for text, reference in pairs]
 
 
 def exact_match(texts: Sequence[str], references: Sequence[str]) -> float:
     """The share of texts equal to their reference, apart from case, white space and punctuation at the ends."""
     _pairs(texts, references)
-    return fmean(_normalised(text) == _normalised(reference) for text, reference in zip(texts, references, strict=True))
+    return fmean(same(text, reference) for text, reference in zip(texts, references, strict=True))
+
+
+def same(text: str, reference: str) -> bool:
+    """Whether a text is its reference, apart from case, white space and punctuation at the ends."""
+    return _normalised(text) == _normalised(reference)
 
 
 def number_match(texts: Sequence[str], references: Sequence[str]) -> float:

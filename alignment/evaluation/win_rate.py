@@ -1,14 +1,12 @@
-"""How often one side wins: with an interval, with length held equal, and between two versions on the same prompts."""
+"""How often one side wins: with an interval, and with length held equal."""
 
-import warnings
 from collections.abc import Sequence
-from typing import Protocol
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from scipy.optimize import brentq, minimize
 from scipy.special import expit, log_expit
-from scipy.stats import DegenerateDataWarning, bootstrap, norm
+from scipy.stats import norm
 
 from alignment.records import Record
 
@@ -25,26 +23,6 @@ class Rate(Record):
     high: float
     n: int
     ties: int
-
-
-class Difference(Record):
-    """``statistic(a) - statistic(b)`` over the same ``n`` items, with its confidence interval."""
-
-    value: float
-    low: float
-    high: float
-    n: int
-
-    @property
-    def significant(self) -> bool:
-        """Whether the interval excludes zero: only then may the difference be called one."""
-        return self.low > 0 or self.high < 0
-
-
-class Statistic(Protocol):
-    """A reduction over an axis, such as ``np.mean`` or ``np.median``."""
-
-    def __call__(self, values: Floats, /, *, axis: int) -> ArrayLike: ...
 
 
 def win_rate(outcomes: Sequence[float], *, confidence: float = 0.95) -> Rate:
@@ -99,53 +77,6 @@ def length_controlled_win_rate(
     # A constant difference has no spread, and tells no effect from quality: the prior alone decides between them.
     x = np.tanh(differences / spread) if spread > 0 else np.sign(differences)
     return float(expit(_fit_quality(values, x)))
-
-
-def paired_bootstrap(
-    a: Sequence[float],
-    b: Sequence[float],
-    *,
-    statistic: Statistic = np.mean,
-    resamples: int = 2000,
-    seed: int = 0,
-    confidence: float = 0.95,
-) -> Difference:
-    """The difference of a statistic between two versions scored on the same items, resampled by item.
-
-    ``a[i]`` and ``b[i]`` belong to one prompt, so both are drawn together (Koehn 2004). The interval is BCa (Efron
-    1987); where every item differs by the same amount the bootstrap has no variance, and the interval is the point.
-
-    Raises ValueError for samples of unequal size, fewer than two items, or values not finite.
-    """
-    left, right = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
-    if left.shape != right.shape or left.ndim != 1 or left.size < 2:
-        raise ValueError(f"two samples of the same items are needed, not {left.shape} and {right.shape}")
-    if not (np.isfinite(left).all() and np.isfinite(right).all()):
-        raise ValueError("values must be finite")
-
-    def difference(x: Floats, y: Floats, axis: int = -1) -> Floats:
-        return np.asarray(np.subtract(statistic(x, axis=axis), statistic(y, axis=axis)), dtype=np.float64)
-
-    value = float(difference(left, right))
-    if np.ptp(left - right) == 0 and (statistic is np.mean or np.ptp(left) == 0):
-        return Difference(value=value, low=value, high=value, n=left.size)
-    with warnings.catch_warnings(), np.errstate(invalid="ignore"):
-        warnings.simplefilter("ignore", DegenerateDataWarning)  # answered below
-        result = bootstrap(
-            (left, right),
-            difference,
-            paired=True,
-            vectorized=True,
-            n_resamples=resamples,
-            batch=max(1, 4_000_000 // left.size),
-            confidence_level=confidence,
-            method="BCa",
-            rng=np.random.default_rng(seed),
-        )
-    low, high = float(result.confidence_interval.low), float(result.confidence_interval.high)
-    if np.isnan(low) or np.isnan(high):  # BCa divides by the jackknife's variance, which a median can make zero
-        low, high = np.quantile(result.bootstrap_distribution, [(1 - confidence) / 2, (1 + confidence) / 2]).tolist()
-    return Difference(value=value, low=low, high=high, n=left.size)
 
 
 def _outcomes(outcomes: Sequence[float]) -> Floats:

@@ -1,11 +1,13 @@
-"""The work of the stages that compare policies: the tournament, and the over-optimisation experiment."""
+"""The work of the stages that compare policies: evaluation, tournament, and the over-optimisation experiment."""
 
 import math
 from typing import Any
 
-from alignment.evaluation.settings import OveroptimisationStage, TournamentStage
+from alignment.evaluation.metric_settings import PassAtK, Perplexity
+from alignment.evaluation.settings import EvaluateStage, OveroptimisationStage, TournamentStage
 from alignment.plan.judges import judged
 from alignment.plan.work import StageWork
+from alignment.recipe_base import CHAMPION
 
 
 def _asked(planner: Any, limit: int | None, part: str) -> tuple[tuple[int, ...], int]:
@@ -13,6 +15,39 @@ def _asked(planner: Any, limit: int | None, part: str) -> tuple[tuple[int, ...],
     held_out = planner.texts.held_out_prompts
     count = held_out.count if part == "all" else math.ceil(held_out.count / 2)
     return held_out.lengths, min(count, limit or count)
+
+
+def evaluate(planner: Any, work: StageWork, stage: EvaluateStage) -> None:
+    """Everyone's answers, what the metrics ask of each model, the candidate's KL, and the rewards."""
+    # The champion is not of this recipe; it is taken to be as large as what may follow it.
+    names = [stage.model if name == CHAMPION else name for name in (stage.model, *stage.against)]
+    models = len({stage.model, *stage.against})
+    planner.hold_policies(work, [*dict.fromkeys(names), stage.reference])
+    new, texts = stage.sampling.max_new_tokens, planner.texts
+    if stage.prompts is None:
+        asked, count = texts.held_out_prompts.lengths, texts.held_out_prompts.count
+    else:
+        pairs = texts.held_out_pairs
+        asked, count = tuple(pair.prompt for pair in pairs.lengths), pairs.count
+    count = min(count, stage.limit or count)
+    scale = count / max(1, len(asked))
+    for _ in range(models):
+        work.activities.append(planner.draw(asked, scale, stage.sampling.beams, stage.batch_size, new))
+        for metric in stage.metrics:  # as if every prompt were of the kinds that they are counted on
+            if isinstance(metric, PassAtK):
+                work.activities.append(planner.draw(asked, scale, metric.samples, stage.batch_size, new))
+            elif isinstance(metric, Perplexity):
+                work.activities.append(planner.scored(count, asked, new, metric.batch_size))
+    measured = min(stage.kl_prompts, count)
+    planner.measure_kl(work, asked, measured, 1, stage.batch_size, new)
+    policies, work.models = work.models, []  # the policies are freed before a reward model is loaded
+    for _ in range(planner.hold_reward_models(work, stage)):
+        work.activities.append(planner.scored(count * models, asked, new, stage.batch_size))
+    if stage.judge is not None:
+        judged(planner, work, stage.judge, count * len(set(stage.against)), asked, new)
+    work.models = max(policies, work.models, key=sum)
+    samples = sum(metric.samples for metric in stage.metrics if isinstance(metric, PassAtK))
+    work.sampled, work.at_most = (count * models * (1 + samples) + measured) * new, True
 
 
 def tournament(planner: Any, work: StageWork, stage: TournamentStage) -> None:

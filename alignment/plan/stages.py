@@ -8,16 +8,15 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from alignment.plan.experiments import overoptimisation, tournament
+from alignment.plan.experiments import evaluate, overoptimisation, tournament
 from alignment.plan.feedback import constitution, made_demonstrations, made_pairs, synthesis
-from alignment.plan.judges import judge_online, judge_stage, judged, pair_classifier
+from alignment.plan.judges import judge_online, judge_stage, pair_classifier
 from alignment.plan.sizes import ModelSize
 from alignment.plan.texts import Measured, Pair, Texts
 from alignment.plan.work import Draw, Pass, StageWork, largest_batch
 from alignment.recipe import (
     BASE,
     DpoStage,
-    EvaluateStage,
     GrpoStage,
     PpoStage,
     PreferenceFileStage,
@@ -48,8 +47,9 @@ class Planner:
         settings = self.recipe.stages[name] if stage is None else stage
         kinds: dict[str, Callable[[StageWork, Any], None]] = {
             "sft": self._sft, "sample": self._sample, "reward": self.reward, "dpo": self._dpo, "ppo": self._ppo,
-            "grpo": self._group, "rloo": self._group, "evaluate": self._evaluate, "preferences": self._programs,
-            "human_preferences": self._people, "judge": partial(judge_stage, self), "preference_file": self._programs,
+            "grpo": self._group, "rloo": self._group, "evaluate": partial(evaluate, self),
+            "preferences": self._programs, "preference_file": self._programs, "human_preferences": self._people,
+            "judge": partial(judge_stage, self),
             "tournament": partial(tournament, self), "overoptimisation": partial(overoptimisation, self),
             "pair_classifier": partial(pair_classifier, self), "constitution": partial(constitution, self),
             "synthesis": partial(synthesis, self),
@@ -273,29 +273,6 @@ class Planner:
         for _ in range(int(old) + int(stage.beta > 0)):
             work.activities.append(self._pass(stage, wholes, answers, scale, trains=False))
         work.activities.append(self._pass(stage, wholes, answers, scale * stage.epochs))
-
-    def _evaluate(self, work: StageWork, stage: EvaluateStage) -> None:
-        names = list(dict.fromkeys((stage.model, *stage.against)))
-        self.hold_policies(work, [*names, stage.reference])
-        new = stage.sampling.max_new_tokens
-        if stage.prompts is None:
-            asked, count = self.texts.held_out_prompts.lengths, self.texts.held_out_prompts.count
-        else:
-            pairs = self.texts.held_out_pairs
-            asked, count = tuple(pair.prompt for pair in pairs.lengths), pairs.count
-        count = min(count, stage.limit or count)
-        scale = count / max(1, len(asked))
-        for _ in names:
-            work.activities.append(self.draw(asked, scale, stage.sampling.beams, stage.batch_size, new))
-        measured = min(stage.kl_prompts, count)
-        self.measure_kl(work, asked, measured, 1, stage.batch_size, new)
-        policies, work.models = work.models, []  # the policies are freed before a reward model is loaded
-        for _ in range(self.hold_reward_models(work, stage)):
-            work.activities.append(self.scored(count * len(names), asked, new, stage.batch_size))
-        if stage.judge is not None:
-            judged(self, work, stage.judge, count * len(set(stage.against)), asked, new)
-        work.models = max(policies, work.models, key=sum)
-        work.sampled, work.at_most = (count * len(names) + measured) * new, True
 
     def measure_kl(
         self, work: StageWork, asked: Sequence[int], prompts: int, per_prompt: int, batch: int, new: int

@@ -86,7 +86,11 @@ def _base(base: Artifact) -> tuple[str, str]:
 
 
 def _summary(record: VersionRecord, rates: list[WinRate]) -> str:
-    verdict = "was promoted" if record.verdict.passed else "was refused by the gate and is registered as a candidate"
+    verdict = "was refused by the gate and is registered as a candidate"
+    if record.verdict.passed:
+        verdict = "was promoted"
+    elif record.verdict.waits:
+        verdict = "holds every condition of the gate; a person has yet to approve it"
     best = next((rate for rate in rates if rate.opponent == BASE), rates[0] if rates else None)
     if best is None:
         return f"It {verdict}."

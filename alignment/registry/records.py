@@ -15,6 +15,18 @@ class Change(Record):
     why: str
 
 
+class TaskResults(Record):
+    """What lm-eval measured of a version: ``results`` by task and metric, as lm-eval names them (``acc,none``)."""
+
+    at: datetime
+    lm_eval: str  # its version
+    candidate: ArtifactRef
+    tasks: tuple[str, ...]
+    limit: int | None  # examples of each task; None: all
+    results: dict[str, dict[str, float]]
+    n: dict[str, int]  # examples, by task
+
+
 class Provenance(Record):
     """The run that made a version: its name, its recipe's digest, and the code's commit (None: not in a repository)."""
 
@@ -46,6 +58,7 @@ class RegisteredVersion(Record):
     folder: str
     candidate: ArtifactRef
     passed: bool
+    waits: bool = False  # the gate's conditions hold, and nobody has approved it yet
     run: str
     recipe: str
     recipe_digest: str
@@ -65,3 +78,4 @@ class VersionDetails(Record):
     intact: bool
     problems: dict[str, str]
     history: tuple[Change, ...]
+    tasks: tuple[TaskResults, ...] = ()  # oldest first

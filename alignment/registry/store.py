@@ -81,10 +81,10 @@ class Store:
         rows = _pages(self.client.search_model_versions, filter_string=f"name='{self.name}'")
         return 1 + max((int(row.version) for row in rows), default=0)
 
-    def create_version(self, folder: Path, run_id: str, tags: Mapping[str, str], *, passed: bool) -> Any:
+    def create_version(self, folder: Path, run_id: str, tags: Mapping[str, str]) -> Any:
         """Makes an entry for a folder that is complete."""
         self._ensure_model()
-        verdict = "the gate passed" if passed else "the gate refused"
+        verdict = {"waiting": "waits for a person's approval"}.get(tags["gate"], f"the gate {tags['gate']}")
         return self.client.create_model_version(
             self.name, source=self._source(folder, run_id), run_id=run_id, tags=dict(tags), description=verdict
         )
@@ -168,6 +168,13 @@ class Store:
             self.client.log_batch(run.info.run_id, metrics=metrics[begin : begin + METRICS_PER_CALL])
         self.client.set_terminated(run.info.run_id)
         return str(run.info.run_id)
+
+    def log_metrics(self, run_id: str, values: Mapping[str, float]) -> None:
+        """Adds figures to the run of a version."""
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        self.client.log_batch(run_id, metrics=[Metric(_key(name), value, now, 0) for name, value in values.items()])
 
     def _ensure_model(self) -> None:
         if not any(model.name == self.name for model in _pages(self.client.search_registered_models)):

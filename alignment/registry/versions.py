@@ -33,6 +33,7 @@ from alignment.registry.files import (
 from alignment.registry.lineage import chat_template_digest, problems, trace
 from alignment.registry.records import Provenance, RegisteredVersion, VersionDetails, VersionRecord
 from alignment.registry.store import CHAMPION, Store
+from alignment.registry.task_results import task_results
 from alignment.workspace import Workspace, file_digest, write_text
 
 
@@ -99,7 +100,7 @@ def _enter(
         if folder.exists():
             shutil.rmtree(folder)  # no entry names it: it was left by a process that died here
         partial.rename(folder)
-        row = store.create_version(folder, run_id, tags, passed=record.verdict.passed)
+        row = store.create_version(folder, run_id, tags)
         if int(row.version) == record.version:
             break
         # Another workspace shares this registry and took the number: take the next one.
@@ -148,25 +149,39 @@ def show(workspace: Workspace, reference: str) -> VersionDetails:
     if record is not None:
         found |= problems(workspace, record.lineage)
     return VersionDetails(
-        version=version, record=record, intact=not found, problems=found, history=tuple(store.history())
+        version=version,
+        record=record,
+        intact=not found,
+        problems=found,
+        history=tuple(store.history()),
+        tasks=tuple(task_results(workspace, version)),
     )
 
 
-def promote(workspace: Workspace, reference: str, *, despite_gate: bool = False) -> RegisteredVersion:
-    """Makes a version the champion by hand.
+def promote(
+    workspace: Workspace, reference: str, *, despite_gate: bool = False, by: str = "", reason: str = ""
+) -> RegisteredVersion:
+    """Makes a version the champion by hand; who did it, and why, stands in the champion's history.
 
-    Raises InputError for a version that is not there, that the gate refused (unless ``despite_gate``), or whose files
-    are not what was registered.
+    For a version whose gate waits for a person this is the approval. Raises InputError for a version that is not
+    there, that the gate refused (unless ``despite_gate`` and a reason are given), or whose files are not what was
+    registered.
     """
     version = find(workspace, reference)
-    if not version.passed and not despite_gate:
-        remedy = "look at why with `rlhf models show`; promote it despite the gate only on better evidence"
-        raise InputError([Fault(f"the gate refused {version}", remedy)])
     store = Store(workspace, version.name)
+    refused = store.get(version.version).tags["gate"] == "refused"
+    if refused and not despite_gate:
+        remedy = "look at why with `rlhf models show`; on better evidence promote it with --force and --reason"
+        raise InputError([Fault(f"the gate refused {version}", remedy)])
+    if refused and not reason.strip():
+        problem = f"the gate refused {version}, and no reason is given"
+        raise InputError([Fault(problem, "say why in --reason: it is kept with the version", field="--reason")])
     with store.alone():
         require_whole(Path(version.folder), _lineage_digest(store, version))
         if CHAMPION not in version.aliases:
-            store.set_champion(version.version, "promoted by hand")
+            how = "promoted despite the gate" if refused else "approved" if version.waits else "promoted by hand"
+            who, why = f" by {by}" if by else "", f": {reason.strip()}" if reason.strip() else ""
+            store.set_champion(version.version, f"{how}{who}{why}")
     return find(workspace, f"{version.name}/{version.version}")
 
 
@@ -199,7 +214,7 @@ def _tags(record: VersionRecord, identity: str) -> dict[str, str]:
         "recipe_digest": record.provenance.recipe_digest,
         "run": record.provenance.run,
         "commit": record.provenance.commit or "",
-        "gate": "passed" if record.verdict.passed else "refused",
+        "gate": "passed" if record.verdict.passed else "waiting" if record.verdict.waits else "refused",
         "candidate": record.candidate.model_dump_json(),
         "chat_template": record.chat_template or "",
     }
@@ -215,6 +230,7 @@ def _listed(store: Store, row: Any) -> RegisteredVersion:
         folder=str(store.folder(int(row.version))),
         candidate=ArtifactRef.model_validate_json(tags["candidate"]),
         passed=tags["gate"] == "passed",
+        waits=tags["gate"] == "waiting" and all(one.version != int(row.version) for one in store.history()),
         run=tags["run"],
         recipe=tags["recipe"],
         recipe_digest=tags["recipe_digest"],

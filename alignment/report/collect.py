@@ -4,12 +4,14 @@ import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from alignment.evaluation.gate import GateVerdict
+from alignment.evaluation.leaderboard import Game, leaderboard
 from alignment.preferences.judges.report import judge_words
 from alignment.recipe import (
     BASE,
+    CHAMPION,
     ConstitutionStage,
     EvaluateStage,
     HumanPreferencesStage,
@@ -24,8 +26,9 @@ from alignment.recipe import (
     stage_inputs,
 )
 from alignment.records import Artifact
-from alignment.registry.lineage import node_id, node_ref, trace
+from alignment.registry.lineage import LineageNode, node_id, node_ref, trace
 from alignment.registry.store import read_curves
+from alignment.report.evaluations import accuracy_slices, evaluated
 from alignment.report.experiments import overoptimisations, tournaments
 from alignment.report.feedback import constitutions, syntheses, writer_words
 from alignment.report.judges import judge_reports, uncalibrated
@@ -34,7 +37,6 @@ from alignment.report.model import (
     Cost,
     Curve,
     Edge,
-    EvaluationReport,
     Interval,
     LineageReport,
     Node,
@@ -44,8 +46,6 @@ from alignment.report.model import (
     RewardReport,
     RunReport,
     StageReport,
-    Tally,
-    WinRateReport,
 )
 from alignment.report.samples import choose_samples
 from alignment.workspace import Workspace
@@ -88,14 +88,17 @@ def build_report(
     registered: Registered | None = None,
     commands: Sequence[Command] = (),
     work_seconds: Mapping[str, float] | None = None,
+    games: Sequence[Game] = (),
+    names: Mapping[str, Sequence[str]] | None = None,
 ) -> RunReport:
     """The report of a run, also of one that failed half-way.
 
     ``artifacts`` are what the run made or took from the cache, by stage, base model included. ``work_seconds`` gives
-    the working time of steps that make no artifact. What the recipe does not have, or the run did not reach, is left
-    out and shown as such.
+    the working time of steps that make no artifact; ``games`` and ``names`` are those of
+    :func:`~alignment.evaluation.leaderboard.leaderboard`. What the recipe does not have, or
+    the run did not reach, is left out and shown as such.
     """
-    evaluation = _evaluation(recipe, artifacts)
+    evaluation = evaluated(recipe, artifacts)
     chosen = choose_samples(Path(artifacts[evaluation[0]].path), evaluation[1]) if evaluation else ((), "")
     made = [outcome.artifact for outcome in outcomes if outcome.artifact and not outcome.cached]
     return RunReport(
@@ -118,6 +121,7 @@ def build_report(
         evaluation=evaluation[1] if evaluation else None,
         tournaments=tournaments(recipe, artifacts),
         overoptimisations=overoptimisations(recipe, artifacts),
+        leaderboard=leaderboard(workspace, games, names),
         rewards=tuple(_rewards(recipe, artifacts)),
         preferences=tuple(_preferences(recipe, artifacts)),
         judges=(judges := judge_reports(recipe, artifacts)),
@@ -186,65 +190,6 @@ def _curves(folder: Path) -> dict[str, Curve]:
     return {name: tuple(curve) for name, curve in read_curves(folder).items() if curve}
 
 
-def _evaluation(recipe: Recipe, artifacts: Mapping[str, Artifact]) -> tuple[str, EvaluationReport] | None:
-    """The evaluation that the gate looks at, else the last one; with its stage's name."""
-    names = [name for name, stage in recipe.stages.items() if isinstance(stage, EvaluateStage) and name in artifacts]
-    if not names:
-        return None
-    name = recipe.gate.evaluation if recipe.gate and recipe.gate.evaluation in names else names[-1]
-    found = json.loads((Path(artifacts[name].path) / "evaluation.json").read_text("utf-8"))
-    rates = found["win_rates"]
-    first = rates[0] if rates else None
-    return name, EvaluationReport(
-        candidate=found["candidate"],
-        prompts=found["prompts"],
-        win_rates=tuple(_win_rate(rate, found["judges"]) for rate in rates),
-        kl=Interval(**{part: found["kl"][part] for part in ("value", "low", "high")}),
-        reference=found["reference"],
-        models={model: _model_figures(figures) for model, figures in found["models"].items()},
-        lengths={model: tuple(figures["lengths"]) for model, figures in found["models"].items()},
-        opponent=first["opponent"] if first else None,
-        judge=first["judge"] if first else None,
-        by_kind={kind: _tally(rate) for kind, rate in first["kinds"].items()} if first else {},
-    )
-
-
-def _win_rate(found: Mapping[str, Any], judges: Mapping[str, str]) -> WinRateReport:
-    rate = found["rate"]
-    return WinRateReport(
-        opponent=found["opponent"],
-        judge=found["judge"],
-        judged_by=judges[found["judge"]],
-        value=rate["value"],
-        low=rate["low"],
-        high=rate["high"],
-        length_controlled=found["length_controlled"],
-    )
-
-
-def _model_figures(found: Mapping[str, Any]) -> dict[str, float]:
-    """Everything that is a number, the reference metrics too."""
-    flat = {**found, **(found.get("references") or {})}
-    wanted = (
-        "length",
-        "words",
-        "repetition",
-        "distinct_2",
-        "finished",
-        "bleu",
-        "rouge_l",
-        "exact_match",
-        "number_match",
-    )
-    return {name: float(flat[name]) for name in wanted if flat.get(name) is not None}
-
-
-def _tally(rate: Mapping[str, Any]) -> Tally:
-    """Counts from a rate: its value counts a tie half."""
-    win = round(rate["value"] * rate["n"] - rate["ties"] / 2)
-    return Tally(win=win, tie=rate["ties"], loss=rate["n"] - rate["ties"] - win)
-
-
 def _rewards(recipe: Recipe, artifacts: Mapping[str, Artifact]) -> list[RewardReport]:
     reports = []
     for name, stage in recipe.stages.items():
@@ -261,9 +206,16 @@ def _rewards(recipe: Recipe, artifacts: Mapping[str, Artifact]) -> list[RewardRe
                 high=metrics["accuracy.high"],
                 margins=tuple(found["margins"]),
                 reliability=rows,
+                ece=_ece(metrics),
+                slices=accuracy_slices(found.get("slices", [])),
             )
         )
     return reports
+
+
+def _ece(metrics: Mapping[str, float]) -> Interval | None:
+    parts = {"value": "ece.debiased", "low": "ece.low", "high": "ece.high"}
+    return Interval(**{part: metrics.get(name) for part, name in parts.items()}) if "ece.debiased" in metrics else None
 
 
 def _preferences(recipe: Recipe, artifacts: Mapping[str, Artifact]) -> list[PreferenceReport]:
@@ -308,7 +260,7 @@ def _lineage(
     evaluation = recipe.stages.get(gate.evaluation) if gate and gate.evaluation in artifacts else None
     roots = [gate.evaluation] if gate and evaluation else [name for name in artifacts if name != BASE]
     candidate = evaluation.model if isinstance(evaluation, EvaluateStage) else None
-    nodes = trace(workspace, artifacts, roots).nodes
+    nodes = _shown(trace(workspace, artifacts, roots).nodes, [artifacts[name] for name in roots])
     label = f"{registered.name} v{registered.version}" if registered else ""
     return LineageReport(
         nodes=tuple(
@@ -318,8 +270,23 @@ def _lineage(
             Edge(source=node_id(ref), target=node.id, role=_role(recipe, node.name, name))
             for node in nodes
             for name, ref in node.inputs.items()
+            if node_id(ref) in {other.id for other in nodes}
         ),
     )
+
+
+def _shown(nodes: Sequence[LineageNode], roots: Sequence[Artifact]) -> list[LineageNode]:
+    """What the roots were made of; of a champion that was only compared with, not what that was made of in turn."""
+    by_id = {node.id: node for node in nodes}
+    reached: set[str] = set()
+    queue = [node_id(root) for root in roots]
+    while queue:
+        if (here := queue.pop()) in reached:
+            continue
+        reached.add(here)
+        queue += [node_id(ref) for name, ref in by_id[here].inputs.items() if name != CHAMPION]
+    compared = {node_id(node.inputs[CHAMPION]) for node in nodes if node.id in reached and CHAMPION in node.inputs}
+    return [node for node in nodes if node.id in reached | compared]
 
 
 def _role(recipe: Recipe, stage: str, source: str) -> str:

@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
 from alignment.evaluation.gate import GateVerdict
+from alignment.evaluation.leaderboard import Leaderboard
 from alignment.preferences.feedback_report import ConstitutionFigures, SynthesisFigures
 from alignment.preferences.judges.report import JudgeReport
 from alignment.records import ArtifactRef, Record
@@ -94,6 +95,39 @@ class Tally(Record):
     loss: int = 0
 
 
+class FigureReport(Record):
+    """A metric of one model, or the candidate's lead over an opponent, with its 95 % interval over ``n`` prompts."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+    @property
+    def open(self) -> bool:
+        """Whether the interval crosses zero: then nothing may be said of a lead."""
+        return self.n < 2 or self.low <= 0 <= self.high
+
+
+class SliceReport(Record):
+    """A part of the prompts (or pairs): how often the candidate wins there, and each metric's lead, by opponent."""
+
+    by: str
+    value: str
+    n: int
+    win_rates: Mapping[str, FigureReport]  # by opponent, of the first judge
+    metrics: Mapping[str, FigureReport]  # of the candidate
+    leads: Mapping[str, Mapping[str, FigureReport]]  # by opponent and metric
+
+
+class SystemReport(Record):
+    """What was evaluated beside the weights: digests of ``templates`` by model; the system's ``prompts``, counted."""
+
+    sampling: Mapping[str, Any]
+    templates: Mapping[str, str]
+    prompts: tuple[tuple[str | None, int], ...]
+
+
 class EvaluationReport(Record):
     """The evaluation: win rates, figures per model, and what they were counted from.
 
@@ -111,6 +145,14 @@ class EvaluationReport(Record):
     opponent: str | None
     judge: str | None
     by_kind: Mapping[str, Tally]
+    metrics: Mapping[str, Mapping[str, FigureReport]] = Field(default_factory=dict)  # by model and name
+    leads: Mapping[str, Mapping[str, FigureReport]] = Field(
+        default_factory=dict
+    )  # the candidate's, by opponent and name
+    better: Mapping[str, str | None] = Field(default_factory=dict)
+    signatures: Mapping[str, str] = Field(default_factory=dict)
+    slices: tuple[SliceReport, ...] = ()
+    system: SystemReport | None = None
 
 
 class StandingReport(Record):
@@ -187,6 +229,8 @@ class RewardReport(Record):
     high: float
     margins: tuple[float, ...]
     reliability: tuple[ReliabilityRow, ...]
+    ece: Interval | None = None  # without the bias of few pairs
+    slices: tuple[SliceReport, ...] = ()
 
 
 class PreferenceReport(Record):
@@ -257,6 +301,7 @@ class RunReport(Record):
     evaluation: EvaluationReport | None = None
     tournaments: tuple[TournamentReport, ...] = ()
     overoptimisations: tuple[OveroptimisationReport, ...] = ()
+    leaderboard: Leaderboard | None = None
     rewards: tuple[RewardReport, ...] = ()
     preferences: tuple[PreferenceReport, ...] = ()
     judges: Mapping[str, JudgeReport] = Field(default_factory=dict)  # by the stage that asked them

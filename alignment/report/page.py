@@ -7,7 +7,7 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
-from alignment.report import distance_plots, feedback, graph, plots, words
+from alignment.report import distance_plots, evidence_words, feedback, graph, plots, words
 from alignment.report.judges import judge_rows
 from alignment.report.model import RunReport, WinRateReport
 from alignment.report.svg import Figure
@@ -53,6 +53,7 @@ def render(report: RunReport) -> str:
         script=script,
         script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         words=words,
+        said=evidence_words,
         judge_rows=judge_rows,
         feedback=feedback,
         outcome=words.outcome(report),

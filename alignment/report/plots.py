@@ -199,8 +199,17 @@ def calibration_plot(reward: RewardReport) -> Figure:
         width=WIDTH,
         height=290,
         shapes=tuple(shapes),
-        caption="Each answer of each held-out pair, grouped by prediction; a larger dot holds more.",
+        caption=f"Each answer of each held-out pair by prediction; a larger dot holds more.{_error_words(reward)}",
     )
+
+
+def _error_words(reward: RewardReport) -> str:
+    if reward.ece is None:
+        return ""
+    ends = (
+        "" if reward.ece.low is None or reward.ece.high is None else f", {reward.ece.low:.3f} to {reward.ece.high:.3f}"
+    )
+    return f" Calibration error {reward.ece.value:.3f}{ends}, the bias of few pairs taken off."
 
 
 def length_plot(evaluation: EvaluationReport) -> Figure:

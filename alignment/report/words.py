@@ -132,11 +132,14 @@ def key_metric(stage: StageReport) -> str:
 
 
 def outcome(report: RunReport) -> str:
-    """How the run ended: promoted, refused, failed or finished. It is also the class that colours the verdict."""
+    """How the run ended: promoted, waiting, refused, failed or finished; also the class that colours the verdict."""
     if any(stage.status == "failed" for stage in report.stages):
         return "failed"
     if report.gate is None:
         return "finished"
+    if report.gate.waits:
+        approved = report.registered is not None and "champion" in report.registered.aliases
+        return "promoted" if approved else "waiting"
     return "promoted" if report.gate.passed else "refused"
 
 
@@ -151,6 +154,8 @@ def headline(report: RunReport) -> str:
         is_champion = report.registered is not None and "champion" in report.registered.aliases
         verb = "promoted to champion" if is_champion else "passed the gate"
         return f"{version} {verb}{_evidence(report)}."
+    if how == "waiting":
+        return f"{version} holds every condition and waits for a person's approval{_evidence(report)}."
     if how == "refused" and report.gate is not None:
         failed_checks = [check for check in report.gate.checks if not check.passed]
         return f"{version} refused: {'; '.join(_shortfall(check) for check in failed_checks)}."
@@ -160,7 +165,7 @@ def headline(report: RunReport) -> str:
 def check_words(check: GateCheck) -> str:
     """By how much a condition was met or missed, or why it could not be checked."""
     if check.problem is not None or check.by is None:
-        return check.problem or ""
+        return check.problem or check.note
     return f"{'met' if check.passed else 'missed'} by {abs(check.by):.2g}"
 
 

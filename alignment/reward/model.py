@@ -13,7 +13,14 @@ from peft import PeftModel
 from trl import RewardConfig, RewardTrainer
 
 from alignment.chat import render_answer, render_prompt, template_digest
-from alignment.evaluation.calibration import expected_calibration_error, pair_accuracy, reliability
+from alignment.evaluation.calibration import (
+    calibration_error,
+    expected_calibration_error,
+    pair_accuracy,
+    pair_predictions,
+    reliability,
+)
+from alignment.evaluation.slices import accuracy_slices
 from alignment.faults import StageError
 from alignment.models.loading import add_lora, new_reward_model
 from alignment.preferences.pairs import split_pairs
@@ -117,13 +124,18 @@ def _evaluate(model: Any, tokenizer: Any, pairs: list[PreferencePair], settings:
     probabilities = torch.sigmoid(torch.tensor(margins, dtype=torch.float64))
     both = [*probabilities.tolist(), *(1 - probabilities).tolist()]
     outcomes = [1] * len(rows) + [0] * len(rows)
+    error = calibration_error(*(side.tolist() for side in pair_predictions(chosen, rejected)))
     metrics = {
         "accuracy": accuracy.value,
         "accuracy.low": accuracy.low,
         "accuracy.high": accuracy.high,
         "margin.mean": sum(margins) / len(margins),
         "ece": expected_calibration_error(both, outcomes),
+        "ece.debiased": error.value,
+        "ece.low": error.low,
+        "ece.high": error.high,
         "held_out_pairs": float(len(rows)),
     }
-    detail = {"margins": margins, "chosen": chosen, "rejected": rejected, "reliability": reliability(both, outcomes)}
+    detail = {"margins": margins, "chosen": chosen, "rejected": rejected, "reliability": reliability(both, outcomes),
+              "slices": [one.model_dump(mode="json") for one in accuracy_slices(pairs, margins)]}  # fmt: skip
     return {"metrics": metrics, "detail": detail}

@@ -6,14 +6,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from alignment.chat import render_answer, render_prompt
 from alignment.data.jsonl import read_records, write_records
+from alignment.evaluation.bootstrap import estimate
 from alignment.evaluation.metric_names import evaluation_metric_names
+from alignment.evaluation.metric_settings import with_kinds
+from alignment.evaluation.models import PolicyPool
+from alignment.evaluation.probes import probe, reference_likelihoods
 from alignment.evaluation.results import Evaluation, Sample
 from alignment.evaluation.stage import run
 from alignment.faults import StageError
 from alignment.recipe import EvaluateStage, Recipe
 from alignment.records import Artifact, Prompt, Response
+from alignment.rollouts.engine import Completion
 from alignment.stage import Progress, StageContext, StageResult
 from alignment.workspace import folder_digest
 
@@ -168,4 +175,99 @@ def test_reward_functions_are_metrics(evaluate: Evaluate) -> None:
     lead = result.metrics["reward.short.brief.value"] - result.metrics["reward.base.brief.value"]
     assert result.metrics["reward_lead.base.brief.value"] == pytest.approx(lead)
     assert result.metrics["reward_lead.base.brief.low"] > 0  # two words against ten tokens
-    assert evaluation.rewards["other"]["repetition_penalty"].n == evaluation.prompts
+    assert evaluation.metrics["other"]["repetition_penalty"].n == evaluation.prompts
+
+
+METRICS = {
+    "raters": None, "reward": None, "against": ["base"],
+    "metrics": with_kinds([
+        "bleu", "rouge", "exact_match", "perplexity", "length", "distinct", "repetition", "refusal", "profanity",
+        "readability", {"kind": "classification", "labels": ["yes", "no"]}, {"kind": "pass_at_k", "k": 2, "samples": 3},
+        {"kind": "length", "unit": "tokens", "name": "odd_tokens", "kinds": ["odd"]},
+    ]),
+}  # fmt: skip
+
+
+def test_metrics_stand_with_intervals_on_all_prompts_and_on_slices(evaluate: Evaluate, tmp_path: Path) -> None:
+    result, output = evaluate(checkpoints=tmp_path / "kept", **METRICS)
+    stage = EvaluateStage.model_validate(SETTINGS | METRICS)
+    assert list(result.metrics) == evaluation_metric_names(stage)
+    found, samples = read(output)
+    referenced = sum(sample.reference is not None for sample in samples)
+    mine, theirs, lead = found.metrics["short"], found.metrics["base"], found.metric_leads["base"]
+    assert list(mine) == [*found.better]
+    assert (mine["bleu"].n, mine["length"].n, mine["perplexity"].n) == (referenced, len(samples), referenced)
+    assert mine["odd_tokens"].n == sum(sample.kind == "odd" for sample in samples)
+    assert mine["length"].value == pytest.approx(sum(len(s.texts["short"].split()) for s in samples) / len(samples))
+    assert mine["perplexity"].value < theirs["perplexity"].value  # it learned to say "yes", and that is the reference
+    assert lead["perplexity"].high < 0
+    assert lead["length"].value == pytest.approx(mine["length"].value - theirs["length"].value)
+    assert mine["accuracy"].value == 1.0  # every answer begins with "yes"
+    assert mine["pass_at_2"].value == 0.0  # words are no program that passes the test `yes`
+    assert "nrefs:1" in found.signatures["bleu"]
+    kinds = {part.value: part for part in found.slices if part.by == "kind"}
+    assert sum(part.n for part in kinds.values()) == len(samples)
+    assert kinds["odd"].metrics["short"]["odd_tokens"].n == kinds["odd"].n
+    assert "odd_tokens" not in kinds["even"].metrics["short"]
+    assert [(one.text, one.n) for one in found.system_prompts] == [(None, len(samples))]
+    assert set(found.templates) == {"short", "base"}
+    for path in (tmp_path / "kept").glob("*.json"):  # what the models were asked is not asked again
+        path.write_text(json.dumps([[0.0, 1]] * len(json.loads(path.read_text()))))
+    again, _ = evaluate(checkpoints=tmp_path / "kept", **METRICS)
+    assert again.metrics["metric.short.perplexity.value"] == 1.0
+    assert again.metrics["metric.short.length.value"] == result.metrics["metric.short.length.value"]
+
+
+def test_perplexity_is_the_models_own_loss(
+    policies: dict[str, Artifact], recipe: Recipe, prompts: list[Prompt]
+) -> None:
+    """Against the loss that transformers computes itself, one conversation at a time."""
+    asked = [
+        prompt.model_copy(update={"reference": "yes red" if i % 2 else "no"}) for i, prompt in enumerate(prompts[:7])
+    ]
+    policy = PolicyPool(policies["base"], recipe).use(policies["short"])
+    found = reference_likelihoods(policy, asked, batch_size=3)
+    for prompt, (nats, tokens) in zip(asked, found, strict=True):
+        ids = render_prompt(policy.tokenizer, prompt.messages)
+        answer = render_answer(policy.tokenizer, prompt.messages, prompt.reference or "")
+        labels = torch.tensor([[-100] * len(ids) + answer])
+        loss = policy.model(input_ids=torch.tensor([ids + answer]), labels=labels).loss
+        assert tokens == len(answer)
+        assert nats / tokens == pytest.approx(float(loss), rel=1e-4)
+
+
+class Scripted:
+    """A policy that says what it is told to: the sampler's seam."""
+
+    def __init__(self, tokenizer: Any, texts: list[str]) -> None:
+        self.tokenizer, self.texts = tokenizer, texts
+
+    def engine(self, _batch_size: int) -> Any:
+        return self
+
+    def generate(self, prompts: Any, *, sampling: Any, seeds: Any, per_prompt: int) -> list[list[Completion]]:
+        assert sampling.temperature == 0.8
+        assert len(set(seeds)) == len(prompts) * per_prompt
+        said = iter(self.texts)
+        return [[Completion((1,), next(said), True) for _ in range(per_prompt)] for _ in prompts]
+
+
+def test_pass_at_k_runs_the_tests_of_each_prompt(
+    policies: dict[str, Artifact], recipe: Recipe, prompts: list[Prompt], tmp_path: Path
+) -> None:
+    code = [
+        prompts[1].model_copy(update={"reference": "assert double(3) == 6"}),
+        prompts[2].model_copy(update={"kind": "x"}),
+    ]
+    right, wrong = "```python\ndef double(n):\n    return 2 * n\n```", "def double(n): return n"
+    tokenizer = PolicyPool(policies["base"], recipe).tokenizer(policies["base"])
+    policy: Any = Scripted(tokenizer, [right, wrong, "raise SystemExit(0)", right])
+    stage = EvaluateStage.model_validate(SETTINGS | {"metrics": [
+        {"kind": "pass_at_k", "k": k, "samples": 4, "seconds": 60, "kinds": ["odd"]} for k in (1, 2)
+    ]})  # fmt: skip
+    context = StageContext("check", recipe, policies, {}, tmp_path, tmp_path)
+    found, tokens = probe(stage.metrics, context, policy, policies["base"], code, sampling=stage.sampling, batch_size=8)
+    assert estimate(found["pass_at_1"]).value == 0.5  # two of four
+    assert estimate(found["pass_at_2"]).value == pytest.approx(5 / 6)  # all pairs but the one of the two that fail
+    assert estimate(found["pass_at_2"]).n == 1
+    assert tokens == 4  # both count the same four

@@ -9,7 +9,7 @@ from scipy.stats import binomtest, multinomial, norm
 from statsmodels.api import GLM, families
 from statsmodels.stats.proportion import proportion_confint
 
-from alignment.evaluation.win_rate import length_controlled_win_rate, paired_bootstrap, win_rate
+from alignment.evaluation.win_rate import length_controlled_win_rate, win_rate
 
 OUTCOMES = st.lists(st.sampled_from([0.0, 0.5, 1.0]), min_size=1, max_size=60)
 
@@ -157,36 +157,3 @@ def test_length_control_refuses_unequal_numbers() -> None:
         length_controlled_win_rate([1.0, 0.0], [1], [2])
     with pytest.raises(ValueError, match="finite"):
         length_controlled_win_rate([1.0, 0.0], [1, math.inf], [2, 2])
-
-
-def test_paired_bootstrap_uses_the_pairing() -> None:
-    rng = np.random.default_rng(0)
-    prompts = rng.normal(0, 10, size=200)  # prompts differ far more than the two versions do
-    a, b = prompts + 0.5 + rng.normal(0, 0.5, 200), prompts + rng.normal(0, 0.5, 200)
-    difference = paired_bootstrap(a.tolist(), b.tolist(), seed=3)
-    assert difference.value == pytest.approx(float((a - b).mean()))
-    assert difference.low < difference.value < difference.high
-    assert difference.significant
-    standard_error = float((a - b).std(ddof=1)) / math.sqrt(200)
-    assert difference.high - difference.low == pytest.approx(2 * 1.96 * standard_error, rel=0.1)
-    assert paired_bootstrap(a.tolist(), b.tolist(), seed=3) == difference
-
-
-def test_paired_bootstrap_of_equal_versions_is_not_significant() -> None:
-    same = [1.0, 2.0, 3.0]
-    assert not paired_bootstrap(same, same).significant
-    assert not paired_bootstrap(same, same, statistic=np.median).significant
-
-
-def test_paired_bootstrap_of_a_median() -> None:
-    rng = np.random.default_rng(5)
-    a, b = rng.normal(1, 1, 80), rng.normal(0, 1, 80)
-    difference = paired_bootstrap(a.tolist(), b.tolist(), statistic=np.median)
-    assert difference.value == pytest.approx(float(np.median(a) - np.median(b)))
-    assert difference.significant
-
-
-@pytest.mark.parametrize(("a", "b"), [([1.0], [1.0]), ([1.0, 2.0], [1.0]), ([1.0, math.nan], [1.0, 2.0])])
-def test_paired_bootstrap_refuses(a: list[float], b: list[float]) -> None:
-    with pytest.raises(ValueError, match=r"samples|finite"):
-        paired_bootstrap(a, b)

@@ -1,6 +1,7 @@
 """The registry against a real MLflow store on SQLite."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,8 +14,9 @@ from alignment.faults import InputError, StageError
 from alignment.recipe import Recipe
 from alignment.records import Artifact
 from alignment.registry import Provenance, RegisteredVersion, find, list_versions, promote, register, rollback, show
+from alignment.registry.champion import champion_artifact
 from alignment.registry.store import Store
-from alignment.workspace import Workspace
+from alignment.workspace import Workspace, folder_digest
 
 Run = dict[str, Artifact]
 Register = Callable[..., RegisteredVersion]
@@ -103,7 +105,63 @@ def test_promote_refuses_what_the_gate_refused_unless_told(add: Register, worksp
     add(win=0.3)
     with pytest.raises(InputError, match="the gate refused policy v1"):
         promote(workspace, "policy/1")
-    assert promote(workspace, "policy/1", despite_gate=True).aliases == ("candidate", "champion")
+    with pytest.raises(InputError, match="no reason is given"):
+        promote(workspace, "policy/1", despite_gate=True, reason=" ")
+    forced = promote(workspace, "policy/1", despite_gate=True, by="ada", reason="the other is withdrawn")
+    assert forced.aliases == ("candidate", "champion")
+    [change] = show(workspace, "policy/1").history
+    assert change.why == "promoted despite the gate by ada: the other is withdrawn"
+
+
+def test_a_version_that_waits_for_a_person_is_approved_by_promoting_it(
+    workspace: Workspace, recipe: Recipe, provenance: Provenance, make_run: Callable[..., Run],
+    judge: Callable[[Run], GateVerdict],
+) -> None:  # fmt: skip
+    run = make_run()
+    verdict = judge(run).model_copy(update={"passed": False, "waits": True})
+    version = register(workspace, recipe, run, "dpo", verdict, provenance)
+    assert (version.aliases, version.passed, version.waits) == (("candidate",), False, True)
+    assert "a person has yet to approve it" in (Path(version.folder) / "README.md").read_text()
+    approved = promote(workspace, "policy/1", by="ada")
+    assert (approved.aliases, approved.waits) == (("candidate", "champion"), False)
+    assert [change.why for change in show(workspace, "policy/1").history] == ["approved by ada"]
+    assert register(workspace, recipe, run, "dpo", verdict, provenance) == approved  # moves no alias back
+
+
+def test_the_champion_as_an_opponent_is_the_one_before_the_candidate(
+    workspace: Workspace, recipe: Recipe, provenance: Provenance, make_run: Callable[..., Run],
+    judge: Callable[[Run], GateVerdict],
+) -> None:  # fmt: skip
+    runs = [make_run(seed=seed) for seed in range(2)]
+    assert champion_artifact(workspace, "policy", runs[0]["dpo"], runs[0]["base"]) is None
+    register(workspace, recipe, runs[0], "dpo", judge(runs[0]), provenance)
+    assert champion_artifact(workspace, "policy", runs[0]["dpo"], runs[0]["base"]) is None  # not held against itself
+    assert champion_artifact(workspace, "policy", runs[1]["dpo"], runs[1]["base"]) == runs[0]["dpo"]
+    register(workspace, recipe, runs[1], "dpo", judge(runs[1]), provenance)
+    assert champion_artifact(workspace, "policy", runs[1]["dpo"], runs[1]["base"]) == runs[0]["dpo"]
+    other = runs[0]["base"].model_copy(update={"digest": "another base"})
+    with pytest.raises(StageError, match="adapter on another base"):
+        champion_artifact(workspace, "policy", runs[1]["dpo"], other)
+
+
+def test_a_champion_with_whole_weights_meets_candidates_of_another_base(
+    workspace: Workspace, recipe: Recipe, provenance: Provenance, make_run: Callable[..., Run],
+    judge: Callable[[Run], GateVerdict],
+) -> None:  # fmt: skip
+    runs = [make_run(seed=seed) for seed in range(2)]
+    merged = (
+        recipe.model_copy(update={"gate": recipe.gate.model_copy(update={"merge": True})}) if recipe.gate else recipe
+    )
+    register(workspace, merged, runs[0], "dpo", judge(runs[0]), provenance,
+             merge=lambda _artifact, target: shutil.copytree(runs[0]["base"].path, target))  # fmt: skip
+    other = runs[0]["base"].model_copy(update={"digest": "another base"})
+    found = champion_artifact(workspace, "policy", runs[1]["dpo"], other)
+    assert found is not None
+    assert (found.name, found.kind) == ("champion", "model")
+    assert (Path(found.path) / "model.safetensors").exists()
+    assert found.digest == folder_digest(Path(found.path))
+    assert champion_artifact(workspace, "policy", runs[1]["dpo"], other) == found  # published once
+    assert show(workspace, "policy/1").intact
 
 
 @pytest.mark.parametrize("reference", ["polcy@champion", "policy@champoin", "policy/7"])

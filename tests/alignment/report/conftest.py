@@ -10,18 +10,23 @@ from pathlib import Path
 import pytest
 
 from alignment.data.prompts import load_prompts
-from alignment.evaluation.calibration import pair_accuracy, reliability
+from alignment.evaluation.calibration import calibration_error, pair_accuracy, pair_predictions, reliability
 from alignment.evaluation.gate import decide
 from alignment.evaluation.kl import kl_estimate
+from alignment.evaluation.metrics import measure
 from alignment.evaluation.results import evaluation, metrics, samples
+from alignment.evaluation.slices import accuracy_slices
 from alignment.loading import dump_recipe, load_recipe, recipe_digest
 from alignment.recipe import EvaluateStage, Recipe, stage_inputs
-from alignment.records import Artifact, Prompt, Response, Sampling
+from alignment.records import Artifact, Message, PreferencePair, Prompt, Response, Sampling
 from alignment.report import build_report
 from alignment.report.model import Command, Registered, RunReport
 from alignment.workspace import Workspace, folder_digest
 
 QUICKSTART = Path(__file__).parents[3] / "flows" / "recipes" / "quickstart.yaml"
+METRICS = (
+    "[bleu, rouge, exact_match, length, {kind: distinct, ngram: 2}, refusal, readability, {kind: repetition, ngram: 2}]"
+)
 STARTED = datetime(2026, 11, 23, 9, 14, tzinfo=UTC)
 RAMBLE = (
     "That is a great question! There are many things to consider here, and I will try to explain them step by step. "
@@ -109,7 +114,7 @@ def make_run(tmp_path: Path) -> Callable[..., FinishedRun]:
 
 def make_finished_run(root: Path, prompts: list[Prompt] | None = None) -> FinishedRun:
     """The quickstart's recipe, with every stage's artifact. ``prompts`` replace the held-out ones."""
-    recipe = load_recipe(QUICKSTART)
+    recipe = load_recipe(QUICKSTART, [f"stages.evaluation.metrics={METRICS}"])
     rng = random.Random(5)
     held_out = prompts or load_prompts(QUICKSTART.parent / str(recipe.data.prompts), recipe.data.held_out)[1]
     run = FinishedRun(Workspace(root), recipe, {}, [])
@@ -188,9 +193,23 @@ def _held_out_pairs(rng: random.Random) -> tuple[dict[str, str], dict[str, float
     accuracy = pair_accuracy(chosen, scores)
     probabilities = [1 / (1 + 2.718281828 ** -(margin * side)) for margin in margins for side in (1, -1)]
     table = reliability(probabilities, [1.0, 0.0] * len(margins))
-    detail = {"margins": margins, "chosen": chosen, "rejected": scores, "reliability": table}
+    slices = [
+        one.model_dump(mode="json") for one in accuracy_slices([_pair(rng, i) for i in range(len(margins))], margins)
+    ]
+    error = calibration_error(*(side.tolist() for side in pair_predictions(chosen, scores)))
+    detail = {"margins": margins, "chosen": chosen, "rejected": scores, "reliability": table, "slices": slices}
     figures = {"accuracy": accuracy.value, "accuracy.low": accuracy.low, "accuracy.high": accuracy.high, "loss": 0.46}
+    figures |= {"ece": 0.11, "ece.debiased": error.value, "ece.low": error.low, "ece.high": error.high}
     return {"held_out.json": json.dumps(detail)}, figures | {"pairs": 97.0, "held_out_pairs": 34.0}
+
+
+def _pair(rng: random.Random, number: int) -> PreferencePair:
+    asked = (Message(role="user", content="word " * rng.choice([5, 20, 80])),)
+    chosen, rejected = ("word " * rng.randint(1, 9) for _ in range(2))
+    kind = rng.choice(["how_to", "question"])
+    return PreferencePair(
+        id=str(number), prompt_id=str(number), prompt=asked, chosen=chosen, rejected=rejected, kind=kind
+    )
 
 
 def _evaluation_files(
@@ -210,7 +229,11 @@ def _evaluation_files(
     rewards = {model: [rng.gauss(0, 1) for _ in prompts] for model in answers}
     judges = {"rubric": "3 simulated raters that follow quickstart/rubric.yaml", "reward": "the reward model reward@1"}
     kl = kl_estimate([rng.gauss(21, 6) for _ in range(16)], max_new_tokens=64, seed=0)
-    found = evaluation(settings, prompts, answers, outcomes, kl=kl, judges=judges)
+    sums = {model: measure(settings.metrics, prompts, given) for model, given in answers.items()}
+    templates = dict.fromkeys(answers, "5a2f" * 16)
+    found = evaluation(
+        settings, prompts, answers, outcomes, kl=kl, judges=judges, sums=sums, templates=templates
+    )  # fmt: skip
     lines = [sample.model_dump_json() for sample in samples(prompts, answers, outcomes, rewards)]
     return {"evaluation.json": found.model_dump_json(), "samples.jsonl": "\n".join(lines) + "\n"}, metrics(
         settings, found

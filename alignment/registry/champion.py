@@ -1,0 +1,91 @@
+"""The champion as an opponent: the promoted version's model as an artifact that a run can load."""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from alignment.digests import digest_of
+from alignment.faults import StageError
+from alignment.recipe import BASE, CHAMPION, EvaluateStage, Recipe
+from alignment.records import Artifact
+from alignment.registry.files import LINEAGE_FILE, is_adapter
+from alignment.registry.records import RegisteredVersion
+from alignment.registry.store import Store
+from alignment.registry.versions import find
+from alignment.workspace import Workspace, folder_digest
+
+
+def with_champion(
+    workspace: Workspace, name: str, recipe: Recipe, made: Mapping[str, Artifact]
+) -> tuple[Recipe, dict[str, Artifact]]:
+    """The recipe and the artifacts with which the evaluation ``name`` meets the champion; without it where none is."""
+    settings = recipe.stages[name]
+    assert isinstance(settings, EvaluateStage)
+    champion = None
+    if settings.model in made:
+        champion = champion_artifact(workspace, recipe.model.registered_name, made[settings.model], made[BASE])
+    if champion is not None:
+        return recipe, {**made, CHAMPION: champion}
+    others = settings.model_copy(update={"against": tuple(one for one in settings.against if one != CHAMPION)})
+    return recipe.model_copy(update={"stages": {**recipe.stages, name: others}}), dict(made)
+
+
+def champion_artifact(workspace: Workspace, name: str, candidate: Artifact, base: Artifact) -> Artifact | None:
+    """The model of the version that ``candidate`` would follow as champion; None where there is none.
+
+    That is the champion, and where the candidate is itself the champion (the same run, given again) the one before it:
+    the same run then compares with the same model. Raises StageError where the version cannot be loaded on ``base``.
+    """
+    if name not in Store.names(workspace):
+        return None
+    for number in reversed(Store(workspace, name).held()):
+        version = find(workspace, f"{name}/{number}")
+        if version.candidate.digest != candidate.digest:
+            return _artifact(workspace, version, base)
+    return None
+
+
+def _artifact(workspace: Workspace, version: RegisteredVersion, base: Artifact) -> Artifact:
+    """The artifact that the version was made from, where it fits the base; else one of the version's whole weights."""
+    ref = version.candidate
+    try:
+        made = workspace.artifact(ref.name, ref.version)
+    except FileNotFoundError:
+        made = None
+    if made is not None and made.digest == ref.digest and (not is_adapter(made) or _made_on(made) == base.digest):
+        return made
+    folder = Path(version.folder)
+    weights = folder / "merged" if (folder / "merged").is_dir() else folder
+    if (weights / "adapter_config.json").exists():
+        raise StageError(
+            f"{version} is an adapter on another base than {base.ref()}, so it cannot be compared with; "
+            "set gate.merge: true, so that versions keep whole weights"
+        )
+    return _published(workspace, version, weights)
+
+
+def _made_on(adapter: Artifact) -> str:
+    return str(json.loads((Path(adapter.path) / "base.json").read_text("utf-8"))["digest"])
+
+
+def _published(workspace: Workspace, version: RegisteredVersion, weights: Path) -> Artifact:
+    """A version's whole weights as an artifact, linked and not copied where the file system can."""
+    key = digest_of([CHAMPION, version.name, version.version, version.candidate.digest])
+    if (found := workspace.find(CHAMPION, key)) is not None:
+        return found
+    output = workspace.folder("partial") / f"{CHAMPION}-{os.getpid()}"
+    shutil.rmtree(output, ignore_errors=True)
+    left = shutil.ignore_patterns("merged", LINEAGE_FILE, "README.md")
+    shutil.copytree(weights, output, ignore=left, copy_function=_link)
+    draft = Artifact(name=CHAMPION, kind="model", version=1, digest=folder_digest(output), path=str(output), key=key)
+    return workspace.publish(draft, output)
+
+
+def _link(source: str, target: str) -> str:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+    return target
