@@ -21,6 +21,8 @@ from alignment.recipe_base import Count, Fraction, Name, NotNegative, Positive, 
 from alignment.recipe_base import Lora as Lora
 from alignment.recipe_base import SimulatedRaters as SimulatedRaters
 from alignment.recipe_base import Vllm as Vllm
+from alignment.recipe_running import Deployment as Deployment
+from alignment.recipe_running import Notify as Notify
 from alignment.records import Sampling
 from alignment.reward.settings import JudgeReward, ModelReward, RewardList, unique_names
 
@@ -284,6 +286,8 @@ class Resources(Settings):
     address: str | None = None  # a Ray cluster's: "auto" or host:port, from a machine in it; None: this machine
     max_failures: Annotated[int, Field(ge=0)] = 3  # dead workers after which a stage ends; before, it goes on
     stall_seconds: Positive = 1800.0  # without a step, after which a stage on Ray ends with its workers' stacks
+    limit: Name | None = None  # a Prefect concurrency limit of which a stage that loads a model holds slots, strictly
+    slots: Count | None = None  # how many; None: its GPUs
 
     @field_validator("address")
     @classmethod
@@ -304,6 +308,8 @@ class Recipe(Settings):
     stages: dict[Name, Stage] = Field(min_length=1)
     gate: Gate | None = None
     resources: Resources = Resources()
+    deployment: Deployment = Deployment()
+    notify: Notify | None = None
 
 
 def workers_of(recipe: Recipe, stage: Any) -> int:
