@@ -24,7 +24,7 @@ from typing import Any
 from alignment.faults import StageError
 from alignment.workspace import Workspace, write_text
 
-START_SECONDS = 120.0
+START_SECONDS = 300.0  # a busy machine takes its time; one that ends is noticed at once
 HEALTH = {"prefect": "/api/health", "mlflow": "/health"}
 PORTS = {"prefect": 4200, "mlflow": 5000}
 PAGES = "RLHF_PAGES"  # the variable that says where `rlhf up` serves the reports of a workspace

@@ -21,17 +21,18 @@ from flows.metrics import all_stages, family
 from flows.supervise import Supervisor
 
 RUNS = 8  # the newest
+QUEUES_SECONDS = 10.0
 REPORT = re.compile(r"/runs/([a-z][a-z0-9_-]*-\d+)/(report\.html|report\.json)")
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src data:"
 
 
 class Status:
-    """What the page shows, read anew when asked; the queues at most every ten seconds."""
+    """What the page shows, read anew when asked; the queues now and then, beside."""
 
     def __init__(self, supervisor: Supervisor, space: Workspace) -> None:
         self.supervisor, self.space = supervisor, space
         self._queues: tuple[float, list[dict[str, Any]]] = (float("-inf"), [])
-        self._lock = threading.Lock()
+        self._reading = threading.Lock()
 
     def read(self) -> dict[str, Any]:
         """The services, the stages at work, the newest runs and the queues, as JSON."""
@@ -75,19 +76,23 @@ class Status:
             }  # fmt: skip
 
     def queues(self) -> list[dict[str, Any]]:
-        """How the raters' queues stand; none where the store is not there yet or does not answer."""
-        with self._lock:
-            read, known = self._queues
-            if time.monotonic() - read > 10:
-                from flows.collect import standings
-                from preference_ui.store import StoreError
+        """How the raters' queues stood ten seconds ago at most, or as soon as they have been read. Never waits."""
+        read, known = self._queues
+        app_is_up = any(child.name == "app" and child.state == "up" for child in self.supervisor.children)
+        if app_is_up and time.monotonic() - read > QUEUES_SECONDS and self._reading.acquire(blocking=False):
+            threading.Thread(target=self._read_queues, name="queues", daemon=True).start()
+        return known
 
-                try:
-                    known = [one.model_dump() for one in standings(self.space)]
-                except StoreError:
-                    known = []
-                self._queues = (time.monotonic(), known)
-            return known
+    def _read_queues(self) -> None:
+        from flows.collect import standings
+        from preference_ui.store import StoreError
+
+        try:
+            self._queues = (time.monotonic(), [one.model_dump() for one in standings(self.space)])
+        except StoreError:
+            self._queues = (time.monotonic(), [])
+        finally:
+            self._reading.release()
 
     def metrics(self) -> str:
         """For Prometheus: the services, and the stages at work."""

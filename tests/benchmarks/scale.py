@@ -176,7 +176,7 @@ Assumed: {gpu.share:.0%} of {gpu.bfloat16 / 1e12:.0f} TFLOP/s in training and re
   weights gathered twice and gradients scattered once a step beside the work; no failures, no data loading.
   training: {TRAIN_ROWS} rows of {TRAIN_LENGTH} tokens a step;
   RL: {ROWS} answers to prompts of {PROMPT} tokens, lengths log-normal (mean {MEAN}, σ {SPREAD}, at most {LONGEST}),
-  drawn and trained on in turn by the same GPUs, one pass; weights are broadcast after the step; a reward that costs nothing.
+  drawn and trained on in turn by the same GPUs, one pass; weights are broadcast after the step; rewards cost nothing.
 Efficiency is against 8 GPUs.
 """)
     trained(cluster, gpu, size)
@@ -218,9 +218,8 @@ def reinforced(cluster: Any, gpu: Any, size: Any) -> None:
     centre = math.log(MEAN) - SPREAD**2 / 2
     spread = [min(LONGEST, max(1, round(draw.lognormvariate(centre, SPREAD)))) for _ in range(20000)]
     mean = sum(spread) / len(spread)
-    print(
-        f"\n{'GPUs':>5}{'step':>10}{'decoding':>10}{'last ones':>11}{'training':>10}{'weights':>9}{'answers/s':>11}{'efficiency':>12}"
-    )
+    heads = ("decoding", "last ones", "training", "weights", "answers/s", "efficiency")
+    print(f"\n{'GPUs':>5}{'step':>10}" + "".join(f"{head:>11}" for head in heads))
     first = None
     for devices in DEVICES:
         usual, last = longest_answers(spread, ROWS, devices, rounds=20)
