@@ -203,6 +203,9 @@ class PpoStage(Settings):
     normalise_scores: bool = False
     """Scores in standard deviations of the start's own, from their mean (Ziegler et al. 2019, section 2.1; Huang et al.
     2024, detail 11), measured on the first step's answers: then one kl_coefficient fits any reward model."""
+    baseline: Literal["none", "prompt"] = "none"
+    """``prompt`` takes off a score the mean score of the other answers to its prompt (Kool et al. 2019; Ahmadian et al.
+    2024, RLOO): easy prompts no longer look like good answers while the critic is young. Wants per_prompt ≥ 2."""
     whiten_rewards: bool = False
     whiten_advantages: bool = True
     gamma: Fraction = 1.0
@@ -232,6 +235,8 @@ class PpoStage(Settings):
         for name in ("per_prompt", "minibatches"):
             if self.episodes % getattr(self, name):
                 raise ValueError(f"episodes={self.episodes} is not a multiple of {name}={getattr(self, name)}")
+        if self.baseline == "prompt" and self.per_prompt < 2:
+            raise ValueError("baseline=prompt compares the answers to one prompt: per_prompt must be at least 2")
         sampling = self.sampling
         if sampling.temperature == 0 or sampling.top_k or sampling.top_p < 1 or sampling.min_p:
             raise ValueError("PPO samples from the whole distribution: a temperature above 0, no top_k, top_p or min_p")

@@ -17,6 +17,7 @@ from alignment.models.attention import NAME as SDPA_FLOAT32
 
 NODES = {"cpu": 512}  # in one sequence: its attention costs the square, so on a processor short ones pay
 NODES_ELSEWHERE = 4096
+SAVES = 0.9  # a tree is worth its building and its mask where it costs at most this share of the padded batch
 ATTENTION = ("sdpa", SDPA_FLOAT32)  # those that take any mask
 SPECIAL = ("past_key_values", "position_ids", "inputs_embeds", "output_hidden_states", "output_attentions")
 
@@ -26,7 +27,7 @@ def share_prefixes(model: Any) -> bool:
 
     Returns whether it does: models without rotary positions, with windowed or linear attention, or with another
     attention implementation than PyTorch's are left as they are. Calls with a cache, given positions, embeddings or no
-    padding mask run as before.
+    padding mask run as before, and so do batches whose rows have too little in common for a tree to pay.
     """
     trunk = model.base_model
     if not shareable(trunk):
@@ -43,7 +44,7 @@ def share_prefixes(model: Any) -> bool:
         if not usual or special or self.config._attn_implementation not in ATTENTION:
             return plain(input_ids=input_ids, attention_mask=attention_mask, **kwargs)
         kwargs = {name: value for name, value in kwargs.items() if name not in SPECIAL}
-        return _shared(plain, input_ids, attention_mask.bool(), kwargs | {"use_cache": False})
+        return _shared(plain, self.config, input_ids, attention_mask.bool(), kwargs | {"use_cache": False})
 
     trunk.forward = types.MethodType(forward, trunk)
     trunk.shares_prefixes = True
@@ -59,17 +60,20 @@ def shareable(trunk: Any) -> bool:
     return hasattr(trunk, "rotary_emb") and takes_positions and not windowed and kinds == {"full_attention"}
 
 
-def _shared(plain: Any, input_ids: torch.Tensor, row_mask: torch.Tensor, kwargs: dict[str, Any]) -> Any:
-    """input_ids and row_mask (B, T) → the trunk's output with last_hidden_state (B, T, D), 0 at padding."""
+def _shared(plain: Any, config: Any, input_ids: torch.Tensor, row_mask: torch.Tensor, kwargs: dict[str, Any]) -> Any:
+    """input_ids and row_mask (B, T) → the trunk's output with last_hidden_state (B, T, D), 0 at padding of a tree."""
     device = input_ids.device
     rows = [ids[mask].tolist() for ids, mask in zip(input_ids.cpu(), row_mask.cpu(), strict=True)]
+    groups = packs(rows, NODES.get(device.type, NODES_ELSEWHERE))
+    trees, paths = grow(rows, groups)
+    if not pays([len(tree.tokens) for tree in trees], len(rows), row_mask.shape[1], config):
+        return plain(input_ids=input_ids, attention_mask=row_mask, **kwargs)
     places: list[list[int]] = [[] for _ in rows]  # of each row's tokens among all nodes
     hidden: list[torch.Tensor] = []
     before = 0
-    for members in packs(rows, NODES.get(device.type, NODES_ELSEWHERE)):
-        tree = PrefixTree()
+    for members, tree in zip(groups, trees, strict=True):
         for row in members:
-            places[row] = [before + node for node in tree.add(rows[row])]
+            places[row] = [before + node for node in paths[row]]
         output = plain(
             input_ids=torch.tensor([tree.tokens], device=device),
             attention_mask=tree.ancestor_mask().to(device)[None, None],
@@ -83,6 +87,37 @@ def _shared(plain: Any, input_ids: torch.Tensor, row_mask: torch.Tensor, kwargs:
     index = torch.tensor([place for row in places for place in row], device=device)
     output.last_hidden_state = flat.masked_scatter(row_mask[..., None], nodes.index_select(0, index))
     return output
+
+
+def grow(rows: list[list[int]], groups: list[list[int]]) -> tuple[list["PrefixTree"], list[list[int]]]:
+    """A tree of each group's rows, and each row's nodes in its tree."""
+    paths: list[list[int]] = [[] for _ in rows]
+    trees = []
+    for members in groups:
+        trees.append(PrefixTree())
+        for row in members:
+            paths[row] = trees[-1].add(rows[row])
+    return trees, paths
+
+
+def pays(nodes: list[int], rows: int, width: int, config: Any) -> bool:
+    """Whether trees of so many ``nodes`` cost fewer operations than ``rows`` padded to ``width``.
+
+    A token costs two operations a weight of the trunk's layers and, to look at one key, four for each number that
+    queries have; a tree's nodes look at all nodes, visible or not, and a padded row's tokens at all of the row.
+    """
+    text = config.get_text_config()
+    heads = text.num_attention_heads
+    size = getattr(text, "head_dim", None) or text.hidden_size // heads
+    shared = getattr(text, "num_key_value_heads", None) or heads
+    inner = getattr(text, "intermediate_size", None) or 4 * text.hidden_size
+    products = 2 * text.hidden_size * size * (heads + shared) + 3 * text.hidden_size * inner
+    look = 4 * heads * size
+
+    def cost(sequences: list[int]) -> int:
+        return sum(length * (2 * products + length * look) for length in sequences)
+
+    return cost(nodes) <= SAVES * cost([width] * rows)
 
 
 def packs(rows: list[list[int]], limit: int) -> list[list[int]]:

@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import TypeAlias
 
 import torch
@@ -105,8 +105,9 @@ def make_experience(
     scores = scores.to(device) - settings.missing_eos_penalty * torch.tensor(
         [not episode.completion.finished for episode in episodes], device=device
     )
+    credited = beyond_others(scores, [e.prompt_ids for e in episodes]) if settings.baseline == "prompt" else scores
     rewards = token_rewards(
-        scores, kl_estimate(logprobs, ref_logprobs, estimator=settings.kl_estimator), mask, kl_coefficient
+        credited, kl_estimate(logprobs, ref_logprobs, estimator=settings.kl_estimator), mask, kl_coefficient
     )
     if settings.whiten_rewards:
         rewards = whiten(rewards, mask, shift_mean=False)
@@ -124,6 +125,17 @@ def make_experience(
     return Experience(
         episodes, scores, mask, logprobs, ref_logprobs, sampled, values, entropy, advantages, returns, weights
     )
+
+
+def beyond_others(scores: torch.Tensor, prompts: Sequence[Hashable]) -> torch.Tensor:
+    """Scores (B,) minus the mean score of the other answers to each one's prompt (Kool et al. 2019, eq. 4).
+
+    The answer's own score is not in its baseline, which therefore does not bias the gradient. An answer without
+    others keeps its score.
+    """
+    same = torch.tensor([[one == other for other in prompts] for one in prompts], device=scores.device)
+    others = same & ~torch.eye(len(prompts), dtype=torch.bool, device=scores.device)
+    return scores - (others * scores).sum(dim=1) / others.sum(dim=1).clamp(min=1)
 
 
 def token_rewards(scores: torch.Tensor, kl: torch.Tensor, mask: torch.Tensor, kl_coefficient: float) -> torch.Tensor:

@@ -1,9 +1,10 @@
 """Our GRPO stage's trainer against TRL's GRPOTrainer with its defaults: completions per second, and the reward reached.
 
 Run it with nothing else on the machine: ``python tests/benchmarks/grpo_vs_trl.py``. Each run is a process of its own,
-the two sides in turn. Both train all weights of the same 7M-parameter model from the same weights, under bfloat16
-autocast, on the same prompts with the same reward, batch, group, new tokens and learning rate, with the same loss
-(DAPO's, TRL's default). Ours samples with our engine, and computes what the answers of a group share once.
+the two sides in turn. Both train all weights of the same 7M-parameter model from the same weights, in the precision
+that the machine is fast in (TRL's default is bfloat16 autocast), on the same prompts with the same reward, batch,
+group, new tokens and learning rate, with the same loss (DAPO's, TRL's default). Ours samples with our engine, and
+computes what the answers of a group share once.
 
 The reward is a rule, so it is the true one: the share of an answer's tokens that are of the first quarter of the
 vocabulary. A random policy gets 0.25. CPU seconds are counted beside the clock, because they hardly depend on what else
@@ -71,6 +72,10 @@ def train(arguments: argparse.Namespace) -> dict[str, float]:
     from transformers import TrainerCallback
     from trl import GRPOConfig
 
+    from alignment.models.precision import natural_precision
+    from alignment.recipe import Resources
+
+    bf16 = natural_precision(Resources()) == "bfloat16"
     marks: list[tuple[float, float]] = []
     rewards: list[float] = []
 
@@ -87,7 +92,7 @@ def train(arguments: argparse.Namespace) -> dict[str, float]:
         config = GRPOConfig(
             output_dir=folder, per_device_train_batch_size=BATCH, num_generations=GROUP, learning_rate=LEARNING_RATE,
             max_completion_length=NEW_TOKENS, max_steps=arguments.updates, logging_steps=1, save_strategy="no",
-            report_to=[], seed=arguments.seed, use_cpu=True, disable_tqdm=True, **options,
+            report_to=[], seed=arguments.seed, bf16=bf16, use_cpu=True, disable_tqdm=True, **options,
         )  # fmt: skip
         trainer = (ours if arguments.side == "ours" else peer)(config, arguments.seed, Clock())
         trainer.train()

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, LlamaConfig, MistralConfig
 
 from alignment.models import shared_prefix
-from alignment.models.shared_prefix import PrefixTree, packs, share_prefixes
+from alignment.models.shared_prefix import PrefixTree, packs, pays, share_prefixes
 
 ROWS = [[5, 6, 7, 8], [5, 6, 9], [5, 6], [5, 6, 7, 8], [4, 6, 7, 8, 1, 2, 3], [5]]
 
@@ -66,6 +66,7 @@ def test_hidden_states_and_gradients_are_the_plain_ones(
     model: Any, monkeypatch: pytest.MonkeyPatch, left: bool, nodes: int
 ) -> None:
     monkeypatch.setitem(shared_prefix.NODES, "cpu", nodes)
+    monkeypatch.setattr(shared_prefix, "SAVES", float("inf"))
     ids, mask = batch(ROWS, left=left)
     torch.manual_seed(0)
     weights = torch.randn(*ids.shape, model.config.hidden_size) * mask[..., None]
@@ -83,6 +84,25 @@ def test_hidden_states_and_gradients_are_the_plain_ones(
     assert plain_grads.keys() == shared_grads.keys()
     for name, grad in plain_grads.items():
         torch.testing.assert_close(shared_grads[name], grad, atol=1e-4, rtol=1e-4, msg=name)
+
+
+def test_what_a_tree_costs_by_hand() -> None:
+    """Hidden 16, 2 heads of 8, 1 key head, inner 32: 768 + 1536 weights, so 4608 operations a token and 64 a key."""
+    config = LlamaConfig(hidden_size=16, intermediate_size=32, num_attention_heads=2, num_key_value_heads=1)
+    padded = 4 * 10 * (4608 + 10 * 64)  # 209,920: nine tenths of it are 188,928
+    assert 34 * (4608 + 34 * 64) == 230_656 > padded
+    assert 30 * (4608 + 30 * 64) == 195_840
+    assert 29 * (4608 + 29 * 64) == 187_456
+    assert [pays([nodes], 4, 10, config) for nodes in (34, 30, 29)] == [False, False, True]
+    assert pays([15, 15], 4, 10, config)  # two short trees: 167,040
+
+
+def test_rows_with_nothing_in_common_take_the_plain_pass(model: Any) -> None:
+    one = copy.deepcopy(model)
+    share_prefixes(one)
+    ids, mask = batch([[5, 6, 7, 8], [6, 7, 8, 9], [7, 8, 9]])
+    plain = model(input_ids=ids, attention_mask=mask.long()).logits
+    assert torch.equal(one(input_ids=ids, attention_mask=mask.long()).logits, plain)
 
 
 def test_a_reward_model_scores_the_same(model: Any) -> None:

@@ -9,7 +9,14 @@ from alignment.faults import StageError
 from alignment.policy.ppo_batch import by_length, collate
 from alignment.policy.ppo_controller import KlController
 from alignment.policy.ppo_models import ActorCritic, frozen_copy
-from alignment.policy.ppo_rollout import checked_scores, choose_prompts, make_experience, sample, token_rewards
+from alignment.policy.ppo_rollout import (
+    beyond_others,
+    checked_scores,
+    choose_prompts,
+    make_experience,
+    sample,
+    token_rewards,
+)
 from alignment.rollouts.engine import Completion
 from alignment.rollouts.transformers_engine import TransformersEngine
 
@@ -35,6 +42,28 @@ def test_token_rewards_by_hand():
     kl = torch.tensor([[0.1, -0.2, 0.3], [0.5, math.nan, math.nan]])
     rewards = token_rewards(torch.tensor([2.0, -1.0]), kl, mask, 0.5)
     torch.testing.assert_close(rewards, torch.tensor([[-0.05, 0.1, 1.85], [-1.25, 0.0, 0.0]]))
+
+
+def test_scores_beyond_those_of_the_other_answers_by_hand():
+    """Prompt a: 1 against (2 + 6) / 2, 2 against (1 + 6) / 2, 6 against (1 + 2) / 2; b has one answer, c two."""
+    scores = torch.tensor([1.0, 10.0, 2.0, 5.0, 6.0, 7.0])
+    found = beyond_others(scores, ["a", "b", "a", "c", "a", "c"])
+    torch.testing.assert_close(found, torch.tensor([-3.0, 10.0, -1.5, -2.0, 4.5, 2.0]))
+
+
+def test_a_baseline_of_the_prompt_changes_the_last_reward_alone(tiny):
+    """With no KL penalty, a zero critic and lam 1 every token's return is the score beyond the other answers'."""
+    settings = tiny.settings(
+        baseline="prompt", per_prompt=2, kl_coefficient=0.0, lam=1.0, missing_eos_penalty=0.0, whiten_advantages=False
+    )
+    policy = tiny.policy()
+    episodes = episodes_of(tiny, policy, settings)
+    scores = torch.arange(float(len(episodes))) ** 2
+    actor = ActorCritic(policy, temperature=settings.sampling.temperature)
+    found = make_experience(episodes, scores, actor, frozen_copy(policy), settings, kl_coefficient=0.0)
+    assert torch.equal(found.scores, scores)
+    expected = beyond_others(scores, [episode.prompt_ids for episode in episodes])
+    torch.testing.assert_close(found.returns, torch.where(found.mask, expected[:, None], 0.0))
 
 
 def test_collate_points_at_the_states_that_choose_each_token(tiny):
