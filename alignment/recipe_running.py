@@ -36,7 +36,8 @@ class Deployment(Settings):
         if self.cron is not None and self.every is not None:
             raise ValueError("give cron or every, not both")
         try:
-            zoneinfo.ZoneInfo(self.timezone)
+            if self.timezone != "UTC":  # which needs no table of time zones
+                zoneinfo.ZoneInfo(self.timezone)
         except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
             raise ValueError(f"no time zone {self.timezone!r}; write it as Europe/Berlin") from None
         return self

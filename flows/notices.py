@@ -155,7 +155,7 @@ def _block(name: str, news: News) -> None:
         raise _Answered("it is no notification block")
     with _quiet("httpx", "httpcore", "apprise"):
         told: Any = block.notify(news.text, subject=news.subject)
-        if inspect.isawaitable(told):  # where a loop runs in this thread
+        if inspect.iscoroutine(told):  # where a loop runs in this thread
             run_coro_as_sync(told)
 
 

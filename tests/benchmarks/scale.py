@@ -28,8 +28,7 @@ SKIPPED = 77
 STEPS, BATCH = 8, 16
 SIZES = [2**power for power in range(12, 27, 2)]  # bytes
 DEVICES = (8, 16, 32, 64, 128, 256, 512)
-LLAMA_8B = {"vocab_size": 128256, "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
-            "num_attention_heads": 32, "num_key_value_heads": 8, "tie_word_embeddings": False}  # fmt: skip
+LAYER = ((4096, 4096), (4096, 1024), (4096, 1024), (4096, 4096), (4096, 14336), (4096, 14336), (14336, 4096))
 ROWS, PROMPT, MEAN, SPREAD, LONGEST = 2048, 512, 600, 0.7, 4096  # answers of an RL step; log-normal lengths, cut off
 TRAIN_ROWS, TRAIN_LENGTH = 2048, 1024  # of a training step: 2 M tokens
 LAUNCH = 3e-5  # seconds a layer and decoding step, with CUDA graphs
@@ -159,15 +158,17 @@ def _exchange(rank: int, folder: str) -> None:
 
 def simulate() -> None:
     """A training step and a step of reinforcement learning on H100s, a fixed amount of work on ever more of them."""
-    from transformers import LlamaConfig
-
     from alignment.plan.hardware import GPUS
     from alignment.plan.scale import Cluster, Link
-    from alignment.plan.sizes import model_size
+    from alignment.plan.sizes import ModelSize
 
     gpu = replace(next(one for one in GPUS if one.name == "H100"), step_seconds=LAUNCH)
     cluster = Cluster(8, Link(5e-6, 300e9), Link(1e-5, 40e9))
-    size = model_size(LlamaConfig(**LLAMA_8B))
+    size = ModelSize(  # of Llama 3 8B (Grattafiori et al. 2024, table 3)
+        parameters=2 * 128256 * 4096 + 32 * (sum(a * b for a, b in LAYER) + 2 * 4096) + 4096, vocabulary=128256,
+        hidden=4096, layers=32, linears=LAYER * 32, query_width=4096, key_width=1024, inner=14336, gated=True,
+        tied=False,
+    )  # fmt: skip
     print(f"""
 Simulated: {size.parameters / 1e9:.2f} G parameters in bfloat16, all weights trained, fully sharded, on H100s.
 Assumed: {gpu.share:.0%} of {gpu.bfloat16 / 1e12:.0f} TFLOP/s in training and reading;
@@ -190,13 +191,17 @@ def said(link: Any) -> str:
 
 def trained(cluster: Any, gpu: Any, size: Any) -> None:
     """The table of training steps."""
-    print(f"{'GPUs':>5}{'step':>10}{'of it waiting':>15}{'tokens/s':>12}{'efficiency':>12}")
+    heads = ("step", "messages", "waited for", "tokens/s", "efficiency")
+    print(f"{'GPUs':>5}" + "".join(f"{head:>12}" for head in heads))
     first = None
     for devices in DEVICES:
         seconds, waiting = training(cluster, gpu, size, TRAIN_ROWS * TRAIN_LENGTH, TRAIN_LENGTH, devices)
+        travel = 3 * cluster.half(2 * size.parameters, devices)
         rate = TRAIN_ROWS * TRAIN_LENGTH / seconds
         first = first or rate / devices
-        print(f"{devices:>5}{seconds:>9.2f}s{waiting / seconds:>15.0%}{rate:>12,.0f}{rate / devices / first:>12.0%}")
+        print(
+            f"{devices:>5}{seconds:>11.2f}s{travel:>11.2f}s{waiting / seconds:>12.0%}{rate:>12,.0f}{rate / devices / first:>12.0%}"
+        )
 
 
 def training(cluster: Any, gpu: Any, size: Any, tokens: float, length: float, devices: int) -> tuple[float, float]:
