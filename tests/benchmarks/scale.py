@@ -199,9 +199,8 @@ def trained(cluster: Any, gpu: Any, size: Any) -> None:
         travel = 3 * cluster.half(2 * size.parameters, devices)
         rate = TRAIN_ROWS * TRAIN_LENGTH / seconds
         first = first or rate / devices
-        print(
-            f"{devices:>5}{seconds:>11.2f}s{travel:>11.2f}s{waiting / seconds:>12.0%}{rate:>12,.0f}{rate / devices / first:>12.0%}"
-        )
+        cells = f"{seconds:>11.2f}s{travel:>11.2f}s{waiting / seconds:>12.0%}{rate:>12,.0f}"
+        print(f"{devices:>5}{cells}{rate / devices / first:>12.0%}")
 
 
 def training(cluster: Any, gpu: Any, size: Any, tokens: float, length: float, devices: int) -> tuple[float, float]:
