@@ -3,7 +3,8 @@
 ``rlhf deploy`` serves one: a process that waits for work and runs each in a process of its own. What the event
 ``preferences.ready`` starts is the very recipe that waited, on the very snapshot that the event names. Where that run
 promotes a version, the next round begins at once: the new version answers the prompts, and its answers are queued.
-A run that is cancelled is asked to stop, is killed where it does not (:mod:`flows.ending`), and gives back what it held; the next one goes on from its checkpoint.
+A run that is cancelled is asked to stop, is killed where it does not (:mod:`flows.ending`), and gives back what it
+held; the next one goes on from its checkpoint.
 """
 
 import asyncio
