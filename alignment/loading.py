@@ -72,13 +72,16 @@ def recipe_digest(recipe: Recipe) -> str:
 
 def resolve_data(recipe: Recipe, recipe_path: Path) -> dict[str, Path]:
     """Absolute paths of the files a recipe names: "prompts", "demonstrations" and "preferences" where they are set,
-    each rubric under the name that the recipe gives it (``settings.raters.rubric``), the file of each function that is
-    a reward under :func:`~alignment.reward.functions.data_name`, and each judge's folder under :func:`folder_data`."""
+    each rubric and constitution under the name that the recipe gives it (``settings.raters.rubric``), the file of each
+    function that is a reward under :func:`~alignment.reward.functions.data_name`, and each judge's folder under
+    :func:`folder_data`."""
     named = {name: value for name in DATA_FILES if (value := getattr(recipe.data, name)) is not None}
     for stage in recipe.stages.values():
         raters = getattr(stage, "raters", None)
         if raters is not None:
             named[raters.rubric] = raters.rubric
+        if (constitution := getattr(stage, "constitution", None)) is not None:
+            named[constitution] = constitution
         folders = (judge_folder(judge) for judge in judges_of(stage).values())
         named |= {folder_data(folder): folder for folder in folders if folder is not None}
     files = {name: _beside(recipe_path, value) for name, value in named.items()}
@@ -98,6 +101,8 @@ def with_absolute_data(recipe: Recipe, data: Mapping[str, Path]) -> Recipe:
     for stage in values["stages"].values():
         if stage.get("raters"):
             stage["raters"]["rubric"] = str(data[stage["raters"]["rubric"]])
+        if stage.get("constitution"):
+            stage["constitution"] = str(data[stage["constitution"]])
     for name, stage in recipe.stages.items():
         _absolute_judges(values["stages"][name], data)
         for index, reward in enumerate(getattr(stage, "rewards", ())):
@@ -202,7 +207,7 @@ def _from_here(at: Location, value: Any) -> Any:
     is_file = (
         (len(at) == 2 and at[0] == "data" and at[1] in DATA_FILES)
         or at == ("model", "chat_template")
-        or at[2:] == ("raters", "rubric")
+        or at[2:] in (("raters", "rubric"), ("constitution",))
     )
     if at[2:3] == ("rewards",) and at[4:] == ("function",) and ".py:" in value:
         return str(Path(value).expanduser().absolute())

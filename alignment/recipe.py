@@ -14,12 +14,16 @@ from alignment.evaluation.settings import TournamentStage as TournamentStage
 from alignment.policy.group_settings import GroupStage as GroupStage
 from alignment.policy.group_settings import GrpoStage as GrpoStage
 from alignment.policy.group_settings import RlooStage as RlooStage
+from alignment.preferences.feedback_settings import ConstitutionStage as ConstitutionStage
+from alignment.preferences.feedback_settings import PairClassifierStage as PairClassifierStage
+from alignment.preferences.feedback_settings import SynthesisStage as SynthesisStage
 from alignment.preferences.judges.settings import JudgeStage as JudgeStage
-from alignment.preferences.judges.settings import RewardModelJudge, judge_models
+from alignment.preferences.judges.settings import judge_models, judge_role
 from alignment.recipe_base import BASE as BASE
 from alignment.recipe_base import Count, Fraction, Name, NotNegative, Positive, Settings
 from alignment.recipe_base import Lora as Lora
 from alignment.recipe_base import SimulatedRaters as SimulatedRaters
+from alignment.recipe_base import Training as Training
 from alignment.recipe_base import Vllm as Vllm
 from alignment.recipe_running import Deployment as Deployment
 from alignment.recipe_running import Notify as Notify
@@ -51,29 +55,12 @@ class DataSettings(Settings):
     held_out: Annotated[float, Field(gt=0, lt=1)] = 0.2  # share of prompts kept for evaluation, chosen by digest
 
 
-class Training(Settings):
-    """What every trainer shares. ``lora: null`` trains all weights."""
-
-    epochs: Positive = 1.0
-    learning_rate: Positive
-    batch_size: Count = 8  # examples (or pairs) in one forward and backward pass
-    gradient_accumulation: Count = 1
-    max_length: Count = 1024  # tokens of prompt and answer together
-    warmup: Fraction = 0.1  # share of the steps
-    schedule: Literal["linear", "cosine", "constant"] = "linear"
-    weight_decay: NotNegative = 0.0
-    max_grad_norm: Positive = 1.0
-    checkpoint_every: Count = 20  # optimizer steps between checkpoints
-    gradient_checkpointing: bool = False
-    lora: Lora | None = Lora()
-    workers: Count | None = None  # None: as many as `resources.workers`; they share each batch
-
-
 class SftStage(Training):
-    """Supervised fine-tuning on ``data.demonstrations``, loss on the assistant's tokens only."""
+    """Supervised fine-tuning, loss on the assistant's tokens only."""
 
     kind: Literal["sft"]
     model: Name = BASE
+    demonstrations: Name | None = None  # a stage that makes them; None: the file data.demonstrations
     learning_rate: Positive = 2e-4  # LoRA: ten times full fine-tuning's 2e-5 (Dettmers et al. 2023, table 9)
     epochs: Positive = 3.0  # Ouyang et al. 2022 and Zhou et al. 2023 train several epochs on little data
     packing: bool = False
@@ -90,6 +77,7 @@ class SampleStage(Settings):
     reward: Name | None = None
     batch_size: Count = 64
     limit: Count | None = None  # prompts
+    workers: Count | None = None  # None: as many as `resources.workers`; the responses are the same
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -225,7 +213,11 @@ class PpoStage(Settings):
     that rises while their win rate falls is overoptimisation (Gao et al. 2022), and an alarm."""
     watch_every: Count = 10  # steps between two comparisons
     watch_prompts: Count = 32  # held-out prompts, those with the smallest ids
-    workers: Count | None = None  # one alone so far; say so where `resources.workers` says more
+    workers: Count | None = None  # None: as many as `resources.workers`; they share each pass over a step's answers
+    rollout_workers: Annotated[int, Field(ge=0)] = 0  # processes apart that draw the answers; 0: the workers themselves
+    max_staleness: Literal[0, 1] = 0
+    """Steps that the weights which drew an answer may be behind. With 1 the rollout workers draw the next answers while
+    a step trains (Noukhovitch et al. 2024); staler answers are refused."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -242,6 +234,8 @@ class PpoStage(Settings):
             raise ValueError("PPO samples from the whole distribution: a temperature above 0, no top_k, top_p or min_p")
         if sampling.repetition_penalty != 1.0:
             raise ValueError("PPO samples from the model's own distribution: no repetition_penalty")
+        if self.max_staleness and not (self.rollout_workers and self.importance_cap):
+            raise ValueError("max_staleness above 0 needs rollout_workers that draw ahead, and an importance_cap (2.0)")
         return self
 
 
@@ -253,6 +247,9 @@ Stage = Annotated[
     | PreferenceFileStage
     | JudgeStage
     | RewardStage
+    | PairClassifierStage
+    | ConstitutionStage
+    | SynthesisStage
     | DpoStage
     | PpoStage
     | GrpoStage
@@ -286,13 +283,20 @@ class Resources(Settings):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: Count | None = None  # CPU threads; None: one per core. Part of the run's identity: sums depend on it
     vllm: Vllm | None = None  # samples for the stages sample, ppo, grpo and rloo; None: transformers, in this process
-    workers: Count = 1  # processes that share a training stage's batches; 1 without an address: this process, no Ray
+    workers: Count = 1  # processes that train and sample; 1 without an address: this one, and no Ray
     gpus_per_worker: NotNegative | None = None  # None: one where the device is a GPU
-    address: str | None = None  # a Ray cluster's: "auto" or host:port, from a machine in it; None: this machine
+    address: str | None = None  # a Ray cluster's: "auto" or host:port, from a machine in it; "local": a Ray of this one
+    min_workers: Count | None = None  # so few go on when a node is lost, more join when there is room; None: `workers`
     max_failures: Annotated[int, Field(ge=0)] = 3  # dead workers after which a stage ends; before, it goes on
     stall_seconds: Positive = 1800.0  # without a step, after which a stage on Ray ends with its workers' stacks
     limit: Name | None = None  # a Prefect concurrency limit of which a stage that loads a model holds slots, strictly
     slots: Count | None = None  # how many; None: its GPUs
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.min_workers is not None and self.min_workers > self.workers:
+            raise ValueError(f"min_workers={self.min_workers} is more than workers={self.workers}")
+        return self
 
     @field_validator("address")
     @classmethod
@@ -317,29 +321,43 @@ class Recipe(Settings):
     notify: Notify | None = None
 
 
+def trains_together(stage: Any) -> bool:
+    """Whether several workers of a stage share each batch, and so each sum; others do pieces that depend on none."""
+    return isinstance(stage, Training | GroupStage | PpoStage)
+
+
 def workers_of(recipe: Recipe, stage: Any) -> int:
-    """How many processes share a stage's batches; stages that do not train take one."""
-    if not isinstance(stage, Training | GroupStage | PpoStage):
+    """How many processes do a stage's work; stages that neither train nor sample take one."""
+    if not hasattr(stage, "workers"):
         return 1
     return stage.workers or recipe.resources.workers
+
+
+def fewest_workers(recipe: Recipe, stage: Any) -> int:
+    """How many of them go on where a cluster has room for no more."""
+    return min(recipe.resources.min_workers or workers_of(recipe, stage), workers_of(recipe, stage))
 
 
 def stage_inputs(stage: Any) -> dict[str, tuple[str, ...]]:
     """The stages (or ``base``) that ``stage`` reads from, by the role they play in it."""
     roles: dict[str, tuple[str, ...]] = {}
-    for role in ("model", "policies", "responses", "preferences", "reward", "reference", "prompts", "against"):
+    for role in ("model", "models", "policies", "responses", "preferences", "demonstrations", "reward", "reference",
+                 "prompts", "against"):  # fmt: skip
         value = getattr(stage, role, None)
         if value is not None:
             roles[role] = (value,) if isinstance(value, str) else tuple(value)
     if models := tuple(reward.model for reward in getattr(stage, "rewards", ()) if isinstance(reward, ModelReward)):
         roles["rewards"] = models
-    judges = [stage.judge] if isinstance(stage, JudgeStage) else []
+    own = getattr(stage, "judge", None)
+    judges = [] if own is None else [own]
     judged = [reward for reward in getattr(stage, "rewards", ()) if isinstance(reward, JudgeReward)]
     for judge in [*judges, *(reward.judge for reward in judged)]:
-        role = "judge_reward" if isinstance(judge, RewardModelJudge) else "judge"
+        role = judge_role(judge)
         if named := judge_models(judge):
             roles[role] = tuple(dict.fromkeys((*roles.get(role, ()), *named)))
-    calibrated = tuple(reward.calibrated_by for reward in judged if reward.calibrated_by is not None)
+    if isinstance(stage, ConstitutionStage) and stage.writer.model is not None:
+        roles["writer"] = (stage.writer.model,)
+    calibrated = tuple(one.calibrated_by for one in (stage, *judged) if getattr(one, "calibrated_by", None) is not None)
     if isinstance(stage, JudgeStage) and stage.calibration is not None:
         roles["calibration"] = (stage.calibration,)
     if calibrated:

@@ -1,6 +1,6 @@
 """What every part of a recipe is made of: the base of its settings, and the kinds of values that stand in them."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -24,6 +24,24 @@ class Lora(Settings):
     rank: Count = 16
     alpha: Positive = 32  # 2 × rank: the common scaling, and the one that learning rates here assume
     dropout: Fraction = 0.0
+
+
+class Training(Settings):
+    """What every trainer shares. ``lora: null`` trains all weights."""
+
+    epochs: Positive = 1.0
+    learning_rate: Positive
+    batch_size: Count = 8  # examples (or pairs) in one forward and backward pass
+    gradient_accumulation: Count = 1
+    max_length: Count = 1024  # tokens of prompt and answer together
+    warmup: Fraction = 0.1  # share of the steps
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    weight_decay: NotNegative = 0.0
+    max_grad_norm: Positive = 1.0
+    checkpoint_every: Count = 20  # optimizer steps between checkpoints
+    gradient_checkpointing: bool = False
+    lora: Lora | None = Lora()
+    workers: Count | None = None  # None: as many as `resources.workers`; they share each batch
 
 
 class Vllm(Settings):

@@ -124,7 +124,7 @@ class PreferencePair(Record):
     margin: float | None = Field(default=None, ge=0, allow_inf_nan=False)  # None: strength unknown
     raters: int = Field(default=1, ge=1)
     agreement: float | None = Field(default=None, ge=0, le=1)  # share of the votes that went the pair's way
-    rater_kind: RaterKind | Literal["file"] = "file"
+    rater_kind: RaterKind | Literal["file", "constitution"] = "file"
     kind: str = "general"
 
 

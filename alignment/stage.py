@@ -10,7 +10,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from alignment.pieces import Pool, here
 from alignment.recipe import Recipe
 from alignment.records import Artifact
 
@@ -23,6 +25,15 @@ class Progress:
     total: int
     metrics: Mapping[str, float] = field(default_factory=dict)
     tokens: int = 0
+
+
+def never() -> bool:
+    """Nobody takes this machine away."""
+    return False
+
+
+def silent(_progress: Progress) -> None:
+    """Hears nothing."""
 
 
 @dataclass(slots=True)
@@ -41,13 +52,16 @@ class StageContext:
     data: Mapping[str, Path]
     output: Path
     checkpoints: Path
-    report: Callable[[Progress], None] = lambda _progress: None
+    report: Callable[[Progress], None] = silent
     work_seconds: float = 0.0
     kept: Path | None = None
     rank: int = 0  # of this process among the workers that share the stage's batches: rank 0 alone writes and reports
     workers: int = 1
     cpu_seconds: float = 0.0  # of processes other than the one that runs the stage
     gpu_seconds: float = 0.0  # of all GPUs that the stage holds
+    pool: Pool = here  # who does work that falls into pieces
+    rollouts: Callable[[Any], Any] | None = None  # makes a `PushedEngine` of the stage's settings; None: samples here
+    preempted: Callable[[], bool] = never  # whether this is the time to save: a worker is about to be taken away
 
     @contextmanager
     def working(self) -> Iterator[None]:

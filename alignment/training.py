@@ -76,6 +76,8 @@ class StageCallback(TrainerCallback):  # type: ignore[misc]  # transformers is u
         self.context = context
         self.curves: Curves = {}
         self.tokens = self.tokens_before = 0  # before: those of the steps that a checkpoint holds
+        self.updates = 1  # optimizer steps between which alone a checkpoint holds all that is needed
+        self._warned = False
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any
@@ -95,6 +97,11 @@ class StageCallback(TrainerCallback):  # type: ignore[misc]  # transformers is u
             self.curves.setdefault(name, []).append((state.global_step, value))
         if metrics:
             self.context.report(Progress(state.global_step, state.max_steps, metrics, self.tokens))
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Called by the trainer after each optimizer step: saves at once where a worker is about to be taken away."""
+        if not self._warned and state.global_step % self.updates == 0 and self.context.preempted():
+            self._warned = control.should_save = True
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Called by the trainer once a checkpoint is written; every worker has put its random state in it."""

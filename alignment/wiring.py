@@ -20,7 +20,9 @@ from alignment.recipe import (
     Recipe,
     SampleStage,
     TournamentStage,
+    fewest_workers,
     stage_inputs,
+    trains_together,
     workers_of,
 )
 from alignment.recipe_faults import nearest, suggestion
@@ -28,11 +30,14 @@ from alignment.recipe_faults import nearest, suggestion
 MAKES = {  # a stage's kind → what other stages can read of it
     "sft": ("a model",),
     "sample": ("responses",),
+    "synthesis": ("responses",),
     "preferences": ("preferences",),
     "human_preferences": ("preferences",),
     "judge": ("preferences", "a judge's calibration"),
+    "constitution": ("preferences", "demonstrations"),
     "preference_file": ("preferences", "held-out prompts"),
     "reward": ("a reward model",),
+    "pair_classifier": ("a pair classifier",),
     "dpo": ("a model",),
     "ppo": ("a model",),
     "grpo": ("a model",),
@@ -43,15 +48,19 @@ MAKES = {  # a stage's kind → what other stages can read of it
 }
 NEEDS = {  # the role that an input plays → what it must be
     "model": "a model",
+    "models": "a model",
     "policies": "a model",
     "reference": "a model",
     "against": "a model",
     "responses": "responses",
     "preferences": "preferences",
+    "demonstrations": "demonstrations",
+    "writer": "a model",
     "reward": "a reward model",
     "rewards": "a reward model",
     "judge": "a model",
     "judge_reward": "a reward model",
+    "judge_classifier": "a pair classifier",
     "calibration": "preferences",
     "calibrated_by": "a judge's calibration",
     "prompts": "held-out prompts",
@@ -101,7 +110,8 @@ def _makers(kind: str, fitting: list[str]) -> str:
 def _stage_faults(name: str, stage: Any, recipe: Recipe) -> Iterator[Fault]:
     """What is wrong between a stage's own settings, and with those of the stage it reads."""
     at = f"stages.{name}"
-    yield from _worker_faults(at, stage, workers_of(recipe, stage))
+    numbers = range(fewest_workers(recipe, stage), workers_of(recipe, stage) + 1)
+    yield from next(filter(None, (list(_worker_faults(at, stage, workers)) for workers in numbers)), [])
     if isinstance(stage, PreferencesStage | HumanPreferencesStage | JudgeStage):
         sources = stage_inputs(stage)["responses"]
         source = recipe.stages.get(sources[0])
@@ -113,7 +123,7 @@ def _stage_faults(name: str, stage: Any, recipe: Recipe) -> Iterator[Fault]:
             problem = "the loss exo_pair takes the logarithm of label_smoothing, which is 0"
             yield Fault(problem, "set it above 0, such as 0.001", field=f"{at}.label_smoothing")
     elif isinstance(stage, PpoStage | GroupStage) and recipe.resources.vllm is not None:
-        yield from _vllm_faults(at, stage)
+        yield from _vllm_faults(at, stage, workers_of(recipe, stage))
     elif isinstance(stage, EvaluateStage):
         if stage.model in stage.against:
             problem = f"{stage.model} is compared with itself"
@@ -128,9 +138,9 @@ def _worker_faults(at: str, stage: Any, workers: int) -> Iterator[Fault]:
     """Workers share each batch evenly, so that as many of them as you like take the steps that one would."""
     if workers == 1:
         return
-    if isinstance(stage, PpoStage):
-        yield Fault(f"PPO runs on one worker, not on {workers}", "set workers: 1 for this stage", field=f"{at}.workers")
-    elif stage.batch_size % workers:
+    if isinstance(stage, PpoStage) or not trains_together(stage):
+        return  # their parts may be unequal, or none
+    if stage.batch_size % workers:
         accumulated = stage.batch_size * getattr(stage, "gradient_accumulation", 1)
         remedy = f"give a multiple of {workers}"
         if accumulated % workers == 0:
@@ -138,11 +148,17 @@ def _worker_faults(at: str, stage: Any, workers: int) -> Iterator[Fault]:
         yield Fault(f"{workers} workers cannot share batches of {stage.batch_size}", remedy, field=f"{at}.batch_size")
 
 
-def _vllm_faults(at: str, stage: PpoStage | GroupStage) -> Iterator[Fault]:
+def _vllm_faults(at: str, stage: PpoStage | GroupStage, workers: int) -> Iterator[Fault]:
     """What a policy in training needs so that a server can sample from it (resources.vllm)."""
+    if isinstance(stage, GroupStage) and workers > 1:
+        problem = f"{workers} workers would each send the vLLM server an adapter of their own"
+        yield Fault(problem, "set workers: 1 for this stage, or remove resources.vllm", field=f"{at}.workers")
     if stage.lora is None:
         problem = "the vLLM server takes policies in training as adapters, and here all weights are trained"
         yield Fault(problem, "set lora, or remove resources.vllm", field=f"{at}.lora")
+    if isinstance(stage, PpoStage) and stage.rollout_workers:
+        problem = "the vLLM server draws the answers, and so would rollout_workers"
+        yield Fault(problem, "set it to 0, or remove resources.vllm", field=f"{at}.rollout_workers")
     if isinstance(stage, PpoStage) and stage.importance_cap is None:
         problem = "vLLM samples with kernels of its own, so its tokens need importance weights"
         yield Fault(problem, "set it to 2.0", field=f"{at}.importance_cap")

@@ -8,7 +8,8 @@ which N / gcd(r, N) workers do. Every share is equally large and equally often d
 
 import math
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -25,6 +26,69 @@ def share(rows: Sequence[Row], rank: int, workers: int) -> Sequence[Row]:
     size = len(rows) // shares
     first = rank % shares * size
     return rows[first : first + size]
+
+
+class LostWorkerError(RuntimeError):
+    """Another worker has gone, and with it what was to be done together: nothing is wrong with the work itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Team:
+    """The workers that do a stage together, as one of them sees it: its own part, and what they tell one another.
+
+    Where nothing is said of batches being equal, a worker's part may be smaller than another's, or nothing at all.
+    """
+
+    rank: int = 0
+    workers: int = 1
+
+    def mine(self, rows: Sequence[Row]) -> Sequence[Row]:
+        """This worker's part: the parts in the order of the ranks are ``rows``; they differ by one row at most."""
+        size, rest = divmod(len(rows), self.workers)
+        first = self.rank * size + min(self.rank, rest)
+        return rows[first : first + size + (self.rank < rest)]
+
+    def mine_of(self, rows: Sequence[Row], groups: int, per_group: int) -> Sequence[Row]:
+        """The rows that belong to this worker's part of ``groups`` groups of ``per_group`` rows each."""
+        places = self.mine(range(groups))
+        return rows[places[0] * per_group : (places[-1] + 1) * per_group] if places else rows[:0]
+
+    def dealt(self, rows: Sequence[Row]) -> Sequence[Row]:
+        """This worker's rows where they are dealt in turn, as cards are: of sorted rows, each gets long and short."""
+        return rows[self.rank :: self.workers]
+
+    def gather(self, rows: Sequence[Row]) -> list[Row]:
+        """All workers' rows in the order of their ranks. Every worker has to come here."""
+        if self.workers == 1:
+            return list(rows)
+        found: list[Any] = [None] * self.workers
+        with _together():
+            torch.distributed.all_gather_object(found, list(rows))
+        return [row for part in found for row in part]
+
+    def add(self, tensors: Sequence[torch.Tensor]) -> None:
+        """Puts into each tensor the sum of all workers'; their shapes and dtypes have to be equal everywhere."""
+        if self.workers == 1 or not tensors:
+            return
+        for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):
+            alike = [tensor for tensor in tensors if tensor.dtype == dtype]
+            flat = torch.cat([tensor.reshape(-1) for tensor in alike])
+            with _together():
+                torch.distributed.all_reduce(flat)
+            parts = torch.split(flat, [tensor.numel() for tensor in alike])
+            for tensor, part in zip(alike, parts, strict=True):
+                tensor.copy_(part.view_as(tensor))
+
+
+@contextmanager
+def _together() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:  # what a broken connection is to torch
+        raise LostWorkerError(f"another worker of the stage has gone: {error}") from error
+
+
+ALONE = Team()
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ from alignment.faults import Fault, InputError
 from alignment.models.base import prepare_base
 from alignment.models.memory import keep_freed_memory
 from alignment.preferences.judges.settings import folder_data, judge_folder, judges_of
-from alignment.recipe import BASE, Recipe, stage_inputs, workers_of
+from alignment.recipe import BASE, Recipe, stage_inputs, trains_together, workers_of
 from alignment.records import Artifact
 from alignment.reward.functions import data_name
 from alignment.reward.settings import FunctionReward
@@ -45,8 +45,11 @@ RUNNERS = {  # the module whose `run` makes a stage of this kind, and the data f
     "preferences": ("alignment.preferences.stage", ("rubric",)),
     "human_preferences": ("alignment.preferences.collected", ("snapshot", "collection")),
     "judge": ("alignment.preferences.judges.stage", ()),
+    "constitution": ("alignment.preferences.constitution", ("constitution",)),
+    "synthesis": ("alignment.preferences.synthesis", ("prompts",)),
     "preference_file": ("alignment.data.stage", ("preferences",)),
     "reward": ("alignment.reward.model", ()),
+    "pair_classifier": ("alignment.preferences.judges.classifier", ()),
     "dpo": ("alignment.policy.dpo", ()),
     "ppo": ("alignment.policy.ppo", ("prompts", "rubric")),
     "grpo": ("alignment.policy.grpo", ("prompts",)),
@@ -59,6 +62,7 @@ SAMPLES = ("sample", "ppo", "grpo", "rloo")  # kinds whose answers a vLLM server
 BESIDE: Any = {
     "raters": {"rubric"},
     "judge": {"folder"},
+    "constitution": True,
     "rewards": {"__all__": {"function": True, "judge": {"folder"}}},
     "workers": True,
 }
@@ -86,7 +90,7 @@ class Job:
         """The cache key: equal keys mean equal artifacts."""
         module, _data = RUNNERS[self.settings.kind]
         recipe = self.recipe
-        workers = workers_of(recipe, self.settings)
+        workers = workers_of(recipe, self.settings) if trains_together(self.settings) else 1
         return digest_of(
             {
                 "name": self.name,
@@ -114,7 +118,10 @@ def make_job(
     settings = recipe.stages[name]
     wanted = {BASE} | {source for sources in stage_inputs(settings).values() for source in sources}
     _module, kinds = RUNNERS[settings.kind]
-    files = {kind: data[kind] for kind in kinds if kind in data}
+    # What a setting of the same name takes from a stage, it does not take from a file.
+    files = {kind: data[kind] for kind in kinds if kind in data and getattr(settings, kind, None) is None}
+    if (constitution := getattr(settings, "constitution", None)) is not None:
+        files["constitution"] = data[constitution]
     if "rubric" in kinds and (raters := getattr(settings, "raters", None)) is not None:
         files["rubric"] = data[raters.rubric]  # rubrics are known by the name that the recipe gives them
     for reward in getattr(settings, "rewards", ()):

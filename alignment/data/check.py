@@ -13,6 +13,7 @@ from alignment.data.preferences import read_preferences
 from alignment.data.prompts import numbered_prompts
 from alignment.data.split import opening, split_by_digest
 from alignment.faults import Fault, InputError
+from alignment.preferences.principles import load_constitution
 from alignment.preferences.rubric import load_rubric
 from alignment.recipe import (
     EvaluateStage,
@@ -28,8 +29,8 @@ from alignment.records import Demonstration, PreferencePair, Prompt
 T = TypeVar("T")
 D = TypeVar("D")
 READS = {  # a stage's kind → the file it reads
-    "sft": "demonstrations", "sample": "prompts", "ppo": "prompts", "grpo": "prompts", "rloo": "prompts",
-    "preference_file": "preferences",
+    "sft": "demonstrations", "sample": "prompts", "synthesis": "prompts", "ppo": "prompts", "grpo": "prompts",
+    "rloo": "prompts", "preference_file": "preferences",
 }  # fmt: skip
 
 
@@ -65,6 +66,9 @@ def read_data(recipe: Recipe, files: Mapping[str, Path]) -> tuple[RecipeData, li
     raters = [getattr(stage, "raters", None) for stage in recipe.stages.values()]
     for rubric in dict.fromkeys(one.rubric for one in raters if one is not None):
         attempt(partial(load_rubric, files[rubric]), None)
+    for constitution in dict.fromkeys(getattr(stage, "constitution", None) for stage in recipe.stages.values()):
+        if constitution is not None:
+            attempt(partial(load_constitution, files[constitution]), None)
     return data, faults
 
 
@@ -80,7 +84,7 @@ def data_faults(recipe: Recipe, files: Mapping[str, Path], data: RecipeData) -> 
 
 def _unset_faults(recipe: Recipe, files: Mapping[str, Path]) -> Iterator[Fault]:
     for name, stage in recipe.stages.items():
-        needed = READS.get(stage.kind)
+        needed = None if getattr(stage, "demonstrations", None) else READS.get(stage.kind)
         if needed is not None and needed not in files:
             remedy = f"set data.{needed} to a file"
             yield Fault(f"not set, and the stage {name} reads it", remedy, field=f"data.{needed}")

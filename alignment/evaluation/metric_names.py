@@ -11,8 +11,10 @@ MODEL_PARTS = ("length", "repetition", "distinct_2", "finished")
 
 
 def evaluation_judges(stage: EvaluateStage) -> tuple[str, ...]:
-    """Who judges the pairs: ``rubric`` where raters are set, ``reward`` where a reward model is."""
-    return (("rubric",) if stage.raters is not None else ()) + (("reward",) if stage.reward is not None else ())
+    """Who judges the pairs: ``rubric`` where raters are set, ``judge`` where an AI judge is, ``reward`` where a reward
+    model is."""
+    named = {"rubric": stage.raters, "judge": stage.judge, "reward": stage.reward}
+    return tuple(name for name, given in named.items() if given is not None)
 
 
 def evaluated_models(stage: EvaluateStage) -> tuple[str, ...]:
@@ -34,6 +36,8 @@ def _names(stage: EvaluateStage) -> Iterator[str]:
             yield from (f"reward.{model}.{reward}.{part}" for part in INTERVAL_PARTS)
         for opponent in evaluated_models(stage)[1:]:
             yield from (f"reward_lead.{opponent}.{reward}.{part}" for part in INTERVAL_PARTS)
+    if stage.judge is not None:
+        yield from ("judge.calibrated", "judge.unread")
     yield "kl"
     for part in MODEL_PARTS:
         yield from (f"{part}.{model}" for model in evaluated_models(stage))

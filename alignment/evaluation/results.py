@@ -216,9 +216,12 @@ def samples(
     ]
 
 
-def metrics(settings: EvaluateStage, found: Evaluation) -> dict[str, float]:
-    """The figures that a gate may ask for, under the names of :func:`evaluation_metric_names` and in their order."""
-    values: dict[str, float] = {"kl": found.kl.value}
+def metrics(settings: EvaluateStage, found: Evaluation, judged: Mapping[str, float] | None = None) -> dict[str, float]:
+    """The figures that a gate may ask for, under the names of :func:`evaluation_metric_names` and in their order.
+
+    ``judged`` is what is to be known of an AI judge, where there is one.
+    """
+    values: dict[str, float] = {"kl": found.kl.value, **(judged or {})}
     for won in found.win_rates:
         prefix = f"win_rate.{won.opponent}.{won.judge}"
         values |= {f"{prefix}.{part}": getattr(won.rate, part) for part in ("value", "low", "high")}

@@ -4,6 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from alignment.preferences.judges.settings import JudgeSettings
 from alignment.recipe_base import BASE, Count, Name, Settings, SimulatedRaters
 from alignment.records import Sampling
 from alignment.reward.settings import RewardList, unique_names
@@ -22,6 +23,8 @@ class EvaluateStage(Settings):
     reference: Name = BASE  # KL is measured from this model
     prompts: Name | None = None  # a preference_file stage whose held-out prompts to ask; None: those of data.prompts
     raters: SimulatedRaters | None = None  # judge by the written rubric
+    judge: JudgeSettings | None = None  # judge by an AI judge, both orders of every pair
+    calibrated_by: Name | None = None  # a stage of kind judge with the very same judge; None: uncalibrated
     reward: Name | None = None  # judge by this reward model
     rewards: RewardList = ()  # reward functions as metrics: means, and differences from each opponent
     sampling: Sampling = Sampling(temperature=0.0, max_new_tokens=128)
@@ -35,6 +38,11 @@ class EvaluateStage(Settings):
     def _names(cls, rewards: RewardList) -> RewardList:
         return unique_names(rewards)
 
+    @model_validator(mode="after")
+    def _a_judge_is_calibrated(self) -> Self:
+        _check_calibration(self.judge, self.calibrated_by)
+        return self
+
 
 class TournamentStage(Settings):
     """Every policy against every other on held-out prompts; its output is the best of them, a model like any other.
@@ -46,7 +54,9 @@ class TournamentStage(Settings):
     kind: Literal["tournament"]
     policies: tuple[Name, ...] = Field(min_length=2)
     model: Name
-    raters: SimulatedRaters
+    raters: SimulatedRaters | None = None
+    judge: JudgeSettings | None = None  # an AI judge in the raters' place
+    calibrated_by: Name | None = None  # a stage of kind judge with the very same judge; None: uncalibrated
     reward: Name | None = None  # chooses among the answers of best-of-n
     best_of: Count = 1  # candidates for each answer of best-of-n; 1: it does not play
     sampling: Sampling = Sampling(temperature=0.0, max_new_tokens=128)
@@ -60,7 +70,15 @@ class TournamentStage(Settings):
     def _fits_together(self) -> Self:
         if (self.best_of > 1) != (self.reward is not None):
             raise ValueError("best_of above 1 needs a reward that chooses, and a reward chooses only among best_of")
+        if (self.raters is None) == (self.judge is None):
+            raise ValueError("name raters or a judge: who compares")
+        _check_calibration(self.judge, self.calibrated_by)
         return self
+
+
+def _check_calibration(judge: object, calibrated_by: str | None) -> None:
+    if judge is None and calibrated_by is not None:
+        raise ValueError("calibrated_by is the calibration of a judge: give the judge too")
 
 
 class OveroptimisationStage(Settings):

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from alignment.chat import render_answer, render_prompt
 from alignment.data.jsonl import read_records, write_records
+from alignment.evaluation.ai_judge import judged_outcomes
 from alignment.evaluation.answers import draw, held_out_prompts
 from alignment.evaluation.judging import rubric_outcomes, score_outcomes
 from alignment.evaluation.kl import KlEstimate, sampled_kl
@@ -44,11 +45,19 @@ def run(settings: EvaluateStage, context: StageContext) -> StageResult:
 
     rewards = _rewards(work, answers)
     outcomes, judges = _judge(work, answers, rewards)
+    measured: dict[str, float] = {}
+    if settings.judge is not None:
+        games = {name: (answers[settings.model], answers[name]) for name in outcomes}
+        judged = judged_outcomes(settings.judge, settings.calibrated_by, context, prompts, games)
+        judges["judge"] = judged.words
+        measured = {"judge.calibrated": float(judged.calibrated), "judge.unread": float(judged.unread)}
+        for opponent, own in judged.outcomes.items():
+            outcomes[opponent]["judge"] = own
     ordered = {name: answers[name] for name in evaluated_models(settings)}
     with context.working():
         scores = score_answers(build_rewards(settings.rewards, context), prompts, ordered) if settings.rewards else None
     found = evaluation(settings, prompts, answers, outcomes, kl=kl, judges=judges, scores=scores)
-    values = metrics(settings, found)
+    values = metrics(settings, found, measured)
     write_text(context.output / "evaluation.json", found.model_dump_json(indent=1) + "\n")
     write_text(context.output / "metrics.json", json.dumps(values, indent=1) + "\n")
     write_records(context.output / "samples.jsonl", samples(prompts, ordered, outcomes, rewards, scores))

@@ -14,6 +14,7 @@ from pathlib import Path
 from alignment.chat import render_prompt
 from alignment.data.digests import content_id
 from alignment.data.jsonl import read_records, write_records
+from alignment.evaluation.ai_judge import judged_outcomes
 from alignment.evaluation.answers import draw, held_out_prompts
 from alignment.evaluation.frontier import best_of_kl
 from alignment.evaluation.judging import rubric_outcomes
@@ -93,24 +94,38 @@ def run(settings: TournamentStage, context: StageContext) -> StageResult:
         kl[name] = _kl(settings, context, pool, context.inputs[name], prompts)
         advance()
 
-    raters = simulated_raters(settings.raters, load_rubric(context.data["rubric"]), context.recipe.seed)
+    del pool
+    games, judge = _games(settings, context, prompts, answers)
     with context.working():
-        games = {
-            (left, right): rubric_outcomes(prompts, answers[left], answers[right], raters)
-            for left, right in combinations(answers, 2)
-        }
         standings = rank(settings.model, games, kl, answers, candidates=settings.best_of, seed=context.recipe.seed)
     winner = next(one.player for one in standings if one.player in settings.policies)
     found = Tournament(
         start=settings.model, winner=winner, prompts=len(prompts),
-        judge=f"{len(raters)} simulated raters by the rubric {load_rubric(context.data['rubric']).name}",
-        standings=tuple(standings), games={f"{left}/{right}": tuple(game) for (left, right), game in games.items()},
+        judge=judge, standings=tuple(standings),
+        games={f"{left}/{right}": tuple(game) for (left, right), game in games.items()},
     )  # fmt: skip
     shutil.copytree(
         context.inputs[winner].path, context.output, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*LEFT_BEHIND)
     )
     write_text(context.output / "tournament.json", found.model_dump_json(indent=1) + "\n")
     return StageResult("model", metrics(found), tokens_sampled=tokens)
+
+
+def _games(
+    settings: TournamentStage, context: StageContext, prompts: list[Prompt], answers: Mapping[str, Sequence[Response]]
+) -> tuple[dict[tuple[str, str], list[float]], str]:
+    """Outcomes of every player against every other, one for each prompt, and who judged, in words."""
+    both = list(combinations(answers, 2))
+    if settings.judge is not None:
+        asked = {f"{left}/{right}": (answers[left], answers[right]) for left, right in both}
+        judged = judged_outcomes(settings.judge, settings.calibrated_by, context, prompts, asked)
+        return {(left, right): judged.outcomes[f"{left}/{right}"] for left, right in both}, judged.words
+    assert settings.raters is not None
+    rubric = load_rubric(context.data["rubric"])
+    raters = simulated_raters(settings.raters, rubric, context.recipe.seed)
+    with context.working():
+        games = {(left, right): rubric_outcomes(prompts, answers[left], answers[right], raters) for left, right in both}
+    return games, f"{len(raters)} simulated raters by the rubric {rubric.name}"
 
 
 def rank(

@@ -79,13 +79,13 @@ def read_config(settings: ModelSettings, workspace: Workspace | None = None) -> 
 def device_faults(recipe: Recipe) -> list[Fault]:
     """The fault of asking for GPUs that are not there; a cluster's are not known here."""
     resources = recipe.resources
-    if resources.device != "cuda" or resources.address is not None:
+    if resources.device != "cuda" or resources.address not in (None, "local"):
         return []
     import torch
 
     if not torch.cuda.is_available():
         return [Fault("cuda, but torch finds no GPU here", "set it to auto or cpu", field="resources.device")]
-    workers = max(workers_of(recipe, stage) for stage in recipe.stages.values())
+    workers = max(workers_of(recipe, stage) + getattr(stage, "rollout_workers", 0) for stage in recipe.stages.values())
     each = 1.0 if resources.gpus_per_worker is None else resources.gpus_per_worker
     if workers * each <= (here := torch.cuda.device_count()):
         return []

@@ -12,6 +12,7 @@ from alignment.data.jsonl import shortened
 from alignment.faults import Fault
 from alignment.models.check import Inspected
 from alignment.recipe import (
+    ConstitutionStage,
     DpoStage,
     EvaluateStage,
     GrpoStage,
@@ -25,11 +26,12 @@ from alignment.recipe import (
     RlooStage,
     SampleStage,
     SftStage,
+    SynthesisStage,
 )
 from alignment.records import Message, PreferencePair
 
 Trained = SftStage | RewardStage | DpoStage
-Sampled = SampleStage | EvaluateStage | PpoStage | GrpoStage | RlooStage
+Sampled = SampleStage | SynthesisStage | EvaluateStage | PpoStage | GrpoStage | RlooStage
 
 
 class _Row(NamedTuple):
@@ -152,8 +154,8 @@ def _sampling_faults(name: str, stage: Sampled, read: _Texts, context: int | Non
 def _file_read(stage: object, recipe: Recipe) -> str | None:
     """The name of the file whose texts a stage reads, directly or through the stages before it."""
     if isinstance(stage, SftStage):
-        return "demonstrations"
-    if isinstance(stage, SampleStage | PpoStage | GrpoStage | RlooStage):
+        return "demonstrations" if stage.demonstrations is None else None
+    if isinstance(stage, SampleStage | SynthesisStage | PpoStage | GrpoStage | RlooStage):
         return "prompts"
     if isinstance(stage, EvaluateStage):
         return "prompts" if stage.prompts is None else "preferences"
@@ -164,6 +166,7 @@ def _file_read(stage: object, recipe: Recipe) -> str | None:
             PreferencesStage: "prompts",
             HumanPreferencesStage: "prompts",
             JudgeStage: "prompts",
+            ConstitutionStage: "prompts",
         }
         return kinds.get(type(source))
     return None

@@ -59,8 +59,12 @@ def load_policy(
     if adapter:
         model = PeftModel.from_pretrained(model, artifact.path, is_trainable=trainable)
     model.to(pick_device(recipe.resources))
-    template = recipe.model.chat_template if artifact.name == base.name else None
-    return model.train(trainable), load_tokenizer(artifact.path, template)
+    return model.train(trainable), policy_tokenizer(artifact, base, recipe)
+
+
+def policy_tokenizer(artifact: Artifact, base: Artifact, recipe: Recipe) -> PreTrainedTokenizerBase:
+    """A policy's tokenizer without the policy."""
+    return load_tokenizer(artifact.path, recipe.model.chat_template if artifact.name == base.name else None)
 
 
 def load_reward_model(artifact: Artifact, recipe: Recipe) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

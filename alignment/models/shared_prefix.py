@@ -9,6 +9,7 @@ the work falls away. (The same tree is known from inference, as in Miao et al. 2
 
 import inspect
 import types
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -125,7 +126,7 @@ def packs(rows: list[list[int]], limit: int) -> list[list[int]]:
     groups: list[list[int]] = []
     size, last = 0, list[int]()
     for number in sorted(range(len(rows)), key=rows.__getitem__):
-        fresh = len(rows[number]) - _common(last, rows[number])
+        fresh = len(rows[number]) - common_prefix(last, rows[number])
         if not groups or size + fresh > limit:
             groups.append([])
             size, fresh = 0, len(rows[number])
@@ -134,7 +135,8 @@ def packs(rows: list[list[int]], limit: int) -> list[list[int]]:
     return groups
 
 
-def _common(left: list[int], right: list[int]) -> int:
+def common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
+    """How many tokens two rows begin with alike."""
     pairs = enumerate(zip(left, right, strict=False))
     return next((position for position, (a, b) in pairs if a != b), min(len(left), len(right)))
 

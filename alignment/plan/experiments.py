@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 from alignment.evaluation.settings import OveroptimisationStage, TournamentStage
+from alignment.plan.judges import judged
 from alignment.plan.work import StageWork
 
 
@@ -30,6 +31,9 @@ def tournament(planner: Any, work: StageWork, stage: TournamentStage) -> None:
         for _ in range(planner.hold_reward_models(work, stage)):
             work.activities.append(planner.scored(count * stage.best_of, asked, new, stage.batch_size))
         work.sampled += count * stage.best_of * new
+    if stage.judge is not None:
+        games = math.comb(len(players) + (stage.best_of > 1), 2)
+        judged(planner, work, stage.judge, count * games, asked, new)
     work.at_most = True
 
 

@@ -4,9 +4,10 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from alignment.plan.texts import Pair
 from alignment.plan.work import StageWork
-from alignment.preferences.judges.settings import GenerativeJudge, JudgeStage, RewardModelJudge, scores_alone
-from alignment.recipe import BASE, stage_inputs
+from alignment.preferences.judges.settings import AnyJudge, GenerativeJudge, JudgeStage, judge_role, scores_alone
+from alignment.recipe import BASE, PairClassifierStage, stage_inputs
 from alignment.reward.settings import JudgeReward
 
 BATCH = 64  # rows that a local judge writes together
@@ -19,21 +20,33 @@ def judge_stage(planner: Any, work: StageWork, stage: JudgeStage) -> None:
     asked = max(min(prompts.count, one.limit or prompts.count) for one in drawn)
     pairs = asked * min(stage.comparisons_per_prompt, math.comb(sum(one.per_prompt for one in drawn), 2))
     work.at_most = True
-    judge = stage.judge
+    judged(planner, work, stage.judge, pairs, prompts.lengths, new)
+
+
+def judged(planner: Any, work: StageWork, judge: AnyJudge, pairs: float, lengths: Sequence[int], new: int) -> None:
+    """The reading of so many pairs of answers of ``new`` tokens to prompts of these lengths."""
     if isinstance(judge, GenerativeJudge) and judge.endpoint is not None:
-        asks = (2 * len(judge.criteria) or 2) * pairs
+        asks = round((2 * len(judge.criteria) or 2) * pairs)
         budget = judge.endpoint.budget
         bound = "no budget bounds it" if budget is None else f"its budget: {budget.model_dump(exclude_none=True)}"
         work.remarks.append(f"an endpoint answers about {asks} questions ({judge.form}); {bound}")
         return
-    planner.hold_policies(work, [judge.model or BASE] if not isinstance(judge, RewardModelJudge) else [BASE])
+    planner.hold_policies(work, [judge.model or BASE] if judge_role(judge) == "judge" else [BASE])
     rows = 2.0 * pairs
     if isinstance(judge, GenerativeJudge):
-        mean = sum(prompts.lengths) / max(1, len(prompts.lengths)) + 2 * new
-        lengths = [math.ceil(mean)] * max(1, round(rows))
-        work.activities.append(planner.draw(lengths, 1, 1, BATCH, judge.max_tokens))
+        mean = sum(lengths) / max(1, len(lengths)) + 2 * new
+        work.activities.append(planner.draw([math.ceil(mean)] * max(1, round(rows)), 1, 1, BATCH, judge.max_tokens))
     else:
-        work.activities.append(planner.scored(rows, prompts.lengths, new if scores_alone(judge) else 2 * new, 32))
+        work.activities.append(planner.scored(rows, lengths, new if scores_alone(judge) else 2 * new, 32))
+
+
+def pair_classifier(planner: Any, work: StageWork, stage: PairClassifierStage) -> None:
+    """A reward model's work, but that each row has both answers in it."""
+
+    def both(pair: Pair) -> Pair:
+        return Pair(pair.prompt, pair.chosen + pair.rejected, pair.chosen + pair.rejected)
+
+    planner.reward(work, stage, both)
 
 
 def judge_online(

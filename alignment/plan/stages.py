@@ -9,7 +9,8 @@ from functools import partial
 from typing import Any
 
 from alignment.plan.experiments import overoptimisation, tournament
-from alignment.plan.judges import judge_online, judge_stage
+from alignment.plan.feedback import constitution, made_demonstrations, made_pairs, synthesis
+from alignment.plan.judges import judge_online, judge_stage, judged, pair_classifier
 from alignment.plan.sizes import ModelSize
 from alignment.plan.texts import Measured, Pair, Texts
 from alignment.plan.work import Draw, Pass, StageWork, largest_batch
@@ -18,16 +19,13 @@ from alignment.recipe import (
     DpoStage,
     EvaluateStage,
     GrpoStage,
-    HumanPreferencesStage,
     PpoStage,
     PreferenceFileStage,
     Recipe,
-    RewardStage,
     RlooStage,
     SampleStage,
     SftStage,
     TournamentStage,
-    stage_inputs,
 )
 from alignment.recipe_base import Lora
 from alignment.reward.settings import JudgeReward, ModelReward
@@ -49,10 +47,12 @@ class Planner:
         """The work of the recipe's stage ``name``, or of ``stage`` in its place."""
         settings = self.recipe.stages[name] if stage is None else stage
         kinds: dict[str, Callable[[StageWork, Any], None]] = {
-            "sft": self._sft, "sample": self._sample, "reward": self._reward, "dpo": self._dpo, "ppo": self._ppo,
+            "sft": self._sft, "sample": self._sample, "reward": self.reward, "dpo": self._dpo, "ppo": self._ppo,
             "grpo": self._group, "rloo": self._group, "evaluate": self._evaluate, "preferences": self._programs,
             "human_preferences": self._people, "judge": partial(judge_stage, self), "preference_file": self._programs,
             "tournament": partial(tournament, self), "overoptimisation": partial(overoptimisation, self),
+            "pair_classifier": partial(pair_classifier, self), "constitution": partial(constitution, self),
+            "synthesis": partial(synthesis, self),
         }  # fmt: skip
         work = StageWork(name, settings.kind)
         kinds[settings.kind](work, settings)
@@ -107,6 +107,8 @@ class Planner:
     def _sft(self, work: StageWork, stage: SftStage) -> None:
         self._train_policy(work, stage)
         rows = self.texts.demonstrations
+        if stage.demonstrations is not None:
+            rows, work.at_most = made_demonstrations(self, self.recipe.stages[stage.demonstrations]), True
         kept = [(min(whole, stage.max_length), answer) for whole, answer in rows.lengths]
         repeats = rows.scale * stage.epochs
         wholes = [whole for whole, _answer in kept]
@@ -119,18 +121,12 @@ class Planner:
                 f"{best:,} tokens ({CHINCHILLA} per parameter, Hoffmann et al. 2022); here are {work.trained:,.0f}"
             )
 
-    def _pairs(self, stage: RewardStage | DpoStage) -> tuple[Measured, bool]:
+    def _pairs(self, stage: Any) -> tuple[Measured, bool]:
         """The pairs that a stage reads, and whether their number and lengths are bounds."""
         source = self.recipe.stages[stage.preferences]
         if isinstance(source, PreferenceFileStage):
             return self.texts.pairs, False
-        drawn: list[Any] = [self.recipe.stages[name] for name in stage_inputs(source)["responses"]]
-        new, prompts = max(one.sampling.max_new_tokens for one in drawn), self.texts.prompts
-        asked = max(min(prompts.count, one.limit or prompts.count) for one in drawn)
-        comparisons: int = getattr(source, "comparisons_per_prompt", 1)
-        count = asked * min(comparisons, math.comb(sum(one.per_prompt for one in drawn), 2))
-        count = min(count, source.pairs) if isinstance(source, HumanPreferencesStage) else count
-        return Measured(count, tuple(Pair(prompt, new, new) for prompt in prompts.lengths)), True
+        return made_pairs(self, source), True
 
     def _pair_rows(self, pairs: Sequence[Pair], longest: int) -> list[float]:
         """Tokens to compute for each pair: the prompt once where beginnings are shared."""
@@ -138,7 +134,8 @@ class Planner:
         rows = [min(p.prompt + p.chosen, longest) + min(p.prompt + p.rejected, longest) for p in pairs]
         return [row - (0 if twice else min(p.prompt, longest)) for row, p in zip(rows, pairs, strict=True)]
 
-    def _reward(self, work: StageWork, stage: RewardStage) -> None:
+    def reward(self, work: StageWork, stage: Any, shown: Callable[[Pair], Pair] = lambda pair: pair) -> None:
+        """A reward model's training and measure; ``shown`` says what it is shown of a pair."""
         size = self.size
         parameters = size.trunk + size.hidden  # and a score head of one output
         work.models.append(parameters)
@@ -146,7 +143,7 @@ class Planner:
         work.trainable = parameters if stage.lora is None else size.adapter(stage.lora) + size.hidden
         work.parameters = parameters + (0 if stage.lora is None else work.trainable)
         pairs, work.at_most = self._pairs(stage)
-        kept = [p for p in pairs.lengths if p.prompt + max(p.chosen, p.rejected) <= stage.max_length]
+        kept = [p for p in map(shown, pairs.lengths) if p.prompt + max(p.chosen, p.rejected) <= stage.max_length]
         # A file's pairs are split already; of raters' pairs this stage holds some out itself, and measures on them.
         share = 1.0 if not work.at_most else 1 - self.recipe.data.held_out
         rows, none = self._pair_rows(kept, stage.max_length), [0.0] * len(kept)
@@ -154,7 +151,7 @@ class Planner:
         work.trained = sum(2 * p.prompt + p.chosen + p.rejected for p in kept) * pairs.scale * share * stage.epochs
         held_out = self.texts.held_out_pairs if not work.at_most else pairs
         unseen = 1.0 if not work.at_most else self.recipe.data.held_out
-        rows = self._pair_rows(held_out.lengths, stage.max_length)
+        rows = self._pair_rows(list(map(shown, held_out.lengths)), stage.max_length)
         none = [0.0] * len(rows)
         work.activities.append(self._pass(stage, rows, none, held_out.scale * unseen, trains=False))
 
@@ -295,6 +292,8 @@ class Planner:
         policies, work.models = work.models, []  # the policies are freed before a reward model is loaded
         for _ in range(self.hold_reward_models(work, stage)):
             work.activities.append(self.scored(count * len(names), asked, new, stage.batch_size))
+        if stage.judge is not None:
+            judged(self, work, stage.judge, count * len(set(stage.against)), asked, new)
         work.models = max(policies, work.models, key=sum)
         work.sampled, work.at_most = (count * len(names) + measured) * new, True
 

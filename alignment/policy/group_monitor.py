@@ -26,6 +26,7 @@ class GroupCallback(StageCallback):
         super().__init__(context)
         self.settings, self.rollouts, self.tables = settings, rollouts, tables
         self._raised: set[str] = set()
+        self.updates = rollouts.updates_per_step  # answers are in no checkpoint
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shutil
 from typing import Any
 
 from peft import LoraConfig, PeftModel, inject_adapter_in_model
@@ -22,10 +23,12 @@ from alignment.preferences.raters import simulated_raters
 from alignment.preferences.rubric import load_rubric
 from alignment.recipe import BASE, Lora, PpoStage
 from alignment.records import Prompt
-from alignment.rollouts.build import build_engine
+from alignment.rollouts.build import team_engine
 from alignment.rollouts.engine import Engine
+from alignment.rollouts.shared import PushedEngine
 from alignment.stage import Progress, StageContext, StageResult
 from alignment.training import seed_everything
+from alignment.workers import Team
 from alignment.workspace import write_text
 
 SHOWN = 8  # answers in each sample table
@@ -44,7 +47,9 @@ def run(settings: PpoStage, context: StageContext) -> StageResult:
     reward_model, reward = episode_reward(settings, context, tokenizer)
     prompts, held_out = _prompts(settings, context, tokenizer)
     critic = _critic(settings, policy, reward_model)  # before the reference adds its adapter
-    engine = build_engine(context, policy, tokenizer)
+    engine = team_engine(settings, context, policy, tokenizer)
+    if isinstance(engine, PushedEngine):
+        engine.push(policy, 0)  # the start, of which the watch below asks
     trainer = PpoTrainer(
         settings,
         policy=policy,
@@ -56,22 +61,29 @@ def run(settings: PpoStage, context: StageContext) -> StageResult:
         seed=context.recipe.seed,
         checkpoints=context.checkpoints,
         watch=_watch(settings, context, engine, held_out),
+        team=Team(context.rank, context.workers),
+        preempted=context.preempted,
     )
 
+    tables = context.checkpoints / "samples"  # not in the output, which a restart begins anew
     snapshots = Snapshots(settings.snapshot_every, tokenizer, base, context)
 
     def on_step(step: int, metrics: dict[str, float], experience: Experience) -> None:
         state = trainer.state
         context.report(Progress(step, settings.steps, metrics, state.tokens_sampled + state.tokens_trained))
-        if step == 1 or step % settings.checkpoint_every == 0 or step == settings.steps:
+        due = step == 1 or step % settings.checkpoint_every == 0 or step == settings.steps
+        if due and context.rank == 0:
             table = json.dumps(sample_table(experience), indent=1, ensure_ascii=False)
-            write_text(context.output / "samples" / f"step-{step:06d}.json", table)
+            write_text(tables / f"step-{step:06d}.json", table)
         snapshots.take(policy, step)
 
     with context.working():
         state = trainer.train(on_step=on_step)
+    if context.rank > 0:
+        return StageResult("model", {})
     save_policy(policy, tokenizer, base, context.output)
     snapshots.publish()
+    shutil.copytree(tables, context.output / "samples")
     curves = {
         name: [(step, metrics[name]) for step, metrics in enumerate(state.history, start=1) if name in metrics]
         for name in _names(state.history)
@@ -140,7 +152,8 @@ def _watch(settings: PpoStage, context: StageContext, engine: Engine, held_out: 
     if not held_out:
         raise StageError(f"{context.name}: raters are to watch it, but no held-out prompt is short enough to ask")
     raters = simulated_raters(settings.raters, load_rubric(context.data["rubric"]), context.recipe.seed)
-    return Watch(engine, held_out, raters, longest=settings.sampling.max_new_tokens, folder=context.checkpoints)
+    return Watch(engine, held_out, raters, longest=settings.sampling.max_new_tokens, folder=context.checkpoints,
+                 writes=context.rank == 0)  # fmt: skip
 
 
 def _reference(policy: Any, adapter: str | None) -> Reference:

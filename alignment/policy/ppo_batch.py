@@ -71,8 +71,8 @@ def pad(rows: Sequence[Sequence[int]]) -> torch.Tensor:
     return torch.tensor([[*row, *[0] * (width - len(row))] for row in rows])
 
 
-def by_length(indices: Sequence[int], episodes: Sequence[Episode], size: int) -> Iterator[list[int]]:
-    """Pieces of at most ``size`` of the ``indices``, longest first, like lengths and answers to one prompt together.
+def in_order(indices: Sequence[int], episodes: Sequence[Episode]) -> list[int]:
+    """The ``indices``, longest first, like lengths and answers to one prompt together.
 
     A prompt's answers stand behind the longest of them: their common beginning is then computed once.
     """
@@ -85,7 +85,12 @@ def by_length(indices: Sequence[int], episodes: Sequence[Episode], size: int) ->
         prompt = episodes[index].prompt_ids
         return -longest[prompt], prompt, -episodes[index].length, index
 
-    ordered = sorted(indices, key=place)
+    return sorted(indices, key=place)
+
+
+def by_length(indices: Sequence[int], episodes: Sequence[Episode], size: int) -> Iterator[list[int]]:
+    """Pieces of at most ``size`` of the ``indices``, in that order."""
+    ordered = in_order(indices, episodes)
     for start in range(0, len(ordered), size):
         yield ordered[start : start + size]
 

@@ -47,6 +47,13 @@ class MasterAdamW:
                 master.grad = grad if master.grad is None else master.grad.add_(grad)
                 parameter.grad = None
 
+    def gradients(self) -> list[torch.Tensor]:
+        """What has been accumulated, of every weight that is trained: zeros where nothing was."""
+        for _parameter, master in self.pairs:
+            if master.grad is None:
+                master.grad = torch.zeros_like(master)
+        return [master.grad for _parameter, master in self.pairs if master.grad is not None]
+
     @torch.no_grad()
     def step(self) -> float:
         """Clips, updates, clears; a gradient that is not finite changes nothing. Returns its norm before clipping."""

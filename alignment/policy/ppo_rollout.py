@@ -3,7 +3,7 @@
 import hashlib
 import math
 from collections.abc import Callable, Hashable, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 
@@ -11,15 +11,15 @@ from alignment.faults import StageError
 from alignment.models.attention import quick_backward
 from alignment.policy.advantages import generalized_advantage_estimation, whiten
 from alignment.policy.losses import importance_weights, kl_estimate
-from alignment.policy.ppo_batch import Episode, Experience, by_length, collate
+from alignment.policy.ppo_batch import Episode, Experience, by_length, collate, in_order
 from alignment.policy.ppo_models import ActorCritic, Reference, base_of, reference_logprobs
 from alignment.recipe import PpoStage
-from alignment.records import Prompt
-from alignment.rollouts.engine import Engine
+from alignment.rollouts.engine import Engine, Groups
+from alignment.rollouts.engine import PromptIds as PromptIds
+from alignment.workers import ALONE, LostWorkerError, Team
 
 Reward: TypeAlias = Callable[[Sequence[Episode]], Sequence[float]]
 """Scores episodes, in their order; one finite number each."""
-PromptIds: TypeAlias = tuple[Prompt, tuple[int, ...]]
 FORWARD_ONLY = 4  # a pass without gradients holds so many times the rows of one with them
 
 
@@ -38,12 +38,15 @@ def derived_seed(*parts: object) -> int:
     return int.from_bytes(hashlib.sha256("/".join(map(str, parts)).encode()).digest()[:4], "big")
 
 
-def sample(engine: Engine, prompts: Sequence[PromptIds], settings: PpoStage, *, seed: int, step: int) -> list[Episode]:
-    """``settings.per_prompt`` episodes for each prompt. Raises StageError where the engine gives no tokens at all."""
+def asked(prompts: Sequence[PromptIds], settings: PpoStage, *, seed: int, step: int) -> dict[str, Any]:
+    """What an engine is asked for a step's answers: a draw depends on the seed, the step and its place alone."""
     seeds = [derived_seed(seed, "answer", step, index) for index in range(len(prompts) * settings.per_prompt)]
-    groups = engine.generate(
-        [ids for _prompt, ids in prompts], per_prompt=settings.per_prompt, sampling=settings.sampling, seeds=seeds
-    )
+    ids = [ids for _prompt, ids in prompts]
+    return {"prompts": ids, "per_prompt": settings.per_prompt, "sampling": settings.sampling, "seeds": seeds}
+
+
+def episodes_of(prompts: Sequence[PromptIds], groups: Groups) -> list[Episode]:
+    """The answers as episodes. Raises StageError where the engine gave one without tokens."""
     episodes = [
         Episode(prompt, ids, completion)
         for (prompt, ids), group in zip(prompts, groups, strict=True)
@@ -54,10 +57,28 @@ def sample(engine: Engine, prompts: Sequence[PromptIds], settings: PpoStage, *, 
     return episodes
 
 
+def sample(engine: Engine, prompts: Sequence[PromptIds], settings: PpoStage, *, seed: int, step: int) -> list[Episode]:
+    """``settings.per_prompt`` episodes for each prompt. Raises StageError where the engine gives no tokens at all."""
+    return episodes_of(prompts, engine.generate(**asked(prompts, settings, seed=seed, step=step)))
+
+
+def refuse_stale(episodes: Sequence[Episode], version: int, bound: int) -> None:
+    """Raises StageError where an answer was drawn with weights more than ``bound`` updates behind ``version``."""
+    for episode in episodes:
+        drawn = episode.completion.version
+        if drawn is not None and not 0 <= version - drawn <= bound:
+            raise StageError(
+                f"an answer was drawn with weights of version {drawn}, and the policy is at version {version}: "
+                f"more than max_staleness={bound} behind"
+            )
+
+
 def checked_scores(reward: Reward, episodes: Sequence[Episode]) -> torch.Tensor:
     """(N,) float32 scores. Raises StageError, naming the prompt and the answer, where the reward fails at its task."""
     try:
         scores = [float(score) for score in reward(episodes)]
+    except LostWorkerError:
+        raise
     except Exception as error:
         raise StageError(f"the reward failed with {type(error).__name__}: {error}; {_shown(episodes[0])}") from error
     if len(scores) != len(episodes):
@@ -81,27 +102,22 @@ def make_experience(
     settings: PpoStage,
     *,
     kl_coefficient: float,
+    team: Team = ALONE,
 ) -> Experience:
     """Everything the update needs, from one pass of the policy (with its values) and one of the reference.
+
+    Each worker of ``team`` makes the passes for some of the episodes; what comes of all of them, whitening included,
+    is then the same in every worker.
 
     Reward of a token (Ouyang et al. 2022, eq. 2; Stiennon et al. 2020): minus the coefficient times its estimated KL,
     and on the answer's last real token the score.
     """
     device = actor.value_head.weight.device
-    shape = (len(episodes), max(len(episode.completion.tokens) for episode in episodes))
-    logprobs, ref_logprobs, values, entropy = (torch.zeros(shape, device=device) for _ in range(4))
-    mask = torch.zeros(shape, dtype=torch.bool, device=device)
-    for rows in by_length(range(len(episodes)), episodes, FORWARD_ONLY * settings.batch_size):
-        tokens = collate([episodes[row] for row in rows], device)
-        width = tokens.labels.shape[1]
-        with quick_backward(*actor.trunks()):  # as in training, or rounding alone would move the first ratios
-            outputs = actor(tokens)
-        mask[rows, :width] = tokens.mask
-        logprobs[rows, :width] = outputs.logprobs
-        values[rows, :width] = outputs.values
-        entropy[rows, :width] = outputs.entropy
-        with reference() as model, quick_backward(base_of(model)):
-            ref_logprobs[rows, :width] = reference_logprobs(model, tokens, temperature=actor.temperature)
+    mask = collate(episodes, device).mask
+    known = [torch.zeros(mask.shape, device=device) for _ in range(4)]
+    _pass_over(episodes, actor, reference, team, settings, known)
+    team.add(known)
+    logprobs, ref_logprobs, values, entropy = known
     scores = scores.to(device) - settings.missing_eos_penalty * torch.tensor(
         [not episode.completion.finished for episode in episodes], device=device
     )
@@ -136,6 +152,29 @@ def beyond_others(scores: torch.Tensor, prompts: Sequence[Hashable]) -> torch.Te
     same = torch.tensor([[one == other for other in prompts] for one in prompts], device=scores.device)
     others = same & ~torch.eye(len(prompts), dtype=torch.bool, device=scores.device)
     return scores - (others * scores).sum(dim=1) / others.sum(dim=1).clamp(min=1)
+
+
+def _pass_over(
+    episodes: Sequence[Episode],
+    actor: ActorCritic,
+    reference: Reference,
+    team: Team,
+    settings: PpoStage,
+    known: Sequence[torch.Tensor],
+) -> None:
+    """Fills this worker's rows of ``known``: log-probabilities, the reference's, values and entropies, each (N, R)."""
+    logprobs, ref_logprobs, values, entropy = known
+    mine = team.dealt(in_order(range(len(episodes)), episodes))
+    for rows in by_length(mine, episodes, FORWARD_ONLY * settings.batch_size):
+        tokens = collate([episodes[row] for row in rows], values.device)
+        width = tokens.labels.shape[1]
+        with quick_backward(*actor.trunks()):  # as in training, or rounding alone would move the first ratios
+            outputs = actor(tokens)
+        logprobs[rows, :width] = outputs.logprobs
+        values[rows, :width] = outputs.values
+        entropy[rows, :width] = outputs.entropy
+        with reference() as model, quick_backward(base_of(model)):
+            ref_logprobs[rows, :width] = reference_logprobs(model, tokens, temperature=actor.temperature)
 
 
 def token_rewards(scores: torch.Tensor, kl: torch.Tensor, mask: torch.Tensor, kl_coefficient: float) -> torch.Tensor:

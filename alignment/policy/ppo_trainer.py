@@ -17,13 +17,16 @@ from alignment.policy.ppo_batch import Experience
 from alignment.policy.ppo_checkpoint import TrainingState, load_checkpoint, save_checkpoint
 from alignment.policy.ppo_checks import check_experience, check_first_update
 from alignment.policy.ppo_controller import KlController
+from alignment.policy.ppo_draw import Draw
 from alignment.policy.ppo_models import ActorCritic, Reference, check_head
 from alignment.policy.ppo_monitor import alarms, experience_metrics, overoptimisation
 from alignment.policy.ppo_optimizer import MasterAdamW
-from alignment.policy.ppo_rollout import PromptIds, Reward, checked_scores, choose_prompts, make_experience, sample
+from alignment.policy.ppo_rollout import PromptIds, Reward, checked_scores, make_experience
 from alignment.policy.ppo_update import update
 from alignment.recipe import PpoStage
 from alignment.rollouts.engine import Engine
+from alignment.stage import never
+from alignment.workers import ALONE, Team
 
 _log = logging.getLogger(__name__)
 OnStep = Callable[[int, dict[str, float], Experience], None]
@@ -34,7 +37,9 @@ class PpoTrainer:
 
     ``reference`` is a context that gives the frozen model; ``critic`` a trunk for the value function, or None for a
     head on the policy's own. Only parameters that require gradients are trained. ``checkpoints`` None keeps none.
-    ``watch`` is asked every ``settings.watch_every`` steps for the policy's held-out win rate against its start.
+    ``watch`` is asked every ``settings.watch_every`` steps for the policy's held-out win rate against its start. The
+    workers of ``team`` train together: each makes some of every pass, and all come to the same weights, which are those
+    of one alone up to the order of sums. Where ``preempted`` says that one is about to be taken away, it saves at once.
     Raises StageError where the policy's head is not a plain matrix product.
     """
 
@@ -51,10 +56,13 @@ class PpoTrainer:
         seed: int = 0,
         checkpoints: Path | None = None,
         watch: Callable[[], float] | None = None,
+        team: Team = ALONE,
+        preempted: Callable[[], bool] = never,
     ) -> None:
         check_head(policy.eval())
         self.settings, self.reference, self.engine, self.reward = settings, reference, engine, reward
         self.prompts, self.seed, self.checkpoints, self.watch = prompts, seed, checkpoints, watch
+        self.team, self.draw = team, Draw(engine, prompts, settings, seed=seed)
         self.dtype = policy.get_output_embeddings().weight.dtype
         self.actor = ActorCritic(policy, critic=critic, temperature=settings.sampling.temperature)
         trainable = self.actor.trainable()
@@ -71,6 +79,7 @@ class PpoTrainer:
         )
         self.controller = KlController(settings.kl_coefficient, settings.kl_target, settings.kl_horizon)
         self.state = TrainingState()
+        self.preempted, self._warned = preempted, False
         self._seconds: dict[str, float] = {}
 
     def train(self, *, stop_after: int | None = None, on_step: OnStep | None = None) -> TrainingState:
@@ -81,45 +90,53 @@ class PpoTrainer:
         """
         if self.checkpoints is not None and (restored := load_checkpoint(self.checkpoints, self.actor, self.optimizer)):
             self.state, self.controller = restored
+            self.draw.restore(self.state.ahead)
         last = self.settings.steps if stop_after is None else min(stop_after, self.settings.steps)
         while self.state.step < last:
             metrics, experience = self._step()
             due = self.state.step % self.settings.checkpoint_every == 0 or self.state.step == last
-            if self.checkpoints is not None and due:
-                save_checkpoint(self.checkpoints, self.state, self.actor, self.optimizer, self.controller)
-            if on_step is not None:
+            if not self._warned and self.preempted():
+                self._warned = due = True
+            if on_step is not None:  # before the checkpoint: a step that is not done again has been told of
                 on_step(self.state.step, metrics, experience)
+            if self.checkpoints is not None and due:
+                self.state.ahead = self.draw.ahead()
+                if self.team.rank == 0:
+                    save_checkpoint(self.checkpoints, self.state, self.actor, self.optimizer, self.controller)
         return self.state
 
     def _step(self) -> tuple[dict[str, float], Experience]:
         settings, state = self.settings, self.state
         step, started, self._seconds = state.step, time.perf_counter(), {}
-        count = settings.episodes // settings.per_prompt
+        policy = self.actor.policy
         with self._timed("sampling"):
-            chosen = choose_prompts(self.prompts, state.position, count, self.seed)
-            episodes = sample(self.engine, chosen, settings, seed=self.seed, step=step)
+            episodes = self.draw.take(policy, step)
         with self._timed("scoring"):
             raw = checked_scores(self.reward, episodes)
             scores = self._normalised(raw) if settings.normalise_scores else raw
         coefficient = self.controller.coefficient
         with self._timed("logprobs"):
             experience = make_experience(
-                episodes, scores, self.actor, self.reference, settings, kl_coefficient=coefficient
+                episodes, scores, self.actor, self.reference, settings, kl_coefficient=coefficient, team=self.team
             )
         metrics = experience_metrics(experience, kl_coefficient=coefficient) | getattr(self.reward, "means", {})
         if settings.normalise_scores:
             metrics["raw_score"] = float(raw.mean())
         if step == 0:
             check_experience(experience, self.dtype, same_engine=settings.importance_cap is None)
+        self.draw.begin(policy, step + 1)
         with self._timed("training"):
-            updated = update(experience, self.actor, self.optimizer, settings, seed=self.seed, step=step)
+            updated = update(
+                experience, self.actor, self.optimizer, settings, seed=self.seed, step=step, team=self.team
+            )
         if step == 0:
             check_first_update(updated.first, self.dtype)
         self.controller.update(metrics["kl"], len(episodes))
         metrics |= updated.metrics | self._rates(experience, updated.tokens, time.perf_counter() - started)
         if self.watch is not None and (step + 1) % settings.watch_every == 0:
+            self.draw.push(policy, step + 1)
             metrics["held_out_win_rate"] = self.watch()
-        state.step, state.position = step + 1, state.position + count
+        state.step, state.position = step + 1, state.position + self.draw.count
         state.tokens_sampled += int(experience.mask.sum())
         state.tokens_trained += updated.tokens
         state.history.append(metrics)

@@ -6,6 +6,7 @@ over the whole minibatch's count. Long answers thus weigh by their tokens, and t
 """
 
 from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -13,11 +14,14 @@ import torch
 from alignment.faults import StageError
 from alignment.models.attention import quick_backward
 from alignment.policy.losses import ppo_policy_loss, ppo_value_loss
-from alignment.policy.ppo_batch import Experience, by_length, collate
+from alignment.policy.ppo_batch import Experience, by_length, collate, in_order
 from alignment.policy.ppo_models import ActorCritic
 from alignment.policy.ppo_optimizer import MasterAdamW
 from alignment.policy.ppo_rollout import derived_seed
 from alignment.recipe import PpoStage
+from alignment.workers import ALONE, Team
+
+EXTREMES: Mapping[str, Callable[[Iterable[float]], float]] = {"ratio_max": max, "ratio_min": min}  # others add up
 
 
 @dataclass(slots=True)
@@ -31,9 +35,19 @@ class Update:
 
 
 def update(
-    experience: Experience, actor: ActorCritic, optimizer: MasterAdamW, settings: PpoStage, *, seed: int, step: int
+    experience: Experience,
+    actor: ActorCritic,
+    optimizer: MasterAdamW,
+    settings: PpoStage,
+    *,
+    seed: int,
+    step: int,
+    team: Team = ALONE,
 ) -> Update:
-    """Trains ``actor`` on one step's experience. Raises StageError for a gradient that is not finite."""
+    """Trains ``actor`` on one step's experience, each worker of ``team`` on some rows of each minibatch.
+
+    Raises StageError for a gradient that is not finite.
+    """
     if settings.gradient_checkpointing:
         actor.checkpoint_activations()
     result = Update()
@@ -43,13 +57,15 @@ def update(
         generator = torch.Generator().manual_seed(derived_seed(seed, "minibatches", step, epoch))
         order = torch.randperm(len(experience.episodes), generator=generator).tolist()
         for start in range(0, len(order), size):
-            stats = _minibatch(order[start : start + size], experience, actor, optimizer, settings)
+            stats = _minibatch(order[start : start + size], experience, actor, optimizer, settings, team)
             result.first = result.first or stats
             limit = settings.max_approximate_kl
             if limit is not None and stats["approximate_kl"] > limit:
                 optimizer.clear()  # the policy has already moved further than asked: leave it there
                 sums["stopped_early"] += 1
                 break
+            if team.workers > 1:
+                team.add(optimizer.gradients())
             stats["gradient_norm"] = optimizer.step()
             if not stats["gradient_norm"] < float("inf"):
                 raise StageError(
@@ -70,27 +86,25 @@ def update(
 
 
 def _minibatch(
-    indices: list[int], experience: Experience, actor: ActorCritic, optimizer: MasterAdamW, settings: PpoStage
+    indices: list[int],
+    experience: Experience,
+    actor: ActorCritic,
+    optimizer: MasterAdamW,
+    settings: PpoStage,
+    team: Team,
 ) -> dict[str, float]:
-    """Adds up one minibatch's gradient, piece by piece; returns its statistics, means over its tokens."""
+    """Adds up this worker's part of a minibatch's gradient; returns the whole's statistics, means over its tokens."""
     count = experience.mask[indices].sum()
-    stats: dict[str, torch.Tensor] = {}
-    tokens = 0
-    for rows in by_length(indices, experience.episodes, settings.batch_size):
+    done: list[dict[str, torch.Tensor | float]] = []
+    for rows in by_length(team.dealt(in_order(indices, experience.episodes)), experience.episodes, settings.batch_size):
         with quick_backward(*actor.trunks()):
             loss, piece = piece_loss(rows, experience, actor, settings, count)
             loss.backward()  # type: ignore[no-untyped-call]
         optimizer.accumulate()
-        tokens += sum(experience.episodes[row].length for row in rows)
-        for name, value in piece.items():
-            seen = stats.get(name)
-            if name == "ratio_max":
-                stats[name] = value if seen is None else torch.maximum(seen, value)
-            elif name == "ratio_min":
-                stats[name] = value if seen is None else torch.minimum(seen, value)
-            else:
-                stats[name] = value if seen is None else seen + value
-    return {name: float(value) for name, value in stats.items()} | {"tokens": float(tokens)}
+        tokens = sum(experience.episodes[row].length for row in rows)
+        done.append({**piece, "tokens": tokens})
+    pieces = team.gather([{name: float(value) for name, value in piece.items()} for piece in done])
+    return {name: EXTREMES.get(name, sum)([piece[name] for piece in pieces]) for name in pieces[0]}
 
 
 def piece_loss(
@@ -126,5 +140,5 @@ def piece_loss(
     loss = policy_loss + settings.value_coefficient * value_loss
     stats = {"policy_loss": policy_loss.detach(), "value_loss": value_loss.detach()}
     for name, value in (policy_stats | value_stats).items():
-        stats[name] = value if name in ("ratio_max", "ratio_min") else value * share
+        stats[name] = value if name in EXTREMES else value * share
     return loss, stats

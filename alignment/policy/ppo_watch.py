@@ -25,7 +25,14 @@ class Watch:
     """
 
     def __init__(
-        self, engine: Engine, prompts: Sequence[PromptIds], raters: Sequence[Rater], *, longest: int, folder: Path
+        self,
+        engine: Engine,
+        prompts: Sequence[PromptIds],
+        raters: Sequence[Rater],
+        *,
+        longest: int,
+        folder: Path,
+        writes: bool = True,
     ) -> None:
         self.engine, self.prompts, self.raters = engine, prompts, raters
         self.sampling = Sampling(temperature=0.0, max_new_tokens=longest)
@@ -34,7 +41,8 @@ class Watch:
             self.start = read_records(path, Response)
         else:
             self.start = self._answers("start")
-            write_records(path, self.start)
+            if writes:  # several workers that share an engine come to the same answers, and one of them keeps them
+                write_records(path, self.start)
 
     def __call__(self) -> float:
         now = self._answers("policy")

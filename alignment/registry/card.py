@@ -5,7 +5,15 @@ from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 
-from alignment.recipe import BASE, HumanPreferencesStage, JudgeStage, PreferenceFileStage, PreferencesStage, Recipe
+from alignment.recipe import (
+    BASE,
+    ConstitutionStage,
+    HumanPreferencesStage,
+    JudgeStage,
+    PreferenceFileStage,
+    PreferencesStage,
+    Recipe,
+)
 from alignment.records import Artifact
 from alignment.registry.files import CARD_FILE, is_adapter
 from alignment.registry.lineage import LineageNode
@@ -118,6 +126,9 @@ def _data(recipe: Recipe, artifacts: Mapping[str, Artifact]) -> str:
             parts.append(f"preferences by {figures['raters']:.0f} people ({figures['votes']:.0f} votes)")
         if name in artifacts and isinstance(stage, JudgeStage):
             parts.append(f"preferences by an AI judge ({_calibration(artifacts[name])})")
+        if name in artifacts and isinstance(stage, ConstitutionStage):
+            revised = artifacts[name].metrics["revised"]
+            parts.append(f"{revised:.0f} revisions by a constitution, which a model wrote and no person read")
         if name in artifacts and isinstance(stage, PreferenceFileStage):
             parts.append(f"preferences from the file `{recipe.data.preferences}`")
     return f"Data: {'; '.join(parts)}." if parts else "Data: none is named by the recipe."
@@ -156,6 +167,8 @@ def _limits(recipe: Recipe, rates: list[WinRate]) -> list[str]:
         limits.append(
             "Preferences come from an AI judge: its own leanings, such as for length or place, are learned too."
         )
+    if any(isinstance(stage, ConstitutionStage) for stage in recipe.stages.values()):
+        limits.append("A model revised its own answers: what it takes for better was learned, whether it is or not.")
     limits.append(
         "Nothing here measures safety, truthfulness or bias. What the base model gets wrong, this one may too."
     )

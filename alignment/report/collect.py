@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from alignment.evaluation.gate import GateVerdict
+from alignment.preferences.judges.report import judge_words
 from alignment.recipe import (
     BASE,
+    ConstitutionStage,
     EvaluateStage,
     HumanPreferencesStage,
     JudgeStage,
+    PairClassifierStage,
     PpoStage,
     PreferenceFileStage,
     PreferencesStage,
@@ -24,7 +27,8 @@ from alignment.records import Artifact
 from alignment.registry.lineage import node_id, node_ref, trace
 from alignment.registry.store import read_curves
 from alignment.report.experiments import overoptimisations, tournaments
-from alignment.report.judges import judge_reports, judge_words, uncalibrated
+from alignment.report.feedback import constitutions, syntheses, writer_words
+from alignment.report.judges import judge_reports, uncalibrated
 from alignment.report.model import (
     Command,
     Cost,
@@ -118,6 +122,8 @@ def build_report(
         preferences=tuple(_preferences(recipe, artifacts)),
         judges=(judges := judge_reports(recipe, artifacts)),
         uncalibrated=uncalibrated(recipe, artifacts, judges),
+        constitutions=constitutions(recipe, artifacts),
+        syntheses=syntheses(recipe, artifacts),
         curves={name: curves for name, a in artifacts.items() if (curves := _curves(Path(a.path)))},
         samples=chosen[0],
         samples_chosen=chosen[1],
@@ -130,7 +136,7 @@ def _absent(recipe: Recipe, artifacts: Mapping[str, Artifact], verdict: GateVerd
     """Why a part of the report is missing: the recipe has no such stage, or the run did not get there."""
     parts = {
         "training": Training | PpoStage,
-        "preferences": PreferencesStage | HumanPreferencesStage | PreferenceFileStage | JudgeStage,
+        "preferences": PreferencesStage | HumanPreferencesStage | PreferenceFileStage | JudgeStage | ConstitutionStage,
         "reward model": RewardStage,
         "evaluation": EvaluateStage,
     }
@@ -242,7 +248,7 @@ def _tally(rate: Mapping[str, Any]) -> Tally:
 def _rewards(recipe: Recipe, artifacts: Mapping[str, Artifact]) -> list[RewardReport]:
     reports = []
     for name, stage in recipe.stages.items():
-        if not isinstance(stage, RewardStage) or name not in artifacts:
+        if not isinstance(stage, RewardStage | PairClassifierStage) or name not in artifacts:
             continue
         metrics = artifacts[name].metrics
         found = json.loads((Path(artifacts[name].path) / "held_out.json").read_text("utf-8"))
@@ -270,7 +276,10 @@ def _preferences(recipe: Recipe, artifacts: Mapping[str, Artifact]) -> list[Pref
         elif isinstance(stage, HumanPreferencesStage):
             raters = _people(artifacts[name])
         elif isinstance(stage, JudgeStage):
-            raters = judge_words(judge_reports(recipe, artifacts)[name])
+            found = judge_reports(recipe, artifacts)[name]
+            raters = judge_words(found.judge, found)
+        elif isinstance(stage, ConstitutionStage):
+            raters = writer_words(constitutions(recipe, artifacts)[name])
         elif isinstance(stage, PreferenceFileStage):
             raters = f"a file that the user brought ({Path(recipe.data.preferences or '').name})"
         else:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from alignment.preferences.judges.report import Figure, JudgeReport
 from alignment.preferences.judges.settings import JudgeStage
-from alignment.recipe import Recipe
+from alignment.recipe import EvaluateStage, Recipe, TournamentStage
 from alignment.records import Artifact
 from alignment.report.words import count, percent, percent_range, short
 from alignment.reward.settings import JudgeReward
@@ -24,21 +24,24 @@ def uncalibrated(
     recipe: Recipe, artifacts: Mapping[str, Artifact], judges: Mapping[str, JudgeReport]
 ) -> tuple[str, ...]:
     """The stages that use a judge which nobody's votes were compared with."""
+
+    def measured(calibrated_by: str | None) -> bool:
+        return calibrated_by in judges and judges[calibrated_by or ""].calibrated
+
+    rating = [
+        name
+        for name, stage in recipe.stages.items()
+        if isinstance(stage, EvaluateStage | TournamentStage) and name in artifacts and stage.judge is not None
+        and not measured(stage.calibrated_by)
+    ]  # fmt: skip
     rewarded = [
         name
         for name, stage in recipe.stages.items()
         for reward in getattr(stage, "rewards", ())
         if name in artifacts and isinstance(reward, JudgeReward)
-        and not (reward.calibrated_by in judges and judges[reward.calibrated_by or ""].calibrated)
+        and not measured(reward.calibrated_by)
     ]  # fmt: skip
-    return tuple(dict.fromkeys([*(name for name, judge in judges.items() if not judge.calibrated), *rewarded]))
-
-
-def judge_words(report: JudgeReport) -> str:
-    """Who a judge is, and how far it may be trusted."""
-    if not report.calibrated or report.kappa is None or report.kappa.value is None:
-        return f"an AI judge, uncalibrated ({report.judge}): no rater's votes say how far to trust it"
-    return f"an AI judge ({report.judge}), whose κ with {report.raters} is {report.kappa.value:.2f}"
+    return tuple(dict.fromkeys([*(name for name, judge in judges.items() if not judge.calibrated), *rewarded, *rating]))
 
 
 def judge_rows(judges: Mapping[str, JudgeReport]) -> list[tuple[str, list[str]]]:

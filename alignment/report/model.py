@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from alignment.evaluation.gate import GateVerdict
+from alignment.preferences.feedback_report import ConstitutionFigures, SynthesisFigures
 from alignment.preferences.judges.report import JudgeReport
 from alignment.records import ArtifactRef, Record
 
@@ -260,6 +261,8 @@ class RunReport(Record):
     preferences: tuple[PreferenceReport, ...] = ()
     judges: Mapping[str, JudgeReport] = Field(default_factory=dict)  # by the stage that asked them
     uncalibrated: tuple[str, ...] = ()  # stages that train on a judge whose agreement with raters nobody measured
+    constitutions: Mapping[str, ConstitutionFigures] = Field(default_factory=dict)  # by stage
+    syntheses: Mapping[str, SynthesisFigures] = Field(default_factory=dict)  # by stage
     curves: Mapping[str, Mapping[str, Curve]] = Field(default_factory=dict)
     samples: tuple[Sample, ...] = ()
     samples_chosen: str = ""  # how, in a sentence

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
-from alignment.report import distance_plots, graph, plots, words
+from alignment.report import distance_plots, feedback, graph, plots, words
 from alignment.report.judges import judge_rows
 from alignment.report.model import Curve, RunReport, WinRateReport
 from alignment.report.svg import Figure
@@ -19,7 +19,7 @@ STEP_CURVES = {  # of PPO: the curve, and what its axis says
     "kl": "KL from the start (nats an answer)",
     "held_out_win_rate": "held-out win rate against the start",
 }
-PAIRWISE = {"reward", "dpo"}  # kinds of stages whose loss starts at log 2
+PAIRWISE = {"reward", "pair_classifier", "dpo"}  # kinds of stages whose loss starts at log 2
 
 
 def write_report(report: RunReport, folder: Path) -> Path:
@@ -55,6 +55,7 @@ def render(report: RunReport) -> str:
         script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         words=words,
         judge_rows=judge_rows,
+        feedback=feedback,
         outcome=words.outcome(report),
         rate=rate,
         strip=plots.verdict_strip(rate, report.evaluation.prompts) if rate and report.evaluation else None,
@@ -110,7 +111,8 @@ def _evaluation_figures(report: RunReport) -> list[Figure]:
         return []
     figures = [plots.win_rate_plot(found.win_rates, found.candidate, found.prompts)] if found.win_rates else []
     if found.opponent and found.judge and len(found.by_kind) > 1:
-        figures.append(plots.kinds_plot(found.by_kind, found.candidate, found.opponent, found.judge))
+        judged_by = next((rate.judged_by for rate in found.win_rates if rate.judge == found.judge), "")
+        figures.append(plots.kinds_plot(found.by_kind, found.candidate, found.opponent, found.judge, judged_by))
     if any(found.lengths.values()):
         figures.append(plots.length_plot(found))
     return figures

@@ -96,7 +96,11 @@ def win_rate_plot(rates: Sequence[WinRateReport], candidate: str, prompts: int) 
         y = top + row_height * i + 30
         css = "good" if rate.low > 0.5 else "bad" if rate.high < 0.5 else "open"
         tip = f"{percent(rate.value)} ({percent_range(rate.low, rate.high)})"
-        shapes.append(Label(plane.left, y - 14, f"against {rate.opponent} · {short_judge(rate.judge)}", "row-label"))
+        shapes.append(
+            Label(
+                plane.left, y - 14, f"against {rate.opponent} · {short_judge(rate.judge, rate.judged_by)}", "row-label"
+            )
+        )
         shapes.append(Label(plane.right, y - 14, tip, "value", "end"))
         shapes.append(Rect(plane.left, y - 2, plane.right - plane.left, 4, "track", radius=2))
         left, right = plane.x(rate.low), plane.x(rate.high)
@@ -236,7 +240,7 @@ def length_plot(evaluation: EvaluationReport) -> Figure:
     )
 
 
-def kinds_plot(tallies: Mapping[str, Tally], candidate: str, opponent: str, judge: str) -> Figure:
+def kinds_plot(tallies: Mapping[str, Tally], candidate: str, opponent: str, judge: str, judged_by: str = "") -> Figure:
     """Wins, ties and losses for each kind of prompt."""
     row_height, top = 30.0, 14.0
     bottom = top + row_height * len(tallies)
@@ -260,13 +264,14 @@ def kinds_plot(tallies: Mapping[str, Tally], candidate: str, opponent: str, judg
         width=WIDTH,
         height=bottom + 44,
         shapes=tuple(shapes),
-        caption=f"Judged by {short_judge(judge)}.",
+        caption=f"Judged by {short_judge(judge, judged_by)}.",
     )
 
 
-def short_judge(judge: str) -> str:
-    """A judge in two words; simulated raters are called simulated."""
-    return {"rubric": "simulated raters", "reward": "reward model"}.get(judge, judge)
+def short_judge(judge: str, judged_by: str = "") -> str:
+    """A judge in two words; simulated raters are called simulated, and an AI judge uncalibrated where it is."""
+    names = {"rubric": "simulated raters", "reward": "reward model", "judge": "AI judge"}
+    return names.get(judge, judge) + (", uncalibrated" if "uncalibrated" in judged_by else "")
 
 
 def model_class(evaluation: EvaluationReport, model: str) -> str:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 JUDGES = {
     "rubric": "simulated raters with the written rubric",
     "reward": "the run's own reward model",
+    "judge": "an AI judge",
 }
 
 
@@ -18,11 +19,12 @@ class WinRate(NamedTuple):
     low: float
     high: float
     length_controlled: float | None
+    calibrated: bool = True  # False: an AI judge that nobody's votes were compared with
 
     @property
     def judged_by(self) -> str:
-        """The judge in words; simulated raters are called simulated."""
-        return JUDGES.get(self.judge, self.judge)
+        """The judge in words; simulated raters are called simulated, and an AI judge without votes uncalibrated."""
+        return JUDGES.get(self.judge, self.judge) + ("" if self.calibrated else ", uncalibrated")
 
 
 def win_rates(metrics: Mapping[str, float]) -> list[WinRate]:
@@ -35,5 +37,6 @@ def win_rates(metrics: Mapping[str, float]) -> list[WinRate]:
         opponent, _, judge = stem.removeprefix("win_rate.").rpartition(".")
         if opponent and f"{stem}.low" in metrics and f"{stem}.high" in metrics:
             low, high, controlled = (metrics.get(f"{stem}.{part}") for part in ("low", "high", "length_controlled"))
-            found.append(WinRate(opponent, judge, metrics[name], low or 0.0, high or 0.0, controlled))
+            calibrated = judge != "judge" or bool(metrics.get("judge.calibrated"))
+            found.append(WinRate(opponent, judge, metrics[name], low or 0.0, high or 0.0, controlled, calibrated))
     return found

@@ -11,8 +11,11 @@ KEY_METRICS = {  # by a stage's kind: the metric that says most, and how to say 
     "preferences": (("pairs", "{:,.0f} pairs"),),
     "human_preferences": (("pairs", "{:,.0f} pairs"), ("raters", "{:,.0f} raters")),
     "judge": (("pairs", "{:,.0f} pairs"),),
+    "constitution": (("revised", "{:,.0f} responses revised"), ("pairs", "{:,.0f} pairs")),
+    "synthesis": (("responses", "{:,.0f} responses"),),
     "preference_file": (("pairs", "{:,.0f} pairs"),),
     "reward": (("accuracy", "{:.0%} of held-out pairs right"),),
+    "pair_classifier": (("accuracy", "{:.0%} of held-out pairs right"),),
     "ppo": (("score", "score {:.3f}"),),
     "dpo": (("rewards/accuracies", "{:.0%} of training pairs right"), ("loss", "loss {:.3f}")),
     "grpo": (("reward", "reward {:.3f}"),),
@@ -60,8 +63,8 @@ def preference_facts(figures: Mapping[str, float]) -> list[tuple[str, str]]:
     """A preference stage's figures and what they count; a judge's own figures have a table of their own."""
     facts = []
     for name, value in figures.items():
-        if "calibrated" in figures and name not in JUDGED:
-            continue
+        if ("calibrated" in figures and name not in JUDGED) or name.startswith("left_out."):
+            continue  # a table of their own has them
         text = percent(value) if name == "agreement" else count(value) if value == round(value) else short(value)
         facts.append((text, DATA_WORDS.get(name, name.replace("skipped.", "skipped: ").replace("_", " "))))
     return facts

@@ -1,16 +1,13 @@
 """A judge as a reward: answers to one prompt are compared with each other while the policy trains, or scored alone."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from alignment.data.digests import content_id
 from alignment.faults import StageError
-from alignment.preferences.judges.build import build_judge
+from alignment.preferences.judges.build import build_judge, calibration_of
 from alignment.preferences.judges.protocol import Correction, sigmoid
-from alignment.preferences.judges.report import JudgeReport
-from alignment.preferences.judges.settings import judge_digest
 from alignment.records import Comparison, Prompt, Response, Sampling
 from alignment.reward.protocol import Answer, Reward
 from alignment.reward.settings import JudgeReward, reward_name
@@ -22,7 +19,8 @@ def judge_reward(settings: JudgeReward, context: StageContext) -> Reward:
 
     Raises StageError where its calibration is another judge's.
     """
-    correction = _correction(settings, context)
+    report = calibration_of(settings.calibrated_by, settings.judge, context)
+    correction = report.correction if report else Correction()
     judge: Any = build_judge(settings.judge, context, f"judge:{reward_name(settings)}")
     if settings.alone:
 
@@ -51,18 +49,6 @@ def judge_reward(settings: JudgeReward, context: StageContext) -> Reward:
         return _filled(scores, settings)
 
     return compared
-
-
-def _correction(settings: JudgeReward, context: StageContext) -> Correction:
-    if settings.calibrated_by is None:
-        return Correction()
-    path = Path(context.inputs[settings.calibrated_by].path) / "judge.json"
-    report = JudgeReport.model_validate_json(path.read_text("utf-8"))
-    if report.digest != judge_digest(settings.judge):
-        raise StageError(
-            f"{settings.calibrated_by} calibrated another judge than this reward's: make their settings equal"
-        )
-    return report.correction
 
 
 def _pairings(answers: Sequence[Answer], opponents: int) -> list[Comparison]:

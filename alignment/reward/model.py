@@ -5,7 +5,6 @@ artifact that anyone can load and score with, on no other base than its own.
 """
 
 import json
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,11 +13,10 @@ from peft import PeftModel
 from trl import RewardConfig, RewardTrainer
 
 from alignment.chat import render_answer, render_prompt, template_digest
-from alignment.data.jsonl import read_records
-from alignment.data.split import opening, split_by_digest
 from alignment.evaluation.calibration import expected_calibration_error, pair_accuracy, reliability
 from alignment.faults import StageError
 from alignment.models.loading import add_lora, new_reward_model
+from alignment.preferences.pairs import split_pairs
 from alignment.recipe import BASE, RewardStage
 from alignment.records import PreferencePair
 from alignment.stage import StageContext, StageResult
@@ -33,7 +31,7 @@ def run(settings: RewardStage, context: StageContext) -> StageResult:
     """
     seed_everything(context.recipe.seed)
     start, base = context.inputs[settings.model], context.inputs[BASE]
-    train, held_out = _pairs(settings, context)
+    train, held_out = split_pairs(settings.preferences, context)
     model, tokenizer = new_reward_model(start, base, context.recipe)
     rows = [_row(tokenizer, pair, settings) for pair in train]
     kept = [row for row in rows if max(len(row["chosen_ids"]), len(row["rejected_ids"])) <= settings.max_length]
@@ -64,20 +62,6 @@ def run(settings: RewardStage, context: StageContext) -> StageResult:
         }
     )
     return StageResult("reward_model", metrics, callback.curves, tokens_trained=callback.tokens)
-
-
-def _pairs(settings: RewardStage, context: StageContext) -> tuple[list[PreferencePair], list[PreferencePair]]:
-    """Training and held-out pairs: a file's own held-out part, else a split by the prompt's digest."""
-    folder = Path(context.inputs[settings.preferences].path)
-    pairs = read_records(folder / "pairs.jsonl", PreferencePair)
-    if (folder / "held_out.jsonl").exists():
-        return pairs, read_records(folder / "held_out.jsonl", PreferencePair)
-    return split_by_digest(pairs, context.recipe.data.held_out, key=_split_key)
-
-
-def _split_key(pair: PreferencePair) -> str:
-    """Salted: the pairs come from one side of the prompts' own split, and would all fall on one side of it again."""
-    return f"reward\0{opening(pair)}"
 
 
 def _row(tokenizer: Any, pair: PreferencePair, settings: RewardStage) -> dict[str, Any]:

@@ -6,11 +6,11 @@ own process or from a server.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import torch
 
-from alignment.records import Sampling
+from alignment.records import Prompt, Sampling
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +28,13 @@ class Completion:
     text: str
     finished: bool
     logprobs: torch.Tensor | None = None
+    version: int | None = None  # of the weights it was drawn with, where those are pushed to who draws
+
+
+PromptIds: TypeAlias = tuple[Prompt, tuple[int, ...]]
+"""A prompt and its tokens, as :func:`alignment.chat.render_prompt` makes them."""
+Groups: TypeAlias = list[list[Completion]]
+"""The completions of each prompt, in the prompts' order."""
 
 
 class Engine(Protocol):
@@ -41,7 +48,7 @@ class Engine(Protocol):
         seeds: Sequence[int],
         per_prompt: int = 1,
         on_progress: Callable[[int, int], None] | None = None,
-    ) -> list[list[Completion]]:
+    ) -> Groups:
         """``per_prompt`` continuations of every prompt, in the prompts' order.
 
         ``seeds`` holds one seed per completion, prompt after prompt; a completion's draw depends on its own seed and

@@ -5,57 +5,79 @@ it again.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeAlias
 
 from alignment.chat import render_prompt
 from alignment.data.jsonl import read_records, write_records
 from alignment.data.prompts import load_prompts
-from alignment.models.loading import load_policy
+from alignment.models.loading import load_policy, policy_tokenizer
 from alignment.recipe import BASE, SampleStage
-from alignment.records import Prompt, Response
+from alignment.records import Response
 from alignment.rollouts.best_of import Score, best_of, reward_model_score
 from alignment.rollouts.build import build_engine
-from alignment.rollouts.engine import Engine
+from alignment.rollouts.engine import Engine, PromptIds
 from alignment.stage import Progress, StageContext, StageResult
+
+Block: TypeAlias = list[PromptIds]
 
 
 def run(settings: SampleStage, context: StageContext) -> StageResult:
     """Writes ``prompts.jsonl`` and ``responses.jsonl`` (in the prompts' order, a prompt's responses together)."""
-    artifact, base = context.inputs[settings.model], context.inputs[BASE]
+    tokenizer = policy_tokenizer(context.inputs[settings.model], context.inputs[BASE], context.recipe)
     prompts, _held_out = load_prompts(context.data["prompts"], context.recipe.data.held_out)
     prompts = prompts[: settings.limit]
+    blocks = _blocks([(prompt, tuple(render_prompt(tokenizer, prompt.messages))) for prompt in prompts], settings)
+    drawn: dict[str, list[Response]] = {}
+    missing = dict(enumerate(blocks))
+
+    def keep(responses: Sequence[Response]) -> None:
+        for response in responses:
+            drawn.setdefault(response.prompt_id, []).append(response)
+        done = sum(response.tokens for kept in drawn.values() for response in kept)
+        context.report(Progress(len(drawn), len(prompts), {}, done))
+
+    for place in range(len(blocks)):
+        if (path := _checkpoint(context, place)).exists():
+            keep(read_records(path, Response))
+            del missing[place]
+    if missing:
+        with context.pool(sampler, settings, context) as each, context.working():
+            for place, responses in each(missing):
+                write_records(_checkpoint(context, place), responses)
+                keep(responses)
+
+    responses = [response for prompt in prompts for response in drawn[prompt.id]]
+    write_records(context.output / "prompts.jsonl", prompts)
+    write_records(context.output / "responses.jsonl", responses)
+    tokens = sum(response.tokens for response in responses)
+    metrics = {
+        "prompts": float(len(prompts)),
+        "responses": float(len(responses)),
+        "mean_tokens": tokens / len(responses),
+        "finished": sum(response.finished for response in responses) / len(responses),
+    }
+    return StageResult("responses", metrics, tokens_sampled=tokens)
+
+
+def sampler(settings: SampleStage, context: StageContext) -> Callable[[Block], list[Response]]:
+    """What draws the responses to a block of prompts, wherever it is called: they are the same."""
+    artifact, base = context.inputs[settings.model], context.inputs[BASE]
     model, tokenizer = load_policy(artifact, base, context.recipe)
     engine = build_engine(context, model, tokenizer, batch_size=settings.batch_size, artifact=artifact)
     score = None
     if settings.reward is not None:
         score = reward_model_score(context, settings.reward, settings.model, tokenizer)
-    tokens = {prompt.id: render_prompt(tokenizer, prompt.messages) for prompt in prompts}
 
-    drawn: dict[str, list[Response]] = {}
-    done = 0
-    for number, block in enumerate(_blocks(prompts, tokens, settings)):
-        path = context.checkpoints / f"block-{number:05d}.jsonl"
-        if path.exists():
-            responses = read_records(path, Response)
-        else:
-            with context.working():
-                responses = _draw(engine, block, tokens, settings, str(artifact.ref()), context.recipe.seed, score)
-            write_records(path, responses)
-        for response in responses:
-            drawn.setdefault(response.prompt_id, []).append(response)
-        done += sum(response.tokens for response in responses)
-        context.report(Progress(len(drawn), len(prompts), {}, done))
+    def draw(block: Block) -> list[Response]:
+        return _draw(engine, block, settings, str(artifact.ref()), context.recipe.seed, score)
 
-    responses = [response for prompt in prompts for response in drawn[prompt.id]]
-    write_records(context.output / "prompts.jsonl", prompts)
-    write_records(context.output / "responses.jsonl", responses)
-    metrics = {
-        "prompts": float(len(prompts)),
-        "responses": float(len(responses)),
-        "mean_tokens": done / len(responses),
-        "finished": sum(response.finished for response in responses) / len(responses),
-    }
-    return StageResult("responses", metrics, tokens_sampled=done)
+    return draw
+
+
+def _checkpoint(context: StageContext, place: int) -> Path:
+    return context.checkpoints / f"block-{place:05d}.jsonl"
 
 
 def response_seed(seed: int, prompt_id: str, index: int) -> int:
@@ -63,25 +85,24 @@ def response_seed(seed: int, prompt_id: str, index: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}/{prompt_id}/{index}".encode()).digest()[:4], "big")
 
 
-def _blocks(prompts: Sequence[Prompt], tokens: dict[str, list[int]], settings: SampleStage) -> list[list[Prompt]]:
+def _blocks(prompts: Sequence[PromptIds], settings: SampleStage) -> list[Block]:
     """Prompts of like length together, as many as fill one batch."""
     size = max(1, settings.batch_size // (settings.per_prompt * settings.best_of))
-    ordered = sorted(prompts, key=lambda prompt: (len(tokens[prompt.id]), prompt.id))
+    ordered = sorted(prompts, key=lambda item: (len(item[1]), item[0].id))
     return [ordered[begin : begin + size] for begin in range(0, len(ordered), size)]
 
 
 def _draw(
     engine: Engine,
-    block: list[Prompt],
-    tokens: dict[str, list[int]],
+    block: Block,
     settings: SampleStage,
     model: str,
     seed: int,
     score: Score | None,
 ) -> list[Response]:
     count = settings.per_prompt
-    seeds = [response_seed(seed, prompt.id, index) for prompt in block for index in range(count)]
-    asked, sampling = [tokens[prompt.id] for prompt in block], settings.sampling
+    seeds = [response_seed(seed, prompt.id, index) for prompt, _ids in block for index in range(count)]
+    asked, sampling = [ids for _prompt, ids in block], settings.sampling
     if score is None:
         completions = engine.generate(asked, per_prompt=count, sampling=sampling, seeds=seeds)
     else:
@@ -98,6 +119,6 @@ def _draw(
             tokens=len(completion.tokens),
             finished=completion.finished,
         )
-        for row, (prompt, group) in enumerate(zip(block, completions, strict=True))
+        for row, ((prompt, _ids), group) in enumerate(zip(block, completions, strict=True))
         for index, completion in enumerate(group)
     ]

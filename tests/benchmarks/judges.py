@@ -1,19 +1,30 @@
-"""Judging pairs with the embedded model through label probabilities: pairs a second, both orders of each.
+"""Judging pairs by label probabilities: pairs a second and share of the machine's arithmetic; agreement with people.
 
-    python tests/benchmarks/judges.py --pairs 64 --rounds 3
+    python tests/benchmarks/judges.py                                speed, then agreement on each data set there is
+    python tests/benchmarks/judges.py --speed-only --pairs 64 --rounds 3
+    python tests/benchmarks/judges.py --data ../shared/data --agreement-pairs 200 --reward-pairs 400
 
-The pairs are answers to the quickstart's demonstrations: each against itself with a sentence put before it. ``shared``
-computes every distinct beginning once, ``plain`` runs each question whole, in padded batches; the logits are the same.
-CPU seconds stand beside the clock, because they hardly depend on what else the machine does. Exits with 77 where the
-embedded model is not installed.
+*Speed*: the pairs are answers to the quickstart's demonstrations, each against itself with a sentence put before it,
+in both orders. ``shared`` computes every distinct beginning once, ``plain`` runs each question whole, in padded
+batches; the logits are the same. The bound is what the arithmetic allows: the operations of the tokens that have to be
+computed, at the rate of the machine's own matrix product, measured beside it. CPU seconds stand beside the clock,
+because they hardly depend on what else the machine does.
+
+*Agreement*: of the embedded model as a judge, and of a reward model that is trained on ``--reward-pairs`` pairs (or the
+one in ``--reward-model``), with the human choice in HH-RLHF and Open-Assistant, with 95 % intervals. The defaults take
+a few minutes for each data set and say little: give more pairs for narrower intervals.
+
+Exits with 77 where the embedded model is not installed.
 """
 
 import argparse
 import asyncio
+import json
 import resource
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,31 +40,25 @@ def main() -> int:
 
     from alignment.chat import load_tokenizer
     from alignment.faults import InputError
-    from alignment.models.embedded import convert
+    from alignment.models.base import prepare_base
     from alignment.models.precision import natural_precision
-    from alignment.recipe import Resources
+    from alignment.recipe import ModelSettings, Resources
+    from alignment.workspace import Workspace
 
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    dtype = arguments.dtype or natural_precision(Resources())
+    arguments.dtype = arguments.dtype or natural_precision(Resources())
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(arguments.model or f"{folder}/smollm2")
         try:
-            if not arguments.model:
-                convert("smollm2-135m", path)
+            base = prepare_base(Workspace(Path(folder)), ModelSettings(base=arguments.model or "embedded:smollm2-135m"))
         except InputError as error:
             print(f"the embedded model is not installed: {error}", file=sys.stderr)
             return SKIPPED
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, dtype)).eval()
-        tokenizer = load_tokenizer(path)
-    print(
-        f"{arguments.pairs} pairs, both orders, {dtype}, {torch.get_num_threads()} threads; wanted {WANTED:g} pairs/s"
-    )
-    for number in range(1, arguments.rounds + 1):
-        for way in ("shared", "plain")[: 1 if arguments.shared_only else 2]:
-            print(
-                f"round {number} {way:<6} {measured(model, tokenizer, arguments, shares=way == 'shared')}", flush=True
-            )
+        if not arguments.agreement_only:
+            model = AutoModelForCausalLM.from_pretrained(base.path, dtype=getattr(torch, arguments.dtype)).eval()
+            speed(model, load_tokenizer(base.path), arguments)
+        if not arguments.speed_only:
+            agreement(base, arguments, Path(folder))
     return 0
 
 
@@ -65,10 +70,57 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--dtype", choices=["bfloat16", "float32"])
     parser.add_argument("--model", help="a folder, instead of the embedded SmolLM2")
     parser.add_argument("--shared-only", action="store_true", help="leave out what it is compared with")
+    parser.add_argument("--speed-only", action="store_true")
+    parser.add_argument("--agreement-only", action="store_true")
+    parser.add_argument("--data", help="the folder of the data sets")
+    parser.add_argument("--agreement-pairs", type=int, default=32, help="pairs that the judge is asked; 0: none")
+    parser.add_argument("--reward-pairs", type=int, default=32, help="pairs to train a reward model on; 0: none")
+    parser.add_argument("--reward-held-out", type=int, default=64, help="pairs that the reward model is measured on")
+    parser.add_argument("--reward-model", help="a reward model's folder, instead of training one")
+    parser.add_argument("--max-characters", type=int, default=800, help="of a prompt and its longer answer")
+    parser.add_argument("--question", default="Which answer is more helpful, correct and to the point?")
     return parser.parse_args()
 
 
-def measured(model: Any, tokenizer: Any, arguments: argparse.Namespace, *, shares: bool) -> str:
+def speed(model: Any, tokenizer: Any, arguments: argparse.Namespace) -> None:
+    """Rounds of both ways in turn, each with the arithmetic's own bound beside it."""
+    import torch
+
+    peak = matmul_rate(model)
+    print(
+        f"{arguments.pairs} pairs, both orders, {arguments.dtype}, {torch.get_num_threads()} threads; wanted "
+        f"{WANTED:g} pairs/s; matrix products of the model's own shapes: {peak / 1e9:.0f} GFLOP/s by the clock"
+    )
+    for number in range(1, arguments.rounds + 1):
+        for way in ("shared", "plain")[: 1 if arguments.shared_only else 2]:
+            found = measured(model, tokenizer, arguments, peak, shares=way == "shared")
+            print(f"round {number} {way:<6} {found}", flush=True)
+
+
+def matmul_rate(model: Any, rows: int = 1024) -> float:
+    """Operations a second of the product of (rows, hidden) and (hidden, intermediate), the best of several runs."""
+    import torch
+
+    config = model.config
+    left = torch.randn(rows, config.hidden_size, dtype=model.dtype, device=model.device)
+    right = torch.randn(config.hidden_size, config.intermediate_size, dtype=model.dtype, device=model.device)
+    operations = 2.0 * rows * config.hidden_size * config.intermediate_size
+    return operations / min(_seconds(lambda: left @ right) for _ in range(20))
+
+
+def _seconds(work: Callable[[], Any]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def operations_per_token(model: Any) -> float:
+    """Of the trunk's matrix products: two for each weight that is not an embedding. Attention is not counted."""
+    weights = sum(parameter.numel() for parameter in model.base_model.parameters())
+    return 2.0 * (weights - model.get_input_embeddings().weight.numel())
+
+
+def measured(model: Any, tokenizer: Any, arguments: argparse.Namespace, peak: float, *, shares: bool) -> str:
     """One pass over all pairs by a fresh judge, whose common beginning is not computed yet."""
     from alignment.preferences.judges.labels import LabelJudge
     from alignment.preferences.judges.settings import LabelProbabilitiesJudge
@@ -82,16 +134,29 @@ def measured(model: Any, tokenizer: Any, arguments: argparse.Namespace, *, share
     after = resource.getrusage(resource.RUSAGE_SELF)
     spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     assert all(one.read for one in found)
+    computed = judge.reader.computed / len(found)
+    bound = peak / (computed * operations_per_token(model))
     return (
-        f"{len(found) / seconds:6.2f} pairs/s by the clock, {len(found) / spent:6.2f} a CPU second, "
-        f"{judge.tally.prompt_tokens / len(found):.0f} tokens a pair before sharing"
+        f"{len(found) / seconds:6.2f} pairs/s by the clock, {len(found) / spent:6.2f} a CPU second; "
+        f"{judge.tally.prompt_tokens / len(found):.0f} tokens a pair, {computed:.0f} computed; the arithmetic allows "
+        f"{bound:.2f} pairs/s, of which this is {len(found) / seconds / bound:.0%}"
     )
+
+
+def agreement(base: Any, arguments: argparse.Namespace, folder: Path) -> None:
+    """Each data set that is there, and a line for each that is not."""
+    from _agreement import NAMES, data_folder, measure
+
+    for name in NAMES:
+        path = data_folder(arguments.data) / f"{name}.jsonl.gz"
+        if path.is_file():
+            measure(name, path, base, arguments, folder / name)
+        else:
+            print(f"{name}: skipped, no file {path}; give its folder with --data")
 
 
 def comparisons(count: int) -> list[Any]:
     """Pairs over the quickstart's demonstrations, of different lengths."""
-    import json
-
     from alignment.records import Comparison, Message, Prompt, Response, Sampling
 
     lines = (ROOT / "flows/recipes/quickstart/demonstrations.jsonl").read_text("utf-8").splitlines()

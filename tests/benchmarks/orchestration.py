@@ -1,13 +1,13 @@
 """The same tiny pipeline bare, under Prefect, and under Prefect with its training on Ray: what each adds.
 
     python -m tests.benchmarks orchestration
-    python -m tests.benchmarks orchestration -- --workers 2      the training stages on two workers
+    python -m tests.benchmarks orchestration -- --workers 2      the stages that train and sample on two workers
 
 Bare are the stages' own functions in one process, one after another; the folders and digests of their artifacts are
-made there, too. Prefect's server and Ray are started beforehand, Ray's start is named apart. On Ray each training stage
-has one worker unless told otherwise, so that what is added is Ray's and not the exchange of gradients. Each kind
-runs in a process of its own and prints the seconds of each stage; what stands in "around" is the time that is not the
-stages' own work (`work_seconds`).
+made there, too. Prefect's server and Ray are started beforehand, Ray's start is named apart. On Ray each stage that
+trains or samples has one worker unless told otherwise, so that what is added is Ray's and not the exchange of
+gradients. Each kind runs in a process of its own and prints the seconds of each stage; what stands in "around" is the
+time that is not the stages' own work (`work_seconds`).
 """
 
 import argparse
@@ -22,7 +22,8 @@ from typing import Any
 
 KINDS = ("bare", "prefect", "ray")
 STAGES = ("sft", "responses", "preferences", "reward", "dpo")
-TRAINING = ("sft", "reward", "dpo")
+ON_RAY = ("sft", "responses", "reward", "dpo")
+FIRST = ("sft", "responses")  # those that start the workers that later ones find: who train, and who sample
 SKIPPED = 77
 
 
@@ -91,12 +92,10 @@ def on_ray(recipe: Any, workers: int) -> Any:
     """The recipe with its training on a Ray of this machine, started here."""
     from flows import cluster
 
+    resources = recipe.resources.model_copy(update={"workers": workers, "address": "local"})
+    recipe = recipe.model_copy(update={"resources": resources})
     cluster.start(recipe, workers)
-    if workers == 1:  # as on a cluster: without an address, one worker needs no Ray
-        resources = recipe.resources.model_copy(update={"address": "auto"})
-    else:
-        resources = recipe.resources.model_copy(update={"workers": workers})
-    return recipe.model_copy(update={"resources": resources})
+    return recipe
 
 
 def bare(recipe: Any, data: Any, space: Any) -> dict[str, Any]:
@@ -141,7 +140,7 @@ def under_prefect(recipe: Any, data: Any, space: Any) -> dict[str, Any]:
 
 
 def show(found: dict[str, Any]) -> None:
-    """A line for each kind, and what Ray adds to a training stage."""
+    """A line for each kind, and what Ray adds to a stage."""
     print(f"{'':<10}{'all':>8}{'work':>8}{'around':>8}   " + "".join(f"{name:>13}" for name in STAGES))
     for kind, figures in found.items():
         stages = figures["stages"]
@@ -150,13 +149,13 @@ def show(found: dict[str, Any]) -> None:
         print(f"{kind:<10}{figures['seconds']:>8.1f}{work:>8.1f}{figures['seconds'] - work:>8.1f}   {cells}")
     added = {
         name: found["ray"]["stages"][name][0] - found["prefect"]["stages"][name][0]
-        for name in TRAINING
+        for name in ON_RAY
         if name in found["ray"]["stages"]
     }
     print(f"starting Ray: {found['ray']['start']:.1f} s, once a run")
     words = ", ".join(f"{name} {seconds:+.1f}" for name, seconds in added.items())
-    print(f"seconds that Ray adds to each training stage: {words}")
-    later = [seconds for name, seconds in added.items() if name != TRAINING[0]]
+    print(f"seconds that Ray adds to each stage on it: {words}")
+    later = [seconds for name, seconds in added.items() if name not in FIRST]
     print(f"ray, later stages: {sum(later) / len(later):+.1f} s each")
 
 

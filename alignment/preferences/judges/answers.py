@@ -28,6 +28,7 @@ class Kept(Record):
     prompt_tokens: int
     answer_tokens: int
     money: float
+    finished: bool = True  # False: cut off at its longest length
 
 
 class Answers:

@@ -5,18 +5,21 @@ from pathlib import Path
 from typing import Any
 
 from alignment.chat import render_answer, render_prompt
+from alignment.faults import StageError
 from alignment.models.loading import load_policy, load_reward_model, stop_ids
 from alignment.preferences.judges.answers import Answers
 from alignment.preferences.judges.endpoint import EndpointAsker
-from alignment.preferences.judges.generative import Reply, WritingJudge
+from alignment.preferences.judges.generative import Reply, Wording, WritingJudge
 from alignment.preferences.judges.injection import gives_orders
 from alignment.preferences.judges.labels import LabelJudge
 from alignment.preferences.judges.protocol import Judge, Judgement, Tally, bounded
+from alignment.preferences.judges.report import JudgeReport
 from alignment.preferences.judges.settings import (
     AnyJudge,
-    GenerativeJudge,
     LabelProbabilitiesJudge,
+    PairClassifierJudge,
     RewardModelJudge,
+    judge_digest,
 )
 from alignment.preferences.judges.templates import Question
 from alignment.recipe import BASE
@@ -33,6 +36,11 @@ def build_judge(settings: AnyJudge, context: StageContext, place: str = "judge")
     """
     if isinstance(settings, RewardModelJudge):
         return RewardJudge(settings, *load_reward_model(context.inputs[settings.model], context.recipe))
+    if isinstance(settings, PairClassifierJudge):
+        from alignment.preferences.judges.classifier import ClassifierJudge  # brings TRL along
+
+        trained = context.inputs[settings.model]
+        return ClassifierJudge(settings, Path(trained.path), *load_reward_model(trained, context.recipe))
     if isinstance(settings, LabelProbabilitiesJudge):
         model, tokenizer, name = _model(settings.model, settings.folder, context, place)
         return LabelJudge(settings, model, tokenizer, f"label probabilities of {name}")
@@ -43,6 +51,20 @@ def build_judge(settings: AnyJudge, context: StageContext, place: str = "judge")
     return WritingJudge(
         settings, LocalAsker(settings, model, tokenizer, context.recipe.seed), f"{name} ({settings.form})"
     )
+
+
+def calibration_of(calibrated_by: str | None, judge: AnyJudge, context: StageContext) -> JudgeReport | None:
+    """What the stage ``calibrated_by`` measured of this very judge; None without one.
+
+    Raises StageError where it measured another.
+    """
+    if calibrated_by is None:
+        return None
+    path = Path(context.inputs[calibrated_by].path) / "judge.json"
+    report = JudgeReport.model_validate_json(path.read_text("utf-8"))
+    if report.digest != judge_digest(judge):
+        raise StageError(f"{calibrated_by} calibrated another judge than {context.name}'s: make their settings equal")
+    return report
 
 
 def _model(stage: str, folder: str | None, context: StageContext, place: str) -> tuple[Any, Any, str]:
@@ -96,9 +118,9 @@ class RewardJudge:
 
 
 class LocalAsker:
-    """A model of this process that writes its verdicts."""
+    """A model of this process that writes."""
 
-    def __init__(self, settings: GenerativeJudge, model: Any, tokenizer: Any, seed: int) -> None:
+    def __init__(self, settings: Wording, model: Any, tokenizer: Any, seed: int) -> None:
         self.settings, self.tokenizer, self.seed = settings, tokenizer, seed
         self.engine = TransformersEngine(model, tokenizer, stop_ids=stop_ids(model, tokenizer))
         self.tally = Tally()
@@ -110,7 +132,7 @@ class LocalAsker:
         sampling = Sampling(temperature=self.settings.temperature, max_new_tokens=self.settings.max_tokens)
         drawn = self.engine.generate(fresh, sampling=sampling, seeds=[self.seed] * len(fresh)) if fresh else []
         for row, (completion,) in zip(fresh, drawn, strict=True):
-            self._known[row] = Reply(completion.text)
+            self._known[row] = Reply(completion.text, finished=completion.finished)
             self.tally.answer_tokens += len(completion.tokens)
         self.tally.asked += len(fresh)
         self.tally.prompt_tokens += sum(map(len, fresh))

@@ -19,9 +19,9 @@ import httpx
 
 from alignment.faults import StageError
 from alignment.preferences.judges.answers import Answers, Kept, Ledger
-from alignment.preferences.judges.generative import Reply
+from alignment.preferences.judges.generative import Reply, Wording
 from alignment.preferences.judges.protocol import Tally
-from alignment.preferences.judges.settings import Endpoint, GenerativeJudge
+from alignment.preferences.judges.settings import Endpoint
 from alignment.preferences.judges.templates import Question
 
 PASSES = {408, 409, 425, 429, 500, 502, 503, 504, 529}  # statuses worth a second attempt
@@ -44,7 +44,7 @@ class EndpointAsker:
 
     def __init__(
         self,
-        settings: GenerativeJudge,
+        settings: Wording,
         endpoint: Endpoint,
         answers: Answers,
         transport: httpx.AsyncBaseTransport | None = None,
@@ -86,7 +86,7 @@ class EndpointAsker:
                 self._spent = True
                 return Reply(None, "unasked")
             self.ledger.spend(kept, now=False)
-            return Reply(kept.text)
+            return Reply(kept.text, finished=kept.finished)
         async with slots:
             estimate = self.ledger.estimate(json.dumps(body["messages"]), self.settings.max_tokens)
             if self._over:
@@ -105,7 +105,7 @@ class EndpointAsker:
                 return Reply(None, "failed")
             self.ledger.spend(kept, now=True)
             self.answers.keep(sent, kept)
-            return Reply(kept.text)
+            return Reply(kept.text, finished=kept.finished)
 
     async def _persistently(self, client: httpx.AsyncClient, body: dict[str, Any]) -> Kept | None:
         """The answer, after as many attempts as are allowed; None where none of them gave one."""
@@ -128,7 +128,7 @@ class EndpointAsker:
         self._failed_in_a_row += 1
         if self._failed_in_a_row >= GIVE_UP:
             raise StageError(
-                f"the judge's endpoint {self.endpoint.url} gave no answer to {GIVE_UP} questions in a row, each asked "
+                f"the endpoint {self.endpoint.url} gave no answer to {GIVE_UP} questions in a row, each asked "
                 f"{self.endpoint.retries + 1} times ({problem or 'as before'}); what was answered is kept: run again "
                 "when it is up"
             )
@@ -163,7 +163,7 @@ class EndpointAsker:
             raise AttemptError(f"status {response.status_code}", _retry_after(response.headers.get("retry-after")))
         if response.status_code != 200:
             words = self._redacted(content.decode("utf-8", "replace"))
-            raise StageError(f"the judge's endpoint {url} answered {response.status_code}: {words}")
+            raise StageError(f"the endpoint {url} answered {response.status_code}: {words}")
         return self._completion(content, body)
 
     def _completion(self, content: bytes, body: dict[str, Any]) -> Kept:
@@ -185,7 +185,10 @@ class EndpointAsker:
             for place, name in enumerate(("prompt_tokens", "completion_tokens"))
             for value in [usage.get(name) if isinstance(usage, dict) else None]
         ]
-        return Kept(text=text, prompt_tokens=used[0], answer_tokens=used[1], money=self.ledger.cost(*used))
+        cut_off = answer["choices"][0].get("finish_reason") == "length"
+        return Kept(
+            text=text, prompt_tokens=used[0], answer_tokens=used[1], money=self.ledger.cost(*used), finished=not cut_off
+        )
 
     def _body(self, question: Question) -> dict[str, Any]:
         body: dict[str, Any] = {
@@ -194,8 +197,8 @@ class EndpointAsker:
             "temperature": self.settings.temperature,
             "max_tokens": self.settings.max_tokens,
         }
-        if self.endpoint.json_schema:
-            schema = {"name": "verdict", "strict": True, "schema": question.schema}
+        if self.endpoint.json_schema and question.schema is not None:
+            schema = {"name": "answer", "strict": True, "schema": question.schema}
             body["response_format"] = {"type": "json_schema", "json_schema": schema}
         return body
 
@@ -208,7 +211,9 @@ class EndpointAsker:
         key = self._key()
         if not key or not key.isascii() or not key.isprintable():
             what = "is not set" if not key else "holds no key: it has characters that no header may have"
-            raise StageError(f"the environment variable {self.endpoint.api_key_env} {what}; it names the judge's key")
+            raise StageError(
+                f"the environment variable {self.endpoint.api_key_env} {what}; it names the endpoint's key"
+            )
         return {"Authorization": f"Bearer {key}"}
 
     def _redacted(self, text: str) -> str:
@@ -222,9 +227,9 @@ class EndpointAsker:
         bound += [f"{budget.money:g} in money"] if budget and budget.money else []
         spent = self.tally.prompt_tokens + self.tally.answer_tokens
         return (
-            f"the judge's budget of {' and '.join(bound)} is spent: {spent:,} tokens, {self.tally.money:.4g} in money; "
-            "every answer that was paid for is kept and costs nothing again: raise endpoint.budget and run again, or "
-            "set endpoint.when_spent to use, and go on with the pairs that were judged"
+            f"the endpoint's budget of {' and '.join(bound)} is spent: {spent:,} tokens, {self.tally.money:.4g} in "
+            "money; every answer that was paid for is kept and costs nothing again: raise endpoint.budget and run "
+            "again, or set endpoint.when_spent to use, and go on with the pairs that were judged"
         )
 
 

@@ -17,10 +17,24 @@ MOST = len(templates.LETTERS)  # answers in one ranking
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a model wrote; ``text`` is None where it wrote nothing, and ``note`` says why."""
+    """What a model wrote; ``text`` is None where it wrote nothing, and ``note`` says why.
+
+    ``finished`` is False where it was cut off at its longest length.
+    """
 
     text: str | None
     note: Literal["", "failed", "unasked"] = ""
+    finished: bool = True
+
+
+class Wording(Protocol):
+    """How much is written, and how freely."""
+
+    @property
+    def max_tokens(self) -> int: ...
+
+    @property
+    def temperature(self) -> float: ...
 
 
 class Asker(Protocol):

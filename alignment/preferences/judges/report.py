@@ -47,3 +47,10 @@ class JudgeReport(Record):
     unasked: int
     suspect: int
     tally: Mapping[str, float]
+
+
+def judge_words(judge: str, report: JudgeReport | None) -> str:
+    """Who an AI judge is, and how far it may be trusted; ``report`` is of its calibration, where there is one."""
+    if report is None or not report.calibrated or report.kappa is None or report.kappa.value is None:
+        return f"an AI judge, uncalibrated ({judge}): no rater's votes say how far to trust it"
+    return f"an AI judge ({judge}), whose κ with {report.raters} is {report.kappa.value:.2f}"

@@ -127,6 +127,14 @@ class RewardModelJudge(Settings):
     batch_size: Count = 32
 
 
+class PairClassifierJudge(Settings):
+    """A discriminative judge: a classifier that reads prompt and both answers together, trained on preferences."""
+
+    kind: Literal["pair_classifier"]
+    model: Name  # a stage of kind pair_classifier
+    batch_size: Count = 32
+
+
 class GenerativeJudge(Settings):
     """Writes its verdict as JSON: a model behind an endpoint, or a local one. What cannot be parsed is never guessed.
 
@@ -158,7 +166,8 @@ class GenerativeJudge(Settings):
         return self
 
 
-AnyJudge = LabelProbabilitiesJudge | RewardModelJudge | GenerativeJudge
+AnyJudge = LabelProbabilitiesJudge | RewardModelJudge | PairClassifierJudge | GenerativeJudge
+
 JudgeSettings = Annotated[AnyJudge, Field(discriminator="kind")]
 
 
@@ -207,14 +216,20 @@ class JudgeStage(Settings):
 
 def judge_models(judge: AnyJudge) -> tuple[str, ...]:
     """The stages whose models a judge is made of."""
-    if isinstance(judge, RewardModelJudge):
+    if isinstance(judge, RewardModelJudge | PairClassifierJudge):
         return (judge.model,)
     return (judge.model,) if judge.model is not None and judge.folder is None else ()
 
 
+def judge_role(judge: AnyJudge) -> str:
+    """The part that a judge's models play for the stage that asks it."""
+    roles: dict[type[AnyJudge], str] = {RewardModelJudge: "judge_reward", PairClassifierJudge: "judge_classifier"}
+    return roles.get(type(judge), "judge")
+
+
 def scores_alone(judge: AnyJudge) -> bool:
     """Whether a judge looks at one answer at a time, so that there are no orders to disagree."""
-    return isinstance(judge, RewardModelJudge) or judge.form == "score"
+    return isinstance(judge, RewardModelJudge) or getattr(judge, "form", "pairwise") == "score"
 
 
 def judges_of(stage: Any) -> dict[str, AnyJudge]:
@@ -222,16 +237,22 @@ def judges_of(stage: Any) -> dict[str, AnyJudge]:
 
     That is "judge" for a stage's own, and "judge:<reward>" for those of its rewards.
     """
-    judges = {"judge": stage.judge} if hasattr(stage, "judge") else {}
+    judges = {"judge": stage.judge} if getattr(stage, "judge", None) is not None else {}
     for reward in getattr(stage, "rewards", ()):
         if hasattr(reward, "judge"):
             judges[f"judge:{reward.name or reward.kind}"] = reward.judge
     return judges
 
 
+def pays(judge: AnyJudge) -> bool:
+    """Whether a judge is behind an endpoint, whose answers are kept by themselves and must be counted."""
+    return isinstance(judge, GenerativeJudge) and judge.endpoint is not None
+
+
 def judge_folder(judge: AnyJudge) -> str | None:
     """The folder of a judge's model, where the recipe names one."""
-    return None if isinstance(judge, RewardModelJudge) else judge.folder
+    folder: str | None = getattr(judge, "folder", None)
+    return folder
 
 
 def folder_data(folder: str) -> str:

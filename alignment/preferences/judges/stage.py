@@ -20,11 +20,11 @@ from alignment.preferences.judges.protocol import Correction, Judge, Judgement, 
 from alignment.preferences.judges.raters import Raters, raters_of, turned
 from alignment.preferences.judges.report import Figure, JudgeReport
 from alignment.preferences.judges.settings import (
-    GenerativeJudge,
     JudgeStage,
-    RewardModelJudge,
     judge_digest,
     judge_models,
+    judge_role,
+    pays,
     scores_alone,
 )
 from alignment.preferences.text import words
@@ -46,7 +46,7 @@ def run(settings: JudgeStage, context: StageContext) -> StageResult:
     # What raters compared and this stage does not, is judged as well: the judge is measured on all that they know.
     extra = [one.comparison for key, one in raters.known.items() if key not in mine]
     judge = build_judge(settings.judge, context)
-    judged = _judge(judge, [*comparisons, *extra], context)
+    judged = _judge(settings, judge, [*comparisons, *extra], context)
     known = {
         comparison.id: turned(raters.known[key], comparison) for key, comparison in mine.items() if key in raters.known
     }
@@ -85,13 +85,15 @@ def _comparisons(settings: JudgeStage, context: StageContext) -> list[Comparison
     return comparisons
 
 
-def _judge(judge: Judge, comparisons: Sequence[Comparison], context: StageContext) -> list[Judgement]:
+def _judge(
+    settings: JudgeStage, judge: Judge, comparisons: Sequence[Comparison], context: StageContext
+) -> list[Judgement]:
     """Every comparison's judgement, block by block; a block in which an endpoint failed is asked again next time."""
     judged: list[Judgement] = []
     for start in range(0, len(comparisons), BLOCK):
         block = comparisons[start : start + BLOCK]
         path = context.checkpoints / f"judged-{start // BLOCK:05d}.jsonl"
-        if path.exists() and not judge_pays(context):
+        if path.exists() and not pays(settings.judge):
             found = read_records(path, Judgement)
         else:
             with context.working():
@@ -101,14 +103,6 @@ def _judge(judge: Judge, comparisons: Sequence[Comparison], context: StageContex
         unparsable = float(sum(one.unparsable for one in judged))
         context.report(Progress(len(judged), len(comparisons), {"unparsable": unparsable}, judge.tally.answer_tokens))
     return judged
-
-
-def judge_pays(context: StageContext) -> bool:
-    """Whether the stage's judge is behind an endpoint, whose answers are kept by themselves and must be counted."""
-    stage = context.recipe.stages[context.name]
-    return (
-        isinstance(stage, JudgeStage) and isinstance(stage.judge, GenerativeJudge) and stage.judge.endpoint is not None
-    )
 
 
 def _report(
@@ -126,7 +120,7 @@ def _report(
                if comparison.id in known and decision in ("left", "right")]  # fmt: skip
     agreed, kappa = calibration.agreement(pairs, known, correction, settings.tie_margin)
     errors = calibration.calibration_errors(judged, known, correction)
-    models = () if isinstance(settings.judge, RewardModelJudge) else judge_models(settings.judge)
+    models = judge_models(settings.judge) if judge_role(settings.judge) == "judge" else ()
     alone = scores_alone(settings.judge)  # there is no order to agree with
     own = str(context.inputs[models[0]].ref()) if models else None
     return JudgeReport(

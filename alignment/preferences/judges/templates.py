@@ -19,15 +19,16 @@ from alignment.records import Message
 
 LETTERS = "ABCDEFGHI"
 BEST_SCORE = 10
+CUT = " […]"
 _FENCED = re.compile(r"\A```(?:json)?\s*\n(.*)\n```\Z", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What is asked of a model that writes, and the JSON Schema of its answer."""
+    """What is asked of a model that writes, and the JSON Schema of its answer; None where it writes freely."""
 
     messages: tuple[Message, ...]
-    schema: dict[str, Any] = field(hash=False)
+    schema: dict[str, Any] | None = field(default=None, hash=False)
 
 
 def conversation(messages: Sequence[Message]) -> str:
@@ -35,6 +36,12 @@ def conversation(messages: Sequence[Message]) -> str:
     if len(messages) == 1:
         return messages[0].content.strip()
     return "\n".join(f"{message.role.capitalize()}: {message.content.strip()}" for message in messages)
+
+
+def shortened(tokenizer: Any, text: str, longest: int) -> str:
+    """A text without outer white space, cut after ``longest`` tokens, which is then said."""
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return text.strip() if len(ids) <= longest else str(tokenizer.decode(ids[:longest])).strip() + CUT
 
 
 def pairwise(
@@ -97,14 +104,14 @@ def score(settings: GenerativeJudge, prompt: str, answer: str) -> Question:
     return Question((_system(asked, form), *turns, Message(role="user", content=_shown(prompt, (answer,)))), schema)
 
 
-def parse(text: str, schema: dict[str, Any]) -> dict[str, Any] | None:
+def parse(text: str, schema: dict[str, Any] | None) -> dict[str, Any] | None:
     """The object that a judge wrote; None where it wrote anything but that object."""
     fenced = _FENCED.match(text.strip())
     try:
         value = json.loads(fenced[1] if fenced else text, parse_constant=_no_constant)
     except (ValueError, RecursionError):
         return None
-    return value if Draft202012Validator(schema).is_valid(value) else None
+    return value if schema is not None and Draft202012Validator(schema).is_valid(value) else None
 
 
 def _no_constant(name: str) -> Any:

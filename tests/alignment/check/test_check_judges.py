@@ -83,6 +83,7 @@ def test_a_key_in_the_recipe_is_not_said_again(recipe: tuple[Path, dict[str, Any
         ({**JUDGE, "form": "score", "examples": [{"prompt": "q", "a": "x", "b": "y", "verdict": "A"}]}, "judges none"),
         ({"kind": "reward_model", "model": "sft"}, "sft makes a model, not a reward model"),
         ({**JUDGE, "model": "grpo"}, "grpo comes later"),
+        ({"kind": "pair_classifier", "model": "sft"}, "sft makes a model, not a pair classifier"),
     ],
 )
 def test_one_fault(recipe: tuple[Path, dict[str, Any]], judge: dict[str, Any], said: str) -> None:
@@ -98,3 +99,45 @@ def test_min_kappa_and_weights_need_votes(recipe: tuple[Path, dict[str, Any]]) -
     del whole["stages"]["judge"]["min_kappa"]
     whole["stages"]["judge"]["weights"] = {"human": 1}
     assert "name in calibration the stage that has them" in faults(path, whole)
+
+
+def test_a_judge_that_evaluates(recipe: tuple[Path, dict[str, Any]]) -> None:
+    path, whole = recipe
+    evaluation = whole["stages"]["evaluation"]
+    evaluation |= {"judge": dict(JUDGE), "calibrated_by": "judge"}
+    assert faults(path, whole) == ""
+    evaluation["judge"] = {**JUDGE, "question": "Another?", "folder": "nowhere"}
+    found = faults(path, whole)
+    assert "stages.evaluation.judge.folder: no folder" in found
+    assert "stages.evaluation.calibrated_by: judge calibrates another judge than this one" in found
+    evaluation |= {"judge": {**JUDGE, "model": "responses"}, "calibrated_by": None}
+    assert "stages.evaluation.judge: responses makes responses, not a model" in faults(path, whole)
+
+
+def test_stages_that_write_feedback(recipe: tuple[Path, dict[str, Any]]) -> None:
+    path, whole = recipe
+    principle = {"name": "short", "critique": "c", "revision": "r"}
+    stages = whole["stages"]
+    constitution = {"kind": "constitution", "responses": "responses", "principles": [principle],
+                    "writer": {"model": "base"}}  # fmt: skip
+    made = {"kind": "synthesis", "models": ["base", "sft"], "principles": {"brief": "Be brief."},
+            "sampling": {"max_new_tokens": 8}}  # fmt: skip
+    again = {"kind": "sft", "demonstrations": "revised", "max_length": 64}
+    whole["stages"] = {"sft": stages["sft"], "responses": stages["responses"], "revised": constitution, "made": made,
+                       "again": again}  # fmt: skip
+    del whole["gate"]
+    whole["data"] = {key: value for key, value in whole["data"].items() if key != "held_out"}
+    assert faults(path, whole) == ""
+    whole["stages"]["revised"] = {**constitution, "constitution": "nowhere.yaml"}
+    assert "give principles, or the file of a constitution" in faults(path, whole)
+    whole["stages"]["revised"] = {**constitution, "principles": [], "constitution": "nowhere.yaml"}
+    assert "nowhere.yaml: cannot be read" in faults(path, whole)
+    whole["stages"]["again"] = {**again, "demonstrations": "made"}
+    assert "made makes responses, not demonstrations" in faults(path, whole)
+    endpoint = {"url": "https://host/v1", "model": "m", "api_key_env": "WRITER_KEY"}
+    whole["stages"]["revised"] = {**constitution, "writer": {"endpoint": endpoint}}
+    assert "stages.revised.writer.endpoint.api_key_env: the environment variable WRITER_KEY is not set" in faults(
+        path, whole
+    )
+    whole["stages"]["made"] = {**made, "models": ["responses"]}
+    assert "stages.made.models: responses makes responses, not a model" in faults(path, whole)

@@ -2,7 +2,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alignment.data.digests import pair_id, prompt_id
-from alignment.data.split import is_held_out, opening, split_by_digest
+from alignment.data.split import is_held_out, opening, split_both_sides, split_by_digest
 from alignment.records import Demonstration, Message, PreferencePair, Prompt
 
 KEYS = st.lists(st.text(max_size=8), max_size=40)
@@ -23,6 +23,30 @@ def test_a_key_lands_on_the_same_side_in_any_order_and_company(keys: list[str], 
     again, held_out_again = split_by_digest(shuffled[: len(keys) // 2], share, key=lambda key: key)
     assert set(again) <= set(train)
     assert set(held_out_again) <= set(held_out)
+
+
+@given(keys=KEYS, share=SHARES)
+def test_no_side_is_left_empty_by_chance(keys: list[str], share: float) -> None:
+    plain = split_by_digest(keys, share, key=lambda key: key)
+    train, held_out = split_both_sides(keys, share, key=lambda key: key)
+    assert sorted(train + held_out) == sorted(keys)
+    assert not set(train) & set(held_out)
+    if all(plain):
+        assert (train, held_out) == plain
+    if len(set(keys)) > 1:
+        assert train
+        assert held_out
+        moved = min(set(train), set(held_out), key=len)
+        assert all(plain) or len(moved) == 1
+
+
+def test_the_side_that_was_empty_gets_the_nearest() -> None:
+    keys = [key for key in map(str, range(40)) if not is_held_out(key, 0.2)]
+    shares = (share / 10_000 for share in range(2_000, 10_000))
+    [first] = next(found for share in shares if (found := [key for key in keys if is_held_out(key, share)]))
+    train, held_out = split_both_sides(keys, 0.2, key=str)
+    assert held_out == [first]
+    assert train == [key for key in keys if key != first]
 
 
 @given(key=st.text(), shares=st.tuples(SHARES, SHARES))

@@ -45,6 +45,11 @@ STAGES: dict[str, dict[str, Any]] = {
                    "sampling": {"temperature": 0.0, "max_new_tokens": 6}},
     "play": {"kind": "tournament", "policies": ["dpo", "ppo"], "model": "sft", "raters": {"rubric": "rubric.yaml"},
              "reward": "reward", "best_of": 4, "kl_prompts": 2, "sampling": {"temperature": 0.0, "max_new_tokens": 6}},
+    "classifier": {"kind": "pair_classifier", "preferences": "file", "batch_size": 3},
+    "revised": {"kind": "constitution", "responses": "responses", "writer": {"model": "base", "max_tokens": 7},
+                "principles": [{"name": "short", "critique": "c", "revision": "r"}], "rounds": 2},
+    "made": {"kind": "synthesis", "models": ["base", "sft"], "principles": {"brief": "Be brief."}, "per_prompt": 3,
+             "sampling": {"max_new_tokens": 6}},
     "ways": {"kind": "overoptimisation", "policies": ["ppo"], "model": "sft", "raters": {"rubric": "rubric.yaml"},
              "reward": "reward", "best_of": 4, "max_new_tokens": 6},
 }  # fmt: skip
@@ -129,6 +134,9 @@ def test_tokens_by_hand() -> None:
     assert work["dpo"].trained == work["reward"].trained == 6 * (2 * 10 + 5 + 7)
     assert (work["ppo"].sampled, work["ppo"].trained) == (2 * 4 * 64, 2 * 4 * (10 + 64))
     assert work["evaluation"].sampled == (3 * 4 + 2) * 6
+    assert work["classifier"].trained == 6 * 2 * (10 + 5 + 7)  # both orders, and both answers in each
+    assert work["revised"].sampled == 2 * 2 * (8 * 2) * 7  # rounds, a critique and a revision, responses, tokens
+    assert work["made"].sampled == 8 * 3 * 6
     # Two rows of 20 tokens share their first two, in each of 6 batches.
     [sft] = work["sft"].activities
     assert isinstance(sft, Pass)
@@ -157,6 +165,16 @@ def test_pairs_of_several_policies() -> None:
     }
     several = Recipe.model_validate({"name": "test", "model": {"base": "x"}, "stages": stages})
     assert Planner(several, TINY, TEXTS).work("reward").trained == pytest.approx(8 * 6 * 0.8 * 2 * (10 + 9))
+
+
+def test_what_a_constitution_makes() -> None:
+    """16 revisions of 7 tokens to prompts of 10: demonstrations, and pairs of which a fifth is held out."""
+    stages = {name: STAGES[name] for name in ("sft", "responses", "revised", "reward")}
+    stages["reward"] = stages["reward"] | {"preferences": "revised"}
+    stages["again"] = STAGES["sft"] | {"demonstrations": "revised", "epochs": 1}
+    made = Recipe.model_validate({"name": "test", "model": {"base": "x"}, "stages": stages})
+    assert Planner(made, TINY, TEXTS).work("reward").trained == pytest.approx(16 * 0.8 * 2 * (10 + 7))
+    assert Planner(made, TINY, TEXTS).work("again").trained == 16 * (10 + 7)
 
 
 def test_operations_by_hand() -> None:

@@ -1,0 +1,80 @@
+"""The work of stages that have models write feedback, and the pairs that feedback comes to at most."""
+
+import math
+from typing import Any
+
+from alignment.plan.texts import Measured, Pair
+from alignment.plan.work import StageWork
+from alignment.recipe import BASE, ConstitutionStage, HumanPreferencesStage, SynthesisStage, stage_inputs
+
+BATCH = 64  # rows that a local writer writes together
+REQUEST = 40  # tokens of a principle and what is said around it, about
+
+
+def made_pairs(planner: Any, source: Any) -> Measured:
+    """The pairs that a stage makes of sampled answers, at most and at their longest."""
+    drawn, asked, new = _drawn(planner, source)
+    answers = sum(one.per_prompt for one in drawn)
+    if isinstance(source, ConstitutionStage):
+        return Measured(asked * answers, _alike(planner, Pair, new))
+    comparisons: int = getattr(source, "comparisons_per_prompt", 1)
+    count = asked * min(comparisons, math.comb(answers, 2))
+    count = min(count, source.pairs) if isinstance(source, HumanPreferencesStage) else count
+    return Measured(count, _alike(planner, Pair, new))
+
+
+def made_demonstrations(planner: Any, source: Any) -> Measured:
+    """The revisions to imitate, at most and at their longest."""
+    drawn, asked, new = _drawn(planner, source)
+    lengths = tuple((prompt + new, new) for prompt in planner.texts.prompts.lengths)
+    return Measured(asked * sum(one.per_prompt for one in drawn), lengths)
+
+
+def _drawn(planner: Any, source: Any) -> tuple[list[Any], int, int]:
+    """The stages that drew the answers, how many prompts they asked, and the longest answer in tokens."""
+    drawn: list[Any] = [planner.recipe.stages[name] for name in stage_inputs(source)["responses"]]
+    prompts = planner.texts.prompts
+    new = max(one.sampling.max_new_tokens for one in drawn)
+    if isinstance(source, ConstitutionStage):
+        new = max(new, source.writer.max_tokens)
+    return drawn, max(min(prompts.count, one.limit or prompts.count) for one in drawn), new
+
+
+def _alike(planner: Any, kind: Any, new: int) -> tuple[Any, ...]:
+    return tuple(kind(prompt, new, new) for prompt in planner.texts.prompts.lengths)
+
+
+def constitution(planner: Any, work: StageWork, stage: ConstitutionStage) -> None:
+    """A critique and a revision of every response in every round; endpoints compute elsewhere."""
+    drawn, asked, _longest = _drawn(planner, stage)
+    prompts, new = planner.texts.prompts, stage.writer.max_tokens
+    responses = asked * sum(one.per_prompt for one in drawn)
+    rows = stage.rounds * min(responses, stage.limit or responses)
+    work.at_most = True
+    if stage.writer.endpoint is not None:
+        work.remarks.append(f"an endpoint writes about {2 * rows:,} critiques and revisions")
+        return
+    planner.hold_policies(work, [stage.writer.model or BASE])
+    answer = max(one.sampling.max_new_tokens for one in drawn)
+    for more in (REQUEST, 2 * REQUEST + new):  # the critique's prompt, then the revision's with the critique in it
+        lengths = [length + answer + more for length in prompts.lengths]
+        work.activities.append(planner.draw(lengths, rows / max(1, len(lengths)), 1, BATCH, new))
+    work.sampled = 2 * rows * new
+
+
+def synthesis(planner: Any, work: StageWork, stage: SynthesisStage) -> None:
+    """Every response is drawn once, by one of the models; endpoints compute elsewhere."""
+    prompts, new = planner.texts.prompts, stage.sampling.max_new_tokens
+    count = min(prompts.count, stage.limit or prompts.count)
+    answering = len(stage.models) + len(stage.endpoints)
+    rows = count * stage.per_prompt
+    here = round(rows * len(stage.models) / answering)
+    work.at_most = True
+    if stage.endpoints:
+        work.remarks.append(f"endpoints answer about {rows - here:,} times")
+    if not stage.models:
+        return
+    planner.hold_policies(work, stage.models)
+    lengths = [length + REQUEST for length in prompts.lengths]
+    work.activities.append(planner.draw(lengths, here / max(1, len(lengths)), 1, stage.batch_size, new))
+    work.sampled = here * new

@@ -1,0 +1,169 @@
+"""Pieces of work that do not depend on one another, on a pool of actors.
+
+Each actor builds what does a stage's work once (loads a model, say) and is then given one piece after another. One that
+dies is started again by Ray and given its piece again, up to ``resources.max_failures`` times; the pieces' results do
+not depend on who made them. On this machine the actors stay for the next stage, with what they have imported; on a
+cluster, whose machines are others' too, they go.
+"""
+
+import gc
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from alignment.faults import InputError, StageError
+from alignment.pieces import Build, Each, Pool, here
+from alignment.recipe import workers_of
+from alignment.stage import StageContext, silent
+from flows.cluster import crew
+from flows.cluster.session import actor_options, gpus_per_worker, on_this_machine, start
+from flows.cluster.stacks import say_where
+from flows.cluster.watch import stalled
+
+POLL_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A stage as the actors are given it. ``number`` tells one from another, and from the same begun again."""
+
+    build: Build
+    settings: Any
+    context: StageContext
+    home: Path
+    environment: Mapping[str, str]
+    number: int = field(default_factory=time.time_ns)
+
+
+def spread(home: Path, environment: Mapping[str, str]) -> Pool:
+    """A pool on Ray, as :mod:`alignment.pieces` wants one; its workers say under ``home`` where they are."""
+
+    @contextmanager
+    def pool(build: Build, settings: Any, context: StageContext) -> Iterator[Each]:
+        import ray
+
+        number = workers_of(context.recipe, settings)
+        start(context.recipe, number)
+        gpus = gpus_per_worker(context.recipe)
+        if gpus:
+            crew.dismiss()  # who trains holds them, also while waiting
+        carried = replace(context, report=silent, pool=here)
+        work = ray.put(Work(build, settings, carried, home, dict(environment)))
+        began, asked = time.perf_counter(), 0
+
+        def each(pieces: Mapping[int, Any]) -> Iterator[tuple[int, Any]]:
+            nonlocal asked
+            asked = min(number, len(pieces))
+            return _each(_actors(context, asked), work, pieces, context, home)
+
+        try:
+            yield each
+        except BaseException:  # what they do, if anything, is of no use any more
+            dismiss()
+            raise
+        finally:
+            context.gpu_seconds += (time.perf_counter() - began) * asked * gpus
+        if gpus or not on_this_machine(context.recipe):
+            dismiss()
+
+    return pool
+
+
+_waiting: list[Any] = []  # actors, and the options that they were made with
+_options: dict[str, Any] = {}
+
+
+def _actors(context: StageContext, number: int) -> list[Any]:
+    """So many actors: those that wait, where they are of the right kind, and new ones."""
+    import ray
+
+    options = actor_options(context.recipe)
+    if options != _options:
+        dismiss()
+        _options.update(options)
+    worker = ray.remote(**options)(PieceWorker)
+    _waiting.extend(worker.remote(str(place)) for place in range(len(_waiting), number))
+    return _waiting[:number]
+
+
+def dismiss() -> None:
+    """Ends all actors, whatever they do."""
+    import ray
+
+    _options.clear()
+    while _waiting:
+        ray.kill(_waiting.pop())
+
+
+def _each(
+    actors: list[Any], work: Any, pieces: Mapping[int, Any], context: StageContext, home: Path
+) -> Iterator[tuple[int, Any]]:
+    """Gives each actor its next piece as soon as it has done one; yields (place, result) as they come."""
+    import ray
+
+    waiting, busy = deque(pieces.items()), {}
+    since = time.monotonic()
+
+    def give(actor: Any) -> None:
+        if waiting:
+            busy[actor.do.remote([work], *waiting.popleft())] = actor
+
+    for actor in actors:
+        give(actor)
+    while busy:
+        ready, _rest = ray.wait(list(busy), timeout=POLL_SECONDS)
+        if not ready and time.monotonic() - since > context.recipe.resources.stall_seconds:
+            raise stalled(home, context)
+        for reference in ready:
+            since = time.monotonic()
+            actor = busy.pop(reference)
+            place, result, seconds = answer_of(reference, context.name)
+            give(actor)
+            context.cpu_seconds += seconds
+            yield place, result
+
+
+def answer_of(reference: Any, name: str) -> Any:
+    """What an actor answers; its own StageError or InputError is ours, any other failure a StageError of ``name``."""
+    import ray
+
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, StageError | InputError):
+            raise error.cause from error
+        raise StageError(f"{name}: a worker failed: {error}") from error
+    except ray.exceptions.RayActorError as error:
+        raise StageError(f"{name}: its workers died too often (resources.max_failures): {error}") from error
+
+
+class PieceWorker:
+    """The actor: does pieces with what a stage's ``build`` makes of its settings and context."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.number: int | None = None  # of the stage that `_do` is for
+        self._do: Callable[[Any], Any] | None = None
+
+    def do(self, work: list[Any], place: int, piece: Any) -> tuple[int, Any, float]:
+        """``place``, the piece's result, and the processor's seconds that it took. ``work`` holds a :class:`Work`."""
+        import ray
+        import torch
+
+        began = time.process_time()
+        stage: Work = ray.get(work[0])
+        if self._do is None or stage.number != self.number:
+            self._do = None
+            gc.collect()
+            os.environ.update(stage.environment)
+            say_where(stage.home, self.name)
+            if threads := stage.context.recipe.resources.threads:
+                torch.set_num_threads(threads)
+            self._do, self.number = stage.build(stage.settings, stage.context), stage.number
+        result = self._do(piece)
+        return place, result, time.process_time() - began

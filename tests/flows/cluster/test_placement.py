@@ -1,0 +1,103 @@
+"""Which stages run on Ray, what is refused before anything runs, and what counts in a cache key. No Ray is started."""
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from alignment.faults import InputError
+from alignment.loading import load_recipe, resolve_data
+from alignment.models.base import prepare_base
+from alignment.wiring import wiring_faults
+from alignment.workspace import Workspace
+from flows.cluster import on_ray
+from flows.stages import make_job
+
+MakeRecipe = Callable[..., Path]
+
+
+def faults(make_recipe: MakeRecipe, folder: Path, changes: dict[str, Any]) -> dict[str | None, str]:
+    found = wiring_faults(load_recipe(make_recipe(folder, changes=changes)))
+    return {fault.field: f"{fault.problem}; {fault.remedy}" for fault in found}
+
+
+def test_workers_share_batches_evenly(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    found = faults(make_recipe, tmp_path, {"resources.workers": 3, "stages.dpo.gradient_accumulation": 6})
+    assert set(found) == {f"stages.{name}.batch_size" for name in ("sft", "reward", "dpo")}
+    assert found["stages.sft.batch_size"] == "3 workers cannot share batches of 4; give a multiple of 3"
+    assert "set batch_size: 24 and gradient_accumulation: 1" in found["stages.dpo.batch_size"]
+
+
+def test_ppo_takes_any_number_of_workers(make_recipe: MakeRecipe, tools: SimpleNamespace, tmp_path: Path) -> None:
+    assert faults(make_recipe, tmp_path, {"stages.ppo": tools.PPO | {"workers": 5}}) == {}
+
+
+@pytest.mark.parametrize(
+    ("ppo", "refused"),
+    [
+        ({"max_staleness": 1}, "needs rollout_workers"),
+        ({"max_staleness": 1, "rollout_workers": 1}, "importance_cap"),
+        ({"max_staleness": 1, "rollout_workers": 1, "importance_cap": 2.0}, None),
+    ],
+)
+def test_answers_drawn_ahead_need_who_draws_them_and_weights(
+    make_recipe: MakeRecipe, tools: SimpleNamespace, tmp_path: Path, ppo: dict[str, Any], refused: str | None
+) -> None:
+    path = make_recipe(tmp_path, changes={"stages.ppo": tools.PPO | ppo})
+    if refused is None:
+        assert wiring_faults(load_recipe(path)) == []
+    else:
+        with pytest.raises(InputError, match=refused):
+            load_recipe(path)
+
+
+def test_a_server_that_samples_takes_no_rollout_workers(
+    make_recipe: MakeRecipe, tools: SimpleNamespace, tmp_path: Path
+) -> None:
+    vllm = {"resources.vllm": {"url": "http://host:8000"}}
+    ppo = tools.PPO | {"rollout_workers": 1, "importance_cap": 2.0}
+    grpo = {"kind": "grpo", **tools.GROUP, "workers": 2}
+    found = faults(make_recipe, tmp_path, vllm | {"stages.ppo": ppo, "stages.grpo": grpo})
+    assert set(found) == {"stages.ppo.rollout_workers", "stages.grpo.workers"}
+
+
+def test_one_worker_needs_no_ray(make_recipe: MakeRecipe, tools: SimpleNamespace, tmp_path: Path) -> None:
+    def spread(changes: dict[str, Any]) -> set[str]:
+        recipe = load_recipe(make_recipe(tmp_path, changes=changes))
+        return {name for name, stage in recipe.stages.items() if on_ray(recipe, stage)}
+
+    assert spread({}) == set()
+    assert spread({"resources.workers": 2}) == {"sft", "responses", "reward", "dpo"}
+    assert spread({"resources.workers": 2, "stages.sft.workers": 1}) == {"responses", "reward", "dpo"}
+    assert spread({"resources.address": "auto"}) == {"sft", "responses", "reward", "dpo"}
+    assert spread({"stages.dpo.workers": 4}) == {"dpo"}
+    assert spread({"stages.ppo": tools.PPO | {"rollout_workers": 1}}) == {"ppo"}
+    vllm = {"resources.workers": 2, "resources.vllm": {"url": "http://host:8000"}}
+    assert spread(vllm) == {"sft", "reward", "dpo"}
+
+
+def test_a_client_address_is_refused(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"resources\.address: .* run this command as a Ray job"):
+        load_recipe(make_recipe(tmp_path, changes={"resources.address": "ray://head:10001"}))
+
+
+def test_only_how_many_workers_counts(make_recipe: MakeRecipe, tiny_model: Path, tmp_path: Path) -> None:
+    """Not where they are, nor which setting says so; stages that do not train keep their keys."""
+
+    def keys(number: int, changes: dict[str, Any]) -> list[str]:
+        path = make_recipe(tmp_path / str(number), changes=changes)
+        recipe, workspace = load_recipe(path), Workspace(tmp_path / "workspace")
+        made = {"base": prepare_base(workspace, recipe.model)}
+        made["sft"] = made["base"]
+        data = resolve_data(recipe, path)
+        return [make_job(name, recipe, made, data, workspace).key for name in ("sft", "responses")]
+
+    one = keys(1, {})
+    two = keys(2, {"resources.workers": 2})
+    assert one[0] != two[0]
+    assert one[1] == two[1]
+    assert keys(3, {"stages.sft.workers": 2, "stages.responses.workers": 3}) == two
+    assert keys(4, {"resources.workers": 2, "resources.max_failures": 0, "resources.stall_seconds": 9}) == two
+    assert keys(5, {"resources.address": "auto"}) == one
