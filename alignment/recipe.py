@@ -28,6 +28,8 @@ from alignment.recipe_base import Lora as Lora
 from alignment.recipe_base import SimulatedRaters as SimulatedRaters
 from alignment.recipe_base import Training as Training
 from alignment.recipe_base import Vllm as Vllm
+from alignment.recipe_running import Deployment as Deployment
+from alignment.recipe_running import Notify as Notify
 from alignment.records import Sampling
 from alignment.reward.settings import JudgeReward, ModelReward, RewardList, unique_names
 
@@ -274,6 +276,8 @@ class Resources(Settings):
     min_workers: Count | None = None  # so few go on when a node is lost, more join when there is room; None: `workers`
     max_failures: Annotated[int, Field(ge=0)] = 3  # dead workers after which a stage ends; before, it goes on
     stall_seconds: Positive = 1800.0  # without a step, after which a stage on Ray ends with its workers' stacks
+    limit: Name | None = None  # a Prefect concurrency limit of which a stage that loads a model holds slots, strictly
+    slots: Count | None = None  # how many; None: its GPUs
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -300,6 +304,8 @@ class Recipe(Settings):
     stages: dict[Name, Stage] = Field(min_length=1)
     gate: Gate | None = None
     resources: Resources = Resources()
+    deployment: Deployment = Deployment()
+    notify: Notify | None = None
 
 
 def trains_together(stage: Any) -> bool:

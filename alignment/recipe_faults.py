@@ -28,11 +28,12 @@ JUDGE_KINDS: dict[str, type[BaseModel]] = {
 }
 
 _NAME_RULE = "begin with a lower-case letter; then letters, digits, - and _; 40 at most"
+_VARIABLE = (
+    "not the name of an environment variable",
+    "name the variable that holds it, such as OPENAI_API_KEY; a secret itself stands in no recipe",
+)
 _SECRETS = {
-    "api_key_env": (
-        "not the name of an environment variable",
-        "name the variable that holds the key, such as OPENAI_API_KEY; the key itself stands in no recipe",
-    ),
+    **dict.fromkeys(("api_key_env", "url_env", "secret_env", "user_env", "password_env", "slack"), _VARIABLE),
     "url": ("not an http(s) address without a user and password in it", "write it as https://host/v1"),
 }
 _REMEDIES = {
@@ -94,7 +95,7 @@ def _words(error: ErrorDetails, at: Location, data: Any) -> tuple[str, str]:
     kind, given = error["type"], error["input"]
     if kind == "extra_forbidden":
         return "unknown key", _unknown_key(str(at[-1]), model_at(at[:-1], data))
-    if at[-1:] in (("api_key_env",), ("url",)) and kind == "string_pattern_mismatch":
+    if kind == "string_pattern_mismatch" and str(at[-1]) in _SECRETS:
         return _SECRETS[str(at[-1])]  # what was given may be a secret, and is not said again
     kinds = _kinds(at)
     if kind == "union_tag_invalid":
@@ -104,9 +105,8 @@ def _words(error: ErrorDetails, at: Location, data: Any) -> tuple[str, str]:
         what = names.get(id(kinds), "stage")
         return f"the {what} has no kind", f"add `kind: ` and one of {', '.join(kinds)}"
     if kind == "literal_error":
-        model = model_at(at[:-1], data)
-        names = [str(name) for name in get_args(model.model_fields[str(at[-1])].annotation)] if model else []
-        return f"{given!r} is not one of {', '.join(names)}", suggestion(str(given), names)
+        choices = _choices(at, data)
+        return f"{given!r} is not one of {', '.join(choices)}", suggestion(str(given), choices)
     message = error["msg"].removeprefix("Value error, ")
     message = message[:1].lower() + message[1:]
     if kind == "string_pattern_mismatch":
@@ -124,6 +124,17 @@ def _kinds(at: Location) -> dict[str, type[BaseModel]]:
         return JUDGE_KINDS
     listed = {"rewards": REWARD_KINDS, "metrics": METRIC_KINDS}
     return listed.get(str(at[2]), STAGE_KINDS) if len(at) > 2 else STAGE_KINDS
+
+
+def _choices(at: Location, data: Any) -> list[str]:
+    """The values that a setting, or an item of a list of them, may have."""
+    item = isinstance(at[-1], int)
+    field = at[:-1] if item else at
+    model = model_at(field[:-1], data)
+    if model is None:
+        return []
+    kinds = get_args(model.model_fields[str(field[-1])].annotation)
+    return [str(name) for name in (get_args(kinds[0]) if item else kinds)]
 
 
 def _unknown_key(name: str, model: type[BaseModel] | None) -> str:

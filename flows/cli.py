@@ -11,6 +11,7 @@ from typing import Annotated, Literal, NoReturn
 import typer
 
 from alignment.faults import InputError, StageError
+from flows.logs import set_up
 
 app = typer.Typer(
     help="From raw prompts to a promoted, aligned model version.",
@@ -113,6 +114,21 @@ def dashboard(
 
 
 @app.command()
+def up(
+    recipes: Annotated[
+        list[str] | None, typer.Argument(metavar="[RECIPE]...", help="Recipes to serve as well.")
+    ] = None,
+    workspace: WorkspaceOption = WORKSPACE,
+    set_: SetOption = None,
+    port: Annotated[list[str] | None, typer.Option(metavar="NAME=N", help="Of up, prefect, mlflow or app.")] = None,
+) -> None:
+    """Starts everything on this machine and looks after it: dashboard, registry, raters' app, and workers."""
+    from flows.up import up_command
+
+    up_command(recipes or [], workspace, set_ or [], port or [])
+
+
+@app.command()
 def generate(
     model: ModelArgument,
     prompt: Annotated[list[str] | None, typer.Option("--prompt", "-p", help="A prompt; may be repeated.")] = None,
@@ -147,12 +163,18 @@ def deploy(
     recipe: RecipeArgument,
     workspace: WorkspaceOption = WORKSPACE,
     set_: SetOption = None,
-    cron: Annotated[str | None, typer.Option(help="When to run it, such as '0 3 * * *'.")] = None,
+    cron: Annotated[
+        str | None, typer.Option(help="When to run it, such as '0 3 * * *'; else as the recipe says.")
+    ] = None,
+    every: Annotated[float | None, typer.Option(min=1, metavar="SECONDS", help="Run it so often instead.")] = None,
+    limit: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=SLOTS", help="Makes the limit that stages take their GPUs from.")
+    ] = None,
 ) -> None:
-    """Serves a recipe: runs it on a schedule, and whenever its raters' votes are ready."""
+    """Serves a recipe: runs it on its schedule, after the events it names, and when its raters' votes are ready."""
     from flows.raters import deploy_command
 
-    deploy_command(recipe, workspace, set_ or [], cron)
+    deploy_command(recipe, workspace, set_ or [], cron=cron, every=every, limits=limit or [])
 
 
 @app.command()
@@ -320,6 +342,7 @@ def models_rollback(name: Annotated[str, typer.Argument()] = "policy", workspace
 
 def main() -> NoReturn:
     """The entry point: a user's mistake is a line, not a traceback."""
+    set_up()
     try:
         app()
     except InputError as error:

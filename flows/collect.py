@@ -22,6 +22,7 @@ from preference_ui.collecting import Condition, find_collection, open_collection
 from preference_ui.desk_settings import Criterion
 from preference_ui.exchange import Export
 from preference_ui.queueing import queue_comparisons
+from preference_ui.standing import QueueStanding, queue_standings
 from preference_ui.store import Store
 from preference_ui.verdict import storable
 
@@ -60,6 +61,15 @@ def unheard(recipe: Recipe, workspace: Workspace) -> dict[str, str]:
         if snapshot is not None and not (mark.exists() and mark.read_text("utf-8").strip() == snapshot.digest):
             found[queue] = snapshot.digest
     return found
+
+
+def standings(workspace: Workspace) -> list[QueueStanding]:
+    """How every queue of the raters' store stands."""
+    store = Store.open(store_url(workspace))
+    try:
+        return queue_standings(store)
+    finally:
+        store.close()
 
 
 def queue_prefix(recipe: Recipe) -> str:

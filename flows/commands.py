@@ -2,6 +2,7 @@
 
 import getpass
 import json
+import os
 import re
 import time
 from pathlib import Path
@@ -42,9 +43,10 @@ def check_command(given: str, workspace: Path, overrides: list[str], *, as_json:
     services.quiet_environment(space)
     from alignment.check import check_recipe
     from flows.cluster import cluster_faults
+    from flows.schedule import running_faults
 
     recipe, path = prepare(given, overrides)
-    faults = check_recipe(recipe, path, space) + cluster_faults(recipe)
+    faults = check_recipe(recipe, path, space) + cluster_faults(recipe) + running_faults(recipe)
     if as_json:
         rows = [
             {"file": f.file, "row": f.row, "field": f.field, "problem": f.problem, "remedy": f.remedy} for f in faults
@@ -187,6 +189,7 @@ def models_promote_command(reference: str, workspace: Path, reason: str, by: str
 
     version = promote(space, reference, despite_gate=force, by=_account() if by is None else by, reason=reason)
     Console().print(f"{version} is the champion", highlight=False)
+    _announce(space, version)
 
 
 def _account() -> str:
@@ -203,7 +206,22 @@ def models_rollback_command(name: str, workspace: Path) -> None:
     services.quiet_environment(space)
     from alignment.registry import rollback
 
-    Console().print(f"{rollback(space, name)} is the champion again", highlight=False)
+    version = rollback(space, name)
+    Console().print(f"{version} is the champion again", highlight=False)
+    _announce(space, version)
+
+
+def _announce(space: Workspace, version: "RegisteredVersion") -> None:
+    """Tells deployments that wait for a new champion of one that a person chose, where a server runs."""
+    server = services.find(space, "prefect")
+    if server is None:
+        return
+    os.environ.setdefault("PREFECT_API_URL", f"{server.url}/api")
+    from flows.schedule import CHAMPION
+    from preference_ui.announcing import send_event
+
+    payload = {"model": version.name, "version": version.version}
+    send_event(CHAMPION, f"rlhf.models.{version.name}", {"rlhf.recipe": "by hand"}, payload)
 
 
 def shown_stages(recipe: Recipe) -> dict[str, str]:

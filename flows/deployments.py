@@ -1,39 +1,64 @@
-"""A recipe that runs by itself: on a schedule, and whenever the raters' votes for it are enough.
+"""A recipe that runs by itself: on a schedule, after other recipes' events, and whenever its raters' votes are enough.
 
 ``rlhf deploy`` serves one: a process that waits for work and runs each in a process of its own. What the event
 ``preferences.ready`` starts is the very recipe that waited, on the very snapshot that the event names. Where that run
 promotes a version, the next round begins at once: the new version answers the prompts, and its answers are queued.
 Where its gate asks for a person, the run is suspended until one has answered (:mod:`flows.approval`).
+A run that is cancelled is asked to stop, is killed where it does not (:mod:`flows.ending`), and gives back what it
+held; the next one goes on from its checkpoint.
 """
 
 import asyncio
 import contextlib
+import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+from uuid import UUID
 
-from prefect import flow
+from prefect import flow, get_run_logger
+from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
 from prefect.deployments import run_deployment
-from prefect.events import DeploymentEventTrigger
 from prefect.exceptions import TerminationSignal
 from prefect.runner import Runner
+from prefect.runtime import flow_run as running
 
+from alignment.faults import InputError
 from alignment.loading import dump_recipe, resolve_data, with_absolute_data
-from alignment.recipe import HumanPreferencesStage, Recipe
+from alignment.recipe import Deployment, HumanPreferencesStage, Recipe
 from alignment.workspace import Workspace, write_text
 from flows.approval import ask, asked_before, question
-from flows.collect import heard, queue_prefix, unheard, waiting_recipe
+from flows.collect import heard, unheard, waiting_recipe
 from flows.commands import next_run_name, prepare
+from flows.ending import end_in_time
 from flows.launch import checked
+from flows.logs import set_up
 from flows.pipeline import RunRequest, pipeline
-from preference_ui.collecting import EVENT
+from flows.schedule import schedule_of, triggers
+from flows.telling import tell, tell_of_the_end
+
+AGAIN = ("Failed", "TimedOut")  # states that another try may mend; a refusal and a wait are none
 
 
-@flow(name="recipe", persist_result=False, validate_parameters=False)
+def _named() -> str:
+    """A run's name on the dashboard: the recipe, and what it was started for."""
+    given = running.get_parameters()
+    queue = given.get("queue") or ""
+    return (
+        f"{Path(given['recipe']).stem} on the votes of {queue}" if queue else f"{Path(given['recipe']).stem} deployed"
+    )
+
+
+@flow(
+    name="recipe", flow_run_name=_named, persist_result=False, validate_parameters=False,
+    on_cancellation=[tell_of_the_end], on_crashed=[tell_of_the_end],
+)  # fmt: skip
 def recipe_flow(
     recipe: str, workspace: str, overrides: list[str] | None = None, queue: str = "", digest: str = ""
 ) -> State[Any]:
     """Runs a recipe as it is on the disk now; for a ``queue`` that is ready, the recipe that waited for its votes."""
+    set_up()
+    end_in_time()
     space = Workspace(Path(workspace))
     if (asked := asked_before(space)) is not None:
         loaded, path = prepare(str(asked.recipe), [])
@@ -43,7 +68,7 @@ def recipe_flow(
         loaded, path = prepare(str(waited), [])
     else:
         loaded, path = prepare(recipe, overrides or [])
-    name, state = _run(loaded, path, space, {queue: digest} if queue else {})
+    name, state = _tries(loaded, path, space, {queue: digest} if queue else {})
     if queue and (state.is_completed() or state.name == "Refused"):
         write_text(heard(space, queue), digest + "\n")
     if state.name == "AwaitingApproval" and (asked := question(space, loaded, name)) is not None:
@@ -55,18 +80,45 @@ def _follow(recipe: Recipe, path: Path, space: Workspace, state: State[Any]) -> 
     """Begins the next round after a promotion. Returns the state of the round that ended."""
     following = _next_round(recipe, path, space, state)
     if following is not None:
-        _run(following, path, space, {})
+        _tries(following, path, space, {})
     return state
+
+
+def _tries(recipe: Recipe, path: Path, space: Workspace, ready: dict[str, str]) -> tuple[str, State[Any]]:
+    """Runs the recipe, and again where it failed, as often as it says. Each try is a run with a report of its own.
+
+    Returns the last one's name and final state.
+    """
+    settings = recipe.deployment
+    for left in reversed(range(settings.retries + 1)):
+        name, state = _run(recipe, path, space, ready)
+        if state.name not in AGAIN or not left or isinstance(_error(state), InputError):
+            break
+        get_run_logger().warning("%s; tried again in %g s", state.message, settings.retry_seconds)
+        time.sleep(settings.retry_seconds)
+    return name, state
+
+
+def _error(state: State[Any]) -> Any:
+    return state.result(raise_on_failure=False) if state.is_failed() else None
 
 
 def _run(recipe: Recipe, path: Path, space: Workspace, ready: dict[str, str]) -> tuple[str, State[Any]]:
     """Runs a recipe under the next free name. Returns the name and the final state."""
-    checked(recipe, path, space)
+    try:
+        checked(recipe, path, space)
+    except InputError as error:  # its files have changed since it was deployed
+        tell(recipe, "", path, state=None, error=error)
+        raise
     name = next_run_name(space, recipe.name)
     data = resolve_data(recipe, path)
     write_text(space.folder("runs", name) / "recipe.yaml", dump_recipe(with_absolute_data(recipe, data)))
     request = RunRequest(recipe=recipe, data=data, workspace=space.root, run=name, ready=ready)
-    state: State[Any] = pipeline(request, return_state=True)
+    timed = pipeline.with_options(timeout_seconds=recipe.deployment.timeout_seconds)
+    state: State[Any] = timed(request, return_state=True)
+    if state.name == "TimedOut":  # the flow itself could not say so: it was interrupted
+        page = space.root / "runs" / name / "report.html"
+        tell(recipe, name, page, state=None, error=TimeoutError(state.message or "it took too long"))
     return name, state
 
 
@@ -84,30 +136,29 @@ def _next_round(recipe: Recipe, path: Path, space: Workspace, state: State[Any])
     return with_absolute_data(recipe, resolve_data(recipe, path)).model_copy(update={"model": model})
 
 
-def trigger(recipe: Recipe) -> DeploymentEventTrigger:
-    """Starts a run when a queue of this recipe is ready, with the queue and the snapshot's digest as parameters."""
+def serve_recipe(given: str, recipe: Recipe, space: Workspace, overrides: list[str], settings: Deployment) -> None:
+    """Serves the deployment until it is stopped, and begins with the votes that were ready while nobody listened.
 
-    def said(name: str) -> dict[str, str]:
-        return {"__prefect_kind": "jinja", "template": f"{{{{ event.payload.{name} }}}}"}
-
-    return DeploymentEventTrigger(
-        name=f"{recipe.name}: the votes are ready",
-        expect={EVENT},
-        match={"prefect.resource.id": f"rlhf.preferences.{queue_prefix(recipe)}*"},
-        parameters={"queue": said("queue"), "digest": said("digest")},
-    )
-
-
-def serve_recipe(given: str, recipe: Recipe, space: Workspace, overrides: list[str], cron: str | None) -> None:
-    """Serves the deployment until it is stopped, and begins with the votes that were ready while nobody listened."""
+    ``settings`` say when it runs: the recipe's own, or what the command line made of them.
+    """
     parameters = {"recipe": given, "workspace": str(space.root), "overrides": overrides}
-    runner = Runner(name=recipe.name, limit=1)
-    runner.add_flow(
-        recipe_flow, name=recipe.name, cron=cron, triggers=[trigger(recipe)], parameters=parameters,
-        description=recipe.description, tags=["rlhf"],
+    runner = Runner(name=recipe.name, limit=settings.concurrent, query_seconds=5)
+    schedule = schedule_of(settings)
+    identity = runner.add_flow(
+        recipe_flow, name=recipe.name, schedules=[schedule] if schedule else None, triggers=list(triggers(recipe)),
+        parameters=parameters, description=recipe.description, tags=["rlhf"], concurrency_limit=settings.concurrent,
     )  # fmt: skip
+    if schedule is None:
+        _forget_schedules(cast(UUID, identity))  # no coroutine: no loop runs here
     for queue, digest in unheard(recipe, space).items():  # from here on the trigger hears them
         missed = {**parameters, "queue": queue, "digest": digest}
         run_deployment(f"{recipe_flow.name}/{recipe.name}", parameters=missed, timeout=0, as_subflow=False)
     with contextlib.suppress(KeyboardInterrupt, TerminationSignal):
         asyncio.run(runner.start())
+
+
+def _forget_schedules(deployment: UUID) -> None:
+    """Takes the schedules away that an earlier recipe of this name had: Prefect leaves them where there is none now."""
+    with get_client(sync_client=True) as client:
+        for one in client.read_deployment_schedules(deployment):
+            client.delete_deployment_schedule(deployment, one.id)

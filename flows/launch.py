@@ -26,10 +26,13 @@ from flows.commands import shown_stages
 from flows.display import Terminal
 from flows.pipeline import RunRequest, check_start, pipeline
 from flows.progress import listener
+from flows.schedule import running_faults
 
 
 def checked(recipe: Recipe, path: Path, workspace: Workspace) -> None:
     """Checks a recipe, unless these very settings, files and checks were found good before. Raises InputError."""
+    if faults := running_faults(recipe):  # of the environment, which is no part of what was found good before
+        raise InputError(faults)
     data = resolve_data(recipe, path)
     digests = {name: file_digest(file) for name, file in data.items() if file.is_file()}
     identity = digest_of([recipe_digest(recipe), digests, code_digest("alignment.check"), _model_stamp(recipe)])

@@ -1,5 +1,6 @@
 """The whole run: base model, the recipe's stages in their order, then the gate, the registry and the report."""
 
+import logging
 import shlex
 import time
 from collections.abc import Iterator
@@ -10,7 +11,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from prefect import flow
-from prefect.artifacts import create_link_artifact, create_table_artifact
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 from pydantic import BaseModel
@@ -21,11 +21,15 @@ from alignment.recipe import BASE, CHAMPION, HumanPreferencesStage, Recipe, stag
 from alignment.records import Artifact
 from alignment.report import Command, Registered, build_report, write_report
 from alignment.workspace import Workspace
+from flows.dashboard import name_version, show_queues, show_report
 from flows.finish import Finish, commit, finish_task, with_approval
 from flows.human_games import human_games, registered_names
+from flows.logs import about, say
 from flows.progress import listener
 from flows.stages import base_task, make_job, stage_task
+from flows.telling import announce, tell
 
+_log = logging.getLogger(__name__)
 Status = Literal["completed", "failed", "skipped", "waiting"]
 
 
@@ -83,11 +87,37 @@ class Run:
     def recipe(self) -> Recipe:
         return self.request.recipe
 
+    @property
+    def report(self) -> Path:
+        return self.workspace.root / "runs" / self.request.run / "report.html"
+
 
 @flow(name="alignment", flow_run_name="{request.run}", validate_parameters=False, persist_result=False)
 def pipeline(request: RunRequest) -> State[Any]:
     """Runs a recipe. The final state says whether the gate promoted, refused, or had nothing to decide."""
     run = Run(request)
+    with about(run=request.run, recipe=run.recipe.name):
+        return run_to_its_end(run)
+
+
+def run_to_its_end(run: Run) -> State[Any]:
+    """Runs the stages, and tells whoever wants to hear how it ended."""
+    request = run.request
+    try:
+        run_stages(run)
+    except Exception as error:
+        tell(run.recipe, request.run, run.report, state=None, error=error)
+        raise
+    state = final_state(run)
+    if run.finish is not None:
+        made = f"{run.finish.name} v{run.finish.version}"
+        name_version(request.run, f"{made} {str(state.name).lower()}")
+    tell(run.recipe, request.run, run.report, state=state)
+    return state
+
+
+def run_stages(run: Run) -> None:
+    """Everything that a run does, and its report, however far it came."""
     try:
         prepare_base(run)
         for name in run.recipe.stages:
@@ -97,7 +127,6 @@ def pipeline(request: RunRequest) -> State[Any]:
         run.waiting = str(wait)
     finally:
         publish_report(run)
-    return final_state(run)
 
 
 def prepare_base(run: Run) -> None:
@@ -143,7 +172,12 @@ def data_of(run: Run, name: str, *, wanted: bool) -> dict[str, Path] | None:
     settings = recipe.stages[name]
     if not isinstance(settings, HumanPreferencesStage):
         return request.data
-    from flows.collect import collected, queue_for_raters, remember_waiting  # the raters' store takes its time
+    from flows.collect import (
+        collected,
+        queue_for_raters,
+        remember_waiting,
+        standings,
+    )  # the raters' store takes its time
 
     if not wanted:
         votes = collected(name, recipe, run.made, run.workspace, request.ready)
@@ -157,6 +191,7 @@ def data_of(run: Run, name: str, *, wanted: bool) -> dict[str, Path] | None:
         with outcome(run, name, settings.kind):
             raise
     if votes is None:
+        show_queues(standings(run.workspace))
         with outcome(run, name, settings.kind):
             raise WaitingForRaters(remember_waiting(name, recipe, request.data, run.made, run.workspace))
     return {**request.data, **votes}
@@ -171,6 +206,7 @@ def decide(run: Run) -> None:
         state = finish_task(run.recipe, run.made, run.workspace, run.request.run)
         run.finish = with_approval(Finish.model_validate(state.result()), run.workspace)
         result.cached = state.name == "Cached"
+        announce(run.recipe, run.finish, run.workspace, run.request.run)
 
 
 def publish_report(run: Run) -> None:
@@ -200,15 +236,7 @@ def publish_report(run: Run) -> None:
         games=human_games(run.workspace),
         names=registered_names(run.workspace),
     )
-    write_report(report, folder)
-    rows = [
-        {"stage": o.name, "kind": o.kind, "status": "cached" if o.cached else o.status, "seconds": round(o.seconds, 1),
-         "version": str(o.artifact.ref()) if o.artifact else ""}
-        for o in run.outcomes
-    ]  # fmt: skip
-    create_table_artifact(rows, key="stages", description=f"Stages of {run.request.run}")
-    page = folder / "report.html"
-    create_link_artifact(page.as_uri(), "report.html", key="report", description=f"Report of {run.request.run}")
+    show_report(report, write_report(report, folder))
 
 
 def _commands(run: Run) -> list[Command]:
@@ -265,7 +293,9 @@ def outcome(run: Run, name: str, kind: str) -> Iterator[StageOutcome]:
     started = time.perf_counter()
     listener.get().stage_started(name, kind)
     try:
-        yield result
+        with about(stage=name, kind=kind):
+            say(_log, f"{name} begins")
+            yield result
     except WaitingForRaters as wait:
         result.status, result.note = "waiting", str(wait)
         raise
@@ -282,6 +312,10 @@ def outcome(run: Run, name: str, kind: str) -> Iterator[StageOutcome]:
             if result.artifact
             else result.note
         )
+        made = {"version": str(result.artifact.ref()), "digest": result.artifact.digest} if result.artifact else {}
+        ended = "cached" if result.cached else result.status
+        say(_log, f"{name}: {ended}", stage=name, kind=kind, status=ended, seconds=round(result.seconds, 3),
+            error=result.error or None, **made)  # fmt: skip
         listener.get().stage_finished(
             name, status=result.status, cached=result.cached, seconds=result.seconds, summary=summary
         )

@@ -24,9 +24,10 @@ from typing import Any
 from alignment.faults import StageError
 from alignment.workspace import Workspace, write_text
 
-START_SECONDS = 120.0
+START_SECONDS = 300.0  # a busy machine takes its time; one that ends is noticed at once
 HEALTH = {"prefect": "/api/health", "mlflow": "/health"}
 PORTS = {"prefect": 4200, "mlflow": 5000}
+PAGES = "RLHF_PAGES"  # the variable that says where `rlhf up` serves the reports of a workspace
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,10 +95,10 @@ def begin(workspace: Workspace, name: str) -> Service:
         environment = {k: v for k, v in os.environ.items() if k != "PREFECT_API_URL"}
         environment["PREFECT_UI_API_URL"] = f"{url}/api"
         process = subprocess.Popen(
-            _command(workspace, name, port), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            command(workspace, name, port), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             env=environment, cwd=workspace.root, start_new_session=True,
         )  # fmt: skip
-        write_text(path, json.dumps({"url": url, "pid": process.pid, "name": name}))
+        note(workspace, Service(name, url, process.pid))
         return Service(name, url, process.pid)
 
 
@@ -125,11 +126,24 @@ def stop(workspace: Workspace, name: str) -> bool:
     return True
 
 
-def _command(workspace: Workspace, name: str, port: int) -> list[str]:
+def command(workspace: Workspace, name: str, port: int) -> list[str]:
+    """The command line of a service on a port of this machine."""
     if name == "prefect":
         return [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
     store = ["--backend-store-uri", workspace.mlflow_uri, "--workers", "1"]
     return [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), *store]
+
+
+def note(workspace: Workspace, service: Service) -> None:
+    """Writes down where a service of this workspace is, for :func:`find`."""
+    write_text(
+        _state(workspace, service.name), json.dumps({"url": service.url, "pid": service.pid, "name": service.name})
+    )
+
+
+def forget(workspace: Workspace, name: str) -> None:
+    """Takes away what :func:`note` wrote."""
+    _state(workspace, name).unlink(missing_ok=True)
 
 
 def _state(workspace: Workspace, name: str) -> Path:

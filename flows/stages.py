@@ -6,6 +6,7 @@ folder ``partial/<key>``, so the same stage, run again after any kind of death, 
 """
 
 import fcntl
+import logging
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from prefect import Task, task
-from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.context import TaskRunContext
 
 from alignment.digests import code_digest, digest_of
@@ -30,10 +31,14 @@ from alignment.reward.settings import FunctionReward
 from alignment.stage import Progress, StageContext
 from alignment.workspace import Workspace, file_digest, folder_digest
 from flows.cluster import run_stage
+from flows.dashboard import show_artifact, slug
 from flows.display import describe
+from flows.logs import say
 from flows.metrics import StageMetrics
 from flows.progress import listener
+from flows.slots import slots
 
+_log = logging.getLogger(__name__)
 RUNNERS = {  # the module whose `run` makes a stage of this kind, and the data files it reads
     "sft": ("alignment.policy.sft", ("demonstrations",)),
     "sample": ("alignment.rollouts.stage", ("prompts",)),
@@ -157,7 +162,7 @@ def execute(job: Job) -> dict[str, Any]:
         found = workspace.find(job.name, key)
         artifact = found or _make(job, key)
         shutil.rmtree(workspace.root / "partial" / key, ignore_errors=True)  # also of a run that died just before this
-    _show(artifact)
+    show_artifact(artifact, job.settings.kind)
     return artifact.model_dump(mode="json")
 
 
@@ -185,7 +190,8 @@ def _make(job: Job, key: str) -> Artifact:
         torch.set_num_threads(job.recipe.resources.threads)
     module, _data = RUNNERS[job.settings.kind]
     try:
-        result = run_stage(module, job.settings, context)
+        with slots(job.recipe, job.settings):
+            result = run_stage(module, job.settings, context)
     finally:
         metrics.close()
     seconds = time.perf_counter() - started
@@ -222,31 +228,17 @@ def _reporter(job: Job, metrics: StageMetrics) -> Any:
         done = progress.step >= progress.total
         if TaskRunContext.get() is None or (time.monotonic() - last < DASHBOARD_SECONDS and not done):
             return
+        say(_log, f"{job.name}: step {progress.step} of {progress.total}", stage=job.name, step=progress.step,
+            steps=progress.total, tokens=progress.tokens, metrics=dict(progress.metrics))  # fmt: skip
         last = time.monotonic()
         share = 100.0 * progress.step / max(progress.total, 1)
         text = describe(progress, time.monotonic() - started)
         if artifact_id is None:
-            artifact_id = create_progress_artifact(share, key=f"{_slug(job.name)}-progress", description=text)
+            artifact_id = create_progress_artifact(share, key=f"{slug(job.name)}-progress", description=text)
         else:
             update_progress_artifact(artifact_id, share, description=text)
 
     return report
-
-
-def _show(artifact: Artifact) -> None:
-    """The artifact and its metrics, on the dashboard."""
-    if TaskRunContext.get() is None:
-        return
-    rows = "\n".join(f"| {name} | {value:.4g} |" for name, value in sorted(artifact.metrics.items()))
-    made_of = ", ".join(str(ref) for ref in artifact.inputs.values()) or "–"
-    text = f"**{artifact.ref()}** ({artifact.kind})\n\nmade of {made_of}\n\n| metric | value |\n|---|---|\n{rows}\n"
-    create_markdown_artifact(
-        text, key=f"{_slug(artifact.name)}-result", description=f"{artifact.name} v{artifact.version}"
-    )
-
-
-def _slug(name: str) -> str:
-    return name.replace("_", "-")  # Prefect's artifact keys take no underscore
 
 
 def _passes_by_itself(_task: Any, _run: Any, state: Any) -> bool:

@@ -15,9 +15,11 @@ from starlette.responses import Response
 
 from alignment.faults import Fault, InputError
 from preference_ui import accounts
+from preference_ui.announcing import show_raters
 from preference_ui.arena import Contestant
 from preference_ui.collecting import Watcher, announce_to_prefect
 from preference_ui.guard import Guard, account_in
+from preference_ui.metrics import AppMetrics, Timed
 from preference_ui.store import Store, ping
 from preference_ui.talking import Speakers
 from preference_ui.trial import seed_trial
@@ -58,6 +60,8 @@ def create_app(
     icon = RedirectResponse("/desk/icon.svg", 301)
     app.add_api_route("/favicon.ico", lambda: icon, methods=["GET"], response_class=Response)
     app.add_api_route("/health", lambda: _health(store), methods=["GET"], response_class=Response)
+    metrics = AppMetrics(store)
+    app.add_api_route("/metrics", metrics.page, methods=["GET"], response_class=Response)
     seed_trial(store)
     pages = {"/rate": rater_page(store, arena=bool(contestants)), "/admin": administrator_page(store)}
     if contestants:
@@ -65,6 +69,7 @@ def create_app(
     for path, page in pages.items():
         _mount(app, page, path)
     app.add_middleware(Guard, store=store, mounts=MOUNTS)
+    app.add_middleware(Timed, latency=metrics.latency)
     return app
 
 
@@ -121,7 +126,7 @@ def serve(
             f"First start. Become the administrator (works once, for 3 days):\n  {address}/invite/{token}", flush=True
         )
     print(f"Raters work at {address}/rate", file=sys.stderr, flush=True)
-    watcher = None if snapshots is None else Watcher(store, snapshots, announce_to_prefect)
+    watcher = None if snapshots is None else Watcher(store, snapshots, announce_to_prefect, show=show_raters)
     if watcher is not None:
         watcher.start()
     # Browsers reuse a connection after a minute of reading; one closed under them would look like a failed vote.

@@ -7,6 +7,7 @@ under the same digest, so that whoever listens can tell a repeat. Waiting takes 
 import logging
 import re
 import threading
+import time
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -18,14 +19,18 @@ from sqlalchemy import case, func, select, update
 from alignment.faults import Fault, InputError
 from alignment.preferences.files import write_votes
 from alignment.records import Record
+from preference_ui.announcing import send_event
 from preference_ui.exchange import Export, Filter, read_votes, write_export
 from preference_ui.schema import collections, comparisons, votes
+from preference_ui.standing import queue_standings, standing_text
 from preference_ui.store import Store, StoreError, insert_if_absent, now, record
 
 EVENT = "preferences.ready"
 _QUEUE = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _log = logging.getLogger(__name__)
 Announce = Callable[[str, Export], None]
+Show = Callable[[str], None]
+SHOW_SECONDS = 60.0  # between two versions of the queues on the dashboard
 
 
 class Condition(Record):
@@ -138,28 +143,21 @@ def records_of(snapshot: Export) -> Path:
 
 
 def announce_to_prefect(queue: str, snapshot: Export) -> None:
-    """Emits the Prefect event that starts the next run on exactly this snapshot.
-
-    Raises httpx.HTTPError where the server did not take it. Prefect's own ``emit_event`` leaves the sending to a thread
-    and drops what cannot be sent; nobody would start that run.
-    """
-    from prefect.client.orchestration import get_client
-    from prefect.events.schemas.events import Event, Resource
-
-    resource = {"prefect.resource.id": f"rlhf.preferences.{queue}", "rlhf.digest": snapshot.digest}
+    """Sends the Prefect event that starts the next run on exactly this snapshot. Raises like :func:`send_event`."""
     payload = {"queue": queue, **snapshot.model_dump(mode="json")}
-    event = Event(event=EVENT, resource=Resource(resource), payload=payload)
-    with get_client(sync_client=True) as client:
-        client.request("POST", "/events", json=[event.model_dump(mode="json")]).raise_for_status()
+    send_event(EVENT, f"rlhf.preferences.{queue}", {"rlhf.digest": snapshot.digest}, payload)
 
 
 class Watcher(threading.Thread):
     """Looks every ``seconds`` whether a collection has become ready, where a vote came in meanwhile or an
     announcement failed."""
 
-    def __init__(self, store: Store, folder: Path, announce: Announce, *, seconds: float = 5.0) -> None:
+    def __init__(
+        self, store: Store, folder: Path, announce: Announce, *, seconds: float = 5.0, show: Show | None = None
+    ) -> None:
         super().__init__(name="collections", daemon=True)
-        self.store, self.folder, self.announce, self.seconds = store, folder, announce, seconds
+        self.store, self.folder, self.announce, self.seconds, self.show = store, folder, announce, seconds, show
+        self._shown: tuple[float, Any] = (float("-inf"), None)  # when, and of which newest vote
         self._stopping = threading.Event()
 
     def run(self) -> None:
@@ -170,8 +168,20 @@ class Watcher(threading.Thread):
                 if newest != seen or self._is_unsaid():
                     settle_collections(self.store, self.folder, self.announce)
                     seen = newest
+                self._show(newest)
             except (StoreError, InputError) as error:
                 _log.warning("collections could not be looked at: %s", error)
+
+    def _show(self, newest: Any) -> None:
+        """Says how the queues stand, where a vote came in since the last time, at most once a minute."""
+        when, of = self._shown
+        if self.show is None or newest == of or time.monotonic() - when < SHOW_SECONDS:
+            return
+        self._shown = (time.monotonic(), newest)
+        try:
+            self.show(standing_text(queue_standings(self.store)))
+        except Exception as error:  # the dashboard may be away; the next minute shows more
+            _log.warning("the queues are not on the dashboard: %s", type(error).__name__)
 
     def stop(self) -> None:
         """Ends the thread."""

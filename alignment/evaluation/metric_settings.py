@@ -7,7 +7,7 @@ its interval, over all prompts and on their slices. Whether an answer follows a 
 ``keywords`` …) is what reward functions say: those stand in ``rewards``, and are shown in the same table.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -174,7 +174,7 @@ def metric_name(metric: Any) -> str:
     """What a metric is called."""
     if metric.name is not None:
         return str(metric.name)
-    names = {
+    names: dict[str, Callable[[], Any]] = {
         "rouge": lambda: f"rouge_{metric.variant}",
         "classification": lambda: metric.figure,
         "pass_at_k": lambda: f"pass_at_{metric.k}",

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 
 from alignment.report import distance_plots, evidence_words, feedback, graph, plots, words
 from alignment.report.judges import judge_rows
-from alignment.report.model import RunReport, WinRateReport
+from alignment.report.model import Curve, RunReport, WinRateReport
 from alignment.report.svg import Figure
 from alignment.workspace import write_text
 
@@ -72,6 +73,26 @@ def render(report: RunReport) -> str:
     )
 
 
+def figures(report: RunReport) -> list[Figure]:
+    """What the run as a whole has to show: the reward models, the evaluation and the experiments."""
+    found = [draw(reward) for reward in report.rewards for draw in (plots.margin_plot, plots.calibration_plot)]
+    found += _evaluation_figures(report)
+    found += [distance_plots.way_plot(one) for one in report.overoptimisations]
+    return found + [distance_plots.tournament_plot(one) for one in report.tournaments]
+
+
+def stage_figures(name: str, kind: str, curves: Mapping[str, Curve]) -> list[Figure]:
+    """What one stage has to show of its training: the same figures as in the report."""
+    found = [
+        plots.step_curve(name, words, curves[metric])
+        for metric, words in STEP_CURVES.items()
+        if kind == "ppo" and len(curves.get(metric, ())) > 1
+    ]
+    if len(curves.get("loss", ())) > 1:
+        found.append(plots.loss_curve(name, curves["loss"], pairwise=kind in PAIRWISE))
+    return found
+
+
 def main_rate(report: RunReport) -> WinRateReport | None:
     """The win rate that the verdict quotes: the first against the base model, else the first."""
     rates = report.evaluation.win_rates if report.evaluation else ()
@@ -79,19 +100,10 @@ def main_rate(report: RunReport) -> WinRateReport | None:
 
 
 def _loss_figures(report: RunReport) -> list[Figure]:
-    """The loss of what is trained on examples; score, KL and held-out win rate of PPO."""
+    """Score, KL and held-out win rate of PPO; then the loss of what is trained on examples."""
     kinds = {stage.name: stage.kind for stage in report.stages}
-    figures = [
-        plots.step_curve(name, words, curves[metric])
-        for name, curves in report.curves.items()
-        for metric, words in STEP_CURVES.items()
-        if kinds.get(name) == "ppo" and len(curves.get(metric, ())) > 1
-    ]
-    return figures + [
-        plots.loss_curve(name, curves["loss"], pairwise=kinds.get(name) in PAIRWISE)
-        for name, curves in report.curves.items()
-        if len(curves.get("loss", ())) > 1
-    ]
+    found = [one for name, curves in report.curves.items() for one in stage_figures(name, kinds.get(name, ""), curves)]
+    return sorted(found, key=lambda figure: figure.title.startswith("Loss of"))
 
 
 def _evaluation_figures(report: RunReport) -> list[Figure]:

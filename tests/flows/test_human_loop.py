@@ -2,14 +2,10 @@
 
 import contextlib
 import json
-import os
-import signal
 import socket
-import subprocess
-import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,58 +25,15 @@ PEOPLE = {"kind": "human_preferences", "responses": "responses", "votes_per_comp
           "min_agreement": 0.9}  # fmt: skip
 
 
-class Room:
-    """A workspace, its recipe, and the processes at work in it."""
-
-    def __init__(self, recipe: Path, root: Path) -> None:
-        self.recipe, self.root = recipe, root
-        self.started: list[subprocess.Popen[bytes]] = []
-        hidden = ("PREFECT_API_URL", "PREFECT_HOME", "RLHF_STORE", "PREFECT_PROFILES_PATH")
-        self.environment = {name: value for name, value in os.environ.items() if name not in hidden}
-
-    def command(self, *arguments: object) -> list[str]:
-        return [sys.executable, "-m", "flows.cli", *map(str, arguments), "--workspace", str(self.root)]
-
-    def run(self, *arguments: object) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            self.command(*arguments), check=False, capture_output=True, text=True, env=self.environment, timeout=400
-        )  # fmt: skip
-
-    def start(self, *arguments: object) -> None:
-        log = (self.root / f"{arguments[0]}.log").open("ab")
-        command = self.command(*arguments)
-        self.started.append(
-            subprocess.Popen(command, stdout=log, stderr=log, env=self.environment, start_new_session=True)
-        )
-
-    def report(self, number: int, seconds: float) -> dict[str, Any]:
-        """The report of a run, once there is one."""
-        path = self.root / "runs" / f"tiny-{number}" / "report.json"
-        end = time.monotonic() + seconds
-        while not path.exists():
-            logs = {log.name: log.read_text("utf-8", "replace")[-3000:] for log in self.root.glob("*.log")}
-            assert time.monotonic() < end, logs
-            time.sleep(0.5)
-        found: dict[str, Any] = json.loads(path.read_text())
-        return found
-
-
 @pytest.fixture
-def room(make_recipe: Callable[..., Path], tmp_path: Path) -> Iterator[Room]:
+def room(make_recipe: Callable[..., Path], make_room: Callable[..., Any], tmp_path: Path) -> Any:
     changes = {"stages.preferences": PEOPLE, "gate.merge": True, "stages.evaluation.against": ["base"]}
     changes |= {f"stages.{name}.model": "base" for name in ("responses", "reward", "dpo")}
     stages = ("responses", "preferences", "reward", "dpo", "evaluation")
-    made = Room(make_recipe(tmp_path / "recipe", stages=stages, changes=changes), tmp_path / "workspace")
-    yield made
-    for process in made.started:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGTERM)
-    made.run("dashboard", "--stop")
-    for process in made.started:
-        process.wait(timeout=60)
+    return make_room(make_recipe(tmp_path / "recipe", stages=stages, changes=changes), tmp_path / "workspace")
 
 
-def test_the_last_vote_starts_the_run_that_promotes_and_asks_again(room: Room) -> None:
+def test_the_last_vote_starts_the_run_that_promotes_and_asks_again(room: Any) -> None:
     first = room.run("run", room.recipe)
     assert first.returncode == 0, first.stderr
     assert "waiting" in first.stdout
@@ -118,7 +71,7 @@ def test_the_last_vote_starts_the_run_that_promotes_and_asks_again(room: Room) -
     assert "merged" in base
 
 
-def test_votes_that_were_ready_before_anybody_listened_start_a_run_too(room: Room) -> None:
+def test_votes_that_were_ready_before_anybody_listened_start_a_run_too(room: Any) -> None:
     first = room.run("run", room.recipe)
     assert first.returncode == 0, first.stderr
     store = Store.open(f"sqlite:///{room.root}/raters/votes.db")
@@ -140,7 +93,7 @@ def test_votes_that_were_ready_before_anybody_listened_start_a_run_too(room: Roo
     assert mark.read_text().strip()[:12] in second["preferences"][0]["raters"]
 
 
-def _until_served(room: Room, port: int) -> None:
+def _until_served(room: Any, port: int) -> None:
     """Waits for the app, and for the deployment with its trigger."""
     api = json.loads((room.root / "services" / "prefect.json").read_text())["url"] + "/api"
     end = time.monotonic() + 200
@@ -153,7 +106,7 @@ def _until_served(room: Room, port: int) -> None:
     raise AssertionError({log.name: log.read_text("utf-8", "replace")[-3000:] for log in room.root.glob("*.log")})
 
 
-def _vote_on_all(room: Room, port: int, name: str) -> int:
+def _vote_on_all(room: Any, port: int, name: str) -> int:
     """A person who prefers the answer whose text comes first in the alphabet, over HTTP."""
     store = Store.open(f"sqlite:///{room.root}/raters/votes.db")
     _, token = _account(store, name)

@@ -47,7 +47,7 @@ def commands() -> Iterator[list[str]]:
         words = [str(word) for word in line]
         if words[:2] == ["sh", "-c"]:
             for piece in re.split(r"&&", " ".join(words[2:])):
-                yield shlex.split(re.sub(r"RLHF_STORE=\".*?\"\s+exec |\bexec ", "", piece.replace("$$", "$")))
+                yield shlex.split(re.sub(r"(?:RLHF_\w+=\".*?\"\s+)+exec |\bexec ", "", piece.replace("$$", "$")))
         elif words:
             yield words
 
@@ -76,7 +76,8 @@ def test_services_wait_for_services_that_are_there() -> None:
     for service in COMPOSE["services"].values():
         assert set(service.get("depends_on", {})) <= set(COMPOSE["services"])
         for volume in service.get("volumes", []):
-            assert volume.split(":")[0] in COMPOSE["volumes"]
+            source = volume.split(":")[0]
+            assert source in COMPOSE["volumes"] or (source.startswith("./") and (INFRA / source).is_file())
 
 
 def test_the_dockerfile_copies_what_is_there_and_pins_what_the_makefile_pins() -> None:
