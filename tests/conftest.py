@@ -2,12 +2,17 @@
 
 import json
 import os
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import absl.logging
 import pytest
+
+# rouge-score logs through absl, whose handler closes the stream that it found when Prefect sets up logging: pytest's.
+absl.logging.get_absl_handler().python_handler.stream = sys.__stderr__
 
 # Read when torch, Prefect and the hub's client are imported, so set before any of them is.
 for _name, _value in {
