@@ -114,8 +114,8 @@ def test_setting_one_alias_leaves_the_others(path: Path) -> None:
 OS_SYSTEM = "'tag:yaml.org,2002:python/object:os.system'"
 NAME_RULE = "begin with a lower-case letter; then letters, digits, - and _; 40 at most"
 KINDS = (
-    "sft, sample, preferences, human_preferences, preference_file, judge, reward, dpo, ppo, grpo, rloo, evaluate, "
-    "tournament, overoptimisation"
+    "sft, sample, preferences, human_preferences, preference_file, judge, reward, pair_classifier, constitution, "
+    "synthesis, dpo, ppo, grpo, rloo, evaluate, tournament, overoptimisation"
 )
 
 
@@ -134,7 +134,11 @@ KINDS = (
             "    max_new_tokens: 9",
             "12:stages.draw.max_new_tokens: unknown key; did you mean sampling.max_new_tokens?",
         ),
-        ("metric: kl", "metric: kl, zzz: 1", "27:gate.conditions.0.zzz: unknown key; known here: metric, above, below"),
+        (
+            "metric: kl",
+            "metric: kl, zzz: 1",
+            "27:gate.conditions.0.zzz: unknown key; known here: metric, above, below, against, margin, better",
+        ),
         ("kind: dpo", "kind: dpoo", "17:stages.dpo: unknown kind 'dpoo'; did you mean dpo?"),
         ("kind: dpo", "kind: zzz", f"17:stages.dpo: unknown kind 'zzz'; known here: {KINDS}"),
         ("    kind: dpo\n", "", f"17:stages.dpo: the stage has no kind; add `kind: ` and one of {KINDS}"),

@@ -74,7 +74,7 @@ def test_prometheus_reads_it(sqlite_store: Store, comparison: Make, add_rater: C
 def test_who_may_read(running_app: Any) -> None:
     """An administrator, and nobody else: this app was started without a token."""
     stranger = httpx.Client(base_url=running_app.url)
-    for headers in ({}, {"Authorization": "Bearer "}, {"Authorization": "Bearer x"}):
+    for headers in ({}, {"Authorization": "Bearer"}, {"Authorization": "Bearer x"}):
         assert stranger.get("/metrics", headers=headers).status_code == 404
     assert running_app.sign_in("ada").get("/metrics").status_code == 404
     stranger.get("/nothing/of/the/kind")

@@ -41,14 +41,14 @@ def test_every_kind_of_stage_and_role_is_known() -> None:
         (
             {"reward": REWARD | {"preferences": "sft"}},
             "stages.reward.preferences: sft makes a model, not preferences; "
-            "give one of rate, or put a stage of kind preferences or human_preferences or judge or preference_file "
-            "before it",
+            "give one of rate, or put a stage of kind preferences or human_preferences or judge or constitution or "
+            "preference_file before it",
         ),
         (
             {"reward": REWARD | {"preferences": "base"}},
             "stages.reward.preferences: base makes a model, not preferences; "
-            "give one of rate, or put a stage of kind preferences or human_preferences or judge or preference_file "
-            "before it",
+            "give one of rate, or put a stage of kind preferences or human_preferences or judge or constitution or "
+            "preference_file before it",
         ),
         (
             {"dpo": DPO | {"model": "stf"}},
@@ -70,7 +70,8 @@ def test_every_kind_of_stage_and_role_is_known() -> None:
         ),
         (
             {"rate": RATE | {"responses": "sft"}, "draw": None},
-            "stages.rate.responses: sft makes a model, not responses; put a stage of kind sample before it",
+            "stages.rate.responses: sft makes a model, not responses; "
+            "put a stage of kind sample or synthesis before it",
         ),
         (
             {"eval": EVAL | {"reward": "dpo"}},
