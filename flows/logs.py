@@ -37,13 +37,11 @@ class JsonFormatter(logging.Formatter):
 
 
 def set_up() -> None:
-    """Turns structured logs on where the environment asks for them. Doing so again changes nothing."""
+    """Turns structured logs on where the environment asks for them: to standard error as it is now, and once only."""
     if os.environ.get(SWITCH, "").lower() != "json":
         return
     for name in OURS:
         logger = logging.getLogger(name)
-        if any(isinstance(handler.formatter, JsonFormatter) for handler in logger.handlers):
-            continue
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(JsonFormatter())
         logger.handlers = [handler]

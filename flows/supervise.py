@@ -110,7 +110,8 @@ class Child:
             deadline = time.monotonic() + 3.0
             while _end_group(pid, 0) and time.monotonic() < deadline:
                 self.process.poll()
-                reap()
+                with contextlib.suppress(ChildProcessError):
+                    os.waitpid(-pid, os.WNOHANG)  # orphans of the group, adopted: dead, they still are in it
                 time.sleep(0.05)
             _end_group(pid, signal.SIGKILL)
         self.process.wait()
@@ -123,20 +124,23 @@ class Supervisor:
 
     children: list[Child]
     stopping: threading.Event = field(default_factory=threading.Event)
+    _others: set[int] = field(default_factory=set)  # children that this process had before, which are none of ours
 
     def run(self, each: Callable[[], None] = lambda: None) -> None:
         """Starts the children and looks after them; ``each`` is called after every look. Ends them all at the end."""
-        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        self._others = own_children()
+        adopt_orphans(True)
         try:
             while not self.stopping.is_set():
                 for child in self.children:
                     if child.process is not None or self._may_start(child):
                         child.step(time.monotonic())
-                reap(keep={child.process.pid for child in self.children if child.process})
+                reap(keep=self._others | {child.process.pid for child in self.children if child.process})
                 each()
                 self.stopping.wait(0.25)
         finally:
             self.end()
+            adopt_orphans(False)
 
     def _may_start(self, child: Child) -> bool:
         return all(one.state == "up" for one in self.children if one.name in child.after)
@@ -151,14 +155,19 @@ class Supervisor:
         for child in reversed(self.children):
             child.end(GRACE_SECONDS)
         for _ in range(100):
-            left = own_children()
+            left = own_children() - self._others
             if not left:
                 return
             for pid in left:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-            reap()
+            reap(keep=self._others)
             time.sleep(0.02)
+
+
+def adopt_orphans(wanted: bool) -> None:
+    """Whether orphans among this process's descendants become its own children."""
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, int(wanted), 0, 0, 0)
 
 
 def own_children() -> set[int]:

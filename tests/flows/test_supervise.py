@@ -111,6 +111,18 @@ def test_one_waits_for_another(tmp_path: Path) -> None:
     during(Supervisor([first, second]), what)
 
 
+def test_what_was_there_before_stays(tmp_path: Path) -> None:
+    """A supervisor once killed the servers of other tests, which were children of the same process."""
+    before = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    ended = subprocess.Popen([sys.executable, "-c", "raise SystemExit(5)"])
+    one = child(tmp_path, "one", PARENT, [])
+    during(Supervisor([one]), lambda: until(lambda: one.state == "up"))
+    assert before.poll() is None
+    assert ended.wait(20) == 5  # its exit code was not taken away either
+    before.kill()
+    before.wait()
+
+
 def test_nothing_stays_behind(tmp_path: Path) -> None:
     """A child deaf to SIGTERM, and one whose own child has a session of its own."""
     said: list[str] = []

@@ -199,7 +199,7 @@ def running_app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningApp
     assert process.stdout is not None
     said = process.stdout.readline() + process.stdout.readline()
     url = f"http://127.0.0.1:{port}"
-    deadline = time.monotonic() + 200  # its first import in a fresh environment compiles Gradio, beside another worker
+    deadline = time.monotonic() + 200  # importing Gradio takes its time beside another worker
     while time.monotonic() < deadline and process.poll() is None:
         with contextlib.suppress(httpx.HTTPError):
             if httpx.get(f"{url}/health").status_code == 200:
