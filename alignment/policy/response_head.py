@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from peft import PeftModel
+from torch.distributed.fsdp import FSDPModule
 from trl.trainer.utils import FusedCausalLMOutput
 
 from alignment.policy.token_logprobs import token_logprobs_and_entropy, token_statistics
@@ -47,6 +48,8 @@ def add_response_head(model: Any, *, temperature: float = 1.0, statistics: bool 
         kwargs["use_cache"] = False
         hidden = self.base_model(*args, **kwargs).last_hidden_state[:, :-1]
         head = self.get_output_embeddings()
+        if isinstance(head, FSDPModule):
+            head.unshard()  # its weight is read here, and not by its own forward, which would gather it
         return _output(hidden, head, labels[:, 1:], num_items_in_batch, temperature, statistics)
 
     model.forward = types.MethodType(forward, model)
