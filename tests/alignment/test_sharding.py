@@ -32,7 +32,7 @@ SETTINGS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "sft, all weights": ("sft", {"batch_size": 8, "epochs": 2, **WHOLE, "gradient_checkpointing": True}),
     "dpo": ("dpo", {"batch_size": 8, "epochs": 2, "snapshot_every": 2}),
     "dpo, all weights": ("dpo", {"model": "base", "batch_size": 8, "epochs": 2, "snapshot_every": 2, **WHOLE}),
-    "reward": ("reward", {"batch_size": 10, "epochs": 2, "gradient_accumulation": 2}),
+    "reward": ("reward", {"batch_size": 10, "epochs": 6, "gradient_accumulation": 2}),
     "reward, all weights": ("reward", {"batch_size": 8, "epochs": 2, **WHOLE}),
     "pair_classifier": ("pair_classifier", {"kind": "pair_classifier", "preferences": "preferences", "batch_size": 8,
                                             "max_length": 200, "lora": {"rank": 4, "alpha": 8}}),

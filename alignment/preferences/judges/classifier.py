@@ -130,7 +130,7 @@ def _trainer(
     settings: PairClassifierStage, context: StageContext, model: Any, tokenizer: Any, rows: Any, callback: Any
 ) -> Trainer:
     arguments = {name: value for name, value in trainer_arguments(settings, context).items() if name != "max_length"}
-    return Trainer(
+    trainer = Trainer(
         model=model,
         args=TrainingArguments(**arguments),
         train_dataset=Dataset.from_list(rows),
@@ -138,6 +138,10 @@ def _trainer(
         processing_class=tokenizer,
         callbacks=[callback],
     )
+    # Its forward takes any argument, the number of labels among them, and its loss is a mean all the same: taken for a
+    # sum, the trainer would count it once for each worker and each accumulated batch.
+    trainer.model_accepts_loss_kwargs = False
+    return trainer
 
 
 def _evaluate(
