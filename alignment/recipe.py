@@ -234,6 +234,11 @@ def workers_of(recipe: Recipe, stage: Any) -> int:
     return stage.workers or recipe.resources.workers
 
 
+def trains_on_several(recipe: Recipe, stage: Any) -> bool:
+    """Whether a stage trains on more than one worker; those are who shards."""
+    return trains_together(stage) and workers_of(recipe, stage) > 1
+
+
 def fewest_workers(recipe: Recipe, stage: Any) -> int:
     """How many of them go on where a cluster has room for no more."""
     return min(recipe.resources.min_workers or workers_of(recipe, stage), workers_of(recipe, stage))

@@ -34,8 +34,14 @@ SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "sft": {"batch_size": 8, "epochs": 2},  # 11 demonstrations: 8 and 3
     "dpo": {"batch_size": 8, "epochs": 2, "snapshot_every": 2},  # 24 pairs
     "reward": {"batch_size": 10, "epochs": 2},  # an odd rest
-    "pair_classifier": {"kind": "pair_classifier", "preferences": "preferences", "batch_size": 8, "max_length": 200,
-                        "gradient_accumulation": 2, "lora": {"rank": 4, "alpha": 8}},
+    "pair_classifier": {
+        "kind": "pair_classifier",
+        "preferences": "preferences",
+        "batch_size": 8,
+        "max_length": 200,
+        "gradient_accumulation": 2,
+        "lora": {"rank": 4, "alpha": 8},
+    },
     "grpo": {"kind": "grpo", **GROUP},
     "rloo": {"kind": "rloo", **GROUP},
     "ppo": PPO,

@@ -34,6 +34,31 @@ def test_ppo_takes_any_number_of_workers(make_recipe: MakeRecipe, tools: SimpleN
     assert faults(make_recipe, tmp_path, {"stages.ppo": tools.PPO | {"workers": 5}}) == {}
 
 
+def test_sharding_wants_workers_that_share_a_model(
+    make_recipe: MakeRecipe, tools: SimpleNamespace, tmp_path: Path
+) -> None:
+    def found(changes: dict[str, Any]) -> dict[str | None, str]:
+        return faults(make_recipe, tmp_path, {"resources.sharding": "fsdp"} | changes)
+
+    two = {"resources.workers": 2}
+    assert found(two) == {}
+    assert found(two | {"stages.sft.workers": 1}) == {}  # whose model one worker holds
+    assert found({"stages.responses.workers": 2}) == {
+        "resources.sharding": "fsdp shards a model over the workers that train it, and no stage trains on more than "
+        "one; set workers to 2 or more, or sharding to none"
+    }
+    assert found(two | {"stages.ppo": tools.PPO}) == {
+        "stages.ppo.workers": "ppo cannot be sharded (fsdp) yet: each of its 2 workers holds whole models; "
+        "set workers: 1 for this stage, or resources.sharding: none"
+    }
+    assert found(two | {"stages.ppo": tools.PPO | {"workers": 1}}) == {}
+    assert found(two | {"resources.min_workers": 1}) == {
+        "resources.min_workers": "one worker alone cannot go on with what is sharded (fsdp); set it to 2 or more"
+    }
+    with pytest.raises(InputError, match=r"resources\.sharding: 'fsdp1' is not one of none, fsdp"):
+        load_recipe(make_recipe(tmp_path, changes=two | {"resources.sharding": "fsdp1"}))
+
+
 @pytest.mark.parametrize(
     ("ppo", "refused"),
     [
@@ -101,3 +126,7 @@ def test_only_how_many_workers_counts(make_recipe: MakeRecipe, tiny_model: Path,
     assert keys(3, {"stages.sft.workers": 2, "stages.responses.workers": 3}) == two
     assert keys(4, {"resources.workers": 2, "resources.max_failures": 0, "resources.stall_seconds": 9}) == two
     assert keys(5, {"resources.address": "auto"}) == one
+    assert keys(6, {"resources.sharding": "fsdp"}) == one  # where one worker trains
+    sharded = keys(7, {"resources.workers": 2, "resources.sharding": "fsdp"})
+    assert sharded[0] not in (one[0], two[0])  # gradients are added up in another order
+    assert sharded[1] == one[1]
