@@ -172,9 +172,20 @@ def _sharding_faults(recipe: Recipe) -> Iterator[Fault]:
             yield Fault(
                 problem, "set workers: 1 for this stage, or resources.sharding: none", field=f"stages.{name}.workers"
             )
-    if any(fewest_workers(recipe, stage) == 1 for stage in several.values()):
+        if isinstance(stage, GroupStage) and sharding == "zero3":
+            problem = f"{stage.kind} samples from the policy that it trains, which zero3 leaves in parts"
+            yield Fault(
+                problem,
+                "set resources.sharding to fsdp or zero2, or workers: 1 for this stage",
+                field=f"stages.{name}.workers",
+            )
+    fewest = [(fewest_workers(recipe, stage), workers_of(recipe, stage)) for stage in several.values()]
+    if sharding == "fsdp" and any(few == 1 for few, _all in fewest):
         problem = f"one worker alone cannot go on with what is sharded ({sharding})"
         yield Fault(problem, "set it to 2 or more", field="resources.min_workers")
+    elif sharding != "fsdp" and any(few < many for few, many in fewest):
+        problem = f"fewer workers cannot go on from {sharding}'s checkpoints"
+        yield Fault(problem, "leave it out, or set resources.sharding: fsdp", field="resources.min_workers")
 
 
 def _vllm_faults(at: str, stage: PpoStage | GroupStage, workers: int) -> Iterator[Fault]:

@@ -22,7 +22,7 @@ from alignment.policy.response_head import add_response_head
 from alignment.policy.snapshots import Snapshots
 from alignment.recipe import BASE, DpoStage
 from alignment.records import PreferencePair
-from alignment.sharding import shard_frozen, whole_state
+from alignment.sharding import frozen_part, whole_state
 from alignment.stage import StageContext, StageResult
 from alignment.training import final_metrics, fit, seed_everything, trainer_arguments
 from alignment.workspace import write_text
@@ -84,6 +84,11 @@ def tokenised_pair(tokenizer: Any, pair: PreferencePair) -> dict[str, Any]:
 
 
 def _trainer(settings: DpoStage, context: StageContext, model: Any, tokenizer: Any, rows: Any, callback: Any) -> Any:
+    reference = None
+    if context.sharded and not isinstance(model, PeftModel):
+        # Before the arguments are there: with ZeRO's, transformers would load it in parts of its own.
+        start, base = context.inputs[settings.model], context.inputs[BASE]
+        reference = frozen_part(load_policy(start, base, context.recipe, placed=False)[0], context)
     arguments = DPOConfig(
         **trainer_arguments(settings, context),
         beta=settings.beta,
@@ -91,11 +96,6 @@ def _trainer(settings: DpoStage, context: StageContext, model: Any, tokenizer: A
         label_smoothing=settings.label_smoothing,
         precompute_ref_log_probs=not context.sharded,  # that is done before the policy is sharded: it may not fit
     )
-    reference = None
-    if context.sharded and not isinstance(model, PeftModel):
-        start, base = context.inputs[settings.model], context.inputs[BASE]
-        reference, _tokenizer = load_policy(start, base, context.recipe, placed=False)
-        shard_frozen(reference.requires_grad_(False))
     trainer = TokenisedDPOTrainer(
         model=model,
         ref_model=reference,
@@ -105,6 +105,6 @@ def _trainer(settings: DpoStage, context: StageContext, model: Any, tokenizer: A
         callbacks=[callback],
     )
     if context.sharded:
-        for one in filter(None, (trainer.model, trainer.ref_model)):
+        for one in filter(None, (trainer.model, reference)):
             add_response_head(one)
     return trainer

@@ -52,10 +52,22 @@ def test_sharding_wants_workers_that_share_a_model(
         "set workers: 1 for this stage, or resources.sharding: none"
     }
     assert found(two | {"stages.ppo": tools.PPO | {"workers": 1}}) == {}
+    grpo = {"stages.grpo": {"kind": "grpo", **tools.GROUP}}
+    assert found(two | grpo) == found(two | grpo | {"resources.sharding": "zero2"}) == {}
+    assert found(two | grpo | {"resources.sharding": "zero3"}) == {
+        "stages.grpo.workers": "grpo samples from the policy that it trains, which zero3 leaves in parts; "
+        "set resources.sharding to fsdp or zero2, or workers: 1 for this stage"
+    }
+    few = {"resources.workers": 4, "resources.min_workers": 2}
+    assert found(few) == {}
+    assert found(few | {"resources.sharding": "zero2"}) == {
+        "resources.min_workers": "fewer workers cannot go on from zero2's checkpoints; "
+        "leave it out, or set resources.sharding: fsdp"
+    }
     assert found(two | {"resources.min_workers": 1}) == {
         "resources.min_workers": "one worker alone cannot go on with what is sharded (fsdp); set it to 2 or more"
     }
-    with pytest.raises(InputError, match=r"resources\.sharding: 'fsdp1' is not one of none, fsdp"):
+    with pytest.raises(InputError, match=r"resources\.sharding: 'fsdp1' is not one of none, fsdp, zero2, zero3"):
         load_recipe(make_recipe(tmp_path, changes=two | {"resources.sharding": "fsdp1"}))
 
 
