@@ -1,16 +1,17 @@
 """One model over the workers of a stage: each holds a part of every weight, gradient and moment of the optimizer.
 
-FSDP2 (``fully_shard``; Zhao et al. 2023, "PyTorch FSDP"), through accelerate's plugin: a layer's weights are gathered
-when it is at work, and its gradients are added up where they belong. The steps are those of whole models, up to the
-order of sums; so are the artifacts, which rank 0 writes from what all workers give it. Left out is what whole models
-have to do as well: each worker reads the model's file, into its machine's memory, before it keeps its part on its GPU.
+With ``resources.sharding: fsdp`` by FSDP2 (``fully_shard``; Zhao et al. 2023, "PyTorch FSDP"), through accelerate's
+plugin; with ``zero2`` and ``zero3`` by DeepSpeed (:mod:`alignment.zero`). A layer's weights are gathered when it is at
+work, and its gradients are added up where they belong. The steps are those of whole models, up to the order of sums; so
+are the artifacts, which rank 0 writes from what all workers give it. Left out is what whole models have to do as well:
+each worker reads the model's file, into its machine's memory, before it keeps its part on its GPU.
 """
 
 import os
 import types
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate.state import AcceleratorState, PartialState
@@ -95,9 +96,7 @@ def prepare_trainer(trainer: Any, context: StageContext) -> None:
         raise StageError(f"{context.name}: {type(trainer).__name__} would not shard its model")
     model = trainer.model
     one_call_a_pass(model.get_base_model() if isinstance(model, PeftModel) else model)
-    if trainer.is_deepspeed_enabled:
-        return
-    if context.recipe.model.dtype == "bfloat16":
+    if context.recipe.model.dtype == "bfloat16" and not trainer.is_deepspeed_enabled:
         device = trainer.args.device.type
 
         def autocast(self: Any, cache_enabled: bool | None = True) -> Any:
@@ -139,7 +138,7 @@ def whole_state(model: Any, *, trained_only: bool = False) -> State | None:
     options = StateDictOptions(
         full_state_dict=True, cpu_offload=True, broadcast_from_rank0=True, ignore_frozen_params=trained_only
     )
-    state = dict(get_model_state_dict(model, options=options))
+    state: dict[str, Any] = dict(get_model_state_dict(cast(torch.nn.Module, model), options=options))
     for copy, source in dict(getattr(model, "all_tied_weights_keys", None) or {}).items():
         if source in state:  # a head that is the embedding comes back as a second one
             state.pop(copy, None)

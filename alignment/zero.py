@@ -1,7 +1,8 @@
 """What DeepSpeed's ZeRO (Rajbhandari et al. 2020) needs beside :mod:`alignment.sharding`, where a recipe says so.
 
 ``zero2`` divides gradients and the optimizer's moments among the workers, ``zero3`` the weights as well. DeepSpeed is
-an extra (``pip install 'rlhf-flows[deepspeed]'``) and imported here alone.
+an extra (``pip install 'rlhf-flows[deepspeed]'``) and imported here alone. Its checkpoints, unlike all others here, are
+read by unpickling: a stage reads none but its own.
 """
 
 import importlib.util
@@ -39,7 +40,7 @@ def zero_arguments(context: StageContext) -> dict[str, Any]:
         "gradient_accumulation_steps": "auto",
         "gradient_clipping": "auto",
         "bf16": {"enabled": "auto"},
-        "zero_optimization": {"stage": stage} | ({name: "auto" for name in buckets} if stage == 3 else {}),
+        "zero_optimization": {"stage": stage} | (dict.fromkeys(buckets, "auto") if stage == 3 else {}),
     }
     return {"deepspeed": config, "use_cpu": False}  # accelerate looks for DeepSpeed only then; without GPUs it is True
 

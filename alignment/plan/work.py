@@ -43,9 +43,9 @@ class Draw:
 @dataclass(slots=True)
 class StageWork:
     """All of a stage. ``models`` are the parameters of each model that is held, in the recipe's number format;
-    ``adapters`` those of adapters that are held without being trained, in float32. Where a stage is sharded, each
-    worker holds one of ``parts`` of gradients and optimizer, and one of ``weight_parts`` of the first ``divided`` models
-    and of adapters.
+    ``adapters`` those of adapters that are held without being trained, in float32. Where a stage is sharded,
+    each worker holds one of ``parts`` of gradients and optimizer, and one of ``weight_parts`` of adapters and of the
+    first ``divided`` models.
     """
 
     name: str

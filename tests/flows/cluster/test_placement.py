@@ -1,5 +1,6 @@
 """Which stages run on Ray, what is refused before anything runs, and what counts in a cache key. No Ray is started."""
 
+import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +13,7 @@ from alignment.loading import load_recipe, resolve_data
 from alignment.models.base import prepare_base
 from alignment.wiring import wiring_faults
 from alignment.workspace import Workspace
-from flows.cluster import on_ray
+from flows.cluster import cluster_faults, on_ray
 from flows.stages import make_job
 
 MakeRecipe = Callable[..., Path]
@@ -69,6 +70,20 @@ def test_sharding_wants_workers_that_share_a_model(
     }
     with pytest.raises(InputError, match=r"resources\.sharding: 'fsdp1' is not one of none, fsdp, zero2, zero3"):
         load_recipe(make_recipe(tmp_path, changes=two | {"resources.sharding": "fsdp1"}))
+
+
+@pytest.mark.skipif(importlib.util.find_spec("deepspeed") is not None, reason="DeepSpeed is installed")
+def test_zero_needs_deepspeed_where_it_runs(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    def found(changes: dict[str, Any]) -> list[str]:
+        recipe = load_recipe(make_recipe(tmp_path, changes={"resources.workers": 2} | changes))
+        return [f"{fault.field}: {fault.problem}; {fault.remedy}" for fault in cluster_faults(recipe)]
+
+    assert found({"resources.sharding": "fsdp"}) == []
+    assert found({"resources.sharding": "zero3"}) == [
+        "resources.sharding: zero3 is DeepSpeed's, which is not installed; "
+        "pip install 'rlhf-flows[deepspeed]', or set it to fsdp"
+    ]
+    assert found({"resources.sharding": "zero3", "resources.address": "auto"}) == []  # the cluster's machines have it
 
 
 @pytest.mark.parametrize(
