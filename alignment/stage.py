@@ -63,6 +63,11 @@ class StageContext:
     rollouts: Callable[[Any], Any] | None = None  # makes a `PushedEngine` of the stage's settings; None: samples here
     preempted: Callable[[], bool] = never  # whether this is the time to save: a worker is about to be taken away
 
+    @property
+    def sharded(self) -> bool:
+        """Whether each of several workers holds a part of the model in training, and none holds all of it."""
+        return self.workers > 1 and self.recipe.resources.sharding != "none"
+
     @contextmanager
     def working(self) -> Iterator[None]:
         """Counts the time inside a trainer, sampler or evaluator itself, apart from loading and saving."""

@@ -17,6 +17,7 @@ from alignment.models.loading import pick_device
 from alignment.models.shared_prefix import share_prefixes
 from alignment.policy.group_settings import GroupStage
 from alignment.recipe import Training
+from alignment.sharding import prepare_trainer, sharding, sharding_arguments
 from alignment.stage import Progress, StageContext
 from alignment.workers import share_batches, wait_for_workers
 
@@ -66,7 +67,7 @@ def shared_arguments(settings: Training | GroupStage, context: StageContext) -> 
         "dataloader_pin_memory": device.type == "cuda",
         "ddp_find_unused_parameters": False,  # every trained weight is used in every pass
         "ddp_broadcast_buffers": False,  # those of rotary positions never change
-    }
+    } | sharding_arguments(context)
 
 
 class StageCallback(TrainerCallback):  # type: ignore[misc]  # transformers is untyped here
@@ -137,8 +138,11 @@ def fit(
     trunk = model.get_base_model() if isinstance(model, PeftModel) else model
     share_prefixes(trunk)
     callback = callback or StageCallback(context)
-    with context.working(), quick_backward(trunk):  # DPO computes its reference's log-probabilities here
-        trainer = make_trainer(callback)
+    # A model that is to be sharded waits in main memory, wherever it will train.
+    slow = (trunk,) if pick_device(context.recipe.resources).type == "cpu" else ()
+    with context.working(), quick_backward(*slow), sharding(context):
+        trainer = make_trainer(callback)  # DPO computes its reference's log-probabilities here
+    prepare_trainer(trainer, context)
     trainer.remove_callback(PrinterCallback)  # it prints every step; the callback above reports it instead
     for one in also:
         trainer.add_callback(one)
@@ -153,7 +157,7 @@ def fit(
     wait_for_workers(context)  # nobody writes a checkpoint while broken ones are still being removed
     if resume:
         callback.tokens = callback.tokens_before = _tokens_of(Path(resume))
-    with context.working(), quick_backward(trunk):
+    with context.working(), quick_backward(*slow), sharding(context):
         trainer.train(resume_from_checkpoint=resume)
     if resume:  # the curve's beginning is in the checkpoint
         callback.curves = _curves_of(trainer.state.log_history)

@@ -25,6 +25,7 @@ from alignment.recipe import (
     TournamentStage,
     fewest_workers,
     stage_inputs,
+    trains_on_several,
     trains_together,
     workers_of,
 )
@@ -82,6 +83,7 @@ def wiring_faults(recipe: Recipe) -> list[Fault]:
         faults += _input_faults(name, stage, made, recipe)
         faults += _stage_faults(name, stage, recipe)
         made[name] = MAKES[stage.kind]
+    faults += _sharding_faults(recipe)
     return faults + (list(_gate_faults(recipe.gate, recipe.stages)) if recipe.gate else [])
 
 
@@ -152,6 +154,38 @@ def _worker_faults(at: str, stage: Any, workers: int) -> Iterator[Fault]:
         if accumulated % workers == 0:
             remedy = f"set batch_size: {accumulated} and gradient_accumulation: 1, which takes the same steps"
         yield Fault(f"{workers} workers cannot share batches of {stage.batch_size}", remedy, field=f"{at}.batch_size")
+
+
+def _sharding_faults(recipe: Recipe) -> Iterator[Fault]:
+    """What stands against the models being sharded that several workers train (resources.sharding)."""
+    sharding = recipe.resources.sharding
+    if sharding == "none":
+        return
+    several = {name: stage for name, stage in recipe.stages.items() if trains_on_several(recipe, stage)}
+    if not several:
+        problem = f"{sharding} shards a model over the workers that train it, and no stage trains on more than one"
+        yield Fault(problem, "set workers to 2 or more, or sharding to none", field="resources.sharding")
+    for name, stage in several.items():
+        if isinstance(stage, PpoStage):
+            count = workers_of(recipe, stage)
+            problem = f"ppo cannot be sharded ({sharding}) yet: each of its {count} workers holds whole models"
+            yield Fault(
+                problem, "set workers: 1 for this stage, or resources.sharding: none", field=f"stages.{name}.workers"
+            )
+        if isinstance(stage, GroupStage) and sharding == "zero3":
+            problem = f"{stage.kind} samples from the policy that it trains, which zero3 leaves in parts"
+            yield Fault(
+                problem,
+                "set resources.sharding to fsdp or zero2, or workers: 1 for this stage",
+                field=f"stages.{name}.workers",
+            )
+    fewest = [(fewest_workers(recipe, stage), workers_of(recipe, stage)) for stage in several.values()]
+    if sharding == "fsdp" and any(few == 1 for few, _all in fewest):
+        problem = f"one worker alone cannot go on with what is sharded ({sharding})"
+        yield Fault(problem, "set it to 2 or more", field="resources.min_workers")
+    elif sharding != "fsdp" and any(few < many for few, many in fewest):
+        problem = f"fewer workers cannot go on from {sharding}'s checkpoints"
+        yield Fault(problem, "leave it out, or set resources.sharding: fsdp", field="resources.min_workers")
 
 
 def _vllm_faults(at: str, stage: PpoStage | GroupStage, workers: int) -> Iterator[Fault]:

@@ -24,7 +24,7 @@ from alignment.faults import Fault, InputError
 from alignment.models.base import prepare_base
 from alignment.models.memory import keep_freed_memory
 from alignment.preferences.judges.settings import folder_data, judge_folder, judges_of
-from alignment.recipe import BASE, Recipe, stage_inputs, trains_together, workers_of
+from alignment.recipe import BASE, Recipe, stage_inputs, trains_on_several, workers_of
 from alignment.records import Artifact
 from alignment.reward.functions import data_name
 from alignment.reward.settings import FunctionReward
@@ -90,7 +90,8 @@ class Job:
         """The cache key: equal keys mean equal artifacts."""
         module, _data = RUNNERS[self.settings.kind]
         recipe = self.recipe
-        workers = workers_of(recipe, self.settings) if trains_together(self.settings) else 1
+        several = trains_on_several(recipe, self.settings)
+        sharding = recipe.resources.sharding if several else "none"
         return digest_of(
             {
                 "name": self.name,
@@ -98,7 +99,9 @@ class Job:
                 "seed": recipe.seed,
                 "held_out": recipe.data.held_out,
                 "model": [recipe.model.dtype, recipe.resources.device, recipe.resources.threads],
-                **({"workers": workers} if workers > 1 else {}),  # sums depend on it; where they are does not count
+                # Sums depend on these two; where the workers are does not count.
+                **({"workers": workers_of(recipe, self.settings)} if several else {}),
+                **({"sharding": sharding} if sharding != "none" else {}),
                 **({"vllm": True} if recipe.resources.vllm and self.settings.kind in SAMPLES else {}),
                 "template": file_digest(Path(recipe.model.chat_template)) if recipe.model.chat_template else None,
                 "inputs": {name: artifact.digest for name, artifact in self.inputs.items()},

@@ -45,11 +45,12 @@ def pick_device(resources: Resources) -> torch.device:
 
 
 def load_policy(
-    artifact: Artifact, base: Artifact, recipe: Recipe, *, trainable: bool = False
+    artifact: Artifact, base: Artifact, recipe: Recipe, *, trainable: bool = False, placed: bool = True
 ) -> tuple[Policy, PreTrainedTokenizerBase]:
     """A policy and its tokenizer, in the recipe's dtype, in evaluation mode unless ``trainable``.
 
-    ``base`` is what an adapter applies to. Raises StageError where the adapter was made on another base.
+    ``base`` is what an adapter applies to. Where it is not ``placed``, the model stays in main memory, as one does that
+    is to be sharded. Raises StageError where the adapter was made on another base.
     """
     adapter = is_adapter(artifact)
     if adapter:
@@ -58,7 +59,8 @@ def load_policy(
     model = AutoModelForCausalLM.from_pretrained(source.path, dtype=getattr(torch, recipe.model.dtype))
     if adapter:
         model = PeftModel.from_pretrained(model, artifact.path, is_trainable=trainable)
-    model.to(pick_device(recipe.resources))
+    if placed:
+        model.to(pick_device(recipe.resources))
     return model.train(trainable), policy_tokenizer(artifact, base, recipe)
 
 
@@ -75,13 +77,13 @@ def load_reward_model(artifact: Artifact, recipe: Recipe) -> tuple[PreTrainedMod
 
 
 def new_reward_model(
-    artifact: Artifact, base: Artifact, recipe: Recipe
+    artifact: Artifact, base: Artifact, recipe: Recipe, *, placed: bool = True
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A reward model whose trunk is a policy's (its adapter merged) and whose score head starts at zero.
 
     A zero head makes every first score 0 and the first loss ln 2, and leaves nothing to a random draw.
     """
-    policy, tokenizer = load_policy(artifact, base, recipe)
+    policy, tokenizer = load_policy(artifact, base, recipe, placed=placed)
     trunk = policy.merge_and_unload() if isinstance(policy, PeftModel) else policy
     model = AutoModelForSequenceClassification.from_config(_reward_config(trunk, tokenizer), dtype=trunk.dtype)
     prefix = model.base_model_prefix
@@ -110,19 +112,29 @@ def add_lora(model: PreTrainedModel, lora: Lora, *, reward: bool = False) -> Pef
     return get_peft_model(model, config)
 
 
-def save_policy(model: Policy, tokenizer: PreTrainedTokenizerBase, base: Artifact, output: Path) -> None:
-    """Writes a policy (the adapter alone, where it is one) and its tokenizer as safetensors."""
+def save_policy(
+    model: Policy,
+    tokenizer: PreTrainedTokenizerBase,
+    base: Artifact,
+    output: Path,
+    *,
+    state: dict[str, torch.Tensor] | None = None,
+) -> None:
+    """Writes a policy (the adapter alone, where it is one) and its tokenizer as safetensors.
+
+    ``state`` are its whole weights where the model holds only parts of them (:mod:`alignment.sharding`).
+    """
     if isinstance(model, PeftModel):
         config = model.peft_config["default"]
         config.base_model_name_or_path = base.key
         if isinstance(config.target_modules, set):  # written in the order of this process's hashes otherwise
             config.target_modules = sorted(config.target_modules)
         # Embeddings are never trained; asked to find out by itself, PEFT would look for the base on the hub.
-        model.save_pretrained(output, selected_adapters=["default"], save_embedding_layers=False)
+        model.save_pretrained(output, state_dict=state, selected_adapters=["default"], save_embedding_layers=False)
         (output / "README.md").unlink(missing_ok=True)  # PEFT's empty card; the registry writes a true one
         write_text(output / "base.json", json.dumps({"base": base.key, "digest": base.digest}, indent=1) + "\n")
     else:
-        model.save_pretrained(output)
+        model.save_pretrained(output, state_dict=state)
     tokenizer.save_pretrained(output)
 
 

@@ -45,11 +45,20 @@ def share_prefixes(model: Any) -> bool:
         if not usual or special or self.config._attn_implementation not in ATTENTION:
             return plain(input_ids=input_ids, attention_mask=attention_mask, **kwargs)
         kwargs = {name: value for name, value in kwargs.items() if name not in SPECIAL}
-        return _shared(plain, self.config, input_ids, attention_mask.bool(), kwargs | {"use_cache": False})
+        one_tree = getattr(self, "one_tree", False)
+        return _shared(plain, self.config, input_ids, attention_mask.bool(), kwargs | {"use_cache": False}, one_tree)
 
     trunk.forward = types.MethodType(forward, trunk)
     trunk.shares_prefixes = True
     return True
+
+
+def one_call_a_pass(model: Any) -> None:
+    """Has a trunk that shares prefixes compute one tree for a whole batch, or none: never several.
+
+    For sharded models, whose workers gather a layer's weights together each time that it is called.
+    """
+    model.base_model.one_tree = True
 
 
 def shareable(trunk: Any) -> bool:
@@ -61,13 +70,16 @@ def shareable(trunk: Any) -> bool:
     return hasattr(trunk, "rotary_emb") and takes_positions and not windowed and kinds == {"full_attention"}
 
 
-def _shared(plain: Any, config: Any, input_ids: torch.Tensor, row_mask: torch.Tensor, kwargs: dict[str, Any]) -> Any:
+def _shared(
+    plain: Any, config: Any, input_ids: torch.Tensor, row_mask: torch.Tensor, kwargs: dict[str, Any], one_tree: bool
+) -> Any:
     """input_ids and row_mask (B, T) → the trunk's output with last_hidden_state (B, T, D), 0 at padding of a tree."""
     device = input_ids.device
     rows = [ids[mask].tolist() for ids, mask in zip(input_ids.cpu(), row_mask.cpu(), strict=True)]
     groups = packs(rows, NODES.get(device.type, NODES_ELSEWHERE))
     trees, paths = grow(rows, groups)
-    if not pays([len(tree.tokens) for tree in trees], len(rows), row_mask.shape[1], config):
+    several = one_tree and len(trees) > 1
+    if several or not pays([len(tree.tokens) for tree in trees], len(rows), row_mask.shape[1], config):
         return plain(input_ids=input_ids, attention_mask=row_mask, **kwargs)
     places: list[list[int]] = [[] for _ in rows]  # of each row's tokens among all nodes
     hidden: list[torch.Tensor] = []

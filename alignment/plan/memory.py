@@ -29,21 +29,46 @@ class Memory:
 
 def peak_memory(work: StageWork, size: ModelSize, machine: Machine, precision: str) -> Memory:
     """The peak of a stage; nothing but the program where no model is loaded."""
-    entry = BYTES[precision]
-    weights = entry * sum(work.models) + 4 * work.adapters
+    entry, parts = BYTES[precision], work.parts
+    divided = entry * sum(work.models[: work.divided]) + 4 * work.adapters
     if not work.full:
-        weights += 4 * work.trainable
+        divided += 4 * work.trainable
+    weights = (
+        _part(divided, work.weight_parts) + entry * sum(work.models[work.divided :]) + _gathered(work, size, entry)
+    )
     moments = [_moment(activity, work, size, machine, precision) for activity in work.activities]
     activations, logits, cache = max(moments, key=sum, default=(0, 0, 0))
     return Memory(
         program=machine.program,
         weights=weights,
-        gradients=work.trainable * _gradient_bytes(work, entry),
-        optimizer=work.trainable * _optimizer_bytes(work, entry),
+        gradients=_part(work.trainable * _gradient_bytes(work, entry), parts),
+        optimizer=_part(work.trainable * _optimizer_bytes(work, entry), parts),
         activations=activations,
         logits=logits,
         kv_cache=cache,
     )
+
+
+def _part(held: int, parts: int) -> int:
+    """One worker's bytes of what ``parts`` of them share."""
+    return math.ceil(held / parts)
+
+
+def _gathered(work: StageWork, size: ModelSize, entry: int) -> int:
+    """What a worker holds of the others' parts of the weights (alignment/sharding.py).
+
+    Where it samples, a whole model. Else the embedding and a head of its own, from a step's beginning to its end, and
+    two layers: the one at work and the next, whose weights are on their way; once more for the gradients of all that is
+    trained whole, until they are added up.
+    """
+    if work.weight_parts == 1:
+        return 0
+    others = 1 - 1 / work.weight_parts
+    if any(isinstance(activity, Draw) for activity in work.activities):
+        return round(entry * size.parameters * others)
+    outside = size.head * (1 if size.tied else 2)
+    layers = 2 * (size.parameters - outside) / size.layers
+    return round(entry * (outside + layers) * others * (2 if work.full else 1))
 
 
 def _gradient_bytes(work: StageWork, entry: int) -> int:

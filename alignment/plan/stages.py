@@ -25,6 +25,8 @@ from alignment.recipe import (
     SampleStage,
     SftStage,
     TournamentStage,
+    trains_on_several,
+    workers_of,
 )
 from alignment.recipe_base import Lora
 from alignment.reward.settings import JudgeReward, ModelReward
@@ -55,7 +57,12 @@ class Planner:
             "synthesis": partial(synthesis, self),
         }  # fmt: skip
         work = StageWork(name, settings.kind)
+        if self.recipe.resources.sharding != "none" and trains_on_several(self.recipe, settings):
+            work.parts = workers_of(self.recipe, settings)
+            work.weight_parts = 1 if self.recipe.resources.sharding == "zero2" else work.parts
         kinds[settings.kind](work, settings)
+        if work.parts > 1 and self.recipe.resources.sharding in ("zero2", "zero3"):
+            work.masters = work.full  # DeepSpeed's, of weights in bfloat16
         return work
 
     def adapter_of(self, name: str) -> Lora | None:
@@ -159,13 +166,17 @@ class Planner:
         self._train_policy(work, stage)
         if self.adapter_of(stage.model) is not None:
             work.adapters += work.trainable  # the reference: a frozen copy of the adapter that training starts from
+        elif work.full and work.parts > 1:  # its log-probabilities are computed while the policy trains
+            work.models.append(self.size.parameters)
+            work.divided = 2
         pairs, work.at_most = self._pairs(stage)
         kept = [p for p in pairs.lengths if p.prompt < stage.max_length]
         rows = self._pair_rows(kept, stage.max_length)
         answers: list[float] = [
             sum(min(answer, stage.max_length - p.prompt) for answer in (p.chosen, p.rejected)) for p in kept
         ]
-        work.activities.append(self._pass(stage, rows, answers, pairs.scale, trains=False))  # the reference's
+        times = 1 if work.parts == 1 else stage.epochs
+        work.activities.append(self._pass(stage, rows, answers, pairs.scale * times, trains=False))  # the reference's
         work.activities.append(self._pass(stage, rows, answers, pairs.scale * stage.epochs))
         whole = (2 * min(p.prompt, stage.max_length) + a for p, a in zip(kept, answers, strict=True))
         work.trained = sum(whole) * pairs.scale * stage.epochs
@@ -225,7 +236,10 @@ class Planner:
         return lengths, rows
 
     def _hold_reference(self, work: StageWork, stage: Any) -> None:
-        if work.full:
+        if work.full and work.parts > 1:
+            work.models.insert(1, self.size.parameters)
+            work.divided = 2
+        elif work.full:
             work.models.append(self.size.parameters)
         elif self.adapter_of(stage.model) is not None:
             work.adapters += work.trainable

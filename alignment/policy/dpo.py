@@ -2,7 +2,8 @@
 
 The reference costs no second model where LoRA is on: it is the base with the adapter disabled, or, where the policy
 already is an adapter (after SFT), a frozen copy of that adapter. Its log-probabilities are computed once, before
-training. What is kept small: the (tokens × vocabulary) logits, which TRL computes in chunks.
+training; where the policy is sharded, with each batch, by models that are sharded as well. What is kept small: the
+(tokens × vocabulary) logits, which TRL computes in chunks.
 """
 
 import json
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
+from peft import PeftModel
 from trl import DPOConfig, DPOTrainer
 
 from alignment.chat import render_answer, render_prompt
@@ -20,6 +22,7 @@ from alignment.policy.response_head import add_response_head
 from alignment.policy.snapshots import Snapshots
 from alignment.recipe import BASE, DpoStage
 from alignment.records import PreferencePair
+from alignment.sharding import frozen_part, whole_state
 from alignment.stage import StageContext, StageResult
 from alignment.training import final_metrics, fit, seed_everything, trainer_arguments
 from alignment.workspace import write_text
@@ -43,7 +46,7 @@ def run(settings: DpoStage, context: StageContext) -> StageResult:
     """Trains ``settings.model`` on preference pairs. Raises StageError where every pair is too long to learn from."""
     seed_everything(context.recipe.seed)
     start, base = context.inputs[settings.model], context.inputs[BASE]
-    model, tokenizer = load_policy(start, base, context.recipe, trainable=True)
+    model, tokenizer = load_policy(start, base, context.recipe, trainable=True, placed=not context.sharded)
     if settings.lora is not None and not is_adapter(start):
         model = add_lora(model, settings.lora)
     pairs = read_records(Path(context.inputs[settings.preferences].path) / "pairs.jsonl", PreferencePair)
@@ -59,9 +62,10 @@ def run(settings: DpoStage, context: StageContext) -> StageResult:
         context,
         also=(snapshots,),
     )
+    state = whole_state(trainer.model, trained_only=True)
     if context.rank > 0:
         return StageResult("model", {})
-    save_policy(trainer.model, tokenizer, base, context.output)
+    save_policy(trainer.model, tokenizer, base, context.output, state=state)
     snapshots.publish()
     write_text(context.output / "curves.json", json.dumps(callback.curves, sort_keys=True))
     metrics = final_metrics(callback) | {
@@ -80,13 +84,27 @@ def tokenised_pair(tokenizer: Any, pair: PreferencePair) -> dict[str, Any]:
 
 
 def _trainer(settings: DpoStage, context: StageContext, model: Any, tokenizer: Any, rows: Any, callback: Any) -> Any:
+    reference = None
+    if context.sharded and not isinstance(model, PeftModel):
+        # Before the arguments are there: with ZeRO's, transformers would load it in parts of its own.
+        start, base = context.inputs[settings.model], context.inputs[BASE]
+        reference = frozen_part(load_policy(start, base, context.recipe, placed=False)[0], context)
     arguments = DPOConfig(
         **trainer_arguments(settings, context),
         beta=settings.beta,
         loss_type=[settings.loss],
         label_smoothing=settings.label_smoothing,
-        precompute_ref_log_probs=True,
+        precompute_ref_log_probs=not context.sharded,  # that is done before the policy is sharded: it may not fit
     )
-    return TokenisedDPOTrainer(
-        model=model, args=arguments, train_dataset=rows, processing_class=tokenizer, callbacks=[callback]
+    trainer = TokenisedDPOTrainer(
+        model=model,
+        ref_model=reference,
+        args=arguments,
+        train_dataset=rows,
+        processing_class=tokenizer,
+        callbacks=[callback],
     )
+    if context.sharded:
+        for one in filter(None, (trainer.model, reference)):
+            add_response_head(one)
+    return trainer

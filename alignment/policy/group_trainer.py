@@ -22,6 +22,7 @@ from alignment.policy.ppo_rollout import derived_seed
 from alignment.records import Message, Prompt, Sampling
 from alignment.reward.protocol import Answer, Rewards
 from alignment.rollouts.engine import Engine
+from alignment.sharding import gathered
 
 NAMES = {  # TRL's names → ours; what stands in neither is left out
     "reward": "reward",
@@ -44,7 +45,8 @@ class Rollouts:
     """What the trainers below sample with and score by. ``answers`` and ``scores`` are the newest step's."""
 
     engine: Engine
-    base: Any  # the model without its adapter's wrapper
+    policy: Any
+    base: Any  # the policy without its adapter's wrapper
     tokenizer: Any
     stop_ids: set[int]
     sampling: Sampling
@@ -63,7 +65,7 @@ class Rollouts:
         step = optimizer_step // self.updates_per_step
         first = self.rank * len(prompts)
         seeds = [derived_seed(self.seed, "answer", step, first + index) for index in range(len(prompts))]
-        with _usual_attention(self.base):
+        with _usual_attention(self.base), gathered(self.policy):
             groups = self.engine.generate(prompts, sampling=self.sampling, seeds=seeds)
         return [list(completion.tokens) for (completion,) in groups]
 

@@ -25,6 +25,7 @@ from alignment.recipe import BASE
 from alignment.records import Prompt
 from alignment.reward.build import build_rewards
 from alignment.rollouts.build import build_engine
+from alignment.sharding import whole_state
 from alignment.stage import StageContext, StageResult
 from alignment.training import final_metrics, fit, seed_everything, shared_arguments
 from alignment.workspace import write_text
@@ -37,13 +38,14 @@ def run(settings: GrpoStage | RlooStage, context: StageContext) -> StageResult:
     """
     seed_everything(context.recipe.seed)
     start, base = context.inputs[settings.model], context.inputs[BASE]
-    policy, tokenizer = load_policy(start, base, context.recipe, trainable=True)
+    policy, tokenizer = load_policy(start, base, context.recipe, trainable=True, placed=not context.sharded)
     if settings.lora is not None and not is_adapter(start):
         policy = add_lora(policy, settings.lora)
     prompts, dropped = training_prompts(settings, context, tokenizer)
     stops = stop_ids(policy, tokenizer)
     rollouts = Rollouts(
         engine=build_engine(context, policy, tokenizer),
+        policy=policy,
         base=policy.get_base_model() if isinstance(policy, PeftModel) else policy,
         tokenizer=tokenizer,
         stop_ids=stops,
@@ -68,9 +70,10 @@ def run(settings: GrpoStage | RlooStage, context: StageContext) -> StageResult:
         callback=GroupCallback(context, settings, rollouts, tables),
         also=(snapshots,),
     )
+    state = whole_state(trainer.model, trained_only=True)
     if context.rank > 0:
         return StageResult("model", {})
-    save_policy(trainer.model, tokenizer, base, context.output)
+    save_policy(trainer.model, tokenizer, base, context.output, state=state)
     snapshots.publish()
     shutil.copytree(tables, context.output / "samples")
     write_text(context.output / "curves.json", json.dumps(callback.curves, sort_keys=True))

@@ -15,6 +15,7 @@ from alignment.faults import StageError
 from alignment.models.loading import add_lora, is_adapter, load_policy, save_policy
 from alignment.policy.response_head import add_response_head
 from alignment.recipe import BASE, SftStage
+from alignment.sharding import whole_state
 from alignment.stage import StageContext, StageResult
 from alignment.training import final_metrics, fit, seed_everything, trainer_arguments
 from alignment.workspace import write_text
@@ -26,7 +27,7 @@ def run(settings: SftStage, context: StageContext) -> StageResult:
     """Trains ``settings.model`` on the demonstrations. Raises StageError where truncation leaves nothing to learn."""
     seed_everything(context.recipe.seed)
     start, base = context.inputs[settings.model], context.inputs[BASE]
-    model, tokenizer = load_policy(start, base, context.recipe, trainable=True)
+    model, tokenizer = load_policy(start, base, context.recipe, trainable=True, placed=not context.sharded)
     if settings.lora is not None and not is_adapter(start):
         model = add_lora(model, settings.lora)
     rows = [_row(tokenizer, demo.messages) for demo in read_demonstrations(context.data["demonstrations"])]
@@ -39,9 +40,10 @@ def run(settings: SftStage, context: StageContext) -> StageResult:
         lambda callback: _trainer(settings, context, model, tokenizer, Dataset.from_list(kept), callback),
         context,
     )
+    state = whole_state(trainer.model, trained_only=True)
     if context.rank > 0:
         return StageResult("model", {})
-    save_policy(trainer.model, tokenizer, base, context.output)
+    save_policy(trainer.model, tokenizer, base, context.output, state=state)
     write_text(context.output / "curves.json", json.dumps(callback.curves, sort_keys=True))
     metrics = final_metrics(callback) | {
         "mean_loss": loss,

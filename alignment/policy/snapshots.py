@@ -13,6 +13,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from alignment.models.loading import save_policy
 from alignment.records import Artifact
+from alignment.sharding import whole_state
 from alignment.stage import StageContext
 from alignment.workspace import folder_digest
 
@@ -31,14 +32,17 @@ class Snapshots(TrainerCallback):  # type: ignore[misc]  # transformers is untyp
 
     def take(self, policy: Any, step: int) -> None:
         """Keeps the policy where ``step`` is due. Half a snapshot never has a snapshot's name."""
-        if self.every is None or step % self.every or not self._writes:
+        if self.every is None or step % self.every:
+            return
+        state = whole_state(policy, trained_only=True)
+        if not self._writes:
             return
         folder = self._kept / f"step-{step:06d}"
         partial = folder.with_name("partial")
         for old in (folder, partial):  # of a step that is done again after a restart, or that was being written
             shutil.rmtree(old, ignore_errors=True)
         partial.mkdir(parents=True)
-        save_policy(policy, self.tokenizer, self.base, partial)
+        save_policy(policy, self.tokenizer, self.base, partial, state=state)
         partial.rename(folder)
 
     def publish(self) -> None:

@@ -26,6 +26,7 @@ from alignment.models.loading import add_lora, new_reward_model
 from alignment.preferences.pairs import split_pairs
 from alignment.recipe import BASE, RewardStage
 from alignment.records import PreferencePair
+from alignment.sharding import whole_model
 from alignment.stage import StageContext, StageResult
 from alignment.training import final_metrics, fit, seed_everything, trainer_arguments
 from alignment.workspace import write_text
@@ -39,19 +40,23 @@ def run(settings: RewardStage, context: StageContext) -> StageResult:
     seed_everything(context.recipe.seed)
     start, base = context.inputs[settings.model], context.inputs[BASE]
     train, held_out = split_pairs(settings.preferences, context)
-    model, tokenizer = new_reward_model(start, base, context.recipe)
+
+    def make(placed: bool = True) -> tuple[Any, Any]:
+        model, tokenizer = new_reward_model(start, base, context.recipe, placed=placed)
+        return model if settings.lora is None else add_lora(model, settings.lora, reward=True), tokenizer
+
+    model, tokenizer = make(not context.sharded)
     rows = [_row(tokenizer, pair, settings) for pair in train]
     kept = [row for row in rows if max(len(row["chosen_ids"]), len(row["rejected_ids"])) <= settings.max_length]
     if not kept or not held_out:
         raise StageError(f"{len(kept)} pairs to train on and {len(held_out)} held out; both must be more than none")
-    if settings.lora is not None:
-        model = add_lora(model, settings.lora, reward=True)
     trainer, callback, loss = fit(
         model, lambda callback: _trainer(settings, context, model, tokenizer, kept, callback), context
     )
+    trained = whole_model(trainer.model, lambda: make()[0], context)
     if context.rank > 0:
         return StageResult("reward_model", {})
-    trained = trainer.model.merge_and_unload() if isinstance(trainer.model, PeftModel) else trainer.model
+    trained = trained.merge_and_unload() if isinstance(trained, PeftModel) else trained
     with context.working():
         evaluated = _evaluate(trained, tokenizer, held_out, settings)
     trained.save_pretrained(context.output)

@@ -1,8 +1,16 @@
 """Single training stages on the tiny model: their contexts, and real artifacts for them to start from."""
 
 import json
+import multiprocessing
+import os
+import signal
+import socket
+import time
+import traceback
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -104,3 +112,79 @@ def sft(base: Artifact, make_context: MakeContext, tmp_path_factory: pytest.Temp
 def curve(folder: Path, name: str = "loss") -> list[float]:
     """A curve of an artifact, by step."""
     return [value for _step, value in json.loads((folder / "curves.json").read_text())[name]]
+
+
+MODULES = {
+    "sft": "alignment.policy.sft", "dpo": "alignment.policy.dpo", "reward": "alignment.reward.model",
+    "grpo": "alignment.policy.grpo", "rloo": "alignment.policy.grpo", "ppo": "alignment.policy.ppo",
+    "pair_classifier": "alignment.preferences.judges.classifier",
+}  # fmt: skip
+
+
+def train(context: StageContext, rank: int, workers: int, port: int) -> None:
+    """A stage as one of several workers; what it made is beside its output."""
+    import torch
+
+    torch.set_num_threads(1)
+    context.rank, context.workers = rank, workers
+    names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": workers, "LOCAL_WORLD_SIZE": workers, "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in names.items()} | {"MASTER_ADDR": "127.0.0.1"})
+    if workers > 1:
+        torch.distributed.init_process_group("gloo", rank=rank, world_size=workers)
+    try:
+        result = import_module(MODULES[context.name]).run(context.recipe.stages[context.name], context)
+        if rank == 0:
+            (context.output.parent / "metrics.json").write_text(json.dumps(result.metrics))
+        if workers > 1:
+            torch.distributed.barrier()
+    except BaseException:
+        (context.output.parent / f"failed-{rank}").write_text(traceback.format_exc())
+        raise
+
+
+def in_processes(contexts: list[StageContext], kill: Path | None = None) -> None:
+    """Forks that share a stage's batches; each one's accelerate state is its own.
+
+    Where ``kill`` is given, rank 1 dies by SIGKILL as soon as that file is there, and the others with it, as Ray ends
+    what is left of a group of workers.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    fork = multiprocessing.get_context("fork")
+    workers = [
+        fork.Process(target=train, args=(context, rank, len(contexts), port)) for rank, context in enumerate(contexts)
+    ]
+    for worker in workers:
+        worker.start()
+    if kill is not None:
+        deadline = time.monotonic() + 240
+        while not kill.exists() and time.monotonic() < deadline:
+            time.sleep(0.001)
+        workers[1].kill()
+        workers[1].join(10)
+        for worker in workers:
+            worker.kill()
+            worker.join(10)
+        assert workers[1].exitcode == -signal.SIGKILL
+        return
+    for worker in workers:
+        worker.join(240)
+        worker.kill()
+    failures = [path.read_text() for one in contexts for path in one.output.parent.glob("failed-*")]
+    assert failures == []
+    assert [worker.exitcode for worker in workers] == [0] * len(workers)
+
+
+def norm(folder: Path) -> float:
+    """Of all weights that a stage wrote."""
+    from safetensors.torch import load_file
+
+    [file] = (folder / "output").glob("*model.safetensors")
+    return sum(float(weight.double().square().sum()) for weight in load_file(file).values()) ** 0.5
+
+
+@pytest.fixture(scope="session")
+def together() -> SimpleNamespace:
+    """A stage in several processes: the helpers above, which no test module could import from here."""
+    return SimpleNamespace(in_processes=in_processes, norm=norm, MODULES=MODULES)

@@ -5,16 +5,11 @@ same on Ray. Rounding is stated there.
 """
 
 import json
-import multiprocessing
-import os
 import shutil
-import signal
-import socket
-import time
-import traceback
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -25,10 +20,6 @@ from alignment.training import COMPLETE
 from alignment.workspace import folder_digest
 
 ROUNDING = 1e-4
-MODULES = {
-    "sft": "alignment.policy.sft", "dpo": "alignment.policy.dpo", "reward": "alignment.reward.model",
-    "grpo": "alignment.policy.grpo", "rloo": "alignment.policy.grpo", "ppo": "alignment.policy.ppo",
-}  # fmt: skip
 REWARDS = [{"kind": "length_penalty", "unit": "characters", "free": 4, "full": 14}]
 GROUP = {
     "model": "sft", "steps": 3, "episodes": 8, "per_prompt": 4, "batch_size": 4, "beta": 0.05, "learning_rate": 1e-2,
@@ -43,6 +34,14 @@ SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "sft": {"batch_size": 8, "epochs": 2},  # 11 demonstrations: 8 and 3
     "dpo": {"batch_size": 8, "epochs": 2, "snapshot_every": 2},  # 24 pairs
     "reward": {"batch_size": 10, "epochs": 2},  # an odd rest
+    "pair_classifier": {
+        "kind": "pair_classifier",
+        "preferences": "preferences",
+        "batch_size": 8,
+        "max_length": 200,
+        "gradient_accumulation": 2,
+        "lora": {"rank": 4, "alpha": 8},
+    },
     "grpo": {"kind": "grpo", **GROUP},
     "rloo": {"kind": "rloo", **GROUP},
     "ppo": PPO,
@@ -50,67 +49,18 @@ SETTINGS: Mapping[str, Mapping[str, Any]] = {
 MakeContext = Callable[..., StageContext]
 
 
-def train(context: StageContext, rank: int, workers: int, port: int) -> None:
-    """A stage as one of several workers; what it made is beside its output."""
-    import torch
-
-    torch.set_num_threads(1)
-    context.rank, context.workers = rank, workers
-    names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": workers, "LOCAL_WORLD_SIZE": workers, "MASTER_PORT": port}
-    os.environ.update({name: str(value) for name, value in names.items()} | {"MASTER_ADDR": "127.0.0.1"})
-    if workers > 1:
-        torch.distributed.init_process_group("gloo", rank=rank, world_size=workers)
-    try:
-        result = import_module(MODULES[context.name]).run(context.recipe.stages[context.name], context)
-        if rank == 0:
-            (context.output.parent / "metrics.json").write_text(json.dumps(result.metrics))
-        if workers > 1:
-            torch.distributed.barrier()
-    except BaseException:
-        (context.output.parent / f"failed-{rank}").write_text(traceback.format_exc())
-        raise
-
-
-def in_processes(contexts: list[StageContext], kill: Path | None = None) -> None:
-    """Forks that share a stage's batches; each one's accelerate state is its own.
-
-    Where ``kill`` is given, rank 1 dies by SIGKILL as soon as that file is there, and the others with it, as Ray ends
-    what is left of a group of workers.
-    """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    fork = multiprocessing.get_context("fork")
-    workers = [
-        fork.Process(target=train, args=(context, rank, len(contexts), port)) for rank, context in enumerate(contexts)
-    ]
-    for worker in workers:
-        worker.start()
-    if kill is not None:
-        deadline = time.monotonic() + 240
-        while not kill.exists() and time.monotonic() < deadline:
-            time.sleep(0.001)
-        workers[1].kill()
-        workers[1].join(10)
-        for worker in workers:
-            worker.kill()
-            worker.join(10)
-        assert workers[1].exitcode == -signal.SIGKILL
-        return
-    for worker in workers:
-        worker.join(240)
-        worker.kill()
-    failures = [path.read_text() for one in contexts for path in one.output.parent.glob("failed-*")]
-    assert failures == []
-    assert [worker.exitcode for worker in workers] == [0] * len(workers)
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", MODULES)
+@pytest.mark.parametrize("stage", SETTINGS)
 def test_two_processes_take_the_steps_of_one(
-    stage: str, base: Artifact, sft: Artifact, preferences: Artifact, make_context: MakeContext, tmp_path: Path
+    stage: str,
+    base: Artifact,
+    sft: Artifact,
+    preferences: Artifact,
+    make_context: MakeContext,
+    tmp_path: Path,
+    together: SimpleNamespace,
 ) -> None:
-    import_module(MODULES[stage])  # once, before the forks
+    import_module(together.MODULES[stage])  # once, before the forks
     inputs = {"base": base, "sft": sft, "preferences": preferences}
 
     def contexts(folder: str, workers: int) -> list[StageContext]:
@@ -124,8 +74,8 @@ def test_two_processes_take_the_steps_of_one(
             made.append(context)
         return made
 
-    in_processes(contexts("one", 1))
-    in_processes(contexts("two", 2))
+    together.in_processes(contexts("one", 1))
+    together.in_processes(contexts("two", 2))
     one, two = (json.loads((tmp_path / name / "output" / "curves.json").read_text()) for name in ("one", "two"))
     assert set(one) == set(two)
     loss = "policy_loss" if stage == "ppo" else "loss"
@@ -137,7 +87,7 @@ def test_two_processes_take_the_steps_of_one(
         elif not name.startswith("entropy") and "second" not in name:
             assert dict(two[name]) == pytest.approx(dict(one[name]), rel=ROUNDING * 10, abs=ROUNDING), name
     assert dict(two[loss]) == pytest.approx(dict(one[loss]), rel=ROUNDING, abs=ROUNDING / 10)
-    assert norm(tmp_path / "two") == pytest.approx(norm(tmp_path / "one"), rel=ROUNDING)
+    assert together.norm(tmp_path / "two") == pytest.approx(together.norm(tmp_path / "one"), rel=ROUNDING)
     files = [{path.name for path in (tmp_path / name / "output").rglob("*")} for name in ("one", "two")]
     assert files[0] == files[1]
     assert not (tmp_path / "two" / "scratch-1").exists()  # rank 0 alone writes
@@ -146,9 +96,15 @@ def test_two_processes_take_the_steps_of_one(
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", ["sft", "dpo"])
 def test_a_killed_worker_changes_nothing(
-    stage: str, base: Artifact, sft: Artifact, preferences: Artifact, make_context: MakeContext, tmp_path: Path
+    stage: str,
+    base: Artifact,
+    sft: Artifact,
+    preferences: Artifact,
+    make_context: MakeContext,
+    tmp_path: Path,
+    together: SimpleNamespace,
 ) -> None:
-    import_module(MODULES[stage])
+    import_module(together.MODULES[stage])
     inputs = {"base": base, "sft": sft, "preferences": preferences}
     settings = {"batch_size": 8, "epochs": 8, "checkpoint_every": 2}
 
@@ -158,20 +114,12 @@ def test_a_killed_worker_changes_nothing(
         both[1].output = tmp_path / folder / "scratch"
         return both
 
-    in_processes(contexts("whole"))
-    in_processes(contexts("killed"), kill=tmp_path / "killed" / "checkpoints" / "checkpoint-4" / COMPLETE)
+    together.in_processes(contexts("whole"))
+    together.in_processes(contexts("killed"), kill=tmp_path / "killed" / "checkpoints" / "checkpoint-4" / COMPLETE)
     assert not (tmp_path / "killed" / "output" / "curves.json").exists()
     for path in (tmp_path / "killed").glob("failed-*"):  # what a death looks like to the other worker
         path.unlink()
-    in_processes(contexts("killed"))
+    together.in_processes(contexts("killed"))
     assert folder_digest(tmp_path / "killed" / "output") == folder_digest(tmp_path / "whole" / "output")
     killed, whole = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("killed", "whole"))
     assert killed == whole
-
-
-def norm(folder: Path) -> float:
-    """Of all weights that a stage wrote."""
-    from safetensors.torch import load_file
-
-    [file] = (folder / "output").glob("*model.safetensors")
-    return sum(float(weight.double().square().sum()) for weight in load_file(file).values()) ** 0.5

@@ -29,6 +29,7 @@ from alignment.preferences.pairs import split_pairs
 from alignment.recipe_base import BASE
 from alignment.records import Comparison, Message, PreferencePair
 from alignment.reward.model import score
+from alignment.sharding import whole_model
 from alignment.stage import StageContext, StageResult
 from alignment.training import final_metrics, fit, seed_everything, trainer_arguments
 from alignment.workspace import write_text
@@ -43,8 +44,14 @@ def run(settings: PairClassifierStage, context: StageContext) -> StageResult:
     """
     seed_everything(context.recipe.seed)
     train, held_out = split_pairs(settings.preferences, context)
-    model, tokenizer = new_reward_model(context.inputs[settings.model], context.inputs[BASE], context.recipe)
-    model.config.problem_type = "multi_label_classification"  # one logit, and cross-entropy on its sigmoid
+
+    def make(placed: bool = True) -> tuple[Any, Any]:
+        start, base = context.inputs[settings.model], context.inputs[BASE]
+        model, tokenizer = new_reward_model(start, base, context.recipe, placed=placed)
+        model.config.problem_type = "multi_label_classification"  # one logit, and cross-entropy on its sigmoid
+        return model if settings.lora is None else add_lora(model, settings.lora, reward=True), tokenizer
+
+    model, tokenizer = make(not context.sharded)
     rows = [row for pair in train for row in _both(tokenizer, pair, settings.max_answer_tokens)]
     kept = [row for row in rows if len(row["input_ids"]) <= settings.max_length]
     if not kept or not held_out:
@@ -52,14 +59,13 @@ def run(settings: PairClassifierStage, context: StageContext) -> StageResult:
             f"{len(kept)} pairs in one order to train on and {len(held_out)} pairs held out; both must be more than "
             "none: give more pairs, or raise max_length"
         )
-    if settings.lora is not None:
-        model = add_lora(model, settings.lora, reward=True)
     trainer, callback, loss = fit(
         model, lambda callback: _trainer(settings, context, model, tokenizer, kept, callback), context
     )
+    trained = whole_model(trainer.model, lambda: make()[0], context)
     if context.rank > 0:
         return StageResult("pair_classifier", {})
-    trained = trainer.model.merge_and_unload() if isinstance(trainer.model, PeftModel) else trainer.model
+    trained = trained.merge_and_unload() if isinstance(trained, PeftModel) else trained
     with context.working():
         metrics, detail = _evaluate(trained, tokenizer, held_out, settings)
     trained.save_pretrained(context.output)
@@ -124,7 +130,7 @@ def _trainer(
     settings: PairClassifierStage, context: StageContext, model: Any, tokenizer: Any, rows: Any, callback: Any
 ) -> Trainer:
     arguments = {name: value for name, value in trainer_arguments(settings, context).items() if name != "max_length"}
-    return Trainer(
+    trainer = Trainer(
         model=model,
         args=TrainingArguments(**arguments),
         train_dataset=Dataset.from_list(rows),
@@ -132,6 +138,10 @@ def _trainer(
         processing_class=tokenizer,
         callbacks=[callback],
     )
+    # Its forward takes any argument, the number of labels among them, and its loss is a mean all the same: taken for a
+    # sum, the trainer would count it once for each worker and each accumulated batch.
+    trainer.model_accepts_loss_kwargs = False
+    return trainer
 
 
 def _evaluate(

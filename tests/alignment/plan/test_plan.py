@@ -12,7 +12,7 @@ from alignment.plan.sizes import ModelSize, model_size
 from alignment.plan.stages import Planner
 from alignment.plan.texts import Measured, Pair, Texts
 from alignment.plan.work import Draw, Pass, StageWork, flops, key_value_bytes, largest_batch, seconds
-from alignment.recipe import Lora, Recipe, Stage
+from alignment.recipe import Lora, Recipe, Resources, Stage
 
 SMOLLM2 = {
     "vocab_size": 49152, "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30,
@@ -210,6 +210,41 @@ def test_memory_of_an_adapter_and_of_all_weights(smollm2: ModelSize) -> None:
         memory = peak_memory(full, smollm2, CPU, precision)
         assert memory.weights == memory.gradients == entry * 134_515_008
         assert memory.optimizer == 2 * entry * 134_515_008
+
+
+def test_workers_that_shard_hold_parts(smollm2: ModelSize) -> None:
+    """Four workers: a quarter each, and of the others' three quarters the embedding (49,152 × 576) and two layers."""
+    layers = 2 * (134_515_008 - 28_311_552) / 30
+
+    def on_four(sharding: str, **changes: dict[str, Any]) -> dict[str, StageWork]:
+        resources = {"workers": 4, "sharding": sharding}
+        sharded = recipe(**changes).model_copy(update={"resources": Resources(**resources)})
+        return {name: Planner(sharded, smollm2, TEXTS).work(name) for name in ("sft", "dpo", "grpo", "responses")}
+
+    everything = {"sft": {"lora": None}, "dpo": {"lora": None}, "grpo": {"lora": None, "beta": 0.1}}
+    full = peak_memory(on_four("fsdp", **everything)["sft"], smollm2, CPU, "bfloat16")
+    gathered = round(2 * (28_311_552 + layers) * 0.75 * 2)  # and their gradients, before they are added up
+    assert full.weights == 2 * 134_515_008 // 4 + gathered
+    assert full.gradients == 2 * 134_515_008 // 4
+    assert full.optimizer == 4 * 134_515_008 // 4
+    adapted = peak_memory(on_four("fsdp")["sft"], smollm2, CPU, "bfloat16")
+    assert adapted.weights == (2 * 134_515_008 + 4 * 4_884_480) // 4 + round(2 * (28_311_552 + layers) * 0.75)
+    assert (adapted.gradients, adapted.optimizer) == (4_884_480, 2 * 4_884_480)
+    dpo = peak_memory(on_four("fsdp", **everything)["dpo"], smollm2, CPU, "bfloat16")
+    assert dpo.weights == 2 * 2 * 134_515_008 // 4 + gathered  # the reference is there while the policy trains
+    grpo = peak_memory(on_four("fsdp", **everything)["grpo"], smollm2, CPU, "bfloat16")
+    assert grpo.weights == 2 * 2 * 134_515_008 // 4 + round(2 * 134_515_008 * 0.75)  # it samples with whole weights
+    zero2, zero3 = (
+        peak_memory(on_four(f"zero{stage}", **everything)["dpo"], smollm2, CPU, "bfloat16") for stage in (2, 3)
+    )
+    assert (zero2.weights, zero3.weights) == (2 * 2 * 134_515_008, dpo.weights)
+    assert zero2.optimizer == zero3.optimizer == 12 * 134_515_008 // 4  # a float32 master and two moments
+    assert zero2.gradients == zero3.gradients == 6 * 134_515_008 // 4
+    whole = peak_memory(on_four("none", **everything)["sft"], smollm2, CPU, "bfloat16")
+    assert (whole.weights, whole.optimizer) == (2 * 134_515_008, 4 * 134_515_008)
+    assert peak_memory(on_four("fsdp")["responses"], smollm2, CPU, "bfloat16").weights == (
+        2 * 134_515_008 + 4 * 4_884_480
+    )
 
 
 def test_ppo_of_all_weights_has_masters_and_a_reference(smollm2: ModelSize) -> None:

@@ -29,8 +29,8 @@ def long_stage(tools: SimpleNamespace, kind: str) -> tuple[tuple[str, ...], dict
         "rloo": (("sft",), {"stages.rloo": {"kind": "rloo", **group}}, trl),
         "ppo": (("sft",), {"stages.ppo": tools.PPO | {"steps": 30}}, "step-*"),
     }
-    before, settings, checkpoint = stages[kind]
-    changes: dict[str, Any] = {}
+    before, settings, checkpoint = stages[kind.split(",")[0]]
+    changes: dict[str, Any] = {"resources.sharding": "fsdp"} if "sharded" in kind else {}
     for name, value in settings.items():
         known = name in ("stages.sft", "stages.dpo", "stages.reward")
         changes |= {f"{name}.{key}": one for key, one in value.items()} if known else {name: value}
@@ -39,14 +39,15 @@ def long_stage(tools: SimpleNamespace, kind: str) -> tuple[tuple[str, ...], dict
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("kind", ["sft", "dpo", "reward", "grpo", "rloo", "ppo"])
+@pytest.mark.parametrize("kind", ["sft", "dpo", "reward", "grpo", "rloo", "ppo", "sft, sharded", "dpo, sharded"])
 def test_a_killed_worker_changes_nothing(run: Any, tools: SimpleNamespace, kind: str) -> None:
     before, changes, checkpoint = long_stage(tools, kind)
     run.need(*before)
-    undisturbed, _heard = run(kind, "undisturbed", changes)
+    stage = kind.split(",")[0]
+    undisturbed, _heard = run(stage, "undisturbed", changes)
     root = run.root / "killed"
     killer = tools.Killer(root, "1", lambda: any(root.glob(f"partial/*/checkpoints/{checkpoint}")))
-    artifact, heard = run(kind, "killed", changes)
+    artifact, heard = run(stage, "killed", changes)
     assert killer.hit is not None
     steps = [progress.step for progress in heard.steps]
     assert steps.count(1) == 1  # it went on from a checkpoint, not from the start

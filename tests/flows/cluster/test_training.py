@@ -58,6 +58,27 @@ def test_two_workers_take_the_steps_of_one(run: Any, tools: SimpleNamespace, kin
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
+@pytest.mark.parametrize("kind", ["sft", "dpo", "reward", "grpo"])
+def test_parts_of_a_model_take_the_steps_of_the_whole(run: Any, tools: SimpleNamespace, kind: str) -> None:
+    """Sharded, and then whole again in the same processes, which may have kept something of it."""
+    before, changes, rows = stage_of(tools, kind)
+    run.need(*before)
+    one, _heard = run(kind, f"one {kind}", changes, rows)
+    several = changes | {"resources.workers": 2}
+    parts, heard = run(kind, f"parts {kind}", several | {"resources.sharding": "fsdp"}, rows)
+    two, _heard = run(kind, f"two {kind}", several, rows)
+    assert len({one.key, parts.key, two.key}) == 3
+    for other in (parts, two):
+        assert tools.curve(other) == pytest.approx(tools.curve(one), rel=ROUNDING, abs=ROUNDING / 10)
+        assert tools.norm(other) == pytest.approx(tools.norm(one), rel=ROUNDING)
+    assert heard.steps[-1].step == heard.steps[-1].total == len(tools.curve(one))
+    assert {path.name for path in Path(parts.path).iterdir()} == {path.name for path in Path(one.path).iterdir()}
+    checkpoints = {name: run.root / name / "partial" for name in (f"parts {kind}", f"two {kind}")}
+    assert all(not any(folder.glob("*")) for folder in checkpoints.values())  # nothing is left of either
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_work_that_cannot_be_done_is_not_tried_again(run: Any) -> None:
     """The faults of a stage come back as they are from its workers."""
     with pytest.raises(StageError, match="no demonstration has an answer within max_length=1 tokens"):

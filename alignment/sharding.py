@@ -1,0 +1,179 @@
+"""One model over the workers of a stage: each holds a part of every weight, gradient and moment of the optimizer.
+
+With ``resources.sharding: fsdp`` by FSDP2 (``fully_shard``; Zhao et al. 2023, "PyTorch FSDP"), through accelerate's
+plugin; with ``zero2`` and ``zero3`` by DeepSpeed (:mod:`alignment.zero`). A layer's weights are gathered when it is at
+work, and its gradients are added up where they belong. The steps are those of whole models, up to the order of sums; so
+are the artifacts, which rank 0 writes from what all workers give it. Left out is what whole models have to do as well:
+each worker reads the model's file, into its machine's memory, before it keeps its part on its GPU.
+"""
+
+import os
+import types
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any, cast
+
+import torch
+from accelerate.state import AcceleratorState, PartialState
+from accelerate.utils import DistributedType
+from peft import PeftModel
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.fsdp import FSDPModule, fully_shard
+
+from alignment.faults import StageError
+from alignment.models.loading import pick_device
+from alignment.models.shared_prefix import one_call_a_pass
+from alignment.stage import StageContext
+from alignment.zero import STAGES, whole_zero_state, zero_arguments
+
+State = dict[str, torch.Tensor]
+VARIABLES = ("ACCELERATE_USE_FSDP", "FSDP_CPU_RAM_EFFICIENT_LOADING")  # what accelerate sets, for good
+
+
+def sharding_arguments(context: StageContext) -> dict[str, Any]:
+    """The keyword arguments that any ``TrainingArguments`` takes for it; none where workers hold whole models.
+
+    Checkpoints are whole as well, so that they are read with ``weights_only=True`` and by any number of workers.
+    ``bf16`` is off because accelerate would turn the trained weights to float32 and the adapters' gradients to
+    bfloat16: :func:`sharded` narrows the operations alone, as it is without sharding.
+    """
+    if not context.sharded:
+        return {}
+    if context.recipe.resources.sharding in STAGES:
+        return zero_arguments(context)
+    return {"bf16": False, "fsdp": True, "fsdp_config": {"version": 2, "state_dict_type": "FULL_STATE_DICT"}}
+
+
+@contextmanager
+def sharding(context: StageContext) -> Iterator[None]:
+    """Has the trainer that is made, and trains, in it shard its model, where the recipe says so.
+
+    Raises StageError where a recipe wants processors on a machine with GPUs: PyTorch would shard over these.
+    """
+    if not context.sharded:
+        yield
+        return
+    on_processors = pick_device(context.recipe.resources).type == "cpu"
+    if on_processors and torch.cuda.is_available():
+        raise StageError(
+            "resources.device is cpu, and PyTorch shards over the GPUs that it finds here: "
+            "set CUDA_VISIBLE_DEVICES to nothing, device to cuda, or sharding to none"
+        )
+    with _known_on_processors() if on_processors else nullcontext():
+        try:
+            yield
+        finally:
+            for name in VARIABLES:  # the next stage of this process may be another
+                os.environ.pop(name, None)
+
+
+@contextmanager
+def _known_on_processors() -> Iterator[None]:
+    """accelerate shards on accelerators only, though all that it calls works over gloo."""
+    states, backends = AcceleratorState.__init__, PartialState._prepare_backend
+
+    def init(self: Any, *args: Any, **kwargs: Any) -> None:
+        shared = PartialState._shared_state
+        if shared.get("distributed_type") == DistributedType.MULTI_CPU and kwargs.get("fsdp_plugin") is not None:
+            shared["distributed_type"] = DistributedType.MULTI_GPU  # as of here it says FSDP
+        states(self, *args, **kwargs)
+
+    def prepare_backend(self: Any, cpu: bool = False, *args: Any, **kwargs: Any) -> Any:
+        return backends(self, True, *args, **kwargs)  # DeepSpeed comes with cpu=False
+
+    AcceleratorState.__init__, PartialState._prepare_backend = init, prepare_backend
+    try:
+        yield
+    finally:
+        AcceleratorState.__init__, PartialState._prepare_backend = states, backends
+
+
+def prepare_trainer(trainer: Any, context: StageContext) -> None:
+    """What a trainer needs beside its arguments, once it is made and before it trains."""
+    if not context.sharded:
+        return
+    if not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
+        raise StageError(f"{context.name}: {type(trainer).__name__} would not shard its model")
+    model = trainer.model
+    one_call_a_pass(model.get_base_model() if isinstance(model, PeftModel) else model)
+    if context.recipe.model.dtype == "bfloat16" and not trainer.is_deepspeed_enabled:
+        device = trainer.args.device.type
+
+        def autocast(self: Any, cache_enabled: bool | None = True) -> Any:
+            return torch.autocast(device, torch.bfloat16, cache_enabled=cache_enabled)
+
+        trainer.autocast_smart_context_manager = types.MethodType(autocast, trainer)
+    # A checkpoint's other files hold all that is needed to go on; this one would gather the weights once more.
+    trainer.save_model = lambda *_args, **_kwargs: None
+
+
+def frozen_part(model: Any, context: StageContext) -> Any:
+    """This worker's part of a model that only reads, such as a reference: as accelerate shards the one that trains.
+
+    ZeRO does it by itself (TRL asks it to), and only ``zero3`` does.
+    """
+    model.requires_grad_(False)
+    if context.recipe.resources.sharding != "fsdp":
+        return model
+    for layer in _layers(model):
+        fully_shard(layer)
+    fully_shard(model)
+    return model
+
+
+def _layers(model: Any) -> list[Any]:
+    """The layers that are gathered one at a time."""
+    names = set(getattr(model, "_no_split_modules", None) or ())
+    # By their bases, too: sharding gives a module another class.
+    return [module for module in model.modules() if names & {kind.__name__ for kind in type(module).__mro__}]
+
+
+def whole_state(model: Any, *, trained_only: bool = False) -> State | None:
+    """The whole weights of a sharded model, in rank 0's memory and an empty dict elsewhere; None where none is sharded.
+
+    Every worker has to come here.
+    """
+    if not isinstance(model, FSDPModule):
+        return whole_zero_state(model)
+    options = StateDictOptions(
+        full_state_dict=True, cpu_offload=True, broadcast_from_rank0=True, ignore_frozen_params=trained_only
+    )
+    state: dict[str, Any] = dict(get_model_state_dict(cast(torch.nn.Module, model), options=options))
+    for copy, source in dict(getattr(model, "all_tied_weights_keys", None) or {}).items():
+        if source in state:  # a head that is the embedding comes back as a second one
+            state.pop(copy, None)
+    return state
+
+
+def whole_model(model: Any, make: Callable[[], Any], context: StageContext) -> Any:
+    """A trained model as one that rank 0 can use alone: itself, or where it is sharded, its weights in one just made.
+
+    Every worker has to come here; what the others get is of no use.
+    """
+    state = whole_state(model, trained_only=True)
+    if state is None or context.rank > 0:
+        return model
+    whole = make()
+    wanted = {name for name, parameter in whole.named_parameters() if parameter.requires_grad}
+    unknown = whole.load_state_dict(state, strict=False).unexpected_keys
+    if amiss := sorted({*unknown, *(wanted - state.keys())}):
+        raise StageError(f"{context.name}: the workers' parts and the model differ in {', '.join(amiss[:3])}")
+    return whole
+
+
+@contextmanager
+def gathered(model: Any) -> Iterator[None]:
+    """A sharded model's weights are whole in every worker for as long as the context lasts: each may call it alone."""
+    parts = [module for module in model.modules() if isinstance(module, FSDPModule)]
+    layers = [part for part in _layers(model) if isinstance(part, FSDPModule)]
+    for layer in layers:
+        layer.set_reshard_after_forward(False, recurse=False)
+    for part in parts:
+        part.unshard()
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.set_reshard_after_forward(True, recurse=False)
+        for part in parts:
+            part.reshard()
