@@ -38,10 +38,17 @@ def peak_memory(work: StageWork, size: ModelSize, machine: Machine, precision: s
     )
     moments = [_moment(activity, work, size, machine, precision) for activity in work.activities]
     activations, logits, cache = max(moments, key=sum, default=(0, 0, 0))
+    gradients = _part(work.trainable * _gradient_bytes(work, entry), parts)
+    if work.full and work.steps_each_batch:
+        # A batch's gradients come while its activations go, and have gone before the next one's activations come.
+        if gradients > activations + logits + cache:
+            activations = logits = cache = 0
+        else:
+            gradients = 0
     return Memory(
         program=machine.program,
         weights=weights,
-        gradients=_part(work.trainable * _gradient_bytes(work, entry), parts),
+        gradients=gradients,
         optimizer=_part(work.trainable * _optimizer_bytes(work, entry), parts),
         activations=activations,
         logits=logits,

@@ -28,7 +28,7 @@ from alignment.recipe import (
     trains_on_several,
     workers_of,
 )
-from alignment.recipe_base import Lora
+from alignment.recipe_base import Lora, Training
 from alignment.reward.settings import JudgeReward, ModelReward
 
 TRAINERS = (SftStage, DpoStage, PpoStage, GrpoStage, RlooStage)  # those that make a policy
@@ -82,8 +82,14 @@ class Planner:
         work.models.append(self.size.parameters)
         lora = self.adapter_of(stage.model) or stage.lora
         work.full = lora is None
+        work.steps_each_batch = self._steps_each_batch(stage)
         work.trainable = self.size.parameters if lora is None else self.size.adapter(lora)
         work.parameters = self.size.parameters + (0 if lora is None else work.trainable)
+
+    def _steps_each_batch(self, stage: Any) -> bool:
+        """Whether a training batch is a step by itself, and its gradients are nobody else's."""
+        alone = not trains_on_several(self.recipe, stage)
+        return isinstance(stage, Training) and stage.gradient_accumulation == 1 and alone
 
     def _beginning(self) -> float:
         """Tokens that all rows of a batch begin with and that are computed once for all of them."""
@@ -147,6 +153,7 @@ class Planner:
         parameters = size.trunk + size.hidden  # and a score head of one output
         work.models.append(parameters)
         work.full = stage.lora is None
+        work.steps_each_batch = self._steps_each_batch(stage)
         work.trainable = parameters if stage.lora is None else size.adapter(stage.lora) + size.hidden
         work.parameters = parameters + (0 if stage.lora is None else work.trainable)
         pairs, work.at_most = self._pairs(stage)

@@ -206,10 +206,16 @@ def test_memory_of_an_adapter_and_of_all_weights(smollm2: ModelSize) -> None:
     assert memory.weights == 2 * 134_515_008 + 4 * 4_884_480
     assert (memory.gradients, memory.optimizer) == (4 * 4_884_480, 8 * 4_884_480)
     full = Planner(recipe(sft={"lora": None}), smollm2, TEXTS).work("sft")
+    halves = Planner(recipe(sft={"lora": None, "gradient_accumulation": 2}), smollm2, TEXTS).work("sft")
     for precision, entry in (("bfloat16", 2), ("float32", 4)):
-        memory = peak_memory(full, smollm2, CPU, precision)
+        memory = peak_memory(halves, smollm2, CPU, precision)
         assert memory.weights == memory.gradients == entry * 134_515_008
         assert memory.optimizer == 2 * entry * 134_515_008
+        # Where nothing is accumulated, gradients come while activations go: never both.
+        alone = peak_memory(full, smollm2, CPU, precision)
+        assert (alone.weights, alone.optimizer) == (memory.weights, memory.optimizer)
+        passing = memory.activations + memory.logits
+        assert alone.total == memory.total - min(memory.gradients, passing) < memory.total
 
 
 def test_workers_that_shard_hold_parts(smollm2: ModelSize) -> None:
