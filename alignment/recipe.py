@@ -21,7 +21,7 @@ from alignment.preferences.feedback_settings import ConstitutionStage as Constit
 from alignment.preferences.feedback_settings import PairClassifierStage as PairClassifierStage
 from alignment.preferences.feedback_settings import SynthesisStage as SynthesisStage
 from alignment.preferences.judges.settings import JudgeStage as JudgeStage
-from alignment.preferences.judges.settings import judge_models, judge_role
+from alignment.preferences.judges.settings import judge_models, judge_role, pays
 from alignment.recipe_base import BASE as BASE
 from alignment.recipe_base import CHAMPION as CHAMPION
 from alignment.recipe_base import Count, Fraction, Name, NotNegative, Positive, Settings
@@ -226,9 +226,14 @@ def trains_together(stage: Any) -> bool:
     return isinstance(stage, Training | GroupStage | PpoStage)
 
 
+def has_workers(stage: Any) -> bool:
+    """Whether a stage's work may be given to workers; what only waits for an endpoint is not."""
+    return hasattr(stage, "workers") and not (isinstance(stage, JudgeStage) and pays(stage.judge))
+
+
 def workers_of(recipe: Recipe, stage: Any) -> int:
-    """How many processes do a stage's work; stages that neither train nor sample take one."""
-    if not hasattr(stage, "workers"):
+    """How many processes do a stage's work; one that can be given to no workers takes one."""
+    if not has_workers(stage):
         return 1
     return stage.workers or recipe.resources.workers
 

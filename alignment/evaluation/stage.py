@@ -56,7 +56,7 @@ def run(settings: EvaluateStage, context: StageContext) -> StageResult:
     measured: dict[str, float] = {}
     if settings.judge is not None:
         games = {name: (answers[settings.model], answers[name]) for name in outcomes}
-        judged = judged_outcomes(settings.judge, settings.calibrated_by, context, prompts, games)
+        judged = judged_outcomes(settings, context, prompts, games)
         judges["judge"] = judged.words
         measured = {"judge.calibrated": float(judged.calibrated), "judge.unread": float(judged.unread)}
         for opponent, own in judged.outcomes.items():

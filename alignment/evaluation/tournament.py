@@ -118,7 +118,7 @@ def _games(
     both = list(combinations(answers, 2))
     if settings.judge is not None:
         asked = {f"{left}/{right}": (answers[left], answers[right]) for left, right in both}
-        judged = judged_outcomes(settings.judge, settings.calibrated_by, context, prompts, asked)
+        judged = judged_outcomes(settings, context, prompts, asked)
         return {(left, right): judged.outcomes[f"{left}/{right}"] for left, right in both}, judged.words
     assert settings.raters is not None
     rubric = load_rubric(context.data["rubric"])
