@@ -183,7 +183,7 @@ class Resources(Settings):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: Count | None = None  # CPU threads; None: one per core. Part of the run's identity: sums depend on it
     vllm: Vllm | None = None  # samples for the stages sample, ppo, grpo and rloo; None: transformers, in this process
-    workers: Count = 1  # processes that train and sample; 1 without an address: this one, and no Ray
+    workers: Count = 1  # processes that train, sample, judge and evaluate; 1 without an address: this one, and no Ray
     gpus_per_worker: NotNegative | None = None  # None: one where the device is a GPU
     address: str | None = None  # a Ray cluster's: "auto" or host:port, from a machine in it; "local": a Ray of this one
     min_workers: Count | None = None  # so few go on when a node is lost, more join when there is room; None: `workers`

@@ -91,36 +91,52 @@ def _leave(_number: int, _frame: FrameType | None = None) -> NoReturn:
     raise SystemExit(TERMINATED)
 
 
-def leave_on_sigterm() -> None:
+@contextmanager
+def leaving_on_sigterm() -> Iterator[None]:
     """For a command that runs a flow: SIGTERM ends the flow as above, and then the command, with the code 143.
 
     Does nothing outside of the main thread, which is the only one that hears signals.
     """
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, _leave)
-        hear_sigterm()
-        end_in_time()
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _leave)
+    hear_sigterm()
+    writing = end_in_time()
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        signal.set_wakeup_fd(-1)
+        os.close(writing)
 
 
-def end_in_time(step: float = STEP_SECONDS, total: float = TOTAL_SECONDS) -> None:
+def end_in_time(step: float = STEP_SECONDS, total: float = TOTAL_SECONDS) -> int:
     """From now on SIGTERM ends this process within ``total`` seconds, by SIGKILL if need be. Main thread only.
 
-    A training step may take ``step`` of them.
+    A training step may take ``step`` of them. Returns the descriptor that is written when a signal comes: where it is
+    closed before one came, nothing ends any more.
     """
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
     threading.Thread(target=_watch, args=(reading, step, total), name="end-in-time", daemon=True).start()
+    return writing
 
 
 def _watch(reading: int, step: float, total: float) -> None:
-    while not _heard(reading, None):
-        pass
+    while (heard := _heard(reading, None)) is not True:
+        if heard is None:  # closed
+            os.close(reading)
+            return
     now = time.monotonic()
     nudge, end = now + step, now + total
     while (now := time.monotonic()) < end:
-        if _heard(reading, max(0.0, min(nudge, end) - now)):  # again: at once
+        heard = _heard(reading, max(0.0, min(nudge, end) - now))
+        if heard:  # again: at once
             nudge, end = end, min(end, time.monotonic() + LAST_SECONDS)
+        elif heard is None:
+            time.sleep(end - now)  # the process has come that far; it may still take its time
         elif time.monotonic() >= nudge:
             nudge = end
             if _ending.steps:
@@ -128,7 +144,10 @@ def _watch(reading: int, step: float, total: float) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _heard(reading: int, seconds: float | None) -> bool:
-    """Whether SIGTERM comes within so many seconds; None: waits for the next signal."""
+def _heard(reading: int, seconds: float | None) -> bool | None:
+    """Whether SIGTERM comes within so many seconds (None: whenever it may be); None where there is no more to hear."""
     ready, _writing, _errors = select.select([reading], [], [], seconds)
-    return bool(ready) and signal.SIGTERM in os.read(reading, 64)
+    if not ready:
+        return False
+    signals = os.read(reading, 64)
+    return signal.SIGTERM in signals if signals else None

@@ -24,7 +24,7 @@ from flows import services
 from flows.cluster import cluster_faults
 from flows.commands import shown_stages
 from flows.display import Terminal
-from flows.ending import leave_on_sigterm
+from flows.ending import leaving_on_sigterm
 from flows.pipeline import RunRequest, check_start, pipeline
 from flows.progress import listener
 from flows.schedule import running_faults
@@ -69,11 +69,10 @@ def launch(
     write_text(workspace.folder("runs", name) / "recipe.yaml", dump_recipe(with_absolute_data(recipe, data)))
     with console.status("waiting for the Prefect server"):
         services.wait(workspace, server)
-    leave_on_sigterm()
     settings: dict[Any, Any] = {PREFECT_RESULTS_LOCAL_STORAGE_PATH: workspace.folder("prefect", "results")}
     if get_current_settings().api.url is None:
         settings[PREFECT_API_URL] = f"{server.url}/api"
-    with temporary_settings(settings), Terminal(shown_stages(recipe), console) as terminal:
+    with leaving_on_sigterm(), temporary_settings(settings), Terminal(shown_stages(recipe), console) as terminal:
         token = listener.set(terminal)
         try:
             state = pipeline(request, return_state=True)

@@ -40,7 +40,8 @@ class PpoTrainer:
     ``watch`` is asked every ``settings.watch_every`` steps for the policy's held-out win rate against its start. The
     workers of ``team`` train together: each makes some of every pass, and all come to the same weights, which are those
     of one alone up to the order of sums. Where ``preempted`` says that one is about to be taken away, it saves at once;
-    ``saved`` is told of each checkpoint, and may end the training. Raises StageError where the policy's head is not a plain matrix product.
+    ``saved`` is told of each checkpoint, and may end the training. Raises StageError where the policy's head is not a
+    plain matrix product.
     """
 
     def __init__(
