@@ -43,12 +43,12 @@ def run(settings: EvaluateStage, context: StageContext) -> StageResult:
     prompts = held_out_prompts(context, source=settings.prompts, limit=settings.limit, part=settings.part)
     require_prompts(settings.metrics, prompts)
     work = _Work(settings, context, prompts)
-    found = ask_all(settings, context, work.questions(), work.heard)
-    answers = {name: responses_of(found, "answers", name, prompts) for name in reversed(evaluated_models(settings))}
+    asked = ask_all(settings, context, work.questions(), work.heard)
+    answers = {name: responses_of(asked, "answers", name, prompts) for name in reversed(evaluated_models(settings))}
     pool = PolicyPool(context.inputs[BASE], context.recipe)
     sums = {name: _probe(work, pool, context.inputs[name]) for name in answers}
     kl = kl_estimate(
-        divergences_of(found, settings.model, work.kl_prompts),
+        divergences_of(asked, settings.model, work.kl_prompts),
         max_new_tokens=settings.sampling.max_new_tokens, seed=work.seed,
     )  # fmt: skip
     templates = {name: template_digest(pool.tokenizer(context.inputs[name])) for name in evaluated_models(settings)}
