@@ -116,10 +116,11 @@ def asker(settings: Any, context: StageContext) -> Callable[[Question], Answered
     """What asks, wherever it is called."""
     scores: list[Score] = []  # the reward model that chooses, once it was needed
     pool = PolicyPool(context.inputs[BASE], context.recipe)
+    often = [context.inputs[name] for name in {settings.model, getattr(settings, "reference", settings.model)}]
 
     def ask(question: Question) -> Answered:
         artifact = context.inputs[question.model]
-        pool.keep_only(artifact, *([context.inputs[question.reference]] if question.reference else []))
+        pool.keep_only(artifact, *often)
         if question.what == "answers":
             policy = pool.use(artifact)
             drawn = draw(policy, artifact, question.prompts, sampling=settings.sampling, seed=context.recipe.seed,

@@ -155,14 +155,13 @@ def read_tournament(folder: Path) -> Tournament:
 
 
 def _questions(settings: TournamentStage, prompts: list[Prompt]) -> list[Question]:
-    """All that the players are asked."""
+    """All that the players are asked, one after the other."""
     size = settings.batch_size
-    asked = [
-        one for name in (settings.model, *settings.policies) for one in questions("answers", name, prompts, size=size)
-    ]
+    asked = questions("answers", settings.model, prompts, size=size)
     if settings.best_of > 1:
         asked += questions("best-of-n", settings.model, prompts, size=max(1, size // settings.best_of))
     for name in settings.policies:
+        asked += questions("answers", name, prompts, size=size)
         asked += questions("kl", name, _kl_prompts(settings, prompts), size=size, reference=settings.model)
     return asked
 
