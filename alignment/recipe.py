@@ -21,7 +21,7 @@ from alignment.preferences.feedback_settings import ConstitutionStage as Constit
 from alignment.preferences.feedback_settings import PairClassifierStage as PairClassifierStage
 from alignment.preferences.feedback_settings import SynthesisStage as SynthesisStage
 from alignment.preferences.judges.settings import JudgeStage as JudgeStage
-from alignment.preferences.judges.settings import judge_models, judge_role
+from alignment.preferences.judges.settings import judge_models, judge_role, pays
 from alignment.recipe_base import BASE as BASE
 from alignment.recipe_base import CHAMPION as CHAMPION
 from alignment.recipe_base import Count, Fraction, Name, NotNegative, Positive, Settings
@@ -183,7 +183,7 @@ class Resources(Settings):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: Count | None = None  # CPU threads; None: one per core. Part of the run's identity: sums depend on it
     vllm: Vllm | None = None  # samples for the stages sample, ppo, grpo and rloo; None: transformers, in this process
-    workers: Count = 1  # processes that train and sample; 1 without an address: this one, and no Ray
+    workers: Count = 1  # processes that train, sample, judge and evaluate; 1 without an address: this one, and no Ray
     gpus_per_worker: NotNegative | None = None  # None: one where the device is a GPU
     address: str | None = None  # a Ray cluster's: "auto" or host:port, from a machine in it; "local": a Ray of this one
     sharding: Literal["none", "fsdp", "zero2", "zero3"] = (
@@ -229,9 +229,14 @@ def trains_together(stage: Any) -> bool:
     return isinstance(stage, Training | GroupStage | PpoStage)
 
 
+def has_workers(stage: Any) -> bool:
+    """Whether a stage's work may be given to workers; what only waits for an endpoint is not."""
+    return hasattr(stage, "workers") and not (isinstance(stage, JudgeStage) and pays(stage.judge))
+
+
 def workers_of(recipe: Recipe, stage: Any) -> int:
-    """How many processes do a stage's work; stages that neither train nor sample take one."""
-    if not hasattr(stage, "workers"):
+    """How many processes do a stage's work; one that can be given to no workers takes one."""
+    if not has_workers(stage):
         return 1
     return stage.workers or recipe.resources.workers
 

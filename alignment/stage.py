@@ -32,6 +32,10 @@ def never() -> bool:
     return False
 
 
+def nothing() -> None:
+    """Does nothing: who goes on after a checkpoint."""
+
+
 def silent(_progress: Progress) -> None:
     """Hears nothing."""
 
@@ -62,6 +66,7 @@ class StageContext:
     pool: Pool = here  # who does work that falls into pieces
     rollouts: Callable[[Any], Any] | None = None  # makes a `PushedEngine` of the stage's settings; None: samples here
     preempted: Callable[[], bool] = never  # whether this is the time to save: a worker is about to be taken away
+    saved: Callable[[], None] = nothing  # told of each checkpoint; it may end the stage, which was told to end
 
     @property
     def sharded(self) -> bool:

@@ -100,7 +100,7 @@ class StageCallback(TrainerCallback):  # type: ignore[misc]  # transformers is u
             self.context.report(Progress(state.global_step, state.max_steps, metrics, self.tokens))
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Called by the trainer after each optimizer step: saves at once where a worker is about to be taken away."""
+        """Called by the trainer after each optimizer step: saves at once where this worker is about to end."""
         if not self._warned and state.global_step % self.updates == 0 and self.context.preempted():
             self._warned = control.should_save = True
 
@@ -109,6 +109,7 @@ class StageCallback(TrainerCallback):  # type: ignore[misc]  # transformers is u
         wait_for_workers(self.context)
         if self.context.rank == 0:
             (Path(str(args.output_dir)) / f"checkpoint-{state.global_step}" / COMPLETE).touch()
+        self.context.saved()
 
 
 def last_checkpoint(folder: Path, *, clean: bool = True) -> str | None:

@@ -1,4 +1,5 @@
-"""``rlhf``: the command line. Exit 0: success; 1: the work failed or the gate refused; 2: the input is wrong.
+"""``rlhf``: the command line. Exit 0: success; 1: the work failed or the gate refused; 2: the input is wrong; 143: told
+to end (SIGTERM).
 
 Nothing heavy is imported here: each command imports what it needs, so that ``rlhf --help`` answers at once.
 """
@@ -48,6 +49,7 @@ AgreementOption = Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of
 QueueOption = Annotated[str | None, typer.Option(help="Votes of this queue only.")]
 WORKSPACE = Path("workspace")
 INTERRUPTED = 130  # typer's exit code for Ctrl-C
+TERMINATED = 143  # by SIGTERM, as a shell says it
 
 
 @app.command()
@@ -352,10 +354,10 @@ def main() -> NoReturn:
         print(f"rlhf: {error}", file=sys.stderr)
         raise SystemExit(1) from None
     except SystemExit as ended:
-        if ended.code != INTERRUPTED:
+        if ended.code not in (INTERRUPTED, TERMINATED):
             raise
         print("\nstopped; the same command goes on where it stopped", file=sys.stderr)
-        raise SystemExit(1) from None
+        raise SystemExit(TERMINATED if ended.code == TERMINATED else 1) from None
     raise SystemExit(0)
 
 

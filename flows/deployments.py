@@ -30,7 +30,7 @@ from alignment.workspace import Workspace, write_text
 from flows.approval import ask, asked_before, question
 from flows.collect import heard, unheard, waiting_recipe
 from flows.commands import next_run_name, prepare
-from flows.ending import end_in_time
+from flows.ending import SERVED_STEP_SECONDS, SERVED_TOTAL_SECONDS, end_in_time, hear_sigterm
 from flows.launch import checked
 from flows.logs import set_up
 from flows.pipeline import RunRequest, pipeline
@@ -58,7 +58,8 @@ def recipe_flow(
 ) -> State[Any]:
     """Runs a recipe as it is on the disk now; for a ``queue`` that is ready, the recipe that waited for its votes."""
     set_up()
-    end_in_time()
+    hear_sigterm()
+    end_in_time(SERVED_STEP_SECONDS, SERVED_TOTAL_SECONDS)
     space = Workspace(Path(workspace))
     if (asked := asked_before(space)) is not None:
         loaded, path = prepare(str(asked.recipe), [])

@@ -24,6 +24,7 @@ from flows import services
 from flows.cluster import cluster_faults
 from flows.commands import shown_stages
 from flows.display import Terminal
+from flows.ending import leaving_on_sigterm
 from flows.pipeline import RunRequest, check_start, pipeline
 from flows.progress import listener
 from flows.schedule import running_faults
@@ -71,7 +72,7 @@ def launch(
     settings: dict[Any, Any] = {PREFECT_RESULTS_LOCAL_STORAGE_PATH: workspace.folder("prefect", "results")}
     if get_current_settings().api.url is None:
         settings[PREFECT_API_URL] = f"{server.url}/api"
-    with temporary_settings(settings), Terminal(shown_stages(recipe), console) as terminal:
+    with leaving_on_sigterm(), temporary_settings(settings), Terminal(shown_stages(recipe), console) as terminal:
         token = listener.set(terminal)
         try:
             state = pipeline(request, return_state=True)

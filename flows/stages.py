@@ -33,6 +33,7 @@ from alignment.workspace import Workspace, file_digest, folder_digest
 from flows.cluster import run_stage
 from flows.dashboard import show_artifact, slug
 from flows.display import describe
+from flows.ending import letting_steps_end
 from flows.logs import say
 from flows.metrics import StageMetrics
 from flows.progress import listener
@@ -161,7 +162,7 @@ def stage_task(job: Job) -> Task[[Job], dict[str, Any]]:
 def execute(job: Job) -> dict[str, Any]:
     """Runs a job to its published artifact, or finds the artifact that another run just published."""
     key, workspace = job.key, job.workspace
-    with _alone(workspace, key):
+    with letting_steps_end(), _alone(workspace, key):
         found = workspace.find(job.name, key)
         artifact = found or _make(job, key)
         shutil.rmtree(workspace.root / "partial" / key, ignore_errors=True)  # also of a run that died just before this

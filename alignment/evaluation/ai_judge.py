@@ -6,16 +6,16 @@ is counted and said beside every figure: an outcome is wanted for each prompt, a
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from alignment.data.digests import content_id
-from alignment.data.jsonl import read_records, write_records
 from alignment.evaluation.judging import TIE
 from alignment.faults import StageError
 from alignment.preferences.judges import calibration
-from alignment.preferences.judges.build import build_judge, calibration_of
-from alignment.preferences.judges.protocol import Judgement, wait_for
+from alignment.preferences.judges.build import calibration_of
+from alignment.preferences.judges.pieces import Block, blocks_of, judge_all
 from alignment.preferences.judges.report import judge_words
-from alignment.preferences.judges.settings import AnyJudge, pays
+from alignment.preferences.judges.settings import pays, scores_alone
 from alignment.records import Comparison, Prompt, Response
 from alignment.stage import StageContext
 
@@ -34,56 +34,61 @@ class Judged:
 
 
 def judged_outcomes(
-    settings: AnyJudge,
-    calibrated_by: str | None,
+    settings: Any,
     context: StageContext,
     prompts: Sequence[Prompt],
     games: Mapping[str, tuple[Answers, Answers]],
 ) -> Judged:
     """One outcome for each prompt of each game, whose answers follow the order of ``prompts``; equal texts tie.
 
-    Without a calibration the bonus of the first place is fitted on these pairs themselves, which needs no votes.
-    Raises StageError where the judge cannot be asked, gives too few verdicts, or another one was calibrated.
+    ``settings`` are a stage's, with ``judge`` and ``calibrated_by``. Without a calibration the bonus of the first place
+    is fitted on these pairs themselves, which needs no votes. Raises StageError where the judge cannot be asked, gives
+    too few verdicts, or another one was calibrated.
     """
-    report = calibration_of(calibrated_by, settings, context)
-    judge = build_judge(settings, context)
-    asked = {name: _comparisons(prompts, *both) for name, both in games.items()}
-    judged: dict[str, list[Judgement]] = {}
-    for name, comparisons in asked.items():
-        path = context.checkpoints / f"judged-{content_id([one.id for one in comparisons.values()])}.jsonl"
-        if path.exists() and not pays(settings):  # an endpoint's answers are kept by themselves, and must be counted
-            judged[name] = read_records(path, Judgement)
-        else:
-            with context.working():
-                judged[name] = wait_for(judge.judge(list(comparisons.values()))) if comparisons else []
-            if comparisons:
-                write_records(path, judged[name])
-    every = [one for found in judged.values() for one in found]
-    unread = sum(not one.read for one in every)
-    if every and unread > MAX_UNREAD * len(every):
+    report = calibration_of(settings.calibrated_by, settings.judge, context)
+    asked = [(name, place, pair) for name, both in games.items() for place, pair in _comparisons(prompts, *both)]
+    if scores_alone(settings.judge) and not pays(
+        settings.judge
+    ):  # pairs of one prompt stand together: no answer is scored in two pieces
+        asked.sort(key=lambda one: one[1])
+    found = judge_all(settings, context, _blocks(settings, asked), lambda _verdicts: None)
+    unread = sum(not one.read for one in found.judgements)
+    if asked and unread > MAX_UNREAD * len(asked):
         raise StageError(
-            f"the judge ({judge.name}) gave no verdict on {unread} of {len(every)} pairs; take a better judge, or "
+            f"the judge ({found.judge}) gave no verdict on {unread} of {len(asked)} pairs; take a better judge, or "
             "another form of question"
         )
-    correction = report.correction if report else calibration.fit(every, {}, position=True)
+    correction = report.correction if report else calibration.fit(found.judgements, {}, position=True)
     values = {"left": 1.0, "right": 0.0, "tie": TIE, None: TIE}
     outcomes = {name: [TIE] * len(prompts) for name in games}
-    for name, comparisons in asked.items():
-        for place, judgement in zip(comparisons, judged[name], strict=True):
-            outcomes[name][place] = values[correction.decision(judgement)]
+    for (name, place, _pair), judgement in zip(asked, found.judgements, strict=True):
+        outcomes[name][place] = values[correction.decision(judgement)]
     calibrated = report is not None and report.calibrated
-    words = judge_words(judge.name, report)
+    words = judge_words(found.judge, report)
     if unread:
-        words += f"; {unread} of {len(every)} pairs got no verdict and count as ties"
+        words += f"; {unread} of {len(asked)} pairs got no verdict and count as ties"
     return Judged(outcomes, words, calibrated, unread)
 
 
-def _comparisons(prompts: Sequence[Prompt], left: Answers, right: Answers) -> dict[int, Comparison]:
-    """The pairs of different texts, by the prompt's place."""
-    return {
-        place: Comparison(
-            id=content_id(["evaluation", prompt.id, one.id, other.id]), prompt=prompt, responses=(one, other)
+def _blocks(settings: Any, asked: Sequence[tuple[str, int, Comparison]]) -> list[Block]:
+    """The pieces; an endpoint is asked about a whole game at a time, since its questions go side by side."""
+    if not pays(settings.judge):
+        return blocks_of([pair for _name, _place, pair in asked])
+    games: dict[str, list[Comparison]] = {}
+    for name, _place, pair in asked:
+        games.setdefault(name, []).append(pair)
+    return [tuple(pairs) for pairs in games.values()]
+
+
+def _comparisons(prompts: Sequence[Prompt], left: Answers, right: Answers) -> list[tuple[int, Comparison]]:
+    """The pairs of different texts, each with its prompt's place."""
+    return [
+        (
+            place,
+            Comparison(
+                id=content_id(["evaluation", prompt.id, one.id, other.id]), prompt=prompt, responses=(one, other)
+            ),
         )
         for place, (prompt, one, other) in enumerate(zip(prompts, left, right, strict=True))
         if one.text.strip() != other.text.strip()
-    }
+    ]

@@ -77,7 +77,7 @@ def response_kl(policy: Use, reference: Use, prompt: Sequence[int], response: Se
     return total
 
 
-def sampled_kl(
+def response_kls(
     pool: PolicyPool,
     policy: Artifact,
     reference: Artifact,
@@ -86,22 +86,18 @@ def sampled_kl(
     max_new_tokens: int,
     batch_size: int,
     seed: int,
-    on_response: Callable[[int], None] = lambda _tokens: None,
-) -> KlEstimate:
-    """KL(policy‖reference) on one answer to each prompt, which the policy draws at temperature 1.
-
-    ``on_response`` is told the tokens of each answer once it is measured.
-    """
+) -> list[tuple[float, int]]:
+    """(KL(policy‖reference), tokens) of one answer to each prompt, which the policy draws at temperature 1."""
     drawing = pool.use(policy)
     engine = drawing.engine(batch_size)
     asked = [render_prompt(drawing.tokenizer, prompt.messages) for prompt in prompts]
     sampling = Sampling(temperature=1.0, max_new_tokens=max_new_tokens)
     drawn = engine.generate(asked, sampling=sampling, seeds=[response_seed(seed, prompt.id, 1) for prompt in prompts])
-    values = []
+    found = []
     for ids, (completion,) in zip(asked, drawn, strict=True):
-        values.append(response_kl(lambda: pool.use(policy), lambda: pool.use(reference), ids, completion.tokens))
-        on_response(len(completion.tokens))
-    return kl_estimate(values, max_new_tokens=max_new_tokens, seed=seed)
+        value = response_kl(lambda: pool.use(policy), lambda: pool.use(reference), ids, completion.tokens)
+        found.append((value, len(completion.tokens)))
+    return found
 
 
 class _Stream:

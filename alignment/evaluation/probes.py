@@ -32,7 +32,7 @@ FIRST = 2  # place of the first sample among a prompt's seeds: the answer is the
 def probe(
     metrics: MetricList,
     context: StageContext,
-    policy: LoadedPolicy,
+    policy: Callable[[], LoadedPolicy],
     artifact: Artifact,
     prompts: Sequence[Prompt],
     *,
@@ -41,8 +41,8 @@ def probe(
 ) -> tuple[dict[str, Sums], int]:
     """By name, the metrics of ``metrics`` that ask the model itself; and how many tokens were sampled for them.
 
-    ``policy`` is ``artifact``, in use. ``sampling`` gives the length of pass@k's answers. Raises StageError where
-    programs cannot be confined here.
+    ``policy`` puts ``artifact`` in use, which it is where something was not measured yet. ``sampling`` gives the length
+    of pass@k's answers. Raises StageError where programs cannot be confined here.
     """
     found: dict[str, Sums] = {}
     drawn_from: dict[str, int] = {}  # two metrics may count the same samples
@@ -50,7 +50,7 @@ def probe(
         wanted = asked(metric, prompts)
         chosen = [prompt for prompt, is_asked in zip(prompts, wanted, strict=True) if is_asked]
         if isinstance(metric, Perplexity):
-            make = partial(reference_likelihoods, policy, chosen, batch_size=metric.batch_size)
+            make = partial(_likelihoods, policy, chosen, metric.batch_size)
             rows = _kept(context, f"likelihood-{artifact.digest[:16]}-{_of(chosen)}.json", make)
             found[metric_name(metric)] = Sums(_spread(rows, wanted), np.array(wanted, dtype=np.bool_), perplexity)
         elif isinstance(metric, PassAtK):
@@ -78,6 +78,12 @@ def pass_at_k(n: int, passed: int, k: int) -> float:
 def perplexity(sums: Floats) -> Floats:
     """exp of nats per token, from sums (..., 2) of nats and tokens."""
     return np.asarray(np.exp(ratio(sums)), dtype=np.float64)
+
+
+def _likelihoods(
+    policy: Callable[[], LoadedPolicy], prompts: Sequence[Prompt], batch_size: int
+) -> list[tuple[float, int]]:
+    return reference_likelihoods(policy(), prompts, batch_size=batch_size)
 
 
 @torch.inference_mode()
@@ -115,14 +121,14 @@ def reference_likelihoods(
 def _passes(
     metric: PassAtK,
     context: StageContext,
-    policy: LoadedPolicy,
+    policy: Callable[[], LoadedPolicy],
     artifact: Artifact,
     prompts: Sequence[Prompt],
     sampling: Sampling,
     batch_size: int,
 ) -> list[tuple[float, int]]:
     """For each prompt, how many of its samples pass, and the tokens that they took."""
-    groups = draw(policy, artifact, prompts, sampling=sampling, seed=context.recipe.seed, first=FIRST,
+    groups = draw(policy(), artifact, prompts, sampling=sampling, seed=context.recipe.seed, first=FIRST,
                   per_prompt=metric.samples, batch_size=batch_size)  # fmt: skip
     programs = [
         (fenced(answer.text), prompt.reference or "")

@@ -37,6 +37,7 @@ class EvaluateStage(Settings):
     batch_size: Count = 64
     limit: Count | None = None  # held-out prompts
     part: Part = "all"
+    workers: Count | None = None  # None: as many as `resources.workers`; what they find is the same
 
     @field_validator("rewards")
     @classmethod
@@ -75,6 +76,7 @@ class TournamentStage(Settings):
     batch_size: Count = 64
     limit: Count | None = None  # held-out prompts
     part: Part = "first half"
+    workers: Count | None = None  # None: as many as `resources.workers`; what they find is the same
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

@@ -1,20 +1,22 @@
 """The stage ``evaluate``: the candidate against its opponents on held-out prompts.
 
 It writes ``evaluation.json`` and ``samples.jsonl`` (both as :mod:`alignment.evaluation.results` says), and
-``metrics.json`` with what a gate may ask for. A model's answers are kept as a checkpoint, so that a run that was
-stopped does not sample them again.
+``metrics.json`` with what a gate may ask for. Models are asked, answers scored and judged in pieces, side by side where
+there are workers, and each is kept as a checkpoint: a run that was stopped does nothing of it again.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from alignment.chat import render_answer, render_prompt, template_digest
-from alignment.data.jsonl import read_records, write_records
+from alignment.data.digests import content_id
+from alignment.data.jsonl import write_records
 from alignment.evaluation.ai_judge import judged_outcomes
-from alignment.evaluation.answers import draw, held_out_prompts
+from alignment.evaluation.answers import held_out_prompts
+from alignment.evaluation.asking import Found, Question, ask_all, divergences_of, questions, responses_of
 from alignment.evaluation.bootstrap import Sums
 from alignment.evaluation.judging import rubric_outcomes, score_outcomes
-from alignment.evaluation.kl import KlEstimate, sampled_kl
+from alignment.evaluation.kl import kl_estimate
 from alignment.evaluation.metric_names import evaluated_models
 from alignment.evaluation.metric_settings import PassAtK, Perplexity
 from alignment.evaluation.metrics import measure, require_prompts
@@ -23,16 +25,17 @@ from alignment.evaluation.probes import probe
 from alignment.evaluation.results import evaluation, metrics, samples
 from alignment.evaluation.reward_metrics import score_answers
 from alignment.models.loading import load_reward_model
+from alignment.pieces import all_of
 from alignment.preferences.raters import simulated_raters
 from alignment.preferences.rubric import load_rubric
 from alignment.recipe import BASE, EvaluateStage
-from alignment.records import Artifact, Prompt, Response, Sampling
+from alignment.records import Artifact, Prompt, Response
 from alignment.reward.build import build_rewards
 from alignment.reward.model import score
 from alignment.stage import Progress, StageContext, StageResult
 from alignment.workspace import write_text
 
-Answers = dict[str, list[Response]]
+Batch = tuple[tuple[Prompt, str], ...]  # prompts and answers to them
 
 
 def run(settings: EvaluateStage, context: StageContext) -> StageResult:
@@ -40,14 +43,14 @@ def run(settings: EvaluateStage, context: StageContext) -> StageResult:
     prompts = held_out_prompts(context, source=settings.prompts, limit=settings.limit, part=settings.part)
     require_prompts(settings.metrics, prompts)
     work = _Work(settings, context, prompts)
+    asked = ask_all(settings, context, work.questions(), work.heard)
+    answers = {name: responses_of(asked, "answers", name, prompts) for name in reversed(evaluated_models(settings))}
     pool = PolicyPool(context.inputs[BASE], context.recipe)
-    answers: Answers = {}
-    sums: dict[str, dict[str, Sums]] = {}
-    for name in reversed(evaluated_models(settings)):  # the candidate last: the KL needs it next
-        answers[name] = _answers(work, pool, context.inputs[name])
-        sums[name] = _probe(work, pool, context.inputs[name])
-        pool.keep_only(context.inputs[settings.model], context.inputs[settings.reference])
-    kl = _kl(work, pool)
+    sums = {name: _probe(work, pool, context.inputs[name]) for name in answers}
+    kl = kl_estimate(
+        divergences_of(asked, settings.model, work.kl_prompts),
+        max_new_tokens=settings.sampling.max_new_tokens, seed=work.seed,
+    )  # fmt: skip
     templates = {name: template_digest(pool.tokenizer(context.inputs[name])) for name in evaluated_models(settings)}
     del pool
 
@@ -56,7 +59,7 @@ def run(settings: EvaluateStage, context: StageContext) -> StageResult:
     measured: dict[str, float] = {}
     if settings.judge is not None:
         games = {name: (answers[settings.model], answers[name]) for name in outcomes}
-        judged = judged_outcomes(settings.judge, settings.calibrated_by, context, prompts, games)
+        judged = judged_outcomes(settings, context, prompts, games)
         judges["judge"] = judged.words
         measured = {"judge.calibrated": float(judged.calibrated), "judge.unread": float(judged.unread)}
         for opponent, own in judged.outcomes.items():
@@ -85,76 +88,82 @@ class _Work:
         self.done = 0
         self.tokens = 0
 
+    def questions(self) -> list[Question]:
+        """All that the models are asked, the candidate last: the KL needs it next."""
+        settings, size = self.settings, self.settings.batch_size
+        asked: list[Question] = []
+        for name in reversed(evaluated_models(settings)):
+            asked += questions("answers", name, self.prompts, size=size)
+            if any(isinstance(metric, Perplexity | PassAtK) for metric in settings.metrics):
+                asked.append(Question("probes", name, tuple(self.prompts)))
+        return asked + questions("kl", settings.model, self.kl_prompts, size=size, reference=settings.reference)
+
+    def heard(self, question: Question, found: Found) -> None:
+        self.advance(len(question.prompts) if question.what != "probes" else 0, found.tokens)
+
     def advance(self, steps: int, tokens: int = 0) -> None:
         self.done += steps
         self.tokens += tokens
         self.context.report(Progress(self.done, self.total, {}, self.tokens))
 
 
-def _answers(work: _Work, pool: PolicyPool, artifact: Artifact) -> list[Response]:
-    """One model's answer to every prompt, in their order."""
-    path = work.context.checkpoints / f"answers-{artifact.digest[:16]}.jsonl"
-    if path.exists():
-        responses = read_records(path, Response)
-    else:
-        responses = _sample(work, pool, artifact, work.prompts, work.settings.sampling, index=0)
-        write_records(path, responses)
-    work.advance(len(responses), sum(response.tokens for response in responses))
-    return responses
-
-
-def _sample(
-    work: _Work, pool: PolicyPool, artifact: Artifact, prompts: Sequence[Prompt], sampling: Sampling, index: int
-) -> list[Response]:
-    """One response to each prompt."""
-    policy = pool.use(artifact)
-    with work.context.working():
-        drawn = draw(policy, artifact, prompts, sampling=sampling, seed=work.seed, first=index,
-                     batch_size=work.settings.batch_size)  # fmt: skip
-    return [response for (response,) in drawn]
-
-
 def _probe(work: _Work, pool: PolicyPool, artifact: Artifact) -> dict[str, Sums]:
-    """The metrics that ask one model itself."""
+    """The metrics that ask one model itself, from what they were told."""
     settings = work.settings
     if not any(isinstance(metric, Perplexity | PassAtK) for metric in settings.metrics):
         return {}
     found, tokens = probe(
-        settings.metrics, work.context, pool.use(artifact), artifact, work.prompts, sampling=settings.sampling,
+        settings.metrics, work.context, lambda: pool.use(artifact), artifact, work.prompts, sampling=settings.sampling,
         batch_size=settings.batch_size,
     )  # fmt: skip
     work.advance(0, tokens)
     return found
 
 
-def _kl(work: _Work, pool: PolicyPool) -> KlEstimate:
-    """KL(candidate‖reference) on responses that the candidate draws at temperature 1."""
-    settings, inputs = work.settings, work.context.inputs
-    with work.context.working():
-        return sampled_kl(
-            pool, inputs[settings.model], inputs[settings.reference], work.kl_prompts,
-            max_new_tokens=settings.sampling.max_new_tokens, batch_size=settings.batch_size, seed=work.seed,
-            on_response=lambda tokens: work.advance(1, tokens),
-        )  # fmt: skip
-
-
 def _rewards(work: _Work, answers: Mapping[str, Sequence[Response]]) -> dict[str, list[float]]:
     """The reward model's score of every answer, by model; equal answers to a prompt are scored once."""
     if work.settings.reward is None:
         return {}
-    model, tokenizer = load_reward_model(work.context.inputs[work.settings.reward], work.context.recipe)
     wanted = {
         (prompt.id, response.text): prompt
         for responses in answers.values()
         for prompt, response in zip(work.prompts, responses, strict=True)
     }
-    with work.context.working():
+    ordered = sorted(wanted, key=lambda one: (len(one[1]), one))
+    size = work.settings.batch_size
+    batches = [
+        tuple((wanted[one], one[1]) for one in ordered[start : start + size]) for start in range(0, len(ordered), size)
+    ]
+    paths = [work.context.checkpoints / f"scores-{_of(batch)}.json" for batch in batches]
+
+    def read(place: int) -> list[float] | None:
+        return json.loads(paths[place].read_text("utf-8")) if paths[place].exists() else None
+
+    found = all_of(
+        batches, scorer, work.settings, work.context, read=read, heard=lambda _scores: None,
+        write=lambda place, scores: write_text(paths[place], json.dumps(scores)),
+    )  # fmt: skip
+    scores = dict(zip(ordered, (value for batch in found for value in batch), strict=True))
+    return {name: [scores[r.prompt_id, r.text] for r in responses] for name, responses in answers.items()}
+
+
+def scorer(settings: EvaluateStage, context: StageContext) -> Callable[[Batch], list[float]]:
+    """What scores a batch of answers with the stage's reward model, wherever it is called."""
+    assert settings.reward is not None
+    model, tokenizer = load_reward_model(context.inputs[settings.reward], context.recipe)
+
+    def scored(batch: Batch) -> list[float]:
         sequences = [
             render_prompt(tokenizer, prompt.messages) + render_answer(tokenizer, prompt.messages, text)
-            for (_id, text), prompt in wanted.items()
+            for prompt, text in batch
         ]
-        scores = dict(zip(wanted, score(model, tokenizer, sequences, batch_size=work.settings.batch_size), strict=True))
-    return {name: [scores[r.prompt_id, r.text] for r in responses] for name, responses in answers.items()}
+        return score(model, tokenizer, sequences, batch_size=settings.batch_size)
+
+    return scored
+
+
+def _of(batch: Batch) -> str:
+    return content_id([[prompt.id, text] for prompt, text in batch])
 
 
 def _judge(

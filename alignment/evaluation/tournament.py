@@ -11,28 +11,22 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 
-from alignment.chat import render_prompt
-from alignment.data.digests import content_id
-from alignment.data.jsonl import read_records, write_records
 from alignment.evaluation.ai_judge import judged_outcomes
-from alignment.evaluation.answers import draw, held_out_prompts
+from alignment.evaluation.answers import held_out_prompts
+from alignment.evaluation.asking import BEST_OF as BEST_OF
+from alignment.evaluation.asking import Found, Question, ask_all, divergences_of, questions, responses_of
 from alignment.evaluation.frontier import best_of_kl
 from alignment.evaluation.judging import rubric_outcomes
-from alignment.evaluation.kl import sampled_kl
-from alignment.evaluation.models import PolicyPool
+from alignment.evaluation.kl import kl_estimate
 from alignment.evaluation.ratings import bradley_terry
 from alignment.evaluation.settings import TournamentStage
 from alignment.evaluation.win_rate import Rate, win_rate
 from alignment.preferences.raters import simulated_raters
 from alignment.preferences.rubric import load_rubric
-from alignment.recipe_base import BASE
-from alignment.records import Artifact, Prompt, Record, Response
-from alignment.rollouts.best_of import best_of, reward_model_score
-from alignment.rollouts.stage import response_seed
+from alignment.records import Prompt, Record, Response
 from alignment.stage import Progress, StageContext, StageResult
 from alignment.workspace import write_text
 
-BEST_OF = "best_of_n"
 LEFT_BEHIND = ("artifact.json", "curves.json", "alarms.json", "samples", "snapshots")
 BOOTSTRAP = 1000
 
@@ -70,36 +64,26 @@ class Tournament(Record):
 def run(settings: TournamentStage, context: StageContext) -> StageResult:
     """Plays the tournament, and copies the winner. Raises StageError where no held-out prompt is there to ask."""
     prompts = held_out_prompts(context, limit=settings.limit, part=settings.part)
-    pool = PolicyPool(context.inputs[BASE], context.recipe)
-    players = [settings.model, *settings.policies]
-    total = len(players) + (settings.best_of > 1) + len(settings.policies)
-    answers: dict[str, list[Response]] = {}
+    asked = _questions(settings, prompts)
     done = tokens = 0
 
-    def advance() -> None:
-        nonlocal done
+    def heard(question: Question, found: Found) -> None:
+        nonlocal done, tokens
         done += 1
-        context.report(Progress(done, total, {}, tokens))
+        tokens += found.tokens * {"answers": 1, "best-of-n": settings.best_of}.get(question.what, 0)
+        context.report(Progress(done, len(asked), {}, tokens))
 
-    for name in players:
-        answers[name] = _answers(settings, context, pool, context.inputs[name], prompts)
-        tokens += sum(response.tokens for response in answers[name])
-        advance()
+    found = ask_all(settings, context, asked, heard)
+    answers = {name: responses_of(found, "answers", name, prompts) for name in (settings.model, *settings.policies)}
     if settings.best_of > 1:
-        answers[BEST_OF] = _best_of(settings, context, pool, prompts)
-        tokens += settings.best_of * sum(response.tokens for response in answers[BEST_OF])
-        advance()
-    kl = {}
-    for name in settings.policies:
-        kl[name] = _kl(settings, context, pool, context.inputs[name], prompts)
-        advance()
-
-    del pool
+        answers[BEST_OF] = responses_of(found, "best-of-n", settings.model, prompts)
+    kl = {name: _kl(settings, context, divergences_of(found, name, _kl_prompts(settings, prompts)))
+          for name in settings.policies}  # fmt: skip
     games, judge = _games(settings, context, prompts, answers)
     with context.working():
         standings = rank(settings.model, games, kl, answers, candidates=settings.best_of, seed=context.recipe.seed)
     winner = next(one.player for one in standings if one.player in settings.policies)
-    found = Tournament(
+    played = Tournament(
         start=settings.model, winner=winner, prompts=len(prompts),
         judge=judge, standings=tuple(standings),
         games={f"{left}/{right}": tuple(game) for (left, right), game in games.items()},
@@ -107,8 +91,8 @@ def run(settings: TournamentStage, context: StageContext) -> StageResult:
     shutil.copytree(
         context.inputs[winner].path, context.output, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*LEFT_BEHIND)
     )
-    write_text(context.output / "tournament.json", found.model_dump_json(indent=1) + "\n")
-    return StageResult("model", metrics(found), tokens_sampled=tokens)
+    write_text(context.output / "tournament.json", played.model_dump_json(indent=1) + "\n")
+    return StageResult("model", metrics(played), tokens_sampled=tokens)
 
 
 def _games(
@@ -118,7 +102,7 @@ def _games(
     both = list(combinations(answers, 2))
     if settings.judge is not None:
         asked = {f"{left}/{right}": (answers[left], answers[right]) for left, right in both}
-        judged = judged_outcomes(settings.judge, settings.calibrated_by, context, prompts, asked)
+        judged = judged_outcomes(settings, context, prompts, asked)
         return {(left, right): judged.outcomes[f"{left}/{right}"] for left, right in both}, judged.words
     assert settings.raters is not None
     rubric = load_rubric(context.data["rubric"])
@@ -170,65 +154,25 @@ def read_tournament(folder: Path) -> Tournament:
     return Tournament.model_validate(json.loads((folder / "tournament.json").read_text("utf-8")))
 
 
-def _answers(
-    settings: TournamentStage, context: StageContext, pool: PolicyPool, artifact: Artifact, prompts: list[Prompt]
-) -> list[Response]:
-    path = context.checkpoints / f"answers-{artifact.digest[:16]}.jsonl"
-    if path.exists():
-        return read_records(path, Response)
-    policy = pool.use(artifact)
-    with context.working():
-        drawn = draw(policy, artifact, prompts, sampling=settings.sampling, seed=context.recipe.seed,
-                     batch_size=settings.batch_size)  # fmt: skip
-    responses = [response for (response,) in drawn]
-    write_records(path, responses)
-    return responses
+def _questions(settings: TournamentStage, prompts: list[Prompt]) -> list[Question]:
+    """All that the players are asked, one after the other."""
+    size = settings.batch_size
+    asked = questions("answers", settings.model, prompts, size=size)
+    if settings.best_of > 1:
+        asked += questions("best-of-n", settings.model, prompts, size=max(1, size // settings.best_of))
+    for name in settings.policies:
+        asked += questions("answers", name, prompts, size=size)
+        asked += questions("kl", name, _kl_prompts(settings, prompts), size=size, reference=settings.model)
+    return asked
 
 
-def _best_of(
-    settings: TournamentStage, context: StageContext, pool: PolicyPool, prompts: list[Prompt]
-) -> list[Response]:
-    """The answer of ``model`` that the reward model likes best among ``best_of``, to every prompt.
-
-    Raises StageError where the reward model was trained with another chat template.
-    """
-    path = context.checkpoints / "answers-best-of-n.jsonl"
-    if path.exists():
-        return read_records(path, Response)
-    assert settings.reward is not None
-    artifact = context.inputs[settings.model]
-    policy = pool.use(artifact)
-    score = reward_model_score(
-        context, settings.reward, settings.model, policy.tokenizer, batch_size=settings.batch_size
-    )
-    sampling = settings.sampling.model_copy(update={"temperature": settings.best_of_temperature})
-    seeds = [response_seed(context.recipe.seed, prompt.id, 0) for prompt in prompts]
-    engine = policy.engine(settings.batch_size)
-    asked = [render_prompt(policy.tokenizer, prompt.messages) for prompt in prompts]
-    with context.working():
-        drawn = best_of(engine, asked, candidates=settings.best_of, score=score, sampling=sampling, seeds=seeds)
-    responses = [
-        Response(id=content_id(["answer", BEST_OF, prompt.id, seed]), prompt_id=prompt.id, text=one.text, model=BEST_OF,
-                 sampling=sampling, seed=seed, tokens=len(one.tokens), finished=one.finished)
-        for prompt, seed, (one,) in zip(prompts, seeds, drawn, strict=True)
-    ]  # fmt: skip
-    write_records(path, responses)
-    return responses
+def _kl_prompts(settings: TournamentStage, prompts: list[Prompt]) -> list[Prompt]:
+    return sorted(prompts, key=lambda prompt: prompt.id)[: settings.kl_prompts]
 
 
 def _kl(
-    settings: TournamentStage, context: StageContext, pool: PolicyPool, artifact: Artifact, prompts: list[Prompt]
+    settings: TournamentStage, context: StageContext, divergences: Sequence[float]
 ) -> tuple[float, float | None, float | None]:
-    """KL(policy‖start) with its interval, on answers that the policy draws at temperature 1; kept as a checkpoint."""
-    path = context.checkpoints / f"kl-{artifact.digest[:16]}.json"
-    if path.exists():
-        value, low, high = json.loads(path.read_text("utf-8"))
-        return value, low, high
-    asked = sorted(prompts, key=lambda prompt: prompt.id)[: settings.kl_prompts]
-    with context.working():
-        found = sampled_kl(
-            pool, artifact, context.inputs[settings.model], asked, max_new_tokens=settings.sampling.max_new_tokens,
-            batch_size=settings.batch_size, seed=context.recipe.seed,
-        )  # fmt: skip
-    write_text(path, json.dumps([found.value, found.low, found.high]))
+    """KL(policy‖start) with its interval, from one value for each prompt."""
+    found = kl_estimate(divergences, max_new_tokens=settings.sampling.max_new_tokens, seed=context.recipe.seed)
     return found.value, found.low, found.high

@@ -63,6 +63,7 @@ def run(settings: PpoStage, context: StageContext) -> StageResult:
         watch=_watch(settings, context, engine, held_out),
         team=Team(context.rank, context.workers),
         preempted=context.preempted,
+        saved=context.saved,
     )
 
     tables = context.checkpoints / "samples"  # not in the output, which a restart begins anew

@@ -25,7 +25,7 @@ from alignment.policy.ppo_rollout import PromptIds, Reward, checked_scores, make
 from alignment.policy.ppo_update import update
 from alignment.recipe import PpoStage
 from alignment.rollouts.engine import Engine
-from alignment.stage import never
+from alignment.stage import never, nothing
 from alignment.workers import ALONE, Team
 
 _log = logging.getLogger(__name__)
@@ -39,8 +39,9 @@ class PpoTrainer:
     head on the policy's own. Only parameters that require gradients are trained. ``checkpoints`` None keeps none.
     ``watch`` is asked every ``settings.watch_every`` steps for the policy's held-out win rate against its start. The
     workers of ``team`` train together: each makes some of every pass, and all come to the same weights, which are those
-    of one alone up to the order of sums. Where ``preempted`` says that one is about to be taken away, it saves at once.
-    Raises StageError where the policy's head is not a plain matrix product.
+    of one alone up to the order of sums. Where ``preempted`` says that one is about to be taken away, it saves at once;
+    ``saved`` is told of each checkpoint, and may end the training. Raises StageError where the policy's head is not a
+    plain matrix product.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class PpoTrainer:
         watch: Callable[[], float] | None = None,
         team: Team = ALONE,
         preempted: Callable[[], bool] = never,
+        saved: Callable[[], None] = nothing,
     ) -> None:
         check_head(policy.eval())
         self.settings, self.reference, self.engine, self.reward = settings, reference, engine, reward
@@ -79,7 +81,7 @@ class PpoTrainer:
         )
         self.controller = KlController(settings.kl_coefficient, settings.kl_target, settings.kl_horizon)
         self.state = TrainingState()
-        self.preempted, self._warned = preempted, False
+        self.preempted, self.saved, self._warned = preempted, saved, False
         self._seconds: dict[str, float] = {}
 
     def train(self, *, stop_after: int | None = None, on_step: OnStep | None = None) -> TrainingState:
@@ -103,6 +105,7 @@ class PpoTrainer:
                 self.state.ahead = self.draw.ahead()
                 if self.team.rank == 0:
                     save_checkpoint(self.checkpoints, self.state, self.actor, self.optimizer, self.controller)
+                self.saved()
         return self.state
 
     def _step(self) -> tuple[dict[str, float], Experience]:

@@ -13,6 +13,7 @@ from alignment.chat import render_prompt
 from alignment.data.jsonl import read_records, write_records
 from alignment.data.prompts import load_prompts
 from alignment.models.loading import load_policy, policy_tokenizer
+from alignment.pieces import all_of
 from alignment.recipe import BASE, SampleStage
 from alignment.records import Response
 from alignment.rollouts.best_of import Score, best_of, reward_model_score
@@ -30,24 +31,21 @@ def run(settings: SampleStage, context: StageContext) -> StageResult:
     prompts = prompts[: settings.limit]
     blocks = _blocks([(prompt, tuple(render_prompt(tokenizer, prompt.messages))) for prompt in prompts], settings)
     drawn: dict[str, list[Response]] = {}
-    missing = dict(enumerate(blocks))
 
-    def keep(responses: Sequence[Response]) -> None:
+    def read(place: int) -> list[Response] | None:
+        path = _checkpoint(context, place)
+        return read_records(path, Response) if path.exists() else None
+
+    def write(place: int, responses: list[Response]) -> None:
+        write_records(_checkpoint(context, place), responses)
+
+    def heard(responses: Sequence[Response]) -> None:
         for response in responses:
             drawn.setdefault(response.prompt_id, []).append(response)
         done = sum(response.tokens for kept in drawn.values() for response in kept)
         context.report(Progress(len(drawn), len(prompts), {}, done))
 
-    for place in range(len(blocks)):
-        if (path := _checkpoint(context, place)).exists():
-            keep(read_records(path, Response))
-            del missing[place]
-    if missing:
-        with context.pool(sampler, settings, context) as each, context.working():
-            for place, responses in each(missing):
-                write_records(_checkpoint(context, place), responses)
-                keep(responses)
-
+    all_of(blocks, sampler, settings, context, read=read, write=write, heard=heard)
     responses = [response for prompt in prompts for response in drawn[prompt.id]]
     write_records(context.output / "prompts.jsonl", prompts)
     write_records(context.output / "responses.jsonl", responses)

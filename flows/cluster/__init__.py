@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from alignment.faults import Fault
-from alignment.recipe import Recipe, trains_together, workers_of
+from alignment.recipe import Recipe, has_workers, trains_together, workers_of
 from alignment.stage import StageContext, StageResult
 from flows.cluster.pool import spread
 from flows.cluster.session import gpus_per_worker, on_this_machine, start, stop
 from flows.cluster.training import Task, fit
+from flows.ending import saved, told_to_end
 
 __all__ = ["cluster_faults", "on_ray", "run_stage", "start", "stop"]
 CARRIED = ("HF_", "TOKENIZERS_", "TRANSFORMERS_", "TRL_", "TQDM_", "GOMP_", "RLHF_")  # environment a worker is given
@@ -31,7 +32,7 @@ def on_ray(recipe: Recipe, settings: Any) -> bool:
     if recipe.resources.vllm is not None and settings.kind == "sample":
         return False  # the server's GPUs do all of the work
     rollouts = getattr(settings, "rollout_workers", 0)
-    on_cluster = recipe.resources.address is not None and hasattr(settings, "workers")
+    on_cluster = recipe.resources.address is not None and has_workers(settings)
     return workers_of(recipe, settings) > 1 or rollouts > 0 or on_cluster
 
 
@@ -73,6 +74,7 @@ def _here(module: str, settings: Any, context: StageContext) -> StageResult:
     import torch
 
     started = time.perf_counter()
+    context.preempted, context.saved = told_to_end, saved
     result: StageResult = importlib.import_module(module).run(settings, context)
     if torch.cuda.is_available() and context.recipe.resources.device != "cpu":
         context.gpu_seconds = time.perf_counter() - started

@@ -2,6 +2,8 @@
 
 import logging
 import os
+import signal
+import threading
 from typing import Any
 
 from alignment.recipe import Recipe
@@ -69,6 +71,17 @@ def start(recipe: Recipe, workers: int) -> None:
         if not on_this_machine(recipe) or ray.cluster_resources().get("CPU", 0) >= cpus:
             return
         stop()  # ours, and made for fewer workers
+    hears = signal.getsignal(signal.SIGTERM)
+    try:
+        _begin(recipe, cpus)
+    finally:
+        if hears is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, hears)  # Ray takes it for itself
+
+
+def _begin(recipe: Recipe, cpus: int) -> None:
+    import ray
+
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     # Nobody takes this machine back.
     os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0" if on_this_machine(recipe) else "1"

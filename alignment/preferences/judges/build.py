@@ -118,22 +118,25 @@ class RewardJudge:
 
 
 class LocalAsker:
-    """A model of this process that writes."""
+    """A model of this process that writes.
+
+    Each call stands for itself: what it was asked before would change who shares a batch, and with it the last bits.
+    """
 
     def __init__(self, settings: Wording, model: Any, tokenizer: Any, seed: int) -> None:
         self.settings, self.tokenizer, self.seed = settings, tokenizer, seed
         self.engine = TransformersEngine(model, tokenizer, stop_ids=stop_ids(model, tokenizer))
         self.tally = Tally()
-        self._known: dict[tuple[int, ...], Reply] = {}
 
     async def ask(self, questions: Sequence[Question], /) -> list[Reply]:
         rows = [tuple(render_prompt(self.tokenizer, question.messages)) for question in questions]
-        fresh = [row for row in dict.fromkeys(rows) if row not in self._known]
+        fresh = list(dict.fromkeys(rows))
+        replies: dict[tuple[int, ...], Reply] = {}
         sampling = Sampling(temperature=self.settings.temperature, max_new_tokens=self.settings.max_tokens)
         drawn = self.engine.generate(fresh, sampling=sampling, seeds=[self.seed] * len(fresh)) if fresh else []
         for row, (completion,) in zip(fresh, drawn, strict=True):
-            self._known[row] = Reply(completion.text, finished=completion.finished)
+            replies[row] = Reply(completion.text, finished=completion.finished)
             self.tally.answer_tokens += len(completion.tokens)
         self.tally.asked += len(fresh)
         self.tally.prompt_tokens += sum(map(len, fresh))
-        return [self._known[row] for row in rows]
+        return [replies[row] for row in rows]

@@ -8,7 +8,7 @@ import asyncio
 import math
 from collections.abc import Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, Protocol, TypeVar
 
 from alignment.data.digests import content_id
@@ -59,6 +59,17 @@ class Tally:
 
     def figures(self) -> dict[str, float]:
         return {field.name: float(getattr(self, field.name)) for field in fields(self)}
+
+    def copy(self) -> "Tally":
+        """It as it is now."""
+        return replace(self)
+
+    def __add__(self, other: "Tally") -> "Tally":
+        return Tally(**{field.name: getattr(self, field.name) + getattr(other, field.name) for field in fields(self)})
+
+    def __sub__(self, before: "Tally") -> "Tally":
+        """What came since ``before``."""
+        return Tally(**{field.name: getattr(self, field.name) - getattr(before, field.name) for field in fields(self)})
 
 
 class Judge(Protocol):

@@ -32,7 +32,8 @@ class LabelReader:
         if len(set(self.labels)) < len(labels):
             raise StageError(f"the model's tokenizer begins the labels {', '.join(labels)} with the same token")
         self.shares = can_be_planted(self.trunk)
-        self.begun: tuple[list[int], Any] = (list(beginning), None)
+        self.beginning = list(beginning)
+        self.caches: dict[int, Any] = {}  # by length: keys and values of so much of the beginning
         self.computed = 0
 
     @staticmethod
@@ -71,19 +72,20 @@ class LabelReader:
     def _beginning(self, rows: Sequence[list[int]]) -> tuple[list[int], Any]:
         """The tokens that all questions begin with, and their keys and values, computed once.
 
-        A tokenizer may merge them with what follows: then fewer are shared, by these rows and those after them.
+        A tokenizer may merge them with what follows: then fewer are shared by these rows. What was asked before plays
+        no part in it, so a batch's logits are the same bits whoever reads it.
         """
-        common = self.begun[0]
+        common = self.beginning
         for row in rows:
             common = common[: common_prefix(common, row[:-1])]
-        if self.begun[1] is None or len(common) < len(self.begun[0]):
+        if len(common) not in self.caches:
             cache = DynamicCache(config=self.trunk.config)
             if common:
                 ids = torch.tensor([common], device=self.device)
                 self.trunk(input_ids=ids, past_key_values=cache, use_cache=True)
                 self.computed += len(common)
-            self.begun = common, cache
-        return self.begun
+            self.caches[len(common)] = cache
+        return common, self.caches[len(common)]
 
     def _padded(self, rows: Sequence[list[int]]) -> torch.Tensor:
         width = max(map(len, rows))

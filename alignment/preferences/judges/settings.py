@@ -204,6 +204,13 @@ class JudgeStage(Settings):
     tie_margin: Annotated[float, Field(ge=0, lt=0.5)] = 0.0  # a calibrated probability this near to 0.5 is a tie
     weights: VoteWeights = VoteWeights()
     min_agreement: Fraction = 0.5  # pairs on which a smaller share of the votes agrees are not trained on
+    workers: Count | None = None  # of a local judge; None: as many as `resources.workers`; the verdicts are the same
+
+    @model_validator(mode="after")
+    def _asked_from_one_place(self) -> Self:
+        if pays(self.judge) and self.workers is not None and self.workers > 1:
+            raise ValueError("an endpoint is asked from one process, by its `concurrency`: leave workers out")
+        return self
 
     @model_validator(mode="after")
     def _needs_votes(self) -> Self:

@@ -1,8 +1,8 @@
 """The stage ``judge``: responses → comparisons → a judge's votes, measured against raters → pairs to train on.
 
-Verdicts of local judges are kept block by block as checkpoints, an endpoint's answers in the workspace, so a stage that
-was stopped asks nothing twice. Where the judge agrees too little with the raters, the stage ends with what it measured
-in its message and publishes nothing.
+The verdicts are made in pieces (:mod:`alignment.preferences.judges.pieces`), side by side where there are workers; what
+was judged, or paid for, is kept, so a stage that was stopped asks nothing twice. Where the judge agrees too little with
+the raters, the stage ends with what it measured in its message and publishes nothing.
 """
 
 from collections.abc import Sequence
@@ -14,9 +14,9 @@ from alignment.faults import StageError
 from alignment.preferences.comparisons import make_comparisons
 from alignment.preferences.consensus import consensus, preference_pairs
 from alignment.preferences.judges import calibration
-from alignment.preferences.judges.build import build_judge
 from alignment.preferences.judges.calibration import Known, content_key
-from alignment.preferences.judges.protocol import Correction, Judge, Judgement, votes_of, wait_for
+from alignment.preferences.judges.pieces import Verdicts, blocks_of, judge_all
+from alignment.preferences.judges.protocol import Correction, Judgement, votes_of
 from alignment.preferences.judges.raters import Raters, raters_of, turned
 from alignment.preferences.judges.report import Figure, JudgeReport
 from alignment.preferences.judges.settings import (
@@ -24,15 +24,12 @@ from alignment.preferences.judges.settings import (
     judge_digest,
     judge_models,
     judge_role,
-    pays,
     scores_alone,
 )
 from alignment.preferences.text import words
 from alignment.records import Comparison, PreferencePair, Prompt, Response, Vote
 from alignment.stage import Progress, StageContext, StageResult
 from alignment.workspace import write_text
-
-BLOCK = 32  # pairs between two checkpoints
 
 
 def run(settings: JudgeStage, context: StageContext) -> StageResult:
@@ -45,14 +42,14 @@ def run(settings: JudgeStage, context: StageContext) -> StageResult:
     mine = {content_key(comparison): comparison for comparison in comparisons}
     # What raters compared and this stage does not, is judged as well: the judge is measured on all that they know.
     extra = [one.comparison for key, one in raters.known.items() if key not in mine]
-    judge = build_judge(settings.judge, context)
-    judged = _judge(settings, judge, [*comparisons, *extra], context)
+    found = _judge(settings, [*comparisons, *extra], context)
+    judged = found.judgements
     known = {
         comparison.id: turned(raters.known[key], comparison) for key, comparison in mine.items() if key in raters.known
     }
     known |= {comparison.id: raters.known[content_key(comparison)] for comparison in extra}
     correction = calibration.fit(judged, known, position=settings.correct_position)
-    report = _report(settings, context, judge, list(zip([*comparisons, *extra], judged, strict=True)), known, raters,
+    report = _report(settings, context, found, list(zip([*comparisons, *extra], judged, strict=True)), known, raters,
                      correction)  # fmt: skip
     _refuse(settings, context.name, report)
     votes = votes_of(_rater_name(context), comparisons, judged[: len(comparisons)], correction, settings.tie_margin)
@@ -66,8 +63,8 @@ def run(settings: JudgeStage, context: StageContext) -> StageResult:
     write_records(context.output / "votes.jsonl", votes)
     write_records(context.output / "pairs.jsonl", pairs)
     write_text(context.output / "judge.json", report.model_dump_json(indent=1) + "\n")
-    tokens = int(judge.tally.answer_tokens)
-    return StageResult("preferences", _metrics(report, comparisons, votes, pairs), tokens_sampled=tokens)
+    metrics = _metrics(report, comparisons, votes, pairs)
+    return StageResult("preferences", metrics, tokens_sampled=found.tally.answer_tokens)
 
 
 def _comparisons(settings: JudgeStage, context: StageContext) -> list[Comparison]:
@@ -85,30 +82,24 @@ def _comparisons(settings: JudgeStage, context: StageContext) -> list[Comparison
     return comparisons
 
 
-def _judge(
-    settings: JudgeStage, judge: Judge, comparisons: Sequence[Comparison], context: StageContext
-) -> list[Judgement]:
-    """Every comparison's judgement, block by block; a block in which an endpoint failed is asked again next time."""
-    judged: list[Judgement] = []
-    for start in range(0, len(comparisons), BLOCK):
-        block = comparisons[start : start + BLOCK]
-        path = context.checkpoints / f"judged-{start // BLOCK:05d}.jsonl"
-        if path.exists() and not pays(settings.judge):
-            found = read_records(path, Judgement)
-        else:
-            with context.working():
-                found = wait_for(judge.judge(block))
-            write_records(path, found)
-        judged += found
-        unparsable = float(sum(one.unparsable for one in judged))
-        context.report(Progress(len(judged), len(comparisons), {"unparsable": unparsable}, judge.tally.answer_tokens))
-    return judged
+def _judge(settings: JudgeStage, comparisons: Sequence[Comparison], context: StageContext) -> Verdicts:
+    """Every comparison's judgement; a block in which an endpoint failed is asked again next time."""
+    done = unparsable = tokens = 0
+
+    def heard(block: Verdicts) -> None:
+        nonlocal done, unparsable, tokens
+        done += len(block.judgements)
+        unparsable += sum(one.unparsable for one in block.judgements)
+        tokens += block.tally.answer_tokens
+        context.report(Progress(done, len(comparisons), {"unparsable": float(unparsable)}, tokens))
+
+    return judge_all(settings, context, blocks_of(comparisons), heard)
 
 
 def _report(
     settings: JudgeStage,
     context: StageContext,
-    judge: Judge,
+    found: Verdicts,
     pairs: Sequence[tuple[Comparison, Judgement]],
     known: dict[str, Known],
     raters: Raters,
@@ -124,7 +115,7 @@ def _report(
     alone = scores_alone(settings.judge)  # there is no order to agree with
     own = str(context.inputs[models[0]].ref()) if models else None
     return JudgeReport(
-        judge=judge.name,
+        judge=found.judge,
         kind=settings.judge.kind,
         digest=judge_digest(settings.judge),
         correction=correction,
@@ -147,7 +138,7 @@ def _report(
         failed=sum(judgement.note == "failed" for judgement in judged),
         unasked=sum(judgement.note == "unasked" for judgement in judged),
         suspect=sum(judgement.note == "suspect" for judgement in judged),
-        tally=judge.tally.figures(),
+        tally=found.tally.figures(),
     )
 
 

@@ -266,7 +266,9 @@ def test_pass_at_k_runs_the_tests_of_each_prompt(
         {"kind": "pass_at_k", "k": k, "samples": 4, "seconds": 60, "kinds": ["odd"]} for k in (1, 2)
     ]})  # fmt: skip
     context = StageContext("check", recipe, policies, {}, tmp_path, tmp_path)
-    found, tokens = probe(stage.metrics, context, policy, policies["base"], code, sampling=stage.sampling, batch_size=8)
+    found, tokens = probe(
+        stage.metrics, context, lambda: policy, policies["base"], code, sampling=stage.sampling, batch_size=8
+    )
     assert estimate(found["pass_at_1"]).value == 0.5  # two of four
     assert estimate(found["pass_at_2"]).value == pytest.approx(5 / 6)  # all pairs but the one of the two that fail
     assert estimate(found["pass_at_2"]).n == 1

@@ -11,6 +11,7 @@ import pytest
 from alignment.faults import InputError
 from alignment.loading import load_recipe, resolve_data
 from alignment.models.base import prepare_base
+from alignment.recipe import workers_of
 from alignment.wiring import wiring_faults
 from alignment.workspace import Workspace
 from flows.cluster import cluster_faults, on_ray
@@ -121,13 +122,28 @@ def test_one_worker_needs_no_ray(make_recipe: MakeRecipe, tools: SimpleNamespace
         return {name for name, stage in recipe.stages.items() if on_ray(recipe, stage)}
 
     assert spread({}) == set()
-    assert spread({"resources.workers": 2}) == {"sft", "responses", "reward", "dpo"}
-    assert spread({"resources.workers": 2, "stages.sft.workers": 1}) == {"responses", "reward", "dpo"}
-    assert spread({"resources.address": "auto"}) == {"sft", "responses", "reward", "dpo"}
+    assert spread({"resources.workers": 2}) == {"sft", "responses", "reward", "dpo", "evaluation"}
+    assert spread({"resources.workers": 2, "stages.sft.workers": 1}) == {"responses", "reward", "dpo", "evaluation"}
+    assert spread({"resources.address": "auto"}) == {"sft", "responses", "reward", "dpo", "evaluation"}
     assert spread({"stages.dpo.workers": 4}) == {"dpo"}
     assert spread({"stages.ppo": tools.PPO | {"rollout_workers": 1}}) == {"ppo"}
     vllm = {"resources.workers": 2, "resources.vllm": {"url": "http://host:8000"}}
-    assert spread(vllm) == {"sft", "reward", "dpo"}
+    assert spread(vllm) == {"sft", "reward", "dpo", "evaluation"}
+
+
+def test_a_judge_of_ones_own_is_spread_and_an_endpoint_is_not(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    endpoint = {"kind": "generative", "endpoint": {"url": "http://host:8000/v1", "model": "m"}}
+
+    def workers(judge: dict[str, Any], **more: Any) -> tuple[int, bool]:
+        stage = {"kind": "judge", "responses": "responses", "judge": judge, **more}
+        recipe = load_recipe(make_recipe(tmp_path, changes={"stages.judged": stage, "resources.workers": 2}))
+        return workers_of(recipe, recipe.stages["judged"]), on_ray(recipe, recipe.stages["judged"])
+
+    assert workers({"kind": "label_probabilities"}) == (2, True)
+    assert workers({"kind": "label_probabilities"}, workers=1) == (1, False)
+    assert workers(endpoint) == (1, False)
+    with pytest.raises(InputError, match="an endpoint is asked from one process"):
+        workers(endpoint, workers=2)
 
 
 def test_a_client_address_is_refused(make_recipe: MakeRecipe, tmp_path: Path) -> None:
@@ -139,18 +155,19 @@ def test_only_how_many_workers_counts(make_recipe: MakeRecipe, tiny_model: Path,
     """Not where they are, nor which setting says so; stages that do not train keep their keys."""
 
     def keys(number: int, changes: dict[str, Any]) -> list[str]:
-        path = make_recipe(tmp_path / str(number), changes=changes)
+        judged = {"kind": "judge", "responses": "responses", "judge": {"kind": "label_probabilities"}}
+        path = make_recipe(tmp_path / str(number), changes={"stages.judged": judged} | changes)
         recipe, workspace = load_recipe(path), Workspace(tmp_path / "workspace")
         made = {"base": prepare_base(workspace, recipe.model)}
-        made["sft"] = made["base"]
+        made["sft"] = made["responses"] = made["base"]
         data = resolve_data(recipe, path)
-        return [make_job(name, recipe, made, data, workspace).key for name in ("sft", "responses")]
+        return [make_job(name, recipe, made, data, workspace).key for name in ("sft", "responses", "judged")]
 
     one = keys(1, {})
     two = keys(2, {"resources.workers": 2})
     assert one[0] != two[0]
-    assert one[1] == two[1]
-    assert keys(3, {"stages.sft.workers": 2, "stages.responses.workers": 3}) == two
+    assert one[1:] == two[1:]
+    assert keys(3, {"stages.sft.workers": 2, "stages.responses.workers": 3, "stages.judged.workers": 4}) == two
     assert keys(4, {"resources.workers": 2, "resources.max_failures": 0, "resources.stall_seconds": 9}) == two
     assert keys(5, {"resources.address": "auto"}) == one
     assert keys(6, {"resources.sharding": "fsdp"}) == one  # where one worker trains
