@@ -49,15 +49,15 @@ def test_sharding_wants_workers_that_share_a_model(
         "one; set workers to 2 or more, or sharding to none"
     }
     assert found(two | {"stages.ppo": tools.PPO}) == {
-        "stages.ppo.workers": "ppo cannot be sharded (fsdp) yet: each of its 2 workers holds whole models; "
-        "set workers: 1 for this stage, or resources.sharding: none"
+        "stages.ppo.workers": "ppo cannot be sharded by fsdp so far; "
+        "set resources.sharding: none, or workers: 1 for this stage"
     }
     assert found(two | {"stages.ppo": tools.PPO | {"workers": 1}}) == {}
-    grpo = {"stages.grpo": {"kind": "grpo", **tools.GROUP}}
-    assert found(two | grpo) == found(two | grpo | {"resources.sharding": "zero2"}) == {}
-    assert found(two | grpo | {"resources.sharding": "zero3"}) == {
-        "stages.grpo.workers": "grpo samples from the policy that it trains, which zero3 leaves in parts; "
-        "set resources.sharding to fsdp or zero2, or workers: 1 for this stage"
+    grpo = two | {"stages.grpo": {"kind": "grpo", **tools.GROUP}}
+    assert found(grpo) == {}
+    assert found(grpo | {"resources.sharding": "zero3", "stages.reward.workers": 1}) == {
+        "stages.grpo.workers": "grpo cannot be sharded by zero3 so far; "
+        "set resources.sharding: fsdp, or workers: 1 for this stage"
     }
     few = {"resources.workers": 4, "resources.min_workers": 2}
     assert found(few) == {}
