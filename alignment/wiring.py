@@ -53,8 +53,6 @@ MAKES = {  # a stage's kind → what other stages can read of it
 }
 SHARDED = {  # resources.sharding → the kinds of stages that it can shard (tests/alignment/test_sharding.py)
     "fsdp": ("sft", "reward", "pair_classifier", "dpo", "grpo", "rloo"),
-    "zero2": ("sft", "reward", "dpo"),
-    "zero3": ("sft", "dpo"),
 }
 NEEDS = {  # the role that an input plays → what it must be
     "model": "a model",
@@ -173,16 +171,11 @@ def _sharding_faults(recipe: Recipe) -> Iterator[Fault]:
     for name, stage in several.items():
         if stage.kind not in SHARDED[sharding]:
             problem = f"{stage.kind} cannot be sharded by {sharding} so far"
-            better = [one for one, kinds in SHARDED.items() if stage.kind in kinds] or ["none"]
-            remedy = f"set resources.sharding: {better[0]}, or workers: 1 for this stage"
+            remedy = "set workers: 1 for this stage, or resources.sharding: none"
             yield Fault(problem, remedy, field=f"stages.{name}.workers")
-    fewest = [(fewest_workers(recipe, stage), workers_of(recipe, stage)) for stage in several.values()]
-    if sharding == "fsdp" and any(few == 1 for few, _all in fewest):
+    if any(fewest_workers(recipe, stage) == 1 for stage in several.values()):
         problem = f"one worker alone cannot go on with what is sharded ({sharding})"
         yield Fault(problem, "set it to 2 or more", field="resources.min_workers")
-    elif sharding != "fsdp" and any(few < many for few, many in fewest):
-        problem = f"fewer workers cannot go on from {sharding}'s checkpoints"
-        yield Fault(problem, "leave it out, or set resources.sharding: fsdp", field="resources.min_workers")
 
 
 def _vllm_faults(at: str, stage: PpoStage | GroupStage, workers: int) -> Iterator[Fault]:

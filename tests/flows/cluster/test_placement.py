@@ -1,6 +1,5 @@
 """Which stages run on Ray, what is refused before anything runs, and what counts in a cache key. No Ray is started."""
 
-import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +12,7 @@ from alignment.loading import load_recipe, resolve_data
 from alignment.models.base import prepare_base
 from alignment.wiring import wiring_faults
 from alignment.workspace import Workspace
-from flows.cluster import cluster_faults, on_ray
+from flows.cluster import on_ray
 from flows.stages import make_job
 
 MakeRecipe = Callable[..., Path]
@@ -50,40 +49,17 @@ def test_sharding_wants_workers_that_share_a_model(
     }
     assert found(two | {"stages.ppo": tools.PPO}) == {
         "stages.ppo.workers": "ppo cannot be sharded by fsdp so far; "
-        "set resources.sharding: none, or workers: 1 for this stage"
+        "set workers: 1 for this stage, or resources.sharding: none"
     }
     assert found(two | {"stages.ppo": tools.PPO | {"workers": 1}}) == {}
     grpo = two | {"stages.grpo": {"kind": "grpo", **tools.GROUP}}
     assert found(grpo) == {}
-    assert found(grpo | {"resources.sharding": "zero3", "stages.reward.workers": 1}) == {
-        "stages.grpo.workers": "grpo cannot be sharded by zero3 so far; "
-        "set resources.sharding: fsdp, or workers: 1 for this stage"
-    }
-    few = {"resources.workers": 4, "resources.min_workers": 2}
-    assert found(few) == {}
-    assert found(few | {"resources.sharding": "zero2"}) == {
-        "resources.min_workers": "fewer workers cannot go on from zero2's checkpoints; "
-        "leave it out, or set resources.sharding: fsdp"
-    }
+    assert found({"resources.workers": 4, "resources.min_workers": 2}) == {}
     assert found(two | {"resources.min_workers": 1}) == {
         "resources.min_workers": "one worker alone cannot go on with what is sharded (fsdp); set it to 2 or more"
     }
-    with pytest.raises(InputError, match=r"resources\.sharding: 'fsdp1' is not one of none, fsdp, zero2, zero3"):
+    with pytest.raises(InputError, match=r"resources\.sharding: 'fsdp1' is not one of none, fsdp"):
         load_recipe(make_recipe(tmp_path, changes=two | {"resources.sharding": "fsdp1"}))
-
-
-@pytest.mark.skipif(importlib.util.find_spec("deepspeed") is not None, reason="DeepSpeed is installed")
-def test_zero_needs_deepspeed_where_it_runs(make_recipe: MakeRecipe, tmp_path: Path) -> None:
-    def found(changes: dict[str, Any]) -> list[str]:
-        recipe = load_recipe(make_recipe(tmp_path, changes={"resources.workers": 2} | changes))
-        return [f"{fault.field}: {fault.problem}; {fault.remedy}" for fault in cluster_faults(recipe)]
-
-    assert found({"resources.sharding": "fsdp"}) == []
-    assert found({"resources.sharding": "zero3"}) == [
-        "resources.sharding: zero3 is DeepSpeed's, which is not installed; "
-        "pip install 'rlhf-flows[deepspeed]', or set it to fsdp"
-    ]
-    assert found({"resources.sharding": "zero3", "resources.address": "auto"}) == []  # the cluster's machines have it
 
 
 @pytest.mark.parametrize(
