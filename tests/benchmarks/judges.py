@@ -2,13 +2,16 @@
 
     python tests/benchmarks/judges.py                                speed, then agreement on each data set there is
     python tests/benchmarks/judges.py --speed-only --pairs 64 --rounds 3
+    python tests/benchmarks/judges.py --speed-only --pairs 1000 --rounds 1 --shared-only --answers 4 --form score
     python tests/benchmarks/judges.py --data ../shared/data --agreement-pairs 200 --reward-pairs 400
 
 *Speed*: the pairs are answers to the quickstart's demonstrations, each against itself with a sentence put before it,
-in both orders. ``shared`` computes every distinct beginning once, ``plain`` runs each question whole, in padded
-batches; the logits are the same. The bound is what the arithmetic allows: the operations of the tokens that have to be
-computed, at the rate of the machine's own matrix product, measured beside it. CPU seconds stand beside the clock,
-because they hardly depend on what else the machine does.
+in both orders; with ``--answers 4`` the six pairs among four answers to a prompt, as a stage compares several of a
+model's own. ``--form score`` grades each answer by itself, which is the same in both orders. ``shared`` computes every
+distinct beginning once, ``plain`` runs each question whole, in padded batches; the logits are the same. The bound is
+what the arithmetic allows: the operations of the tokens that have to be computed, at the rate of the machine's own
+matrix product, measured beside it. CPU seconds stand beside the clock, because they hardly depend on what else the
+machine does.
 
 *Agreement*: of the embedded model as a judge, and of a reward model that is trained on ``--reward-pairs`` pairs (or the
 one in ``--reward-model``), with the human choice in HH-RLHF and Open-Assistant, with 95 % intervals. The defaults take
@@ -66,6 +69,8 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--pairs", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--answers", type=int, choices=range(2, 5), default=2, help="to a prompt, all compared")
+    parser.add_argument("--form", choices=["pairwise", "score"], default="pairwise")
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--dtype", choices=["bfloat16", "float32"])
     parser.add_argument("--model", help="a folder, instead of the embedded SmolLM2")
@@ -88,7 +93,8 @@ def speed(model: Any, tokenizer: Any, arguments: argparse.Namespace) -> None:
 
     peak = matmul_rate(model)
     print(
-        f"{arguments.pairs} pairs, both orders, {arguments.dtype}, {torch.get_num_threads()} threads; wanted "
+        f"{arguments.pairs} pairs among {arguments.answers} answers, {arguments.form}, both orders, {arguments.dtype}, "
+        f"{torch.get_num_threads()} threads; wanted "
         f"{WANTED:g} pairs/s; matrix products of the model's own shapes: {peak / 1e9:.0f} GFLOP/s by the clock"
     )
     for number in range(1, arguments.rounds + 1):
@@ -125,11 +131,11 @@ def measured(model: Any, tokenizer: Any, arguments: argparse.Namespace, peak: fl
     from alignment.preferences.judges.labels import LabelJudge
     from alignment.preferences.judges.settings import LabelProbabilitiesJudge
 
-    settings = LabelProbabilitiesJudge(kind="label_probabilities", min_label_mass=0.0)
+    settings = LabelProbabilitiesJudge(kind="label_probabilities", form=arguments.form, min_label_mass=0.0)
     judge = LabelJudge(settings, model, tokenizer, "embedded")
     judge.reader.shares = judge.reader.shares and shares
     before, started = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
-    found = asyncio.run(judge.judge(comparisons(arguments.pairs)))
+    found = asyncio.run(judge.judge(comparisons(arguments.pairs, arguments.answers)))
     seconds = time.perf_counter() - started
     after = resource.getrusage(resource.RUSAGE_SELF)
     spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
@@ -155,27 +161,33 @@ def agreement(base: Any, arguments: argparse.Namespace, folder: Path) -> None:
             print(f"{name}: skipped, no file {path}; give its folder with --data")
 
 
-def comparisons(count: int) -> list[Any]:
-    """Pairs over the quickstart's demonstrations, of different lengths."""
+def comparisons(count: int, answers: int = 2) -> list[Any]:
+    """Pairs among ``answers`` answers, of different lengths, to each of the quickstart's demonstrations."""
+    from itertools import combinations
+
     from alignment.records import Comparison, Message, Prompt, Response, Sampling
 
     lines = (ROOT / "flows/recipes/quickstart/demonstrations.jsonl").read_text("utf-8").splitlines()
-    rows = [json.loads(line) for line in lines]
-    made = []
-    for number in range(count):
-        row = rows[number % len(rows)]
-        asked, answer = (row["messages"][0]["content"], row["messages"][-1]["content"]) if "messages" in row else (
-            row["prompt"], row["completion"]
-        )  # fmt: skip
-        prompt = Prompt(id=f"p{number}", messages=(Message(role="user", content=asked),))
-        longer = f"Sure! Here is what I can tell you about it, number {number}. {answer}"
-        responses = tuple(
-            Response(id=f"{number}{side}", prompt_id=prompt.id, text=text, model="m", sampling=Sampling(), seed=0,
+    rows = [json.loads(line)["messages"] for line in lines]
+    made: list[Any] = []
+    number = 0
+    while len(made) < count:
+        (asked, *_), (*_, answer) = rows[number % len(rows)], rows[number % len(rows)]
+        other = rows[(number + 1) % len(rows)][-1]["content"]
+        said = answer["content"]
+        texts = (said, f"Sure! Here is what I can tell you about it, number {number}. {said}", other, f"{other} {said}")
+        prompt = Prompt(id=f"p{number}", messages=(Message(role="user", content=asked["content"]),))
+        responses = [
+            Response(id=f"{number}-{place}", prompt_id=prompt.id, text=text, model="m", sampling=Sampling(), seed=0,
                      tokens=1, finished=True)
-            for side, text in (("l", answer), ("r", longer))
-        )  # fmt: skip
-        made.append(Comparison(id=f"c{number}", prompt=prompt, responses=responses))
-    return made
+            for place, text in enumerate(texts[:answers])
+        ]  # fmt: skip
+        made += [
+            Comparison(id=f"{left.id}:{right.id}", prompt=prompt, responses=(left, right))
+            for left, right in combinations(responses, 2)
+        ]
+        number += 1
+    return made[:count]
 
 
 if __name__ == "__main__":

@@ -106,7 +106,7 @@ class Room:
         """Whatever ``what`` finds, as soon as it finds it; the logs where it does not in time."""
         end = time.monotonic() + seconds
         while True:
-            with contextlib.suppress(httpx.HTTPError):
+            with contextlib.suppress(httpx.HTTPError, FileNotFoundError):  # no server yet
                 if (found := what()) is not None:
                     return found
             logs = {log.name: log.read_text("utf-8", "replace")[-3000:] for log in self.root.glob("*.log")}

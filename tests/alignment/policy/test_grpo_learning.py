@@ -53,7 +53,7 @@ async def follow_a_format(prompts, responses, references):
 # learned, all answers to a prompt score the same, and nothing is left to learn from.
 TASKS = {
     "produce_a_token": ({"target": "w9"}, 6, 40, 3e-3, "constant", 0.0, 0.9),
-    "sort_digits": ({}, 3, 180, 2e-3, "constant", 0.02, 0.7),  # 0.31 without reading the prompt
+    "sort_digits": ({}, 3, 180, 2e-3, "linear", 0.05, 0.7),  # 0.31 without reading the prompt
     "follow_a_format": ({}, 8, 160, 2e-3, "linear", 0.02, 0.8),
 }
 FAST = {"episodes": 64, "per_prompt": 8, "epochs": 2, "minibatches": 2, "batch_size": 32, "lora": None, "warmup": 0.0}
