@@ -33,7 +33,7 @@ def sharding_arguments(context: StageContext) -> dict[str, Any]:
 
     Checkpoints are whole as well, so that they are read with ``weights_only=True`` and by any number of workers.
     ``bf16`` is off because accelerate would turn the trained weights to float32 and the adapters' gradients to
-    bfloat16: :func:`sharded` narrows the operations alone, as it is without sharding.
+    bfloat16: :func:`prepare_trainer` narrows the operations alone, as it is without sharding.
     """
     if not context.sharded:
         return {}
