@@ -54,7 +54,8 @@ def test_sharding_wants_workers_that_share_a_model(
     assert found(two | {"stages.ppo": tools.PPO | {"workers": 1}}) == {}
     grpo = two | {"stages.grpo": {"kind": "grpo", **tools.GROUP}}
     assert found(grpo) == {}
-    assert found({"resources.workers": 4, "resources.min_workers": 2}) == {}
+    sixes = {f"stages.{name}.batch_size": 6 for name in ("sft", "reward", "dpo")}
+    assert found({"resources.workers": 3, "resources.min_workers": 2} | sixes) == {}
     assert found(two | {"resources.min_workers": 1}) == {
         "resources.min_workers": "one worker alone cannot go on with what is sharded (fsdp); set it to 2 or more"
     }
