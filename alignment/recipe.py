@@ -186,9 +186,7 @@ class Resources(Settings):
     workers: Count = 1  # processes that train, sample, judge and evaluate; 1 without an address: this one, and no Ray
     gpus_per_worker: NotNegative | None = None  # None: one where the device is a GPU
     address: str | None = None  # a Ray cluster's: "auto" or host:port, from a machine in it; "local": a Ray of this one
-    sharding: Literal["none", "fsdp", "zero2", "zero3"] = (
-        "none"  # "fsdp": workers that train hold a part of a model each, not all of it
-    )
+    sharding: Literal["none", "fsdp"] = "none"  # "fsdp": workers that train hold a part of a model each, not all of it
     min_workers: Count | None = None  # so few go on when a node is lost, more join when there is room; None: `workers`
     max_failures: Annotated[int, Field(ge=0)] = 3  # dead workers after which a stage ends; before, it goes on
     stall_seconds: Positive = 1800.0  # without a step, after which a stage on Ray ends with its workers' stacks

@@ -1,10 +1,9 @@
 """One model over the workers of a stage: each holds a part of every weight, gradient and moment of the optimizer.
 
-With ``resources.sharding: fsdp`` by FSDP2 (``fully_shard``; Zhao et al. 2023, "PyTorch FSDP"), through accelerate's
-plugin; with ``zero2`` and ``zero3`` by DeepSpeed (:mod:`alignment.zero`). A layer's weights are gathered when it is at
-work, and its gradients are added up where they belong. The steps are those of whole models, up to the order of sums; so
-are the artifacts, which rank 0 writes from what all workers give it. Left out is what whole models have to do as well:
-each worker reads the model's file, into its machine's memory, before it keeps its part on its GPU.
+FSDP2 (``fully_shard``; Zhao et al. 2023, "PyTorch FSDP"), through accelerate's plugin: a layer's weights are gathered
+when it is at work, and its gradients are added up where they belong. The steps are those of whole models, up to the
+order of sums; so are the artifacts, which rank 0 writes from what all workers give it. Left out is what whole models
+have to do as well: each worker reads the model's file, into its machine's memory, before it keeps its part on its GPU.
 """
 
 import os
@@ -24,7 +23,6 @@ from alignment.faults import StageError
 from alignment.models.loading import pick_device
 from alignment.models.shared_prefix import one_call_a_pass
 from alignment.stage import StageContext
-from alignment.zero import STAGES, whole_zero_state, zero_arguments
 
 State = dict[str, torch.Tensor]
 VARIABLES = ("ACCELERATE_USE_FSDP", "FSDP_CPU_RAM_EFFICIENT_LOADING")  # what accelerate sets, for good
@@ -35,12 +33,10 @@ def sharding_arguments(context: StageContext) -> dict[str, Any]:
 
     Checkpoints are whole as well, so that they are read with ``weights_only=True`` and by any number of workers.
     ``bf16`` is off because accelerate would turn the trained weights to float32 and the adapters' gradients to
-    bfloat16: :func:`sharded` narrows the operations alone, as it is without sharding.
+    bfloat16: :func:`prepare_trainer` narrows the operations alone, as it is without sharding.
     """
     if not context.sharded:
         return {}
-    if context.recipe.resources.sharding in STAGES:
-        return zero_arguments(context)
     return {"bf16": False, "fsdp": True, "fsdp_config": {"version": 2, "state_dict_type": "FULL_STATE_DICT"}}
 
 
@@ -69,34 +65,31 @@ def sharding(context: StageContext) -> Iterator[None]:
 
 @contextmanager
 def _known_on_processors() -> Iterator[None]:
-    """accelerate shards on accelerators only, though all that it calls works over gloo."""
-    states, backends = AcceleratorState.__init__, PartialState._prepare_backend
+    """accelerate takes its plugin on accelerators only, though all that it calls works over gloo."""
+    original = AcceleratorState.__init__
 
     def init(self: Any, *args: Any, **kwargs: Any) -> None:
         shared = PartialState._shared_state
         if shared.get("distributed_type") == DistributedType.MULTI_CPU and kwargs.get("fsdp_plugin") is not None:
             shared["distributed_type"] = DistributedType.MULTI_GPU  # as of here it says FSDP
-        states(self, *args, **kwargs)
+        original(self, *args, **kwargs)
 
-    def prepare_backend(self: Any, cpu: bool = False, *args: Any, **kwargs: Any) -> Any:
-        return backends(self, True, *args, **kwargs)  # DeepSpeed comes with cpu=False
-
-    AcceleratorState.__init__, PartialState._prepare_backend = init, prepare_backend
+    AcceleratorState.__init__ = init
     try:
         yield
     finally:
-        AcceleratorState.__init__, PartialState._prepare_backend = states, backends
+        AcceleratorState.__init__ = original
 
 
 def prepare_trainer(trainer: Any, context: StageContext) -> None:
     """What a trainer needs beside its arguments, once it is made and before it trains."""
     if not context.sharded:
         return
-    if not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
+    if not trainer.is_fsdp_enabled:
         raise StageError(f"{context.name}: {type(trainer).__name__} would not shard its model")
     model = trainer.model
     one_call_a_pass(model.get_base_model() if isinstance(model, PeftModel) else model)
-    if context.recipe.model.dtype == "bfloat16" and not trainer.is_deepspeed_enabled:
+    if context.recipe.model.dtype == "bfloat16":
         device = trainer.args.device.type
 
         def autocast(self: Any, cache_enabled: bool | None = True) -> Any:
@@ -107,14 +100,9 @@ def prepare_trainer(trainer: Any, context: StageContext) -> None:
     trainer.save_model = lambda *_args, **_kwargs: None
 
 
-def frozen_part(model: Any, context: StageContext) -> Any:
-    """This worker's part of a model that only reads, such as a reference: as accelerate shards the one that trains.
-
-    ZeRO does it by itself (TRL asks it to), and only ``zero3`` does.
-    """
+def shard_frozen(model: Any) -> Any:
+    """Shards a model that only reads, such as a reference, layer by layer, as accelerate shards the one that trains."""
     model.requires_grad_(False)
-    if context.recipe.resources.sharding != "fsdp":
-        return model
     for layer in _layers(model):
         fully_shard(layer)
     fully_shard(model)
@@ -134,7 +122,7 @@ def whole_state(model: Any, *, trained_only: bool = False) -> State | None:
     Every worker has to come here.
     """
     if not isinstance(model, FSDPModule):
-        return whole_zero_state(model)
+        return None
     options = StateDictOptions(
         full_state_dict=True, cpu_offload=True, broadcast_from_rank0=True, ignore_frozen_params=trained_only
     )

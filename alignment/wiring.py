@@ -51,6 +51,9 @@ MAKES = {  # a stage's kind → what other stages can read of it
     "tournament": ("a model",),
     "overoptimisation": ("an experiment",),
 }
+SHARDED = {  # resources.sharding → the kinds of stages that it can shard (tests/alignment/test_sharding.py)
+    "fsdp": ("sft", "reward", "pair_classifier", "dpo", "grpo", "rloo"),
+}
 NEEDS = {  # the role that an input plays → what it must be
     "model": "a model",
     "models": "a model",
@@ -166,26 +169,13 @@ def _sharding_faults(recipe: Recipe) -> Iterator[Fault]:
         problem = f"{sharding} shards a model over the workers that train it, and no stage trains on more than one"
         yield Fault(problem, "set workers to 2 or more, or sharding to none", field="resources.sharding")
     for name, stage in several.items():
-        if isinstance(stage, PpoStage):
-            count = workers_of(recipe, stage)
-            problem = f"ppo cannot be sharded ({sharding}) yet: each of its {count} workers holds whole models"
-            yield Fault(
-                problem, "set workers: 1 for this stage, or resources.sharding: none", field=f"stages.{name}.workers"
-            )
-        if isinstance(stage, GroupStage) and sharding == "zero3":
-            problem = f"{stage.kind} samples from the policy that it trains, which zero3 leaves in parts"
-            yield Fault(
-                problem,
-                "set resources.sharding to fsdp or zero2, or workers: 1 for this stage",
-                field=f"stages.{name}.workers",
-            )
-    fewest = [(fewest_workers(recipe, stage), workers_of(recipe, stage)) for stage in several.values()]
-    if sharding == "fsdp" and any(few == 1 for few, _all in fewest):
+        if stage.kind not in SHARDED[sharding]:
+            problem = f"{stage.kind} cannot be sharded by {sharding} so far"
+            remedy = "set workers: 1 for this stage, or resources.sharding: none"
+            yield Fault(problem, remedy, field=f"stages.{name}.workers")
+    if any(fewest_workers(recipe, stage) == 1 for stage in several.values()):
         problem = f"one worker alone cannot go on with what is sharded ({sharding})"
         yield Fault(problem, "set it to 2 or more", field="resources.min_workers")
-    elif sharding != "fsdp" and any(few < many for few, many in fewest):
-        problem = f"fewer workers cannot go on from {sharding}'s checkpoints"
-        yield Fault(problem, "leave it out, or set resources.sharding: fsdp", field="resources.min_workers")
 
 
 def _vllm_faults(at: str, stage: PpoStage | GroupStage, workers: int) -> Iterator[Fault]:

@@ -33,9 +33,7 @@ def peak_memory(work: StageWork, size: ModelSize, machine: Machine, precision: s
     divided = entry * sum(work.models[: work.divided]) + 4 * work.adapters
     if not work.full:
         divided += 4 * work.trainable
-    weights = (
-        _part(divided, work.weight_parts) + entry * sum(work.models[work.divided :]) + _gathered(work, size, entry)
-    )
+    weights = _part(divided, parts) + entry * sum(work.models[work.divided :]) + _gathered(work, size, entry)
     moments = [_moment(activity, work, size, machine, precision) for activity in work.activities]
     activations, logits, cache = max(moments, key=sum, default=(0, 0, 0))
     gradients = _part(work.trainable * _gradient_bytes(work, entry), parts)
@@ -68,9 +66,9 @@ def _gathered(work: StageWork, size: ModelSize, entry: int) -> int:
     two layers: the one at work and the next, whose weights are on their way; once more for the gradients of all that is
     trained whole, until they are added up.
     """
-    if work.weight_parts == 1:
+    if work.parts == 1:
         return 0
-    others = 1 - 1 / work.weight_parts
+    others = 1 - 1 / work.parts
     if any(isinstance(activity, Draw) for activity in work.activities):
         return round(entry * size.parameters * others)
     outside = size.head * (1 if size.tied else 2)

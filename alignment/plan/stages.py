@@ -59,10 +59,7 @@ class Planner:
         work = StageWork(name, settings.kind)
         if self.recipe.resources.sharding != "none" and trains_on_several(self.recipe, settings):
             work.parts = workers_of(self.recipe, settings)
-            work.weight_parts = 1 if self.recipe.resources.sharding == "zero2" else work.parts
         kinds[settings.kind](work, settings)
-        if work.parts > 1 and self.recipe.resources.sharding in ("zero2", "zero3"):
-            work.masters = work.full  # DeepSpeed's, of weights in bfloat16
         return work
 
     def adapter_of(self, name: str) -> Lora | None:

@@ -44,8 +44,7 @@ class Draw:
 class StageWork:
     """All of a stage. ``models`` are the parameters of each model that is held, in the recipe's number format;
     ``adapters`` those of adapters that are held without being trained, in float32. Where a stage is sharded,
-    each worker holds one of ``parts`` of gradients and optimizer, and one of ``weight_parts`` of adapters and of the
-    first ``divided`` models.
+    each worker holds one of ``parts`` of the first ``divided`` models, of adapters and of all that is trained.
     """
 
     name: str
@@ -58,7 +57,6 @@ class StageWork:
     models: list[int] = field(default_factory=list)
     adapters: int = 0
     parts: int = 1
-    weight_parts: int = 1
     divided: int = 1
     trained: float = 0.0  # tokens, as a run's report counts them
     sampled: float = 0.0

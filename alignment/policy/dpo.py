@@ -22,7 +22,7 @@ from alignment.policy.response_head import add_response_head
 from alignment.policy.snapshots import Snapshots
 from alignment.recipe import BASE, DpoStage
 from alignment.records import PreferencePair
-from alignment.sharding import frozen_part, whole_state
+from alignment.sharding import shard_frozen, whole_state
 from alignment.stage import StageContext, StageResult
 from alignment.training import final_metrics, fit, seed_everything, trainer_arguments
 from alignment.workspace import write_text
@@ -86,9 +86,8 @@ def tokenised_pair(tokenizer: Any, pair: PreferencePair) -> dict[str, Any]:
 def _trainer(settings: DpoStage, context: StageContext, model: Any, tokenizer: Any, rows: Any, callback: Any) -> Any:
     reference = None
     if context.sharded and not isinstance(model, PeftModel):
-        # Before the arguments are there: with ZeRO's, transformers would load it in parts of its own.
         start, base = context.inputs[settings.model], context.inputs[BASE]
-        reference = frozen_part(load_policy(start, base, context.recipe, placed=False)[0], context)
+        reference = shard_frozen(load_policy(start, base, context.recipe, placed=False)[0])
     arguments = DPOConfig(
         **trainer_arguments(settings, context),
         beta=settings.beta,

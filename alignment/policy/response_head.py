@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from peft import PeftModel
 from torch.distributed.fsdp import FSDPModule
-from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from trl.trainer.utils import FusedCausalLMOutput
 
 from alignment.policy.token_logprobs import token_logprobs_and_entropy, token_statistics
@@ -25,11 +24,8 @@ def add_response_head(model: Any, *, temperature: float = 1.0, statistics: bool 
     Logits are divided by ``temperature``. Without ``statistics`` neither ``mean_logits`` nor ``is_top1`` is computed.
     The entropy has no gradient: a loss that rewards it needs TRL's own head.
 
-    Left alone are models whose logits are scaled or capped after the head, mixtures of experts, and what ZeRO-3 trains,
-    whose head has to be gathered: TRL knows them all.
+    Left alone are models whose logits are scaled or capped after the head, and mixtures of experts: TRL knows them all.
     """
-    if is_deepspeed_zero3_enabled():
-        return
     model = model.get_base_model() if isinstance(model, PeftModel) else model
     config = model.config.get_text_config()
     special = ("final_logit_softcapping", "logit_scale", "logits_scaling", "output_multiplier", "lm_head_multiplier")

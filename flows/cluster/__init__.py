@@ -19,7 +19,7 @@ from alignment.faults import Fault
 from alignment.recipe import Recipe, has_workers, trains_together, workers_of
 from alignment.stage import StageContext, StageResult
 from flows.cluster.pool import spread
-from flows.cluster.session import gpus_per_worker, on_this_machine, start, stop
+from flows.cluster.session import gpus_per_worker, start, stop
 from flows.cluster.training import Task, fit
 from flows.ending import saved, told_to_end
 
@@ -37,18 +37,12 @@ def on_ray(recipe: Recipe, settings: Any) -> bool:
 
 
 def cluster_faults(recipe: Recipe) -> list[Fault]:
-    """The faults of asking for Ray, or for DeepSpeed on this machine, where they are not installed."""
-    faults = []
+    """The fault of asking for Ray where it is not installed."""
     wanted = [name for name, settings in recipe.stages.items() if on_ray(recipe, settings)]
-    if wanted and importlib.util.find_spec("ray") is None:
-        problem = f"{', '.join(wanted)} would run on Ray, which is not installed"
-        remedy = "pip install 'rlhf-flows[cluster]', or leave workers and address out"
-        faults.append(Fault(problem, remedy, field="resources"))
-    sharding = recipe.resources.sharding
-    if sharding.startswith("zero") and on_this_machine(recipe) and importlib.util.find_spec("deepspeed") is None:
-        remedy = "pip install 'rlhf-flows[deepspeed]', or set it to fsdp"
-        faults.append(Fault(f"{sharding} is DeepSpeed's, which is not installed", remedy, field="resources.sharding"))
-    return faults
+    if not wanted or importlib.util.find_spec("ray") is not None:
+        return []
+    problem = f"{', '.join(wanted)} would run on Ray, which is not installed"
+    return [Fault(problem, "pip install 'rlhf-flows[cluster]', or leave workers and address out", field="resources")]
 
 
 def run_stage(module: str, settings: Any, context: StageContext) -> StageResult:

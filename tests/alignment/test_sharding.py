@@ -3,7 +3,6 @@
 The processes are forks of the test; tests/flows/cluster does the same on Ray.
 """
 
-import importlib.util
 import json
 import shutil
 from collections.abc import Callable, Mapping
@@ -22,6 +21,7 @@ from alignment.training import COMPLETE
 from alignment.workspace import folder_digest
 
 ROUNDING = 1e-4  # relative, of each point of a loss curve in float32: the order of sums alone differs
+NARROW_ROUNDING = 2e-2  # in bfloat16, whose numbers have 8 bits
 REWARDS = [{"kind": "length_penalty", "unit": "characters", "free": 4, "full": 14}]
 GROUP = {
     "model": "sft", "steps": 3, "episodes": 8, "per_prompt": 4, "batch_size": 4, "beta": 0.05, "learning_rate": 1e-2,
@@ -40,7 +40,6 @@ SETTINGS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "grpo": ("grpo", {"kind": "grpo", **GROUP}),
     "rloo, all weights": ("rloo", {"kind": "rloo", **GROUP, **WHOLE, "model": "base"}),
 }  # fmt: skip
-UNFIT = {("zero3", "gr"), ("zero3", "rl")}  # they sample, which is refused there
 MakeContext = Callable[..., StageContext]
 
 
@@ -54,9 +53,7 @@ class Holdings(TrainerCallback):  # type: ignore[misc]  # transformers is untype
         self, args: Any, state: Any, control: Any, model: Any = None, optimizer: Any = None, **_: Any
     ) -> None:
         def held(tensor: Any) -> int:
-            part = getattr(tensor, "_local_tensor", None)  # FSDP2's
-            part = getattr(tensor, "ds_tensor", tensor) if part is None else part  # ZeRO-3's
-            return int(part.numel())
+            return int(getattr(tensor, "_local_tensor", tensor).numel())
 
         weights = list(model.parameters())
         moments = [
@@ -73,22 +70,13 @@ class Holdings(TrainerCallback):  # type: ignore[misc]  # transformers is untype
         self.path.write_text(json.dumps(found))
 
 
-@pytest.fixture
-def deepspeed_where_wanted(sharding: str) -> None:
-    """Skips what needs DeepSpeed where it is not installed."""
-    if sharding != "fsdp" and importlib.util.find_spec("deepspeed") is None:
-        pytest.skip("DeepSpeed is not installed: pip install 'rlhf-flows[deepspeed]'")
-
-
-CASES = [("fsdp", kind) for kind in SETTINGS]
-CASES += [(zero, kind) for zero in ("zero2", "zero3") for kind in SETTINGS if (zero, kind[:2]) not in UNFIT]
+NARROW = [("sft", "bfloat16"), ("dpo", "bfloat16"), ("sft, all weights", "bfloat16")]
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("deepspeed_where_wanted")
-@pytest.mark.parametrize(("sharding", "kind"), CASES)
+@pytest.mark.parametrize(("kind", "dtype"), [*((kind, "float32") for kind in SETTINGS), *NARROW])
 def test_parts_of_a_model_take_the_steps_of_the_whole(
-    sharding: str, kind: str, base: Artifact, sft: Artifact, preferences: Artifact, make_context: MakeContext,
+    kind: str, dtype: str, base: Artifact, sft: Artifact, preferences: Artifact, make_context: MakeContext,
     tmp_path: Path, together: SimpleNamespace, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     stage, settings = SETTINGS[kind]
@@ -105,7 +93,8 @@ def test_parts_of_a_model_take_the_steps_of_the_whole(
     def contexts(folder: str, workers: int) -> list[StageContext]:
         made = []
         for rank in range(workers):
-            changes = {"resources.workers": 2, "resources.sharding": sharding} if workers > 1 else {}
+            changes = {"resources.workers": 2, "resources.sharding": "fsdp"} if workers > 1 else {}
+            changes["model.dtype"] = dtype
             context = make_context(tmp_path / folder, stage, inputs, settings=settings, changes=changes)
             lines = context.data["demonstrations"].read_text().splitlines(keepends=True)
             context.data["demonstrations"].write_text("".join(lines[:11]))
@@ -118,9 +107,10 @@ def test_parts_of_a_model_take_the_steps_of_the_whole(
     together.in_processes(contexts("two", 2))
     one, two = (json.loads((tmp_path / name / "output" / "curves.json").read_text()) for name in ("one", "two"))
     assert len(one["loss"]) >= 3
-    assert dict(two["loss"]) == pytest.approx(dict(one["loss"]), rel=ROUNDING, abs=ROUNDING / 10)
-    assert dict(two["grad_norm"]) == pytest.approx(dict(one["grad_norm"]), rel=10 * ROUNDING, abs=ROUNDING)
-    same_weights(tmp_path / "one" / "output", tmp_path / "two" / "output")
+    rounding = ROUNDING if dtype == "float32" else NARROW_ROUNDING
+    assert dict(two["loss"]) == pytest.approx(dict(one["loss"]), rel=rounding, abs=rounding / 10)
+    assert dict(two["grad_norm"]) == pytest.approx(dict(one["grad_norm"]), rel=10 * rounding, abs=rounding)
+    same_weights(tmp_path / "one" / "output", tmp_path / "two" / "output", 20 * rounding)
     files = [
         {str(p.relative_to(tmp_path / name)) for p in (tmp_path / name / "output").rglob("*")}
         for name in ("one", "two")
@@ -133,15 +123,12 @@ def test_parts_of_a_model_take_the_steps_of_the_whole(
     parts = [json.loads((tmp_path / "two" / f"holds-{rank}.json").read_text()) for rank in range(2)]
     for name, (held, all_of_it) in whole.items():
         assert held == all_of_it
-        if (sharding, name) == ("zero2", "weights"):
-            assert [part[name][0] for part in parts] == [all_of_it, all_of_it]
-            continue
-        assert sum(part[name][0] for part in parts) == pytest.approx(all_of_it, rel=0.01)  # DeepSpeed's are padded
+        assert sum(part[name][0] for part in parts) == all_of_it
         for part in parts:
             assert part[name][0] == pytest.approx(all_of_it / 2, rel=0.02), name  # a row more or less of each matrix
 
 
-def same_weights(one: Path, two: Path) -> None:
+def same_weights(one: Path, two: Path, rounding: float) -> None:
     """Names, shapes, formats and values of every safetensors file below two folders."""
     from safetensors.torch import load_file
 
@@ -153,21 +140,19 @@ def same_weights(one: Path, two: Path) -> None:
         for name, weight in left.items():
             assert (weight.shape, weight.dtype) == (right[name].shape, right[name].dtype)
             difference = float((weight.double() - right[name].double()).norm())
-            assert difference <= 20 * ROUNDING * float(weight.double().norm()) + 1e-6, (name, difference)
+            assert difference <= rounding * float(weight.double().norm()) + 1e-6, (name, difference)
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("deepspeed_where_wanted")
-@pytest.mark.parametrize("sharding", ["fsdp", "zero2", "zero3"])
 @pytest.mark.parametrize("kind", ["sft", "sft, all weights", "dpo"])
 def test_a_killed_worker_changes_nothing(
-    sharding: str, kind: str, base: Artifact, sft: Artifact, preferences: Artifact, make_context: MakeContext,
+    kind: str, base: Artifact, sft: Artifact, preferences: Artifact, make_context: MakeContext,
     tmp_path: Path, together: SimpleNamespace,
 ) -> None:  # fmt: skip
     stage, settings = SETTINGS[kind]
     import_module(together.MODULES[stage])
     inputs = {"base": base, "sft": sft, "preferences": preferences}
-    changes = {"resources.workers": 2, "resources.sharding": sharding}
+    changes = {"resources.workers": 2, "resources.sharding": "fsdp"}
 
     def contexts(folder: str) -> list[StageContext]:
         shutil.rmtree(tmp_path / folder / "output", ignore_errors=True)

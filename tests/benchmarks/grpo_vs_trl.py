@@ -164,8 +164,8 @@ def ours(config: Any, seed: int, clock: Any) -> Any:
     model, tokenizer, texts = parts(seed)
     prompts = [Prompt(id=text, messages=(Message(role="user", content=text),)) for text in texts]
     rollouts = Rollouts(
-        engine=TransformersEngine(model, tokenizer, stop_ids={1}), base=model, tokenizer=tokenizer, stop_ids={1},
-        sampling=Sampling(max_new_tokens=NEW_TOKENS), rewards=Rewards([Component("share", 1.0, reward)]),
+        engine=TransformersEngine(model, tokenizer, stop_ids={1}), policy=model, base=model, tokenizer=tokenizer,
+        stop_ids={1}, sampling=Sampling(max_new_tokens=NEW_TOKENS), rewards=Rewards([Component("share", 1.0, reward)]),
         prompts=prompts, seed=seed, updates_per_step=1, epochs=1,
     )  # fmt: skip
     share_prefixes(model)

@@ -240,12 +240,6 @@ def test_workers_that_shard_hold_parts(smollm2: ModelSize) -> None:
     assert dpo.weights == 2 * 2 * 134_515_008 // 4 + gathered  # the reference is there while the policy trains
     grpo = peak_memory(on_four("fsdp", **everything)["grpo"], smollm2, CPU, "bfloat16")
     assert grpo.weights == 2 * 2 * 134_515_008 // 4 + round(2 * 134_515_008 * 0.75)  # it samples with whole weights
-    zero2, zero3 = (
-        peak_memory(on_four(f"zero{stage}", **everything)["dpo"], smollm2, CPU, "bfloat16") for stage in (2, 3)
-    )
-    assert (zero2.weights, zero3.weights) == (2 * 2 * 134_515_008, dpo.weights)
-    assert zero2.optimizer == zero3.optimizer == 12 * 134_515_008 // 4  # a float32 master and two moments
-    assert zero2.gradients == zero3.gradients == 6 * 134_515_008 // 4
     whole = peak_memory(on_four("none", **everything)["sft"], smollm2, CPU, "bfloat16")
     assert (whole.weights, whole.optimizer) == (2 * 134_515_008, 4 * 134_515_008)
     assert peak_memory(on_four("fsdp")["responses"], smollm2, CPU, "bfloat16").weights == (

@@ -1,6 +1,5 @@
 """Which stages run on Ray, what is refused before anything runs, and what counts in a cache key. No Ray is started."""
 
-import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +13,7 @@ from alignment.models.base import prepare_base
 from alignment.recipe import workers_of
 from alignment.wiring import wiring_faults
 from alignment.workspace import Workspace
-from flows.cluster import cluster_faults, on_ray
+from flows.cluster import on_ray
 from flows.stages import make_job
 
 MakeRecipe = Callable[..., Path]
@@ -50,41 +49,19 @@ def test_sharding_wants_workers_that_share_a_model(
         "one; set workers to 2 or more, or sharding to none"
     }
     assert found(two | {"stages.ppo": tools.PPO}) == {
-        "stages.ppo.workers": "ppo cannot be sharded (fsdp) yet: each of its 2 workers holds whole models; "
+        "stages.ppo.workers": "ppo cannot be sharded by fsdp so far; "
         "set workers: 1 for this stage, or resources.sharding: none"
     }
     assert found(two | {"stages.ppo": tools.PPO | {"workers": 1}}) == {}
-    grpo = {"stages.grpo": {"kind": "grpo", **tools.GROUP}}
-    assert found(two | grpo) == found(two | grpo | {"resources.sharding": "zero2"}) == {}
-    assert found(two | grpo | {"resources.sharding": "zero3"}) == {
-        "stages.grpo.workers": "grpo samples from the policy that it trains, which zero3 leaves in parts; "
-        "set resources.sharding to fsdp or zero2, or workers: 1 for this stage"
-    }
-    few = {"resources.workers": 4, "resources.min_workers": 2}
-    assert found(few) == {}
-    assert found(few | {"resources.sharding": "zero2"}) == {
-        "resources.min_workers": "fewer workers cannot go on from zero2's checkpoints; "
-        "leave it out, or set resources.sharding: fsdp"
-    }
+    grpo = two | {"stages.grpo": {"kind": "grpo", **tools.GROUP}}
+    assert found(grpo) == {}
+    sixes = {f"stages.{name}.batch_size": 6 for name in ("sft", "reward", "dpo")}
+    assert found({"resources.workers": 3, "resources.min_workers": 2} | sixes) == {}
     assert found(two | {"resources.min_workers": 1}) == {
         "resources.min_workers": "one worker alone cannot go on with what is sharded (fsdp); set it to 2 or more"
     }
-    with pytest.raises(InputError, match=r"resources\.sharding: 'fsdp1' is not one of none, fsdp, zero2, zero3"):
+    with pytest.raises(InputError, match=r"resources\.sharding: 'fsdp1' is not one of none, fsdp"):
         load_recipe(make_recipe(tmp_path, changes=two | {"resources.sharding": "fsdp1"}))
-
-
-@pytest.mark.skipif(importlib.util.find_spec("deepspeed") is not None, reason="DeepSpeed is installed")
-def test_zero_needs_deepspeed_where_it_runs(make_recipe: MakeRecipe, tmp_path: Path) -> None:
-    def found(changes: dict[str, Any]) -> list[str]:
-        recipe = load_recipe(make_recipe(tmp_path, changes={"resources.workers": 2} | changes))
-        return [f"{fault.field}: {fault.problem}; {fault.remedy}" for fault in cluster_faults(recipe)]
-
-    assert found({"resources.sharding": "fsdp"}) == []
-    assert found({"resources.sharding": "zero3"}) == [
-        "resources.sharding: zero3 is DeepSpeed's, which is not installed; "
-        "pip install 'rlhf-flows[deepspeed]', or set it to fsdp"
-    ]
-    assert found({"resources.sharding": "zero3", "resources.address": "auto"}) == []  # the cluster's machines have it
 
 
 @pytest.mark.parametrize(
