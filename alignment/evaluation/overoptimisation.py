@@ -63,6 +63,7 @@ class _Lab:
     prompts: list[Prompt]
     raters: Sequence[SimulatedRater]
     pool: PolicyPool
+    total: int  # answers that are to be drawn
     proxy: Score | None = None  # loaded when it is first asked
     done: int = 0
     tokens: int = 0
@@ -72,15 +73,15 @@ def run(settings: OveroptimisationStage, context: StageContext) -> StageResult:
     """Answers, scores and measures. Raises StageError where no held-out prompt is there to ask."""
     raters = simulated_raters(settings.raters, load_rubric(context.data["rubric"]), context.recipe.seed)
     prompts = held_out_prompts(context, limit=settings.limit, part=settings.part)
-    lab = _Lab(settings, context, prompts, raters, PolicyPool(context.inputs[BASE], context.recipe))
     moments = [
         (name, step, artifact) for name in settings.policies for step, artifact in _moments(context.inputs[name])
     ]
-    total = len(moments) + 1
-    start = _measure(lab, context.inputs[settings.model], settings.best_of, total)
+    total = len(prompts) * (settings.best_of + len(moments) * settings.per_prompt)
+    lab = _Lab(settings, context, prompts, raters, PolicyPool(context.inputs[BASE], context.recipe), total)
+    start = _measure(lab, context.inputs[settings.model], settings.best_of)
     ways: dict[str, list[tuple[int, Measured]]] = {name: [] for name in settings.policies}
     for name, step, artifact in moments:
-        ways[name].append((step, _measure(lab, artifact, settings.per_prompt, total)))
+        ways[name].append((step, _measure(lab, artifact, settings.per_prompt)))
 
     with context.working():
         found = _put_together(settings, context, prompts, raters, start, ways)
@@ -104,7 +105,7 @@ def _weights(artifact: Artifact) -> tuple[bytes, ...]:
     return tuple(file_digest(path).encode() for path in sorted(Path(artifact.path).glob("*.safetensors")))
 
 
-def _measure(lab: _Lab, artifact: Artifact, per_prompt: int, total: int) -> Measured:
+def _measure(lab: _Lab, artifact: Artifact, per_prompt: int) -> Measured:
     """Draws a model's answers at temperature 1, and measures them; once, however often the stage is begun."""
     path = lab.context.checkpoints / f"{artifact.digest[:16]}-{per_prompt}.json"
     if path.exists():
@@ -113,9 +114,9 @@ def _measure(lab: _Lab, artifact: Artifact, per_prompt: int, total: int) -> Meas
         with lab.context.working():
             measured = _answers(lab, artifact, per_prompt)
         write_text(path, measured.model_dump_json())
-    lab.done += 1
+    lab.done += per_prompt * len(lab.prompts)
     lab.tokens += measured.tokens
-    lab.context.report(Progress(lab.done, total, {}, lab.tokens))
+    lab.context.report(Progress(lab.done, lab.total, {}, lab.tokens))
     return measured
 
 
@@ -127,7 +128,11 @@ def _answers(lab: _Lab, artifact: Artifact, per_prompt: int) -> Measured:
     engine = policy.engine(settings.batch_size)
     asked = [render_prompt(policy.tokenizer, prompt.messages) for prompt in lab.prompts]
     seeds = [response_seed(recipe.seed, prompt.id, place) for prompt in lab.prompts for place in range(per_prompt)]
-    drawn = engine.generate(asked, sampling=sampling, seeds=seeds, per_prompt=per_prompt)
+
+    def heard(done: int, _all: int) -> None:
+        lab.context.report(Progress(lab.done + done, lab.total, {}, lab.tokens))
+
+    drawn = engine.generate(asked, sampling=sampling, seeds=seeds, per_prompt=per_prompt, on_progress=heard)
     kl = [
         0.0
         if artifact.digest == start.digest
