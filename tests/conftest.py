@@ -10,9 +10,14 @@ from typing import Any
 
 import absl.logging
 import pytest
+from hypothesis import HealthCheck, settings
 
 # rouge-score logs through absl, whose handler closes the stream that it found when Prefect sets up logging: pytest's.
 absl.logging.get_absl_handler().python_handler.stream = sys.__stderr__
+
+# A busy machine is no fault of the code: no property has to hold within a time.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 # Read when torch, Prefect and the hub's client are imported, so set before any of them is.
 for _name, _value in {
