@@ -117,7 +117,9 @@ def test_the_way_of_a_policy_is_measured(make: MakeContext, policies: dict[str, 
     context = make("measured", policies | {"ppo": policy}, heard.append)
     result = overoptimisation.run(stage, context)
     found = read_overoptimisation(context.output)
-    assert heard[-1].step == heard[-1].total == 3  # the start and two snapshots: the end is the second of them
+    # Eight answers of the start, two of each of two snapshots: the end is the second of them.
+    assert heard[-1].step == heard[-1].total == found.prompts * (8 + 2 * 2)
+    assert [one.step for one in heard] == sorted(one.step for one in heard)
     assert [point.step for point in found.ways["ppo"]] == [10, 20]
     assert [point.step for point in found.ways["best_of_n"]] == [1, 2, 4, 8]
     first, last = found.ways["ppo"]
