@@ -5,13 +5,23 @@ Nothing heavy is imported here: each command imports what it needs, so that ``rl
 """
 
 import sys
-from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Literal, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
 from alignment.faults import InputError, StageError
+from flows.cli_models import models_app
+from flows.cli_options import (
+    WORKSPACE,
+    JsonOption,
+    ModelArgument,
+    RecipeArgument,
+    SetOption,
+    StoreOption,
+    WorkspaceOption,
+)
+from flows.cli_votes import votes_app
 from flows.logs import set_up
 
 app = typer.Typer(
@@ -21,33 +31,9 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,  # drawing boxes around the help takes longer than all the rest of it
 )
-models_app = typer.Typer(
-    help="Model versions: list, show, promote, roll back.", no_args_is_help=True, rich_markup_mode=None
-)
 app.add_typer(models_app, name="models")
-votes_app = typer.Typer(
-    help="The raters' votes: import, export, agreement.", no_args_is_help=True, rich_markup_mode=None
-)
 app.add_typer(votes_app, name="votes")
 
-RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe's file, or the name of a shipped one.")]
-WorkspaceOption = Annotated[
-    Path, typer.Option("--workspace", "-w", envvar="RLHF_WORKSPACE", help="Where everything is kept.")
-]
-SetOption = Annotated[
-    list[str] | None, typer.Option("--set", metavar="A.B.C=VALUE", help="Overrides a setting; may be repeated.")
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
-ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="policy@champion, policy/3, or a model's folder.")]
-StoreOption = Annotated[
-    str | None, typer.Option(envvar="RLHF_STORE", help="The raters' database; SQLite in the workspace if left out.")
-]
-RaterOption = Annotated[list[str] | None, typer.Option("--rater", metavar="NAME", help="Votes of these only.")]
-SinceOption = Annotated[datetime | None, typer.Option(help="Votes from this time on, in UTC.")]
-UntilOption = Annotated[datetime | None, typer.Option(help="Votes before this time, in UTC.")]
-AgreementOption = Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of the votes that must agree on a pair.")]
-QueueOption = Annotated[str | None, typer.Option(help="Votes of this queue only.")]
-WORKSPACE = Path("workspace")
 INTERRUPTED = 130  # typer's exit code for Ctrl-C
 TERMINATED = 143  # by SIGTERM, as a shell says it
 
@@ -198,57 +184,6 @@ def rate(
     rate_command(workspace, store, host, port, public_url, arena, temperature, max_new_tokens)
 
 
-@votes_app.command("import")
-def votes_import(
-    file: Annotated[Path, typer.Argument(help="Prompts with responses, or pairs in TRL's columns.")],
-    workspace: WorkspaceOption = WORKSPACE,
-    store: StoreOption = None,
-    votes_wanted: Annotated[int, typer.Option(min=1, help="Raters per comparison.")] = 3,
-    gold: Annotated[bool, typer.Option(help="The better answer is known: mixed in silently to test raters.")] = False,
-) -> None:
-    """Queues a file's comparisons for the raters."""
-    from flows.raters import votes_import_command
-
-    votes_import_command(workspace, store, file, votes_wanted, gold=gold)
-
-
-@votes_app.command("export")
-def votes_export(
-    file: Annotated[Path, typer.Argument(help="Where to: .jsonl, or .parquet for pairs.")],
-    workspace: WorkspaceOption = WORKSPACE,
-    store: StoreOption = None,
-    what: Annotated[Literal["pairs", "votes", "demonstrations", "arena", "arena_pairs"], typer.Option()] = "pairs",
-    form: Annotated[Literal["messages", "text"], typer.Option(help="Of pairs.")] = "messages",
-    rater: RaterOption = None,
-    since: SinceOption = None,
-    until: UntilOption = None,
-    min_agreement: AgreementOption = 0.0,
-    queue: QueueOption = None,
-    json: JsonOption = False,
-) -> None:
-    """Writes preference pairs, the votes, the raters' corrections, or the arena's talks."""
-    from flows.raters import votes_export_command
-
-    chosen = (rater or [], since, until, min_agreement, queue)
-    votes_export_command(workspace, store, file, what, form, chosen, as_json=json)
-
-
-@votes_app.command("agreement")
-def votes_agreement(
-    workspace: WorkspaceOption = WORKSPACE,
-    store: StoreOption = None,
-    rater: RaterOption = None,
-    since: SinceOption = None,
-    until: UntilOption = None,
-    queue: QueueOption = None,
-    json: JsonOption = False,
-) -> None:
-    """How far the raters agree, with intervals."""
-    from flows.raters import votes_agreement_command
-
-    votes_agreement_command(workspace, store, (rater or [], since, until, 0.0, queue), as_json=json)
-
-
 @app.command()
 def backup(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The backup to write: a tar file.")],
@@ -285,61 +220,6 @@ def gc(
     from flows.keeping import gc_command
 
     gc_command(workspace, runs=runs, days=days, remove=yes, as_json=json)
-
-
-@models_app.command("list")
-def models_list(workspace: WorkspaceOption = WORKSPACE, json: JsonOption = False) -> None:
-    """Every registered version, with its aliases."""
-    from flows.commands import models_list_command
-
-    models_list_command(workspace, as_json=json)
-
-
-@models_app.command("show")
-def models_show(model: ModelArgument, workspace: WorkspaceOption = WORKSPACE, json: JsonOption = False) -> None:
-    """A version with its whole lineage."""
-    from flows.commands import models_show_command
-
-    models_show_command(model, workspace, as_json=json)
-
-
-@models_app.command("evaluate")
-def models_evaluate(
-    model: ModelArgument,
-    tasks: Annotated[str, typer.Option(metavar="A,B", help="Tasks of lm-eval, by name.")],
-    include_path: Annotated[Path | None, typer.Option(help="A folder with tasks of your own.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Examples of each task.")] = None,
-    batch_size: Annotated[int, typer.Option(min=1)] = 8,
-    workspace: WorkspaceOption = WORKSPACE,
-    json: JsonOption = False,
-) -> None:
-    """Runs lm-eval on a registered version and keeps the results with it."""
-    from flows.evaluating import models_evaluate_command
-
-    names = [name.strip() for name in tasks.split(",") if name.strip()]
-    models_evaluate_command(model, workspace, names, include_path, limit, batch_size, as_json=json)
-
-
-@models_app.command("promote")
-def models_promote(
-    model: ModelArgument,
-    workspace: WorkspaceOption = WORKSPACE,
-    reason: Annotated[str, typer.Option(help="Why; it is kept with the version.")] = "",
-    by: Annotated[str | None, typer.Option(help="Who says so; your account here if left out.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Although the gate refused it; needs --reason.")] = False,
-) -> None:
-    """Makes a version the champion: approves one that waits for a person, or brings an earlier one back."""
-    from flows.commands import models_promote_command
-
-    models_promote_command(model, workspace, reason, by, force=force)
-
-
-@models_app.command("rollback")
-def models_rollback(name: Annotated[str, typer.Argument()] = "policy", workspace: WorkspaceOption = WORKSPACE) -> None:
-    """Gives the champion's place back to the version that had it before."""
-    from flows.commands import models_rollback_command
-
-    models_rollback_command(name, workspace)
 
 
 def main() -> NoReturn:

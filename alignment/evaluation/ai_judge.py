@@ -47,9 +47,8 @@ def judged_outcomes(
     """
     report = calibration_of(settings.calibrated_by, settings.judge, context)
     asked = [(name, place, pair) for name, both in games.items() for place, pair in _comparisons(prompts, *both)]
-    if scores_alone(settings.judge) and not pays(
-        settings.judge
-    ):  # pairs of one prompt stand together: no answer is scored in two pieces
+    if scores_alone(settings.judge) and not pays(settings.judge):
+        # Pairs of one prompt stand together, so that no answer is scored in two pieces.
         asked.sort(key=lambda one: one[1])
     found = judge_all(settings, context, _blocks(settings, asked), lambda _verdicts: None)
     unread = sum(not one.read for one in found.judgements)

@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import socket
 import time
@@ -22,6 +23,7 @@ from alignment.models.base import prepare_base
 from alignment.recipe import Recipe
 from alignment.records import Artifact, Message, PreferencePair
 from alignment.stage import Progress, StageContext
+from alignment.training import COMPLETE
 from alignment.workspace import Workspace, folder_digest
 
 MakeContext = Callable[..., StageContext]
@@ -176,6 +178,33 @@ def in_processes(contexts: list[StageContext], kill: Path | None = None) -> None
     assert [worker.exitcode for worker in workers] == [0] * len(workers)
 
 
+def with_a_death_and_without(
+    make: Callable[[Path], StageContext], root: Path
+) -> tuple[tuple[str, Any], tuple[str, Any]]:
+    """(digest, metrics) of a stage of two workers: one of them killed after step 4 and all begun again; undisturbed.
+
+    ``make`` gives the context of a run in a folder.
+    """
+
+    def both(folder: Path) -> list[StageContext]:
+        shutil.rmtree(folder / "output", ignore_errors=True)
+        contexts = [make(folder), make(folder)]
+        contexts[1].output = folder / "scratch"
+        return contexts
+
+    def made(folder: Path) -> tuple[str, Any]:
+        return folder_digest(folder / "output"), json.loads((folder / "metrics.json").read_text())
+
+    killed, whole = root / "killed", root / "whole"
+    in_processes(both(whole))
+    in_processes(both(killed), kill=killed / "checkpoints" / "checkpoint-4" / COMPLETE)
+    assert not (killed / "output" / "curves.json").exists()
+    for path in killed.glob("failed-*"):  # what a death looks like to the other worker
+        path.unlink()
+    in_processes(both(killed))
+    return made(killed), made(whole)
+
+
 def norm(folder: Path) -> float:
     """Of all weights that a stage wrote."""
     from safetensors.torch import load_file
@@ -187,4 +216,6 @@ def norm(folder: Path) -> float:
 @pytest.fixture(scope="session")
 def together() -> SimpleNamespace:
     """A stage in several processes: the helpers above, which no test module could import from here."""
-    return SimpleNamespace(in_processes=in_processes, norm=norm, MODULES=MODULES)
+    return SimpleNamespace(
+        in_processes=in_processes, with_a_death_and_without=with_a_death_and_without, norm=norm, MODULES=MODULES
+    )

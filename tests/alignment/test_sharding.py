@@ -4,7 +4,6 @@ The processes are forks of the test; tests/flows/cluster does the same on Ray.
 """
 
 import json
-import shutil
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
@@ -17,8 +16,6 @@ from transformers import TrainerCallback
 from alignment import training
 from alignment.records import Artifact
 from alignment.stage import StageContext
-from alignment.training import COMPLETE
-from alignment.workspace import folder_digest
 
 ROUNDING = 1e-4  # relative, of each point of a loss curve in float32: the order of sums alone differs
 NARROW_ROUNDING = 2e-2  # in bfloat16, whose numbers have 8 bits
@@ -154,19 +151,9 @@ def test_a_killed_worker_changes_nothing(
     inputs = {"base": base, "sft": sft, "preferences": preferences}
     changes = {"resources.workers": 2, "resources.sharding": "fsdp"}
 
-    def contexts(folder: str) -> list[StageContext]:
-        shutil.rmtree(tmp_path / folder / "output", ignore_errors=True)
+    def make(folder: Path) -> StageContext:
         settled = {**settings, "epochs": 8, "checkpoint_every": 2}
-        both = [make_context(tmp_path / folder, stage, inputs, settings=settled, changes=changes) for _rank in range(2)]
-        both[1].output = tmp_path / folder / "scratch"
-        return both
+        return make_context(folder, stage, inputs, settings=settled, changes=changes)
 
-    together.in_processes(contexts("whole"))
-    together.in_processes(contexts("killed"), kill=tmp_path / "killed" / "checkpoints" / "checkpoint-4" / COMPLETE)
-    assert not (tmp_path / "killed" / "output" / "curves.json").exists()
-    for path in (tmp_path / "killed").glob("failed-*"):  # what a death looks like to the other worker
-        path.unlink()
-    together.in_processes(contexts("killed"))
-    assert folder_digest(tmp_path / "killed" / "output") == folder_digest(tmp_path / "whole" / "output")
-    killed, whole = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("killed", "whole"))
+    killed, whole = together.with_a_death_and_without(make, tmp_path)
     assert killed == whole

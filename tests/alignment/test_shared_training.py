@@ -5,7 +5,6 @@ same on Ray. Rounding is stated there.
 """
 
 import json
-import shutil
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
@@ -16,8 +15,6 @@ import pytest
 
 from alignment.records import Artifact
 from alignment.stage import StageContext
-from alignment.training import COMPLETE
-from alignment.workspace import folder_digest
 
 ROUNDING = 1e-4
 REWARDS = [{"kind": "length_penalty", "unit": "characters", "free": 4, "full": 14}]
@@ -108,18 +105,8 @@ def test_a_killed_worker_changes_nothing(
     inputs = {"base": base, "sft": sft, "preferences": preferences}
     settings = {"batch_size": 8, "epochs": 8, "checkpoint_every": 2}
 
-    def contexts(folder: str) -> list[StageContext]:
-        shutil.rmtree(tmp_path / folder / "output", ignore_errors=True)
-        both = [make_context(tmp_path / folder, stage, inputs, settings=settings) for _rank in range(2)]
-        both[1].output = tmp_path / folder / "scratch"
-        return both
+    def make(folder: Path) -> StageContext:
+        return make_context(folder, stage, inputs, settings=settings)
 
-    together.in_processes(contexts("whole"))
-    together.in_processes(contexts("killed"), kill=tmp_path / "killed" / "checkpoints" / "checkpoint-4" / COMPLETE)
-    assert not (tmp_path / "killed" / "output" / "curves.json").exists()
-    for path in (tmp_path / "killed").glob("failed-*"):  # what a death looks like to the other worker
-        path.unlink()
-    together.in_processes(contexts("killed"))
-    assert folder_digest(tmp_path / "killed" / "output") == folder_digest(tmp_path / "whole" / "output")
-    killed, whole = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("killed", "whole"))
+    killed, whole = together.with_a_death_and_without(make, tmp_path)
     assert killed == whole

@@ -1,0 +1,73 @@
+"""``rlhf votes``: the raters' votes, in and out."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from flows.cli_options import (
+    WORKSPACE,
+    AgreementOption,
+    JsonOption,
+    QueueOption,
+    RaterOption,
+    SinceOption,
+    StoreOption,
+    UntilOption,
+    WorkspaceOption,
+)
+
+votes_app = typer.Typer(
+    help="The raters' votes: import, export, agreement.", no_args_is_help=True, rich_markup_mode=None
+)
+
+
+@votes_app.command("import")
+def votes_import(
+    file: Annotated[Path, typer.Argument(help="Prompts with responses, or pairs in TRL's columns.")],
+    workspace: WorkspaceOption = WORKSPACE,
+    store: StoreOption = None,
+    votes_wanted: Annotated[int, typer.Option(min=1, help="Raters per comparison.")] = 3,
+    gold: Annotated[bool, typer.Option(help="The better answer is known: mixed in silently to test raters.")] = False,
+) -> None:
+    """Queues a file's comparisons for the raters."""
+    from flows.raters import votes_import_command
+
+    votes_import_command(workspace, store, file, votes_wanted, gold=gold)
+
+
+@votes_app.command("export")
+def votes_export(
+    file: Annotated[Path, typer.Argument(help="Where to: .jsonl, or .parquet for pairs.")],
+    workspace: WorkspaceOption = WORKSPACE,
+    store: StoreOption = None,
+    what: Annotated[Literal["pairs", "votes", "demonstrations", "arena", "arena_pairs"], typer.Option()] = "pairs",
+    form: Annotated[Literal["messages", "text"], typer.Option(help="Of pairs.")] = "messages",
+    rater: RaterOption = None,
+    since: SinceOption = None,
+    until: UntilOption = None,
+    min_agreement: AgreementOption = 0.0,
+    queue: QueueOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Writes preference pairs, the votes, the raters' corrections, or the arena's talks."""
+    from flows.raters import votes_export_command
+
+    chosen = (rater or [], since, until, min_agreement, queue)
+    votes_export_command(workspace, store, file, what, form, chosen, as_json=json)
+
+
+@votes_app.command("agreement")
+def votes_agreement(
+    workspace: WorkspaceOption = WORKSPACE,
+    store: StoreOption = None,
+    rater: RaterOption = None,
+    since: SinceOption = None,
+    until: UntilOption = None,
+    queue: QueueOption = None,
+    json: JsonOption = False,
+) -> None:
+    """How far the raters agree, with intervals."""
+    from flows.raters import votes_agreement_command
+
+    votes_agreement_command(workspace, store, (rater or [], since, until, 0.0, queue), as_json=json)
