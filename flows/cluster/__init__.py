@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from alignment.faults import Fault
+from alignment.models.memory import naming_what_ran_out
 from alignment.recipe import Recipe, has_workers, trains_together, workers_of
 from alignment.stage import StageContext, StageResult
 from flows.cluster.pool import spread
@@ -69,7 +70,8 @@ def _here(module: str, settings: Any, context: StageContext) -> StageResult:
 
     started = time.perf_counter()
     context.preempted, context.saved = told_to_end, saved
-    result: StageResult = importlib.import_module(module).run(settings, context)
+    with naming_what_ran_out(context.name, settings):
+        result: StageResult = importlib.import_module(module).run(settings, context)
     if torch.cuda.is_available() and context.recipe.resources.device != "cpu":
         context.gpu_seconds = time.perf_counter() - started
     return result

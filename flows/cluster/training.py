@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from alignment.faults import InputError, StageError
+from alignment.models.memory import naming_what_ran_out
 from alignment.stage import Progress, StageContext, StageResult, silent
 from alignment.workspace import write_text
 from flows.cluster.crew import Crew, crew_for, disband, dismiss
@@ -127,7 +128,8 @@ def work(task: Task, rank: int, workers: int) -> tuple[StageResult, float]:
         else:
             context.output = Path(scratch)
         try:
-            result = importlib.import_module(task.module).run(settings, context)
+            with naming_what_ran_out(context.name, settings):
+                result = importlib.import_module(task.module).run(settings, context)
         except FINAL as error:
             words = str(error) if isinstance(error, StageError | InputError) else traceback.format_exc()
             write_text(task.home / FAILED, words)

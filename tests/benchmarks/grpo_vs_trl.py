@@ -24,6 +24,11 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 BATCH, GROUP, NEW_TOKENS, PROMPTS, LEARNING_RATE, VOCABULARY = 32, 8, 48, 256, 3e-4, 4096
 TARGET = VOCABULARY // 4
+SHAPES = {
+    "7m": {"hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 6, "num_attention_heads": 8},
+    "135m": {"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9,
+             "num_key_value_heads": 3},
+}  # fmt: skip
 
 
 def main() -> None:
@@ -32,6 +37,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--updates", type=int, default=8, help=f"steps of {BATCH} completions")
+    parser.add_argument("--model", choices=list(SHAPES), default="7m", help="the shape of the model")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     arguments = parser.parse_args()
     if arguments.side:
         print(json.dumps(train(arguments)))
@@ -40,15 +47,9 @@ def main() -> None:
     for seed in range(arguments.seeds):
         for side, found in results.items():
             command = [
-                sys.executable,
-                __file__,
-                "--side",
-                side,
-                "--seed",
-                str(seed),
-                "--updates",
-                str(arguments.updates),
-            ]
+                sys.executable, __file__, "--side", side, "--seed", str(seed), "--updates", str(arguments.updates),
+                "--model", arguments.model, "--device", arguments.device,
+            ]  # fmt: skip
             done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
             if done.returncode:
                 sys.exit(f"{side} failed:\n{done.stderr[-4000:]}")
@@ -75,7 +76,7 @@ def train(arguments: argparse.Namespace) -> dict[str, float]:
     from alignment.models.precision import natural_precision
     from alignment.recipe import Resources
 
-    bf16 = natural_precision(Resources()) == "bfloat16"
+    bf16 = natural_precision(Resources(device=arguments.device)) == "bfloat16"
     marks: list[tuple[float, float]] = []
     rewards: list[float] = []
 
@@ -92,9 +93,10 @@ def train(arguments: argparse.Namespace) -> dict[str, float]:
         config = GRPOConfig(
             output_dir=folder, per_device_train_batch_size=BATCH, num_generations=GROUP, learning_rate=LEARNING_RATE,
             max_completion_length=NEW_TOKENS, max_steps=arguments.updates, logging_steps=1, save_strategy="no",
-            report_to=[], seed=arguments.seed, bf16=bf16, use_cpu=True, disable_tqdm=True, **options,
+            report_to=[], seed=arguments.seed, bf16=bf16, use_cpu=arguments.device == "cpu", disable_tqdm=True,
+            **options,
         )  # fmt: skip
-        trainer = (ours if arguments.side == "ours" else peer)(config, arguments.seed, Clock())
+        trainer = (ours if arguments.side == "ours" else peer)(config, arguments, Clock())
         trainer.train()
     half = len(marks) // 2
     (start, cpu), (end, cpu_end) = marks[half - 1], marks[-1]
@@ -107,16 +109,16 @@ def train(arguments: argparse.Namespace) -> dict[str, float]:
     }
 
 
-def parts(seed: int) -> tuple[Any, Any, list[str]]:
+def parts(arguments: argparse.Namespace) -> tuple[Any, Any, list[str]]:
     """The model, its tokenizer (one word a token, and no end) and the prompts."""
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
 
-    torch.manual_seed(seed)
+    torch.manual_seed(arguments.seed)
     config = LlamaConfig(
-        vocab_size=VOCABULARY, hidden_size=256, intermediate_size=768, num_hidden_layers=6, num_attention_heads=8,
-        max_position_embeddings=256, bos_token_id=0, eos_token_id=1, pad_token_id=2,
+        vocab_size=VOCABULARY, max_position_embeddings=256, bos_token_id=0, eos_token_id=1, pad_token_id=2,
+        **SHAPES[arguments.model],
     )  # fmt: skip
     inner = Tokenizer(models.WordLevel({f"w{i}": i for i in range(VOCABULARY)}, unk_token="w3"))
     inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -124,34 +126,34 @@ def parts(seed: int) -> tuple[Any, Any, list[str]]:
     tokenizer.chat_template = (
         "{% for m in messages %}{{ m.content }}{% if m.role == 'assistant' %} w1{% else %} {% endif %}{% endfor %}"
     )
-    generator = torch.Generator().manual_seed(1000 + seed)
+    generator = torch.Generator().manual_seed(1000 + arguments.seed)
     lengths = torch.randint(16, 33, (PROMPTS,), generator=generator).tolist()
     prompts = [
         " ".join(f"w{token}" for token in torch.randint(4, VOCABULARY, (length,), generator=generator).tolist())
         for length in lengths
     ]
-    return AutoModelForCausalLM.from_config(config), tokenizer, prompts
+    return AutoModelForCausalLM.from_config(config).to(arguments.device), tokenizer, prompts
 
 
 def share(tokens: Any) -> float:
     return sum(token < TARGET for token in tokens) / len(tokens)
 
 
-def peer(config: Any, seed: int, clock: Any) -> Any:
+def peer(config: Any, arguments: argparse.Namespace, clock: Any) -> Any:
     from datasets import Dataset
     from trl import GRPOTrainer
 
     def reward(completion_ids: list[list[int]], **_: Any) -> list[float]:
         return [share(tokens) for tokens in completion_ids]
 
-    model, tokenizer, prompts = parts(seed)
+    model, tokenizer, prompts = parts(arguments)
     rows = Dataset.from_list([{"prompt": [{"role": "user", "content": prompt}]} for prompt in prompts])
     return GRPOTrainer(
         model=model, reward_funcs=reward, args=config, train_dataset=rows, processing_class=tokenizer, callbacks=[clock]
     )
 
 
-def ours(config: Any, seed: int, clock: Any) -> Any:
+def ours(config: Any, arguments: argparse.Namespace, clock: Any) -> Any:
     from alignment.models.shared_prefix import share_prefixes
     from alignment.policy.group_trainer import OurGRPOTrainer, Rollouts, reward_stub, run_dataset
     from alignment.records import Message, Prompt, Sampling
@@ -161,16 +163,16 @@ def ours(config: Any, seed: int, clock: Any) -> Any:
     def reward(answers: Any) -> list[float]:
         return [share(one.token_ids[-one.tokens :]) for one in answers if isinstance(one, Answer)]
 
-    model, tokenizer, texts = parts(seed)
+    model, tokenizer, texts = parts(arguments)
     prompts = [Prompt(id=text, messages=(Message(role="user", content=text),)) for text in texts]
     rollouts = Rollouts(
         engine=TransformersEngine(model, tokenizer, stop_ids={1}), policy=model, base=model, tokenizer=tokenizer,
         stop_ids={1}, sampling=Sampling(max_new_tokens=NEW_TOKENS), rewards=Rewards([Component("share", 1.0, reward)]),
-        prompts=prompts, seed=seed, updates_per_step=1, epochs=1,
+        prompts=prompts, seed=arguments.seed, updates_per_step=1, epochs=1,
     )  # fmt: skip
     share_prefixes(model)
     config.shuffle_dataset = False
-    rows = run_dataset(prompts, steps=config.max_steps, per_step=BATCH // GROUP, seed=seed)
+    rows = run_dataset(prompts, steps=config.max_steps, per_step=BATCH // GROUP, seed=arguments.seed)
     trainer = OurGRPOTrainer(
         model=model, reward_funcs=[reward_stub("share")], args=config, train_dataset=rows,
         processing_class=tokenizer, callbacks=[clock],

@@ -50,7 +50,7 @@ def main() -> int:
 
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    arguments.dtype = arguments.dtype or natural_precision(Resources())
+    arguments.dtype = arguments.dtype or natural_precision(Resources(device=arguments.device))
     with tempfile.TemporaryDirectory() as folder:
         try:
             base = prepare_base(Workspace(Path(folder)), ModelSettings(base=arguments.model or "embedded:smollm2-135m"))
@@ -59,6 +59,7 @@ def main() -> int:
             return SKIPPED
         if not arguments.agreement_only:
             model = AutoModelForCausalLM.from_pretrained(base.path, dtype=getattr(torch, arguments.dtype)).eval()
+            model.to(arguments.device)
             speed(model, load_tokenizer(base.path), arguments)
         if not arguments.speed_only:
             agreement(base, arguments, Path(folder))
@@ -72,6 +73,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--answers", type=int, choices=range(2, 5), default=2, help="to a prompt, all compared")
     parser.add_argument("--form", choices=["pairwise", "score"], default="pairwise")
     parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--dtype", choices=["bfloat16", "float32"])
     parser.add_argument("--model", help="a folder, instead of the embedded SmolLM2")
     parser.add_argument("--shared-only", action="store_true", help="leave out what it is compared with")
@@ -115,8 +117,12 @@ def matmul_rate(model: Any, rows: int = 1024) -> float:
 
 
 def _seconds(work: Callable[[], Any]) -> float:
+    import torch
+
     started = time.perf_counter()
     work()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
     return time.perf_counter() - started
 
 

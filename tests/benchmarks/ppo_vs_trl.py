@@ -27,6 +27,11 @@ ROOT = Path(__file__).parents[2]
 BATCH, NEW_TOKENS, EPOCHS, PROMPTS, LEARNING_RATE = 32, 48, 4, 256, 3e-4
 VOCABULARY = 4096
 TARGET = VOCABULARY // 4
+SHAPES = {
+    "7m": {"hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 6, "num_attention_heads": 8},
+    "135m": {"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9,
+             "num_key_value_heads": 3},
+}  # fmt: skip
 SKIPPED = 77  # the exit code where the peer cannot be had
 
 
@@ -52,7 +57,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--updates", type=int, default=8, help="batches of 32 episodes")
     parser.add_argument("--trl", help=f"a folder that holds {TRL} already")
-    parser.add_argument("--model", default="7m", help="7m, or the folder of a causal language model")
+    parser.add_argument("--model", default="7m", help="7m, 135m (its shape alone), or a causal language model's folder")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--dtype", choices=["bfloat16", "float32"], help="of our side; what the machine is fast in")
     parser.add_argument("--threads", type=int, default=0)
     return parser.parse_args()
@@ -71,6 +77,7 @@ def install_trl(folder: str) -> str:
 def run_side(side: str, seed: int, trl: str, arguments: argparse.Namespace) -> dict[str, Any]:
     command = [sys.executable, __file__, "--side", side, "--seed", str(seed), "--updates", str(arguments.updates),
                "--trl", trl, "--model", arguments.model, "--threads", str(arguments.threads),
+               "--device", arguments.device,
                *(["--dtype", arguments.dtype] if arguments.dtype else [])]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     if done.returncode:
@@ -116,14 +123,14 @@ def build(arguments: argparse.Namespace, dtype: Any) -> Any:
 
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    if arguments.model != "7m":
-        return AutoModelForCausalLM.from_pretrained(arguments.model, dtype=dtype)
+    if arguments.model not in SHAPES:
+        return AutoModelForCausalLM.from_pretrained(arguments.model, dtype=dtype).to(arguments.device)
     torch.manual_seed(arguments.seed)
     config = LlamaConfig(
-        vocab_size=VOCABULARY, hidden_size=256, intermediate_size=768, num_hidden_layers=6, num_attention_heads=8,
-        max_position_embeddings=256, bos_token_id=0, eos_token_id=1, pad_token_id=2,
+        vocab_size=VOCABULARY, max_position_embeddings=256, bos_token_id=0, eos_token_id=1, pad_token_id=2,
+        **SHAPES[arguments.model],
     )  # fmt: skip
-    return AutoModelForCausalLM.from_config(config, dtype=torch.float32).to(dtype)
+    return AutoModelForCausalLM.from_config(config, dtype=torch.float32).to(arguments.device, dtype)
 
 
 def prompt_ids(seed: int) -> list[list[int]]:
@@ -134,8 +141,12 @@ def prompt_ids(seed: int) -> list[list[int]]:
     return [torch.randint(3, VOCABULARY, (length,), generator=generator).tolist() for length in lengths]
 
 
-def resident() -> float:
-    """Peak resident memory so far, in MB."""
+def resident(device: str) -> float:
+    """Peak memory so far, in MB: resident, or what a GPU's tensors took."""
+    if device == "cuda":
+        import torch
+
+        return torch.cuda.max_memory_allocated() / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
@@ -159,8 +170,8 @@ def ours(arguments: argparse.Namespace) -> dict[str, Any]:
     from alignment.records import Message, Prompt, Sampling
     from alignment.rollouts.transformers_engine import TransformersEngine
 
-    before = resident()
-    policy = build(arguments, getattr(torch, arguments.dtype or natural_precision(Resources())))
+    before = resident(arguments.device)
+    policy = build(arguments, getattr(torch, arguments.dtype or natural_precision(Resources(device=arguments.device))))
     settings = PpoStage(
         kind="ppo", model="base", reward="rule", steps=arguments.updates, episodes=BATCH, epochs=EPOCHS,
         sampling=Sampling(temperature=0.7, max_new_tokens=NEW_TOKENS), learning_rate=LEARNING_RATE,
@@ -184,24 +195,27 @@ def ours(arguments: argparse.Namespace) -> dict[str, Any]:
     parts = {name: sum(step[f"seconds_{name}"] for step in history)
              for name in ("sampling", "scoring", "logprobs", "training")}  # fmt: skip
     body = sum(p.numel() for p in policy.parameters()) - policy.get_input_embeddings().weight.numel()
-    peak = matrix_peak(policy.dtype)
+    peak = matrix_peak(policy.dtype, arguments.device)
     reached = 6 * body * trainer.state.tokens_trained / parts["training"] / 1e9
     return {
-        "seconds": seconds, "cpu": cpu, "episodes": BATCH * arguments.updates, "memory": resident() - before,
+        "seconds": seconds, "cpu": cpu, "episodes": BATCH * arguments.updates,
+        "memory": resident(arguments.device) - before,
         "reward": history[-1]["score"], "parts": parts, "peak": peak, "peak_share": reached / peak,
         "rewards": [step["score"] for step in history],
     }  # fmt: skip
 
 
-def matrix_peak(dtype: Any) -> float:
+def matrix_peak(dtype: Any, device: str) -> float:
     """GFLOP/s of a large matrix product, the best of five."""
     import torch
 
-    left, right = torch.randn(2048, 2048).to(dtype), torch.randn(2048, 2048).to(dtype)
+    left, right = (torch.randn(2048, 2048, device=device).to(dtype) for _ in range(2))
     best = float("inf")
     for _ in range(5):
         started = time.perf_counter()
         left @ right
+        if device == "cuda":
+            torch.cuda.synchronize()
         best = min(best, time.perf_counter() - started)
     return 2 * 2048**3 / best / 1e9
 
@@ -230,12 +244,13 @@ def peer(arguments: argparse.Namespace) -> dict[str, Any]:
             counts = (answer < TARGET).float().cumsum(1)[..., None] / NEW_TOKENS
             return argparse.Namespace(hidden_states=[counts])
 
-    before = resident()
+    before = resident(arguments.device)
     policy, reference = build(arguments, torch.float32), build(arguments, torch.float32)
     value = AutoModelForSequenceClassification.from_config(policy.config, dtype=torch.float32)
     value.config.num_labels = 1
     value.score = nn.Linear(policy.config.hidden_size, 1, bias=False)
     value.base_model.load_state_dict(policy.base_model.state_dict())
+    value.to(arguments.device)
     rewards: list[float] = []
 
     class Trainer(PPOTrainer):  # type: ignore[misc]
@@ -249,7 +264,7 @@ def peer(arguments: argparse.Namespace) -> dict[str, Any]:
             output_dir=folder, per_device_train_batch_size=BATCH, gradient_accumulation_steps=1, num_mini_batches=1,
             num_ppo_epochs=EPOCHS, total_episodes=BATCH * arguments.updates, response_length=NEW_TOKENS,
             learning_rate=LEARNING_RATE, temperature=0.7, num_sample_generations=0, report_to=[], save_strategy="no",
-            logging_steps=1, use_cpu=True, seed=arguments.seed, disable_tqdm=True,
+            logging_steps=1, use_cpu=arguments.device == "cpu", seed=arguments.seed, disable_tqdm=True,
         )  # fmt: skip
         rows = [{"input_ids": ids} for ids in prompt_ids(arguments.seed)]
         trainer = Trainer(args=config, processing_class=tokenizer(), model=policy, ref_model=reference,
@@ -258,8 +273,8 @@ def peer(arguments: argparse.Namespace) -> dict[str, Any]:
         started, cpu = time.perf_counter(), time.process_time()
         trainer.train()
         seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
-    return {"seconds": seconds, "cpu": cpu, "episodes": BATCH * arguments.updates, "memory": resident() - before,
-            "reward": rewards[-1], "rewards": rewards}  # fmt: skip
+    return {"seconds": seconds, "cpu": cpu, "episodes": BATCH * arguments.updates,
+            "memory": resident(arguments.device) - before, "reward": rewards[-1], "rewards": rewards}  # fmt: skip
 
 
 SIDES = {"ours": ours, "trl": peer}

@@ -32,7 +32,8 @@ def main() -> int:
 
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    dtype = getattr(torch, arguments.dtype or natural_precision(Resources()))
+    resources = Resources(device=arguments.device)
+    dtype = getattr(torch, arguments.dtype or natural_precision(resources))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(arguments.model or f"{folder}/smollm2")
         try:
@@ -41,7 +42,7 @@ def main() -> int:
         except InputError as error:
             print(f"the embedded model is not installed: {error}", file=sys.stderr)
             return SKIPPED
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype).eval()
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype).eval().to(arguments.device)
         tokenizer = AutoTokenizer.from_pretrained(path)
     compare({"generate": generate(model, arguments), "ours": ours(model, tokenizer, arguments)}, arguments, dtype)
     return 0
@@ -54,6 +55,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--per-prompt", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--dtype", choices=["bfloat16", "float32"])
     parser.add_argument("--model", help="a folder, instead of the embedded SmolLM2")
     return parser.parse_args()
@@ -74,8 +76,8 @@ def generate(model: Any, arguments: argparse.Namespace) -> Callable[[], None]:
 
     asked = [ids for ids in prompts(arguments.sequences // arguments.per_prompt) for _ in range(arguments.per_prompt)]
     width = max(map(len, asked))
-    ids = torch.tensor([[0] * (width - len(prompt)) + prompt for prompt in asked])
-    mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in asked])
+    ids = torch.tensor([[0] * (width - len(prompt)) + prompt for prompt in asked], device=model.device)
+    mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in asked]).to(model.device)
 
     def round_() -> None:
         model.generate(
