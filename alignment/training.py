@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 import transformers
 from datasets import disable_progress_bars
 from peft import PeftModel
@@ -16,7 +17,7 @@ from alignment.models.attention import quick_backward
 from alignment.models.loading import pick_device
 from alignment.models.shared_prefix import share_prefixes
 from alignment.policy.group_settings import GroupStage
-from alignment.recipe import Training
+from alignment.recipe import Recipe, Training
 from alignment.sharding import prepare_trainer, sharding, sharding_arguments
 from alignment.stage import Progress, StageContext
 from alignment.workers import share_batches, wait_for_workers
@@ -166,9 +167,16 @@ def fit(
     return trainer, callback, sum(losses) / len(losses)  # the trainer's own mean leaves out what came before a restart
 
 
-def seed_everything(seed: int) -> None:
-    """The first thing that a stage does: also a fresh adapter's weights are drawn, long before training starts."""
-    transformers.set_seed(seed)
+def seed_everything(recipe: Recipe) -> None:
+    """The first thing that a stage does: also a fresh adapter's weights are drawn, long before training starts.
+
+    On a GPU it also chooses kernels that sum in one order, unless the recipe wants the others: what came of two runs,
+    or of one that died and went on, is equal to the bit then, as it is on a processor.
+    """
+    transformers.set_seed(recipe.seed)
+    if pick_device(recipe.resources).type == "cuda":
+        torch.use_deterministic_algorithms(recipe.resources.deterministic, warn_only=True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # costs time
 
 
 def _tokens_of(checkpoint: Path) -> int:

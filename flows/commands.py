@@ -27,7 +27,7 @@ def find_recipe(given: str) -> Path:
     """The file of a recipe: a path, or the name of a shipped one."""
     path = Path(given)
     shipped = RECIPES / f"{given}.yaml"
-    return shipped if not path.exists() and shipped.exists() else path
+    return shipped if not path.is_file() and shipped.exists() else path  # a folder of that name is no recipe
 
 
 def prepare(given: str, overrides: list[str]) -> tuple[Recipe, Path]:

@@ -56,6 +56,7 @@ def quiet_environment(workspace: Workspace) -> None:
         "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
         "TQDM_DISABLE": "1",
         "TOKENIZERS_PARALLELISM": "false",
+        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # read with the first product on a GPU: what lets its products repeat
         # Threads that wait for each other by spinning fight over the cores with whatever else runs on the machine; ones
         # that sleep at once wait to be woken. A short spin is as fast as a long one on a quiet machine, and four times
         # faster beside one busy neighbour (tests/benchmarks/RESULTS.md).

@@ -103,6 +103,7 @@ class Job:
                 # Sums depend on these two; where the workers are does not count.
                 **({"workers": workers_of(recipe, self.settings)} if several else {}),
                 **({"sharding": sharding} if sharding != "none" else {}),
+                **({} if recipe.resources.deterministic else {"deterministic": False}),
                 **({"vllm": True} if recipe.resources.vllm and self.settings.kind in SAMPLES else {}),
                 "template": file_digest(Path(recipe.model.chat_template)) if recipe.model.chat_template else None,
                 "inputs": {name: artifact.digest for name, artifact in self.inputs.items()},

@@ -7,6 +7,7 @@ never imported, and is installed without its dependencies.
 import importlib.metadata
 import shutil
 from pathlib import Path
+from typing import Any
 
 from alignment.faults import Fault, InputError
 
@@ -31,6 +32,17 @@ def gguf_file(name: str) -> Path:
     raise InputError([Fault(f"the embedded model {name!r} is not installed", remedy, field="model.base")])
 
 
+def name_special_tokens(tokenizer: Any, config: Any) -> None:
+    """Gives a tokenizer the special tokens that the model's configuration has by number.
+
+    transformers 5.17 reads them rightly into the configuration, but makes the BOS token of a GGUF file its EOS too.
+    """
+    for name in ("bos_token", "eos_token", "pad_token"):
+        number = getattr(config, f"{name}_id", None)
+        if number is not None:
+            setattr(tokenizer, name, tokenizer.convert_ids_to_tokens(number))
+
+
 def convert(name: str, target: Path) -> None:
     """Writes an embedded model as a Hugging Face folder (bfloat16 safetensors), whole or not at all."""
     import torch
@@ -46,5 +58,7 @@ def convert(name: str, target: Path) -> None:
     )
     model.config.name_or_path = f"embedded:{name}"
     model.save_pretrained(temporary)
-    AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name).save_pretrained(temporary)
+    tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
+    name_special_tokens(tokenizer, model.config)
+    tokenizer.save_pretrained(temporary)
     temporary.rename(target)

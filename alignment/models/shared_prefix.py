@@ -98,8 +98,17 @@ def _shared(
     nodes = torch.cat(hidden)
     flat = nodes.new_zeros(*row_mask.shape, nodes.shape[-1])
     index = torch.tensor([place for row in places for place in row], device=device)
-    output.last_hidden_state = flat.masked_scatter(row_mask[..., None], nodes.index_select(0, index))
+    output.last_hidden_state = flat.masked_scatter(row_mask[..., None], _gathered(nodes, index))
     return output
+
+
+def _gathered(nodes: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """nodes (N, D), index (M,) → (M, D), with a gradient that is summed in one order.
+
+    Several rows share a node, and each adds to its gradient. A GPU's ``index_select`` adds in whatever order its
+    threads come; its advanced indexing sorts first. A processor's does the reverse.
+    """
+    return nodes[index] if nodes.is_cuda else nodes.index_select(0, index)
 
 
 def grow(rows: list[list[int]], groups: list[list[int]]) -> tuple[list["PrefixTree"], list[list[int]]]:

@@ -44,7 +44,7 @@ class TokenisedDPOTrainer(DPOTrainer):  # type: ignore[misc]  # TRL is untyped
 
 def run(settings: DpoStage, context: StageContext) -> StageResult:
     """Trains ``settings.model`` on preference pairs. Raises StageError where every pair is too long to learn from."""
-    seed_everything(context.recipe.seed)
+    seed_everything(context.recipe)
     start, base = context.inputs[settings.model], context.inputs[BASE]
     model, tokenizer = load_policy(start, base, context.recipe, trainable=True, placed=not context.sharded)
     if settings.lora is not None and not is_adapter(start):

@@ -36,7 +36,7 @@ def run(settings: GrpoStage | RlooStage, context: StageContext) -> StageResult:
 
     Raises StageError where no prompt is short enough, a reward model has another template, or a reward fails.
     """
-    seed_everything(context.recipe.seed)
+    seed_everything(context.recipe)
     start, base = context.inputs[settings.model], context.inputs[BASE]
     policy, tokenizer = load_policy(start, base, context.recipe, trainable=True, placed=not context.sharded)
     if settings.lora is not None and not is_adapter(start):

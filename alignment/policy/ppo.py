@@ -39,7 +39,7 @@ def run(settings: PpoStage, context: StageContext) -> StageResult:
 
     Raises StageError where no prompt is short enough, templates differ, or training goes wrong.
     """
-    seed_everything(context.recipe.seed)
+    seed_everything(context.recipe)
     start, base = context.inputs[settings.model], context.inputs[BASE]
     policy, tokenizer = load_policy(start, base, context.recipe, trainable=True)
     if settings.lora is not None and not is_adapter(start):

@@ -25,7 +25,7 @@ IGNORED = -100  # the label that cross-entropy leaves out
 
 def run(settings: SftStage, context: StageContext) -> StageResult:
     """Trains ``settings.model`` on the demonstrations. Raises StageError where truncation leaves nothing to learn."""
-    seed_everything(context.recipe.seed)
+    seed_everything(context.recipe)
     start, base = context.inputs[settings.model], context.inputs[BASE]
     model, tokenizer = load_policy(start, base, context.recipe, trainable=True, placed=not context.sharded)
     if settings.lora is not None and not is_adapter(start):

@@ -37,7 +37,7 @@ def run(settings: RewardStage, context: StageContext) -> StageResult:
 
     Raises StageError where no pair fits, or none is held out.
     """
-    seed_everything(context.recipe.seed)
+    seed_everything(context.recipe)
     start, base = context.inputs[settings.model], context.inputs[BASE]
     train, held_out = split_pairs(settings.preferences, context)
 

@@ -25,7 +25,16 @@ from flows.cluster.training import Task, fit
 from flows.ending import saved, told_to_end
 
 __all__ = ["cluster_faults", "on_ray", "run_stage", "start", "stop"]
-CARRIED = ("HF_", "TOKENIZERS_", "TRANSFORMERS_", "TRL_", "TQDM_", "GOMP_", "RLHF_")  # environment a worker is given
+CARRIED = (
+    "CUBLAS_",
+    "HF_",
+    "TOKENIZERS_",
+    "TRANSFORMERS_",
+    "TRL_",
+    "TQDM_",
+    "GOMP_",
+    "RLHF_",
+)  # environment a worker is given
 
 
 def on_ray(recipe: Recipe, settings: Any) -> bool:

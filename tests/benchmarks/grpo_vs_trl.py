@@ -70,12 +70,16 @@ def summary(result: dict[str, float]) -> str:
 def train(arguments: argparse.Namespace) -> dict[str, float]:
     """One side: seconds of the second half of the steps, and the mean reward of the last quarter."""
     sys.path.insert(0, str(ROOT))
+    import torch
     from transformers import TrainerCallback
     from trl import GRPOConfig
 
     from alignment.models.precision import natural_precision
     from alignment.recipe import Resources
 
+    if arguments.device == "cuda" and arguments.side == "ours":  # as a stage does
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.utils.deterministic.fill_uninitialized_memory = False
     bf16 = natural_precision(Resources(device=arguments.device)) == "bfloat16"
     marks: list[tuple[float, float]] = []
     rewards: list[float] = []

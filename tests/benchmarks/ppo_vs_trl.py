@@ -60,6 +60,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--model", default="7m", help="7m, 135m (its shape alone), or a causal language model's folder")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--dtype", choices=["bfloat16", "float32"], help="of our side; what the machine is fast in")
+    parser.add_argument("--deterministic", action=argparse.BooleanOptionalAction, default=True, help="on a GPU, ours")
     parser.add_argument("--threads", type=int, default=0)
     return parser.parse_args()
 
@@ -77,7 +78,7 @@ def install_trl(folder: str) -> str:
 def run_side(side: str, seed: int, trl: str, arguments: argparse.Namespace) -> dict[str, Any]:
     command = [sys.executable, __file__, "--side", side, "--seed", str(seed), "--updates", str(arguments.updates),
                "--trl", trl, "--model", arguments.model, "--threads", str(arguments.threads),
-               "--device", arguments.device,
+               "--device", arguments.device, "--deterministic" if arguments.deterministic else "--no-deterministic",
                *(["--dtype", arguments.dtype] if arguments.dtype else [])]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     if done.returncode:
@@ -170,6 +171,9 @@ def ours(arguments: argparse.Namespace) -> dict[str, Any]:
     from alignment.records import Message, Prompt, Sampling
     from alignment.rollouts.transformers_engine import TransformersEngine
 
+    if arguments.device == "cuda":  # as a stage does
+        torch.use_deterministic_algorithms(arguments.deterministic, warn_only=True)
+        torch.utils.deterministic.fill_uninitialized_memory = False
     before = resident(arguments.device)
     policy = build(arguments, getattr(torch, arguments.dtype or natural_precision(Resources(device=arguments.device))))
     settings = PpoStage(

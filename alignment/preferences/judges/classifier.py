@@ -42,7 +42,7 @@ def run(settings: PairClassifierStage, context: StageContext) -> StageResult:
 
     Raises StageError where no pair fits, or none is held out.
     """
-    seed_everything(context.recipe.seed)
+    seed_everything(context.recipe)
     train, held_out = split_pairs(settings.preferences, context)
 
     def make(placed: bool = True) -> tuple[Any, Any]:
