@@ -10,7 +10,8 @@ from typing import Any
 import torch
 import transformers
 from datasets import disable_progress_bars
-from peft import PeftModel
+from peft import PeftModel, set_peft_model_state_dict
+from safetensors.torch import load_file
 from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from alignment.models.attention import quick_backward
@@ -78,8 +79,16 @@ class StageCallback(TrainerCallback):  # type: ignore[misc]  # transformers is u
         self.context = context
         self.curves: Curves = {}
         self.tokens = self.tokens_before = 0  # before: those of the steps that a checkpoint holds
+        self.resumed: str | None = None  # the checkpoint that training goes on from
         self.updates = 1  # optimizer steps between which alone a checkpoint holds all that is needed
         self._warned = False
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
+    ) -> None:
+        """Called by the trainer once it has loaded its checkpoint."""
+        if self.resumed is not None and isinstance(model, PeftModel) and not self.context.sharded:
+            restore_adapter(model, Path(self.resumed))
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any
@@ -111,6 +120,14 @@ class StageCallback(TrainerCallback):  # type: ignore[misc]  # transformers is u
         if self.context.rank == 0:
             (Path(str(args.output_dir)) / f"checkpoint-{state.global_step}" / COMPLETE).touch()
         self.context.saved()
+
+
+def restore_adapter(model: PeftModel, checkpoint: Path) -> None:
+    """Loads the trained adapter of a checkpoint, which transformers 5.17 leaves out where another lies beside it.
+
+    There a run of GRPO with a reference adapter went on from its beginning, with the optimizer of its end.
+    """
+    set_peft_model_state_dict(model, load_file(checkpoint / "adapter_model.safetensors"), adapter_name="default")
 
 
 def last_checkpoint(folder: Path, *, clean: bool = True) -> str | None:
@@ -155,7 +172,7 @@ def fit(
         settings = context.recipe.stages[context.name]
         if isinstance(settings, Training):  # the answers of GRPO and RLOO always divide evenly
             share_batches(trainer, settings.batch_size, context)
-    resume = last_checkpoint(context.checkpoints, clean=context.rank == 0)
+    resume = callback.resumed = last_checkpoint(context.checkpoints, clean=context.rank == 0)
     wait_for_workers(context)  # nobody writes a checkpoint while broken ones are still being removed
     if resume:
         callback.tokens = callback.tokens_before = _tokens_of(Path(resume))

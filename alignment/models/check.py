@@ -54,8 +54,8 @@ def inspect_model(settings: ModelSettings, workspace: Workspace | None = None) -
             text_config = AutoConfig.from_pretrained(folder).get_text_config()
             context = getattr(text_config, "max_position_embeddings", None)
         else:
-            tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=gguf_file)
-            context = EMBEDDED_CONTEXT[settings.base.removeprefix(EMBEDDED_PREFIX)]
+            name = settings.base.removeprefix(EMBEDDED_PREFIX)
+            tokenizer, context = embedded.read_tokenizer(name), EMBEDDED_CONTEXT[name]
     except Exception as error:  # each library behind it raises its own kind
         _fail(f"not a model: {str(error).splitlines()[0][:200]}", "give a whole Hugging Face model folder", str(folder))
     if template is not None:

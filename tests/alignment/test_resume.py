@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM
 
 from alignment.records import Artifact
 from alignment.stage import Progress, StageContext
-from alignment.training import COMPLETE, last_checkpoint
+from alignment.training import COMPLETE, last_checkpoint, restore_adapter
 from alignment.workspace import folder_digest
 
 MakeContext = Callable[..., StageContext]
@@ -113,3 +116,22 @@ def test_the_last_checkpoint_is_the_newest_whole_one(tmp_path: Path) -> None:
             (path / COMPLETE).touch()
     assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
     assert not (tmp_path / "checkpoint-12").exists()
+
+
+def test_the_trained_adapter_is_restored_where_another_lies_beside_it(tiny_model: Path, tmp_path: Path) -> None:
+    """A reference adapter, as GRPO has one: transformers 5.17 loads that one alone, and says nothing."""
+    config = LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM")
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(tiny_model), config)
+    model.add_adapter("ref", config)
+    weights = {name: weight for name, weight in model.named_parameters() if "lora_B" in name}
+    with torch.no_grad():
+        for name, weight in weights.items():
+            weight.fill_(1.0 if ".default." in name else 2.0)
+    model.save_pretrained(tmp_path)
+    assert (tmp_path / "ref" / "adapter_model.safetensors").exists()
+    with torch.no_grad():
+        for weight in weights.values():
+            weight.fill_(3.0)
+    restore_adapter(model, tmp_path)
+    for name, weight in weights.items():
+        assert bool((weight == (1.0 if ".default." in name else 3.0)).all()), name

@@ -1,20 +1,21 @@
 """The embedded model's tokenizer, where a version of transformers reads the file wrongly."""
 
-from types import SimpleNamespace
+import pytest
+from transformers import AutoTokenizer
 
-from tokenizers import Tokenizer, models
-from transformers import PreTrainedTokenizerFast
-
-from alignment.models.embedded import name_special_tokens
+from alignment.models import embedded
 
 
-def test_special_tokens_are_those_that_the_configuration_has_by_number() -> None:
-    words = {"<|endoftext|>": 0, "<|im_start|>": 1, "<|im_end|>": 2}
-    tokenizer = PreTrainedTokenizerFast(  # as transformers 5.17 reads SmolLM2's GGUF file
-        tokenizer_object=Tokenizer(models.WordLevel(words, unk_token="<|endoftext|>")), bos_token="<|im_start|>",
-        eos_token="<|im_start|>", unk_token="<|endoftext|>",
-    )  # fmt: skip
-    name_special_tokens(tokenizer, SimpleNamespace(bos_token_id=1, eos_token_id=2, pad_token_id=None))
-    assert (tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token) == ("<|im_start|>", "<|im_end|>", None)
-    assert tokenizer.unk_token == "<|endoftext|>"
-    assert tokenizer.eos_token_id == 2
+def test_its_special_tokens_are_its_own_whatever_transformers_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    read = AutoTokenizer.from_pretrained
+
+    def as_5_17_does(*args: object, **options: object) -> object:
+        tokenizer = read(*args, **options)
+        tokenizer.eos_token, tokenizer.pad_token = tokenizer.bos_token, None
+        return tokenizer
+
+    monkeypatch.setattr(AutoTokenizer, "from_pretrained", as_5_17_does)
+    tokenizer = embedded.read_tokenizer("smollm2-135m")
+    assert (tokenizer.bos_token, tokenizer.eos_token) == ("<|im_start|>", "<|im_end|>")
+    assert tokenizer("<|im_end|>").input_ids == [tokenizer.eos_token_id] == [2]
+    assert tokenizer.pad_token_id == 2
