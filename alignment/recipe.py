@@ -182,7 +182,7 @@ class Resources(Settings):
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: Count | None = None  # CPU threads; None: one per core. Part of the run's identity: sums depend on it
-    deterministic: bool = True  # on a GPU: kernels that sum in one order, so that a run repeats to the bit; slower ones
+    deterministic: bool = True  # on a GPU: kernels that sum in one order, where torch has them; false: the faster ones
     vllm: Vllm | None = None  # samples for the stages sample, ppo, grpo and rloo; None: transformers, in this process
     workers: Count = 1  # processes that train, sample, judge and evaluate; 1 without an address: this one, and no Ray
     gpus_per_worker: NotNegative | None = None  # None: one where the device is a GPU

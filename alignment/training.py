@@ -187,8 +187,9 @@ def fit(
 def seed_everything(recipe: Recipe) -> None:
     """The first thing that a stage does: also a fresh adapter's weights are drawn, long before training starts.
 
-    On a GPU it also chooses kernels that sum in one order, unless the recipe wants the others: what came of two runs,
-    or of one that died and went on, is equal to the bit then, as it is on a processor.
+    On a GPU it also chooses kernels that sum in one order, unless the recipe wants the others, so that a run repeats as
+    it does on a processor. Attention's gradient is left as it is: torch makes it so only where it refuses every
+    operation that it cannot make so, which sampling needs.
     """
     transformers.set_seed(recipe.seed)
     if pick_device(recipe.resources).type == "cuda":
