@@ -52,7 +52,7 @@ MAKES = {  # a stage's kind → what other stages can read of it
     "overoptimisation": ("an experiment",),
 }
 SHARDED = {  # resources.sharding → the kinds of stages that it can shard (tests/alignment/test_sharding.py)
-    "fsdp": ("sft", "reward", "pair_classifier", "dpo", "grpo", "rloo"),
+    "fsdp": ("sft", "reward", "pair_classifier", "dpo", "ppo", "grpo", "rloo"),
 }
 NEEDS = {  # the role that an input plays → what it must be
     "model": "a model",
