@@ -1,9 +1,10 @@
 """One model over the workers of a stage: each holds a part of every weight, gradient and moment of the optimizer.
 
-FSDP2 (``fully_shard``; Zhao et al. 2023, "PyTorch FSDP"), through accelerate's plugin: a layer's weights are gathered
-when it is at work, and its gradients are added up where they belong. The steps are those of whole models, up to the
-order of sums; so are the artifacts, which rank 0 writes from what all workers give it. Left out is what whole models
-have to do as well: each worker reads the model's file, into its machine's memory, before it keeps its part on its GPU.
+FSDP2 (``fully_shard``; Zhao et al. 2023, "PyTorch FSDP"), through accelerate's plugin in TRL's trainers and directly in
+our own (PPO): a layer's weights are gathered when it is at work, and its gradients are added up where they belong. The
+steps are those of whole models, up to the order of sums; so are the artifacts, which rank 0 writes from what all
+workers give it. Left out is what whole models have to do as well: each worker reads the model's file, into its
+machine's memory, before it keeps its part on its GPU.
 """
 
 import os
