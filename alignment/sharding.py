@@ -1,9 +1,10 @@
 """One model over the workers of a stage: each holds a part of every weight, gradient and moment of the optimizer.
 
-FSDP2 (``fully_shard``; Zhao et al. 2023, "PyTorch FSDP"), through accelerate's plugin: a layer's weights are gathered
-when it is at work, and its gradients are added up where they belong. The steps are those of whole models, up to the
-order of sums; so are the artifacts, which rank 0 writes from what all workers give it. Left out is what whole models
-have to do as well: each worker reads the model's file, into its machine's memory, before it keeps its part on its GPU.
+FSDP2 (``fully_shard``; Zhao et al. 2023, "PyTorch FSDP"), through accelerate's plugin in TRL's trainers and directly in
+our own (PPO): a layer's weights are gathered when it is at work, and its gradients are added up where they belong. The
+steps are those of whole models, up to the order of sums; so are the artifacts, which rank 0 writes from what all
+workers give it. Left out is what whole models have to do as well: each worker reads the model's file, into its
+machine's memory, before it keeps its part on its GPU.
 """
 
 import os
@@ -17,7 +18,7 @@ from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedType
 from peft import PeftModel
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
 from alignment.faults import StageError
 from alignment.models.loading import pick_device
@@ -49,18 +50,26 @@ def sharding(context: StageContext) -> Iterator[None]:
     if not context.sharded:
         yield
         return
-    on_processors = pick_device(context.recipe.resources).type == "cpu"
-    if on_processors and torch.cuda.is_available():
-        raise StageError(
-            "resources.device is cpu, and PyTorch shards over the GPUs that it finds here: "
-            "set CUDA_VISIBLE_DEVICES to nothing, device to cuda, or sharding to none"
-        )
-    with _known_on_processors() if on_processors else nullcontext():
+    check_devices(context)
+    with _known_on_processors() if _on_processors(context) else nullcontext():
         try:
             yield
         finally:
             for name in VARIABLES:  # the next stage of this process may be another
                 os.environ.pop(name, None)
+
+
+def _on_processors(context: StageContext) -> bool:
+    return pick_device(context.recipe.resources).type == "cpu"
+
+
+def check_devices(context: StageContext) -> None:
+    """Raises StageError where a recipe wants processors on a machine with GPUs: PyTorch would shard over these."""
+    if context.sharded and _on_processors(context) and torch.cuda.is_available():
+        raise StageError(
+            "resources.device is cpu, and PyTorch shards over the GPUs that it finds here: "
+            "set CUDA_VISIBLE_DEVICES to nothing, device to cuda, or sharding to none"
+        )
 
 
 @contextmanager
@@ -107,6 +116,29 @@ def shard_frozen(model: Any) -> Any:
         fully_shard(layer)
     fully_shard(model)
     return model
+
+
+def shard_trained(model: Any) -> None:
+    """Shards a model that we train ourselves; its gradients are the sum of all workers', added in float32."""
+    precision = MixedPrecisionPolicy(reduce_dtype=torch.float32)
+    for part in [*_layers(model), model]:
+        sharded = fully_shard(part, mp_policy=precision)
+        sharded.set_gradient_divide_factor(1.0)  # the mean of all workers' otherwise
+        sharded.set_force_sum_reduction_for_comms(True)  # else a factor wants an operation that only NCCL has
+
+
+def one_pass(model: Any, function: Callable[..., Any], *arguments: Any) -> Any:
+    """``function(model, *arguments)`` as a forward pass: what of a sharded model is in no layer is whole meanwhile.
+
+    For what reads a model's head, or calls its trunk, without calling the model itself.
+    """
+    if not isinstance(model, FSDPModule):
+        return function(model, *arguments)
+    module = cast(Any, model)
+    if not hasattr(module, "one_pass"):
+        module.one_pass = types.MethodType(lambda self, function, *arguments: function(self, *arguments), module)
+        register_fsdp_forward_method(module, "one_pass")
+    return module.one_pass(function, *arguments)
 
 
 def _layers(model: Any) -> list[Any]:
@@ -163,5 +195,11 @@ def gathered(model: Any) -> Iterator[None]:
     finally:
         for layer in layers:
             layer.set_reshard_after_forward(True, recurse=False)
-        for part in parts:
-            part.reshard()
+        reshard(model)
+
+
+def reshard(model: Any) -> None:
+    """Each worker keeps its part alone of what was gathered, such as a trunk's embedding between two passes."""
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()

@@ -51,9 +51,6 @@ MAKES = {  # a stage's kind → what other stages can read of it
     "tournament": ("a model",),
     "overoptimisation": ("an experiment",),
 }
-SHARDED = {  # resources.sharding → the kinds of stages that it can shard (tests/alignment/test_sharding.py)
-    "fsdp": ("sft", "reward", "pair_classifier", "dpo", "grpo", "rloo"),
-}
 NEEDS = {  # the role that an input plays → what it must be
     "model": "a model",
     "models": "a model",
@@ -169,9 +166,9 @@ def _sharding_faults(recipe: Recipe) -> Iterator[Fault]:
         problem = f"{sharding} shards a model over the workers that train it, and no stage trains on more than one"
         yield Fault(problem, "set workers to 2 or more, or sharding to none", field="resources.sharding")
     for name, stage in several.items():
-        if stage.kind not in SHARDED[sharding]:
-            problem = f"{stage.kind} cannot be sharded by {sharding} so far"
-            remedy = "set workers: 1 for this stage, or resources.sharding: none"
+        if isinstance(stage, PpoStage) and recipe.resources.vllm is not None:
+            problem = f"the vLLM server takes a whole adapter, and {sharding} leaves each worker a part of it"
+            remedy = "set workers: 1 for this stage, resources.sharding: none, or remove resources.vllm"
             yield Fault(problem, remedy, field=f"stages.{name}.workers")
     if any(fewest_workers(recipe, stage) == 1 for stage in several.values()):
         problem = f"one worker alone cannot go on with what is sharded ({sharding})"

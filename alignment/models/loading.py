@@ -69,11 +69,15 @@ def policy_tokenizer(artifact: Artifact, base: Artifact, recipe: Recipe) -> PreT
     return load_tokenizer(artifact.path, recipe.model.chat_template if artifact.name == base.name else None)
 
 
-def load_reward_model(artifact: Artifact, recipe: Recipe) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A reward model (whole weights, one label) and its tokenizer, in evaluation mode."""
+def load_reward_model(
+    artifact: Artifact, recipe: Recipe, *, placed: bool = True
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A reward model (whole weights, one label) and its tokenizer, in evaluation mode; on its device if ``placed``."""
     model = AutoModelForSequenceClassification.from_pretrained(artifact.path, dtype=getattr(torch, recipe.model.dtype))
     share_prefixes(model)  # several answers to one prompt are the rule where rewards are asked for
-    return model.to(pick_device(recipe.resources)).eval(), load_tokenizer(artifact.path)
+    if placed:
+        model.to(pick_device(recipe.resources))
+    return model.eval(), load_tokenizer(artifact.path)
 
 
 def new_reward_model(

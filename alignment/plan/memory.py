@@ -63,17 +63,18 @@ def _gathered(work: StageWork, size: ModelSize, entry: int) -> int:
     """What a worker holds of the others' parts of the weights (alignment/sharding.py).
 
     Where it samples, a whole model. Else the embedding and a head of its own, from a step's beginning to its end, and
-    two layers: the one at work and the next, whose weights are on their way; once more for the gradients of all that is
-    trained whole, until they are added up.
+    two layers: the one at work and the next, whose weights are on their way; a critic has an embedding as well. Once
+    more for the gradients of all that is trained whole, until they are added up: in float32 where they have masters.
     """
     if work.parts == 1:
         return 0
     others = 1 - 1 / work.parts
-    if any(isinstance(activity, Draw) for activity in work.activities):
-        return round(entry * size.parameters * others)
     outside = size.head * (1 if size.tied else 2)
     layers = 2 * (size.parameters - outside) / size.layers
-    return round(entry * (outside + layers) * others * (2 if work.full else 1))
+    gradients = _gradient_bytes(work, entry) if work.full else 0
+    trained = (entry + gradients) * (outside + work.critics * size.head + layers)
+    samples = any(isinstance(activity, Draw) for activity in work.activities)
+    return round(max(trained, entry * size.parameters if samples else 0) * others)
 
 
 def _gradient_bytes(work: StageWork, entry: int) -> int:

@@ -239,12 +239,14 @@ class Planner:
         work.trained = stage.epochs * rows * (sum(lengths) / max(1, len(lengths)) + new)
         return lengths, rows
 
+    def _hold_beside(self, work: StageWork, parameters: int) -> None:
+        """A model that is divided among the workers where the policy is."""
+        work.models.insert(work.divided if work.parts > 1 else len(work.models), parameters)
+        work.divided += work.parts > 1
+
     def _hold_reference(self, work: StageWork, stage: Any) -> None:
-        if work.full and work.parts > 1:
-            work.models.insert(1, self.size.parameters)
-            work.divided = 2
-        elif work.full:
-            work.models.append(self.size.parameters)
+        if work.full:
+            self._hold_beside(work, self.size.parameters)
         elif self.adapter_of(stage.model) is not None:
             work.adapters += work.trainable
 
@@ -254,7 +256,8 @@ class Planner:
         self._hold_reference(work, stage)
         critics = 0 if stage.critic == "shared" else 1
         if critics:
-            work.models.append(self.size.trunk)
+            self._hold_beside(work, self.size.trunk)
+            work.critics = critics
             work.parameters += self.size.trunk
             work.trainable += self.size.trunk if work.full else self.size.adapter(stage.lora or Lora())
         work.trainable += self.size.hidden + 1  # the value head

@@ -58,6 +58,7 @@ class StageWork:
     adapters: int = 0
     parts: int = 1
     divided: int = 1
+    critics: int = 0  # trunks that are trained beside the policy's
     trained: float = 0.0  # tokens, as a run's report counts them
     sampled: float = 0.0
     activities: list[Pass | Draw] = field(default_factory=list)

@@ -10,7 +10,7 @@ from peft import LoraConfig, PeftModel, inject_adapter_in_model
 from alignment.chat import render_prompt
 from alignment.data.prompts import load_prompts
 from alignment.faults import StageError
-from alignment.models.loading import add_lora, is_adapter, load_policy, save_policy
+from alignment.models.loading import add_lora, is_adapter, load_policy, pick_device, save_policy
 from alignment.policy.losses import kl_estimate
 from alignment.policy.ppo_batch import Experience
 from alignment.policy.ppo_models import Reference, adapter_off, frozen_adapter, frozen_copy
@@ -26,6 +26,7 @@ from alignment.records import Prompt
 from alignment.rollouts.build import team_engine
 from alignment.rollouts.engine import Engine
 from alignment.rollouts.shared import PushedEngine
+from alignment.sharding import check_devices, whole_state
 from alignment.stage import Progress, StageContext, StageResult
 from alignment.training import seed_everything
 from alignment.workers import Team
@@ -41,30 +42,35 @@ def run(settings: PpoStage, context: StageContext) -> StageResult:
     """
     seed_everything(context.recipe)
     start, base = context.inputs[settings.model], context.inputs[BASE]
-    policy, tokenizer = load_policy(start, base, context.recipe, trainable=True)
+    check_devices(context)
+    policy, tokenizer = load_policy(start, base, context.recipe, trainable=True, placed=not context.sharded)
     if settings.lora is not None and not is_adapter(start):
         policy = add_lora(policy, settings.lora)
     reward_model, reward = episode_reward(settings, context, tokenizer)
     prompts, held_out = _prompts(settings, context, tokenizer)
     critic = _critic(settings, policy, reward_model)  # before the reference adds its adapter
+    if reward_model is not None:
+        reward_model.to(pick_device(context.recipe.resources))
     engine = team_engine(settings, context, policy, tokenizer)
     if isinstance(engine, PushedEngine):
         engine.push(policy, 0)  # the start, of which the watch below asks
     trainer = PpoTrainer(
         settings,
         policy=policy,
-        reference=_reference(policy, start.path if is_adapter(start) else None),
+        reference=_reference(policy, start.path if is_adapter(start) else None, sharded=context.sharded),
         critic=critic,
         engine=engine,
         reward=reward,
         prompts=prompts,
         seed=context.recipe.seed,
         checkpoints=context.checkpoints,
-        watch=_watch(settings, context, engine, held_out),
         team=Team(context.rank, context.workers),
+        sharded=context.sharded,
         preempted=context.preempted,
         saved=context.saved,
     )
+    # It samples from the start, which waits in main memory until the trainer has sharded it.
+    trainer.watch = _watch(settings, context, engine, held_out)
 
     tables = context.checkpoints / "samples"  # not in the output, which a restart begins anew
     snapshots = Snapshots(settings.snapshot_every, tokenizer, base, context)
@@ -80,9 +86,10 @@ def run(settings: PpoStage, context: StageContext) -> StageResult:
 
     with context.working():
         state = trainer.train(on_step=on_step)
+    weights = whole_state(policy, trained_only=True)
     if context.rank > 0:
         return StageResult("model", {})
-    save_policy(policy, tokenizer, base, context.output)
+    save_policy(policy, tokenizer, base, context.output, state=weights)
     snapshots.publish()
     shutil.copytree(tables, context.output / "samples")
     curves = {
@@ -157,10 +164,10 @@ def _watch(settings: PpoStage, context: StageContext, engine: Engine, held_out: 
                  writes=context.rank == 0)  # fmt: skip
 
 
-def _reference(policy: Any, adapter: str | None) -> Reference:
+def _reference(policy: Any, adapter: str | None, *, sharded: bool) -> Reference:
     """What the policy started from: see :mod:`alignment.policy.ppo_models`."""
     if not isinstance(policy, PeftModel):
-        return frozen_copy(policy)
+        return frozen_copy(policy, sharded=sharded)
     return adapter_off(policy) if adapter is None else frozen_adapter(policy, adapter)
 
 

@@ -4,13 +4,15 @@ A batch is right-padded, so what comes after a token cannot touch it. Prompts co
 states are picked at response tokens first.
 """
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
 from alignment.records import Prompt
 from alignment.rollouts.engine import Completion
+from alignment.workers import Team
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,11 +90,24 @@ def in_order(indices: Sequence[int], episodes: Sequence[Episode]) -> list[int]:
     return sorted(indices, key=place)
 
 
-def by_length(indices: Sequence[int], episodes: Sequence[Episode], size: int) -> Iterator[list[int]]:
+def by_length(indices: Sequence[int], episodes: Sequence[Episode], size: int) -> list[list[int]]:
     """Pieces of at most ``size`` of the ``indices``, in that order."""
     ordered = in_order(indices, episodes)
-    for start in range(0, len(ordered), size):
-        yield ordered[start : start + size]
+    return [ordered[start : start + size] for start in range(0, len(ordered), size)]
+
+
+def dealt(
+    indices: Sequence[int], episodes: Sequence[Episode], size: int, team: Team, *, alike: bool
+) -> tuple[list[list[int]], list[list[int]]]:
+    """A worker's pieces of the ``indices``, and those that it passes over for the others' sake alone.
+
+    Where weights are in parts, workers gather them together, pass for pass, and have to make equally many (``alike``):
+    one that has fewer pieces than the first worker reads the shortest row again, and nothing may come of that.
+    """
+    ordered = in_order(indices, episodes)
+    own = by_length(team.dealt(ordered), episodes, size)
+    most = math.ceil(math.ceil(len(ordered) / team.workers) / size)
+    return own, [ordered[-1:]] * (most - len(own) if alike else 0)
 
 
 @dataclass(slots=True)

@@ -3,7 +3,7 @@
 A checkpoint is a folder, renamed into place once it is whole: ``weights.safetensors`` (all that is trained: policy or
 adapter, critic, value head), ``optimizer.pt`` (moments, master weights, schedule), ``random.pt`` (random states) and
 ``state.json`` (step, data position, KL coefficient, history). What is drawn depends on the seed and the step alone, so
-no other state exists.
+no other state exists. Its tensors are whole, however many workers hold a part of them each.
 """
 
 import json
@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
+from alignment.parts import part_like, whole
 from alignment.policy.ppo_controller import KlController
 from alignment.policy.ppo_models import ActorCritic
 from alignment.policy.ppo_optimizer import MasterAdamW
@@ -38,16 +39,28 @@ class TrainingState:
 
 
 def save_checkpoint(
-    folder: Path, state: TrainingState, actor: ActorCritic, optimizer: MasterAdamW, controller: KlController
-) -> Path:
-    """Writes ``folder/step-<N>`` whole or not at all, and removes all but the newest ``KEPT``."""
+    folder: Path,
+    state: TrainingState,
+    actor: ActorCritic,
+    optimizer: MasterAdamW,
+    controller: KlController,
+    *,
+    writes: bool = True,
+) -> None:
+    """Writes ``folder/step-<N>`` whole or not at all, and removes all but the newest ``KEPT``.
+
+    Every worker has to come here; the one that ``writes`` gets what the others hold.
+    """
+    tensors = whole({name: parameter.detach() for name, parameter in actor.trainable().items()}, kept=writes)
+    moments = whole(optimizer.state_dict(), kept=writes)
+    if not writes:
+        return
     target = folder / f"step-{state.step:06d}"
     partial = folder / f".{target.name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    tensors = {name: parameter.detach().contiguous() for name, parameter in actor.trainable().items()}
-    save_file(tensors, partial / "weights.safetensors")
-    torch.save(optimizer.state_dict(), partial / "optimizer.pt")
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial / "weights.safetensors")
+    torch.save(moments, partial / "optimizer.pt")
     random = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         random["cuda"] = torch.cuda.get_rng_state()
@@ -58,7 +71,6 @@ def save_checkpoint(
     partial.rename(target)
     for old in sorted(folder.glob("step-*"))[:-KEPT]:
         shutil.rmtree(old)
-    return target
 
 
 def load_checkpoint(
@@ -75,7 +87,7 @@ def load_checkpoint(
         raise ValueError(f"{newest} holds other weights than this run trains; remove it to start over")
     with torch.no_grad():
         for name, parameter in parameters.items():
-            parameter.copy_(tensors[name])
+            parameter.copy_(part_like(tensors[name], parameter))
     optimizer.load_state_dict(torch.load(newest / "optimizer.pt", weights_only=True))
     random = torch.load(newest / "random.pt", weights_only=True)
     torch.set_rng_state(random["cpu"])

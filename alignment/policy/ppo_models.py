@@ -17,9 +17,10 @@ from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from alignment.faults import StageError
-from alignment.models.shared_prefix import share_prefixes
+from alignment.models.shared_prefix import one_call_a_pass, share_prefixes
 from alignment.policy.ppo_batch import Tokens
-from alignment.policy.token_logprobs import token_logprobs, token_logprobs_and_entropy
+from alignment.policy.token_logprobs import token_logprobs_and_entropy
+from alignment.sharding import one_pass, reshard, shard_frozen, shard_trained
 
 Reference: TypeAlias = Callable[[], AbstractContextManager[Any]]
 PROBE = 5  # tokens on which `check_head` compares
@@ -47,7 +48,7 @@ class ActorCritic(nn.Module):
         self.critic = None if critic is None else critic.eval()
         for trunk in self.trunks():
             share_prefixes(trunk)
-        self.temperature = temperature
+        self.temperature, self.sharded = temperature, False
         weight = policy.get_output_embeddings().weight
         width = weight.shape[1] if critic is None else critic.config.get_text_config().hidden_size
         self.value_head = nn.Linear(width, 1, device=weight.device, dtype=torch.float32)
@@ -56,18 +57,24 @@ class ActorCritic(nn.Module):
 
     def forward(self, tokens: Tokens) -> Outputs:
         """Log-probabilities at the sampling temperature, values and entropies; one pass through a shared trunk."""
-        states = tokens.states(hidden_states(self.policy, tokens.ids, tokens.ids_mask))
-        weight, bias = _head(self.policy)
-        logprobs, entropy = token_logprobs_and_entropy(
-            states, weight, tokens.labels[tokens.mask], temperature=self.temperature, head_bias=bias
-        )
+        states, logprobs, entropy = read(self.policy, tokens, self.temperature)
         if self.critic is not None:
             states = tokens.states(hidden_states(self.critic, tokens.ids, tokens.ids_mask))
         values = self.value_head(states.float()).squeeze(-1)
         return Outputs(tokens.scatter(logprobs), tokens.scatter(values), tokens.scatter(entropy))
 
+    def shard(self) -> None:
+        """Has this worker keep a part of all weights: from now on all workers have to make each pass, at once."""
+        for trunk in self.trunks():
+            one_call_a_pass(trunk)
+        for model in (self.policy, self.critic, self.value_head):
+            if model is not None:
+                shard_trained(model)
+        self.sharded = True
+
     def trainable(self) -> dict[str, nn.Parameter]:
         """What the optimizer changes, by name: this, and nothing else, is what a checkpoint must hold."""
+        reshard(self)  # the optimizer's are the parts
         return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
 
     def trunks(self) -> list[Any]:
@@ -90,10 +97,20 @@ class ActorCritic(nn.Module):
 
 def reference_logprobs(model: Any, tokens: Tokens, *, temperature: float) -> torch.Tensor:
     """(B, R) log-probabilities of the responses under a frozen model."""
+    _states, logprobs, _entropy = read(model, tokens, temperature)
+    return tokens.scatter(logprobs)
+
+
+def read(model: Any, tokens: Tokens, temperature: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Of the M response tokens: the states (M, D) that choose them, their log-probabilities and entropies (M,)."""
+    return one_pass(model, _read, tokens, temperature)  # type: ignore[no-any-return]
+
+
+def _read(model: Any, tokens: Tokens, temperature: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     states = tokens.states(hidden_states(model, tokens.ids, tokens.ids_mask))
     weight, bias = _head(model)
     labels = tokens.labels[tokens.mask]
-    return tokens.scatter(token_logprobs(states, weight, labels, temperature=temperature, head_bias=bias))
+    return states, *token_logprobs_and_entropy(states, weight, labels, temperature=temperature, head_bias=bias)
 
 
 def hidden_states(model: Any, ids: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
@@ -153,13 +170,19 @@ def frozen_adapter(model: PeftModel, folder: str) -> Reference:
     return reference
 
 
-def frozen_copy(model: Any) -> Reference:
-    """A copy of all weights: where all of them are trained."""
+def frozen_copy(model: Any, *, sharded: bool = False) -> Reference:
+    """A copy of all weights: where all of them are trained. Each of several workers holds a part where ``sharded``."""
     frozen = copy.deepcopy(model).requires_grad_(False).eval()
     share_prefixes(base_of(frozen))
+    if sharded:
+        one_call_a_pass(frozen)
+        shard_frozen(frozen)
 
     @contextmanager
     def reference() -> Iterator[Any]:
-        yield frozen
+        try:
+            yield frozen
+        finally:
+            reshard(frozen)  # no backward pass follows, which would
 
     return reference

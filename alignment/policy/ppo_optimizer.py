@@ -11,6 +11,8 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from alignment.parts import part_like, total_norm
+
 EPSILON = 1e-5  # of Adam (Huang et al. 2024, detail 11); PyTorch's 1e-8 makes the first steps much larger
 
 
@@ -57,7 +59,10 @@ class MasterAdamW:
     @torch.no_grad()
     def step(self) -> float:
         """Clips, updates, clears; a gradient that is not finite changes nothing. Returns its norm before clipping."""
-        norm = float(nn.utils.clip_grad_norm_([master for _, master in self.pairs], self.max_grad_norm))
+        masters = [master for _parameter, master in self.pairs]
+        length = total_norm([master.grad for master in masters if master.grad is not None])
+        nn.utils.clip_grads_with_norm_(masters, self.max_grad_norm, length)
+        norm = float(length)
         if math.isfinite(norm):
             self.optimizer.step()
             for parameter, master in self.pairs:
@@ -73,7 +78,7 @@ class MasterAdamW:
             parameter.grad = master.grad = None
 
     def state_dict(self) -> dict[str, Any]:
-        """Tensors and numbers alone, so that it loads with ``weights_only=True``."""
+        """Tensors and numbers alone, so that it loads with ``weights_only=True``; sharded weights' are in parts."""
         return {
             "masters": [master for parameter, master in self.pairs if master is not parameter],
             "optimizer": self.optimizer.state_dict(),
@@ -82,11 +87,15 @@ class MasterAdamW:
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores what ``state_dict`` gave."""
+        """Restores what ``state_dict`` gave, its tensors whole."""
         masters = [master for parameter, master in self.pairs if master is not parameter]
         for master, saved in zip(masters, state["masters"], strict=True):
-            master.copy_(saved)
-        self.optimizer.load_state_dict(state["optimizer"])
+            master.copy_(part_like(saved, master))
+        moments = {
+            place: {name: part_like(value, self.pairs[place][1]) for name, value in held.items()}
+            for place, held in state["optimizer"]["state"].items()
+        }
+        self.optimizer.load_state_dict(state["optimizer"] | {"state": moments})
         self.scheduler.last_epoch = state["scheduler"]["last_epoch"]
         self.scheduler._last_lr = state["scheduler"]["_last_lr"]
 

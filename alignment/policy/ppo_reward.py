@@ -42,13 +42,17 @@ def _answer(episode: Episode) -> Answer:
 def episode_reward(settings: PpoStage, context: StageContext, tokenizer: Any) -> tuple[Any | None, EpisodeReward]:
     """The reward model, where there is one, and the reward of it and of ``settings.rewards``.
 
+    Where the policy is sharded, the reward model is left in main memory until a critic may have been made of it.
+
     Raises StageError where a reward model's chat template is not the policy's, or a function cannot be loaded.
     """
     team = Team(context.rank, context.workers)
     components = list(build_rewards(settings.rewards, context, tokenizer).components)
     if settings.reward is None:
         return None, EpisodeReward(Rewards(components), team, settings.per_prompt)
-    model, own_tokenizer = load_reward_model(context.inputs[settings.reward], context.recipe)
+    model, own_tokenizer = load_reward_model(
+        context.inputs[settings.reward], context.recipe, placed=not context.sharded
+    )
     check_template(tokenizer, own_tokenizer, settings.reward)
 
     def reward(answers: Sequence[Answer]) -> list[float]:

@@ -11,7 +11,7 @@ from alignment.faults import StageError
 from alignment.models.attention import quick_backward
 from alignment.policy.advantages import generalized_advantage_estimation, whiten
 from alignment.policy.losses import importance_weights, kl_estimate
-from alignment.policy.ppo_batch import Episode, Experience, by_length, collate, in_order
+from alignment.policy.ppo_batch import Episode, Experience, collate, dealt
 from alignment.policy.ppo_models import ActorCritic, Reference, base_of, reference_logprobs
 from alignment.recipe import PpoStage
 from alignment.rollouts.engine import Engine, Groups
@@ -164,17 +164,19 @@ def _pass_over(
 ) -> None:
     """Fills this worker's rows of ``known``: log-probabilities, the reference's, values and entropies, each (N, R)."""
     logprobs, ref_logprobs, values, entropy = known
-    mine = team.dealt(in_order(range(len(episodes)), episodes))
-    for rows in by_length(mine, episodes, FORWARD_ONLY * settings.batch_size):
-        tokens = collate([episodes[row] for row in rows], values.device)
+    size = FORWARD_ONLY * settings.batch_size
+    own, idle = dealt(range(len(episodes)), episodes, size, team, alike=actor.sharded)
+    pieces = [(rows, collate([episodes[row] for row in rows], values.device)) for rows in own + idle]
+    with quick_backward(*actor.trunks()):  # as in training, or rounding alone would move the first ratios
+        passed = [actor(tokens) for _rows, tokens in pieces]
+    with reference() as model, quick_backward(base_of(model)):
+        references = [reference_logprobs(model, tokens, temperature=actor.temperature) for _rows, tokens in pieces]
+    for (rows, tokens), outputs, ref in zip(pieces[: len(own)], passed, references, strict=False):
         width = tokens.labels.shape[1]
-        with quick_backward(*actor.trunks()):  # as in training, or rounding alone would move the first ratios
-            outputs = actor(tokens)
         logprobs[rows, :width] = outputs.logprobs
         values[rows, :width] = outputs.values
         entropy[rows, :width] = outputs.entropy
-        with reference() as model, quick_backward(base_of(model)):
-            ref_logprobs[rows, :width] = reference_logprobs(model, tokens, temperature=actor.temperature)
+        ref_logprobs[rows, :width] = ref
 
 
 def token_rewards(scores: torch.Tensor, kl: torch.Tensor, mask: torch.Tensor, kl_coefficient: float) -> torch.Tensor:

@@ -39,9 +39,10 @@ class PpoTrainer:
     head on the policy's own. Only parameters that require gradients are trained. ``checkpoints`` None keeps none.
     ``watch`` is asked every ``settings.watch_every`` steps for the policy's held-out win rate against its start. The
     workers of ``team`` train together: each makes some of every pass, and all come to the same weights, which are those
-    of one alone up to the order of sums. Where ``preempted`` says that one is about to be taken away, it saves at once;
-    ``saved`` is told of each checkpoint, and may end the training. Raises StageError where the policy's head is not a
-    plain matrix product.
+    of one alone up to the order of sums. Where they are ``sharded``, each of them holds a part of policy and critic
+    (of a reference that is a copy, its maker sees to that). Where ``preempted`` says that one is about to be taken
+    away, it saves at once; ``saved`` is told of each checkpoint, and may end the training. Raises StageError where the
+    policy's head is not a plain matrix product.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class PpoTrainer:
         checkpoints: Path | None = None,
         watch: Callable[[], float] | None = None,
         team: Team = ALONE,
+        sharded: bool = False,
         preempted: Callable[[], bool] = never,
         saved: Callable[[], None] = nothing,
     ) -> None:
@@ -67,6 +69,8 @@ class PpoTrainer:
         self.team, self.draw = team, Draw(engine, prompts, settings, seed=seed)
         self.dtype = policy.get_output_embeddings().weight.dtype
         self.actor = ActorCritic(policy, critic=critic, temperature=settings.sampling.temperature)
+        if sharded:
+            self.actor.shard()
         trainable = self.actor.trainable()
         self.optimizer = MasterAdamW(
             [
@@ -103,8 +107,10 @@ class PpoTrainer:
                 on_step(self.state.step, metrics, experience)
             if self.checkpoints is not None and due:
                 self.state.ahead = self.draw.ahead()
-                if self.team.rank == 0:
-                    save_checkpoint(self.checkpoints, self.state, self.actor, self.optimizer, self.controller)
+                writes = self.team.rank == 0
+                save_checkpoint(
+                    self.checkpoints, self.state, self.actor, self.optimizer, self.controller, writes=writes
+                )
                 self.saved()
         return self.state
 

@@ -14,7 +14,7 @@ import torch
 from alignment.faults import StageError
 from alignment.models.attention import quick_backward
 from alignment.policy.losses import ppo_policy_loss, ppo_value_loss
-from alignment.policy.ppo_batch import Experience, by_length, collate, in_order
+from alignment.policy.ppo_batch import Experience, collate, dealt
 from alignment.policy.ppo_models import ActorCritic
 from alignment.policy.ppo_optimizer import MasterAdamW
 from alignment.policy.ppo_rollout import derived_seed
@@ -64,7 +64,7 @@ def update(
                 optimizer.clear()  # the policy has already moved further than asked: leave it there
                 sums["stopped_early"] += 1
                 break
-            if team.workers > 1:
+            if team.workers > 1 and not actor.sharded:  # there the backward passes have added them up
                 team.add(optimizer.gradients())
             stats["gradient_norm"] = optimizer.step()
             if not stats["gradient_norm"] < float("inf"):
@@ -96,13 +96,15 @@ def _minibatch(
     """Adds up this worker's part of a minibatch's gradient; returns the whole's statistics, means over its tokens."""
     count = experience.mask[indices].sum()
     done: list[dict[str, torch.Tensor | float]] = []
-    for rows in by_length(team.dealt(in_order(indices, experience.episodes)), experience.episodes, settings.batch_size):
+    own, idle = dealt(indices, experience.episodes, settings.batch_size, team, alike=actor.sharded)
+    for rows in own + idle:
+        idles = len(done) == len(own)
         with quick_backward(*actor.trunks()):
             loss, piece = piece_loss(rows, experience, actor, settings, count)
-            loss.backward()  # type: ignore[no-untyped-call]
+            (loss * 0 if idles else loss).backward()  # type: ignore[no-untyped-call]
         optimizer.accumulate()
-        tokens = sum(experience.episodes[row].length for row in rows)
-        done.append({**piece, "tokens": tokens})
+        if not idles:
+            done.append({**piece, "tokens": sum(experience.episodes[row].length for row in rows)})
     pieces = team.gather([{name: float(value) for name, value in piece.items()} for piece in done])
     return {name: EXTREMES.get(name, sum)([piece[name] for piece in pieces]) for name in pieces[0]}
 

@@ -5,6 +5,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from alignment.records import Sampling
 from alignment.rollouts.engine import Engine, Groups
+from alignment.sharding import gathered
 from alignment.workers import Team
 
 
@@ -49,16 +50,43 @@ class SharedEngine:
         return groups
 
 
+class GatheredEngine:
+    """An engine that samples with a sharded policy here: its weights are whole in every worker while it does."""
+
+    def __init__(self, engine: Engine, policy: Any) -> None:
+        self.engine, self.policy = engine, policy
+
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        sampling: Sampling,
+        seeds: Sequence[int],
+        per_prompt: int = 1,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> Groups:
+        """See :meth:`alignment.rollouts.engine.Engine.generate`; every worker of the team has to ask at once."""
+        with gathered(self.policy):
+            return self.engine.generate(
+                prompts, sampling=sampling, seeds=seeds, per_prompt=per_prompt, on_progress=on_progress
+            )
+
+
 class LeadersEngine:
     """The first worker of a team has all of it drawn elsewhere, and tells the others. ``engine`` is None in those."""
 
     def __init__(self, engine: Any | None, team: Team) -> None:
         self.engine, self.team = engine, team
+        self._version: int | None = None
 
     def push(self, policy: Any, version: int) -> None:
-        """See :meth:`PushedEngine.push`."""
-        if self.engine is not None and isinstance(self.engine, PushedEngine):
-            self.engine.push(policy, version)
+        """See :meth:`PushedEngine.push`; every worker of the team has to come here, with its part of the policy."""
+        if version == self._version:
+            return
+        with gathered(policy):
+            if self.engine is not None and isinstance(self.engine, PushedEngine):
+                self.engine.push(policy, version)
+        self._version = version
 
     def begin(
         self, prompts: Sequence[Sequence[int]], *, sampling: Sampling, seeds: Sequence[int], per_prompt: int = 1

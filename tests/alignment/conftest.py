@@ -193,11 +193,17 @@ def with_a_death_and_without(
         return contexts
 
     def made(folder: Path) -> tuple[str, Any]:
-        return folder_digest(folder / "output"), json.loads((folder / "metrics.json").read_text())
+        path = folder / "output" / "curves.json"
+        path.write_text(json.dumps(untimed(json.loads(path.read_text()))))
+        return folder_digest(folder / "output"), untimed(json.loads((folder / "metrics.json").read_text()))
+
+    def untimed(figures: dict[str, Any]) -> dict[str, Any]:
+        return {name: figure for name, figure in figures.items() if "second" not in name}  # PPO's tell the time
 
     killed, whole = root / "killed", root / "whole"
     in_processes(both(whole))
-    in_processes(both(killed), kill=killed / "checkpoints" / "checkpoint-4" / COMPLETE)
+    fourth = "step-000004" if make(root / "named").name == "ppo" else f"checkpoint-4/{COMPLETE}"
+    in_processes(both(killed), kill=killed / "checkpoints" / fourth)
     assert not (killed / "output" / "curves.json").exists()
     for path in killed.glob("failed-*"):  # what a death looks like to the other worker
         path.unlink()

@@ -1,5 +1,6 @@
 """The arithmetic of a plan, against numbers worked out by hand. No weight is loaded and nothing is trained."""
 
+import math
 from dataclasses import replace
 from typing import Any, get_args
 
@@ -222,10 +223,12 @@ def test_workers_that_shard_hold_parts(smollm2: ModelSize) -> None:
     """Four workers: a quarter each, and of the others' three quarters the embedding (49,152 × 576) and two layers."""
     layers = 2 * (134_515_008 - 28_311_552) / 30
 
+    stages = ("sft", "dpo", "ppo", "grpo", "responses")
+
     def on_four(sharding: str, **changes: dict[str, Any]) -> dict[str, StageWork]:
         resources = {"workers": 4, "sharding": sharding}
         sharded = recipe(**changes).model_copy(update={"resources": Resources(**resources)})
-        return {name: Planner(sharded, smollm2, TEXTS).work(name) for name in ("sft", "dpo", "grpo", "responses")}
+        return {name: Planner(sharded, smollm2, TEXTS).work(name) for name in stages}
 
     everything = {"sft": {"lora": None}, "dpo": {"lora": None}, "grpo": {"lora": None, "beta": 0.1}}
     full = peak_memory(on_four("fsdp", **everything)["sft"], smollm2, CPU, "bfloat16")
@@ -240,6 +243,16 @@ def test_workers_that_shard_hold_parts(smollm2: ModelSize) -> None:
     assert dpo.weights == 2 * 2 * 134_515_008 // 4 + gathered  # the reference is there while the policy trains
     grpo = peak_memory(on_four("fsdp", **everything)["grpo"], smollm2, CPU, "bfloat16")
     assert grpo.weights == 2 * 2 * 134_515_008 // 4 + round(2 * 134_515_008 * 0.75)  # it samples with whole weights
+    trunk = 134_515_008  # of the critic, and of the reward model, which nobody trains and everybody holds
+    head = {"critic": "policy", "reward": "reward"}
+    ppo = peak_memory(on_four("fsdp", **everything, ppo={"lora": None} | head)["ppo"], smollm2, CPU, "bfloat16")
+    both = 2 * 28_311_552 + layers  # two embeddings: in bfloat16, their gradients, and those added up in float32
+    assert ppo.weights == 2 * 3 * trunk // 4 + 2 * (trunk + 576) + round((2 + 2 + 4) * both * 0.75)
+    trained = 2 * trunk + 577  # the value head has a bias
+    assert ppo.optimizer == math.ceil(12 * trained / 4)
+    adapted = peak_memory(on_four("fsdp", ppo=head)["ppo"], smollm2, CPU, "bfloat16")
+    adapters = 4 * (4_884_480 + 2 * 4_884_480 + 577)  # the reference's, and those of policy and critic
+    assert adapted.weights == math.ceil((2 * 2 * trunk + adapters) / 4) + 2 * (trunk + 576) + round(2 * trunk * 0.75)
     whole = peak_memory(on_four("none", **everything)["sft"], smollm2, CPU, "bfloat16")
     assert (whole.weights, whole.optimizer) == (2 * 134_515_008, 4 * 134_515_008)
     assert peak_memory(on_four("fsdp")["responses"], smollm2, CPU, "bfloat16").weights == (

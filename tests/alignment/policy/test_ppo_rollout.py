@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from alignment.faults import StageError
-from alignment.policy.ppo_batch import by_length, collate
+from alignment.policy.ppo_batch import by_length, collate, dealt
 from alignment.policy.ppo_controller import KlController
 from alignment.policy.ppo_models import ActorCritic, frozen_copy
 from alignment.policy.ppo_rollout import (
@@ -19,6 +19,7 @@ from alignment.policy.ppo_rollout import (
 )
 from alignment.rollouts.engine import Completion
 from alignment.rollouts.transformers_engine import TransformersEngine
+from alignment.workers import Team
 
 
 def episodes_of(tiny, policy, settings, step=0):
@@ -88,6 +89,18 @@ def test_by_length_splits_everything_longest_first(tiny):
     lengths = [episodes[index].length for piece in pieces for index in piece]
     assert lengths == sorted(lengths, reverse=True)
     assert [len(piece) for piece in pieces] == [3, 3, 2]
+
+
+@pytest.mark.parametrize(("count", "workers"), [(8, 2), (5, 2), (1, 3), (7, 3), (2, 1)])
+def test_workers_whose_weights_are_in_parts_make_equally_many_passes(tiny, count, workers):
+    episodes = episodes_of(tiny, tiny.policy(), tiny.settings())
+    shared = [dealt(range(count), episodes, 2, Team(rank, workers), alike=True) for rank in range(workers)]
+    assert len({len(own) + len(idle) for own, idle in shared}) == 1
+    assert sorted(row for own, _idle in shared for piece in own for row in piece) == list(range(count))
+    assert any(not idle for _own, idle in shared)  # no pass is made for nobody's sake
+    for rank, (own, idle) in enumerate(shared):
+        assert all(len(piece) == 1 for piece in idle)
+        assert dealt(range(count), episodes, 2, Team(rank, workers), alike=False) == (own, [])
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])

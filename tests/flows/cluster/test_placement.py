@@ -48,11 +48,14 @@ def test_sharding_wants_workers_that_share_a_model(
         "resources.sharding": "fsdp shards a model over the workers that train it, and no stage trains on more than "
         "one; set workers to 2 or more, or sharding to none"
     }
-    assert found(two | {"stages.ppo": tools.PPO}) == {
-        "stages.ppo.workers": "ppo cannot be sharded by fsdp so far; "
-        "set workers: 1 for this stage, or resources.sharding: none"
+    assert found(two | {"stages.ppo": tools.PPO}) == {}
+    assert found(two | {"stages.ppo": tools.PPO | {"rollout_workers": 2}}) == {}
+    vllm = two | {"resources.vllm": {"url": "http://host:8000"}}
+    assert found(vllm | {"stages.ppo": tools.PPO | {"importance_cap": 2.0}}) == {
+        "stages.ppo.workers": "the vLLM server takes a whole adapter, and fsdp leaves each worker a part of it; "
+        "set workers: 1 for this stage, resources.sharding: none, or remove resources.vllm"
     }
-    assert found(two | {"stages.ppo": tools.PPO | {"workers": 1}}) == {}
+    assert found(vllm | {"stages.ppo": tools.PPO | {"importance_cap": 2.0, "workers": 1}}) == {}
     grpo = two | {"stages.grpo": {"kind": "grpo", **tools.GROUP}}
     assert found(grpo) == {}
     sixes = {f"stages.{name}.batch_size": 6 for name in ("sft", "reward", "dpo")}

@@ -16,15 +16,20 @@ def ppo(tools: SimpleNamespace, **changes: Any) -> dict[str, Any]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("workers", [1, 2])
-def test_rollouts_use_the_new_weights_after_each_update(run: Any, tools: SimpleNamespace, workers: int) -> None:
+@pytest.mark.parametrize(
+    "workers",
+    [{"resources.workers": 1}, {"resources.workers": 2}, {"resources.workers": 2, "resources.sharding": "fsdp"}],
+)
+def test_rollouts_use_the_new_weights_after_each_update(
+    run: Any, tools: SimpleNamespace, workers: dict[str, Any]
+) -> None:
     """What the rollout workers say of their tokens' likelihood is what the learner says, at each of the steps.
 
     The policy moves far in each step, so weights of the step before would be off by a hundred times as much.
     """
     run.need("sft")
     alone, _heard = run("ppo", "alone", ppo(tools))
-    apart, _heard = run("ppo", "apart", ppo(tools, rollout_workers=2, workers=workers))
+    apart, _heard = run("ppo", "apart", ppo(tools, rollout_workers=2) | workers)
     assert all(gap < GAP for gap in tools.curve(apart, "sampling_gap"))
     assert max(tools.curve(apart, "approximate_kl")) > 100 * GAP  # an update's own distance
     for name in ("score", "kl", "policy_loss"):
