@@ -49,7 +49,7 @@ def test_two_workers_find_what_one_finds(ready: Any, stage: str) -> None:
 
 
 def test_a_killed_actor_changes_nothing_and_nothing_is_asked_twice(ready: Any, tools: SimpleNamespace) -> None:
-    one, alone = ready("evaluated", "one-evaluated", changes("evaluated"))
+    one, alone = ready("evaluated", "undisturbed", changes("evaluated"))  # not from the cache: its steps are heard
     root = ready.root / "killed"
     killer = tools.Killer(root, "1", lambda: len(list(root.glob("partial/*/checkpoints/answers-*.jsonl"))) >= 2)
     two, heard = ready("evaluated", "killed", changes("evaluated", **{"resources.workers": 2}))
