@@ -1,7 +1,8 @@
 """Pieces of work that do not depend on one another, on a pool of actors.
 
 Each actor builds what does a stage's work once (loads a model, say) and is then given one piece after another. One that
-dies is started again by Ray and given its piece again, up to ``resources.max_failures`` times; the pieces' results do
+dies is started again by Ray and given its piece again, up to ``resources.max_failures`` times; one whose node is lost,
+or for which there is no room yet, is given nothing until it runs, and its piece goes to another. The pieces' results do
 not depend on who made them. On this machine the actors stay for the next stage, with what they have imported; on a
 cluster, whose machines are others' too, they go.
 """
@@ -106,26 +107,43 @@ def _each(
     """Gives each actor its next piece as soon as it has done one; yields (place, result) as they come."""
     import ray
 
-    waiting, busy = deque(pieces.items()), {}
+    waiting, idle, done = deque(pieces), list[Any](), 0
+    busy: dict[Any, tuple[Any, int]] = {}  # what was asked → whom, and for which piece
+    away = {actor.ready.remote(): actor for actor in actors}  # those that have no place yet, or lost it
     since = time.monotonic()
-
-    def give(actor: Any) -> None:
-        if waiting:
-            busy[actor.do.remote([work], *waiting.popleft())] = actor
-
-    for actor in actors:
-        give(actor)
-    while busy:
-        ready, _rest = ray.wait(list(busy), timeout=POLL_SECONDS)
+    while done < len(pieces):
+        while waiting and idle:
+            actor, place = idle.pop(0), waiting.popleft()
+            busy[actor.do.remote([work], place, pieces[place])] = actor, place
+        ready, _rest = ray.wait([*busy, *away], timeout=POLL_SECONDS)
         if not ready and time.monotonic() - since > context.recipe.resources.stall_seconds:
             raise stalled(home, context)
         for reference in ready:
-            since = time.monotonic()
-            actor = busy.pop(reference)
-            place, result, seconds = answer_of(reference, context.name)
-            give(actor)
-            context.cpu_seconds += seconds
-            yield place, result
+            given: tuple[Any, int | None] = busy.pop(reference) if reference in busy else (away.pop(reference), None)
+            actor, asked = given
+            answer = _answer_of(reference, context.name)
+            if answer is None:
+                away[actor.ready.remote()] = actor
+                waiting.extend([] if asked is None else [asked])
+                continue
+            idle.append(actor)
+            if asked is not None:
+                since = time.monotonic()
+                done += 1
+                context.cpu_seconds += answer[2]
+                yield asked, answer[1]
+
+
+def _answer_of(reference: Any, name: str) -> Any:
+    """As :func:`answer_of`; None where the actor can't be reached: its node is lost, and it may come back elsewhere."""
+    import ray
+
+    try:
+        return answer_of(reference, name)
+    except StageError as error:
+        if isinstance(error.__cause__, ray.exceptions.ActorUnavailableError):
+            return None
+        raise
 
 
 def answer_of(reference: Any, name: str) -> Any:
@@ -149,6 +167,10 @@ class PieceWorker:
         self.name = name
         self.number: int | None = None  # of the stage that `_do` is for
         self._do: Callable[[Any], Any] | None = None
+
+    def ready(self) -> bool:
+        """True, as soon as the actor runs somewhere."""
+        return True
 
     def do(self, work: list[Any], place: int, piece: Any) -> tuple[int, Any, float]:
         """``place``, the piece's result, and the processor's seconds that it took. ``work`` holds a :class:`Work`."""
