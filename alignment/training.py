@@ -18,7 +18,7 @@ from alignment.models.attention import quick_backward
 from alignment.models.loading import pick_device
 from alignment.models.shared_prefix import share_prefixes
 from alignment.policy.group_settings import GroupStage
-from alignment.recipe import Recipe, Training
+from alignment.recipe import Recipe, Resources, Training
 from alignment.sharding import prepare_trainer, sharding, sharding_arguments
 from alignment.stage import Progress, StageContext
 from alignment.workers import share_batches, wait_for_workers
@@ -185,15 +185,19 @@ def fit(
 
 
 def seed_everything(recipe: Recipe) -> None:
-    """The first thing that a stage does: also a fresh adapter's weights are drawn, long before training starts.
-
-    On a GPU it also chooses kernels that sum in one order, unless the recipe wants the others, so that a run repeats as
-    it does on a processor. Attention's gradient is left as it is: torch makes it so only where it refuses every
-    operation that it cannot make so, which sampling needs.
-    """
+    """The first thing that a stage does: also a fresh adapter's weights are drawn, long before training starts."""
     transformers.set_seed(recipe.seed)
-    if pick_device(recipe.resources).type == "cuda":
-        torch.use_deterministic_algorithms(recipe.resources.deterministic, warn_only=True)
+    choose_kernels(recipe.resources)
+
+
+def choose_kernels(resources: Resources) -> None:
+    """On a GPU, kernels that sum in one order, or where the recipe wants them the faster others.
+
+    With the first a run repeats as it does on a processor. Attention's gradient is left as it is: torch makes it so
+    only where it refuses every operation that it cannot make so, which sampling needs.
+    """
+    if pick_device(resources).type == "cuda":
+        torch.use_deterministic_algorithms(resources.deterministic, warn_only=True)
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # costs time
 
 

@@ -7,7 +7,7 @@ from alignment.models.loading import is_adapter, stop_ids
 from alignment.recipe_base import BASE
 from alignment.records import Artifact
 from alignment.rollouts.engine import Engine
-from alignment.rollouts.shared import GatheredEngine, LeadersEngine, SharedEngine
+from alignment.rollouts.shared import LeadersEngine, SharedEngine
 from alignment.rollouts.transformers_engine import TransformersEngine
 from alignment.stage import StageContext
 from alignment.workers import Team
@@ -62,5 +62,4 @@ def team_engine(settings: Any, context: StageContext, policy: Any, tokenizer: An
         return build_engine(context, policy, tokenizer)
     if context.recipe.resources.vllm is not None:  # one of them speaks for all: the adapter is sent once
         return LeadersEngine(build_engine(context, policy, tokenizer) if leads else None, team)
-    engine = SharedEngine(build_engine(context, policy, tokenizer), team)
-    return GatheredEngine(engine, policy) if context.sharded else engine
+    return SharedEngine(build_engine(context, policy, tokenizer), team, policy)

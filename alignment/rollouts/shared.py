@@ -25,10 +25,13 @@ class PushedEngine(Engine, Protocol):
 
 
 class SharedEngine:
-    """Every worker of a team draws for some of the prompts with its own engine, and they tell one another."""
+    """Every worker of a team draws for some of the prompts with its own engine, and they tell one another.
 
-    def __init__(self, engine: Engine, team: Team) -> None:
-        self.engine, self.team = engine, team
+    A ``policy`` of which each holds a part is whole in all of them meanwhile.
+    """
+
+    def __init__(self, engine: Engine, team: Team, policy: Any) -> None:
+        self.engine, self.team, self.policy = engine, team, policy
 
     def generate(
         self,
@@ -42,34 +45,13 @@ class SharedEngine:
         """See :meth:`alignment.rollouts.engine.Engine.generate`; progress is told once, at the end."""
         mine, own_seeds = self.team.mine(prompts), self.team.mine_of(seeds, len(prompts), per_prompt)
         drawn: Groups = []
-        if mine:
-            drawn = self.engine.generate(mine, sampling=sampling, seeds=own_seeds, per_prompt=per_prompt)
+        with gathered(self.policy):  # every worker comes here, with or without prompts of its own
+            if mine:
+                drawn = self.engine.generate(mine, sampling=sampling, seeds=own_seeds, per_prompt=per_prompt)
         groups = self.team.gather(drawn)
         if on_progress is not None:
             on_progress(len(seeds), len(seeds))
         return groups
-
-
-class GatheredEngine:
-    """An engine that samples with a sharded policy here: its weights are whole in every worker while it does."""
-
-    def __init__(self, engine: Engine, policy: Any) -> None:
-        self.engine, self.policy = engine, policy
-
-    def generate(
-        self,
-        prompts: Sequence[Sequence[int]],
-        *,
-        sampling: Sampling,
-        seeds: Sequence[int],
-        per_prompt: int = 1,
-        on_progress: Callable[[int, int], None] | None = None,
-    ) -> Groups:
-        """See :meth:`alignment.rollouts.engine.Engine.generate`; every worker of the team has to ask at once."""
-        with gathered(self.policy):
-            return self.engine.generate(
-                prompts, sampling=sampling, seeds=seeds, per_prompt=per_prompt, on_progress=on_progress
-            )
 
 
 class LeadersEngine:

@@ -25,16 +25,8 @@ from flows.cluster.training import Task, fit
 from flows.ending import saved, told_to_end
 
 __all__ = ["cluster_faults", "on_ray", "run_stage", "start", "stop"]
-CARRIED = (
-    "CUBLAS_",
-    "HF_",
-    "TOKENIZERS_",
-    "TRANSFORMERS_",
-    "TRL_",
-    "TQDM_",
-    "GOMP_",
-    "RLHF_",
-)  # environment a worker is given
+# What a worker is given of the environment.
+CARRIED = ("CUBLAS_", "GOMP_", "HF_", "RLHF_", "TOKENIZERS_", "TQDM_", "TRANSFORMERS_", "TRL_")
 
 
 def on_ray(recipe: Recipe, settings: Any) -> bool:

@@ -51,11 +51,6 @@ SETTINGS: Mapping[str, Mapping[str, Any]] = {
         "checkpoint_every": 1,
     },
 }  # fmt: skip
-MODULES = {
-    "sft": "alignment.policy.sft", "dpo": "alignment.policy.dpo", "reward": "alignment.reward.model",
-    "grpo": "alignment.policy.grpo", "rloo": "alignment.policy.grpo", "ppo": "alignment.policy.ppo",
-    "pair_classifier": "alignment.preferences.judges.classifier",
-}  # fmt: skip
 Run = Callable[..., dict[str, Any]]
 
 
@@ -65,7 +60,12 @@ class DeathError(Exception):
 
 @pytest.fixture
 def run(
-    base: Artifact, sft: Artifact, preferences: Artifact, make_context: Callable[..., StageContext], tmp_path: Path
+    base: Artifact,
+    sft: Artifact,
+    preferences: Artifact,
+    make_context: Callable[..., StageContext],
+    together: SimpleNamespace,
+    tmp_path: Path,
 ) -> Run:
     """A stage in a folder of the test's on a device; returns its curves."""
 
@@ -79,7 +79,7 @@ def run(
         context = make_context(
             tmp_path / folder, stage, inputs, settings=SETTINGS[stage], changes=changes, report=report
         )
-        import_module(MODULES[stage]).run(context.recipe.stages[stage], context)
+        import_module(together.MODULES[stage]).run(context.recipe.stages[stage], context)
         found: dict[str, Any] = json.loads((context.output / "curves.json").read_text())
         return found
 

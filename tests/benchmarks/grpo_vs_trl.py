@@ -21,14 +21,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+from _shapes import SHAPES
+
 ROOT = Path(__file__).parents[2]
 BATCH, GROUP, NEW_TOKENS, PROMPTS, LEARNING_RATE, VOCABULARY = 32, 8, 48, 256, 3e-4, 4096
 TARGET = VOCABULARY // 4
-SHAPES = {
-    "7m": {"hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 6, "num_attention_heads": 8},
-    "135m": {"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9,
-             "num_key_value_heads": 3},
-}  # fmt: skip
 
 
 def main() -> None:
@@ -70,17 +67,17 @@ def summary(result: dict[str, float]) -> str:
 def train(arguments: argparse.Namespace) -> dict[str, float]:
     """One side: seconds of the second half of the steps, and the mean reward of the last quarter."""
     sys.path.insert(0, str(ROOT))
-    import torch
     from transformers import TrainerCallback
     from trl import GRPOConfig
 
     from alignment.models.precision import natural_precision
     from alignment.recipe import Resources
+    from alignment.training import choose_kernels
 
-    if arguments.device == "cuda" and arguments.side == "ours":  # as a stage does
-        torch.use_deterministic_algorithms(True, warn_only=True)
-        torch.utils.deterministic.fill_uninitialized_memory = False
-    bf16 = natural_precision(Resources(device=arguments.device)) == "bfloat16"
+    resources = Resources(device=arguments.device)
+    if arguments.side == "ours":
+        choose_kernels(resources)
+    bf16 = natural_precision(resources) == "bfloat16"
     marks: list[tuple[float, float]] = []
     rewards: list[float] = []
 

@@ -22,16 +22,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+from _shapes import SHAPES
+
 TRL = "trl==1.10.0"
 ROOT = Path(__file__).parents[2]
 BATCH, NEW_TOKENS, EPOCHS, PROMPTS, LEARNING_RATE = 32, 48, 4, 256, 3e-4
 VOCABULARY = 4096
 TARGET = VOCABULARY // 4
-SHAPES = {
-    "7m": {"hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 6, "num_attention_heads": 8},
-    "135m": {"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9,
-             "num_key_value_heads": 3},
-}  # fmt: skip
 SKIPPED = 77  # the exit code where the peer cannot be had
 
 
@@ -170,12 +167,12 @@ def ours(arguments: argparse.Namespace) -> dict[str, Any]:
     from alignment.recipe import PpoStage, Resources
     from alignment.records import Message, Prompt, Sampling
     from alignment.rollouts.transformers_engine import TransformersEngine
+    from alignment.training import choose_kernels
 
-    if arguments.device == "cuda":  # as a stage does
-        torch.use_deterministic_algorithms(arguments.deterministic, warn_only=True)
-        torch.utils.deterministic.fill_uninitialized_memory = False
+    resources = Resources(device=arguments.device, deterministic=arguments.deterministic)
+    choose_kernels(resources)
     before = resident(arguments.device)
-    policy = build(arguments, getattr(torch, arguments.dtype or natural_precision(Resources(device=arguments.device))))
+    policy = build(arguments, getattr(torch, arguments.dtype or natural_precision(resources)))
     settings = PpoStage(
         kind="ppo", model="base", reward="rule", steps=arguments.updates, episodes=BATCH, epochs=EPOCHS,
         sampling=Sampling(temperature=0.7, max_new_tokens=NEW_TOKENS), learning_rate=LEARNING_RATE,
