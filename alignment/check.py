@@ -28,18 +28,23 @@ def check_recipe(recipe: Recipe, recipe_path: Path, workspace: Workspace | None 
     faults += unreadable
     faults += data_faults(recipe, files, data)
     faults += reward_faults(recipe, files, data.prompts)
-    faults += metric_faults(recipe, data.prompts)
+    if "prompts" not in data.incomplete:  # whether none of them has a reference is not known otherwise
+        faults += metric_faults(recipe, data.prompts)
     faults += judge_faults(recipe, files)
 
-    from alignment.models.check import device_faults, inspect_model
+    from alignment.checks.rendering import product_faults
+    from alignment.models.check import architecture_faults, device_faults, inspect_model
     from alignment.models.lengths import length_faults
 
     faults += device_faults(recipe)
+    settings = resolve_model(recipe, recipe_path)
     try:
-        model = inspect_model(resolve_model(recipe, recipe_path), workspace)
+        model = inspect_model(settings, workspace)
     except InputError as error:
         faults += error.faults
     else:
+        faults += architecture_faults(recipe, settings, workspace)
+        faults += product_faults(recipe, files, model.tokenizer)
         faults += length_faults(recipe, files, data, model)
     document = _document(recipe_path)
     return [_placed(fault, recipe_path, document) for fault in faults]

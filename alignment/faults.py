@@ -4,8 +4,13 @@ One line per fault: file, row, field, what is wrong, what to do. Everything that
 raises one :class:`InputError` with all of them; the command line prints the lines and exits with 2.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
+
+T = TypeVar("T")
+D = TypeVar("D")
+MAX_FAULTS = 20  # of one file; the rest are counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +38,41 @@ class InputError(Exception):
     def __init__(self, faults: Sequence[Fault]) -> None:
         self.faults = tuple(faults)
         super().__init__("\n".join(str(fault) for fault in self.faults))
+
+
+def raise_faults(faults: Sequence[Fault]) -> None:
+    """Raises InputError where there are faults: the first twenty, then how many more."""
+    if faults:
+        raise InputError(shortened(faults))
+
+
+def shortened(faults: Sequence[Fault]) -> list[Fault]:
+    """The first twenty faults of one file, and one that counts the rest."""
+    if len(faults) <= MAX_FAULTS:
+        return list(faults)
+    rest = len(faults) - MAX_FAULTS
+    more = Fault(f"{rest} more faults like these", "mend these first, then check again", file=faults[0].file)
+    return [*faults[:MAX_FAULTS], more]
+
+
+class FaultCollector:
+    """Goes on after a fault, so that one look shows all of them."""
+
+    def __init__(self) -> None:
+        self.faults: list[Fault] = []
+
+    def attempt(self, read: Callable[[], T], default: D) -> T | D:
+        """What ``read`` returns; where it raises InputError its faults are collected and ``default`` is returned."""
+        try:
+            return read()
+        except InputError as error:
+            self.faults.extend(error.faults)
+            return default
+
+    def raise_all(self) -> None:
+        """Raises InputError with everything collected, where there is something."""
+        if self.faults:
+            raise InputError(self.faults)
 
 
 class StageError(Exception):

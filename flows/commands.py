@@ -8,7 +8,6 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.table import Table
 
 from alignment.faults import Fault, InputError
@@ -16,6 +15,7 @@ from alignment.loading import load_recipe, recipe_digest, resolve_data, resolve_
 from alignment.recipe import BASE, Recipe
 from alignment.workspace import Workspace
 from flows import services
+from flows.console import PlainConsole, styled
 
 if TYPE_CHECKING:
     from alignment.registry import RegisteredVersion
@@ -55,12 +55,12 @@ def check_command(given: str, workspace: Path, overrides: list[str], *, as_json:
     if faults:
         raise InputError(faults)
     if not as_json:
-        Console().print(f"{path}: {len(recipe.stages)} stages, nothing wrong", highlight=False)
+        PlainConsole().print(f"{path}: {len(recipe.stages)} stages, nothing wrong")
 
 
 def run_command(given: str, workspace: Path, overrides: list[str], *, only: str | None, start: str | None) -> int:
     """Runs a recipe and returns the exit code: 0, or 1 where the gate refused or a stage failed."""
-    console = Console()
+    console = PlainConsole()
     began = time.monotonic()
     recipe, path = prepare(given, overrides)
     space = Workspace(workspace.resolve())
@@ -102,9 +102,9 @@ def report_command(name: str | None, workspace: Path, *, as_json: bool) -> None:
     for stage in report["stages"]:
         status = "cached" if stage["cached"] else stage["status"]
         table.add_row(stage["name"], stage["kind"], status, f"{stage['seconds']:.1f}")
-    console = Console()
+    console = PlainConsole()
     console.print(table)
-    console.print(f"report: {folder / 'report.html'}", soft_wrap=True, highlight=False)
+    console.print(f"report: {folder / 'report.html'}")
 
 
 def dashboard_command(workspace: Path, *, stop: bool, as_json: bool) -> None:
@@ -121,7 +121,7 @@ def dashboard_command(workspace: Path, *, stop: bool, as_json: bool) -> None:
         print(json.dumps(words))
         return
     for name, word in words.items():
-        Console().print(f"{name:<8} {word}", highlight=False, soft_wrap=True)
+        PlainConsole().print(f"{name:<8} {word}")
 
 
 def models_list_command(workspace: Path, *, as_json: bool) -> None:
@@ -140,7 +140,7 @@ def models_list_command(workspace: Path, *, as_json: bool) -> None:
             str(version), ", ".join(version.aliases), _gate_word(version), version.run,
             str(version.candidate), f"{version.registered:%Y-%m-%d %H:%M}",
         )  # fmt: skip
-    Console().print(table if versions else "no version is registered yet: run a recipe with a gate")
+    PlainConsole().print(table if versions else "no version is registered yet: run a recipe with a gate")
 
 
 def _gate_word(version: "RegisteredVersion") -> str:
@@ -160,9 +160,9 @@ def models_show_command(reference: str, workspace: Path, *, as_json: bool) -> No
     if as_json:
         print(details.model_dump_json(indent=2))
         return
-    console = Console(highlight=False, soft_wrap=True)
+    console = PlainConsole()
     version = details.version
-    console.print(f"[bold]{version}[/bold]  {', '.join(version.aliases)}\nfolder   {version.folder}")
+    console.print(styled((str(version), "bold"), f"  {', '.join(version.aliases)}\nfolder   {version.folder}"))
     console.print(f"run      {version.run} (recipe {version.recipe} {version.recipe_digest[:12]})")
     console.print(
         f"intact   {'yes' if details.intact else 'no: ' + '; '.join(f'{k}: {v}' for k, v in details.problems.items())}"
@@ -171,14 +171,14 @@ def models_show_command(reference: str, workspace: Path, *, as_json: bool) -> No
         for check in details.record.verdict.checks:
             console.print(f"gate     {check}")
         for node in details.record.lineage.nodes:
-            console.print(f"lineage  {node}", markup=False)
+            console.print(f"lineage  {node}")
     for change in details.history:
         if change.version == version.version:
-            console.print(f"champion {change.at:%Y-%m-%d %H:%M} {change.why}", markup=False)
+            console.print(f"champion {change.at:%Y-%m-%d %H:%M} {change.why}")
     for found in details.tasks:
         for task, figures in found.results.items():
             words = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
-            console.print(f"lm-eval  {task} ({found.n.get(task, 0)} examples): {words}", markup=False)
+            console.print(f"lm-eval  {task} ({found.n.get(task, 0)} examples): {words}")
 
 
 def models_promote_command(reference: str, workspace: Path, reason: str, by: str | None, *, force: bool) -> None:
@@ -188,7 +188,7 @@ def models_promote_command(reference: str, workspace: Path, reason: str, by: str
     from alignment.registry import promote
 
     version = promote(space, reference, despite_gate=force, by=_account() if by is None else by, reason=reason)
-    Console().print(f"{version} is the champion", highlight=False)
+    PlainConsole().print(f"{version} is the champion")
     _announce(space, version)
 
 
@@ -207,7 +207,7 @@ def models_rollback_command(name: str, workspace: Path) -> None:
     from alignment.registry import rollback
 
     version = rollback(space, name)
-    Console().print(f"{version} is the champion again", highlight=False)
+    PlainConsole().print(f"{version} is the champion again")
     _announce(space, version)
 
 

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from alignment.stage import Progress
+from flows.console import styled
 
 SHOWN = ("loss", "accuracy", "rewards/accuracies", "reward", "mean_token_accuracy", "win_rate")  # most telling first
 QUIET_SECONDS = 15.0  # without a terminal, progress is said this often
@@ -70,7 +71,7 @@ class Terminal:
         self.rows[name][3] = text = describe(rate, seconds)
         if self.live is None and time.monotonic() - self.said[name] > QUIET_SECONDS:
             self.said[name] = time.monotonic()
-            self.console.print(f"  {name}: {text}", highlight=False)
+            self.console.print(styled(f"  {name}: {text}"))
 
     def stage_finished(self, name: str, *, status: str, cached: bool, seconds: float, summary: str) -> None:
         """Marks the stage as done, cached or failed."""
@@ -78,12 +79,15 @@ class Terminal:
         kind = self.rows.get(name, [name])[0]
         self.rows[name] = [kind, word, clock(seconds), summary]
         if self.live is None:
-            self.console.print(f"{name:<12} {word:<10} {clock(seconds):>7}  {summary}", highlight=False, soft_wrap=True)
+            self.console.print(styled(f"{name:<12} {word:<10} {clock(seconds):>7}  {summary}"), soft_wrap=True)
 
     def _table(self) -> Table:
         table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
         colours = {"running": "cyan", "completed": "green", "cached": "blue", "failed": "red", "waiting": "dim"}
         for name, (kind, word, seconds, text) in self.rows.items():
             took = clock(time.monotonic() - self.started[name]) if word == "running" else seconds
-            table.add_row(name, Text(kind, "dim"), Text(word, colours.get(word, "")), Text(took, justify="right"), text)
+            table.add_row(
+                styled(name), Text(kind, "dim"), Text(word, colours.get(word, "")), Text(took, justify="right"),
+                styled(text),
+            )  # fmt: skip
         return table

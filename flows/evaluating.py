@@ -5,11 +5,10 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from rich.console import Console
-
 from alignment.faults import Fault, InputError
 from alignment.workspace import Workspace
 from flows import services
+from flows.console import PlainConsole
 
 
 def models_evaluate_command(
@@ -46,8 +45,8 @@ def models_evaluate_command(
     if as_json:
         print(json.dumps(results.model_dump(mode="json"), indent=2))
         return
-    console = Console(highlight=False, soft_wrap=True)
+    console = PlainConsole()
     for task, figures in results.results.items():
         words = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
-        console.print(f"{task} ({results.n.get(task, 0)} examples): {words}", markup=False)
+        console.print(f"{task} ({results.n.get(task, 0)} examples): {words}")
     console.print(f"kept with {version}: `rlhf models show {version.name}/{version.version}` shows it")

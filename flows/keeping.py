@@ -15,10 +15,9 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from rich.console import Console
-
 from alignment.faults import Fault, InputError
 from alignment.workspace import ARTIFACT_FILE, Workspace, file_digest
+from flows.console import PlainConsole
 
 KEPT = ("artifacts", "models", "registry", "runs", "raters", "answers", "mlruns", "mlflow.db")  # not what is partial
 MANIFEST = "backup.json"
@@ -95,9 +94,9 @@ def gc_command(workspace: Path, *, runs: int, days: float, remove: bool, as_json
     if as_json:
         print(json.dumps({"removed": remove, "bytes": total, "found": [asdict(one) for one in found]}, indent=2))
         return
-    console = Console(highlight=False, soft_wrap=True)
+    console = PlainConsole()
     for one in found:
-        console.print(f"{one.bytes / 1e6:>10.1f} MB  {one.path}: {one.why}", markup=False)
+        console.print(f"{one.bytes / 1e6:>10.1f} MB  {one.path}: {one.why}")
     words = "removed" if remove else "to be removed by the same command with --yes"
     console.print(f"{total / 1e6:.1f} MB in {len(found)} folders {words}" if found else "nothing to remove")
 
@@ -243,4 +242,4 @@ def _say(values: dict[str, object], as_json: bool) -> None:
     if as_json:
         print(json.dumps(values))
     else:
-        Console(highlight=False, soft_wrap=True).print(", ".join(f"{name} {value}" for name, value in values.items()))
+        PlainConsole().print(", ".join(f"{name} {value}" for name, value in values.items()))

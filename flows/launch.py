@@ -13,6 +13,7 @@ from prefect.settings import (
     temporary_settings,
 )
 from rich.console import Console
+from rich.text import Text
 
 from alignment.check import check_recipe
 from alignment.digests import code_digest, digest_of
@@ -23,6 +24,7 @@ from alignment.workspace import Workspace, file_digest, write_text
 from flows import services
 from flows.cluster import cluster_faults
 from flows.commands import shown_stages
+from flows.console import styled
 from flows.display import Terminal
 from flows.ending import leaving_on_sigterm
 from flows.pipeline import RunRequest, check_start, pipeline
@@ -67,7 +69,7 @@ def launch(
     request = RunRequest(recipe=recipe, data=data, workspace=workspace.root, run=name, only=only, start=start)
     check_start(request)  # a mistyped stage leaves no run
     write_text(workspace.folder("runs", name) / "recipe.yaml", dump_recipe(with_absolute_data(recipe, data)))
-    with console.status("waiting for the Prefect server"):
+    with console.status(Text("waiting for the Prefect server")):
         services.wait(workspace, server)
     settings: dict[Any, Any] = {PREFECT_RESULTS_LOCAL_STORAGE_PATH: workspace.folder("prefect", "results")}
     if get_current_settings().api.url is None:
@@ -98,8 +100,9 @@ def say_end(console: Console, folder: Path, server: services.Service, state: Sta
     words = {"AwaitingApproval": "awaits approval"}
     word = words.get(state.name or "", (state.name or "completed").lower())
     colour = colours.get(state.name or "", "green")
-    lines = [
-        f"\n[bold]{folder.name}[/bold] [{colour}]{word}[/{colour}] in {seconds:.0f} s: {state.message or ''}",
+    ended = f" in {seconds:.0f} s: {state.message or ''}"
+    lines: list[str | Text] = [
+        styled("\n", (folder.name, "bold"), " ", (word, colour), ended),
         f"report     {folder / 'report.html'}",
         f"dashboard  {server.url}   (stop it with: rlhf dashboard --stop)",
     ]
@@ -111,4 +114,4 @@ def say_end(console: Console, folder: Path, server: services.Service, state: Sta
             f"try it     rlhf chat {registered['name']}/{registered['version']}",
         ]
     for line in lines:
-        console.print(line, soft_wrap=True, highlight=False)
+        console.print(line)

@@ -6,7 +6,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.table import Table
 
 from alignment.faults import Fault, InputError
@@ -17,6 +16,7 @@ from alignment.recipe import Recipe, Resources
 from alignment.workspace import Workspace
 from flows import services
 from flows.commands import find_recipe, prepare
+from flows.console import PlainConsole
 
 if TYPE_CHECKING:
     from alignment.plan.plan import StagePlan
@@ -54,7 +54,7 @@ def plan_command(
         }
         print(json.dumps(value, indent=2))
     else:
-        _show(Console(), recipe, plans, machines)
+        _show(PlainConsole(), recipe, plans, machines)
 
 
 def _machines(on: Sequence[str], measure: bool) -> list[Machine]:
@@ -69,7 +69,7 @@ def _machines(on: Sequence[str], measure: bool) -> list[Machine]:
     return [known[name.lower()] for name in dict.fromkeys(on)] if on else list(known.values())
 
 
-def _show(console: Console, recipe: Recipe, plans: "Sequence[StagePlan]", machines: Sequence[Machine]) -> None:
+def _show(console: PlainConsole, recipe: Recipe, plans: "Sequence[StagePlan]", machines: Sequence[Machine]) -> None:
     bound = any(one.at_most for one in plans)
     table = Table("stage", "kind", "parameters", "trainable", "tokens trained", "sampled", "TFLOPs", box=None)
     for one in plans:
@@ -80,15 +80,15 @@ def _show(console: Console, recipe: Recipe, plans: "Sequence[StagePlan]", machin
         )  # fmt: skip
     console.print(table)
     if bound:
-        console.print("≤: answers at their longest, and as many pairs as the raters can make", highlight=False)
+        console.print("≤: answers at their longest, and as many pairs as the raters can make")
     _show_first(console, plans, machines[0])
     _show_machines(console, plans, machines)
     for one in plans:
         for remark in one.remarks:
-            console.print(f"{one.name}: {remark}", highlight=False, soft_wrap=True)
+            console.print(f"{one.name}: {remark}")
 
 
-def _show_first(console: Console, plans: "Sequence[StagePlan]", machine: Machine) -> None:
+def _show_first(console: PlainConsole, plans: "Sequence[StagePlan]", machine: Machine) -> None:
     """Each stage's memory, part by part, and time on one machine."""
     parts = ("program", "weights", "gradients", "optimizer", "activations", "logits", "kv_cache", "total")
     short = {"gradients": "grads", "optimizer": "AdamW", "kv_cache": "KV"}
@@ -103,7 +103,7 @@ def _show_first(console: Console, plans: "Sequence[StagePlan]", machine: Machine
     console.print(table)
 
 
-def _show_machines(console: Console, plans: "Sequence[StagePlan]", machines: Sequence[Machine]) -> None:
+def _show_machines(console: PlainConsole, plans: "Sequence[StagePlan]", machines: Sequence[Machine]) -> None:
     """The whole run on each machine, and what to change where a stage does not fit."""
     table = Table("machine", "memory", "peak", "fits", "time", "$ an hour", "cost", box=None)
     advice = []
@@ -122,9 +122,9 @@ def _show_machines(console: Console, plans: "Sequence[StagePlan]", machines: Seq
         ]
     console.print()
     console.print(table)
-    console.print("prices are assumptions; times are estimates, without loading models", highlight=False)
+    console.print("prices are assumptions; times are estimates, without loading models")
     for line in advice:
-        console.print(line, highlight=False, soft_wrap=True)
+        console.print(line)
 
 
 def _advice(remedies: Sequence[str]) -> str:

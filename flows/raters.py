@@ -7,12 +7,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from rich.console import Console
-
 from alignment.faults import Fault, InputError
 from alignment.workspace import Workspace
 from flows import services
 from flows.commands import prepare
+from flows.console import PlainConsole
 
 if TYPE_CHECKING:
     from preference_ui.exchange import Filter
@@ -80,7 +79,7 @@ def deploy_command(
     set_limits(wanted)
     if faults := limit_faults(recipe):
         raise InputError(faults)
-    Console().print(f"serving {recipe.name}; its runs are at {server.url}", highlight=False, soft_wrap=True)
+    PlainConsole().print(f"serving {recipe.name}; its runs are at {server.url}")
     serve_recipe(str(path.resolve()), recipe, space, overrides, recipe.deployment)
 
 
@@ -104,8 +103,11 @@ def votes_import_command(workspace: Path, url: str | None, file: Path, votes_wan
     from preference_ui.exchange import import_comparisons
     from preference_ui.store import Store
 
-    new = import_comparisons(Store.open(_store_url(workspace, url)), file, votes_wanted=votes_wanted, gold=gold)
-    Console().print(f"{new} new comparisons", highlight=False)
+    found = import_comparisons(Store.open(_store_url(workspace, url)), file, votes_wanted=votes_wanted, gold=gold)
+    parts = [f"{found.new} new comparisons"]
+    parts += [f"{found.repeated} repeat an earlier row"] if found.repeated else []
+    parts += [f"{found.known} were queued before"] if found.known else []
+    PlainConsole().print(f"{found.rows} rows: {', '.join(parts)}")
 
 
 def votes_export_command(
@@ -136,7 +138,7 @@ def votes_export_command(
         print(export.model_dump_json(indent=2))
     else:
         said = f"{export.rows} rows of {export.votes} votes by {export.raters} raters, digest {export.digest[:12]}"
-        Console().print(f"{export.path}: {said}", highlight=False, soft_wrap=True)
+        PlainConsole().print(f"{export.path}: {said}")
 
 
 def _filter(chosen: Chosen) -> "Filter":
@@ -157,8 +159,8 @@ def votes_agreement_command(workspace: Path, url: str | None, chosen: Chosen, *,
     if as_json:
         print(json.dumps([figure.model_dump(mode="json") for figure in figures], indent=2))
         return
-    console = Console(highlight=False)
+    console = PlainConsole()
     for figure in figures:
         value = "undefined" if figure.value is None else f"{figure.value:.3f}"
         interval = "" if figure.low is None else f"  [{figure.low:.3f}, {figure.high:.3f}]"
-        console.print(f"{figure.of:<14} {figure.statistic:<20} {value}{interval}  ({figure.units} units)", markup=False)
+        console.print(f"{figure.of:<14} {figure.statistic:<20} {value}{interval}  ({figure.units} units)")

@@ -17,12 +17,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from rich.console import Console
-
 from alignment.faults import Fault, InputError
 from alignment.workspace import Workspace
 from flows import services
 from flows.commands import prepare
+from flows.console import PlainConsole
 from flows.supervise import Child, Supervisor
 from flows.up_page import serve_page
 
@@ -48,12 +47,12 @@ def up_command(recipes: Sequence[str], workspace: Path, overrides: list[str], po
         faults = _running(space) + _taken(chosen)
         if faults:
             raise InputError(faults)
-        console = Console(highlight=False, soft_wrap=True)
+        console = PlainConsole()
         children = [*_services(space, chosen, console), *_workers(space, chosen, prepared, overrides)]
         _look_after(Supervisor(children), space, chosen["up"], console)
 
 
-def _look_after(supervisor: Supervisor, space: Workspace, port: int, console: Console) -> None:
+def _look_after(supervisor: Supervisor, space: Workspace, port: int, console: PlainConsole) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: supervisor.stopping.set())
     said: set[str] = set()
@@ -62,12 +61,12 @@ def _look_after(supervisor: Supervisor, space: Workspace, port: int, console: Co
         for child in supervisor.children:
             if child.state == "up" and child.name not in said:
                 said.add(child.name)
-                console.print(f"{child.name:<16} {child.url}", markup=False)
+                console.print(f"{child.name:<16} {child.url}")
             if child.state == "down" and child.name in said:
                 said.discard(child.name)
-                console.print(f"{child.name:<16} {child.problem}; it is started again", markup=False)
+                console.print(f"{child.name:<16} {child.problem}; it is started again")
 
-    console.print(f"{'all of it':<16} http://{HOST}:{port}   (Ctrl-C ends everything)", markup=False)
+    console.print(f"{'all of it':<16} http://{HOST}:{port}   (Ctrl-C ends everything)")
     with serve_page(supervisor, space, HOST, port):
         supervisor.run(say)
     for child in supervisor.children:
@@ -75,7 +74,7 @@ def _look_after(supervisor: Supervisor, space: Workspace, port: int, console: Co
     console.print("everything has ended")
 
 
-def _services(space: Workspace, ports: Mapping[str, int], console: Console) -> Iterator[Child]:
+def _services(space: Workspace, ports: Mapping[str, int], console: PlainConsole) -> Iterator[Child]:
     own = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
     for name in ("prefect", "mlflow"):
         url = f"http://{HOST}:{ports[name]}"
@@ -87,7 +86,7 @@ def _services(space: Workspace, ports: Mapping[str, int], console: Console) -> I
     command = [sys.executable, "-m", "flows.cli", "rate", "--workspace", str(space.root), "--port", str(ports["app"])]
     yield Child(
         "app", command, _answers(f"{url}/health"), _log(space, "app"), _beside(ports), url=f"{url}/rate",
-        after=("prefect",), say=lambda line: console.print(line, markup=False),  # the administrator's link: in no log
+        after=("prefect",), say=lambda line: console.print(line),  # the administrator's link: in no log
     )  # fmt: skip
 
 

@@ -4,9 +4,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from alignment.data.jsonl import shortened
 from alignment.data.split import opening, split_by_digest
-from alignment.faults import Fault
+from alignment.faults import Fault, shortened
 from alignment.recipe import EvaluateStage, Recipe
 from alignment.records import Prompt
 from alignment.reward.functions import data_name, module_file, problem_of
