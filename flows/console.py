@@ -1,4 +1,4 @@
-"""What is written to the terminal. Nothing in it is parsed as markup: prompts, answers, errors and paths are others' text.
+"""What is written to the terminal. Nothing of it is parsed as markup: prompts, answers and errors are others' text.
 
 Styles are given as :class:`rich.text.Text` or by ``style=``, never inside the text itself.
 """

@@ -86,7 +86,7 @@ def _services(space: Workspace, ports: Mapping[str, int], console: PlainConsole)
     command = [sys.executable, "-m", "flows.cli", "rate", "--workspace", str(space.root), "--port", str(ports["app"])]
     yield Child(
         "app", command, _answers(f"{url}/health"), _log(space, "app"), _beside(ports), url=f"{url}/rate",
-        after=("prefect",), say=lambda line: console.print(line),  # the administrator's link: in no log
+        after=("prefect",), say=console.print,  # the administrator's link: in no log
     )  # fmt: skip
 
 

@@ -71,7 +71,7 @@ class Export(Record):
 
 
 class Imported(Record):
-    """What became of a file's rows: ``rows`` = ``new`` + ``repeated`` (of an earlier row) + ``known`` (queued before)."""
+    """What became of a file's rows: each ``new``, ``repeated`` (an earlier row) or ``known`` (queued before)."""
 
     rows: int
     new: int
@@ -82,7 +82,7 @@ class Imported(Record):
 def import_comparisons(
     store: Store, path: Path, *, votes_wanted: int = 3, queue: str = "default", gold: bool = False, actor: str = "cli"
 ) -> Imported:
-    """Queues a file's comparisons (see :func:`alignment.preferences.files.read_comparisons`) and counts its rows, each one.
+    """Queues a file's comparisons (see :func:`alignment.preferences.files.read_comparisons`) and counts every row.
 
     ``gold`` stores rows with a known order (``chosen``, ``rejected``) as gold instead, mixed in silently. Raises
     InputError with the faults of all rows; then nothing is queued.

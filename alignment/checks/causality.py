@@ -1,7 +1,7 @@
 """Whether a model's architecture can be a policy: a decoder whose tokens never see what comes after them.
 
 What a configuration's class says is not enough: ``AutoModelForCausalLM`` also loads encoders (BERT and its kin), whose
-tokens look both ways unless ``is_decoder`` is set. So where a small copy of the architecture can be made, it is run once.
+tokens look both ways unless ``is_decoder`` is set. So a small copy of the architecture is run, where one can be made.
 """
 
 import contextlib
@@ -54,7 +54,7 @@ def architecture_faults(config: Any, file: str, *, scored: bool, sampled: bool) 
 
 
 def looks_ahead(config: Any) -> bool:
-    """Whether a token's logits change with a later token, by two passes of a tiny copy; False where none can be made."""
+    """Whether a token's logits change with a later one, by two passes of a tiny copy; False where none can be made."""
     import torch
 
     for changes in (SMALL, OWN):

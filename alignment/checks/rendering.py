@@ -15,13 +15,13 @@ from alignment.data.columns import shown
 from alignment.faults import Fault
 from alignment.models.weights import weight_faults
 from alignment.preferences.judges import templates
+from alignment.preferences.judges.check import judge_places
 from alignment.preferences.judges.settings import (
     AnyJudge,
     GenerativeJudge,
     LabelProbabilitiesJudge,
     folder_data,
     judge_folder,
-    judges_of,
 )
 from alignment.recipe import ConstitutionStage, Recipe, SynthesisStage
 from alignment.records import Message
@@ -40,7 +40,10 @@ def conversation_problem(tokenizer: Any, messages: Sequence[Message]) -> tuple[s
         pieces = list(rendered_pieces(tokenizer, messages, add_generation_prompt=messages[-1].role != "assistant"))
     except Exception as error:  # a template may raise anything
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        return f"the model's chat template refuses the conversation: {reason}", "change its turns to what it knows"
+        return (
+            f"the model's chat template refuses the conversation: {reason}",
+            "change its roles to what the template knows",
+        )
     text = "".join(piece for piece, _keep in pieces)
     for number, message in enumerate(messages, start=1):
         if message.content.strip() not in text:
@@ -56,8 +59,7 @@ def product_faults(recipe: Recipe, files: Mapping[str, Path], tokenizer: Any) ->
     for name, stage in recipe.stages.items():
         for place, messages in _own_conversations(name, stage):
             faults += _refused(tokenizer, messages, place, "the model")
-        for place, judge in judges_of(stage).items():
-            at = f"stages.{name}.{place.replace('/', '.')}"
+        for at, judge in judge_places(name, stage):
             questions = _questions(judge)
             if (folder := judge_folder(judge)) is not None:
                 faults += _folder_faults(files[folder_data(folder)], questions, f"{at}.folder")
@@ -72,8 +74,8 @@ def _refused(tokenizer: Any, messages: Sequence[Message], field: str, who: str) 
     if problem is not None:
         roles = ", ".join(message.role for message in messages)
         words = problem[0].replace("the model's chat template", "the chat template")
-        yield Fault(f"{who} is asked in turns of {roles}, and {words}", "take a model whose template knows them, or set "
-                    "model.chat_template", field=field)  # fmt: skip
+        remedy = "take a model whose template knows them, or set model.chat_template"
+        yield Fault(f"{who} is asked in turns of {roles}, and {words}", remedy, field=field)
 
 
 def _own_conversations(name: str, stage: Any) -> Iterator[tuple[str, list[Message]]]:
@@ -93,10 +95,10 @@ def _own_conversations(name: str, stage: Any) -> Iterator[tuple[str, list[Messag
 def _questions(judge: AnyJudge) -> list[tuple[Message, ...]]:
     """What a local judge is asked, with texts of no meaning in the place of prompts and answers."""
     if isinstance(judge, LabelProbabilitiesJudge):
-        examples = judge.score_examples if judge.form == "score" else judge.examples
-        turns = [
-            Message(role=role, content=f"{role} {n}") for n in range(len(examples)) for role in ("user", "assistant")
-        ]
+        turns: list[Message] = []
+        for number in range(len(judge.score_examples) + len(judge.examples)):
+            turns.append(Message(role="user", content=f"Which is better? {number}"))
+            turns.append(Message(role="assistant", content=f"The better answer is A. {number}"))
         return [(*turns, Message(role="user", content="Which is better?"))]
     if not isinstance(judge, GenerativeJudge) or judge.endpoint is not None:
         return []

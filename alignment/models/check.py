@@ -168,6 +168,8 @@ def _whole(folder: Path) -> Path:
         _fail(f"{folder} is not a model folder: it has no config.json", "give a Hugging Face model folder")
     if not any(next(folder.glob(pattern), None) for pattern in ("*.safetensors*", "pytorch_model*.bin*")):
         _fail(f"{folder} has no weights (*.safetensors)", "copy the model's weights into it")
+    if not any(next(folder.glob(pattern), None) for pattern in ("*.safetensors*", "pytorch_model*.bin*")):
+        _fail(f"{folder} has no weights (*.safetensors)", "copy the model's weights into it")
     return folder
 
 

@@ -44,8 +44,8 @@ def weight_faults(folder: Path) -> list[Fault]:
             return [*faults, *_file_faults(folder / name)]
         if (folder / f"{name}{INDEX}").exists():
             return [*faults, *_index_faults(folder / f"{name}{INDEX}")]
-    what = ", ".join(path.name for path in sorted(folder.glob("*.safetensors"))) or "no *.safetensors at all"
-    problem = f"{folder} has no weights that can be loaded: no model.safetensors, nor its index ({what})"
+    others = ", ".join(path.name for path in sorted(folder.glob("*.safetensors"))) or "no *.safetensors at all"
+    problem = f"neither model.safetensors nor its index is there ({others})"
     return [*faults, Fault(problem, "copy the model's weights into it", file=str(folder))]
 
 
