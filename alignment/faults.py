@@ -77,3 +77,7 @@ class FaultCollector:
 
 class StageError(Exception):
     """A stage could not do its work (exit code 1): not the input's fault, or not known to be before the run."""
+
+
+class NotFiniteError(StageError):
+    """A model's weights, logits or scores are NaN or infinite: nothing that follows from them means anything."""

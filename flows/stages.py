@@ -20,7 +20,7 @@ from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.context import TaskRunContext
 
 from alignment.digests import code_digest, digest_of
-from alignment.faults import Fault, InputError
+from alignment.faults import Fault, InputError, NotFiniteError, StageError
 from alignment.models.base import prepare_base
 from alignment.models.memory import keep_freed_memory
 from alignment.preferences.judges.settings import folder_data, judge_folder, judges_of
@@ -197,6 +197,8 @@ def _make(job: Job, key: str) -> Artifact:
     try:
         with slots(job.recipe, job.settings):
             result = run_stage(module, job.settings, context)
+    except NotFiniteError as error:
+        raise StageError(f"{job.name}: {error}") from error
     finally:
         metrics.close()
     seconds = time.perf_counter() - started

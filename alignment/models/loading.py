@@ -22,6 +22,7 @@ from transformers.utils.logging import disable_progress_bar
 from alignment.chat import load_tokenizer
 from alignment.faults import StageError
 from alignment.models.shared_prefix import share_prefixes
+from alignment.models.weights import require_finite
 from alignment.recipe import Lora, Recipe, Resources
 from alignment.records import Artifact
 from alignment.workspace import write_text
@@ -50,7 +51,8 @@ def load_policy(
     """A policy and its tokenizer, in the recipe's dtype, in evaluation mode unless ``trainable``.
 
     ``base`` is what an adapter applies to. Where it is not ``placed``, the model stays in main memory, as one does that
-    is to be sharded. Raises StageError where the adapter was made on another base.
+    is to be sharded. Raises StageError where the adapter was made on another base, NotFiniteError where a weight is
+    none.
     """
     adapter = is_adapter(artifact)
     if adapter:
@@ -61,6 +63,7 @@ def load_policy(
         model = PeftModel.from_pretrained(model, artifact.path, is_trainable=trainable)
     if placed:
         model.to(pick_device(recipe.resources))
+    require_finite(model.named_parameters(), str(artifact.ref()))
     return model.train(trainable), policy_tokenizer(artifact, base, recipe)
 
 
@@ -77,6 +80,7 @@ def load_reward_model(
     share_prefixes(model)  # several answers to one prompt are the rule where rewards are asked for
     if placed:
         model.to(pick_device(recipe.resources))
+    require_finite(model.named_parameters(), str(artifact.ref()))
     return model.eval(), load_tokenizer(artifact.path)
 
 
@@ -126,8 +130,10 @@ def save_policy(
 ) -> None:
     """Writes a policy (the adapter alone, where it is one) and its tokenizer as safetensors.
 
-    ``state`` are its whole weights where the model holds only parts of them (:mod:`alignment.sharding`).
+    ``state`` are its whole weights where the model holds only parts of them (:mod:`alignment.sharding`). Raises
+    NotFiniteError, with nothing written, where a weight is no finite number.
     """
+    require_finite(model.named_parameters() if state is None else state.items(), "the trained policy")
     if isinstance(model, PeftModel):
         config = model.peft_config["default"]
         config.base_model_name_or_path = base.key

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from alignment.data.pointers import POINTER_BYTES, pointer_kind
-from alignment.faults import Fault, StageError
+from alignment.faults import Fault, NotFiniteError
 
 SINGLE = ("model.safetensors", "pytorch_model.bin")  # what transformers looks for, in this order, each before its index
 INDEX = ".index.json"
@@ -79,14 +79,14 @@ def read_header(path: Path) -> dict[str, Any]:
 
 
 def require_finite(tensors: Iterable[tuple[str, Any]], what: str) -> None:
-    """Raises StageError where a floating-point tensor holds NaN or an infinity, naming ``what`` and the tensor.
+    """Raises NotFiniteError where a floating-point tensor holds NaN or an infinity, naming ``what`` and the tensor.
 
     ``tensors`` are (name, torch.Tensor) pairs, as ``named_parameters()`` gives them.
     """
     broken = list(_not_finite(tensors))
     if broken:
         more = f" and {len(broken) - 1} more" if len(broken) > 1 else ""
-        raise StageError(
+        raise NotFiniteError(
             f"{what} has weights that are not finite numbers ({broken[0]}{more}); "
             "it cannot be used: train it again with a lower learning rate, or take another model"
         )

@@ -5,6 +5,7 @@ artifact that anyone can load and score with, on no other base than its own.
 """
 
 import json
+import math
 from typing import Any
 
 import torch
@@ -21,8 +22,9 @@ from alignment.evaluation.calibration import (
     reliability,
 )
 from alignment.evaluation.slices import accuracy_slices
-from alignment.faults import StageError
+from alignment.faults import NotFiniteError, StageError
 from alignment.models.loading import add_lora, new_reward_model
+from alignment.models.weights import require_finite
 from alignment.preferences.pairs import split_pairs
 from alignment.recipe import BASE, RewardStage
 from alignment.records import PreferencePair
@@ -59,6 +61,7 @@ def run(settings: RewardStage, context: StageContext) -> StageResult:
     trained = trained.merge_and_unload() if isinstance(trained, PeftModel) else trained
     with context.working():
         evaluated = _evaluate(trained, tokenizer, held_out, settings)
+    require_finite(trained.named_parameters(), context.name)
     trained.save_pretrained(context.output)
     tokenizer.save_pretrained(context.output)
     write_text(context.output / "curves.json", json.dumps(callback.curves, sort_keys=True))
@@ -102,7 +105,8 @@ def _trainer(settings: RewardStage, context: StageContext, model: Any, tokenizer
 def score(model: Any, tokenizer: Any, sequences: list[list[int]], *, batch_size: int = 32) -> list[float]:
     """The reward of each token sequence (prompt and answer, EOS included), in the order given.
 
-    Sorted by length inside, so that padding costs little; right-padded, as in training.
+    Sorted by length inside, so that padding costs little; right-padded, as in training. Raises NotFiniteError for a
+    score that is none.
     """
     order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
     scores = [0.0] * len(sequences)
@@ -112,6 +116,8 @@ def score(model: Any, tokenizer: Any, sequences: list[list[int]], *, batch_size:
         batch = tokenizer.pad({"input_ids": [sequences[i] for i in chunk]}, return_tensors="pt").to(model.device)
         logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits.float().squeeze(-1)
         for index, value in zip(chunk, logits.tolist(), strict=True):
+            if not math.isfinite(value):
+                raise NotFiniteError(f"the reward model gave {value} to a text of {len(sequences[index])} tokens")
             scores[index] = float(value)
     return scores
 

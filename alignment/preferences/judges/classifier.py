@@ -20,6 +20,7 @@ from alignment.chat import render_prompt, template_digest
 from alignment.evaluation.calibration import expected_calibration_error, pair_accuracy, reliability
 from alignment.faults import StageError
 from alignment.models.loading import add_lora, new_reward_model
+from alignment.models.weights import require_finite
 from alignment.preferences.feedback_settings import PairClassifierStage
 from alignment.preferences.judges.injection import gives_orders
 from alignment.preferences.judges.protocol import Judgement, Tally, bounded, side
@@ -68,6 +69,7 @@ def run(settings: PairClassifierStage, context: StageContext) -> StageResult:
     trained = trained.merge_and_unload() if isinstance(trained, PeftModel) else trained
     with context.working():
         metrics, detail = _evaluate(trained, tokenizer, held_out, settings)
+    require_finite(trained.named_parameters(), context.name)
     trained.save_pretrained(context.output)
     tokenizer.save_pretrained(context.output)
     write_text(context.output / FILE, json.dumps({"max_answer_tokens": settings.max_answer_tokens}) + "\n")
