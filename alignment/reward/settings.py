@@ -78,6 +78,7 @@ class RegexReward(RewardSettings):
     pattern: Annotated[str, Field(min_length=1)]
     whole: bool = False  # True: it must match from the answer's first character to its last
     ignore_case: bool = False
+    seconds: Positive = 2.0  # for one answer, after which it gets 0: a pattern may backtrack for ever
 
     @model_validator(mode="after")
     def _compiles(self) -> Self:
@@ -93,6 +94,7 @@ class JsonReward(RewardSettings):
 
     kind: Literal["json_schema"]
     definition: dict[str, Any] = Field(default_factory=dict)  # the schema itself; {} allows any JSON
+    seconds: Positive = 2.0  # for one answer, after which it gets 0
 
     @model_validator(mode="after")
     def _is_a_schema(self) -> Self:
@@ -187,13 +189,14 @@ class RepetitionPenalty(RewardSettings):
 class FunctionReward(RewardSettings):
     """A function of the user's: ``rewards.py:polite`` (a file beside the recipe) or ``package.module:polite``.
 
-    It is called as ``polite(prompts, responses, references, **options)`` with lists of messages, texts and texts or
-    None, and returns one number for each. It may be ``async``.
+    It runs in a process of its own, and is called as ``polite(prompts, responses, references, **options)`` with lists
+    of messages, texts, and texts or None; it returns one number for each. It may be ``async``.
     """
 
     kind: Literal["function"]
     function: Annotated[str, Field(pattern=r"^[^:]+:[A-Za-z_]\w*$")]
     options: dict[str, Any] = Field(default_factory=dict)
+    seconds: Positive = 600.0  # for one call, after which the stage ends
 
 
 class JudgeReward(RewardSettings):
