@@ -1,7 +1,7 @@
 """What a stage is to the library: a function from a context to a result.
 
 A stage's function has the signature ``(settings, context) -> StageResult``. It writes its artifact's files under
-``context.output`` and its checkpoints under ``context.checkpoints``; whoever runs it (:mod:`flows.stages`) makes both
+``context.output`` and its checkpoints under ``context.checkpoints``; whoever runs it (:mod:`flows.pipeline.stage_task`) makes both
 folders, names and digests the artifact, and runs it again on the same folders after a crash.
 """
 
@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from alignment.pieces import Pool, here
-from alignment.recipe import Recipe
+from alignment.parallel_map import Pool, here
+from alignment.recipe.recipe import Recipe
 from alignment.records import Artifact
 
 

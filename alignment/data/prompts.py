@@ -7,7 +7,7 @@ from alignment.data.columns import conversation, fail, listed, messages, optiona
 from alignment.data.digests import prompt_id
 from alignment.data.jsonl import Row, parse_rows, raise_faults
 from alignment.data.split import opening, split_by_digest
-from alignment.faults import Fault
+from alignment.errors import Fault
 from alignment.records import Message, Prompt
 
 _log = logging.getLogger(__name__)

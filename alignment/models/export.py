@@ -4,8 +4,8 @@ from pathlib import Path
 
 from peft import PeftModel
 
-from alignment.models.loading import load_policy
-from alignment.recipe import Recipe
+from alignment.models.load import load_policy
+from alignment.recipe.recipe import Recipe
 from alignment.records import Artifact
 
 

@@ -5,7 +5,7 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from alignment.recipe import Resources
+from alignment.recipe.resources import Resources
 
 Precision = Literal["bfloat16", "float32"]
 NVIDIA = Path("/proc/driver/nvidia/version")

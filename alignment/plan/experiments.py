@@ -3,11 +3,13 @@
 import math
 from typing import Any
 
-from alignment.evaluation.metric_settings import PassAtK, Perplexity
-from alignment.evaluation.settings import EvaluateStage, OveroptimisationStage, TournamentStage
 from alignment.plan.judges import judged
 from alignment.plan.work import StageWork
-from alignment.recipe_base import CHAMPION
+from alignment.recipe.base import CHAMPION
+from alignment.recipe.metrics import PassAtK, Perplexity
+from alignment.recipe.stages.evaluate import EvaluateStage
+from alignment.recipe.stages.overoptimisation import OveroptimisationStage
+from alignment.recipe.stages.tournament import TournamentStage
 
 
 def _asked(planner: Any, limit: int | None, part: str) -> tuple[tuple[int, ...], int]:

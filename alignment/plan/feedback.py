@@ -5,7 +5,10 @@ from typing import Any
 
 from alignment.plan.texts import Measured, Pair
 from alignment.plan.work import StageWork
-from alignment.recipe import BASE, ConstitutionStage, HumanPreferencesStage, SynthesisStage, stage_inputs
+from alignment.recipe.base import BASE
+from alignment.recipe.graph import stage_inputs
+from alignment.recipe.stages.ai_feedback import ConstitutionStage, SynthesisStage
+from alignment.recipe.stages.preferences import HumanPreferencesStage
 
 BATCH = 64  # rows that a local writer writes together
 REQUEST = 40  # tokens of a principle and what is said around it, about

@@ -11,8 +11,8 @@ from alignment.plan.sizes import ModelSize
 from alignment.plan.stages import Planner
 from alignment.plan.texts import Texts
 from alignment.plan.work import StageWork, flops, seconds
-from alignment.recipe import Recipe
-from alignment.recipe_base import Lora
+from alignment.recipe.base import Lora
+from alignment.recipe.recipe import Recipe
 
 USABLE = 0.9  # of a device's memory: the rest goes to fragments and to what is not counted
 

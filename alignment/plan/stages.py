@@ -14,25 +14,20 @@ from alignment.plan.judges import judge_online, judge_stage, pair_classifier
 from alignment.plan.sizes import ModelSize
 from alignment.plan.texts import Measured, Pair, Texts
 from alignment.plan.work import Draw, Pass, StageWork, largest_batch
-from alignment.recipe import (
-    BASE,
-    DpoStage,
-    GrpoStage,
-    PpoStage,
-    PreferenceFileStage,
-    Recipe,
-    RlooStage,
-    SampleStage,
-    SftStage,
-    TournamentStage,
-    trains_on_several,
-    workers_of,
-)
-from alignment.recipe_base import Lora, Training
-from alignment.reward.settings import JudgeReward, ModelReward
+from alignment.recipe.base import BASE, Lora, Training
+from alignment.recipe.graph import trains_on_several, workers_of
+from alignment.recipe.recipe import Recipe
+from alignment.recipe.rewards import JudgeReward, ModelReward
+from alignment.recipe.stages.dpo import DpoStage
+from alignment.recipe.stages.grpo import GrpoStage, RlooStage
+from alignment.recipe.stages.ppo import PpoStage
+from alignment.recipe.stages.preferences import PreferenceFileStage
+from alignment.recipe.stages.sample import SampleStage
+from alignment.recipe.stages.sft import SftStage
+from alignment.recipe.stages.tournament import TournamentStage
 
 TRAINERS = (SftStage, DpoStage, PpoStage, GrpoStage, RlooStage)  # those that make a policy
-NODES = 512  # of a batch's tree, which attend to each other (alignment/models/shared_prefix.py, which imports torch)
+NODES = 512  # of a batch's tree, which attend to each other (alignment/models/prefix_sharing.py, which imports torch)
 ENGINE_BATCH = 64  # rows that reinforcement learning samples together
 FORWARD_ONLY = 4  # a PPO pass without gradients holds so many times the rows of one with them
 CHINCHILLA = 20  # tokens per parameter (Hoffmann et al. 2022, table A3)

@@ -5,20 +5,16 @@ from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 
-from alignment.recipe import (
-    BASE,
-    ConstitutionStage,
-    HumanPreferencesStage,
-    JudgeStage,
-    PreferenceFileStage,
-    PreferencesStage,
-    Recipe,
-)
+from alignment.recipe.base import BASE
+from alignment.recipe.recipe import Recipe
+from alignment.recipe.stages.ai_feedback import ConstitutionStage
+from alignment.recipe.stages.judge import JudgeStage
+from alignment.recipe.stages.preferences import HumanPreferencesStage, PreferenceFileStage, PreferencesStage
 from alignment.records import Artifact
 from alignment.registry.files import CARD_FILE, is_adapter
 from alignment.registry.lineage import LineageNode
 from alignment.registry.records import VersionRecord
-from alignment.report.win_rates import WinRate, win_rates
+from alignment.registry.win_rates import WinRate, win_rates
 from alignment.workspace import write_text
 
 EMBEDDED = {"embedded:smollm2-135m": ("HuggingFaceTB/SmolLM2-135M-Instruct", "apache-2.0")}

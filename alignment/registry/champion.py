@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from alignment.digests import digest_of
-from alignment.faults import StageError
-from alignment.recipe import BASE, CHAMPION, EvaluateStage, Recipe
+from alignment.errors import StageError
+from alignment.recipe.base import BASE, CHAMPION
+from alignment.recipe.recipe import Recipe
+from alignment.recipe.stages.evaluate import EvaluateStage
 from alignment.records import Artifact
 from alignment.registry.files import LINEAGE_FILE, is_adapter
 from alignment.registry.records import RegisteredVersion

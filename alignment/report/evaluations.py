@@ -5,9 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from alignment.recipe import EvaluateStage, Recipe
+from alignment.recipe.recipe import Recipe
+from alignment.recipe.stages.evaluate import EvaluateStage
 from alignment.records import Artifact
-from alignment.report.model import (
+from alignment.report.run_report import (
     EvaluationReport,
     FigureReport,
     Interval,

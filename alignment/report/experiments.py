@@ -5,9 +5,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from alignment.recipe import OveroptimisationStage, Recipe, TournamentStage
+from alignment.recipe.recipe import Recipe
+from alignment.recipe.stages.overoptimisation import OveroptimisationStage
+from alignment.recipe.stages.tournament import TournamentStage
 from alignment.records import Artifact
-from alignment.report.model import (
+from alignment.report.run_report import (
     Interval,
     OveroptimisationReport,
     StandingReport,

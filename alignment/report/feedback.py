@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar
 
-from alignment.preferences.feedback_report import ConstitutionFigures, SynthesisFigures
-from alignment.recipe import ConstitutionStage, Recipe, SynthesisStage
+from alignment.preferences.ai_feedback_report import ConstitutionFigures, SynthesisFigures
+from alignment.recipe.recipe import Recipe
+from alignment.recipe.stages.ai_feedback import ConstitutionStage, SynthesisStage
 from alignment.records import Artifact, Record
 
 R = TypeVar("R", bound=Record)

@@ -3,12 +3,14 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from alignment.preferences.judges.report import Figure, JudgeReport
-from alignment.preferences.judges.settings import JudgeStage
-from alignment.recipe import EvaluateStage, Recipe, TournamentStage
+from alignment.judges.report import Figure, JudgeReport
+from alignment.recipe.recipe import Recipe
+from alignment.recipe.rewards import JudgeReward
+from alignment.recipe.stages.evaluate import EvaluateStage
+from alignment.recipe.stages.judge import JudgeStage
+from alignment.recipe.stages.tournament import TournamentStage
 from alignment.records import Artifact
 from alignment.report.words import count, percent, percent_range, short
-from alignment.reward.settings import JudgeReward
 
 
 def judge_reports(recipe: Recipe, artifacts: Mapping[str, Artifact]) -> dict[str, JudgeReport]:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from alignment.evaluation.gate import GateCheck
-from alignment.report.model import RunReport, StageReport
+from alignment.report.run_report import RunReport, StageReport
 
 KEY_METRICS = {  # by a stage's kind: the metric that says most, and how to say it
     "sft": (("loss", "loss {:.3f}"),),

@@ -1,8 +1,8 @@
 """Where a stage runs: in this process, on a Ray of this machine, or on a cluster by its address.
 
 One worker without an address needs no Ray, and none is started. Else a stage that trains runs on a crew of Ray Train's
-workers (:mod:`flows.cluster.crew`, :mod:`flows.cluster.training`) that share each batch, and one whose work falls into
-pieces gives them to a pool of actors (:mod:`flows.cluster.pool`). What workers say while they work are files below
+workers (:mod:`flows.cluster.train_workers`, :mod:`flows.cluster.train_loop`) that share each batch, and one whose work falls into
+pieces gives them to a pool of actors (:mod:`flows.cluster.actor_pool`). What workers say while they work are files below
 the stage's folder: the workspace has to be on storage that all of them see. This package is the only one that imports
 Ray.
 """
@@ -15,14 +15,15 @@ import time
 from pathlib import Path
 from typing import Any
 
-from alignment.faults import Fault
+from alignment.errors import Fault
 from alignment.models.memory import naming_what_ran_out
-from alignment.recipe import Recipe, has_workers, trains_together, workers_of
+from alignment.recipe.graph import has_workers, trains_together, workers_of
+from alignment.recipe.recipe import Recipe
 from alignment.stage import StageContext, StageResult
-from flows.cluster.pool import spread
-from flows.cluster.session import gpus_per_worker, start, stop
-from flows.cluster.training import Task, fit
-from flows.ending import saved, told_to_end
+from flows.cluster.actor_pool import spread
+from flows.cluster.ray_session import gpus_per_worker, start, stop
+from flows.cluster.train_loop import Task, fit
+from flows.shutdown import saved, told_to_end
 
 __all__ = ["cluster_faults", "on_ray", "run_stage", "start", "stop"]
 # What a worker is given of the environment.

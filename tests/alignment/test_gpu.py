@@ -16,10 +16,10 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from alignment.chat import load_tokenizer
-from alignment.faults import StageError
+from alignment.errors import StageError
 from alignment.models.memory import naming_what_ran_out
 from alignment.models.precision import natural_precision
-from alignment.recipe import Resources
+from alignment.recipe.resources import Resources
 from alignment.records import Artifact, Sampling
 from alignment.rollouts.transformers_engine import TransformersEngine
 from alignment.stage import Progress, StageContext

@@ -5,9 +5,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alignment.faults import InputError
-from alignment.loading import dump_recipe, load_recipe, recipe_digest, resolve_data, resolve_model
-from alignment.recipe import DpoStage, Recipe, RewardStage, SampleStage, SftStage
+from alignment.errors import InputError
+from alignment.models.resolve import resolve_model
+from alignment.recipe.files import resolve_data
+from alignment.recipe.load import dump_recipe, load_recipe, recipe_digest
+from alignment.recipe.recipe import Recipe
+from alignment.recipe.stages.dpo import DpoStage
+from alignment.recipe.stages.reward import RewardStage
+from alignment.recipe.stages.sample import SampleStage
+from alignment.recipe.stages.sft import SftStage
 
 RECIPE = """\
 name: demo

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from alignment.data.jsonl import write_records
-from alignment.pieces import Each, all_of, here
-from alignment.preferences.judges.settings import JudgeStage
-from alignment.preferences.judges.stage import run
+from alignment.parallel_map import Each, all_of, here
+from alignment.recipe.stages.judge import JudgeStage
 from alignment.records import Artifact, Message, Prompt, Response, Sampling
 from alignment.stage import StageContext
+from alignment.stages.judge import run
 from alignment.workspace import folder_digest
 
 MakeContext = Callable[..., StageContext]

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from transformers import TrainerCallback
 
-from alignment import training
 from alignment.records import Artifact
 from alignment.stage import StageContext
+from alignment.training import trl
 
 ROUNDING = 1e-4  # relative, of each point of a loss curve in float32: the order of sums alone differs
 NARROW_ROUNDING = 2e-2  # in bfloat16, whose numbers have 8 bits
@@ -84,7 +84,8 @@ class Holdings(TrainerCallback):  # type: ignore[misc]  # transformers is untype
 
 def watch_ppo(monkeypatch: pytest.MonkeyPatch) -> None:
     """Has PPO write what a process holds after each step's update: its policy, critic and reference."""
-    from alignment.policy import ppo, ppo_trainer
+    from alignment.policy.ppo import trainer as ppo_trainer
+    from alignment.stages import ppo
 
     class Watched(ppo_trainer.PpoTrainer):
         def _step(self) -> Any:
@@ -112,7 +113,7 @@ def inputs(
     """All that a stage here starts from; the reward model's trunk is the base's, and its head is drawn."""
     import torch
 
-    from alignment.models.loading import new_reward_model
+    from alignment.models.reward_model import new_reward_model
 
     folder = tmp_path_factory.mktemp("reward")
     recipe = make_context(tmp_path_factory.mktemp("recipe"), "sft", {"base": base}).recipe
@@ -146,8 +147,8 @@ def test_parts_of_a_model_take_the_steps_of_the_whole(
         prepare(trainer, context)
         trainer.add_callback(Holdings(context))
 
-    prepare = training.prepare_trainer
-    monkeypatch.setattr(training, "prepare_trainer", watched)
+    prepare = trl.prepare_trainer
+    monkeypatch.setattr(trl, "prepare_trainer", watched)
     watch_ppo(monkeypatch)
 
     def contexts(folder: str, workers: int) -> list[StageContext]:

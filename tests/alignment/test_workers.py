@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 import torch
 
-from alignment.workers import ALONE, SharedCollator, Team, share
+from alignment.distributed.workers import ALONE, SharedCollator, Team, share
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3, 4, 6])

@@ -57,7 +57,7 @@ def prepare(arguments: argparse.Namespace) -> None:
     from alignment.data.jsonl import write_records
     from alignment.data.preferences import read_preferences
     from alignment.models.embedded import convert
-    from alignment.policy.dpo import tokenised_pair
+    from alignment.stages.dpo import tokenised_pair
 
     convert("smollm2-135m", arguments.folder / "model")
     tokenizer = load_tokenizer(arguments.folder / "model")
@@ -109,7 +109,8 @@ def resident() -> float:
 
 def recipe_of(arguments: argparse.Namespace) -> Any:
     from alignment.models.precision import natural_precision
-    from alignment.recipe import Recipe, Resources
+    from alignment.recipe.recipe import Recipe
+    from alignment.recipe.resources import Resources
 
     stage = {
         "kind": "dpo", "model": "base", "preferences": "preferences", "learning_rate": LEARNING_RATE, "warmup": 0.0,
@@ -123,9 +124,9 @@ def recipe_of(arguments: argparse.Namespace) -> Any:
 
 def ours(arguments: argparse.Namespace) -> dict[str, Any]:
     sys.path.insert(0, str(ROOT))
-    from alignment.policy.dpo import run
     from alignment.records import Artifact
     from alignment.stage import StageContext
+    from alignment.stages.dpo import run
     from alignment.workspace import folder_digest
 
     def artifact(name: str, folder: Path) -> Artifact:

@@ -42,10 +42,11 @@ def main() -> int:
     from transformers import AutoModelForCausalLM
 
     from alignment.chat import load_tokenizer
-    from alignment.faults import InputError
-    from alignment.models.base import prepare_base
+    from alignment.errors import InputError
+    from alignment.models.base_model import prepare_base
     from alignment.models.precision import natural_precision
-    from alignment.recipe import ModelSettings, Resources
+    from alignment.recipe.resources import Resources
+    from alignment.recipe.run_settings import ModelSettings
     from alignment.workspace import Workspace
 
     if arguments.threads:
@@ -134,8 +135,8 @@ def operations_per_token(model: Any) -> float:
 
 def measured(model: Any, tokenizer: Any, arguments: argparse.Namespace, peak: float, *, shares: bool) -> str:
     """One pass over all pairs by a fresh judge, whose common beginning is not computed yet."""
-    from alignment.preferences.judges.labels import LabelJudge
-    from alignment.preferences.judges.settings import LabelProbabilitiesJudge
+    from alignment.judges.logprob_judge import LabelJudge
+    from alignment.recipe.judges import LabelProbabilitiesJudge
 
     settings = LabelProbabilitiesJudge(kind="label_probabilities", form=arguments.form, min_label_mass=0.0)
     judge = LabelJudge(settings, model, tokenizer, "embedded")

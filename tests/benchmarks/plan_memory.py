@@ -92,11 +92,11 @@ def write_recipe(root: Path, dtype: str) -> None:
 def prepared(root: Path) -> tuple[Any, Path, Any]:
     """The recipe, its file and its workspace."""
     from alignment.workspace import Workspace
-    from flows import services
-    from flows.commands import prepare
+    from flows.recipe_source import prepare
+    from flows.services import servers
 
     space = Workspace(root / "workspace")
-    services.quiet_environment(space)
+    servers.quiet_environment(space)
     recipe, path = prepare(str(root / "recipe.yaml"), [])
     return recipe, path, space
 
@@ -104,15 +104,15 @@ def prepared(root: Path) -> tuple[Any, Path, Any]:
 def measure(stage: str, root: Path) -> dict[str, Any]:
     """Runs one stage here, and reads this process's own figures."""
     recipe, path, space = prepared(root)
-    from alignment.loading import resolve_data
-    from alignment.models.base import prepare_base
+    from alignment.models.base_model import prepare_base
+    from alignment.recipe.files import resolve_data
 
     base = prepare_base(space, recipe.model)
     if stage == "base":
         return {}
     import importlib
 
-    from flows.stages import RUNNERS, execute, make_job
+    from flows.pipeline.stage_task import RUNNERS, execute, make_job
 
     importlib.import_module(RUNNERS[recipe.stages[stage].kind][0])
     before = status("VmRSS")
@@ -130,13 +130,13 @@ def status(field: str) -> int:
 def foreseen(root: Path) -> dict[str, Any]:
     """The plan's memory of each stage on this processor."""
     recipe, path, space = prepared(root)
-    from alignment.data.check import read_data
-    from alignment.loading import resolve_data
-    from alignment.models.check import inspect_model, read_config
+    from alignment.checks.data import read_data
+    from alignment.checks.model import inspect_model, read_config
     from alignment.plan import plan
     from alignment.plan.hardware import this_processor
     from alignment.plan.sizes import model_size
     from alignment.plan.texts import measure_texts
+    from alignment.recipe.files import resolve_data
 
     data, faults = read_data(recipe, resolve_data(recipe, path))
     assert not faults, faults

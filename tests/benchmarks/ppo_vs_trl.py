@@ -162,12 +162,13 @@ def ours(arguments: argparse.Namespace) -> dict[str, Any]:
     import torch
 
     from alignment.models.precision import natural_precision
-    from alignment.policy.ppo_models import frozen_copy
-    from alignment.policy.ppo_trainer import PpoTrainer
-    from alignment.recipe import PpoStage, Resources
+    from alignment.policy.ppo.actor_critic import frozen_copy
+    from alignment.policy.ppo.trainer import PpoTrainer
+    from alignment.recipe.resources import Resources
+    from alignment.recipe.stages.ppo import PpoStage
     from alignment.records import Message, Prompt, Sampling
     from alignment.rollouts.transformers_engine import TransformersEngine
-    from alignment.training import choose_kernels
+    from alignment.training.trl import choose_kernels
 
     resources = Resources(device=arguments.device, deterministic=arguments.deterministic)
     choose_kernels(resources)

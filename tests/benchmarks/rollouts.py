@@ -25,10 +25,10 @@ def main() -> int:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from alignment.faults import InputError
+    from alignment.errors import InputError
     from alignment.models.embedded import convert
     from alignment.models.precision import natural_precision
-    from alignment.recipe import Resources
+    from alignment.recipe.resources import Resources
 
     if arguments.threads:
         torch.set_num_threads(arguments.threads)

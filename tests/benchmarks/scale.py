@@ -97,16 +97,16 @@ def write_recipe(root: Path) -> int:
 
 def step(root: Path, batch: int, workers: int) -> float:
     """Seconds of one optimizer step, the median after the first."""
-    from alignment.models.base import prepare_base
-    from alignment.recipe import Recipe
+    from alignment.models.base_model import prepare_base
+    from alignment.recipe.recipe import Recipe
     from alignment.stage import StageContext
     from alignment.workspace import Workspace
-    from flows import services
     from flows.cluster import run_stage
-    from flows.stages import RUNNERS
+    from flows.pipeline.stage_task import RUNNERS
+    from flows.services import servers
 
     space = Workspace(root / f"{batch}-{workers}")
-    services.quiet_environment(space)
+    servers.quiet_environment(space)
     recipe = Recipe.model_validate({
         "name": "scale", "model": {"base": str(root / "model"), "dtype": "float32"},
         "stages": {"sft": {"kind": "sft", "lora": None, "batch_size": batch, "epochs": STEPS * batch / 256,

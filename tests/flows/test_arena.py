@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from alignment.faults import InputError
+from alignment.errors import InputError
 from alignment.records import Message, Sampling
 from alignment.workspace import Workspace
-from preference_ui.refusal import Refusal
+from preference_ui.store.errors import Refusal
 
 ASKED = [Message(role="user", content="What colour is the cat?"), Message(role="assistant", content="Red."),
          Message(role="user", content="And the dog?")]  # fmt: skip
@@ -26,10 +26,10 @@ def test_the_stream_ends_with_what_the_engine_gives(
     folders: list[str], tmp_path: Path, temperature: float, stop: tuple[str, ...]
 ) -> None:
     from alignment.chat import render_prompt
-    from alignment.models.loading import stop_ids
+    from alignment.models.load import stop_ids
     from alignment.rollouts.stream import stream
     from alignment.rollouts.transformers_engine import TransformersEngine
-    from flows.talk import load_version
+    from flows.services.model_version import load_version
 
     model, tokenizer = load_version(folders[0], Workspace(tmp_path))
     engine = TransformersEngine(model, tokenizer, stop_ids=stop_ids(model, tokenizer))
@@ -45,7 +45,7 @@ def test_the_stream_ends_with_what_the_engine_gives(
 
 
 def test_two_streams_in_turns_do_not_disturb_each_other(folders: list[str], tmp_path: Path) -> None:
-    from flows.arena import contestants
+    from flows.services.arena_models import contestants
 
     ring = contestants(folders, Workspace(tmp_path), Sampling(max_new_tokens=8))
     alone = [list(one.answer(ASKED, 3)) for one in ring]
@@ -55,7 +55,7 @@ def test_two_streams_in_turns_do_not_disturb_each_other(folders: list[str], tmp_
 
 
 def test_the_same_version_twice_and_a_talk_too_long_are_refused(folders: list[str], tmp_path: Path) -> None:
-    from flows.arena import contestants
+    from flows.services.arena_models import contestants
 
     with pytest.raises(InputError, match="same version"):
         contestants([folders[0], folders[0]], Workspace(tmp_path), Sampling())

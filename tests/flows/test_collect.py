@@ -9,19 +9,20 @@ import pytest
 from sqlalchemy import insert, select
 
 from alignment.data.jsonl import read_records, write_records
-from alignment.faults import InputError, StageError
-from alignment.preferences import collected as stage
-from alignment.recipe import Recipe, RewardStage
+from alignment.errors import InputError, StageError
+from alignment.recipe.recipe import Recipe
+from alignment.recipe.stages.reward import RewardStage
 from alignment.records import Artifact, Message, PreferencePair, Prompt, Response, Sampling
 from alignment.stage import StageContext
+from alignment.stages import human_preferences as stage
 from alignment.workspace import Workspace
-from flows import collect
-from flows.doubt import doubt, doubts
-from preference_ui import schema
-from preference_ui.assignment import next_lease
-from preference_ui.desk_settings import DeskSettings
-from preference_ui.store import Store, now
-from preference_ui.voting import cast_vote
+from flows.pipeline import human_votes
+from flows.pipeline.uncertainty_sampling import doubt, doubts
+from preference_ui.labelling.assignment import next_lease
+from preference_ui.labelling.voting import cast_vote
+from preference_ui.store import schema
+from preference_ui.store.settings import DeskSettings
+from preference_ui.store.store import Store, now
 
 PROMPTS = 4
 
@@ -65,7 +66,7 @@ def space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
 
 def vote(space: Workspace, rater: str, *, against: str = "bad", at_most: int = 100) -> int:
     """A rater who prefers what is not ``against`` votes on all there is. Returns how many votes that were."""
-    store = Store.open(collect.store_url(space))
+    store = Store.open(human_votes.store_url(space))
     with store.write() as connection:
         row = {"id": rater, "name": rater, "role": "rater", "state": "active", "created": now(), "guidelines_read": 9,
                "trial_passed": True}  # fmt: skip
@@ -84,14 +85,14 @@ def vote(space: Workspace, rater: str, *, against: str = "bad", at_most: int = 1
 def test_votes_come_back_as_pairs_once_there_are_enough(
     recipe: Recipe, made: dict[str, Artifact], space: Workspace
 ) -> None:
-    collect.queue_for_raters("people", recipe, made, space)
-    collect.queue_for_raters("people", recipe, made, space)  # a run that is started again queues nothing twice
-    assert collect.collected("people", recipe, made, space, {}) is None
+    human_votes.queue_for_raters("people", recipe, made, space)
+    human_votes.queue_for_raters("people", recipe, made, space)  # a run that is started again queues nothing twice
+    assert human_votes.collected("people", recipe, made, space, {}) is None
     assert vote(space, "ada") == PROMPTS
-    assert collect.collected("people", recipe, made, space, {}) is None  # one vote each, and two are wanted
+    assert human_votes.collected("people", recipe, made, space, {}) is None  # one vote each, and two are wanted
     assert vote(space, "bob") == PROMPTS
 
-    data = collect.collected("people", recipe, made, space, {})
+    data = human_votes.collected("people", recipe, made, space, {})
     assert data is not None
     context = StageContext(
         name="people", recipe=recipe, inputs=made, data=data, output=space.folder("out"), checkpoints=space.folder("c")
@@ -112,18 +113,18 @@ def test_votes_come_back_as_pairs_once_there_are_enough(
 def test_a_snapshot_is_taken_once_and_a_run_for_another_is_refused(
     recipe: Recipe, made: dict[str, Artifact], space: Workspace
 ) -> None:
-    collect.queue_for_raters("people", recipe, made, space)
+    human_votes.queue_for_raters("people", recipe, made, space)
     vote(space, "ada")
     assert vote(space, "bob", at_most=3) == 3
-    first = collect.collected("people", recipe, made, space, {})
+    first = human_votes.collected("people", recipe, made, space, {})
     assert first is not None
     before = first["snapshot"].read_bytes()
     assert vote(space, "bob") == 1
-    assert collect.collected("people", recipe, made, space, {}) == first
+    assert human_votes.collected("people", recipe, made, space, {}) == first
     assert first["snapshot"].read_bytes() == before
-    queue = collect.queue_name("people", recipe, made["responses"])
+    queue = human_votes.queue_name("people", recipe, made["responses"])
     with pytest.raises(StageError, match="was started for snapshot"):
-        collect.collected("people", recipe, made, space, {queue: "0" * 64})
+        human_votes.collected("people", recipe, made, space, {queue: "0" * 64})
     first["snapshot"].write_bytes(before[: before.index(b"\n") + 1])
     context = StageContext(
         name="people", recipe=recipe, inputs=made, data=first, output=space.folder("o"), checkpoints=space.folder("c")
@@ -135,14 +136,16 @@ def test_a_snapshot_is_taken_once_and_a_run_for_another_is_refused(
 def test_raters_who_disagree_make_no_pair_and_a_looser_condition_keeps_their_votes(
     recipe: Recipe, made: dict[str, Artifact], space: Workspace
 ) -> None:
-    collect.queue_for_raters("people", recipe, made, space)
+    human_votes.queue_for_raters("people", recipe, made, space)
     vote(space, "ada")
     vote(space, "bob", against="good")
-    assert collect.collected("people", recipe, made, space, {}) is None
+    assert human_votes.collected("people", recipe, made, space, {}) is None
     stricter = _recipe(votes_per_comparison=3, pairs=3, min_agreement=0.6)
-    collect.queue_for_raters("people", stricter, made, space)  # the same answers: the same queue, one vote more each
+    human_votes.queue_for_raters(
+        "people", stricter, made, space
+    )  # the same answers: the same queue, one vote more each
     assert vote(space, "eve") == PROMPTS
-    data = collect.collected("people", stricter, made, space, {})
+    data = human_votes.collected("people", stricter, made, space, {})
     assert data is not None
     assert json.loads(data["collection"].read_text())["votes"] == 12
 
@@ -151,15 +154,15 @@ def test_other_answers_are_another_queue_and_another_recipes_queue_is_not_its_ow
     recipe: Recipe, made: dict[str, Artifact]
 ) -> None:
     other = {"responses": made["responses"].model_copy(update={"digest": "d2"})}
-    names = [collect.queue_name("people", recipe, one["responses"]) for one in (made, other)]
+    names = [human_votes.queue_name("people", recipe, one["responses"]) for one in (made, other)]
     assert len(set(names)) == 2
     longer = recipe.model_copy(update={"name": "loop-2"})
-    assert not collect.queue_name("people", longer, made["responses"]).startswith(collect.queue_prefix(recipe))
+    assert not human_votes.queue_name("people", longer, made["responses"]).startswith(human_votes.queue_prefix(recipe))
 
 
 def test_more_pairs_than_comparisons_are_refused_at_once(made: dict[str, Artifact], space: Workspace) -> None:
     with pytest.raises(InputError, match="5 pairs are wanted"):
-        collect.queue_for_raters("people", _recipe(votes_per_comparison=1, pairs=5), made, space)
+        human_votes.queue_for_raters("people", _recipe(votes_per_comparison=1, pairs=5), made, space)
 
 
 def test_doubt_by_hand() -> None:
@@ -180,8 +183,8 @@ def test_what_the_reward_model_doubts_is_asked_first(
     _reward_model(make_model(space.folder("tiny")), output)
     draft = Artifact(name="reward", kind="reward_model", version=0, digest="d", path="", key="k")
     space.publish(draft, output)
-    collect.queue_for_raters("people", recipe, made, space)
-    store = Store.open(collect.store_url(space))
+    human_votes.queue_for_raters("people", recipe, made, space)
+    store = Store.open(human_votes.store_url(space))
     with store.read() as connection:
         rows = connection.execute(select(schema.comparisons.c.id, schema.comparisons.c.informativeness)).all()
     weights = {row.id: row.informativeness for row in rows if row.id != "trial-1"}
@@ -218,12 +221,12 @@ def test_a_recipes_criteria_are_asked_about_and_a_later_change_of_the_desk_stand
     plain = _recipe(pairs=3)
     stage_of = plain.stages["people"].model_copy(update={"criteria": {"warm": "1: cold; 3: polite; 5: kind."}})
     recipe = plain.model_copy(update={"stages": {**plain.stages, "people": stage_of}})
-    collect.queue_for_raters("people", recipe, made, space)
-    store = Store.open(collect.store_url(space))
+    human_votes.queue_for_raters("people", recipe, made, space)
+    store = Store.open(human_votes.store_url(space))
     version, desk = store.settings()
     assert [(one.name, one.rubric) for one in desk.criteria] == [("warm", "1: cold; 3: polite; 5: kind.")]
     store.change_settings(desk.model_copy(update={"criteria": ()}), author="root")
-    collect.queue_for_raters("people", recipe, made, space)
+    human_votes.queue_for_raters("people", recipe, made, space)
     assert store.settings()[1].criteria == ()
     assert store.settings()[0] == version + 1
     store.close()
@@ -238,15 +241,15 @@ def test_a_criterion_has_a_name_that_the_desk_can_keep(name: str) -> None:
 def test_votes_that_were_ready_while_nobody_listened_are_found_until_a_run_heard_them(
     recipe: Recipe, made: dict[str, Artifact], space: Workspace
 ) -> None:
-    collect.queue_for_raters("people", recipe, made, space)
-    collect.remember_waiting("people", recipe, {}, made, space)
-    queue = collect.queue_name("people", recipe, made["responses"])
-    assert collect.unheard(recipe, space) == {}  # votes are missing
+    human_votes.queue_for_raters("people", recipe, made, space)
+    human_votes.remember_waiting("people", recipe, {}, made, space)
+    queue = human_votes.queue_name("people", recipe, made["responses"])
+    assert human_votes.unheard(recipe, space) == {}  # votes are missing
     vote(space, "ada")
     vote(space, "bob")
-    snapshot = collect.unheard(recipe, space)
+    snapshot = human_votes.unheard(recipe, space)
     assert list(snapshot) == [queue]
     other = recipe.model_copy(update={"name": "loop-two"})
-    assert collect.unheard(other, space) == {}
-    collect.heard(space, queue).write_text(snapshot[queue] + "\n")
-    assert collect.unheard(recipe, space) == {}
+    assert human_votes.unheard(other, space) == {}
+    human_votes.heard(space, queue).write_text(snapshot[queue] + "\n")
+    assert human_votes.unheard(recipe, space) == {}

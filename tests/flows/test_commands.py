@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.commands import RECIPES, find_recipe
+from flows.recipe_source import RECIPES, find_recipe
 
 
 def test_a_folder_of_a_shipped_recipes_name_does_not_hide_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-BEGIN = "from flows.ending import end_in_time\nend_in_time(step=0.2, total=0.5)\n"
+BEGIN = "from flows.shutdown import end_in_time\nend_in_time(step=0.2, total=0.5)\n"
 # Python's own handler waits for the C function to return, which this one does in an hour.
 IN_C = "import hashlib\nprint('ready', flush=True)\nhashlib.pbkdf2_hmac('sha256', b'x', b'y', 2**31 - 1)\n"
 POLITE = (
@@ -17,7 +17,7 @@ POLITE = (
 # What a trainer does: a step, a look, a checkpoint. `saving` False: it never comes to the end of its step.
 TRAINER = """
 import signal, sys, time
-from flows.ending import end_in_time, hear_sigterm, letting_steps_end, saved, told_to_end
+from flows.shutdown import end_in_time, hear_sigterm, letting_steps_end, saved, told_to_end
 from prefect.exceptions import TerminationSignal
 from prefect.utilities.engine import can_ack_control_intent, capture_sigterm
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(9))

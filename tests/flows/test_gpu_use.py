@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.gpu_use import GpuUse, GpuWatch, parse
+from flows.monitoring.gpu import GpuUse, GpuWatch, parse
 
 
 def test_lines() -> None:

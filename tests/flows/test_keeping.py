@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from alignment.faults import InputError
+from alignment.errors import InputError
 from alignment.records import Artifact
 from alignment.workspace import Workspace, folder_digest
-from flows.keeping import backup_command, gc_command, referenced, restore_command
+from flows.commands.backup import backup_command, gc_command, referenced, restore_command
 
 
 def publish(workspace: Workspace, name: str, *made_of: Artifact) -> Artifact:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from flows import logs
+from flows.monitoring import logs
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,7 @@ import pytest
 
 from alignment.stage import Progress
 from alignment.workspace import Workspace
-from flows.metrics import StageMetrics
+from flows.monitoring.prometheus import StageMetrics
 
 
 def read(path: Path) -> dict[tuple[str, str], float]:
@@ -47,7 +47,7 @@ def test_labels_come_back_as_they_were(tmp_path: Path) -> None:
 
 def test_it_is_written_now_and_then_and_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
-    monkeypatch.setattr("flows.metrics.time.monotonic", lambda: now)
+    monkeypatch.setattr("flows.monitoring.prometheus.time.monotonic", lambda: now)
     metrics = StageMetrics(Workspace(tmp_path), "sft", {})
     path = tmp_path / "metrics" / "sft.prom"
 

@@ -18,11 +18,12 @@ import pytest
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import AuthResult
 
-from alignment.faults import InputError
-from alignment.loading import load_recipe
-from alignment.recipe import Notify, Recipe
-from flows import notices
-from flows.notices import News, notify
+from alignment.errors import InputError
+from alignment.recipe.deployment import Notify
+from alignment.recipe.load import load_recipe
+from alignment.recipe.recipe import Recipe
+from flows.monitoring import notifiers
+from flows.monitoring.notifiers import News, notify
 
 NEWS = News(
     "refused", "tiny", "tiny-3", "policy v3 was refused", report="file:///r.html", dashboard="http://d", at="now"
@@ -95,7 +96,7 @@ def mailbox() -> Iterator[Mailbox]:
 
 @pytest.fixture(autouse=True)
 def _no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(notices, "PAUSES", (0.0, 0.0))
+    monkeypatch.setattr(notifiers, "PAUSES", (0.0, 0.0))
 
 
 def test_a_webhook_is_signed(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -213,7 +214,7 @@ def test_faults_of_a_file(make_recipe: Callable[..., Path], tmp_path: Path, chan
 
 
 def test_faults_of_what_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    from flows.schedule import running_faults
+    from flows.pipeline.environment import running_faults
 
     monkeypatch.delenv("NOT_SET", raising=False)
     recipe = Recipe.model_validate({

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from alignment.faults import InputError
-from flows.planning import plan_command
+from alignment.errors import InputError
+from flows.commands.plan import plan_command
 
 
 @pytest.fixture

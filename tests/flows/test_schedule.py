@@ -7,8 +7,8 @@ from prefect import flow
 from prefect.runner import Runner
 from prefect.server.services.scheduler import schedule_deployments
 
-from alignment.recipe import Deployment
-from flows.schedule import schedule_of
+from alignment.recipe.deployment import Deployment
+from flows.deployment.schedule import schedule_of
 
 
 @flow

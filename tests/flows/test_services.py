@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from alignment.faults import StageError
+from alignment.errors import StageError
 from alignment.workspace import Workspace
-from flows import services
+from flows.services import servers
 
 DEAD = 2**22 - 3  # above the kernel's own limit on most machines: no process has this id
 
@@ -34,19 +34,19 @@ def record(space: Workspace, name: str, url: str, pid: int) -> Path:
 
 
 def test_nothing_is_there_at_first(space: Workspace) -> None:
-    assert services.find(space, "prefect") is None
-    assert services.find(space, "mlflow") is None
-    assert not services.stop(space, "prefect")
+    assert servers.find(space, "prefect") is None
+    assert servers.find(space, "mlflow") is None
+    assert not servers.stop(space, "prefect")
 
 
 def test_a_server_of_ones_own_is_used_and_never_stopped(
     space: Workspace, prefect_server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PREFECT_API_URL", prefect_server)
-    service = services.begin(space, "prefect")
-    assert service == services.Service("prefect", prefect_server.removesuffix("/api"), None)
-    assert services.wait(space, service) == service
-    assert not services.stop(space, "prefect")
+    service = servers.begin(space, "prefect")
+    assert service == servers.Service("prefect", prefect_server.removesuffix("/api"), None)
+    assert servers.wait(space, service) == service
+    assert not servers.stop(space, "prefect")
     assert not (space.root / "services" / "prefect.json").exists()
 
 
@@ -55,16 +55,16 @@ def test_a_record_of_a_dead_process_is_not_a_service(space: Workspace, prefect_s
     path = record(space, "prefect", prefect_server.removesuffix("/api"), DEAD)
     with urllib.request.urlopen(f"{prefect_server}/health", timeout=10) as answer:
         assert answer.status == 200
-    assert services.find(space, "prefect") is None
-    assert not services.stop(space, "prefect")
+    assert servers.find(space, "prefect") is None
+    assert not servers.stop(space, "prefect")
     assert not path.exists()
 
 
 def test_a_process_id_that_is_used_again_is_left_alone(space: Workspace) -> None:
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, start_new_session=True) as other:
         record(space, "prefect", "http://127.0.0.1:1", other.pid)
-        assert services.find(space, "prefect") is None
-        assert not services.stop(space, "prefect")
+        assert servers.find(space, "prefect") is None
+        assert not servers.stop(space, "prefect")
         time.sleep(0.1)
         assert other.poll() is None
         other.communicate(b"\n")
@@ -73,16 +73,16 @@ def test_a_process_id_that_is_used_again_is_left_alone(space: Workspace) -> None
 def test_a_service_that_does_not_start_says_where_its_log_is(space: Workspace) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # bound, and nobody listens
-        dead = services.Service("prefect", f"http://127.0.0.1:{taken.getsockname()[1]}", DEAD)
+        dead = servers.Service("prefect", f"http://127.0.0.1:{taken.getsockname()[1]}", DEAD)
         with pytest.raises(StageError, match=r"the prefect service did not start; its log is .*prefect\.log"):
-            services.wait(space, dead)
+            servers.wait(space, dead)
 
 
 def test_a_taken_port_is_not_chosen() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         wanted = taken.getsockname()[1]
-        assert services._free_port(wanted) != wanted
+        assert servers._free_port(wanted) != wanted
 
 
 @pytest.mark.slow
@@ -109,12 +109,12 @@ def test_the_dashboard_starts_is_found_and_stops(
             assert answer.read() == b"true"
         with urllib.request.urlopen(urls["mlflow"], timeout=30) as answer:
             assert b"MLflow" in answer.read()
-        first = services.find(space, "prefect")
+        first = servers.find(space, "prefect")
         assert first is not None
         assert first.pid is not None
         assert json.loads(rlhf("dashboard", "--json").stdout) == urls  # found, not started again
-        assert services.find(space, "prefect") == first
-        assert services.begin(space, "prefect") == first
+        assert servers.find(space, "prefect") == first
+        assert servers.begin(space, "prefect") == first
 
         ended = rlhf("run", make_recipe(tmp_path / "recipe", stages=("sft",)))
         assert ended.returncode == 0, ended.stdout + ended.stderr
@@ -133,7 +133,7 @@ def test_the_dashboard_starts_is_found_and_stops(
     while Path(f"/proc/{first.pid}").exists() and time.monotonic() < deadline:
         time.sleep(0.2)
     assert not Path(f"/proc/{first.pid}").exists()
-    assert services.find(space, "prefect") is None
+    assert servers.find(space, "prefect") is None
     assert json.loads(rlhf("dashboard", "--stop", "--json").stdout) == {
         "prefect": "was not running", "mlflow": "was not running",
     }  # fmt: skip

@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 
-from alignment.faults import InputError, StageError
-from alignment.loading import load_recipe, resolve_data
-from alignment.models.base import prepare_base
+from alignment.errors import InputError, StageError
+from alignment.models.base_model import prepare_base
+from alignment.recipe.files import resolve_data
+from alignment.recipe.load import load_recipe
 from alignment.records import Artifact
 from alignment.workspace import Workspace
-from flows.stages import Job, make_job
+from flows.pipeline.stage_task import Job, make_job
 
 MakeRecipe = Callable[..., Path]
 MADE = {
@@ -123,6 +124,6 @@ def test_what_passes_by_itself_is_tried_again(prefect_server: str, error: Except
 
 
 def _condition() -> Any:
-    from flows.stages import _passes_by_itself
+    from flows.pipeline.stage_task import _passes_by_itself
 
     return _passes_by_itself

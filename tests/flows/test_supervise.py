@@ -12,8 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from flows import supervise
-from flows.supervise import Child, Supervisor
+from flows.services import supervisor as supervise
+from flows.services.supervisor import Child, Supervisor
 
 DEAF = "import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint('ready', flush=True)\ntime.sleep(60)"
 # A grandchild in a session of its own, as daemons make them; the child ends at once when it is asked.

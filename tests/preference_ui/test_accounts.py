@@ -3,11 +3,11 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import select, update
 
-from preference_ui import accounts as people
-from preference_ui import schema
-from preference_ui.auth import authenticate, sign_in, sign_out_everywhere
-from preference_ui.refusal import Refusal
-from preference_ui.store import Store, now
+from preference_ui.accounts import accounts as people
+from preference_ui.accounts.auth import authenticate, sign_in, sign_out_everywhere
+from preference_ui.store import schema
+from preference_ui.store.errors import Refusal
+from preference_ui.store.store import Store, now
 
 PASSWORD = "three calm green rivers"
 

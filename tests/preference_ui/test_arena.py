@@ -12,16 +12,16 @@ import pytest
 from sqlalchemy import delete, func, select, update
 from sqlalchemy.exc import DatabaseError
 
-from alignment.faults import InputError
+from alignment.errors import InputError
 from alignment.records import Message
-from preference_ui import schema
 from preference_ui.app import create_app
-from preference_ui.arena import Contestant, leave_talk, own_talk, say, settle_turn, talk_in_hand, vote_on_talk
-from preference_ui.arena_votes import export_talks, matches, read_talk_votes
-from preference_ui.exclusion import exclude_rater, include_rater
-from preference_ui.refusal import Refusal
-from preference_ui.store import Store
-from preference_ui.talking import SORRY, Speakers
+from preference_ui.arena.responders import SORRY, Speakers
+from preference_ui.arena.talks import Contestant, leave_talk, own_talk, say, settle_turn, talk_in_hand, vote_on_talk
+from preference_ui.arena.votes import export_talks, matches, read_talk_votes
+from preference_ui.labelling.exclusion import exclude_rater, include_rater
+from preference_ui.store import schema
+from preference_ui.store.errors import Refusal
+from preference_ui.store.store import Store
 
 Add = Callable[..., str]
 FUNCTIONS = ("enter", "tell", "listen", "judge", "leave")

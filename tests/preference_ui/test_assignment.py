@@ -10,13 +10,13 @@ import pytest
 from sqlalchemy import func, select, update
 
 from alignment.records import Comparison
-from preference_ui import schema
-from preference_ui.assignment import next_lease, open_leases, reopen, sweep
-from preference_ui.desk_settings import DeskSettings
-from preference_ui.queueing import Gold, queue_comparisons, queue_gold, set_informativeness, waiting, withdraw
-from preference_ui.refusal import Refusal
-from preference_ui.store import Store, now
-from preference_ui.voting import cast_vote
+from preference_ui.labelling.assignment import next_lease, open_leases, reopen, sweep
+from preference_ui.labelling.queue import Gold, queue_comparisons, queue_gold, set_informativeness, waiting, withdraw
+from preference_ui.labelling.voting import cast_vote
+from preference_ui.store import schema
+from preference_ui.store.errors import Refusal
+from preference_ui.store.settings import DeskSettings
+from preference_ui.store.store import Store, now
 
 Make = Callable[..., Comparison]
 Add = Callable[..., str]
@@ -200,9 +200,9 @@ def test_undo_of_a_skip_waits_for_a_free_place(store: Store, comparison: Make, a
 
 RACE = """
 import sys, threading
-from preference_ui.assignment import next_lease
-from preference_ui.store import Store
-from preference_ui.voting import cast_and_draw, cast_vote
+from preference_ui.labelling.assignment import next_lease
+from preference_ui.store.store import Store
+from preference_ui.labelling.voting import cast_and_draw, cast_vote
 store = Store.open(sys.argv[1], migrate=False)
 def verdict(lease):
     return {"outcome": "ranked", "strength": -1 if lease.order[0] < lease.order[1] else 1}

@@ -6,16 +6,16 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
-from alignment.faults import InputError
+from alignment.errors import InputError
 from alignment.records import Comparison
-from preference_ui.assignment import next_lease
-from preference_ui.collecting import Condition, Watcher, find_collection, open_collection, settle_collections
-from preference_ui.desk_settings import DeskSettings
-from preference_ui.exchange import Export
-from preference_ui.queueing import queue_comparisons
-from preference_ui.schema import comparisons
-from preference_ui.store import Store
-from preference_ui.voting import cast_vote
+from preference_ui.import_export import Export
+from preference_ui.labelling.assignment import next_lease
+from preference_ui.labelling.queue import queue_comparisons
+from preference_ui.labelling.voting import cast_vote
+from preference_ui.snapshots.collections import Condition, Watcher, find_collection, open_collection, settle_collections
+from preference_ui.store.schema import comparisons
+from preference_ui.store.settings import DeskSettings
+from preference_ui.store.store import Store
 
 Make = Callable[..., Comparison]
 Add = Callable[..., str]

@@ -7,12 +7,12 @@ import httpx
 import pytest
 
 from alignment.records import Comparison
-from preference_ui.assignment import next_lease
-from preference_ui.metrics import TOKEN, AppMetrics
-from preference_ui.queueing import queue_comparisons
-from preference_ui.standing import desk_standing, queue_standings, standing_text
-from preference_ui.store import Store
-from preference_ui.voting import cast_vote
+from preference_ui.labelling.assignment import next_lease
+from preference_ui.labelling.queue import queue_comparisons
+from preference_ui.labelling.voting import cast_vote
+from preference_ui.quality.queue_stats import desk_standing, queue_standings, standing_text
+from preference_ui.store.store import Store
+from preference_ui.web.prometheus import TOKEN, AppMetrics
 
 Make = Callable[..., Comparison]
 

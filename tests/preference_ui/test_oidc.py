@@ -20,11 +20,12 @@ from joserfc import jwt
 from joserfc.jwk import RSAKey
 from sqlalchemy import select
 
-from alignment.faults import InputError
-from preference_ui import accounts, schema
-from preference_ui.guard import COOKIE
-from preference_ui.store import Store
-from preference_ui.views.oidc import OidcSettings
+from alignment.errors import InputError
+from preference_ui.accounts import accounts
+from preference_ui.store import schema
+from preference_ui.store.store import Store
+from preference_ui.web.middleware import COOKIE
+from preference_ui.web.oidc import OidcSettings
 
 pytestmark = pytest.mark.slow  # an app of its own
 

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from preference_ui.blindness import names_itself
-from preference_ui.rendering import to_html
+from preference_ui.labelling.identity_leaks import names_itself
+from preference_ui.web.rendering import to_html
 
 ATTACKS = [
     "<script>alert(1)</script>",

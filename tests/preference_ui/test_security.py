@@ -11,13 +11,13 @@ import pytest
 from sqlalchemy import func, insert, select, update
 
 from alignment.records import Comparison
-from preference_ui import accounts as people
-from preference_ui import schema
-from preference_ui.auth import hash_password, sign_out_everywhere
-from preference_ui.guard import COOKIE
-from preference_ui.queueing import Gold, queue_comparisons, queue_gold
-from preference_ui.refusal import Refusal
-from preference_ui.store import now
+from preference_ui.accounts import accounts as people
+from preference_ui.accounts.auth import hash_password, sign_out_everywhere
+from preference_ui.labelling.queue import Gold, queue_comparisons, queue_gold
+from preference_ui.store import schema
+from preference_ui.store.errors import Refusal
+from preference_ui.store.store import now
+from preference_ui.web.middleware import COOKIE
 
 Make = Callable[..., Comparison]
 PASSWORD = "three calm green rivers"

@@ -8,10 +8,10 @@ from alembic.migration import MigrationContext
 from sqlalchemy import delete, insert, select, text, update
 from sqlalchemy.exc import DatabaseError
 
-from alignment.faults import InputError
-from preference_ui import schema
-from preference_ui.desk_settings import DeskSettings
-from preference_ui.store import Store, StoreError, ping, record
+from alignment.errors import InputError
+from preference_ui.store import schema
+from preference_ui.store.settings import DeskSettings
+from preference_ui.store.store import Store, StoreError, ping, record
 
 
 def test_migrations_make_the_tables_that_the_schema_describes(store: Store) -> None:
@@ -116,7 +116,7 @@ def test_a_url_that_cannot_keep_votes_is_refused_with_a_remedy(url: str) -> None
 def test_a_read_only_store_says_so_and_a_locked_one_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "votes.db"
     Store.open(str(path)).close()
-    monkeypatch.setattr("preference_ui.store.LOCK_WAIT_SECONDS", 0.2)
+    monkeypatch.setattr("preference_ui.store.store.LOCK_WAIT_SECONDS", 0.2)
     store = Store.open(str(path))
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")

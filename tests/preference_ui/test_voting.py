@@ -7,14 +7,14 @@ from hypothesis import strategies as st
 from sqlalchemy import select, update
 
 from alignment.records import Comparison
-from preference_ui import schema
-from preference_ui.assignment import Lease, next_lease, reopen
-from preference_ui.desk_settings import DeskSettings
-from preference_ui.queueing import Gold, queue_comparisons, queue_gold
-from preference_ui.refusal import Refusal
-from preference_ui.store import Store, now
-from preference_ui.verdict import judge, read_verdict
-from preference_ui.voting import cast_vote, read_draft, save_draft, to_record
+from preference_ui.labelling.assignment import Lease, next_lease, reopen
+from preference_ui.labelling.queue import Gold, queue_comparisons, queue_gold
+from preference_ui.labelling.vote_schema import judge, read_verdict
+from preference_ui.labelling.voting import cast_vote, read_draft, save_draft, to_record
+from preference_ui.store import schema
+from preference_ui.store.errors import Refusal
+from preference_ui.store.settings import DeskSettings
+from preference_ui.store.store import Store, now
 
 Make = Callable[..., Comparison]
 Add = Callable[..., str]

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import yaml
 
-from alignment.check import check_recipe
-from alignment.loading import load_recipe
+from alignment.checks.recipe import check_recipe
+from alignment.recipe.load import load_recipe
 
 CONTEXT = 64  # tokens; the tiny model's tokenizer makes one of each byte
 TEMPLATE = (

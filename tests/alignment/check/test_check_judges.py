@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from alignment.check import check_recipe
-from alignment.faults import InputError
-from alignment.loading import load_recipe
+from alignment.checks.recipe import check_recipe
+from alignment.errors import InputError
+from alignment.recipe.load import load_recipe
 
 MakeRecipe = Callable[..., Path]
 JUDGE = {"kind": "label_probabilities", "question": "Which?"}

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from alignment.check import check_recipe
+from alignment.checks.model import EMBEDDED_CONTEXT, inspect_model
+from alignment.checks.recipe import check_recipe
 from alignment.data.split import is_held_out
-from alignment.loading import load_recipe
 from alignment.models import embedded
-from alignment.models.check import EMBEDDED_CONTEXT, inspect_model
-from alignment.recipe import ModelSettings
+from alignment.recipe.load import load_recipe
+from alignment.recipe.run_settings import ModelSettings
 
 Write = Callable[[str, Iterable[Any]], Path]
 Checker = Callable[..., list[str]]

@@ -2,10 +2,11 @@ from typing import Any
 
 import pytest
 
+from alignment.checks.graph import MAKES, NEEDS, wiring_faults
 from alignment.evaluation.metric_names import evaluation_metric_names
-from alignment.recipe import EvaluateStage, Recipe
-from alignment.recipe_faults import STAGE_KINDS
-from alignment.wiring import MAKES, NEEDS, wiring_faults
+from alignment.recipe.error_messages import STAGE_KINDS
+from alignment.recipe.recipe import Recipe
+from alignment.recipe.stages.evaluate import EvaluateStage
 
 SFT = {"kind": "sft"}
 DRAW = {"kind": "sample", "model": "sft"}

@@ -5,11 +5,12 @@ import pytest
 
 from alignment.data.jsonl import read_records
 from alignment.data.split import opening
-from alignment.data.stage import run
-from alignment.faults import StageError
-from alignment.recipe import PreferenceFileStage, Recipe
+from alignment.errors import StageError
+from alignment.recipe.recipe import Recipe
+from alignment.recipe.stages.preferences import PreferenceFileStage
 from alignment.records import PreferencePair, Prompt
 from alignment.stage import StageContext
+from alignment.stages.preference_file import run
 
 Writer = Callable[..., Path]
 

@@ -10,8 +10,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from alignment.chat import load_tokenizer, render_answer, render_prompt
-from alignment.models.loading import new_reward_model, save_policy
-from alignment.recipe import Recipe
+from alignment.models.load import save_policy
+from alignment.models.reward_model import new_reward_model
+from alignment.recipe.recipe import Recipe
 from alignment.records import Artifact, Message, Prompt
 from alignment.workspace import folder_digest
 

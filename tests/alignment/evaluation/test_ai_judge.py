@@ -9,19 +9,21 @@ import pytest
 from pydantic import ValidationError
 
 from alignment.data.jsonl import read_records
-from alignment.evaluation import stage as evaluation_stage
-from alignment.evaluation import tournament
+from alignment.errors import StageError
 from alignment.evaluation.metric_names import evaluation_metric_names
-from alignment.evaluation.results import Evaluation, Sample
-from alignment.evaluation.tournament import read_tournament
-from alignment.faults import StageError
-from alignment.preferences.judges.protocol import Correction
-from alignment.preferences.judges.report import Figure, JudgeReport
-from alignment.preferences.judges.settings import judge_digest
-from alignment.recipe import EvaluateStage, Recipe, TournamentStage
+from alignment.judges.protocol import Correction
+from alignment.judges.report import Figure, JudgeReport
+from alignment.metrics.results import Evaluation, Sample
+from alignment.recipe.judges import judge_digest
+from alignment.recipe.recipe import Recipe
+from alignment.recipe.stages.evaluate import EvaluateStage
+from alignment.recipe.stages.tournament import TournamentStage
 from alignment.records import Artifact, Prompt
-from alignment.report.win_rates import win_rates
+from alignment.registry.win_rates import win_rates
 from alignment.stage import StageContext
+from alignment.stages import evaluate as evaluation_stage
+from alignment.stages import tournament
+from alignment.stages.tournament import read_tournament
 from tests.alignment.preferences.judges.fake_server import Answer, FakeServer, prefers_shorter
 
 MakeContext = Callable[..., StageContext]

@@ -10,18 +10,19 @@ import torch
 
 from alignment.chat import render_answer, render_prompt
 from alignment.data.jsonl import read_records, write_records
+from alignment.errors import StageError
 from alignment.evaluation.bootstrap import estimate
 from alignment.evaluation.metric_names import evaluation_metric_names
-from alignment.evaluation.metric_settings import with_kinds
-from alignment.evaluation.models import PolicyPool
-from alignment.evaluation.probes import probe, reference_likelihoods
-from alignment.evaluation.results import Evaluation, Sample
-from alignment.evaluation.stage import run
-from alignment.faults import StageError
-from alignment.recipe import EvaluateStage, Recipe
+from alignment.metrics.model_metrics import probe, reference_likelihoods
+from alignment.metrics.results import Evaluation, Sample
+from alignment.recipe.metrics import with_kinds
+from alignment.recipe.recipe import Recipe
+from alignment.recipe.stages.evaluate import EvaluateStage
 from alignment.records import Artifact, Prompt, Response
 from alignment.rollouts.engine import Completion
+from alignment.rollouts.policy_pool import PolicyPool
 from alignment.stage import Progress, StageContext, StageResult
+from alignment.stages.evaluate import run
 from alignment.workspace import folder_digest
 
 RUBRIC = """

@@ -8,15 +8,16 @@ from typing import Any
 
 import pytest
 
-from alignment.evaluation import overoptimisation, tournament
-from alignment.evaluation.frontier import best_of_kl
-from alignment.evaluation.overoptimisation import read_overoptimisation
-from alignment.evaluation.settings import OveroptimisationStage, TournamentStage
-from alignment.evaluation.tournament import read_tournament
-from alignment.models.loading import load_policy
-from alignment.recipe import Recipe
+from alignment.evaluation.reward_kl_curve import best_of_kl
+from alignment.models.load import load_policy
+from alignment.recipe.recipe import Recipe
+from alignment.recipe.stages.overoptimisation import OveroptimisationStage
+from alignment.recipe.stages.tournament import TournamentStage
 from alignment.records import Artifact, Prompt
 from alignment.stage import Progress, StageContext
+from alignment.stages import overoptimisation, tournament
+from alignment.stages.overoptimisation import read_overoptimisation
+from alignment.stages.tournament import read_tournament
 from alignment.workspace import folder_digest
 
 RUBRIC = """
@@ -90,7 +91,7 @@ def test_a_tournament_goes_on_from_the_answers_it_has(make: MakeContext) -> None
 
 
 def test_halves_share_no_prompt(make: MakeContext) -> None:
-    from alignment.evaluation.answers import held_out_prompts
+    from alignment.rollouts.held_out import held_out_prompts
 
     context = make("halves")
     parts = {

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alignment.evaluation.frontier import best_of_kl, best_of_mean, best_of_weights, fit, powers_of_two, shape
+from alignment.evaluation.reward_kl_curve import best_of_kl, best_of_mean, best_of_weights, fit, powers_of_two, shape
 
 
 @given(st.lists(st.tuples(st.integers(0, 1000), st.floats(-5, 5)), min_size=1, max_size=7), st.data())

@@ -7,12 +7,12 @@ from hypothesis import strategies as st
 from torch.distributions import Categorical, kl_divergence
 
 from alignment.chat import render_prompt
-from alignment.evaluation import kl
-from alignment.evaluation.kl import kl_estimate, response_kl, token_kl
-from alignment.evaluation.models import PolicyPool
-from alignment.models.loading import load_policy
-from alignment.recipe import Recipe
+from alignment.metrics import kl
+from alignment.metrics.kl import kl_estimate, response_kl, token_kl
+from alignment.models.load import load_policy
+from alignment.recipe.recipe import Recipe
 from alignment.records import Artifact, Prompt, Sampling
+from alignment.rollouts.policy_pool import PolicyPool
 from alignment.rollouts.transformers_engine import TransformersEngine
 
 PROMPT, RESPONSE = [3, 5, 6, 7, 4], [12, 7, 8, 9, 9, 6, 1]

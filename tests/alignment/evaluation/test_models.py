@@ -1,11 +1,11 @@
 import pytest
 import torch
 
-from alignment.evaluation.models import PolicyPool
-from alignment.faults import StageError
-from alignment.models.loading import load_policy
-from alignment.recipe import Recipe
+from alignment.errors import StageError
+from alignment.models.load import load_policy
+from alignment.recipe.recipe import Recipe
 from alignment.records import Artifact
+from alignment.rollouts.policy_pool import PolicyPool
 
 IDS = torch.tensor([[3, 5, 6, 7, 4]])
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alignment.evaluation.text_metrics import (
+from alignment.metrics.text_metrics import (
     bleu,
     distinct_n,
     exact_match,

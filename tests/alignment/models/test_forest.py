@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, DynamicCache
 
-from alignment.models.forest import can_be_planted, groups, last_states, plant
+from alignment.models.tree_attention import can_be_planted, groups, last_states, plant
 
 
 @pytest.fixture(scope="module")

@@ -12,22 +12,19 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from alignment.chat import load_tokenizer, render_example
-from alignment.faults import StageError
-from alignment.loading import load_recipe
-from alignment.models.base import prepare_base
+from alignment.errors import StageError
+from alignment.models.adapters import add_lora
+from alignment.models.base_model import prepare_base
+from alignment.models.device import pick_device
 from alignment.models.export import export_merged
-from alignment.models.loading import (
-    add_lora,
-    load_policy,
-    load_reward_model,
-    new_reward_model,
-    pick_device,
-    save_policy,
-    stop_ids,
-)
-from alignment.recipe import Lora, ModelSettings, Recipe, Resources
+from alignment.models.load import load_policy, save_policy, stop_ids
+from alignment.models.reward_model import load_reward_model, new_reward_model, score
+from alignment.recipe.base import Lora
+from alignment.recipe.load import load_recipe
+from alignment.recipe.recipe import Recipe
+from alignment.recipe.resources import Resources
+from alignment.recipe.run_settings import ModelSettings
 from alignment.records import Artifact, Message
-from alignment.reward.model import score
 from alignment.workspace import Workspace, folder_digest
 
 MakeModel = Callable[..., Path]
@@ -206,8 +203,8 @@ def test_an_adapter_has_the_same_bytes_in_every_process(tiny_model: Path, tmp_pa
     program = (
         "import sys, torch\nfrom pathlib import Path\n"
         "from transformers import AutoModelForCausalLM, AutoTokenizer\n"
-        "from alignment.models.loading import add_lora, save_policy\n"
-        "from alignment.recipe import Lora\nfrom alignment.records import Artifact\n"
+        "from alignment.models.load import add_lora, save_policy\n"
+        "from alignment.recipe.recipe import Lora\nfrom alignment.records import Artifact\n"
         "base, output = sys.argv[1:]\ntorch.manual_seed(0)\n"
         "model = add_lora(AutoModelForCausalLM.from_pretrained(base), Lora(rank=2))\n"
         "artifact = Artifact(name='base', kind='model', version=1, digest='0', path=base, key=base)\n"

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from alignment.loading import load_recipe, resolve_model
 from alignment.models import precision
 from alignment.models.precision import natural_precision
-from alignment.recipe import Resources
+from alignment.models.resolve import resolve_model
+from alignment.recipe.load import load_recipe
+from alignment.recipe.resources import Resources
 
 CPU = Resources(device="cpu")
 

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, LlamaConfig, MistralConfig
 
-from alignment.models import shared_prefix
-from alignment.models.shared_prefix import PrefixTree, packs, pays, share_prefixes
+from alignment.models import prefix_sharing
+from alignment.models.prefix_sharing import PrefixTree, packs, pays, share_prefixes
 
 ROWS = [[5, 6, 7, 8], [5, 6, 9], [5, 6], [5, 6, 7, 8], [4, 6, 7, 8, 1, 2, 3], [5]]
 
@@ -65,8 +65,8 @@ def test_packs_hold_every_row_once_and_keep_the_limit(rows: list[list[int]], lim
 def test_hidden_states_and_gradients_are_the_plain_ones(
     model: Any, monkeypatch: pytest.MonkeyPatch, left: bool, nodes: int
 ) -> None:
-    monkeypatch.setitem(shared_prefix.NODES, "cpu", nodes)
-    monkeypatch.setattr(shared_prefix, "SAVES", float("inf"))
+    monkeypatch.setitem(prefix_sharing.NODES, "cpu", nodes)
+    monkeypatch.setattr(prefix_sharing, "SAVES", float("inf"))
     ids, mask = batch(ROWS, left=left)
     torch.manual_seed(0)
     weights = torch.randn(*ids.shape, model.config.hidden_size) * mask[..., None]

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from alignment.data.jsonl import read_records, write_records
-from alignment.faults import StageError
-from alignment.models.loading import load_policy
-from alignment.policy.dpo import run
+from alignment.errors import StageError
+from alignment.models.load import load_policy
 from alignment.records import Artifact, PreferencePair
 from alignment.stage import StageContext
+from alignment.stages.dpo import run
 from alignment.workspace import folder_digest
 
 MakeContext = Callable[..., StageContext]
@@ -148,7 +148,7 @@ def test_pairs_that_leave_no_room_for_an_answer_are_counted(
 def test_snapshots_are_models_and_the_last_is_the_end(
     one_step: StageContext, base: Artifact, make_context: MakeContext, tmp_path: Path
 ) -> None:
-    from alignment.policy.snapshots import snapshots_of
+    from alignment.training.snapshots import snapshots_of
 
     settings = WHOLE_BATCH | {"epochs": 2, "snapshot_every": 1}
     again = make_context(tmp_path, "dpo", one_step.inputs, settings=settings)

@@ -11,10 +11,10 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
-from alignment.policy.grpo import run
-from alignment.recipe import Recipe
+from alignment.recipe.recipe import Recipe
 from alignment.records import Artifact
 from alignment.stage import StageContext
+from alignment.stages.grpo import run
 from alignment.workspace import folder_digest
 
 DIGITS = range(10, 16)

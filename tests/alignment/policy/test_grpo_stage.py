@@ -8,14 +8,16 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from alignment.faults import StageError
-from alignment.models.loading import is_adapter, load_policy, new_reward_model
-from alignment.policy.group_monitor import all_alarms
-from alignment.policy.group_settings import GrpoLoss, GrpoStage
-from alignment.policy.group_trainer import run_dataset
-from alignment.policy.grpo import run
+from alignment.errors import StageError
+from alignment.models.adapters import is_adapter
+from alignment.models.load import load_policy
+from alignment.models.reward_model import new_reward_model
+from alignment.policy.grpo.metrics import all_alarms
+from alignment.policy.grpo.trainer import run_dataset
+from alignment.recipe.stages.grpo import GrpoLoss, GrpoStage
 from alignment.records import Artifact, Message, Prompt
 from alignment.stage import Progress
+from alignment.stages.grpo import run
 from alignment.workspace import folder_digest
 
 LORA = {"rank": 4, "alpha": 8}

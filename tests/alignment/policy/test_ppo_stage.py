@@ -11,13 +11,17 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from alignment.chat import load_tokenizer
 from alignment.data.prompts import load_prompts
-from alignment.faults import StageError
-from alignment.models.loading import add_lora, is_adapter, load_policy, new_reward_model, save_policy
-from alignment.policy.ppo import run
-from alignment.policy.snapshots import snapshots_of
-from alignment.recipe import Lora, PpoStage, Recipe
+from alignment.errors import StageError
+from alignment.models.adapters import add_lora, is_adapter
+from alignment.models.load import load_policy, save_policy
+from alignment.models.reward_model import new_reward_model
+from alignment.recipe.base import Lora
+from alignment.recipe.recipe import Recipe
+from alignment.recipe.stages.ppo import PpoStage
 from alignment.records import Artifact
 from alignment.stage import StageContext
+from alignment.stages.ppo import run
+from alignment.training.snapshots import snapshots_of
 from alignment.workspace import folder_digest
 
 SPECIAL = ["<unk>", "</s>", "<pad>", "<user>", "<assistant>"]

@@ -8,9 +8,8 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from alignment.policy import token_logprobs as module
-from alignment.policy.losses import token_logprobs
-from alignment.policy.token_logprobs import token_logprobs_and_entropy
+from alignment.training import token_logprobs as module
+from alignment.training.token_logprobs import token_logprobs, token_logprobs_and_entropy
 
 
 def naive(hidden, weight, labels, temperature, bias=None):

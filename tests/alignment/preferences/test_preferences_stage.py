@@ -5,11 +5,14 @@ from statistics import fmean
 import pytest
 
 from alignment.data.jsonl import read_records, write_records
-from alignment.faults import StageError
-from alignment.preferences.stage import run
-from alignment.recipe import ModelSettings, PreferencesStage, Recipe, SimulatedRaters
+from alignment.errors import StageError
+from alignment.recipe.base import SimulatedRaters
+from alignment.recipe.recipe import Recipe
+from alignment.recipe.run_settings import ModelSettings
+from alignment.recipe.stages.preferences import PreferencesStage
 from alignment.records import Artifact, Comparison, Message, PreferencePair, Prompt, Response, Sampling, Vote
 from alignment.stage import Progress, StageContext
+from alignment.stages.preferences import run
 
 RUBRIC = Path(__file__).parents[3] / "flows" / "recipes" / "quickstart" / "rubric.yaml"
 ANSWERS = {

@@ -1,6 +1,6 @@
 import pytest
 
-from alignment.preferences import text as texts
+from alignment.data import text as texts
 
 
 @pytest.mark.parametrize(

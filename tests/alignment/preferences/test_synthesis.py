@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from alignment.data.jsonl import read_records
-from alignment.faults import StageError
-from alignment.preferences.feedback_report import SynthesisFigures
-from alignment.preferences.feedback_settings import SynthesisStage
-from alignment.preferences.synthesis import Origin, plan, run
-from alignment.recipe import Recipe
+from alignment.errors import StageError
+from alignment.preferences.ai_feedback_report import SynthesisFigures
+from alignment.recipe.recipe import Recipe
+from alignment.recipe.stages.ai_feedback import SynthesisStage
 from alignment.records import Artifact, Message, Prompt, Response
 from alignment.stage import StageContext
+from alignment.stages.synthesis import Origin, plan, run
 from tests.alignment.preferences.judges.fake_server import Answer, FakeServer
 
 PRINCIPLES = {"brief": "Be brief.", "full": "Explain.", "plain": "Be plain."}

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from alignment.data.jsonl import read_records
-from alignment.models.loading import load_reward_model
+from alignment.models.reward_model import load_reward_model
 from alignment.records import Artifact, PreferencePair
-from alignment.reward.model import run
 from alignment.stage import StageContext
+from alignment.stages.reward import run
 from alignment.workspace import folder_digest
 
 MakeContext = Callable[..., StageContext]

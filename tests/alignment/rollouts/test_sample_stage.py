@@ -6,11 +6,11 @@ from pydantic import ValidationError
 
 from alignment.chat import render_prompt
 from alignment.data.jsonl import read_records
-from alignment.models.loading import load_policy, new_reward_model
-from alignment.recipe import SampleStage
+from alignment.models.load import load_policy
+from alignment.models.reward_model import new_reward_model, score
+from alignment.recipe.stages.sample import SampleStage
 from alignment.records import Prompt, Response
-from alignment.reward.model import score
-from alignment.rollouts.stage import run
+from alignment.stages.sample import run
 from alignment.workspace import folder_digest
 
 STAGE = {"kind": "sample", "model": "base", "per_prompt": 2, "batch_size": 16,

@@ -12,9 +12,11 @@ from peft import PeftModel
 
 from alignment.chat import render_prompt
 from alignment.data.prompts import load_prompts
-from alignment.faults import StageError
-from alignment.models.loading import add_lora, load_policy, stop_ids
-from alignment.recipe import Lora, Vllm
+from alignment.errors import StageError
+from alignment.models.adapters import add_lora
+from alignment.models.load import load_policy, stop_ids
+from alignment.recipe.base import Lora
+from alignment.recipe.resources import Vllm
 from alignment.records import Sampling
 from alignment.rollouts import vllm_engine
 from alignment.rollouts.transformers_engine import TransformersEngine

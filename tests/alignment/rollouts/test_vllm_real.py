@@ -14,9 +14,11 @@ import torch
 
 from alignment.chat import render_prompt
 from alignment.data.prompts import load_prompts
+from alignment.models.adapters import add_lora
 from alignment.models.embedded import convert
-from alignment.models.loading import add_lora, load_policy, stop_ids
-from alignment.recipe import Lora, Vllm
+from alignment.models.load import load_policy, stop_ids
+from alignment.recipe.base import Lora
+from alignment.recipe.resources import Vllm
 from alignment.records import Artifact, Sampling
 from alignment.rollouts.transformers_engine import TransformersEngine
 from alignment.rollouts.vllm_engine import VllmEngine

@@ -7,14 +7,15 @@ from typing import Any
 
 import pytest
 
-from alignment.faults import InputError
-from alignment.loading import load_recipe, resolve_data
-from alignment.models.base import prepare_base
-from alignment.recipe import workers_of
-from alignment.wiring import wiring_faults
+from alignment.checks.graph import wiring_faults
+from alignment.errors import InputError
+from alignment.models.base_model import prepare_base
+from alignment.recipe.files import resolve_data
+from alignment.recipe.graph import workers_of
+from alignment.recipe.load import load_recipe
 from alignment.workspace import Workspace
 from flows.cluster import on_ray
-from flows.stages import make_job
+from flows.pipeline.stage_task import make_job
 
 MakeRecipe = Callable[..., Path]
 

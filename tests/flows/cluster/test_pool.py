@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from alignment.faults import StageError
+from alignment.errors import StageError
 from alignment.workspace import folder_digest
 
 SAMPLE = {"stages.responses.batch_size": 3, "stages.responses.sampling": {"max_new_tokens": 24}}  # a prompt a block

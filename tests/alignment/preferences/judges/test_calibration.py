@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from sklearn.metrics import cohen_kappa_score
 
+from alignment.judges import calibration
+from alignment.judges.calibration import Known
+from alignment.judges.protocol import Correction, Decision, Judgement, votes_of
 from alignment.preferences.consensus import consensus
-from alignment.preferences.judges import calibration
-from alignment.preferences.judges.calibration import Known
-from alignment.preferences.judges.protocol import Correction, Decision, Judgement, votes_of
 from alignment.records import Comparison, PreferencePair, Vote
 from tests.alignment.preferences.judges.fake_server import pairs
 

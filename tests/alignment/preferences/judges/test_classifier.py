@@ -12,13 +12,14 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 from alignment.chat import load_tokenizer
-from alignment.faults import StageError
-from alignment.preferences.judges.build import build_judge
-from alignment.preferences.judges.classifier import encoded, run
-from alignment.preferences.judges.protocol import Correction
-from alignment.preferences.judges.settings import PairClassifierJudge
+from alignment.errors import StageError
+from alignment.judges.factory import build_judge
+from alignment.judges.pair_classifier import encoded
+from alignment.judges.protocol import Correction
+from alignment.recipe.judges import PairClassifierJudge
 from alignment.records import Artifact
 from alignment.stage import StageContext
+from alignment.stages.pair_classifier import run
 from tests.alignment.preferences.judges.fake_server import pairs
 
 MakeContext = Callable[..., StageContext]

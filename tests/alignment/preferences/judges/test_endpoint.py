@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from alignment.faults import StageError
-from alignment.preferences.judges import endpoint as module
-from alignment.preferences.judges.answers import Answers
-from alignment.preferences.judges.endpoint import EndpointAsker
-from alignment.preferences.judges.generative import WritingJudge
-from alignment.preferences.judges.protocol import CERTAIN, Correction, Judgement
-from alignment.preferences.judges.settings import GenerativeJudge
+from alignment.errors import StageError
+from alignment.judges import openai_endpoint as module
+from alignment.judges.answer_cache import Answers
+from alignment.judges.llm_judge import WritingJudge
+from alignment.judges.openai_endpoint import EndpointAsker
+from alignment.judges.protocol import CERTAIN, Correction, Judgement
+from alignment.recipe.judges import GenerativeJudge
 from alignment.records import Comparison
 from tests.alignment.preferences.judges.fake_server import Answer, FakeServer, pairs, prefers_shorter, shown
 

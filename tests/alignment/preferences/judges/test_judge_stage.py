@@ -7,19 +7,21 @@ from typing import Any
 import pytest
 
 from alignment.data.jsonl import read_records, write_records
-from alignment.faults import StageError
+from alignment.errors import StageError
+from alignment.judges import openai_endpoint as endpoint_module
+from alignment.judges.report import JudgeReport
 from alignment.preferences.comparisons import make_comparisons
-from alignment.preferences.judges import endpoint as endpoint_module
-from alignment.preferences.judges.report import JudgeReport
-from alignment.preferences.judges.settings import JudgeStage
-from alignment.preferences.judges.stage import run
-from alignment.preferences.stage import run as run_raters
-from alignment.recipe import ModelSettings, PreferencesStage, Recipe
+from alignment.recipe.recipe import Recipe
+from alignment.recipe.rewards import JudgeReward
+from alignment.recipe.run_settings import ModelSettings
+from alignment.recipe.stages.judge import JudgeStage
+from alignment.recipe.stages.preferences import PreferencesStage
 from alignment.records import Artifact, Message, PreferencePair, Prompt, Response, Sampling, Vote
-from alignment.reward.build import build_rewards
+from alignment.reward.factory import build_rewards
 from alignment.reward.protocol import Answer as Asked
-from alignment.reward.settings import JudgeReward
 from alignment.stage import StageContext
+from alignment.stages.judge import run
+from alignment.stages.preferences import run as run_raters
 from tests.alignment.preferences.judges.fake_server import Answer, FakeServer, prefers_shorter
 
 RUBRIC = """\

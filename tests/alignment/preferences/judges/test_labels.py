@@ -8,11 +8,11 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from alignment.chat import load_tokenizer
-from alignment.preferences.judges.labels import LabelJudge
-from alignment.preferences.judges.protocol import Correction
-from alignment.preferences.judges.reader import LabelReader
-from alignment.preferences.judges.settings import LabelProbabilitiesJudge
-from alignment.preferences.judges.templates import CUT, shortened
+from alignment.judges.label_logits import LabelReader
+from alignment.judges.logprob_judge import LabelJudge
+from alignment.judges.prompts import CUT, shortened
+from alignment.judges.protocol import Correction
+from alignment.recipe.judges import LabelProbabilitiesJudge
 from alignment.records import Message
 from tests.alignment.preferences.judges.fake_server import pairs
 
