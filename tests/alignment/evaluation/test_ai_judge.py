@@ -24,7 +24,7 @@ from alignment.stage import StageContext
 from alignment.stages import evaluate as evaluation_stage
 from alignment.stages import tournament
 from alignment.stages.tournament import read_tournament
-from tests.alignment.preferences.judges.fake_server import Answer, FakeServer, prefers_shorter
+from tests.alignment.judges.fake_server import Answer, FakeServer, prefers_shorter
 
 MakeContext = Callable[..., StageContext]
 

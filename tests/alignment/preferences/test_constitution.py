@@ -18,7 +18,7 @@ from alignment.recipe.stages.ai_feedback import ConstitutionStage, Principle
 from alignment.records import Artifact, Demonstration, Message, PreferencePair, Prompt, Response, Sampling
 from alignment.stage import StageContext
 from alignment.stages.constitution import Revision, draw, run
-from tests.alignment.preferences.judges.fake_server import Answer, FakeServer
+from tests.alignment.judges.fake_server import Answer, FakeServer
 
 PRINCIPLES = [
     {"name": "short", "critique": "What is too long?", "revision": "Make it short."},

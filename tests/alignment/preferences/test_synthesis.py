@@ -16,7 +16,7 @@ from alignment.recipe.stages.ai_feedback import SynthesisStage
 from alignment.records import Artifact, Message, Prompt, Response
 from alignment.stage import StageContext
 from alignment.stages.synthesis import Origin, plan, run
-from tests.alignment.preferences.judges.fake_server import Answer, FakeServer
+from tests.alignment.judges.fake_server import Answer, FakeServer
 
 PRINCIPLES = {"brief": "Be brief.", "full": "Explain.", "plain": "Be plain."}
 MakeContext = Callable[..., StageContext]

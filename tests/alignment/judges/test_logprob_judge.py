@@ -14,7 +14,7 @@ from alignment.judges.prompts import CUT, shortened
 from alignment.judges.protocol import Correction
 from alignment.recipe.judges import LabelProbabilitiesJudge
 from alignment.records import Message
-from tests.alignment.preferences.judges.fake_server import pairs
+from tests.alignment.judges.fake_server import pairs
 
 TEXTS = pairs(
     ("The cat is red.", "Red."), ("Blue.", "Who saw the cat today?"), ("It is white.", "It is white, I think.")

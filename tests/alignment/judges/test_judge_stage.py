@@ -22,7 +22,7 @@ from alignment.reward.protocol import Answer as Asked
 from alignment.stage import StageContext
 from alignment.stages.judge import run
 from alignment.stages.preferences import run as run_raters
-from tests.alignment.preferences.judges.fake_server import Answer, FakeServer, prefers_shorter
+from tests.alignment.judges.fake_server import Answer, FakeServer, prefers_shorter
 
 RUBRIC = """\
 name: brief

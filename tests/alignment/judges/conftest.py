@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.alignment.preferences.judges.fake_server import FakeServer
+from tests.alignment.judges.fake_server import FakeServer
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from alignment.judges.openai_endpoint import EndpointAsker
 from alignment.judges.protocol import CERTAIN, Correction, Judgement
 from alignment.recipe.judges import GenerativeJudge
 from alignment.records import Comparison
-from tests.alignment.preferences.judges.fake_server import Answer, FakeServer, pairs, prefers_shorter, shown
+from tests.alignment.judges.fake_server import Answer, FakeServer, pairs, prefers_shorter, shown
 
 SHORT, LONG = "Oslo.", "The capital of Norway is the old city of Oslo."
 ONE = pairs((SHORT, LONG))

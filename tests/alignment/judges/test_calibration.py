@@ -12,7 +12,7 @@ from alignment.judges.calibration import Known
 from alignment.judges.protocol import Correction, Decision, Judgement, votes_of
 from alignment.preferences.consensus import consensus
 from alignment.records import Comparison, PreferencePair, Vote
-from tests.alignment.preferences.judges.fake_server import pairs
+from tests.alignment.judges.fake_server import pairs
 
 LETTERS: dict[str, Decision] = {"l": "left", "r": "right", "t": "tie"}
 

@@ -20,7 +20,7 @@ from alignment.recipe.judges import PairClassifierJudge
 from alignment.records import Artifact
 from alignment.stage import StageContext
 from alignment.stages.pair_classifier import run
-from tests.alignment.preferences.judges.fake_server import pairs
+from tests.alignment.judges.fake_server import pairs
 
 MakeContext = Callable[..., StageContext]
 STAGE = {
