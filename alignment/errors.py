@@ -7,6 +7,9 @@ raises one :class:`InputError` with all of them; the command line prints the lin
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
 
 @dataclass(frozen=True, slots=True)
 class Fault:
@@ -37,3 +40,15 @@ class InputError(Exception):
 
 class StageError(Exception):
     """A stage could not do its work (exit code 1): not the input's fault, or not known to be before the run."""
+
+
+def errors_of(error: ValidationError) -> list[ErrorDetails]:
+    """What pydantic found, less each "too short" that only counts the items which already failed below it."""
+    found = error.errors(include_url=False)
+    places = [item["loc"] for item in found]
+
+    def echoes(item: ErrorDetails) -> bool:
+        at = item["loc"]
+        return item["type"] == "too_short" and any(len(loc) > len(at) and loc[: len(at)] == at for loc in places)
+
+    return [item for item in found if not echoes(item)]

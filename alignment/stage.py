@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from alignment.parallel_map import Pool, here
-from alignment.recipe.recipe import Recipe
+from alignment.recipe.run_settings import RunSettings
 from alignment.records import Artifact
 
 
@@ -51,7 +51,7 @@ class StageContext:
     """
 
     name: str
-    recipe: Recipe
+    run: RunSettings
     inputs: Mapping[str, Artifact]
     data: Mapping[str, Path]
     output: Path
@@ -71,7 +71,7 @@ class StageContext:
     @property
     def sharded(self) -> bool:
         """Whether each of several workers holds a part of the model in training, and none holds all of it."""
-        return self.workers > 1 and self.recipe.resources.sharding != "none"
+        return self.workers > 1 and self.run.resources.sharding != "none"
 
     @contextmanager
     def working(self) -> Iterator[None]:

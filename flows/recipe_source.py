@@ -1,4 +1,4 @@
-"""TODO: flows/recipe_source.py"""
+"""Where a recipe comes from: a file, or the name of a shipped one."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,4 +24,4 @@ def prepare(given: str, overrides: list[str]) -> tuple[Recipe, Path]:
     """The recipe with its model's paths made absolute, and its file. Raises InputError with every fault."""
     path = find_recipe(given)
     recipe = load_recipe(path, overrides)
-    return recipe.model_copy(update={"model": resolve_model(recipe, path)}), path
+    return recipe.model_copy(update={"model": resolve_model(recipe.model, recipe.resources, path)}), path

@@ -1,4 +1,4 @@
-"""TODO: flows/runs.py"""
+"""The runs of a workspace: their names and folders."""
 
 import re
 from pathlib import Path

@@ -15,21 +15,16 @@ from alignment.data.split import opening, split_by_digest
 from alignment.errors import Fault, InputError
 from alignment.preferences.principles import load_constitution
 from alignment.preferences.rubric import load_rubric
+from alignment.recipe.files import DATA_FILES
+from alignment.recipe.graph import of_type
 from alignment.recipe.recipe import Recipe
-from alignment.recipe.stages.evaluate import EvaluateStage
-from alignment.recipe.stages.overoptimisation import OveroptimisationStage
-from alignment.recipe.stages.ppo import PpoStage
+from alignment.recipe.stages.ai_feedback import ConstitutionStage
 from alignment.recipe.stages.preferences import PreferenceFileStage
 from alignment.recipe.stages.reward import RewardStage
-from alignment.recipe.stages.tournament import TournamentStage
 from alignment.records import Demonstration, PreferencePair, Prompt
 
 T = TypeVar("T")
 D = TypeVar("D")
-READS = {  # a stage's kind → the file it reads
-    "sft": "demonstrations", "sample": "prompts", "synthesis": "prompts", "ppo": "prompts", "grpo": "prompts",
-    "rloo": "prompts", "preference_file": "preferences",
-}  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -58,15 +53,14 @@ def read_data(recipe: Recipe, files: Mapping[str, Path]) -> tuple[RecipeData, li
     if "demonstrations" in files:
         data.demonstrations = attempt(lambda: numbered_demonstrations(files["demonstrations"])[0], [])
     if "preferences" in files:
-        stage = next((s for s in recipe.stages.values() if isinstance(s, PreferenceFileStage)), None)
+        stage = next((stage for _name, stage in of_type(recipe.stages, PreferenceFileStage)), None)
         form, limit = (stage.format, stage.limit) if stage else ("auto", None)
         data.preferences = attempt(lambda: read_preferences(files["preferences"], form, limit), data.preferences)
-    raters = [getattr(stage, "raters", None) for stage in recipe.stages.values()]
-    for rubric in dict.fromkeys(one.rubric for one in raters if one is not None):
-        attempt(partial(load_rubric, files[rubric]), None)
-    for constitution in dict.fromkeys(getattr(stage, "constitution", None) for stage in recipe.stages.values()):
-        if constitution is not None:
-            attempt(partial(load_constitution, files[constitution]), None)
+    constitutions = {
+        path for _name, stage in of_type(recipe.stages, ConstitutionStage) for path in stage.named_files().values()
+    }
+    for path in dict.fromkeys(path for stage in recipe.stages.values() for path in stage.named_files().values()):
+        attempt(partial(load_constitution if path in constitutions else load_rubric, files[path]), None)
     return data, faults
 
 
@@ -82,31 +76,24 @@ def data_faults(recipe: Recipe, files: Mapping[str, Path], data: RecipeData) -> 
 
 def _unset_faults(recipe: Recipe, files: Mapping[str, Path]) -> Iterator[Fault]:
     for name, stage in recipe.stages.items():
-        needed = None if getattr(stage, "demonstrations", None) else READS.get(stage.kind)
-        if needed is not None and needed not in files:
-            remedy = f"set data.{needed} to a file"
-            yield Fault(f"not set, and the stage {name} reads it", remedy, field=f"data.{needed}")
-        if _asks_held_out(stage) and "prompts" not in files:
-            problem = f"not set, and the stage {name} asks its held-out part"
-            remedy = "set data.prompts to a file"
-            if isinstance(stage, EvaluateStage):
-                remedy += f", or stages.{name}.prompts to a stage of kind preference_file"
-            yield Fault(problem, remedy, field="data.prompts")
-
-
-def _asks_held_out(stage: Any) -> bool:
-    """Whether a stage asks the held-out part of data.prompts."""
-    if isinstance(stage, EvaluateStage):
-        return stage.prompts is None
-    return isinstance(stage, TournamentStage | OveroptimisationStage)
+        for needed in stage.data_files():
+            if needed not in DATA_FILES or needed in files:
+                continue
+            problem, remedy = f"not set, and the stage {name} reads it", f"set data.{needed} to a file"
+            if stage.asks_held_out():
+                problem = f"not set, and the stage {name} asks its held-out part"
+                if needed in stage.spec.reads:
+                    remedy += f", or stages.{name}.{needed} to a stage of kind preference_file"
+            yield Fault(problem, remedy, field=f"data.{needed}")
 
 
 def _side_faults(recipe: Recipe, data: RecipeData) -> Iterator[Fault]:
     """A side of the split that is empty although a stage works on it."""
     share = recipe.data.held_out
     stages = recipe.stages.values()
-    asked = any(_asks_held_out(stage) or (isinstance(stage, PpoStage) and stage.raters is not None) for stage in stages)
-    sampled, given = (any(READS.get(stage.kind) == file for stage in stages) for file in ("prompts", "preferences"))
+    asked = any(stage.asks_held_out() for stage in stages)
+    sampled = any("prompts" in stage.data_files() and not stage.evaluates() for stage in stages)
+    given = any("preferences" in stage.data_files() for stage in stages)
     wanted: list[tuple[str, list[Any], bool, bool]] = [
         ("prompts", [prompt for _row, prompt in data.prompts], sampled, asked),
         ("preference pairs", data.preferences.pairs, given, given),
@@ -123,9 +110,9 @@ def _leak_faults(recipe: Recipe, files: Mapping[str, Path], data: RecipeData) ->
     """Demonstrations of what evaluation asks: a policy would be graded on what it was shown."""
     asked: list[Prompt | PreferencePair] = []
     for stage in recipe.stages.values():
-        if _asks_held_out(stage):
+        if stage.asks_held_out():
             asked += [prompt for _row, prompt in data.prompts]
-        elif isinstance(stage, EvaluateStage):
+        elif "prompts" in stage.inputs():
             asked += data.preferences.pairs
     held_out = {opening(item) for item in split_by_digest(asked, recipe.data.held_out, key=opening)[1]}
     return shortened(
@@ -145,10 +132,9 @@ def _leak_faults(recipe: Recipe, files: Mapping[str, Path], data: RecipeData) ->
 
 def _margin_faults(recipe: Recipe, files: Mapping[str, Path], data: RecipeData) -> Iterator[Fault]:
     pairs: list[PreferencePair] = data.preferences.pairs
-    for name, stage in recipe.stages.items():
-        if not (isinstance(stage, RewardStage) and stage.use_margin):
-            continue
+    for name, stage in of_type(recipe.stages, RewardStage):
         source = recipe.stages.get(stage.preferences)
-        if isinstance(source, PreferenceFileStage) and pairs and all(pair.margin is None for pair in pairs):
+        from_file = source is not None and "preferences" in source.spec.data
+        if stage.use_margin and from_file and pairs and all(pair.margin is None for pair in pairs):
             problem = f"no pair of {files['preferences']} has a margin"
             yield Fault(problem, "set it to false, or give margins", field=f"stages.{name}.use_margin")

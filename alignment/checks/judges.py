@@ -3,9 +3,9 @@
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from alignment.errors import Fault
+from alignment.recipe.graph import judges_of
 from alignment.recipe.judges import (
     AnyJudge,
     Endpoint,
@@ -13,14 +13,10 @@ from alignment.recipe.judges import (
     folder_data,
     judge_digest,
     judge_folder,
-    judges_of,
 )
 from alignment.recipe.recipe import Recipe
 from alignment.recipe.rewards import JudgeReward
-from alignment.recipe.stages.ai_feedback import ConstitutionStage, SynthesisStage
-from alignment.recipe.stages.evaluate import EvaluateStage
-from alignment.recipe.stages.judge import JudgeStage
-from alignment.recipe.stages.ppo import PpoStage
+from alignment.recipe.stages.spec import StageSettings
 
 
 def judge_faults(recipe: Recipe, files: Mapping[str, Path]) -> list[Fault]:
@@ -31,19 +27,20 @@ def judge_faults(recipe: Recipe, files: Mapping[str, Path]) -> list[Fault]:
             faults += _own_faults(judge, at, files)
         for at, endpoint in _writers(name, stage):
             faults += _endpoint_faults(endpoint, at)
-        if getattr(stage, "calibrated_by", None) is not None:
-            faults += _calibration_faults(recipe, stage, f"stages.{name}")
-        for index, reward in enumerate(getattr(stage, "rewards", ())):
+        measured, calibrated_by = stage.judge_used(), stage.calibration_used()
+        if measured is not None and calibrated_by is not None:
+            faults += _calibration_faults(recipe, calibrated_by, measured, f"stages.{name}")
+        for index, reward in enumerate(stage.rewards_used()):
             if isinstance(reward, JudgeReward):
                 faults += _reward_faults(recipe, stage, reward, f"stages.{name}.rewards.{index}")
     return faults
 
 
-def _places(name: str, stage: Any) -> Iterator[tuple[str, AnyJudge]]:
+def _places(name: str, stage: StageSettings) -> Iterator[tuple[str, AnyJudge]]:
     """Every judge of a stage and its field in the recipe."""
     if (own := judges_of(stage).get("judge")) is not None:
         yield f"stages.{name}.judge", own
-    for index, reward in enumerate(getattr(stage, "rewards", ())):
+    for index, reward in enumerate(stage.rewards_used()):
         if isinstance(reward, JudgeReward):
             yield f"stages.{name}.rewards.{index}.judge", reward.judge
 
@@ -62,12 +59,9 @@ def _own_faults(judge: AnyJudge, at: str, files: Mapping[str, Path]) -> Iterator
         yield from _endpoint_faults(judge.endpoint, f"{at}.endpoint")
 
 
-def _writers(name: str, stage: Any) -> Iterator[tuple[str, Endpoint]]:
+def _writers(name: str, stage: StageSettings) -> Iterator[tuple[str, Endpoint]]:
     """Every endpoint that writes for a stage and judges nothing, and its field in the recipe."""
-    if isinstance(stage, ConstitutionStage) and stage.writer.endpoint is not None:
-        yield f"stages.{name}.writer.endpoint", stage.writer.endpoint
-    if isinstance(stage, SynthesisStage):
-        yield from ((f"stages.{name}.endpoints.{index}", one) for index, one in enumerate(stage.endpoints))
+    yield from ((f"stages.{name}.{field}", endpoint) for field, endpoint in stage.endpoints_used())
 
 
 def _endpoint_faults(endpoint: Endpoint, at: str) -> Iterator[Fault]:
@@ -77,18 +71,19 @@ def _endpoint_faults(endpoint: Endpoint, at: str) -> Iterator[Fault]:
         yield Fault(problem, "set it to the endpoint's key", field=f"{at}.api_key_env")
 
 
-def _reward_faults(recipe: Recipe, stage: Any, reward: JudgeReward, at: str) -> Iterator[Fault]:
-    single = isinstance(stage, EvaluateStage) or (isinstance(stage, PpoStage) and stage.per_prompt < 2)
-    if single and not reward.alone:
+def _reward_faults(recipe: Recipe, stage: StageSettings, reward: JudgeReward, at: str) -> Iterator[Fault]:
+    if stage.answers_per_prompt() == 1 and not reward.alone:
         problem = f"a judge of form {reward.judge.form} compares answers to one prompt, and here is one answer to each"
-        remedy = "judge by form score" + ("" if isinstance(stage, EvaluateStage) else ", or raise per_prompt")
+        remedy = "judge by form score" + ("" if stage.evaluates() else ", or raise per_prompt")
         yield Fault(problem, remedy, field=f"{at}.judge.form")
-    yield from _calibration_faults(recipe, reward, at)
+    if reward.calibrated_by is not None:
+        yield from _calibration_faults(recipe, reward.calibrated_by, reward.judge, at)
 
 
-def _calibration_faults(recipe: Recipe, asking: Any, at: str) -> Iterator[Fault]:
-    """What is wrong between a judge and the stage that ``asking`` says calibrates it."""
-    calibrated = recipe.stages.get(asking.calibrated_by or "")
-    if isinstance(calibrated, JudgeStage) and judge_digest(calibrated.judge) != judge_digest(asking.judge):
-        problem = f"{asking.calibrated_by} calibrates another judge than this one"
+def _calibration_faults(recipe: Recipe, calibrated_by: str, judge: AnyJudge, at: str) -> Iterator[Fault]:
+    """What is wrong between a judge and the stage that is said to calibrate it."""
+    stage = recipe.stages.get(calibrated_by)
+    measured = stage.judge_used() if stage is not None and "calibration" in stage.spec.makes else None
+    if measured is not None and judge_digest(measured) != judge_digest(judge):
+        problem = f"{calibrated_by} calibrates another judge than this one"
         yield Fault(problem, "give both the same settings", field=f"{at}.calibrated_by")

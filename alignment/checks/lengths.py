@@ -11,21 +11,10 @@ from alignment.checks.model import Inspected
 from alignment.data.columns import Messages
 from alignment.data.jsonl import shortened
 from alignment.errors import Fault
+from alignment.recipe.files import DATA_FILES
 from alignment.recipe.recipe import Recipe
-from alignment.recipe.stages.ai_feedback import ConstitutionStage, SynthesisStage
-from alignment.recipe.stages.dpo import DpoStage
-from alignment.recipe.stages.evaluate import EvaluateStage
-from alignment.recipe.stages.grpo import GrpoStage, RlooStage
-from alignment.recipe.stages.judge import JudgeStage
-from alignment.recipe.stages.ppo import PpoStage
-from alignment.recipe.stages.preferences import HumanPreferencesStage, PreferenceFileStage, PreferencesStage
-from alignment.recipe.stages.reward import RewardStage
-from alignment.recipe.stages.sample import SampleStage
-from alignment.recipe.stages.sft import SftStage
-from alignment.records import Message, PreferencePair
-
-Trained = SftStage | RewardStage | DpoStage
-Sampled = SampleStage | SynthesisStage | EvaluateStage | PpoStage | GrpoStage | RlooStage
+from alignment.recipe.stages.spec import StageSettings
+from alignment.records import Message, PreferencePair, Sampling
 
 
 class _Row(NamedTuple):
@@ -62,14 +51,12 @@ def length_faults(recipe: Recipe, files: Mapping[str, Path], data: RecipeData, m
         read = texts.get(_file_read(stage, recipe) or "")
         if read is None:
             continue
-        if isinstance(stage, Sampled):
-            faults += _sampling_faults(name, stage, read, model.context)
-        elif isinstance(stage, SftStage | RewardStage | DpoStage):
-            if isinstance(
-                stage, SftStage
-            ):  # of long pairs, files from elsewhere are full: they are dropped and counted
-                faults += shortened(list(_over_max_length(name, stage, read, model.context)))
-            faults += _max_length_faults(name, stage, read, model.context)
+        if (sampling := stage.sampling_used()) is not None:
+            faults += _sampling_faults(name, sampling, stage.longest_prompt(), read, model.context)
+        elif (longest := stage.trained_length()) is not None:
+            if "preferences" not in stage.spec.reads:  # files of pairs are full of long ones: dropped and counted
+                faults += shortened(list(_over_max_length(name, longest, read, model.context)))
+            faults += _max_length_faults(name, longest, read, model.context)
     return faults
 
 
@@ -111,31 +98,33 @@ def _over_context(prompts: Iterable[_Text], context: int | None) -> Iterator[Fau
             yield Fault(problem, "shorten it, or remove the row", text.file, text.row)
 
 
-def _over_max_length(name: str, stage: Trained, read: _Texts, context: int | None) -> Iterator[Fault]:
+def _over_max_length(name: str, max_length: int, read: _Texts, context: int | None) -> Iterator[Fault]:
     for text in read.prompts:
-        if stage.max_length <= text.tokens < (context or text.tokens + 1):
-            problem = f"the prompt has {text.tokens} tokens, and {name} cuts at max_length={stage.max_length}"
+        if max_length <= text.tokens < (context or text.tokens + 1):
+            problem = f"the prompt has {text.tokens} tokens, and {name} cuts at max_length={max_length}"
             remedy = f"shorten it, or raise stages.{name}.max_length: nothing of the answer is left"
             yield Fault(problem, remedy, text.file, text.row)
 
 
-def _max_length_faults(name: str, stage: Trained, read: _Texts, context: int | None) -> Iterator[Fault]:
+def _max_length_faults(name: str, max_length: int, read: _Texts, context: int | None) -> Iterator[Fault]:
     """``max_length`` may be above the context as long as no text is."""
-    longest = read.longest_whole() if context is not None and stage.max_length > context else None
+    longest = read.longest_whole() if context is not None and max_length > context else None
     if longest is not None and context is not None and longest.tokens > context:
         problem = (
-            f"{stage.max_length} is more than the model's context of {context}, "
+            f"{max_length} is more than the model's context of {context}, "
             f"which row {longest.row} of {longest.file} with {longest.tokens} tokens would overrun"
         )
         yield Fault(problem, f"set it to {context} or less", field=f"stages.{name}.max_length")
 
 
-def _sampling_faults(name: str, stage: Sampled, read: _Texts, context: int | None) -> Iterator[Fault]:
-    longest_kept = getattr(stage, "max_prompt_length", None)  # longer prompts are left out there
+def _sampling_faults(
+    name: str, sampling: Sampling, longest_kept: int | None, read: _Texts, context: int | None
+) -> Iterator[Fault]:
+    """``longest_kept``: tokens above which the stage leaves a prompt out."""
     fitting = [text for text in read.prompts if context is None or text.tokens < context]
     fitting = [text for text in fitting if longest_kept is None or text.tokens <= longest_kept]
     longest = max(fitting, key=lambda text: text.tokens, default=None)
-    wanted = stage.sampling.max_new_tokens
+    wanted = sampling.max_new_tokens
     if context is not None and longest is not None and longest.tokens + wanted > context:
         problem = (
             f"{wanted} new tokens after the longest prompt's {longest.tokens} (row {longest.row} of {longest.file}) "
@@ -145,24 +134,16 @@ def _sampling_faults(name: str, stage: Sampled, read: _Texts, context: int | Non
         yield Fault(problem, remedy, field=f"stages.{name}.sampling.max_new_tokens")
 
 
-def _file_read(stage: object, recipe: Recipe) -> str | None:
+def _file_read(stage: StageSettings, recipe: Recipe) -> str | None:
     """The name of the file whose texts a stage reads, directly or through the stages before it."""
-    if isinstance(stage, SftStage):
-        return "demonstrations" if stage.demonstrations is None else None
-    if isinstance(stage, SampleStage | SynthesisStage | PpoStage | GrpoStage | RlooStage):
-        return "prompts"
-    if isinstance(stage, EvaluateStage):
-        return "prompts" if stage.prompts is None else "preferences"
-    if isinstance(stage, RewardStage | DpoStage):
-        source = recipe.stages.get(stage.preferences)
-        kinds: dict[type, str] = {
-            PreferenceFileStage: "preferences",
-            PreferencesStage: "prompts",
-            HumanPreferencesStage: "prompts",
-            JudgeStage: "prompts",
-            ConstitutionStage: "prompts",
-        }
-        return kinds.get(type(source))
+    inputs = stage.inputs()
+    if own := [name for name in stage.data_files() if name in DATA_FILES]:
+        return own[0]
+    if "prompts" in inputs:  # held-out prompts of a preference file
+        return "preferences"
+    for source in inputs.get("preferences", ()):
+        maker = recipe.stages.get(source)
+        return None if maker is None else "preferences" if "preferences" in maker.spec.data else "prompts"
     return None
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from alignment.data.split import opening, split_by_digest
 from alignment.errors import Fault
+from alignment.recipe.graph import of_type
 from alignment.recipe.metrics import WITH_REFERENCE, metric_name
 from alignment.recipe.recipe import Recipe
 from alignment.recipe.stages.evaluate import EvaluateStage
@@ -13,8 +14,8 @@ from alignment.records import Prompt
 def metric_faults(recipe: Recipe, prompts: list[tuple[int, Prompt]]) -> Iterator[Fault]:
     """The faults of every evaluation's metrics. ``prompts`` are those of ``data.prompts``, with their rows."""
     _train, held_out = split_by_digest(prompts, recipe.data.held_out, key=lambda item: opening(item[1]))
-    for name, stage in recipe.stages.items():
-        if not isinstance(stage, EvaluateStage) or not stage.metrics:
+    for name, stage in of_type(recipe.stages, EvaluateStage):
+        if not stage.metrics:
             continue
         from alignment.metrics.measure import asked  # the metrics' libraries take their time
 

@@ -87,7 +87,7 @@ def device_faults(recipe: Recipe) -> list[Fault]:
 
     if not torch.cuda.is_available():
         return [Fault("cuda, but torch finds no GPU here", "set it to auto or cpu", field="resources.device")]
-    workers = max(workers_of(recipe, stage) + getattr(stage, "rollout_workers", 0) for stage in recipe.stages.values())
+    workers = max(workers_of(recipe.resources, stage) + stage.rollout_processes() for stage in recipe.stages.values())
     each = 1.0 if resources.gpus_per_worker is None else resources.gpus_per_worker
     if workers * each <= (here := torch.cuda.device_count()):
         return []

@@ -37,7 +37,7 @@ def check_recipe(recipe: Recipe, recipe_path: Path, workspace: Workspace | None 
 
     faults += device_faults(recipe)
     try:
-        model = inspect_model(resolve_model(recipe, recipe_path), workspace)
+        model = inspect_model(resolve_model(recipe.model, recipe.resources, recipe_path), workspace)
     except InputError as error:
         faults += error.faults
     else:

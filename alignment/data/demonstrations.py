@@ -4,10 +4,10 @@ import logging
 from pathlib import Path
 
 from alignment.data.columns import Messages, conversation, fail, listed, messages, optional_text, require_turns
-from alignment.data.digests import prompt_id
 from alignment.data.jsonl import Row, parse_rows
 from alignment.data.prompts import prompt_turns, with_system
 from alignment.data.split import opening, split_by_digest
+from alignment.digests import prompt_id
 from alignment.records import Demonstration
 
 _log = logging.getLogger(__name__)

@@ -14,8 +14,7 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from alignment.errors import Fault, InputError
-from alignment.pydantic_errors import errors_of
+from alignment.errors import Fault, InputError, errors_of
 from alignment.records import Record
 from alignment.workspace import write_text
 

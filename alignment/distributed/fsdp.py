@@ -60,7 +60,7 @@ def sharding(context: StageContext) -> Iterator[None]:
 
 
 def _on_processors(context: StageContext) -> bool:
-    return pick_device(context.recipe.resources).type == "cpu"
+    return pick_device(context.run.resources).type == "cpu"
 
 
 def check_devices(context: StageContext) -> None:
@@ -98,7 +98,7 @@ def prepare_trainer(trainer: Any, context: StageContext) -> None:
         raise StageError(f"{context.name}: {type(trainer).__name__} would not shard its model")
     model = trainer.model
     one_call_a_pass(model.get_base_model() if isinstance(model, PeftModel) else model)
-    if context.recipe.model.dtype == "bfloat16":
+    if context.run.model.dtype == "bfloat16":
         device = trainer.args.device.type
 
         def autocast(self: Any, cache_enabled: bool | None = True) -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from alignment.data.digests import content_id
+from alignment.digests import content_id
 from alignment.judges.factory import build_judge
 from alignment.judges.protocol import Judgement, Tally, wait_for
 from alignment.parallel_map import all_of, here

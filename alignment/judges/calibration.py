@@ -15,7 +15,7 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import log_expit
 
-from alignment.data.digests import content_id, prompt_id
+from alignment.digests import content_id, prompt_id
 from alignment.evaluation.agreement import cohen_kappa
 from alignment.evaluation.calibration import expected_calibration_error
 from alignment.evaluation.win_rate import win_rate

@@ -28,17 +28,17 @@ from alignment.workspace import folder_digest
 
 
 def build_judge(settings: AnyJudge, context: StageContext, place: str = "judge") -> Judge:
-    """The judge of a stage; ``place`` is what :func:`judges_of` calls it.
+    """The judge of a stage; ``place`` is what :func:`alignment.recipe.graph.judges_of` calls it.
 
     Raises StageError where its model is an adapter for another base, or an endpoint's key is not to be had.
     """
     if isinstance(settings, RewardModelJudge):
-        return RewardJudge(settings, *load_reward_model(context.inputs[settings.model], context.recipe))
+        return RewardJudge(settings, *load_reward_model(context.inputs[settings.model], context.run))
     if isinstance(settings, PairClassifierJudge):
         from alignment.judges.pair_classifier import ClassifierJudge  # brings TRL along
 
         trained = context.inputs[settings.model]
-        return ClassifierJudge(settings, Path(trained.path), *load_reward_model(trained, context.recipe))
+        return ClassifierJudge(settings, Path(trained.path), *load_reward_model(trained, context.run))
     if isinstance(settings, LabelProbabilitiesJudge):
         model, tokenizer, name = _model(settings.model, settings.folder, context, place)
         return LabelJudge(settings, model, tokenizer, f"label probabilities of {name}")
@@ -46,9 +46,7 @@ def build_judge(settings: AnyJudge, context: StageContext, place: str = "judge")
         asker = EndpointAsker(settings, settings.endpoint, Answers(context.kept or context.checkpoints / "answers"))
         return WritingJudge(settings, asker, f"{settings.endpoint.model} ({settings.form})")
     model, tokenizer, name = _model(settings.model or BASE, settings.folder, context, place)
-    return WritingJudge(
-        settings, LocalAsker(settings, model, tokenizer, context.recipe.seed), f"{name} ({settings.form})"
-    )
+    return WritingJudge(settings, LocalAsker(settings, model, tokenizer, context.run.seed), f"{name} ({settings.form})")
 
 
 def calibration_of(calibrated_by: str | None, judge: AnyJudge, context: StageContext) -> JudgeReport | None:
@@ -70,7 +68,7 @@ def _model(stage: str, folder: str | None, context: StageContext, place: str) ->
     base = context.inputs[BASE]
     artifact = context.inputs[stage] if folder is None else _as_artifact(folder, context.data[place])
     # In evaluation mode, without a gradient: a judge is never trained here.
-    model, tokenizer = load_policy(artifact, base, context.recipe)
+    model, tokenizer = load_policy(artifact, base, context.run)
     return model, tokenizer, stage if folder is None else Path(folder).name
 
 

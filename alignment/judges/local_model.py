@@ -1,4 +1,4 @@
-"""TODO: alignment/judges/local_model.py"""
+"""A local model that answers judges' questions."""
 
 from collections.abc import Sequence
 from typing import Any

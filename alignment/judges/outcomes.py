@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from alignment.data.digests import content_id
+from alignment.digests import content_id
 from alignment.errors import StageError
 from alignment.judges import calibration
 from alignment.judges.batches import Block, blocks_of, judge_all

@@ -1,4 +1,4 @@
-"""TODO: alignment/judges/pair_classifier.py"""
+"""The pair classifier as a judge: the log-odds that the first answer is preferred."""
 
 import json
 from collections.abc import Sequence

@@ -13,7 +13,7 @@ from typing import Any
 
 from jsonschema import Draft202012Validator
 
-from alignment.data.digests import content_id
+from alignment.digests import content_id
 from alignment.recipe.judges import GenerativeJudge, JudgeCriterion
 from alignment.records import Message
 

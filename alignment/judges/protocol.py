@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, Protocol, TypeVar
 
-from alignment.data.digests import content_id
+from alignment.digests import content_id
 from alignment.records import Comparison, Outcome, Record, Vote
 
 T = TypeVar("T")

@@ -1,4 +1,4 @@
-"""TODO: alignment/judges/reward_model_judge.py"""
+"""A reward model as a judge."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -19,5 +19,5 @@ def build_writer(settings: Writer, context: StageContext) -> tuple[Asker, str]:
         answers = Answers(context.kept or context.checkpoints / "answers")
         return EndpointAsker(settings, settings.endpoint, answers), settings.endpoint.model
     artifact = context.inputs[settings.model or BASE]
-    model, tokenizer = load_policy(artifact, context.inputs[BASE], context.recipe)
-    return LocalAsker(settings, model, tokenizer, context.recipe.seed), str(artifact.ref())
+    model, tokenizer = load_policy(artifact, context.inputs[BASE], context.run)
+    return LocalAsker(settings, model, tokenizer, context.run.seed), str(artifact.ref())

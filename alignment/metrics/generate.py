@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from alignment.chat import render_prompt
-from alignment.data.digests import content_id
 from alignment.data.jsonl import read_records, write_records
+from alignment.digests import content_id
 from alignment.metrics.kl import response_kls
 from alignment.metrics.model_metrics import probe
 from alignment.parallel_map import all_of
@@ -115,7 +115,7 @@ def divergences_of(asked: Sequence[Answered], model: str, prompts: Sequence[Prom
 def asker(settings: Any, context: StageContext) -> Callable[[Question], Answered]:
     """What asks, wherever it is called."""
     scores: list[Score] = []  # the reward model that chooses, once it was needed
-    pool = PolicyPool(context.inputs[BASE], context.recipe)
+    pool = PolicyPool(context.inputs[BASE], context.run)
     often = [context.inputs[name] for name in {settings.model, getattr(settings, "reference", settings.model)}]
 
     def ask(question: Question) -> Answered:
@@ -123,7 +123,7 @@ def asker(settings: Any, context: StageContext) -> Callable[[Question], Answered
         pool.keep_only(artifact, *often)
         if question.what == "answers":
             policy = pool.use(artifact)
-            drawn = draw(policy, artifact, question.prompts, sampling=settings.sampling, seed=context.recipe.seed,
+            drawn = draw(policy, artifact, question.prompts, sampling=settings.sampling, seed=context.run.seed,
                          batch_size=settings.batch_size)  # fmt: skip
             return question, Found(responses=tuple(response for (response,) in drawn))
         if question.what == "best-of-n":
@@ -133,7 +133,7 @@ def asker(settings: Any, context: StageContext) -> Callable[[Question], Answered
                   sampling=settings.sampling, batch_size=settings.batch_size)  # fmt: skip
             return question, Found()
         rows = response_kls(
-            pool, artifact, context.inputs[question.reference], question.prompts, seed=context.recipe.seed,
+            pool, artifact, context.inputs[question.reference], question.prompts, seed=context.run.seed,
             max_new_tokens=settings.sampling.max_new_tokens, batch_size=settings.batch_size,
         )  # fmt: skip
         return question, Found(divergences=tuple(rows))
@@ -153,7 +153,7 @@ def _best_of(
         scores.append(reward_model_score(context, settings.reward, settings.model, policy.tokenizer,
                                          batch_size=settings.batch_size))  # fmt: skip
     sampling = settings.sampling.model_copy(update={"temperature": settings.best_of_temperature})
-    seeds = [response_seed(context.recipe.seed, prompt.id, 0) for prompt in question.prompts]
+    seeds = [response_seed(context.run.seed, prompt.id, 0) for prompt in question.prompts]
     engine = policy.engine(settings.batch_size)
     asked = [render_prompt(policy.tokenizer, prompt.messages) for prompt in question.prompts]
     drawn = best_of(engine, asked, candidates=settings.best_of, score=scores[0], sampling=sampling, seeds=seeds)

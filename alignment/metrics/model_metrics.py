@@ -128,7 +128,7 @@ def _passes(
     batch_size: int,
 ) -> list[tuple[float, int]]:
     """For each prompt, how many of its samples pass, and the tokens that they took."""
-    groups = draw(policy(), artifact, prompts, sampling=sampling, seed=context.recipe.seed, first=FIRST,
+    groups = draw(policy(), artifact, prompts, sampling=sampling, seed=context.run.seed, first=FIRST,
                   per_prompt=metric.samples, batch_size=batch_size)  # fmt: skip
     programs = [
         (fenced(answer.text), prompt.reference or "")

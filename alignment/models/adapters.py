@@ -1,4 +1,4 @@
-"""TODO: alignment/models/adapters.py"""
+"""LoRA adapters: added to a model, recognised, held against the base that they were trained on."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""TODO: alignment/models/device.py"""
+"""The device that models run on."""
 
 import torch
 

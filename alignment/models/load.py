@@ -21,7 +21,7 @@ from transformers.utils.logging import disable_progress_bar
 from alignment.chat import load_tokenizer
 from alignment.models.adapters import check_base, is_adapter
 from alignment.models.device import pick_device
-from alignment.recipe.recipe import Recipe
+from alignment.recipe.run_settings import RunSettings
 from alignment.records import Artifact
 from alignment.workspace import write_text
 
@@ -30,7 +30,7 @@ Policy: TypeAlias = PreTrainedModel | PeftModel
 
 
 def load_policy(
-    artifact: Artifact, base: Artifact, recipe: Recipe, *, trainable: bool = False, placed: bool = True
+    artifact: Artifact, base: Artifact, run: RunSettings, *, trainable: bool = False, placed: bool = True
 ) -> tuple[Policy, PreTrainedTokenizerBase]:
     """A policy and its tokenizer, in the recipe's dtype, in evaluation mode unless ``trainable``.
 
@@ -41,17 +41,17 @@ def load_policy(
     if adapter:
         check_base(artifact, base)
     source = base if adapter else artifact
-    model = AutoModelForCausalLM.from_pretrained(source.path, dtype=getattr(torch, recipe.model.dtype))
+    model = AutoModelForCausalLM.from_pretrained(source.path, dtype=getattr(torch, run.model.dtype))
     if adapter:
         model = PeftModel.from_pretrained(model, artifact.path, is_trainable=trainable)
     if placed:
-        model.to(pick_device(recipe.resources))
-    return model.train(trainable), policy_tokenizer(artifact, base, recipe)
+        model.to(pick_device(run.resources))
+    return model.train(trainable), policy_tokenizer(artifact, base, run)
 
 
-def policy_tokenizer(artifact: Artifact, base: Artifact, recipe: Recipe) -> PreTrainedTokenizerBase:
+def policy_tokenizer(artifact: Artifact, base: Artifact, run: RunSettings) -> PreTrainedTokenizerBase:
     """A policy's tokenizer without the policy."""
-    return load_tokenizer(artifact.path, recipe.model.chat_template if artifact.name == base.name else None)
+    return load_tokenizer(artifact.path, run.model.chat_template if artifact.name == base.name else None)
 
 
 def save_policy(

@@ -1,4 +1,4 @@
-"""TODO: alignment/models/reward_model.py"""
+"""Reward models: a trunk with a score head of one output, new or loaded, and their scores."""
 
 from typing import Any
 
@@ -14,29 +14,29 @@ from alignment.chat import load_tokenizer
 from alignment.models.device import pick_device
 from alignment.models.load import load_policy
 from alignment.models.prefix_sharing import share_prefixes
-from alignment.recipe.recipe import Recipe
+from alignment.recipe.run_settings import RunSettings
 from alignment.records import Artifact
 
 
 def load_reward_model(
-    artifact: Artifact, recipe: Recipe, *, placed: bool = True
+    artifact: Artifact, run: RunSettings, *, placed: bool = True
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A reward model (whole weights, one label) and its tokenizer, in evaluation mode; on its device if ``placed``."""
-    model = AutoModelForSequenceClassification.from_pretrained(artifact.path, dtype=getattr(torch, recipe.model.dtype))
+    model = AutoModelForSequenceClassification.from_pretrained(artifact.path, dtype=getattr(torch, run.model.dtype))
     share_prefixes(model)  # several answers to one prompt are the rule where rewards are asked for
     if placed:
-        model.to(pick_device(recipe.resources))
+        model.to(pick_device(run.resources))
     return model.eval(), load_tokenizer(artifact.path)
 
 
 def new_reward_model(
-    artifact: Artifact, base: Artifact, recipe: Recipe, *, placed: bool = True
+    artifact: Artifact, base: Artifact, run: RunSettings, *, placed: bool = True
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A reward model whose trunk is a policy's (its adapter merged) and whose score head starts at zero.
 
     A zero head makes every first score 0 and the first loss ln 2, and leaves nothing to a random draw.
     """
-    policy, tokenizer = load_policy(artifact, base, recipe, placed=placed)
+    policy, tokenizer = load_policy(artifact, base, run, placed=placed)
     trunk = policy.merge_and_unload() if isinstance(policy, PeftModel) else policy
     model = AutoModelForSequenceClassification.from_config(_reward_config(trunk, tokenizer), dtype=trunk.dtype)
     prefix = model.base_model_prefix

@@ -10,10 +10,10 @@ from pydantic import ValidationError
 
 from alignment.data import trl
 from alignment.data.columns import fail
-from alignment.data.digests import content_id, pair_id, prompt_id
 from alignment.data.jsonl import Row, parse_rows, write_records
 from alignment.data.preferences import write_preferences
 from alignment.data.prompts import prompt_turns
+from alignment.digests import content_id, pair_id, prompt_id
 from alignment.errors import Fault, InputError
 from alignment.records import Comparison, Demonstration, Message, PreferencePair, Prompt, Record, Response, Sampling
 from alignment.workspace import file_digest

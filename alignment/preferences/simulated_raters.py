@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Protocol
 
-from alignment.data.digests import content_id
+from alignment.digests import content_id
 from alignment.preferences.rubric import Rubric, score
-from alignment.recipe.base import SimulatedRaters
+from alignment.recipe.raters import SimulatedRaters
 from alignment.records import Comparison, Outcome, RaterKind, Vote
 
 

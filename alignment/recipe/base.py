@@ -11,6 +11,9 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
+Part = Literal["all", "first half", "second half"]
+"""Which of the held-out prompts, in the order of their ids (which are digests): a choice between policies on one half
+leaves the other half for an unbiased evaluation of what was chosen."""
 
 
 class Settings(BaseModel):
@@ -25,30 +28,3 @@ class Lora(Settings):
     rank: Count = 16
     alpha: Positive = 32  # 2 × rank: the common scaling, and the one that learning rates here assume
     dropout: Fraction = 0.0
-
-
-class Training(Settings):
-    """What every trainer shares. ``lora: null`` trains all weights."""
-
-    epochs: Positive = 1.0
-    learning_rate: Positive
-    batch_size: Count = 8  # examples (or pairs) in one forward and backward pass
-    gradient_accumulation: Count = 1
-    max_length: Count = 1024  # tokens of prompt and answer together
-    warmup: Fraction = 0.1  # share of the steps
-    schedule: Literal["linear", "cosine", "constant"] = "linear"
-    weight_decay: NotNegative = 0.0
-    max_grad_norm: Positive = 1.0
-    checkpoint_every: Count = 20  # optimizer steps between checkpoints
-    gradient_checkpointing: bool = False
-    lora: Lora | None = Lora()
-    workers: Count | None = None  # None: as many as `resources.workers`; they share each batch
-
-
-class SimulatedRaters(Settings):
-    """Programs that follow a written rubric, with noise. Always called simulated wherever they show."""
-
-    rubric: str  # a YAML file, relative to the recipe: see alignment/preferences/rubric.py
-    count: Count = 3
-    noise: NotNegative = 0.5  # standard deviation added to a rater's score of each response, in rubric points
-    tie_margin: NotNegative = 0.25  # two scores nearer than this are a tie

@@ -1,7 +1,7 @@
 """What pydantic finds wrong with a recipe, in the words of the recipe's author."""
 
 import difflib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, get_args
 
 from pydantic import BaseModel
@@ -12,18 +12,19 @@ from alignment.recipe.judges import JudgeSettings
 from alignment.recipe.metrics import MetricComponent
 from alignment.recipe.recipe import Recipe, Stage
 from alignment.recipe.rewards import RewardComponent
+from alignment.recipe.stages.spec import StageSettings
 from alignment.recipe.yaml_file import Location
 
-STAGE_KINDS: dict[str, type[BaseModel]] = {
+STAGE_KINDS: dict[str, type[StageSettings]] = {
     get_args(stage.model_fields["kind"].annotation)[0]: stage for stage in get_args(get_args(Stage)[0])
 }
-REWARD_KINDS: dict[str, type[BaseModel]] = {
+REWARD_KINDS: Mapping[str, type[BaseModel]] = {
     get_args(reward.model_fields["kind"].annotation)[0]: reward for reward in get_args(get_args(RewardComponent)[0])
 }
-METRIC_KINDS: dict[str, type[BaseModel]] = {
+METRIC_KINDS: Mapping[str, type[BaseModel]] = {
     get_args(metric.model_fields["kind"].annotation)[0]: metric for metric in get_args(get_args(MetricComponent)[0])
 }
-JUDGE_KINDS: dict[str, type[BaseModel]] = {
+JUDGE_KINDS: Mapping[str, type[BaseModel]] = {
     get_args(judge.model_fields["kind"].annotation)[0]: judge for judge in get_args(get_args(JudgeSettings)[0])
 }
 
@@ -118,7 +119,7 @@ def _words(error: ErrorDetails, at: Location, data: Any) -> tuple[str, str]:
     return message, _REMEDIES.get(kind, "give a value that keeps this bound")
 
 
-def _kinds(at: Location) -> dict[str, type[BaseModel]]:
+def _kinds(at: Location) -> Mapping[str, type[BaseModel]]:
     """The kinds that there are at a location."""
     if at[-1:] == ("judge",):
         return JUDGE_KINDS

@@ -1,10 +1,11 @@
-"""TODO: alignment/recipe/files.py"""
+"""The files that a recipe names, as absolute paths."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from alignment.recipe.judges import folder_data, judge_folder, judges_of
+from alignment.recipe.graph import judges_of
+from alignment.recipe.judges import folder_data, judge_folder
 from alignment.recipe.recipe import Recipe
 from alignment.recipe.rewards import FunctionReward, data_name, is_file, module_file, module_of
 
@@ -21,11 +22,7 @@ def resolve_data(recipe: Recipe, recipe_path: Path) -> dict[str, Path]:
     :func:`folder_data`."""
     named = {name: value for name in DATA_FILES if (value := getattr(recipe.data, name)) is not None}
     for stage in recipe.stages.values():
-        raters = getattr(stage, "raters", None)
-        if raters is not None:
-            named[raters.rubric] = raters.rubric
-        if (constitution := getattr(stage, "constitution", None)) is not None:
-            named[constitution] = constitution
+        named |= {path: path for path in stage.named_files().values()}
         folders = (judge_folder(judge) for judge in judges_of(stage).values())
         named |= {folder_data(folder): folder for folder in folders if folder is not None}
     files = {name: beside(recipe_path, value) for name, value in named.items()}
@@ -49,7 +46,7 @@ def with_absolute_data(recipe: Recipe, data: Mapping[str, Path]) -> Recipe:
             stage["constitution"] = str(data[stage["constitution"]])
     for name, stage in recipe.stages.items():
         _absolute_judges(values["stages"][name], data)
-        for index, reward in enumerate(getattr(stage, "rewards", ())):
+        for index, reward in enumerate(stage.rewards_used()):
             if isinstance(reward, FunctionReward) and is_file(reward):
                 attribute = reward.function.rpartition(":")[2]
                 values["stages"][name]["rewards"][index]["function"] = f"{data[data_name(reward)]}:{attribute}"
@@ -73,7 +70,7 @@ def beside(recipe_path: Path, value: str) -> Path:
     return (recipe_path.resolve().parent / Path(value).expanduser()).resolve()
 
 
-def reward_functions(recipe: Any) -> dict[str, FunctionReward]:
+def reward_functions(recipe: Recipe) -> dict[str, FunctionReward]:
     """Every function that a recipe's rewards name, by the name that its file goes under as data."""
-    rewards = (reward for stage in recipe.stages.values() for reward in getattr(stage, "rewards", ()))
+    rewards = (reward for stage in recipe.stages.values() for reward in stage.rewards_used())
     return {data_name(reward): reward for reward in rewards if isinstance(reward, FunctionReward)}

@@ -1,66 +1,72 @@
-"""TODO: alignment/recipe/graph.py"""
+"""How a recipe's stages hang together: who reads what of whom, and how many processes do the work."""
 
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import TypeVar
 
-from alignment.recipe.base import Training
-from alignment.recipe.judges import judge_models, judge_role, pays
-from alignment.recipe.recipe import Recipe
+from alignment.recipe.judges import AnyJudge, judge_models, judge_role
+from alignment.recipe.resources import Resources
 from alignment.recipe.rewards import JudgeReward, ModelReward
-from alignment.recipe.stages.ai_feedback import ConstitutionStage
-from alignment.recipe.stages.grpo import GroupStage
-from alignment.recipe.stages.judge import JudgeStage
-from alignment.recipe.stages.ppo import PpoStage
+from alignment.recipe.stages.spec import Product, StageSettings
+
+S = TypeVar("S", bound=StageSettings)
 
 
-def trains_together(stage: Any) -> bool:
-    """Whether several workers of a stage share each batch, and so each sum; others do pieces that depend on none."""
-    return isinstance(stage, Training | GroupStage | PpoStage)
-
-
-def has_workers(stage: Any) -> bool:
-    """Whether a stage's work may be given to workers; what only waits for an endpoint is not."""
-    return hasattr(stage, "workers") and not (isinstance(stage, JudgeStage) and pays(stage.judge))
-
-
-def workers_of(recipe: Recipe, stage: Any) -> int:
-    """How many processes do a stage's work; one that can be given to no workers takes one."""
-    if not has_workers(stage):
-        return 1
-    return stage.workers or recipe.resources.workers
-
-
-def trains_on_several(recipe: Recipe, stage: Any) -> bool:
-    """Whether a stage trains on more than one worker; those are who shards."""
-    return trains_together(stage) and workers_of(recipe, stage) > 1
-
-
-def fewest_workers(recipe: Recipe, stage: Any) -> int:
-    """How many of them go on where a cluster has room for no more."""
-    return min(recipe.resources.min_workers or workers_of(recipe, stage), workers_of(recipe, stage))
-
-
-def stage_inputs(stage: Any) -> dict[str, tuple[str, ...]]:
-    """The stages (or ``base``) that ``stage`` reads from, by the role they play in it."""
-    roles: dict[str, tuple[str, ...]] = {}
-    for role in ("model", "models", "policies", "responses", "preferences", "demonstrations", "reward", "reference",
-                 "prompts", "against"):  # fmt: skip
-        value = getattr(stage, role, None)
-        if value is not None:
-            roles[role] = (value,) if isinstance(value, str) else tuple(value)
-    if models := tuple(reward.model for reward in getattr(stage, "rewards", ()) if isinstance(reward, ModelReward)):
+def stage_inputs(stage: StageSettings) -> dict[str, tuple[str, ...]]:
+    """The stages (or ``base``) that ``stage`` reads from, by the role they play in it: those of its judges and rewards
+    included."""
+    roles = dict(stage.inputs())
+    if models := tuple(reward.model for reward in stage.rewards_used() if isinstance(reward, ModelReward)):
         roles["rewards"] = models
-    own = getattr(stage, "judge", None)
-    judges = [] if own is None else [own]
-    judged = [reward for reward in getattr(stage, "rewards", ()) if isinstance(reward, JudgeReward)]
-    for judge in [*judges, *(reward.judge for reward in judged)]:
-        role = judge_role(judge)
-        if named := judge_models(judge):
-            roles[role] = tuple(dict.fromkeys((*roles.get(role, ()), *named)))
-    if isinstance(stage, ConstitutionStage) and stage.writer.model is not None:
-        roles["writer"] = (stage.writer.model,)
-    calibrated = tuple(one.calibrated_by for one in (stage, *judged) if getattr(one, "calibrated_by", None) is not None)
-    if isinstance(stage, JudgeStage) and stage.calibration is not None:
-        roles["calibration"] = (stage.calibration,)
-    if calibrated:
-        roles["calibrated_by"] = calibrated
+    for judge in judges_of(stage).values():
+        if names := judge_models(judge):
+            role = judge_role(judge)
+            roles[role] = tuple(dict.fromkeys((*roles.get(role, ()), *names)))
+    calibrations = [stage.calibration_used(), *(reward.calibrated_by for reward in judge_rewards(stage))]
+    if calibrated_by := tuple(name for name in calibrations if name is not None):
+        roles["calibrated_by"] = calibrated_by
     return roles
+
+
+def judge_rewards(stage: StageSettings) -> list[JudgeReward]:
+    """The rewards of a stage that a judge gives."""
+    return [reward for reward in stage.rewards_used() if isinstance(reward, JudgeReward)]
+
+
+def judges_of(stage: StageSettings) -> dict[str, AnyJudge]:
+    """The judges that a stage names, by the name that a judge's folder goes under as the stage's data.
+
+    That is "judge" for a stage's own, and "judge:<reward>" for those of its rewards.
+    """
+    own = stage.judge_used()
+    judges: dict[str, AnyJudge] = {} if own is None else {"judge": own}
+    return judges | {f"judge:{reward.name or reward.kind}": reward.judge for reward in judge_rewards(stage)}
+
+
+def making(stages: Mapping[str, StageSettings], *products: Product) -> dict[str, StageSettings]:
+    """The stages that make one of ``products``, in the recipe's order."""
+    return {name: stage for name, stage in stages.items() if set(products) & set(stage.spec.makes)}
+
+
+def of_type(stages: Mapping[str, StageSettings], settings: type[S]) -> Iterator[tuple[str, S]]:
+    """The stages whose settings are of one class, for who reads what only that kind writes."""
+    return ((name, stage) for name, stage in stages.items() if isinstance(stage, settings))
+
+
+def trains_together(stage: StageSettings) -> bool:
+    """Whether several workers of a stage share each batch, and so each sum; others do pieces that depend on none."""
+    return stage.spec.sharing == "batches"
+
+
+def workers_of(resources: Resources, stage: StageSettings) -> int:
+    """How many processes do a stage's work; one that can be given to no workers takes one."""
+    return (stage.workers_wanted() or resources.workers) if stage.can_be_shared() else 1
+
+
+def trains_on_several(resources: Resources, stage: StageSettings) -> bool:
+    """Whether a stage trains on more than one worker; those are who shards."""
+    return trains_together(stage) and workers_of(resources, stage) > 1
+
+
+def fewest_workers(resources: Resources, stage: StageSettings) -> int:
+    """How many of them go on where a cluster has room for no more."""
+    return min(resources.min_workers or workers_of(resources, stage), workers_of(resources, stage))

@@ -17,6 +17,7 @@ from pydantic import Field, model_validator
 
 from alignment.digests import digest_of
 from alignment.recipe.base import BASE, Count, Fraction, Name, NotNegative, Positive, Settings
+from alignment.recipe.stages.spec import Product
 
 Text = Annotated[str, Field(min_length=1)]
 Form = Literal["pairwise", "score", "ranking", "rubric"]
@@ -168,6 +169,12 @@ class GenerativeJudge(Settings):
 AnyJudge = LabelProbabilitiesJudge | RewardModelJudge | PairClassifierJudge | GenerativeJudge
 
 JudgeSettings = Annotated[AnyJudge, Field(discriminator="kind")]
+JUDGE_READS: dict[str, Product] = {  # by the role of what a judge is made of
+    "judge": "policy",
+    "judge_reward": "reward_model",
+    "judge_classifier": "pair_classifier",
+    "calibrated_by": "calibration",
+}
 
 
 def judge_models(judge: AnyJudge) -> tuple[str, ...]:
@@ -186,18 +193,6 @@ def judge_role(judge: AnyJudge) -> str:
 def scores_alone(judge: AnyJudge) -> bool:
     """Whether a judge looks at one answer at a time, so that there are no orders to disagree."""
     return isinstance(judge, RewardModelJudge) or getattr(judge, "form", "pairwise") == "score"
-
-
-def judges_of(stage: Any) -> dict[str, AnyJudge]:
-    """The judges that a stage names, by the name that a judge's folder goes under as the stage's data.
-
-    That is "judge" for a stage's own, and "judge:<reward>" for those of its rewards.
-    """
-    judges = {"judge": stage.judge} if getattr(stage, "judge", None) is not None else {}
-    for reward in getattr(stage, "rewards", ()):
-        if hasattr(reward, "judge"):
-            judges[f"judge:{reward.name or reward.kind}"] = reward.judge
-    return judges
 
 
 def pays(judge: AnyJudge) -> bool:
@@ -234,3 +229,9 @@ def _check_examples(form: str, examples: tuple[Example, ...], scored: tuple[Scor
         raise ValueError(f"examples are pairs, and the form {form} judges none; see score_examples")
     if scored and form != "score":
         raise ValueError(f"score_examples are of form score, not {form}")
+
+
+def check_calibration(judge: object, calibrated_by: str | None) -> None:
+    """Raises ValueError where a calibration is named without the judge that it is of."""
+    if judge is None and calibrated_by is not None:
+        raise ValueError("calibrated_by is the calibration of a judge: give the judge too")

@@ -12,8 +12,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from alignment.digests import digest_of
-from alignment.errors import Fault, InputError
-from alignment.pydantic_errors import errors_of
+from alignment.errors import Fault, InputError, errors_of
 from alignment.recipe import yaml_file
 from alignment.recipe.error_messages import STAGE_KINDS, location, recipe_fault, submodel, suggestion
 from alignment.recipe.files import DATA_FILES, EMBEDDED_PREFIX, is_path

@@ -12,7 +12,7 @@ from alignment.recipe.base import Name, Settings
 from alignment.recipe.deployment import Deployment, Notify
 from alignment.recipe.gate import Gate
 from alignment.recipe.resources import Resources
-from alignment.recipe.run_settings import DataSettings, ModelSettings
+from alignment.recipe.run_settings import DataSettings, ModelSettings, RunSettings
 from alignment.recipe.stages.ai_feedback import ConstitutionStage, SynthesisStage
 from alignment.recipe.stages.dpo import DpoStage
 from alignment.recipe.stages.evaluate import EvaluateStage
@@ -62,3 +62,7 @@ class Recipe(Settings):
     resources: Resources = Resources()
     deployment: Deployment = Deployment()
     notify: Notify | None = None
+
+    def run_settings(self) -> RunSettings:
+        """What every stage is told of the recipe."""
+        return RunSettings(seed=self.seed, model=self.model, held_out=self.data.held_out, resources=self.resources)

@@ -1,4 +1,4 @@
-"""TODO: alignment/recipe/resources.py"""
+"""Where stages run, and on how many processes."""
 
 from typing import Annotated, Literal, Self
 

@@ -18,7 +18,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from alignment.recipe.base import Count, Fraction, Name, Positive, Settings
-from alignment.recipe.judges import GenerativeJudge, LabelProbabilitiesJudge, scores_alone
+from alignment.recipe.judges import JUDGE_READS, GenerativeJudge, LabelProbabilitiesJudge, scores_alone
+from alignment.recipe.stages.spec import Product
 
 Unit = Literal["words", "sentences", "lines", "characters", "tokens"]
 Form = Literal[
@@ -221,6 +222,7 @@ RewardComponent = Annotated[
     Field(discriminator="kind"),
 ]  # fmt: skip
 RewardList = tuple[RewardComponent, ...]
+REWARD_READS: dict[str, Product] = {"rewards": "reward_model", **JUDGE_READS}  # by the role of what rewards are made of
 WITH_REFERENCE = (NumberReward, ExactReward, ChoiceReward, CodeReward)
 
 

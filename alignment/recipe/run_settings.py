@@ -1,10 +1,11 @@
-"""TODO: alignment/recipe/run_settings.py"""
+"""What a recipe says for all of its stages: model, data, seed, resources."""
 
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from alignment.recipe.base import Name, Settings
+from alignment.recipe.resources import Resources
 
 
 class ModelSettings(Settings):
@@ -24,3 +25,12 @@ class DataSettings(Settings):
     demonstrations: str | None = None
     preferences: str | None = None
     held_out: Annotated[float, Field(gt=0, lt=1)] = 0.2  # share of prompts kept for evaluation, chosen by digest
+
+
+class RunSettings(Settings):
+    """What a stage is told of the recipe that it stands in: nothing of other stages, of schedules or of notices."""
+
+    seed: int
+    model: ModelSettings
+    held_out: float  # share of prompts kept for evaluation
+    resources: Resources = Resources()

@@ -1,7 +1,7 @@
 """From a run's artifacts to its report: the one place that knows which stage leaves what in which file."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Protocol
@@ -9,16 +9,12 @@ from typing import Protocol
 from alignment.evaluation.gate import GateVerdict
 from alignment.evaluation.leaderboard import Game, leaderboard
 from alignment.judges.report import judge_words
-from alignment.recipe.base import BASE, CHAMPION, Training
-from alignment.recipe.graph import stage_inputs
+from alignment.recipe.base import BASE, CHAMPION
+from alignment.recipe.graph import making, of_type, stage_inputs
 from alignment.recipe.recipe import Recipe
-from alignment.recipe.stages.ai_feedback import ConstitutionStage
 from alignment.recipe.stages.evaluate import EvaluateStage
-from alignment.recipe.stages.judge import JudgeStage
-from alignment.recipe.stages.pair_classifier import PairClassifierStage
-from alignment.recipe.stages.ppo import PpoStage
-from alignment.recipe.stages.preferences import HumanPreferencesStage, PreferenceFileStage, PreferencesStage
-from alignment.recipe.stages.reward import RewardStage
+from alignment.recipe.stages.preferences import PreferencesStage
+from alignment.recipe.stages.spec import Product
 from alignment.records import Artifact
 from alignment.registry.lineage import LineageNode, node_id, node_ref, trace
 from alignment.registry.store import read_curves
@@ -132,15 +128,15 @@ def build_report(
 
 def _absent(recipe: Recipe, artifacts: Mapping[str, Artifact], verdict: GateVerdict | None) -> dict[str, str]:
     """Why a part of the report is missing: the recipe has no such stage, or the run did not get there."""
-    parts = {
-        "training": Training | PpoStage,
-        "preferences": PreferencesStage | HumanPreferencesStage | PreferenceFileStage | JudgeStage | ConstitutionStage,
-        "reward model": RewardStage,
-        "evaluation": EvaluateStage,
+    parts: dict[str, tuple[Product, ...]] = {
+        "training": ("policy",),
+        "preferences": ("preferences",),
+        "reward model": ("reward_model",),
+        "evaluation": ("evaluation",),
     }
     absent = {} if verdict else {"gate": NOT_REACHED if recipe.gate else NOT_PART}
-    for part, kinds in parts.items():
-        names = [name for name, stage in recipe.stages.items() if isinstance(stage, kinds)]
+    for part, products in parts.items():
+        names = making(recipe.stages, *products)
         if not names:
             absent[part] = NOT_PART
         elif not any(name in artifacts for name in names):
@@ -186,8 +182,8 @@ def _curves(folder: Path) -> dict[str, Curve]:
 
 def _rewards(recipe: Recipe, artifacts: Mapping[str, Artifact]) -> list[RewardReport]:
     reports = []
-    for name, stage in recipe.stages.items():
-        if not isinstance(stage, RewardStage | PairClassifierStage) or name not in artifacts:
+    for name in making(recipe.stages, "reward_model", "pair_classifier"):
+        if name not in artifacts:
             continue
         metrics = artifacts[name].metrics
         found = json.loads((Path(artifacts[name].path) / "held_out.json").read_text("utf-8"))
@@ -214,35 +210,58 @@ def _ece(metrics: Mapping[str, float]) -> Interval | None:
 
 def _preferences(recipe: Recipe, artifacts: Mapping[str, Artifact]) -> list[PreferenceReport]:
     reports = []
-    for name, stage in recipe.stages.items():
+    for name, stage in making(recipe.stages, "preferences").items():
         if name not in artifacts:
             continue
-        if isinstance(stage, PreferencesStage):
-            raters = f"{stage.raters.count} simulated raters: programs that follow a written rubric, with noise"
-        elif isinstance(stage, HumanPreferencesStage):
-            raters = _people(artifacts[name])
-        elif isinstance(stage, JudgeStage):
-            found = judge_reports(recipe, artifacts)[name]
-            raters = judge_words(found.judge, found)
-        elif isinstance(stage, ConstitutionStage):
-            raters = writer_words(constitutions(recipe, artifacts)[name])
-        elif isinstance(stage, PreferenceFileStage):
-            raters = f"a file that the user brought ({Path(recipe.data.preferences or '').name})"
-        else:
-            continue
-        simulated = isinstance(stage, PreferencesStage)
+        words = _RATERS.get(stage.kind, _itself)
         reports.append(
-            PreferenceReport(stage=name, raters=raters, simulated=simulated, figures=artifacts[name].metrics)
+            PreferenceReport(
+                stage=name,
+                raters=words(recipe, artifacts[name]),
+                simulated=stage.kind == "preferences",
+                figures=artifacts[name].metrics,
+            )
         )
     return reports
 
 
-def _people(artifact: Artifact) -> str:
+def _itself(_recipe: Recipe, artifact: Artifact) -> str:
+    return f"the stage {artifact.name}"
+
+
+def _programs(recipe: Recipe, artifact: Artifact) -> str:
+    count = dict(of_type(recipe.stages, PreferencesStage))[artifact.name].raters.count
+    return f"{count} simulated raters: programs that follow a written rubric, with noise"
+
+
+def _judge(recipe: Recipe, artifact: Artifact) -> str:
+    measured = judge_reports(recipe, {artifact.name: artifact})[artifact.name]
+    return judge_words(measured.judge, measured)
+
+
+def _writer(recipe: Recipe, artifact: Artifact) -> str:
+    return writer_words(constitutions(recipe, {artifact.name: artifact})[artifact.name])
+
+
+def _file(recipe: Recipe, _artifact: Artifact) -> str:
+    return f"a file that the user brought ({Path(recipe.data.preferences or '').name})"
+
+
+def _people(_recipe: Recipe, artifact: Artifact) -> str:
     found = json.loads((Path(artifact.path) / "agreement.json").read_text("utf-8"))
     alpha = found["krippendorff_alpha"]
     agree = "too few of them judged the same answers to say how far they agree" if alpha is None else f"α = {alpha:.2f}"
     who = "1 person" if found["raters"] == 1 else f"{found['raters']} people"
     return f"{who} in the app ({found['votes']} votes; {agree}); snapshot {found['digest'][:12]}"
+
+
+_RATERS: dict[str, Callable[[Recipe, Artifact], str]] = {  # who compared, by the kind of the stage
+    "preferences": _programs,
+    "human_preferences": _people,
+    "judge": _judge,
+    "constitution": _writer,
+    "preference_file": _file,
+}
 
 
 def _lineage(
@@ -251,9 +270,10 @@ def _lineage(
     if len(artifacts) < 2:
         return None
     gate = recipe.gate
-    evaluation = recipe.stages.get(gate.evaluation) if gate and gate.evaluation in artifacts else None
+    evaluation = dict(of_type(recipe.stages, EvaluateStage)).get(gate.evaluation) if gate else None
+    evaluation = evaluation if gate and gate.evaluation in artifacts else None
     roots = [gate.evaluation] if gate and evaluation else [name for name in artifacts if name != BASE]
-    candidate = evaluation.model if isinstance(evaluation, EvaluateStage) else None
+    candidate = evaluation.model if evaluation is not None else None
     nodes = _shown(trace(workspace, artifacts, roots).nodes, [artifacts[name] for name in roots])
     label = f"{registered.name} v{registered.version}" if registered else ""
     return LineageReport(

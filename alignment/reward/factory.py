@@ -39,7 +39,7 @@ def build_rewards(settings: RewardList, context: StageContext, tokenizer: Any | 
 
 def model_reward(settings: ModelReward, context: StageContext, tokenizer: Any | None) -> Reward:
     """The score of a trained reward model; it reads prompt and answer as the policy wrote them, where that is known."""
-    model, own_tokenizer = load_reward_model(context.inputs[settings.model], context.recipe)
+    model, own_tokenizer = load_reward_model(context.inputs[settings.model], context.run)
     if tokenizer is not None:
         check_template(tokenizer, own_tokenizer, settings.model)
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
-from alignment.data.digests import content_id
+from alignment.digests import content_id
 from alignment.errors import StageError
 from alignment.judges.factory import build_judge, calibration_of
 from alignment.judges.protocol import Correction, sigmoid

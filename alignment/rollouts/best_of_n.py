@@ -58,7 +58,7 @@ def reward_model_score(
     """
     from alignment.models.reward_model import score  # brings TRL along, which sampling does not need
 
-    judge, its_tokenizer = load_reward_model(context.inputs[reward], context.recipe)
+    judge, its_tokenizer = load_reward_model(context.inputs[reward], context.run)
     if template_digest(tokenizer) != template_digest(its_tokenizer):
         raise StageError(
             f"{reward} was trained with another chat template than {model} answers with; "

@@ -33,7 +33,7 @@ def build_engine(
 
     Raises StageError where the recipe names a server that is not there.
     """
-    settings = context.recipe.resources.vllm
+    settings = context.run.resources.vllm
     if settings is None:
         return local_engine(policy, tokenizer, batch_size=batch_size)
     from alignment.rollouts.vllm_engine import VllmEngine
@@ -61,6 +61,6 @@ def team_engine(settings: Any, context: StageContext, policy: Any, tokenizer: An
         return LeadersEngine(context.rollouts(settings) if leads else None, team)
     if team.workers == 1:
         return build_engine(context, policy, tokenizer)
-    if context.recipe.resources.vllm is not None:  # one of them speaks for all: the adapter is sent once
+    if context.run.resources.vllm is not None:  # one of them speaks for all: the adapter is sent once
         return LeadersEngine(build_engine(context, policy, tokenizer) if leads else None, team)
     return SharedEngine(build_engine(context, policy, tokenizer), team, policy)

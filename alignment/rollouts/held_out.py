@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from alignment.chat import render_prompt
-from alignment.data.digests import content_id
 from alignment.data.jsonl import read_records
 from alignment.data.prompts import load_prompts
+from alignment.digests import content_id
 from alignment.errors import StageError
-from alignment.recipe.stages.evaluate import Part
+from alignment.recipe.base import Part
 from alignment.records import Artifact, Prompt, Response, Sampling
 from alignment.rollouts.policy_pool import LoadedPolicy
 from alignment.rollouts.seeds import response_seed
@@ -28,7 +28,7 @@ def held_out_prompts(
         prompts = read_records(path, Prompt)
     elif "prompts" in context.data:
         path = context.data["prompts"]
-        _train, prompts = load_prompts(path, context.recipe.data.held_out)
+        _train, prompts = load_prompts(path, context.run.held_out)
     else:
         raise StageError(f"{context.name}: no prompts to ask; set data.prompts, or stages.{context.name}.prompts")
     ordered = sorted(prompt.id for prompt in prompts)

@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerBase
 from alignment.chat import load_tokenizer
 from alignment.models.adapters import check_base, is_adapter
 from alignment.models.load import Policy, load_policy, stop_ids
-from alignment.recipe.recipe import Recipe
+from alignment.recipe.run_settings import RunSettings
 from alignment.records import Artifact
 from alignment.rollouts.transformers_engine import TransformersEngine
 
@@ -35,8 +35,8 @@ class PolicyPool:
     can be in use at a time. Policies that are whole weights are kept beside it until :meth:`keep_only` lets them go.
     """
 
-    def __init__(self, base: Artifact, recipe: Recipe) -> None:
-        self._base, self._recipe = base, recipe
+    def __init__(self, base: Artifact, run: RunSettings) -> None:
+        self._base, self._run = base, run
         self._shared: Policy | None = None
         self._active: str | None = BARE  # the adapter that is switched on; None where that is not known
         self._whole: dict[str, Policy] = {}
@@ -65,12 +65,12 @@ class PolicyPool:
 
     def _load_whole(self, artifact: Artifact) -> Policy:
         if artifact.digest not in self._whole:
-            self._whole[artifact.digest], _ = load_policy(artifact, self._base, self._recipe)
+            self._whole[artifact.digest], _ = load_policy(artifact, self._base, self._run)
         return self._whole[artifact.digest]
 
     def _load_base(self) -> Policy:
         if self._shared is None:
-            self._shared, _ = load_policy(self._base, self._base, self._recipe)
+            self._shared, _ = load_policy(self._base, self._base, self._run)
         return self._shared
 
     def _load_adapter(self, artifact: Artifact) -> PeftModel:
@@ -104,7 +104,7 @@ class PolicyPool:
     def tokenizer(self, artifact: Artifact) -> PreTrainedTokenizerBase:
         """A policy's tokenizer, whether the policy is in use or not."""
         if artifact.digest not in self._tokenizers:
-            template = self._recipe.model.chat_template if artifact.name == self._base.name else None
+            template = self._run.model.chat_template if artifact.name == self._base.name else None
             self._tokenizers[artifact.digest] = load_tokenizer(artifact.path, template)
         return self._tokenizers[artifact.digest]
 

@@ -1,4 +1,4 @@
-"""TODO: alignment/rollouts/seeds.py"""
+"""The seeds of single responses."""
 
 import hashlib
 

@@ -11,9 +11,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
 
-from alignment.data.digests import content_id, pair_id, prompt_id
 from alignment.data.jsonl import read_records, write_records
 from alignment.data.text import words
+from alignment.digests import content_id, pair_id, prompt_id
 from alignment.errors import StageError
 from alignment.judges.llm_judge import Asker, Reply
 from alignment.judges.prompts import Question, parse
@@ -64,7 +64,7 @@ def run(settings: ConstitutionStage, context: StageContext) -> StageResult:
     principles = settings.principles or load_constitution(context.data["constitution"]).principles
     drafts = _drafts(settings, context)
     writer, name = build_writer(settings.writer, context)
-    reviser = Reviser(settings, principles, writer, name, context.recipe.seed)
+    reviser = Reviser(settings, principles, writer, name, context.run.seed)
     revisions: list[Revision] = []
     for start in range(0, len(drafts), BLOCK):
         path = context.checkpoints / f"revised-{start // BLOCK:05d}.jsonl"

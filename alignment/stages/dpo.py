@@ -46,9 +46,9 @@ class TokenisedDPOTrainer(DPOTrainer):  # type: ignore[misc]  # TRL is untyped
 
 def run(settings: DpoStage, context: StageContext) -> StageResult:
     """Trains ``settings.model`` on preference pairs. Raises StageError where every pair is too long to learn from."""
-    seed_everything(context.recipe)
+    seed_everything(context.run)
     start, base = context.inputs[settings.model], context.inputs[BASE]
-    model, tokenizer = load_policy(start, base, context.recipe, trainable=True, placed=not context.sharded)
+    model, tokenizer = load_policy(start, base, context.run, trainable=True, placed=not context.sharded)
     if settings.lora is not None and not is_adapter(start):
         model = add_lora(model, settings.lora)
     pairs = read_records(Path(context.inputs[settings.preferences].path) / "pairs.jsonl", PreferencePair)
@@ -63,6 +63,7 @@ def run(settings: DpoStage, context: StageContext) -> StageResult:
         lambda callback: _trainer(settings, context, model, tokenizer, Dataset.from_list(kept), callback),
         context,
         also=(snapshots,),
+        batch_size=settings.batch_size,
     )
     state = whole_state(trainer.model, trained_only=True)
     if context.rank > 0:
@@ -89,7 +90,7 @@ def _trainer(settings: DpoStage, context: StageContext, model: Any, tokenizer: A
     reference = None
     if context.sharded and not isinstance(model, PeftModel):
         start, base = context.inputs[settings.model], context.inputs[BASE]
-        reference = shard_frozen(load_policy(start, base, context.recipe, placed=False)[0])
+        reference = shard_frozen(load_policy(start, base, context.run, placed=False)[0])
     arguments = DPOConfig(
         **trainer_arguments(settings, context),
         beta=settings.beta,

@@ -9,8 +9,8 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 
 from alignment.chat import render_answer, render_prompt, template_digest
-from alignment.data.digests import content_id
 from alignment.data.jsonl import write_records
+from alignment.digests import content_id
 from alignment.evaluation.bootstrap import Sums
 from alignment.evaluation.metric_names import evaluated_models
 from alignment.judges.outcomes import judged_outcomes
@@ -45,7 +45,7 @@ def run(settings: EvaluateStage, context: StageContext) -> StageResult:
     work = _Work(settings, context, prompts)
     asked = ask_all(settings, context, work.questions(), work.heard)
     answers = {name: responses_of(asked, "answers", name, prompts) for name in reversed(evaluated_models(settings))}
-    pool = PolicyPool(context.inputs[BASE], context.recipe)
+    pool = PolicyPool(context.inputs[BASE], context.run)
     sums = {name: _probe(work, pool, context.inputs[name]) for name in answers}
     kl = kl_estimate(
         divergences_of(asked, settings.model, work.kl_prompts),
@@ -82,7 +82,7 @@ class _Work:
 
     def __init__(self, settings: EvaluateStage, context: StageContext, prompts: Sequence[Prompt]) -> None:
         self.settings, self.context, self.prompts = settings, context, prompts
-        self.seed = context.recipe.seed
+        self.seed = context.run.seed
         self.kl_prompts = sorted(prompts, key=lambda prompt: prompt.id)[: settings.kl_prompts]
         self.total = len(evaluated_models(settings)) * len(prompts) + len(self.kl_prompts)
         self.done = 0
@@ -150,7 +150,7 @@ def _rewards(work: _Work, answers: Mapping[str, Sequence[Response]]) -> dict[str
 def scorer(settings: EvaluateStage, context: StageContext) -> Callable[[Batch], list[float]]:
     """What scores a batch of answers with the stage's reward model, wherever it is called."""
     assert settings.reward is not None
-    model, tokenizer = load_reward_model(context.inputs[settings.reward], context.recipe)
+    model, tokenizer = load_reward_model(context.inputs[settings.reward], context.run)
 
     def scored(batch: Batch) -> list[float]:
         sequences = [

@@ -37,9 +37,9 @@ def run(settings: GrpoStage | RlooStage, context: StageContext) -> StageResult:
 
     Raises StageError where no prompt is short enough, a reward model has another template, or a reward fails.
     """
-    seed_everything(context.recipe)
+    seed_everything(context.run)
     start, base = context.inputs[settings.model], context.inputs[BASE]
-    policy, tokenizer = load_policy(start, base, context.recipe, trainable=True, placed=not context.sharded)
+    policy, tokenizer = load_policy(start, base, context.run, trainable=True, placed=not context.sharded)
     if settings.lora is not None and not is_adapter(start):
         policy = add_lora(policy, settings.lora)
     prompts, dropped = training_prompts(settings, context, tokenizer)
@@ -53,7 +53,7 @@ def run(settings: GrpoStage | RlooStage, context: StageContext) -> StageResult:
         sampling=settings.sampling,
         rewards=build_rewards(settings.rewards, context, tokenizer),
         prompts=prompts,
-        seed=context.recipe.seed,
+        seed=context.run.seed,
         updates_per_step=settings.epochs * settings.minibatches,
         epochs=settings.epochs,
         rank=context.rank,
@@ -92,7 +92,7 @@ def run(settings: GrpoStage | RlooStage, context: StageContext) -> StageResult:
 
 def training_prompts(settings: GroupStage, context: StageContext, tokenizer: Any) -> tuple[list[Prompt], int]:
     """The training prompts that are short enough, and how many are not. Raises StageError where none is."""
-    train, _held_out = load_prompts(context.data["prompts"], context.recipe.data.held_out)
+    train, _held_out = load_prompts(context.data["prompts"], context.run.held_out)
     longest = settings.max_prompt_length
     kept = [prompt for prompt in train if len(render_prompt(tokenizer, prompt.messages)) <= longest]
     if not kept:
@@ -136,7 +136,7 @@ def _trainer(
         rollouts.prompts,
         steps=settings.steps,
         per_step=settings.episodes // settings.per_prompt,
-        seed=context.recipe.seed,
+        seed=context.run.seed,
     )
     if isinstance(settings, GrpoStage):
         kind, arguments = OurGRPOTrainer, GRPOConfig(**shared, **_grpo_arguments(settings))

@@ -68,7 +68,7 @@ def _comparisons(settings: JudgeStage, context: StageContext) -> list[Comparison
     found = [prompt for folder in folders for prompt in read_records(folder / "prompts.jsonl", Prompt)]
     responses = [response for folder in folders for response in read_records(folder / "responses.jsonl", Response)]
     prompts = list({prompt.id: prompt for prompt in found}.values())
-    comparisons = make_comparisons(prompts, responses, settings.comparisons_per_prompt, context.recipe.seed)
+    comparisons = make_comparisons(prompts, responses, settings.comparisons_per_prompt, context.run.seed)
     if not comparisons:
         raise StageError(
             f"none of the prompts has two different answers among the {len(responses)} responses of "

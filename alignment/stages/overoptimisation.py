@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import Field
 
 from alignment.chat import render_prompt
-from alignment.data.digests import content_id
+from alignment.digests import content_id
 from alignment.evaluation.bootstrap import mean
 from alignment.evaluation.reward_kl_curve import Point, Shape, best_of_kl, best_of_mean, powers_of_two, shape
 from alignment.metrics.kl import response_kl
@@ -71,13 +71,13 @@ class _Lab:
 
 def run(settings: OveroptimisationStage, context: StageContext) -> StageResult:
     """Answers, scores and measures. Raises StageError where no held-out prompt is there to ask."""
-    raters = simulated_raters(settings.raters, load_rubric(context.data["rubric"]), context.recipe.seed)
+    raters = simulated_raters(settings.raters, load_rubric(context.data["rubric"]), context.run.seed)
     prompts = held_out_prompts(context, limit=settings.limit, part=settings.part)
     moments = [
         (name, step, artifact) for name in settings.policies for step, artifact in _moments(context.inputs[name])
     ]
     total = len(prompts) * (settings.best_of + len(moments) * settings.per_prompt)
-    lab = _Lab(settings, context, prompts, raters, PolicyPool(context.inputs[BASE], context.recipe), total)
+    lab = _Lab(settings, context, prompts, raters, PolicyPool(context.inputs[BASE], context.run), total)
     start = _measure(lab, context.inputs[settings.model], settings.best_of)
     ways: dict[str, list[tuple[int, Measured]]] = {name: [] for name in settings.policies}
     for name, step, artifact in moments:
@@ -121,13 +121,13 @@ def _measure(lab: _Lab, artifact: Artifact, per_prompt: int) -> Measured:
 
 
 def _answers(lab: _Lab, artifact: Artifact, per_prompt: int) -> Measured:
-    settings, recipe = lab.settings, lab.context.recipe
+    settings, run = lab.settings, lab.context.run
     start = lab.context.inputs[settings.model]
     policy = lab.pool.use(artifact)
     sampling = Sampling(temperature=1.0, max_new_tokens=settings.max_new_tokens)
     engine = policy.engine(settings.batch_size)
     asked = [render_prompt(policy.tokenizer, prompt.messages) for prompt in lab.prompts]
-    seeds = [response_seed(recipe.seed, prompt.id, place) for prompt in lab.prompts for place in range(per_prompt)]
+    seeds = [response_seed(run.seed, prompt.id, place) for prompt in lab.prompts for place in range(per_prompt)]
 
     def heard(done: int, _all: int) -> None:
         lab.context.report(Progress(lab.done + done, lab.total, {}, lab.tokens))

@@ -38,12 +38,12 @@ def run(settings: PairClassifierStage, context: StageContext) -> StageResult:
 
     Raises StageError where no pair fits, or none is held out.
     """
-    seed_everything(context.recipe)
+    seed_everything(context.run)
     train, held_out = split_pairs(settings.preferences, context)
 
     def make(placed: bool = True) -> tuple[Any, Any]:
         start, base = context.inputs[settings.model], context.inputs[BASE]
-        model, tokenizer = new_reward_model(start, base, context.recipe, placed=placed)
+        model, tokenizer = new_reward_model(start, base, context.run, placed=placed)
         model.config.problem_type = "multi_label_classification"  # one logit, and cross-entropy on its sigmoid
         return model if settings.lora is None else add_lora(model, settings.lora, reward=True), tokenizer
 
@@ -56,7 +56,10 @@ def run(settings: PairClassifierStage, context: StageContext) -> StageResult:
             "none: give more pairs, or raise max_length"
         )
     trainer, callback, loss = fit(
-        model, lambda callback: _trainer(settings, context, model, tokenizer, kept, callback), context
+        model,
+        lambda callback: _trainer(settings, context, model, tokenizer, kept, callback),
+        context,
+        batch_size=settings.batch_size,
     )
     trained = whole_model(trainer.model, lambda: make()[0], context)
     if context.rank > 0:

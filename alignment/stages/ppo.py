@@ -42,17 +42,17 @@ def run(settings: PpoStage, context: StageContext) -> StageResult:
 
     Raises StageError where no prompt is short enough, templates differ, or training goes wrong.
     """
-    seed_everything(context.recipe)
+    seed_everything(context.run)
     start, base = context.inputs[settings.model], context.inputs[BASE]
     check_devices(context)
-    policy, tokenizer = load_policy(start, base, context.recipe, trainable=True, placed=not context.sharded)
+    policy, tokenizer = load_policy(start, base, context.run, trainable=True, placed=not context.sharded)
     if settings.lora is not None and not is_adapter(start):
         policy = add_lora(policy, settings.lora)
     reward_model, reward = episode_reward(settings, context, tokenizer)
     prompts, held_out = _prompts(settings, context, tokenizer)
     critic = _critic(settings, policy, reward_model)  # before the reference adds its adapter
     if reward_model is not None:
-        reward_model.to(pick_device(context.recipe.resources))
+        reward_model.to(pick_device(context.run.resources))
     engine = team_engine(settings, context, policy, tokenizer)
     if isinstance(engine, PushedEngine):
         engine.push(policy, 0)  # the start, of which the watch below asks
@@ -64,7 +64,7 @@ def run(settings: PpoStage, context: StageContext) -> StageResult:
         engine=engine,
         reward=reward,
         prompts=prompts,
-        seed=context.recipe.seed,
+        seed=context.run.seed,
         checkpoints=context.checkpoints,
         team=Team(context.rank, context.workers),
         sharded=context.sharded,
@@ -146,7 +146,7 @@ def _prompts(settings: PpoStage, context: StageContext, tokenizer: Any) -> tuple
         found = [(prompt, tuple(render_prompt(tokenizer, prompt.messages))) for prompt in prompts]
         return [(prompt, ids) for prompt, ids in found if len(ids) <= settings.max_prompt_length]
 
-    train, held_out = load_prompts(context.data["prompts"], context.recipe.data.held_out)
+    train, held_out = load_prompts(context.data["prompts"], context.run.held_out)
     kept = rendered(train)
     if not kept:
         raise StageError(
@@ -161,7 +161,7 @@ def _watch(settings: PpoStage, context: StageContext, engine: Engine, held_out: 
         return None
     if not held_out:
         raise StageError(f"{context.name}: raters are to watch it, but no held-out prompt is short enough to ask")
-    raters = simulated_raters(settings.raters, load_rubric(context.data["rubric"]), context.recipe.seed)
+    raters = simulated_raters(settings.raters, load_rubric(context.data["rubric"]), context.run.seed)
     return Watch(engine, held_out, raters, longest=settings.sampling.max_new_tokens, folder=context.checkpoints,
                  writes=context.rank == 0)  # fmt: skip
 

@@ -15,7 +15,7 @@ def run(settings: PreferenceFileStage, context: StageContext) -> StageResult:
 
     Raises InputError where the file is wrong, StageError where one side of the split is empty.
     """
-    share = context.recipe.data.held_out
+    share = context.run.held_out
     with context.working():
         train, held_out, skipped = load_preferences(context.data["preferences"], share, settings.format, settings.limit)
     if not train or not held_out:

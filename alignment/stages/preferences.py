@@ -15,7 +15,6 @@ from alignment.preferences.comparisons import make_comparisons
 from alignment.preferences.consensus import Verdict, consensus, preference_pairs, rating_table
 from alignment.preferences.rubric import load_rubric
 from alignment.preferences.simulated_raters import simulated_raters
-from alignment.recipe.graph import stage_inputs
 from alignment.recipe.stages.preferences import PreferencesStage
 from alignment.records import Comparison, PreferencePair, Prompt, Response, Vote
 from alignment.stage import Progress, StageContext, StageResult
@@ -30,12 +29,12 @@ def run(settings: PreferencesStage, context: StageContext) -> StageResult:
     Writes ``comparisons.jsonl``, ``votes.jsonl``, ``pairs.jsonl`` and ``agreement.json``. ``context.data["rubric"]`` is
     the rubric's path. Raises StageError where no pair is left to train on, InputError for a faulty rubric.
     """
-    folders = [Path(context.inputs[source].path) for source in stage_inputs(settings)["responses"]]
+    folders = [Path(context.inputs[source].path) for source in settings.inputs()["responses"]]
     found = [prompt for folder in folders for prompt in read_records(folder / "prompts.jsonl", Prompt)]
     prompts = list({prompt.id: prompt for prompt in found}.values())
     responses = [response for folder in folders for response in read_records(folder / "responses.jsonl", Response)]
-    raters = simulated_raters(settings.raters, load_rubric(context.data["rubric"]), context.recipe.seed)
-    comparisons = make_comparisons(prompts, responses, settings.comparisons_per_prompt, context.recipe.seed)
+    raters = simulated_raters(settings.raters, load_rubric(context.data["rubric"]), context.run.seed)
+    comparisons = make_comparisons(prompts, responses, settings.comparisons_per_prompt, context.run.seed)
     votes: list[Vote] = []
     with context.working():
         for step, rater in enumerate(raters, start=1):
@@ -60,7 +59,7 @@ def _why_no_pairs(
     verdicts: Sequence[Verdict],
 ) -> str:
     if not comparisons:
-        sources = ", ".join(stage_inputs(settings)["responses"])
+        sources = ", ".join(settings.inputs()["responses"])
         return (
             f"no preference pairs: none of the prompts has two different answers among the {len(responses)} responses "
             f"of {sources}; sample more responses per prompt (`per_prompt`), or at a higher temperature"

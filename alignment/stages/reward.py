@@ -39,12 +39,12 @@ def run(settings: RewardStage, context: StageContext) -> StageResult:
 
     Raises StageError where no pair fits, or none is held out.
     """
-    seed_everything(context.recipe)
+    seed_everything(context.run)
     start, base = context.inputs[settings.model], context.inputs[BASE]
     train, held_out = split_pairs(settings.preferences, context)
 
     def make(placed: bool = True) -> tuple[Any, Any]:
-        model, tokenizer = new_reward_model(start, base, context.recipe, placed=placed)
+        model, tokenizer = new_reward_model(start, base, context.run, placed=placed)
         return model if settings.lora is None else add_lora(model, settings.lora, reward=True), tokenizer
 
     model, tokenizer = make(not context.sharded)
@@ -53,7 +53,10 @@ def run(settings: RewardStage, context: StageContext) -> StageResult:
     if not kept or not held_out:
         raise StageError(f"{len(kept)} pairs to train on and {len(held_out)} held out; both must be more than none")
     trainer, callback, loss = fit(
-        model, lambda callback: _trainer(settings, context, model, tokenizer, kept, callback), context
+        model,
+        lambda callback: _trainer(settings, context, model, tokenizer, kept, callback),
+        context,
+        batch_size=settings.batch_size,
     )
     trained = whole_model(trainer.model, lambda: make()[0], context)
     if context.rank > 0:

@@ -28,8 +28,8 @@ Block: TypeAlias = list[PromptIds]
 
 def run(settings: SampleStage, context: StageContext) -> StageResult:
     """Writes ``prompts.jsonl`` and ``responses.jsonl`` (in the prompts' order, a prompt's responses together)."""
-    tokenizer = policy_tokenizer(context.inputs[settings.model], context.inputs[BASE], context.recipe)
-    prompts, _held_out = load_prompts(context.data["prompts"], context.recipe.data.held_out)
+    tokenizer = policy_tokenizer(context.inputs[settings.model], context.inputs[BASE], context.run)
+    prompts, _held_out = load_prompts(context.data["prompts"], context.run.held_out)
     prompts = prompts[: settings.limit]
     blocks = _blocks([(prompt, tuple(render_prompt(tokenizer, prompt.messages))) for prompt in prompts], settings)
     drawn: dict[str, list[Response]] = {}
@@ -64,14 +64,14 @@ def run(settings: SampleStage, context: StageContext) -> StageResult:
 def sampler(settings: SampleStage, context: StageContext) -> Callable[[Block], list[Response]]:
     """What draws the responses to a block of prompts, wherever it is called: they are the same."""
     artifact, base = context.inputs[settings.model], context.inputs[BASE]
-    model, tokenizer = load_policy(artifact, base, context.recipe)
+    model, tokenizer = load_policy(artifact, base, context.run)
     engine = build_engine(context, model, tokenizer, batch_size=settings.batch_size, artifact=artifact)
     score = None
     if settings.reward is not None:
         score = reward_model_score(context, settings.reward, settings.model, tokenizer)
 
     def draw(block: Block) -> list[Response]:
-        return _draw(engine, block, settings, str(artifact.ref()), context.recipe.seed, score)
+        return _draw(engine, block, settings, str(artifact.ref()), context.run.seed, score)
 
     return draw
 

@@ -27,9 +27,9 @@ IGNORED = -100  # the label that cross-entropy leaves out
 
 def run(settings: SftStage, context: StageContext) -> StageResult:
     """Trains ``settings.model`` on the demonstrations. Raises StageError where truncation leaves nothing to learn."""
-    seed_everything(context.recipe)
+    seed_everything(context.run)
     start, base = context.inputs[settings.model], context.inputs[BASE]
-    model, tokenizer = load_policy(start, base, context.recipe, trainable=True, placed=not context.sharded)
+    model, tokenizer = load_policy(start, base, context.run, trainable=True, placed=not context.sharded)
     if settings.lora is not None and not is_adapter(start):
         model = add_lora(model, settings.lora)
     rows = [_row(tokenizer, demo.messages) for demo in read_demonstrations(context.data["demonstrations"])]
@@ -41,6 +41,7 @@ def run(settings: SftStage, context: StageContext) -> StageResult:
         model,
         lambda callback: _trainer(settings, context, model, tokenizer, Dataset.from_list(kept), callback),
         context,
+        batch_size=settings.batch_size,
     )
     state = whole_state(trainer.model, trained_only=True)
     if context.rank > 0:

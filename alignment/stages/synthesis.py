@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from alignment.chat import render_prompt
-from alignment.data.digests import content_id
 from alignment.data.jsonl import read_records, write_records
 from alignment.data.prompts import load_prompts
 from alignment.data.repetition import Repeat, contaminated, near_duplicates
+from alignment.digests import content_id
 from alignment.errors import StageError
 from alignment.judges.answer_cache import Answers
 from alignment.judges.openai_endpoint import EndpointAsker
@@ -56,8 +56,8 @@ def run(settings: SynthesisStage, context: StageContext) -> StageResult:
 
     Raises StageError where nothing is left to compare, or an endpoint cannot be asked.
     """
-    seed = context.recipe.seed
-    prompts, held_out = load_prompts(context.data["prompts"], context.recipe.data.held_out)
+    seed = context.run.seed
+    prompts, held_out = load_prompts(context.data["prompts"], context.run.held_out)
     prompts, checks = clean_prompts(settings, prompts, held_out, seed)
     wanted = plan(settings, prompts[: settings.limit], seed)
     names = [*settings.models, *(endpoint.model for endpoint in settings.endpoints)]
@@ -160,8 +160,8 @@ def plan(settings: SynthesisStage, prompts: Sequence[Prompt], seed: int) -> list
 
 
 def _from_model(settings: SynthesisStage, name: str, wanted: Sequence[Asked], context: StageContext) -> list[Response]:
-    artifact, seed = context.inputs[name], context.recipe.seed
-    model, tokenizer = load_policy(artifact, context.inputs[BASE], context.recipe)
+    artifact, seed = context.inputs[name], context.run.seed
+    model, tokenizer = load_policy(artifact, context.inputs[BASE], context.run)
     engine = build_engine(context, model, tokenizer, batch_size=settings.batch_size, artifact=artifact)
     drawn = engine.generate(
         [render_prompt(tokenizer, _messages(settings, asked)) for asked in wanted],
@@ -193,7 +193,7 @@ def _from_endpoint(
     before = asker.tally.answer_tokens
     replies = wait_for(asker.ask([Question(tuple(_messages(settings, asked))) for asked in wanted]))
     spent = asker.tally.answer_tokens - before
-    seed = context.recipe.seed
+    seed = context.run.seed
     return [
         Response(
             id=_id(asked, endpoint.model, seed), prompt_id=asked.prompt.id, text=reply.text, model=endpoint.model,

@@ -80,7 +80,7 @@ def run(settings: TournamentStage, context: StageContext) -> StageResult:
           for name in settings.policies}  # fmt: skip
     games, judge = _games(settings, context, prompts, answers)
     with context.working():
-        standings = rank(settings.model, games, kl, answers, candidates=settings.best_of, seed=context.recipe.seed)
+        standings = rank(settings.model, games, kl, answers, candidates=settings.best_of, seed=context.run.seed)
     winner = next(one.player for one in standings if one.player in settings.policies)
     played = Tournament(
         start=settings.model, winner=winner, prompts=len(prompts),
@@ -105,7 +105,7 @@ def _games(
         return {(left, right): judged.outcomes[f"{left}/{right}"] for left, right in both}, judged.words
     assert settings.raters is not None
     rubric = load_rubric(context.data["rubric"])
-    raters = simulated_raters(settings.raters, rubric, context.recipe.seed)
+    raters = simulated_raters(settings.raters, rubric, context.run.seed)
     with context.working():
         games = {(left, right): rubric_outcomes(prompts, answers[left], answers[right], raters) for left, right in both}
     return games, f"{len(raters)} simulated raters by the rubric {rubric.name}"
@@ -173,5 +173,5 @@ def _kl(
     settings: TournamentStage, context: StageContext, divergences: Sequence[float]
 ) -> tuple[float, float | None, float | None]:
     """KL(policy‖start) with its interval, from one value for each prompt."""
-    found = kl_estimate(divergences, max_new_tokens=settings.sampling.max_new_tokens, seed=context.recipe.seed)
+    found = kl_estimate(divergences, max_new_tokens=settings.sampling.max_new_tokens, seed=context.run.seed)
     return found.value, found.low, found.high

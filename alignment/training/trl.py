@@ -5,7 +5,7 @@ import math
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import transformers
@@ -19,16 +19,36 @@ from alignment.distributed.workers import share_batches, wait_for_workers
 from alignment.models.cpu_attention import quick_backward
 from alignment.models.device import pick_device
 from alignment.models.prefix_sharing import share_prefixes
-from alignment.recipe.base import Training
-from alignment.recipe.recipe import Recipe
 from alignment.recipe.resources import Resources
-from alignment.recipe.stages.grpo import GroupStage
+from alignment.recipe.run_settings import RunSettings
+from alignment.recipe.stages.training import Training
 from alignment.stage import Progress, StageContext
 
 disable_progress_bars()  # a stage says where it stands by itself
 COMPLETE = "complete"  # written into a checkpoint's folder after everything else: a SIGKILL leaves no half of one
 UNINTERESTING = {"epoch", "num_tokens", "total_flos", "train_runtime", "train_samples_per_second"}
 Curves = dict[str, list[tuple[int, float]]]
+
+
+class OptimizerSettings(Protocol):
+    """What a stage's settings say of its steps, however it comes by its batches."""
+
+    @property
+    def learning_rate(self) -> float: ...
+    @property
+    def batch_size(self) -> int: ...
+    @property
+    def warmup(self) -> float: ...
+    @property
+    def schedule(self) -> str: ...
+    @property
+    def weight_decay(self) -> float: ...
+    @property
+    def max_grad_norm(self) -> float: ...
+    @property
+    def checkpoint_every(self) -> int: ...
+    @property
+    def gradient_checkpointing(self) -> bool: ...
 
 
 def trainer_arguments(settings: Training, context: StageContext) -> dict[str, Any]:
@@ -45,9 +65,9 @@ def trainer_arguments(settings: Training, context: StageContext) -> dict[str, An
     }
 
 
-def shared_arguments(settings: Training | GroupStage, context: StageContext) -> dict[str, Any]:
+def shared_arguments(settings: OptimizerSettings, context: StageContext) -> dict[str, Any]:
     """Those that do not depend on how a stage comes by its batches."""
-    device = pick_device(context.recipe.resources)
+    device = pick_device(context.run.resources)
     return {
         "output_dir": str(context.checkpoints),
         "learning_rate": settings.learning_rate,
@@ -57,10 +77,10 @@ def shared_arguments(settings: Training | GroupStage, context: StageContext) -> 
         "weight_decay": settings.weight_decay,
         "max_grad_norm": settings.max_grad_norm,
         "gradient_checkpointing": settings.gradient_checkpointing,
-        "bf16": context.recipe.model.dtype == "bfloat16",
+        "bf16": context.run.model.dtype == "bfloat16",
         "use_cpu": device.type == "cpu",
-        "seed": context.recipe.seed,
-        "data_seed": context.recipe.seed,
+        "seed": context.run.seed,
+        "data_seed": context.run.seed,
         "logging_steps": 1,
         "logging_nan_inf_filter": False,  # a loss that is not a number must show
         "save_strategy": "steps",
@@ -150,17 +170,18 @@ def fit(
     *,
     callback: StageCallback | None = None,
     also: Sequence[TrainerCallback] = (),
+    batch_size: int | None = None,
 ) -> tuple[Any, StageCallback, float]:
     """Trains from the last whole checkpoint (or the start). Returns the trainer, its callback and the mean loss.
 
     ``model`` is what ``make_trainer`` gives to its trainer; ``callback`` is a stage's own, where it has one;
-    ``also`` are further ones.
+    ``also`` are further ones. ``batch_size``: of the batches that several workers share, where these may be uneven.
     """
     trunk = model.get_base_model() if isinstance(model, PeftModel) else model
     share_prefixes(trunk)
     callback = callback or StageCallback(context)
     # A model that is to be sharded waits in main memory, wherever it will train.
-    slow = (trunk,) if pick_device(context.recipe.resources).type == "cpu" else ()
+    slow = (trunk,) if pick_device(context.run.resources).type == "cpu" else ()
     with context.working(), quick_backward(*slow), sharding(context):
         trainer = make_trainer(callback)  # DPO computes its reference's log-probabilities here
     prepare_trainer(trainer, context)
@@ -170,10 +191,8 @@ def fit(
     for name, parameter in model.named_parameters():
         if ".ref." in name:  # TRL's copy of the adapter, which is the reference
             parameter.requires_grad_(False)
-    if context.workers > 1:
-        settings = context.recipe.stages[context.name]
-        if isinstance(settings, Training):  # the answers of GRPO and RLOO always divide evenly
-            share_batches(trainer, settings.batch_size, context)
+    if context.workers > 1 and batch_size is not None:
+        share_batches(trainer, batch_size, context)
     resume = callback.resumed = last_checkpoint(context.checkpoints, clean=context.rank == 0)
     wait_for_workers(context)  # nobody writes a checkpoint while broken ones are still being removed
     if resume:
@@ -186,10 +205,10 @@ def fit(
     return trainer, callback, sum(losses) / len(losses)  # the trainer's own mean leaves out what came before a restart
 
 
-def seed_everything(recipe: Recipe) -> None:
+def seed_everything(run: RunSettings) -> None:
     """The first thing that a stage does: also a fresh adapter's weights are drawn, long before training starts."""
-    transformers.set_seed(recipe.seed)
-    choose_kernels(recipe.resources)
+    transformers.set_seed(run.seed)
+    choose_kernels(run.resources)
 
 
 def choose_kernels(resources: Resources) -> None:

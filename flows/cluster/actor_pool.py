@@ -49,9 +49,9 @@ def spread(home: Path, environment: Mapping[str, str]) -> Pool:
     def pool(build: Build, settings: Any, context: StageContext) -> Iterator[Each]:
         import ray
 
-        number = workers_of(context.recipe, settings)
-        start(context.recipe, number)
-        gpus = gpus_per_worker(context.recipe)
+        number = workers_of(context.run.resources, settings)
+        start(context.run.resources, number)
+        gpus = gpus_per_worker(context.run.resources)
         if gpus:
             train_workers.dismiss()  # who trains holds them, also while waiting
         carried = replace(context, report=silent, pool=here)
@@ -70,7 +70,7 @@ def spread(home: Path, environment: Mapping[str, str]) -> Pool:
             raise
         finally:
             context.gpu_seconds += (time.perf_counter() - began) * asked * gpus
-        if gpus or not on_this_machine(context.recipe):
+        if gpus or not on_this_machine(context.run.resources):
             dismiss()
 
     return pool
@@ -84,7 +84,7 @@ def _actors(context: StageContext, number: int) -> list[Any]:
     """So many actors: those that wait, where they are of the right kind, and new ones."""
     import ray
 
-    options = actor_options(context.recipe)
+    options = actor_options(context.run.resources)
     if options != _options:
         dismiss()
         _options.update(options)
@@ -117,7 +117,7 @@ def _each(
             actor, place = idle.pop(0), waiting.popleft()
             busy[actor.do.remote([work], place, pieces[place])] = actor, place
         ready, _rest = ray.wait([*busy, *away], timeout=POLL_SECONDS)
-        if not ready and time.monotonic() - since > context.recipe.resources.stall_seconds:
+        if not ready and time.monotonic() - since > context.run.resources.stall_seconds:
             raise stalled(home, context)
         for reference in ready:
             given: tuple[Any, int | None] = busy.pop(reference) if reference in busy else (away.pop(reference), None)
@@ -171,7 +171,7 @@ class PieceWorker:
             gc.collect()
             os.environ.update(stage.environment)
             say_where(stage.home, self.name)
-            if threads := stage.context.recipe.resources.threads:
+            if threads := stage.context.run.resources.threads:
                 torch.set_num_threads(threads)
             self._do, self.number = stage.build(stage.settings, stage.context), stage.number
         result = self._do(piece)

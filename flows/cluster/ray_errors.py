@@ -1,4 +1,4 @@
-"""TODO: flows/cluster/ray_errors.py"""
+"""The cause inside an error of Ray's."""
 
 from typing import Any
 

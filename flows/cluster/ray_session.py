@@ -6,7 +6,7 @@ import signal
 import threading
 from typing import Any
 
-from alignment.recipe.recipe import Recipe
+from alignment.recipe.resources import Resources
 
 SETTINGS = {  # what Ray reads when it is imported
     "RAY_USAGE_STATS_ENABLED": "0",  # no telemetry
@@ -19,19 +19,18 @@ SETTINGS = {  # what Ray reads when it is imported
 }
 
 
-def on_this_machine(recipe: Recipe) -> bool:
+def on_this_machine(resources: Resources) -> bool:
     """Whether Ray is one of our own here, and not a cluster's."""
-    return recipe.resources.address in (None, "local")
+    return resources.address in (None, "local")
 
 
-def cpus_per_worker(recipe: Recipe) -> int:
+def cpus_per_worker(resources: Resources) -> int:
     """The cores that a worker asks Ray for: its threads, or one."""
-    return recipe.resources.threads or 1
+    return resources.threads or 1
 
 
-def gpus_per_worker(recipe: Recipe) -> float:
+def gpus_per_worker(resources: Resources) -> float:
     """The GPUs that a worker asks Ray for."""
-    resources = recipe.resources
     if resources.device == "cpu":
         return 0
     if resources.gpus_per_worker is not None:
@@ -41,52 +40,52 @@ def gpus_per_worker(recipe: Recipe) -> float:
     return 1 if resources.device == "cuda" or ray.cluster_resources().get("GPU", 0) > 0 else 0
 
 
-def resources_per_worker(recipe: Recipe) -> dict[str, float]:
+def resources_per_worker(resources: Resources) -> dict[str, float]:
     """What a worker asks Ray for, by Ray's names."""
-    gpus = gpus_per_worker(recipe)
-    return {"CPU": cpus_per_worker(recipe)} | ({"GPU": gpus} if gpus else {})
+    gpus = gpus_per_worker(resources)
+    return {"CPU": cpus_per_worker(resources)} | ({"GPU": gpus} if gpus else {})
 
 
-def actor_options(recipe: Recipe) -> dict[str, Any]:
+def actor_options(resources: Resources) -> dict[str, Any]:
     """The same for an actor, which lives on whatever node has room, and is started again when it dies."""
-    failures = recipe.resources.max_failures
+    failures = resources.max_failures
     return {
-        "num_cpus": cpus_per_worker(recipe),
-        "num_gpus": gpus_per_worker(recipe),
+        "num_cpus": cpus_per_worker(resources),
+        "num_gpus": gpus_per_worker(resources),
         "max_restarts": failures,
         "max_task_retries": failures,
         "scheduling_strategy": "DEFAULT",  # not in the bundle of who makes it
     }
 
 
-def start(recipe: Recipe, workers: int) -> None:
+def start(resources: Resources, workers: int) -> None:
     """Joins the cluster, or starts a Ray here that later stages of this process find again."""
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     import ray
 
     # Twice as many as are asked for: those who train and those who sample wait here for their next stage side by side.
-    cpus = max(os.cpu_count() or 1, 2 * workers * cpus_per_worker(recipe))
+    cpus = max(os.cpu_count() or 1, 2 * workers * cpus_per_worker(resources))
     if ray.is_initialized():
-        if not on_this_machine(recipe) or ray.cluster_resources().get("CPU", 0) >= cpus:
+        if not on_this_machine(resources) or ray.cluster_resources().get("CPU", 0) >= cpus:
             return
         stop()  # ours, and made for fewer workers
     hears = signal.getsignal(signal.SIGTERM)
     try:
-        _begin(recipe, cpus)
+        _begin(resources, cpus)
     finally:
         if hears is not None and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, hears)  # Ray takes it for itself
 
 
-def _begin(recipe: Recipe, cpus: int) -> None:
+def _begin(resources: Resources, cpus: int) -> None:
     import ray
 
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     # Nobody takes this machine back.
-    os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0" if on_this_machine(recipe) else "1"
-    if not on_this_machine(recipe):
-        ray.init(address=recipe.resources.address, **options)
+    os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0" if on_this_machine(resources) else "1"
+    if not on_this_machine(resources):
+        ray.init(address=resources.address, **options)
         return
     ray.init(address="local", num_cpus=cpus, include_dashboard=False, object_store_memory=2**28, **options)
 

@@ -33,7 +33,7 @@ class Rollouts:
     def __call__(self, settings: Any) -> "ActorEngine":
         import ray
 
-        worker = ray.remote(**actor_options(self.context.recipe))(RolloutActor)
+        worker = ray.remote(**actor_options(self.context.run.resources))(RolloutActor)
         actors = [
             worker.remote(settings, self.context, self.environment, str(self.home), f"rollout-{place}")
             for place in range(self.number)
@@ -113,7 +113,7 @@ class RolloutActor:
         import torch
 
         if self._worker is None:  # not in the constructor, whose errors Ray turns into text
-            if threads := self.context.recipe.resources.threads:
+            if threads := self.context.run.resources.threads:
                 torch.set_num_threads(threads)
             self._worker = RolloutWorker(self.settings, self.context)
         if self._worker.version != version:

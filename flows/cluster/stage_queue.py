@@ -1,4 +1,4 @@
-"""TODO: flows/cluster/stage_queue.py"""
+"""The queue through which the driver gives stages to workers that stay."""
 
 import asyncio
 from typing import Any

@@ -45,8 +45,10 @@ class Task:
 def fit(task: Task) -> tuple[StageResult, float]:
     """The stage on its workers. Returns rank 0's result, and the seconds that it was at work."""
     context = task.context
-    folder = None if on_this_machine(context.recipe) else task.home / "train"  # a crew may outlive its first stage
-    crew = crew_for(context.recipe, task.settings, folder)
+    folder = (
+        None if on_this_machine(context.run.resources) else task.home / "train"
+    )  # a crew may outlive its first stage
+    crew = crew_for(context.run.resources, task.settings, folder)
     watch = Watch(task.home, context)
     try:
         result, seconds = _wait(crew, _to_travel(task), watch)
@@ -54,7 +56,7 @@ def fit(task: Task) -> tuple[StageResult, float]:
         disband()
         raise
     watch.pass_on()
-    if not on_this_machine(context.recipe):
+    if not on_this_machine(context.run.resources):
         dismiss()
     return result, seconds
 
@@ -68,8 +70,8 @@ def _wait(crew: Crew, task: Task, watch: Watch) -> tuple[StageResult, float]:
     """Looks on until the stage is done."""
     import ray
 
-    name, failures = task.context.name, task.context.recipe.resources.max_failures
-    allowed = failures + 1 if on_this_machine(task.context.recipe) else None
+    name, failures = task.context.name, task.context.run.resources.max_failures
+    allowed = failures + 1 if on_this_machine(task.context.run.resources) else None
     number = ray.get(crew.desk.put.remote([ray.put(task)], allowed))
     reference = crew.desk.result_of.remote(number)
     while True:
@@ -111,10 +113,10 @@ def work(task: Task, rank: int, workers: int) -> tuple[StageResult, float]:
     say_where(task.home, str(rank))
     began = time.process_time()
     context, settings = replace(task.context, rank=rank, workers=workers), task.settings
-    resources = context.recipe.resources
-    if not on_this_machine(context.recipe):
+    resources = context.run.resources
+    if not on_this_machine(context.run.resources):
         context.preempted = preempted
-    if rollouts := getattr(settings, "rollout_workers", 0):
+    if rollouts := settings.rollout_processes():
         from flows.cluster.rollout_actors import Rollouts  # brings torch along
 
         context.rollouts = Rollouts(rollouts, task.home, task.environment, context)

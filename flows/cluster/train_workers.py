@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from alignment.recipe.graph import fewest_workers, workers_of
-from alignment.recipe.recipe import Recipe
+from alignment.recipe.resources import Resources
 from flows.cluster.ray_session import gpus_per_worker, on_this_machine, resources_per_worker
 from flows.cluster.stage_queue import Desk
 
@@ -32,19 +32,19 @@ class Shape(NamedTuple):
     max_failures: int  # Ray Train's own count of them; -1: the desk counts, each stage's alone
 
 
-def shape_of(recipe: Recipe, settings: Any) -> Shape:
+def shape_of(resources: Resources, settings: Any) -> Shape:
     """The crew that a stage wants. Ray has to be there: it knows the GPUs."""
-    resources = tuple(sorted(resources_per_worker(recipe).items()))
-    fewest, workers = fewest_workers(recipe, settings), workers_of(recipe, settings)
-    failures = -1 if on_this_machine(recipe) else recipe.resources.max_failures  # preemptions do not count there
-    return Shape(recipe.resources.address, fewest, workers, resources, failures)
+    each = tuple(sorted(resources_per_worker(resources).items()))
+    fewest, workers = fewest_workers(resources, settings), workers_of(resources, settings)
+    failures = -1 if on_this_machine(resources) else resources.max_failures  # preemptions do not count there
+    return Shape(resources.address, fewest, workers, each, failures)
 
 
 class Crew:
     """A run of Ray Train under way. ``folder`` is where Ray Train keeps its own notes, on storage that all see; None: a
     temporary one of this machine."""
 
-    def __init__(self, shape: Shape, recipe: Recipe, folder: Path | None) -> None:
+    def __init__(self, shape: Shape, resources: Resources, folder: Path | None) -> None:
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -53,7 +53,7 @@ class Crew:
         self.desk = ray.remote(num_cpus=0, scheduling_strategy=here)(Desk).remote()  # not on a node that may be lost
         self.error: BaseException | None = None
         self._temporary = tempfile.TemporaryDirectory(prefix="rlhf-crew-")
-        arguments = recipe, str(folder or self._temporary.name)
+        arguments = resources, str(folder or self._temporary.name)
         self.thread = threading.Thread(target=self._run, args=arguments, name="crew", daemon=True)
         self.thread.start()
 
@@ -62,7 +62,7 @@ class Crew:
         """Whether it works, or waits for work."""
         return self.thread.is_alive() and self.error is None
 
-    def _run(self, recipe: Recipe, folder: str) -> None:
+    def _run(self, resources: Resources, folder: str) -> None:
         import ray
         from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
         from ray.train.torch import TorchTrainer
@@ -85,7 +85,7 @@ class Crew:
             train_loop_config={"desk": desk},
             scaling_config=ScalingConfig(
                 num_workers=(fewest, workers) if fewest < workers else workers,
-                use_gpu=gpus_per_worker(recipe) > 0,
+                use_gpu=gpus_per_worker(resources) > 0,
                 resources_per_worker=dict(self.shape.resources),
             ),
             run_config=RunConfig(
@@ -147,13 +147,13 @@ class Crew:
 _here: list[Crew] = []  # the one that waits for the next stage, or none
 
 
-def crew_for(recipe: Recipe, settings: Any, folder: Path | None) -> Crew:
+def crew_for(resources: Resources, settings: Any, folder: Path | None) -> Crew:
     """The crew that waits, where it is of the right kind; else a new one."""
-    shape = shape_of(recipe, settings)
+    shape = shape_of(resources, settings)
     if _here and _here[0].there and _here[0].shape == shape:
         return _here[0]
     dismiss()
-    _here.append(Crew(shape, recipe, folder))
+    _here.append(Crew(shape, resources, folder))
     return _here[0]
 
 

@@ -20,7 +20,7 @@ def stalled(home: Path, context: StageContext) -> StageError:
     text = all_stacks(home)
     kept = context.checkpoints.parent / "stacks.txt"
     write_text(kept, text + "\n")
-    seconds = context.recipe.resources.stall_seconds
+    seconds = context.run.resources.stall_seconds
     _log.error("%s: no step in %g s; the stacks of its workers:\n%s", context.name, seconds, text)
     return StageError(f"{context.name}: no step in {seconds:g} s (resources.stall_seconds); stacks are in {kept}")
 
@@ -45,7 +45,7 @@ class Watch:
             self._seen, self._since = now, time.monotonic()
         if (failed := self.home / FAILED).exists():
             raise StageError(failed.read_text("utf-8"))
-        if time.monotonic() - self._since > self.context.recipe.resources.stall_seconds:
+        if time.monotonic() - self._since > self.context.run.resources.stall_seconds:
             raise stalled(self.home, self.context)
 
     def pass_on(self) -> None:

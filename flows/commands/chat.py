@@ -24,8 +24,8 @@ def generate_command(
 ) -> None:
     """Answers each prompt once; one JSON object a line with ``--json``."""
     from alignment.chat import render_prompt
-    from alignment.data.digests import prompt_id
     from alignment.data.prompts import read_prompts
+    from alignment.digests import prompt_id
     from alignment.models.load import stop_ids
     from alignment.rollouts.seeds import response_seed
     from alignment.rollouts.transformers_engine import TransformersEngine

@@ -1,4 +1,4 @@
-"""TODO: flows/commands/check.py"""
+"""`rlhf check`."""
 
 import json
 from pathlib import Path
@@ -21,11 +21,10 @@ def check_command(given: str, workspace: Path, overrides: list[str], *, as_json:
     space = Workspace(workspace.resolve())
     servers.quiet_environment(space)
     from alignment.checks.recipe import check_recipe
-    from flows.cluster import cluster_faults
     from flows.pipeline.environment import running_faults
 
     recipe, path = prepare(given, overrides)
-    faults = check_recipe(recipe, path, space) + cluster_faults(recipe) + running_faults(recipe)
+    faults = check_recipe(recipe, path, space) + running_faults(recipe)
     if as_json:
         rows = [
             {"file": f.file, "row": f.row, "field": f.field, "problem": f.problem, "remedy": f.remedy} for f in faults

@@ -1,4 +1,4 @@
-"""TODO: flows/commands/deploy.py"""
+"""`rlhf deploy`."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""TODO: flows/commands/models.py"""
+"""`rlhf models list`, `show`, `promote` and `rollback`."""
 
 import getpass
 import json

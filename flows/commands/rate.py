@@ -1,4 +1,4 @@
-"""TODO: flows/commands/rate.py"""
+"""`rlhf rate`."""
 
 import os
 from pathlib import Path

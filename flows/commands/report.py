@@ -1,4 +1,4 @@
-"""TODO: flows/commands/report.py"""
+"""`rlhf report` and `rlhf dashboard`."""
 
 import json
 from pathlib import Path

@@ -26,6 +26,7 @@ from prefect.runtime import flow_run as running
 from alignment.errors import InputError
 from alignment.recipe.deployment import Deployment
 from alignment.recipe.files import resolve_data, with_absolute_data
+from alignment.recipe.graph import of_type
 from alignment.recipe.load import dump_recipe
 from alignment.recipe.recipe import Recipe
 from alignment.recipe.stages.preferences import HumanPreferencesStage
@@ -129,7 +130,7 @@ def _run(recipe: Recipe, path: Path, space: Workspace, ready: dict[str, str]) ->
 
 def _next_round(recipe: Recipe, path: Path, space: Workspace, state: State[Any]) -> Recipe | None:
     """The recipe with the new champion as its base; None where there is no new one, or it cannot be a base."""
-    if state.name != "Promoted" or not any(isinstance(one, HumanPreferencesStage) for one in recipe.stages.values()):
+    if state.name != "Promoted" or not any(of_type(recipe.stages, HumanPreferencesStage)):
         return None
     from alignment.registry import find
 

@@ -6,7 +6,6 @@ slots back when the lease ends, a minute later, and one that is cancelled gives 
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
 from prefect.client.orchestration import get_client
 from prefect.concurrency.asyncio import ConcurrencySlotAcquisitionError
@@ -16,15 +15,15 @@ from prefect.exceptions import ObjectNotFound
 from alignment.errors import Fault, StageError
 from alignment.recipe.graph import workers_of
 from alignment.recipe.recipe import Recipe
+from alignment.recipe.stages.spec import StageSettings
 
 LEASE_SECONDS = 60.0  # the least that Prefect's server takes
-WITHOUT_MODELS = ("preferences", "human_preferences", "preference_file")  # programs and people
 
 
-def wanted_slots(recipe: Recipe, settings: Any) -> int:
+def wanted_slots(recipe: Recipe, settings: StageSettings) -> int:
     """How many slots a stage holds while it works: what the recipe says, or the GPUs of its workers."""
     resources = recipe.resources
-    if resources.limit is None or settings.kind in WITHOUT_MODELS:
+    if resources.limit is None or not settings.spec.computes:
         return 0
     if resources.slots is not None:
         return resources.slots
@@ -33,11 +32,11 @@ def wanted_slots(recipe: Recipe, settings: Any) -> int:
     if pick_device(resources).type != "cuda" and resources.address is None:
         return 0
     each = 1 if resources.gpus_per_worker is None else resources.gpus_per_worker
-    return round(workers_of(recipe, settings) * each) or int(each > 0)
+    return round(workers_of(resources, settings) * each) or int(each > 0)
 
 
 @contextmanager
-def slots(recipe: Recipe, settings: Any) -> Iterator[None]:
+def slots(recipe: Recipe, settings: StageSettings) -> Iterator[None]:
     """Waits for the stage's slots and holds them. Raises StageError where the limit is not on the server, or lost."""
     limit, wanted = recipe.resources.limit, wanted_slots(recipe, settings)
     if limit is None or not wanted:

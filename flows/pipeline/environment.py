@@ -1,4 +1,4 @@
-"""TODO: flows/pipeline/environment.py"""
+"""What a run needs of the machine's environment: limits, variables that hold secrets."""
 
 import os
 

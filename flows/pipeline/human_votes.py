@@ -14,6 +14,7 @@ from alignment.digests import digest_of
 from alignment.errors import Fault, InputError, StageError
 from alignment.preferences.comparisons import make_comparisons
 from alignment.recipe.files import with_absolute_data
+from alignment.recipe.graph import of_type
 from alignment.recipe.load import dump_recipe
 from alignment.recipe.recipe import Recipe
 from alignment.recipe.stages.preferences import HumanPreferencesStage
@@ -170,9 +171,7 @@ def _ask_for_scores(store: Store, criteria: Mapping[str, str], recipe: str) -> N
 
 
 def _settings(recipe: Recipe, name: str) -> HumanPreferencesStage:
-    settings = recipe.stages[name]
-    assert isinstance(settings, HumanPreferencesStage)
-    return settings
+    return dict(of_type(recipe.stages, HumanPreferencesStage))[name]
 
 
 def _snapshot(workspace: Workspace, queue: str) -> Export | None:

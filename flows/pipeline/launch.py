@@ -22,7 +22,6 @@ from alignment.recipe.files import resolve_data, with_absolute_data
 from alignment.recipe.load import dump_recipe, recipe_digest
 from alignment.recipe.recipe import Recipe
 from alignment.workspace import Workspace, file_digest, write_text
-from flows.cluster import cluster_faults
 from flows.monitoring.progress import listener
 from flows.monitoring.terminal import Terminal, shown_stages
 from flows.pipeline.environment import running_faults
@@ -42,7 +41,7 @@ def checked(recipe: Recipe, path: Path, workspace: Workspace) -> None:
     known: list[str] = json.loads(passed.read_text("utf-8")) if passed.exists() else []
     if identity in known:
         return
-    if faults := check_recipe(recipe, path, workspace) + cluster_faults(recipe):
+    if faults := check_recipe(recipe, path, workspace):
         raise InputError(faults)
     write_text(passed, json.dumps([*known[-99:], identity]))
 

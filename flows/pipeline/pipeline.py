@@ -17,7 +17,7 @@ from pydantic import BaseModel
 
 from alignment.errors import Fault, InputError
 from alignment.recipe.base import BASE, CHAMPION
-from alignment.recipe.graph import stage_inputs
+from alignment.recipe.graph import of_type, stage_inputs
 from alignment.recipe.load import dump_recipe, recipe_digest
 from alignment.recipe.recipe import Recipe
 from alignment.recipe.stages.preferences import HumanPreferencesStage
@@ -172,8 +172,8 @@ def data_of(run: Run, name: str, *, wanted: bool) -> dict[str, Path] | None:
     Raises WaitingForRaters where people have to vote first.
     """
     request, recipe = run.request, run.recipe
-    settings = recipe.stages[name]
-    if not isinstance(settings, HumanPreferencesStage):
+    settings = dict(of_type(recipe.stages, HumanPreferencesStage)).get(name)
+    if settings is None:
         return request.data
     from flows.pipeline.human_votes import (
         collected,

@@ -15,6 +15,7 @@ from alignment.cache_key import code_digest
 from alignment.digests import digest_of
 from alignment.evaluation.gate import GateVerdict, decide
 from alignment.recipe.base import CHAMPION
+from alignment.recipe.graph import of_type
 from alignment.recipe.load import recipe_digest
 from alignment.recipe.recipe import Recipe
 from alignment.recipe.stages.evaluate import EvaluateStage
@@ -68,8 +69,7 @@ def finish(recipe: Recipe, made: Mapping[str, Artifact], workspace: Workspace, r
     from alignment.registry import Provenance, register
 
     assert recipe.gate is not None
-    settings = recipe.stages[recipe.gate.evaluation]
-    assert isinstance(settings, EvaluateStage)
+    settings = dict(of_type(recipe.stages, EvaluateStage))[recipe.gate.evaluation]
     started = time.perf_counter()
     evaluated = made[recipe.gate.evaluation]
     verdict = decide(recipe.gate, evaluated.metrics, settings, champion=CHAMPION in evaluated.inputs)
@@ -81,7 +81,7 @@ def finish(recipe: Recipe, made: Mapping[str, Artifact], workspace: Workspace, r
         settings.model,
         verdict,
         Provenance(run=run, recipe_digest=recipe_digest(recipe), commit=commit()),
-        merge=lambda artifact, target: export_merged(artifact, base, recipe, target),
+        merge=lambda artifact, target: export_merged(artifact, base, recipe.run_settings(), target),
     )
     alias = "champion" if "champion" in version.aliases else next(iter(version.aliases), "")
     result = Finish(
@@ -109,8 +109,7 @@ def with_approval(finish: Finish, workspace: Workspace) -> Finish:
 def finish_task(recipe: Recipe, made: Mapping[str, Artifact], workspace: Workspace, run: str) -> State[Any]:
     """Runs :func:`finish` as a task, cached by what it decides on; returns the task's final state."""
     assert recipe.gate is not None
-    settings = recipe.stages[recipe.gate.evaluation]
-    assert isinstance(settings, EvaluateStage)
+    settings = dict(of_type(recipe.stages, EvaluateStage))[recipe.gate.evaluation]
     key = digest_of(
         [
             recipe.model.registered_name,

@@ -19,19 +19,19 @@ from prefect import Task, task
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.context import TaskRunContext
 
-from alignment.cache_key import code_digest
-from alignment.digests import digest_of
+from alignment.cache_key import stage_key
 from alignment.errors import Fault, InputError
 from alignment.models.base_model import prepare_base
 from alignment.models.memory import keep_freed_memory
 from alignment.recipe.base import BASE
-from alignment.recipe.graph import stage_inputs, trains_on_several, workers_of
-from alignment.recipe.judges import folder_data, judge_folder, judges_of
+from alignment.recipe.graph import judges_of, stage_inputs
+from alignment.recipe.judges import folder_data, judge_folder
 from alignment.recipe.recipe import Recipe
 from alignment.recipe.rewards import FunctionReward, data_name
+from alignment.recipe.stages.spec import StageSettings
 from alignment.records import Artifact
 from alignment.stage import Progress, StageContext
-from alignment.workspace import Workspace, file_digest, folder_digest
+from alignment.workspace import Workspace, folder_digest
 from flows.cluster import run_stage
 from flows.monitoring.dashboard import show_artifact, slug
 from flows.monitoring.logs import say
@@ -42,34 +42,6 @@ from flows.pipeline.concurrency_limit import slots
 from flows.shutdown import letting_steps_end
 
 _log = logging.getLogger(__name__)
-RUNNERS = {  # the module whose `run` makes a stage of this kind, and the data files it reads
-    "sft": ("alignment.stages.sft", ("demonstrations",)),
-    "sample": ("alignment.stages.sample", ("prompts",)),
-    "preferences": ("alignment.stages.preferences", ("rubric",)),
-    "human_preferences": ("alignment.stages.human_preferences", ("snapshot", "collection")),
-    "judge": ("alignment.stages.judge", ()),
-    "constitution": ("alignment.stages.constitution", ("constitution",)),
-    "synthesis": ("alignment.stages.synthesis", ("prompts",)),
-    "preference_file": ("alignment.stages.preference_file", ("preferences",)),
-    "reward": ("alignment.stages.reward", ()),
-    "pair_classifier": ("alignment.stages.pair_classifier", ()),
-    "dpo": ("alignment.stages.dpo", ()),
-    "ppo": ("alignment.stages.ppo", ("prompts", "rubric")),
-    "grpo": ("alignment.stages.grpo", ("prompts",)),
-    "rloo": ("alignment.stages.grpo", ("prompts",)),
-    "evaluate": ("alignment.stages.evaluate", ("prompts", "rubric")),
-    "tournament": ("alignment.stages.tournament", ("prompts", "rubric")),
-    "overoptimisation": ("alignment.stages.overoptimisation", ("prompts", "rubric")),
-}
-SAMPLES = ("sample", "ppo", "grpo", "rloo")  # kinds whose answers a vLLM server may draw, with kernels of its own
-BESIDE: Any = {
-    "raters": {"rubric"},
-    "judge": {"folder"},
-    "constitution": True,
-    "rewards": {"__all__": {"function": True, "judge": {"folder"}}},
-    "workers": True,
-}
-"""Settings that do not count as they are written: paths (what their files hold counts), and who does the work."""
 DASHBOARD_SECONDS = 5.0  # between two updates of a progress artifact
 RETRIES = [2.0, 10.0]  # seconds before each retry, of failures that pass by themselves
 
@@ -85,37 +57,13 @@ class Job:
     workspace: Workspace
 
     @property
-    def settings(self) -> Any:
+    def settings(self) -> StageSettings:
         return self.recipe.stages[self.name]
 
     @property
     def key(self) -> str:
         """The cache key: equal keys mean equal artifacts."""
-        module, _data = RUNNERS[self.settings.kind]
-        recipe = self.recipe
-        several = trains_on_several(recipe, self.settings)
-        sharding = recipe.resources.sharding if several else "none"
-        return digest_of(
-            {
-                "name": self.name,
-                "settings": self.settings.model_dump(mode="json", exclude=BESIDE),
-                "seed": recipe.seed,
-                "held_out": recipe.data.held_out,
-                "model": [recipe.model.dtype, recipe.resources.device, recipe.resources.threads],
-                # Sums depend on these two; where the workers are does not count.
-                **({"workers": workers_of(recipe, self.settings)} if several else {}),
-                **({"sharding": sharding} if sharding != "none" else {}),
-                **({} if recipe.resources.deterministic else {"deterministic": False}),
-                **({"vllm": True} if recipe.resources.vllm and self.settings.kind in SAMPLES else {}),
-                "template": file_digest(Path(recipe.model.chat_template)) if recipe.model.chat_template else None,
-                "inputs": {name: artifact.digest for name, artifact in self.inputs.items()},
-                "data": {
-                    name: folder_digest(path) if path.is_dir() else file_digest(path)
-                    for name, path in self.data.items()
-                },
-                "code": code_digest(module),
-            }
-        )
+        return stage_key(self.name, self.settings, self.recipe.run_settings(), self.inputs, self.data)
 
 
 def make_job(
@@ -123,15 +71,13 @@ def make_job(
 ) -> Job:
     """A stage's job from what was made before it; it is given the inputs and data that its settings name, no others."""
     settings = recipe.stages[name]
-    wanted = {BASE} | {source for sources in stage_inputs(settings).values() for source in sources}
-    _module, kinds = RUNNERS[settings.kind]
-    # What a setting of the same name takes from a stage, it does not take from a file.
-    files = {kind: data[kind] for kind in kinds if kind in data and getattr(settings, kind, None) is None}
-    if (constitution := getattr(settings, "constitution", None)) is not None:
-        files["constitution"] = data[constitution]
-    if "rubric" in kinds and (raters := getattr(settings, "raters", None)) is not None:
-        files["rubric"] = data[raters.rubric]  # rubrics are known by the name that the recipe gives them
-    for reward in getattr(settings, "rewards", ()):
+    wanted = {source for sources in stage_inputs(settings).values() for source in sources}
+    if settings.spec.computes:
+        wanted.add(BASE)  # what an adapter stands on
+    files = {kind: data[kind] for kind in settings.data_files() if kind in data}
+    # A rubric is known by the name that the recipe gives it; the stage knows it by what it is.
+    files |= {what: data[path] for what, path in settings.named_files().items()}
+    for reward in settings.rewards_used():
         if isinstance(reward, FunctionReward) and (path := data.get(data_name(reward))) is not None:
             files[data_name(reward)] = path
     for place, judge in judges_of(settings).items():
@@ -184,7 +130,7 @@ def _make(job: Job, key: str) -> Artifact:
     metrics = StageMetrics(job.workspace, job.name, {"recipe": job.recipe.name, "kind": job.settings.kind})
     context = StageContext(
         name=job.name,
-        recipe=job.recipe,
+        run=job.recipe.run_settings(),
         inputs=job.inputs,
         data=job.data,
         output=output,
@@ -195,10 +141,9 @@ def _make(job: Job, key: str) -> Artifact:
     keep_freed_memory()
     if job.recipe.resources.threads:
         torch.set_num_threads(job.recipe.resources.threads)
-    module, _data = RUNNERS[job.settings.kind]
     try:
         with slots(job.recipe, job.settings):
-            result = run_stage(module, job.settings, context)
+            result = run_stage(job.settings.spec.run, job.settings, context)
     finally:
         metrics.close()
     seconds = time.perf_counter() - started

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from itertools import combinations
 from math import exp
 
+from alignment.recipe.graph import of_type
 from alignment.recipe.recipe import Recipe
 from alignment.recipe.stages.reward import RewardStage
 from alignment.records import Artifact, Comparison
@@ -37,7 +38,7 @@ def doubt(one: float, other: float) -> float:
 
 
 def _newest(name: str, recipe: Recipe, workspace: Workspace) -> Artifact | None:
-    stages = [stage for stage, one in recipe.stages.items() if isinstance(one, RewardStage) and one.preferences == name]
+    stages = [stage for stage, reward in of_type(recipe.stages, RewardStage) if reward.preferences == name]
     found = [artifact for stage in stages for artifact in workspace.artifacts(stage)]
     return found[-1] if found else None
 
@@ -46,7 +47,7 @@ def _scores(model: Artifact, recipe: Recipe, items: Sequence[Comparison]) -> dic
     from alignment.chat import render_answer, render_prompt
     from alignment.models.reward_model import load_reward_model, score
 
-    reward, tokenizer = load_reward_model(model, recipe)
+    reward, tokenizer = load_reward_model(model, recipe.run_settings())
     asked = {one.id: (item.prompt.messages, one.text) for item in items for one in item.responses}
     sequences = [
         render_prompt(tokenizer, messages) + render_answer(tokenizer, messages, text)

@@ -1,4 +1,4 @@
-"""TODO: flows/services/model_version.py"""
+"""A registered version, loaded for generation."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""TODO: preference_ui/labelling/ballots.py"""
+"""Votes as rows to count: who judged what, and how."""
 
 from dataclasses import dataclass
 

@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from alignment.data.digests import pair_id, prompt_id
 from alignment.data.jsonl import write_records
+from alignment.digests import pair_id, prompt_id
 from alignment.models.base_model import prepare_base
 from alignment.recipe.files import resolve_data
 from alignment.recipe.load import load_recipe
@@ -26,6 +26,7 @@ from alignment.records import Artifact, Message, PreferencePair
 from alignment.stage import Progress, StageContext
 from alignment.training.trl import COMPLETE
 from alignment.workspace import Workspace, folder_digest
+from tests.contexts import stage_context
 
 MakeContext = Callable[..., StageContext]
 LIKED = ("Red.", "The cat.", "It is red.", "Blue.", "The dog.", "It is blue.")
@@ -80,7 +81,7 @@ def make_context(make_recipe: Callable[..., Path]) -> MakeContext:
         data["rubric"] = path.parent / "rubric.yaml"
         for part in ("output", "checkpoints"):
             (folder / part).mkdir(exist_ok=True)
-        return StageContext(name, recipe, inputs, data, folder / "output", folder / "checkpoints", report)
+        return stage_context(name, recipe, inputs, data, folder / "output", folder / "checkpoints", report)
 
     return make
 

@@ -111,7 +111,7 @@ def _reward(
     else:
         artifact, what = _trained(train, held_out, base, recipe, folder), f"a reward model of {len(train)} pairs"
     seconds = time.perf_counter() - started
-    model, tokenizer = load_reward_model(artifact, recipe)
+    model, tokenizer = load_reward_model(artifact, recipe.run_settings())
     rows = [_row(tokenizer, pair, settings) for pair in held_out]
     scores = score(model, tokenizer, [row[side] for side in ("chosen_ids", "rejected_ids") for row in rows])
     found = pair_accuracy(scores[: len(rows)], scores[len(rows) :])
@@ -147,14 +147,14 @@ def _trained(
     train: Sequence[PreferencePair], held_out: Sequence[PreferencePair], base: Artifact, recipe: Any, folder: Path
 ) -> Artifact:
     from alignment.data.jsonl import write_records
-    from alignment.stage import StageContext
     from alignment.stages.reward import run
+    from tests.contexts import stage_context
 
     for part in ("people", "output", "checkpoints"):
         (folder / part).mkdir(parents=True)
     write_records(folder / "people" / "pairs.jsonl", train)
     write_records(folder / "people" / "held_out.jsonl", held_out)
     inputs = {"base": base, "people": _artifact(folder / "people")}
-    context = StageContext("reward", recipe, inputs, {}, folder / "output", folder / "checkpoints")
+    context = stage_context("reward", recipe, inputs, {}, folder / "output", folder / "checkpoints")
     run(recipe.stages["reward"], context)
     return _artifact(folder / "output")

@@ -125,9 +125,9 @@ def recipe_of(arguments: argparse.Namespace) -> Any:
 def ours(arguments: argparse.Namespace) -> dict[str, Any]:
     sys.path.insert(0, str(ROOT))
     from alignment.records import Artifact
-    from alignment.stage import StageContext
     from alignment.stages.dpo import run
     from alignment.workspace import folder_digest
+    from tests.contexts import stage_context
 
     def artifact(name: str, folder: Path) -> Artifact:
         digest = folder_digest(folder)
@@ -142,7 +142,7 @@ def ours(arguments: argparse.Namespace) -> dict[str, Any]:
         output, checkpoints = Path(folder) / "output", Path(folder) / "checkpoints"
         output.mkdir()
         checkpoints.mkdir()
-        context = StageContext("dpo", recipe, inputs, {}, output, checkpoints)
+        context = stage_context("dpo", recipe, inputs, {}, output, checkpoints)
         before, cpu = resident(), time.process_time()
         result = run(recipe.stages["dpo"], context)
         cpu = time.process_time() - cpu

@@ -72,8 +72,8 @@ def _arguments() -> argparse.Namespace:
 
 def problems(path: Path, count: int) -> list[tuple[str, Decimal]]:
     """(question, number) of ``count`` problems, in the order of their digests: no part of the file is preferred."""
-    from alignment.data.digests import content_id
     from alignment.data.jsonl import read_rows
+    from alignment.digests import content_id
     from alignment.metrics.text_metrics import last_number
 
     rows = [row for _number, row in read_rows(path)]

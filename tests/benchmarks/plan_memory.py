@@ -112,9 +112,9 @@ def measure(stage: str, root: Path) -> dict[str, Any]:
         return {}
     import importlib
 
-    from flows.pipeline.stage_task import RUNNERS, execute, make_job
+    from flows.pipeline.stage_task import execute, make_job
 
-    importlib.import_module(RUNNERS[recipe.stages[stage].kind][0])
+    importlib.import_module(recipe.stages[stage].spec.run)
     before = status("VmRSS")
     made = {"base": base} | {one.name: one for one in space.artifacts()}
     execute(make_job(stage, recipe, made, resolve_data(recipe, path), space))

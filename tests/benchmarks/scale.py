@@ -99,11 +99,10 @@ def step(root: Path, batch: int, workers: int) -> float:
     """Seconds of one optimizer step, the median after the first."""
     from alignment.models.base_model import prepare_base
     from alignment.recipe.recipe import Recipe
-    from alignment.stage import StageContext
     from alignment.workspace import Workspace
     from flows.cluster import run_stage
-    from flows.pipeline.stage_task import RUNNERS
     from flows.services import servers
+    from tests.contexts import stage_context
 
     space = Workspace(root / f"{batch}-{workers}")
     servers.quiet_environment(space)
@@ -114,7 +113,7 @@ def step(root: Path, batch: int, workers: int) -> float:
         "resources": {"device": "cpu", "threads": 1, "workers": workers},
     })  # fmt: skip
     times: list[float] = []
-    context = StageContext(
+    context = stage_context(
         name="sft", recipe=recipe, inputs={"base": prepare_base(space, recipe.model)},
         data={"demonstrations": root / "demonstrations.jsonl"}, output=space.folder("output"),
         checkpoints=space.folder("partial", "checkpoints"), report=lambda _progress: times.append(time.perf_counter()),
@@ -122,7 +121,7 @@ def step(root: Path, batch: int, workers: int) -> float:
     import torch
 
     torch.set_num_threads(1)
-    run_stage(RUNNERS["sft"][0], recipe.stages["sft"], context)
+    run_stage("alignment.stages.sft", recipe.stages["sft"], context)
     return statistics.median(later - earlier for earlier, later in pairwise(times[1:]))
 
 

@@ -49,9 +49,7 @@ def episode_reward(settings: PpoStage, context: StageContext, tokenizer: Any) ->
     components = list(build_rewards(settings.rewards, context, tokenizer).components)
     if settings.reward is None:
         return None, EpisodeReward(Rewards(components), team, settings.per_prompt)
-    model, own_tokenizer = load_reward_model(
-        context.inputs[settings.reward], context.recipe, placed=not context.sharded
-    )
+    model, own_tokenizer = load_reward_model(context.inputs[settings.reward], context.run, placed=not context.sharded)
     check_template(tokenizer, own_tokenizer, settings.reward)
 
     def reward(answers: Sequence[Answer]) -> list[float]:

@@ -8,8 +8,8 @@ steps, the policy's greedy answers to prompts that no stage trains on.
 from collections.abc import Sequence
 from pathlib import Path
 
-from alignment.data.digests import content_id
 from alignment.data.jsonl import read_records, write_records
+from alignment.digests import content_id
 from alignment.preferences.outcomes import rubric_outcomes
 from alignment.preferences.simulated_raters import Rater
 from alignment.records import Response, Sampling

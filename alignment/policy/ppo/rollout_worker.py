@@ -27,7 +27,7 @@ class RolloutWorker:
 
     def __init__(self, settings: PpoStage, context: StageContext) -> None:
         start, base = context.inputs[settings.model], context.inputs[BASE]
-        policy, tokenizer = load_policy(start, base, context.recipe, trainable=True)
+        policy, tokenizer = load_policy(start, base, context.run, trainable=True)
         if settings.lora is not None and not is_adapter(start):
             policy = add_lora(policy, settings.lora)
         self.policy = policy.eval()

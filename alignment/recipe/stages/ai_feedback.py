@@ -1,11 +1,12 @@
 """The settings of stages that train on feedback, or have models write it, beside the judges themselves."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from alignment.recipe.base import Count, Name, NotNegative, Settings
 from alignment.recipe.judges import Endpoint, Text
+from alignment.recipe.stages.spec import StageSettings, StageSpec
 from alignment.records import Sampling
 
 
@@ -32,13 +33,19 @@ class Principle(Settings):
     revision: Text
 
 
-class ConstitutionStage(Settings):
+class ConstitutionStage(StageSettings):
     """Critique and revision by written principles (Bai et al. 2022, "Constitutional AI", section 3).
 
     Every response is criticised by a principle that the seed draws, and revised by its own critique, ``rounds`` times.
     The last revision becomes a demonstration, and is preferred to the response that it began with.
     """
 
+    spec: ClassVar[StageSpec] = StageSpec(
+        run="alignment.stages.constitution",
+        makes=("preferences", "demonstrations"),
+        reads={"responses": "responses", "writer": "policy"},
+        headline=("revised", "pairs"),
+    )
     kind: Literal["constitution"]
     responses: Name | Annotated[tuple[Name, ...], Field(min_length=1)]
     writer: Writer
@@ -55,8 +62,27 @@ class ConstitutionStage(Settings):
         check_principles(self.principles)
         return self
 
+    def inputs(self) -> dict[str, tuple[str, ...]]:
+        """The stages that it reads, the writer's among them."""
+        writer = {} if self.writer.model is None else {"writer": (self.writer.model,)}
+        responses = (self.responses,) if isinstance(self.responses, str) else self.responses
+        return {"responses": responses, **writer}
 
-class SynthesisStage(Settings):
+    def named_files(self) -> dict[str, str]:
+        """The constitution, where it is a file."""
+        return {} if self.constitution is None else {"constitution": self.constitution}
+
+    def endpoints_used(self) -> tuple[tuple[str, Endpoint], ...]:
+        """The endpoint that writes, with its field."""
+        endpoint = self.writer.endpoint
+        return () if endpoint is None else (("writer.endpoint", endpoint),)
+
+    def written_tokens(self) -> int:
+        """The longest revision, in tokens."""
+        return self.writer.max_tokens
+
+
+class SynthesisStage(StageSettings):
     """Responses to be rated, of several models under several principles (Cui et al. 2023, "UltraFeedback").
 
     Each response is by a model and a principle that the seed draws; the principle is its system message, which nobody
@@ -65,6 +91,13 @@ class SynthesisStage(Settings):
     ``judge`` makes preferences of what is left.
     """
 
+    spec: ClassVar[StageSpec] = StageSpec(
+        run="alignment.stages.synthesis",
+        makes=("responses",),
+        reads={"models": "policy"},
+        data=("prompts",),
+        headline=("responses",),
+    )
     kind: Literal["synthesis"]
     models: tuple[Name, ...] = ()  # stages that make models, or base
     endpoints: tuple[Endpoint, ...] = ()
@@ -88,6 +121,18 @@ class SynthesisStage(Settings):
         if self.sampling.beams > 1:
             raise ValueError("beams are no draws of their own")
         return self
+
+    def answers_per_prompt(self) -> int:
+        """Responses that it makes to each prompt."""
+        return self.per_prompt
+
+    def sampling_used(self) -> Sampling:
+        """How it draws its answers."""
+        return self.sampling
+
+    def endpoints_used(self) -> tuple[tuple[str, Endpoint], ...]:
+        """The endpoints that answer, each with its field."""
+        return tuple((f"endpoints.{index}", endpoint) for index, endpoint in enumerate(self.endpoints))
 
 
 def check_principles(principles: tuple[Principle, ...]) -> None:

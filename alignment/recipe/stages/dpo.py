@@ -1,10 +1,12 @@
-"""TODO: alignment/recipe/stages/dpo.py"""
+"""The settings of DPO."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from alignment.recipe.base import Count, Name, Positive, Training
+from alignment.recipe.base import Count, Name, Positive
+from alignment.recipe.stages.spec import StageSpec
+from alignment.recipe.stages.training import Training
 
 DpoLoss = Literal[
     "sigmoid", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot", "aot_unpaired",
@@ -15,6 +17,13 @@ DpoLoss = Literal[
 class DpoStage(Training):
     """Direct preference optimisation (Rafailov et al. 2023), with every loss that TRL offers."""
 
+    spec: ClassVar[StageSpec] = StageSpec(
+        run="alignment.stages.dpo",
+        makes=("policy",),
+        reads={"model": "policy", "preferences": "preferences"},
+        sharing="batches",
+        headline=("rewards/accuracies", "loss"),
+    )
     kind: Literal["dpo"]
     model: Name
     preferences: Name
@@ -23,3 +32,11 @@ class DpoStage(Training):
     loss: DpoLoss = "sigmoid"
     snapshot_every: Count | None = None  # optimizer steps: the policy is kept as it is then; None: only at the end
     label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
+
+    def snapshot_steps(self) -> int | None:
+        """Optimizer steps between two snapshots of the policy."""
+        return self.snapshot_every
+
+    def trained_length(self) -> int:
+        """Tokens at which the conversations that it trains on are cut, or left out."""
+        return self.max_length

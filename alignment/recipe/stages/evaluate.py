@@ -1,26 +1,39 @@
-"""The settings of the stages that measure policies: an evaluation, a tournament, the over-optimisation experiment."""
+"""The settings of an evaluation: a candidate against opponents on held-out prompts."""
 
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import field_validator, model_validator
 
-from alignment.recipe.base import BASE, Count, Name, Settings, SimulatedRaters
-from alignment.recipe.judges import JudgeSettings
+from alignment.recipe.base import BASE, Count, Name, Part
+from alignment.recipe.judges import JudgeSettings, check_calibration
 from alignment.recipe.metrics import MetricList, distinguishable
-from alignment.recipe.rewards import RewardList, reward_name, unique_names
+from alignment.recipe.raters import SimulatedRaters
+from alignment.recipe.rewards import REWARD_READS, RewardList, reward_name, unique_names
+from alignment.recipe.stages.spec import StageSettings, StageSpec
 from alignment.records import Sampling
 
-Part = Literal["all", "first half", "second half"]
-"""Which of the held-out prompts, in the order of their ids (which are digests): a choice between policies on one half
-leaves the other half for an unbiased evaluation of what was chosen."""
 
-
-class EvaluateStage(Settings):
+class EvaluateStage(StageSettings):
     """Candidate against opponents on held-out prompts: win rates, metrics, rewards, KL, length, repetition.
 
     An opponent may be ``champion``: the registered version that is promoted when the stage runs, where there is one.
     """
 
+    spec: ClassVar[StageSpec] = StageSpec(
+        run="alignment.stages.evaluate",
+        makes=("evaluation",),
+        reads={
+            "model": "policy",
+            "reward": "reward_model",
+            "reference": "policy",
+            "prompts": "held_out_prompts",
+            "against": "policy",
+            **REWARD_READS,
+        },
+        data=("prompts",),
+        sharing="pieces",
+        champion_roles=("against",),
+    )
     kind: Literal["evaluate"]
     model: Name
     against: tuple[Name, ...] = (BASE,)
@@ -51,10 +64,37 @@ class EvaluateStage(Settings):
 
     @model_validator(mode="after")
     def _a_judge_is_calibrated(self) -> Self:
-        _check_calibration(self.judge, self.calibrated_by)
+        check_calibration(self.judge, self.calibrated_by)
         return self
 
+    def named_files(self) -> dict[str, str]:
+        """The rubric, where raters follow one."""
+        return {} if self.raters is None else {"rubric": self.raters.rubric}
 
-def _check_calibration(judge: object, calibrated_by: str | None) -> None:
-    if judge is None and calibrated_by is not None:
-        raise ValueError("calibrated_by is the calibration of a judge: give the judge too")
+    def rewards_used(self) -> RewardList:
+        """Its reward functions."""
+        return self.rewards
+
+    def judge_used(self) -> JudgeSettings | None:
+        """The judge that compares."""
+        return self.judge
+
+    def calibration_used(self) -> str | None:
+        """The stage that says how far its judge can be trusted."""
+        return self.calibrated_by
+
+    def asks_held_out(self) -> bool:
+        """Whether it asks the held-out part of ``data.prompts``."""
+        return self.prompts is None
+
+    def sampling_used(self) -> Sampling:
+        """How it draws its answers."""
+        return self.sampling
+
+    def evaluates(self) -> bool:
+        """Whether it measures policies, on prompts that none was trained on."""
+        return True
+
+    def answers_per_prompt(self) -> int:
+        """Answers that it draws to each prompt."""
+        return 1

@@ -4,18 +4,19 @@ One step draws ``per_prompt`` answers to each of ``episodes / per_prompt`` promp
 ``epochs`` times in ``minibatches`` pieces, each an optimizer step: the words of the PPO stage, with its meanings.
 """
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from alignment.recipe.base import Count, Fraction, Lora, Name, NotNegative, Positive, Settings
-from alignment.recipe.rewards import RewardList, unique_names
+from alignment.recipe.base import Count, Fraction, Lora, Name, NotNegative, Positive
+from alignment.recipe.rewards import REWARD_READS, RewardList, unique_names
+from alignment.recipe.stages.spec import StageSettings, StageSpec
 from alignment.records import Sampling
 
 GrpoLoss = Literal["grpo", "dr_grpo", "dapo", "bnpo", "cispo", "sapo", "luspo", "vespo"]
 
 
-class GroupStage(Settings):
+class GroupStage(StageSettings):
     """What GRPO and RLOO share."""
 
     model: Name
@@ -65,6 +66,34 @@ class GroupStage(Settings):
             raise ValueError("it samples from the model's own distribution: no repetition_penalty, no stop strings")
         return self
 
+    def rewards_used(self) -> RewardList:
+        """Its reward functions."""
+        return self.rewards
+
+    def snapshot_steps(self) -> int | None:
+        """Optimizer steps between two snapshots of the policy."""
+        return self.snapshot_every
+
+    def sampling_used(self) -> Sampling:
+        """How it draws its answers."""
+        return self.sampling
+
+    def longest_prompt(self) -> int:
+        """Tokens above which a prompt is left out."""
+        return self.max_prompt_length
+
+    def even_batch(self) -> tuple[int, int]:
+        """The batch that workers share evenly."""
+        return self.batch_size, 1
+
+    def answers_per_prompt(self) -> int:
+        """Answers that it draws to each prompt."""
+        return self.per_prompt
+
+    def steps_planned(self) -> int:
+        """Steps that it takes."""
+        return self.steps
+
 
 class GrpoStage(GroupStage):
     """Group relative policy optimisation (Shao et al. 2024, DeepSeekMath), with every loss that TRL offers.
@@ -75,6 +104,15 @@ class GrpoStage(GroupStage):
     (Zheng et al. 2025) is ``loss: grpo`` with ``importance_level: sequence``.
     """
 
+    spec: ClassVar[StageSpec] = StageSpec(
+        run="alignment.stages.grpo",
+        makes=("policy",),
+        reads={"model": "policy", **REWARD_READS},
+        data=("prompts",),
+        sharing="batches",
+        samples=True,
+        headline=("reward",),
+    )
     kind: Literal["grpo"]
     learning_rate: Positive = 1e-5  # LoRA: ten times the 1e-6 of Shao et al. 2024 and of TRL
     beta: NotNegative = 0.0  # 0.04 in Shao et al. 2024; later work, and TRL, leave it out
@@ -93,6 +131,15 @@ class GrpoStage(GroupStage):
 class RlooStage(GroupStage):
     """REINFORCE leave-one-out (Kool et al. 2019; Ahmadian et al. 2024): the baseline is the group's other answers."""
 
+    spec: ClassVar[StageSpec] = StageSpec(
+        run="alignment.stages.grpo",
+        makes=("policy",),
+        reads={"model": "policy", **REWARD_READS},
+        data=("prompts",),
+        sharing="batches",
+        samples=True,
+        headline=("reward",),
+    )
     kind: Literal["rloo"]
     learning_rate: Positive = 1e-5  # LoRA: ten times TRL's 1e-6
     beta: NotNegative = 0.05  # taken off the reward, per answer, as in Ahmadian et al. 2024

@@ -1,11 +1,12 @@
-"""TODO: alignment/recipe/stages/judge.py"""
+"""The settings of RLAIF: preferences by an AI judge."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from alignment.recipe.base import Count, Fraction, Name, NotNegative, Settings
-from alignment.recipe.judges import JudgeSettings, pays
+from alignment.recipe.judges import JUDGE_READS, JudgeSettings, pays
+from alignment.recipe.stages.spec import StageSettings, StageSpec
 from alignment.records import RaterKind
 
 
@@ -26,12 +27,19 @@ class VoteWeights(Settings):
         return {"judge": self.judge, "human": self.human, "simulated": self.simulated}
 
 
-class JudgeStage(Settings):
+class JudgeStage(StageSettings):
     """RLAIF (Bai et al. 2022; Lee et al. 2023): a judge compares the responses, after it was measured against raters.
 
     Both orders of a pair are judged; where they disagree, the verdict is a tie.
     """
 
+    spec: ClassVar[StageSpec] = StageSpec(
+        run="alignment.stages.judge",
+        makes=("preferences", "calibration"),
+        reads={"responses": "responses", **JUDGE_READS, "calibration": "preferences"},
+        sharing="pieces",
+        headline=("pairs",),
+    )
     kind: Literal["judge"]
     responses: Name | Annotated[tuple[Name, ...], Field(min_length=1)]
     judge: JudgeSettings
@@ -57,3 +65,15 @@ class JudgeStage(Settings):
         if self.calibration is None and (self.weights.human or self.weights.simulated):
             raise ValueError("weights mixes in raters' votes: name in calibration the stage that has them")
         return self
+
+    def judge_used(self) -> JudgeSettings:
+        """The judge that compares."""
+        return self.judge
+
+    def can_be_shared(self) -> bool:
+        """Whether its work may be given to workers: what only waits for an endpoint is not."""
+        return not pays(self.judge)
+
+    def compares_responses(self) -> bool:
+        """Whether it has the responses to a prompt compared with each other."""
+        return True

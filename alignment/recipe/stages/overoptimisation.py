@@ -1,14 +1,15 @@
-"""TODO: alignment/recipe/stages/overoptimisation.py"""
+"""The settings of the over-optimisation experiment."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from alignment.recipe.base import Count, Name, Settings, SimulatedRaters
-from alignment.recipe.stages.evaluate import Part
+from alignment.recipe.base import Count, Name, Part
+from alignment.recipe.raters import SimulatedRaters
+from alignment.recipe.stages.spec import StageSettings, StageSpec
 
 
-class OveroptimisationStage(Settings):
+class OveroptimisationStage(StageSettings):
     """The gold-reward experiment (Gao et al. 2022): true and proxy reward against the square root of the KL.
 
     The snapshots of each policy (``snapshot_every``), and its end, answer held-out prompts at temperature 1. The proxy
@@ -16,6 +17,13 @@ class OveroptimisationStage(Settings):
     rubric. Best-of-n needs no training: it is computed for n = 1, 2, 4 … from ``best_of`` answers of ``model``.
     """
 
+    spec: ClassVar[StageSpec] = StageSpec(
+        run="alignment.stages.overoptimisation",
+        makes=("experiment",),
+        reads={"model": "policy", "policies": "policy", "reward": "reward_model"},
+        data=("prompts",),
+        headline=("points",),
+    )
     kind: Literal["overoptimisation"]
     policies: tuple[Name, ...] = Field(min_length=1)
     model: Name  # what they all started from, and the KL is measured from
@@ -27,3 +35,15 @@ class OveroptimisationStage(Settings):
     batch_size: Count = 64
     limit: Count | None = None  # held-out prompts
     part: Part = "all"
+
+    def named_files(self) -> dict[str, str]:
+        """The rubric of the true reward."""
+        return {"rubric": self.raters.rubric}
+
+    def asks_held_out(self) -> bool:
+        """Whether it asks the held-out part of ``data.prompts``."""
+        return True
+
+    def evaluates(self) -> bool:
+        """Whether it measures policies, on prompts that none was trained on."""
+        return True

@@ -1,8 +1,10 @@
-"""TODO: alignment/recipe/stages/pair_classifier.py"""
+"""The settings of the pair classifier."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
-from alignment.recipe.base import BASE, Count, Name, Positive, Training
+from alignment.recipe.base import BASE, Count, Name, Positive
+from alignment.recipe.stages.spec import StageSpec
+from alignment.recipe.stages.training import Training
 
 
 class PairClassifierStage(Training):
@@ -12,6 +14,13 @@ class PairClassifierStage(Training):
     log-odds that the first answer is better). The judge of kind ``pair_classifier`` asks it.
     """
 
+    spec: ClassVar[StageSpec] = StageSpec(
+        run="alignment.stages.pair_classifier",
+        makes=("pair_classifier",),
+        reads={"model": "policy", "preferences": "preferences"},
+        sharing="batches",
+        headline=("accuracy",),
+    )
     kind: Literal["pair_classifier"]
     model: Name = BASE
     preferences: Name

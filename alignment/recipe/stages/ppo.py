@@ -1,15 +1,17 @@
 """The settings of PPO."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from alignment.recipe.base import Count, Fraction, Lora, Name, NotNegative, Positive, Settings, SimulatedRaters
-from alignment.recipe.rewards import RewardList, unique_names
+from alignment.recipe.base import Count, Fraction, Lora, Name, NotNegative, Positive
+from alignment.recipe.raters import SimulatedRaters
+from alignment.recipe.rewards import REWARD_READS, RewardList, unique_names
+from alignment.recipe.stages.spec import StageSettings, StageSpec
 from alignment.records import Sampling
 
 
-class PpoStage(Settings):
+class PpoStage(StageSettings):
     """Proximal policy optimisation (Schulman et al. 2017; Ouyang et al. 2022) against a reward model, rewards, or both.
 
     One step draws ``episodes`` answers, scores them, and passes over them ``epochs`` times in ``minibatches`` pieces,
@@ -17,6 +19,15 @@ class PpoStage(Settings):
     where nothing else is said.
     """
 
+    spec: ClassVar[StageSpec] = StageSpec(
+        run="alignment.stages.ppo",
+        makes=("policy",),
+        reads={"model": "policy", "reward": "reward_model", **REWARD_READS},
+        data=("prompts",),
+        sharing="batches",
+        samples=True,
+        headline=("score",),
+    )
     kind: Literal["ppo"]
     model: Name
     reward: Name | None = None  # a reward model, of weight 1 beside `rewards`
@@ -95,3 +106,39 @@ class PpoStage(Settings):
         if self.max_staleness and not (self.rollout_workers and self.importance_cap):
             raise ValueError("max_staleness above 0 needs rollout_workers that draw ahead, and an importance_cap (2.0)")
         return self
+
+    def named_files(self) -> dict[str, str]:
+        """The rubric, where raters follow one."""
+        return {} if self.raters is None else {"rubric": self.raters.rubric}
+
+    def rewards_used(self) -> RewardList:
+        """Its reward functions."""
+        return self.rewards
+
+    def snapshot_steps(self) -> int | None:
+        """Optimizer steps between two snapshots of the policy."""
+        return self.snapshot_every
+
+    def rollout_processes(self) -> int:
+        """Processes apart from its workers that draw its answers."""
+        return self.rollout_workers
+
+    def asks_held_out(self) -> bool:
+        """Whether it asks the held-out part of ``data.prompts``."""
+        return self.raters is not None
+
+    def sampling_used(self) -> Sampling:
+        """How it draws its answers."""
+        return self.sampling
+
+    def longest_prompt(self) -> int:
+        """Tokens above which a prompt is left out."""
+        return self.max_prompt_length
+
+    def answers_per_prompt(self) -> int:
+        """Answers that it draws to each prompt."""
+        return self.per_prompt
+
+    def steps_planned(self) -> int:
+        """Steps that it takes."""
+        return self.steps

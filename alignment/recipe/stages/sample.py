@@ -1,16 +1,26 @@
-"""TODO: alignment/recipe/stages/sample.py"""
+"""The settings of the stage that draws responses."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from alignment.recipe.base import BASE, Count, Name, Settings
+from alignment.recipe.base import BASE, Count, Name
+from alignment.recipe.stages.spec import StageSettings, StageSpec
 from alignment.records import Sampling
 
 
-class SampleStage(Settings):
+class SampleStage(StageSettings):
     """Draws ``per_prompt`` responses to every training prompt from a policy."""
 
+    spec: ClassVar[StageSpec] = StageSpec(
+        run="alignment.stages.sample",
+        makes=("responses",),
+        reads={"model": "policy", "reward": "reward_model"},
+        data=("prompts",),
+        sharing="pieces",
+        samples=True,
+        headline=("responses",),
+    )
     kind: Literal["sample"]
     model: Name = BASE
     per_prompt: Annotated[int, Field(ge=1, le=64)] = 4
@@ -30,3 +40,11 @@ class SampleStage(Settings):
         if self.sampling.beams > 1 and self.best_of > 1:
             raise ValueError("beams are no draws of their own: best_of needs sampling")
         return self
+
+    def answers_per_prompt(self) -> int:
+        """Responses that it makes to each prompt."""
+        return self.per_prompt
+
+    def sampling_used(self) -> Sampling:
+        """How it draws its answers."""
+        return self.sampling

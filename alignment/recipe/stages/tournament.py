@@ -1,22 +1,31 @@
-"""TODO: alignment/recipe/stages/tournament.py"""
+"""The settings of a tournament between policies."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from alignment.recipe.base import Count, Name, Settings, SimulatedRaters
-from alignment.recipe.judges import JudgeSettings
-from alignment.recipe.stages.evaluate import Part, _check_calibration
+from alignment.recipe.base import Count, Name, Part
+from alignment.recipe.judges import JUDGE_READS, JudgeSettings, check_calibration
+from alignment.recipe.raters import SimulatedRaters
+from alignment.recipe.stages.spec import StageSettings, StageSpec
 from alignment.records import Sampling
 
 
-class TournamentStage(Settings):
+class TournamentStage(StageSettings):
     """Every policy against every other on held-out prompts; its output is the best of them, a model like any other.
 
     The best is the one with the highest win rate against ``model``, from which all started. Best-of-n from ``model``
     plays along as the baseline that needs no training; it is no model, so it cannot be the output.
     """
 
+    spec: ClassVar[StageSpec] = StageSpec(
+        run="alignment.stages.tournament",
+        makes=("policy",),
+        reads={"model": "policy", "policies": "policy", "reward": "reward_model", **JUDGE_READS},
+        data=("prompts",),
+        sharing="pieces",
+        headline=("players",),
+    )
     kind: Literal["tournament"]
     policies: tuple[Name, ...] = Field(min_length=2)
     model: Name
@@ -39,5 +48,29 @@ class TournamentStage(Settings):
             raise ValueError("best_of above 1 needs a reward that chooses, and a reward chooses only among best_of")
         if (self.raters is None) == (self.judge is None):
             raise ValueError("name raters or a judge: who compares")
-        _check_calibration(self.judge, self.calibrated_by)
+        check_calibration(self.judge, self.calibrated_by)
         return self
+
+    def named_files(self) -> dict[str, str]:
+        """The rubric, where raters follow one."""
+        return {} if self.raters is None else {"rubric": self.raters.rubric}
+
+    def judge_used(self) -> JudgeSettings | None:
+        """The judge that compares."""
+        return self.judge
+
+    def calibration_used(self) -> str | None:
+        """The stage that says how far its judge can be trusted."""
+        return self.calibrated_by
+
+    def asks_held_out(self) -> bool:
+        """Whether it asks the held-out part of ``data.prompts``."""
+        return True
+
+    def evaluates(self) -> bool:
+        """Whether it measures policies, on prompts that none was trained on."""
+        return True
+
+    def sampling_used(self) -> Sampling:
+        """How it draws its answers."""
+        return self.sampling

@@ -1,12 +1,13 @@
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
-from alignment.checks.graph import MAKES, NEEDS, wiring_faults
+from alignment.checks.graph import PRODUCTS, wiring_faults
 from alignment.evaluation.metric_names import evaluation_metric_names
 from alignment.recipe.error_messages import STAGE_KINDS
 from alignment.recipe.recipe import Recipe
 from alignment.recipe.stages.evaluate import EvaluateStage
+from alignment.recipe.stages.spec import Product
 
 SFT = {"kind": "sft"}
 DRAW = {"kind": "sample", "model": "sft"}
@@ -31,9 +32,10 @@ def test_a_whole_recipe_has_no_fault() -> None:
     assert faults(gate({"metric": "win_rate.base.reward.low", "above": 0.5})) == []
 
 
-def test_every_kind_of_stage_and_role_is_known() -> None:
-    assert MAKES.keys() == STAGE_KINDS.keys()
-    assert {made for makes in MAKES.values() for made in makes} >= set(NEEDS.values())
+def test_every_product_is_made_and_has_words() -> None:
+    made = {product for settings in STAGE_KINDS.values() for product in settings.spec.makes}
+    assert made == set(PRODUCTS) == set(get_args(Product))
+    assert {product for settings in STAGE_KINDS.values() for product in settings.spec.reads.values()} <= made
 
 
 @pytest.mark.parametrize(

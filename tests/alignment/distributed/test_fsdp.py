@@ -117,7 +117,7 @@ def inputs(
 
     folder = tmp_path_factory.mktemp("reward")
     recipe = make_context(tmp_path_factory.mktemp("recipe"), "sft", {"base": base}).recipe
-    model, tokenizer = new_reward_model(base, base, recipe)
+    model, tokenizer = new_reward_model(base, base, recipe.run_settings())
     torch.nn.init.normal_(model.score.weight, std=0.1, generator=torch.Generator().manual_seed(0))
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

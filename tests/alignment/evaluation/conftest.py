@@ -56,7 +56,7 @@ def policies(tmp_path_factory: pytest.TempPathFactory, recipe: Recipe) -> dict[s
     _teach(short, tokenizer)
     save_policy(short, tokenizer, base, root / "short")
     save_policy(_adapter(base, seed=2), tokenizer, base, root / "other")
-    reward, _ = new_reward_model(base, base, recipe)
+    reward, _ = new_reward_model(base, base, recipe.run_settings())
     torch.manual_seed(4)
     torch.nn.init.normal_(reward.score.weight)
     reward.save_pretrained(root / "reward")

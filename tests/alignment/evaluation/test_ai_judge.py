@@ -25,6 +25,7 @@ from alignment.stages import evaluate as evaluation_stage
 from alignment.stages import tournament
 from alignment.stages.tournament import read_tournament
 from tests.alignment.judges.fake_server import Answer, FakeServer, prefers_shorter
+from tests.contexts import stage_context
 
 MakeContext = Callable[..., StageContext]
 
@@ -46,7 +47,7 @@ def make(tmp_path: Path, policies: dict[str, Artifact], recipe: Recipe, prompts:
         for part in ("output", "checkpoints", "kept"):
             (tmp_path / folder / part).mkdir(parents=True, exist_ok=True)
         root = tmp_path / folder
-        return StageContext("check", recipe, policies | more, data, root / "output", root / "checkpoints",
+        return stage_context("check", recipe, policies | more, data, root / "output", root / "checkpoints",
                             kept=root / "kept")  # fmt: skip
 
     return make

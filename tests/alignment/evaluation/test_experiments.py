@@ -19,6 +19,7 @@ from alignment.stages import overoptimisation, tournament
 from alignment.stages.overoptimisation import read_overoptimisation
 from alignment.stages.tournament import read_tournament
 from alignment.workspace import folder_digest
+from tests.contexts import stage_context
 
 RUBRIC = """
 name: brief
@@ -39,7 +40,7 @@ def make(tmp_path: Path, policies: dict[str, Artifact], recipe: Recipe, prompts:
         for part in ("output", "checkpoints"):
             (tmp_path / folder / part).mkdir(parents=True, exist_ok=True)
         root = tmp_path / folder
-        return StageContext("check", recipe, inputs or policies, data, root / "output", root / "checkpoints", report)
+        return stage_context("check", recipe, inputs or policies, data, root / "output", root / "checkpoints", report)
 
     return make
 
@@ -75,7 +76,7 @@ def test_the_best_policy_goes_on(make: MakeContext, policies: dict[str, Artifact
     # The output is the winner, and loads as one.
     winner = Artifact(name="t", kind="model", version=1, digest=folder_digest(context.output), path=str(context.output),
                       key="t")  # fmt: skip
-    load_policy(winner, policies["base"], recipe)
+    load_policy(winner, policies["base"], recipe.run_settings())
     weights = "adapter_model.safetensors"
     assert (context.output / weights).read_bytes() == (Path(policies["short"].path) / weights).read_bytes()
 

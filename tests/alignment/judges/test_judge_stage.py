@@ -23,6 +23,7 @@ from alignment.stage import StageContext
 from alignment.stages.judge import run
 from alignment.stages.preferences import run as run_raters
 from tests.alignment.judges.fake_server import Answer, FakeServer, prefers_shorter
+from tests.contexts import stage_context
 
 RUBRIC = """\
 name: brief
@@ -63,7 +64,7 @@ def context(folder: Path, stage: JudgeStage, *more: Artifact) -> StageContext:
         (folder / part).mkdir(exist_ok=True)
     inputs = {"responses": sampled(folder / "responses")} | {artifact.name: artifact for artifact in more}
     recipe = Recipe(name="r", seed=3, model=ModelSettings(base="b", dtype="float32"), stages={"judge": stage})
-    return StageContext("judge", recipe, inputs, {}, folder / "output", folder / "checkpoints", kept=folder / "kept")
+    return stage_context("judge", recipe, inputs, {}, folder / "output", folder / "checkpoints", kept=folder / "kept")
 
 
 def raters(folder: Path, noise: float = 0.3) -> Artifact:
@@ -77,7 +78,7 @@ def raters(folder: Path, noise: float = 0.3) -> Artifact:
         (folder / part).mkdir()
     recipe = Recipe(name="r", seed=3, model=ModelSettings(base="b"), stages={"raters": stage})
     inputs = {"responses": sampled(folder / "responses")}
-    run_raters(stage, StageContext("raters", recipe, inputs, {"rubric": folder / "rubric.yaml"}, folder / "output",
+    run_raters(stage, stage_context("raters", recipe, inputs, {"rubric": folder / "rubric.yaml"}, folder / "output",
                                    folder / "checkpoints"))  # fmt: skip
     return Artifact(name="raters", kind="preferences", version=1, digest="1", path=str(folder / "output"), key="k")
 

@@ -21,6 +21,7 @@ from alignment.records import Artifact
 from alignment.stage import StageContext
 from alignment.stages.pair_classifier import run
 from tests.alignment.judges.fake_server import pairs
+from tests.contexts import stage_context
 
 MakeContext = Callable[..., StageContext]
 STAGE = {
@@ -63,7 +64,7 @@ def test_it_starts_undecided_and_learns(trained: tuple[StageContext, Any]) -> No
 def test_the_judge_reads_the_saved_models_log_odds(trained: tuple[StageContext, Any]) -> None:
     context, _result = trained
     made = Artifact(name="classifier", kind="pair_classifier", version=1, digest="0", path=str(context.output), key="k")
-    asking = StageContext("judge", context.recipe, {**context.inputs, "classifier": made}, {}, context.output,
+    asking = stage_context("judge", context.recipe, {**context.inputs, "classifier": made}, {}, context.output,
                           context.checkpoints)  # fmt: skip
     settings = PairClassifierJudge(kind="pair_classifier", model="classifier")
     judge = build_judge(settings, asking)

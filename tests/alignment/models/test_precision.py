@@ -45,6 +45,6 @@ def test_this_processor_is_told_rightly() -> None:
 
 def test_auto_is_resolved_and_a_given_dtype_kept(make_recipe: object, tmp_path: Path) -> None:
     path = make_recipe(tmp_path, changes={"model.dtype": "auto"})  # type: ignore[operator]
-    assert resolve_model(load_recipe(path), path).dtype in ("bfloat16", "float32")
+    assert resolve_model((recipe := load_recipe(path)).model, recipe.resources, path).dtype in ("bfloat16", "float32")
     path = make_recipe(tmp_path, changes={"model.dtype": "bfloat16"})  # type: ignore[operator]
-    assert resolve_model(load_recipe(path), path).dtype == "bfloat16"
+    assert resolve_model((recipe := load_recipe(path)).model, recipe.resources, path).dtype == "bfloat16"

@@ -31,7 +31,7 @@ def curve(folder: Path, name: str = "loss") -> list[float]:
 
 def answer_logprobs(artifact: Artifact, base: Artifact, context: StageContext) -> list[tuple[float, float]]:
     """log π(chosen | prompt) and log π(rejected | prompt) of every pair, EOS included, from the text alone."""
-    model, tokenizer = load_policy(artifact, base, context.recipe)
+    model, tokenizer = load_policy(artifact, base, context.run)
     pairs = read_records(Path(context.inputs["preferences"].path) / "pairs.jsonl", PreferencePair)
 
     def logprob(pair: PreferencePair, answer: str) -> float:
@@ -161,4 +161,4 @@ def test_snapshots_are_models_and_the_last_is_the_end(
 
     assert weights(found[1].path) == weights(one_step.output)  # two steps, and one: the first is the same
     assert weights(found[2].path) == weights(again.output)
-    load_policy(found[1], base, again.recipe)
+    load_policy(found[1], base, again.run)

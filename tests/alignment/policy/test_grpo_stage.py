@@ -75,8 +75,8 @@ def moved(context, base):
         path=str(context.output),
         key="policy",
     )
-    before, tokenizer = load_policy(context.inputs[settings.model], base, context.recipe)
-    after, _ = load_policy(trained, base, context.recipe)
+    before, tokenizer = load_policy(context.inputs[settings.model], base, context.run)
+    after, _ = load_policy(trained, base, context.run)
     ids = torch.tensor([tokenizer("What colour", add_special_tokens=False)["input_ids"]])
     return trained, not torch.equal(before(ids).logits, after(ids).logits)
 
@@ -195,7 +195,7 @@ def test_a_broken_reward_stops_the_run_and_shows_the_answer(train, tmp_path):
 
 def test_another_chat_template_is_an_error_before_training(train, base, make_context, tmp_path):
     context = make_context(tmp_path / "made", "sft", {"base": base})
-    model, tokenizer = new_reward_model(base, base, context.recipe)
+    model, tokenizer = new_reward_model(base, base, context.run)
     folders = {}
     for name in ("same", "other"):
         folders[name] = tmp_path / name

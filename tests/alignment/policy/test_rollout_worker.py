@@ -30,7 +30,7 @@ def test_it_draws_what_the_policy_draws(kind, base, sft, make_context, tmp_path)
     changes = {"model": model} | ({"lora": None} if kind == "whole weights" else {})
     context = make_context(tmp_path, "ppo", {"base": base, "sft": sft}, changes={"stages.ppo": PPO | changes})
     settings = context.recipe.stages["ppo"]
-    policy, tokenizer = load_policy(context.inputs[model], base, context.recipe, trainable=True)
+    policy, tokenizer = load_policy(context.inputs[model], base, context.run, trainable=True)
     if kind == "fresh adapter":
         policy = add_lora(policy, Lora(rank=4, alpha=8))
     worker = RolloutWorker(settings, context)

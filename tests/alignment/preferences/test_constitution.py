@@ -16,9 +16,9 @@ from alignment.recipe.recipe import Recipe
 from alignment.recipe.run_settings import ModelSettings
 from alignment.recipe.stages.ai_feedback import ConstitutionStage, Principle
 from alignment.records import Artifact, Demonstration, Message, PreferencePair, Prompt, Response, Sampling
-from alignment.stage import StageContext
 from alignment.stages.constitution import Revision, draw, run
 from tests.alignment.judges.fake_server import Answer, FakeServer
+from tests.contexts import stage_context
 
 PRINCIPLES = [
     {"name": "short", "critique": "What is too long?", "revision": "Make it short."},
@@ -64,7 +64,7 @@ def context(folder: Path, settings: ConstitutionStage, texts: list[str], data: d
         (folder / part).mkdir(parents=True, exist_ok=True)
     recipe = Recipe(name="r", seed=3, model=ModelSettings(base="b"), stages={"revisions": settings})
     inputs = {"responses": sampled(folder / "responses", texts)}
-    return StageContext("revisions", recipe, inputs, data or {}, folder / "output", folder / "checkpoints",
+    return stage_context("revisions", recipe, inputs, data or {}, folder / "output", folder / "checkpoints",
                         kept=folder / "kept")  # fmt: skip
 
 

@@ -328,9 +328,11 @@ def test_paths_start_at_the_recipe_and_overridden_ones_here(
 
 def test_the_models_paths(path: Path, tmp_path: Path) -> None:
     recipe = load_recipe(path)
-    assert resolve_model(recipe, path) == recipe.model.model_copy(update={"dtype": resolve_model(recipe, path).dtype})
+    assert resolve_model(recipe.model, recipe.resources, path) == recipe.model.model_copy(
+        update={"dtype": resolve_model(recipe.model, recipe.resources, path).dtype}
+    )
     recipe = load_recipe(changed(path, "embedded:smollm2-135m", "org/model\n  chat_template: chat.jinja"))
-    assert resolve_model(recipe, path).base == "org/model"
-    assert resolve_model(recipe, path).chat_template == str(tmp_path / "chat.jinja")
+    assert resolve_model(recipe.model, recipe.resources, path).base == "org/model"
+    assert resolve_model(recipe.model, recipe.resources, path).chat_template == str(tmp_path / "chat.jinja")
     (tmp_path / "org" / "model").mkdir(parents=True)
-    assert resolve_model(recipe, path).base == str(tmp_path / "org" / "model")
+    assert resolve_model(recipe.model, recipe.resources, path).base == str(tmp_path / "org" / "model")

@@ -77,7 +77,7 @@ def server(model, tmp_path_factory):
 
 def test_the_server_samples_what_is_trained(server, model, make_context, tmp_path):
     context = make_context(tmp_path, "responses", {"base": model})
-    policy, tokenizer = load_policy(model, model, context.recipe, trainable=True)
+    policy, tokenizer = load_policy(model, model, context.run, trainable=True)
     policy = add_lora(policy, Lora(rank=16, alpha=32))
     stops = stop_ids(policy, tokenizer)
     train, _ = load_prompts(context.data["prompts"], 0.3)

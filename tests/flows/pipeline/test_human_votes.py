@@ -13,7 +13,6 @@ from alignment.errors import InputError, StageError
 from alignment.recipe.recipe import Recipe
 from alignment.recipe.stages.reward import RewardStage
 from alignment.records import Artifact, Message, PreferencePair, Prompt, Response, Sampling
-from alignment.stage import StageContext
 from alignment.stages import human_preferences as stage
 from alignment.workspace import Workspace
 from flows.pipeline import human_votes
@@ -23,6 +22,7 @@ from preference_ui.labelling.voting import cast_vote
 from preference_ui.store import schema
 from preference_ui.store.settings import DeskSettings
 from preference_ui.store.store import Store, now
+from tests.contexts import stage_context
 
 PROMPTS = 4
 
@@ -94,7 +94,7 @@ def test_votes_come_back_as_pairs_once_there_are_enough(
 
     data = human_votes.collected("people", recipe, made, space, {})
     assert data is not None
-    context = StageContext(
+    context = stage_context(
         name="people", recipe=recipe, inputs=made, data=data, output=space.folder("out"), checkpoints=space.folder("c")
     )
     result = stage.run(recipe.stages["people"], context)  # type: ignore[arg-type]
@@ -126,7 +126,7 @@ def test_a_snapshot_is_taken_once_and_a_run_for_another_is_refused(
     with pytest.raises(StageError, match="was started for snapshot"):
         human_votes.collected("people", recipe, made, space, {queue: "0" * 64})
     first["snapshot"].write_bytes(before[: before.index(b"\n") + 1])
-    context = StageContext(
+    context = stage_context(
         name="people", recipe=recipe, inputs=made, data=first, output=space.folder("o"), checkpoints=space.folder("c")
     )
     with pytest.raises(InputError, match="no longer"):
