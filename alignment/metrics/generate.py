@@ -1,8 +1,8 @@
 """What an evaluation or a tournament asks policies, in pieces: of one policy, and of some of the prompts each.
 
-The pieces may be done side by side (:mod:`alignment.parallel_map`); every one is kept as a checkpoint, so that a run that was
-stopped asks nothing twice. Prompts of like length stand together, and a piece is one batch: what it brings depends on
-nothing outside of it.
+The pieces may be done side by side (:mod:`alignment.parallel_map`); every one is kept as a checkpoint, so that a run
+that was stopped asks nothing twice. Prompts of like length stand together, and a piece is one batch: what it brings
+depends on nothing outside of it.
 """
 
 import json

@@ -65,8 +65,10 @@ class StageSettings(Settings):
         return self.model_dump(mode="json", exclude=UNCOUNTED)
 
     def inputs(self) -> dict[str, tuple[str, ...]]:
-        """The stages (or ``base``) that its own settings name, by role; :func:`alignment.recipe.graph.stage_inputs` adds
-        those of its judge and its rewards."""
+        """The stages (or ``base``) that its own settings name, by role.
+
+        :func:`alignment.recipe.graph.stage_inputs` adds those of its judge and its rewards.
+        """
         named = {role: getattr(self, role, None) for role in self.spec.reads}
         lists = {role: (value,) if isinstance(value, str) else value for role, value in named.items()}
         return {
