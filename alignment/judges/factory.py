@@ -20,9 +20,9 @@ from alignment.recipe.judges import (
     LabelProbabilitiesJudge,
     PairClassifierJudge,
     RewardModelJudge,
+    Writer,
     judge_digest,
 )
-from alignment.recipe.stages.ai_feedback import Writer
 from alignment.records import Artifact
 from alignment.stage import StageContext
 from alignment.workspace import folder_digest

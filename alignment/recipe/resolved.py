@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
-from alignment.models.resolve import resolve_model
+from alignment.precision import natural_precision
 from alignment.recipe.base import Settings
-from alignment.recipe.files import resolve_data, with_absolute_data
+from alignment.recipe.files import EMBEDDED_PREFIX, beside, is_path, resolve_data, with_absolute_data
 from alignment.recipe.load import load_recipe, recipe_digest
 from alignment.recipe.recipe import Recipe
+from alignment.recipe.resources import Resources
 from alignment.recipe.run_settings import ModelSettings, Precision
 
 
@@ -51,3 +52,19 @@ def resolve_recipe(path: Path, overrides: Sequence[str] = ()) -> ResolvedRecipe:
     model = resolve_model(written.model, written.resources, path)
     recipe = written.model_copy(update={"model": model})
     return ResolvedRecipe(recipe=recipe, path=path, data=resolve_data(recipe, path), precision=written.model.dtype)
+
+
+def resolve_model(settings: ModelSettings, resources: Resources, recipe_path: Path) -> ModelSettings:
+    """The model settings with absolute paths and this machine's dtype for ``auto``.
+
+    ``base`` stays as it is where it is embedded or a hub's name.
+    """
+    changed: dict[str, str] = {}
+    if settings.dtype == "auto":
+        changed["dtype"] = natural_precision(resources.device)
+    folder = beside(recipe_path, settings.base)
+    if not settings.base.startswith(EMBEDDED_PREFIX) and (folder.is_dir() or is_path(settings.base)):
+        changed["base"] = str(folder)
+    if settings.chat_template is not None:
+        changed["chat_template"] = str(beside(recipe_path, settings.chat_template))
+    return settings.model_copy(update=changed)

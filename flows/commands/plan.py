@@ -10,10 +10,9 @@ from rich.console import Console
 from rich.table import Table
 
 from alignment.errors import Fault, InputError
-from alignment.models.precision import natural_precision
 from alignment.plan.hardware import GIB, GPUS, Machine, this_processor
+from alignment.precision import natural_precision
 from alignment.recipe.recipe import Recipe
-from alignment.recipe.resources import Resources
 from alignment.workspace import Workspace
 from flows.recipe_source import prepare
 from flows.services import servers
@@ -59,7 +58,7 @@ def plan_command(
 
 
 def _machines(on: Sequence[str], measure: bool) -> list[Machine]:
-    processor = this_processor(natural_precision(Resources(device="cpu")), measured=measure)
+    processor = this_processor(natural_precision("cpu"), measured=measure)
     known = {machine.name.lower(): machine for machine in (processor, *GPUS)}
     unknown = [name for name in on if name.lower() not in known]
     if unknown:
