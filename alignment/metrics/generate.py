@@ -116,10 +116,8 @@ def asker(settings: Any, context: StageContext) -> Callable[[Question], Answered
     """What asks, wherever it is called."""
     scores: list[Score] = []  # the reward model that chooses, once it was needed
     pool = PolicyPool(context.inputs[BASE], context.run)
-    often = [
-        context.inputs[name]
-        for name in {name for role in ("model", "reference") for name in settings.inputs().get(role, ())}
-    ]
+    roles = settings.inputs()
+    often = [context.inputs[name] for role in ("model", "reference") for name in roles.get(role, ())]
 
     def ask(question: Question) -> Answered:
         artifact = context.inputs[question.model]
