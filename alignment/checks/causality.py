@@ -9,7 +9,7 @@ import inspect
 import logging
 from typing import Any
 
-from alignment.faults import Fault
+from alignment.errors import Fault
 
 _log = logging.getLogger(__name__)
 TOKENS, CHANGED = (5, 6, 7, 8, 9, 10), 11  # token ids of the tiny pass, and what the last becomes in the second

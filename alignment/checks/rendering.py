@@ -11,19 +11,21 @@ from pathlib import Path
 from typing import Any
 
 from alignment.chat import rendered_pieces, template_faults
+from alignment.checks.judges import judge_places
 from alignment.data.columns import shown
-from alignment.faults import Fault
+from alignment.errors import Fault
+from alignment.judges import prompts as templates
 from alignment.models.weights import weight_faults
-from alignment.preferences.judges import templates
-from alignment.preferences.judges.check import judge_places
-from alignment.preferences.judges.settings import (
+from alignment.recipe.graph import of_type
+from alignment.recipe.judges import (
     AnyJudge,
     GenerativeJudge,
     LabelProbabilitiesJudge,
     folder_data,
     judge_folder,
 )
-from alignment.recipe import ConstitutionStage, Recipe, SynthesisStage
+from alignment.recipe.recipe import Recipe
+from alignment.recipe.stages.ai_feedback import ConstitutionStage, SynthesisStage
 from alignment.records import Message
 
 REASONING = "<think>Why it is so.</think>\n\nIt is so."  # as models that reason answer
@@ -57,15 +59,15 @@ def product_faults(recipe: Recipe, files: Mapping[str, Path], tokenizer: Any) ->
     base's, with which everything trained from it answers. Judges in folders of their own are looked at as well."""
     faults: list[Fault] = []
     for name, stage in recipe.stages.items():
-        for place, messages in _own_conversations(name, stage):
-            faults += _refused(tokenizer, messages, place, "the model")
         for at, judge in judge_places(name, stage):
             questions = _questions(judge)
             if (folder := judge_folder(judge)) is not None:
                 faults += _folder_faults(files[folder_data(folder)], questions, f"{at}.folder")
                 continue
-            for messages in questions:
-                faults += _refused(tokenizer, messages, at, "the judge")
+            for question in questions:
+                faults += _refused(tokenizer, question, at, "the judge")
+    for place, messages in _own_conversations(recipe):
+        faults += _refused(tokenizer, messages, place, "the model")
     return list(dict.fromkeys(faults))
 
 
@@ -78,16 +80,20 @@ def _refused(tokenizer: Any, messages: Sequence[Message], field: str, who: str) 
         yield Fault(f"{who} is asked in turns of {roles}, and {words}", remedy, field=field)
 
 
-def _own_conversations(name: str, stage: Any) -> Iterator[tuple[str, list[Message]]]:
-    """(field, conversation) of what a stage asks of a model of this process beside its data."""
+def _own_conversations(recipe: Recipe) -> Iterator[tuple[str, list[Message]]]:
+    """(field, conversation) of what stages ask of a model of this process beside its data."""
     question = Message(role="user", content="What is it?")
-    if isinstance(stage, ConstitutionStage) and stage.writer.endpoint is None:
+    for name, stage in of_type(recipe.stages, ConstitutionStage):
+        if stage.writer.endpoint is not None:
+            continue
         turns = [question, Message(role="assistant", content=REASONING), Message(role="user", content="Criticise it.")]
         yield f"stages.{name}.writer", turns
         critique = [Message(role="assistant", content="It is vague."), Message(role="user", content="Now revise it.")]
         yield f"stages.{name}.writer", [*turns, *critique]
-    if isinstance(stage, SynthesisStage) and stage.models:
-        for label, principle in stage.principles.items():
+    for name, synthesis in of_type(recipe.stages, SynthesisStage):
+        if not synthesis.models:
+            continue
+        for label, principle in synthesis.principles.items():
             system = Message(role="system", content=principle)
             yield f"stages.{name}.principles.{label}", [system, question]
 

@@ -5,7 +5,7 @@ from functools import partial
 from typing import Any, NoReturn
 
 from alignment.data.jsonl import Row
-from alignment.faults import Fault, FaultCollector, InputError
+from alignment.errors import Fault, FaultCollector, InputError
 from alignment.records import Message
 
 Messages = tuple[Message, ...]

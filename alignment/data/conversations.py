@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from alignment.data.columns import Messages, fail
-from alignment.faults import Fault, InputError
+from alignment.errors import Fault, InputError
 from alignment.records import Message
 
 

@@ -16,9 +16,8 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from alignment.data.pointers import POINTER_BYTES, pointer_kind
-from alignment.faults import Fault, InputError, raise_faults
+from alignment.errors import Fault, InputError, errors_of, raise_faults
 from alignment.records import Record
-from alignment.validation import errors_of
 from alignment.workspace import write_text
 
 FORMATS = ".jsonl, .jsonl.gz, .json, .json.gz or .parquet"

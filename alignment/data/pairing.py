@@ -6,8 +6,8 @@ from enum import StrEnum
 
 from alignment.data.columns import Messages
 from alignment.data.conversations import same_turns
-from alignment.data.digests import pair_id, prompt_id
-from alignment.faults import Fault
+from alignment.digests import pair_id, prompt_id
+from alignment.errors import Fault
 from alignment.records import Message, PreferencePair
 
 

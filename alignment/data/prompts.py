@@ -6,10 +6,10 @@ from pathlib import Path
 
 from alignment.data.columns import Messages, conversation, fail, listed, messages, optional_text, text
 from alignment.data.conversations import require_turns, same_turns, with_system_message, without_system
-from alignment.data.digests import prompt_id
 from alignment.data.jsonl import Row, scan_parsed
 from alignment.data.split import opening, split_by_digest
-from alignment.faults import Fault, FaultCollector, raise_faults
+from alignment.digests import prompt_id
+from alignment.errors import Fault, FaultCollector, raise_faults
 from alignment.records import Prompt
 
 _log = logging.getLogger(__name__)

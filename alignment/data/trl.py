@@ -14,7 +14,7 @@ from alignment.data.conversations import joined, require_turns
 from alignment.data.jsonl import Row
 from alignment.data.pairing import Skip, compare
 from alignment.data.prompts import prompt_turns, with_system
-from alignment.faults import FaultCollector
+from alignment.errors import FaultCollector
 from alignment.records import PreferencePair
 
 LARGEST_MARGIN = 1e6  # margins are differences of scores or ranks; float32 holds such a number to a sixteenth

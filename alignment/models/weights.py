@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from alignment.data.pointers import POINTER_BYTES, pointer_kind
-from alignment.faults import Fault, NotFiniteError
+from alignment.errors import Fault, NotFiniteError
 
 SINGLE = ("model.safetensors", "pytorch_model.bin")  # what transformers looks for, in this order, each before its index
 INDEX = ".index.json"

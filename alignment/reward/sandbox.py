@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from alignment.faults import StageError
+from alignment.errors import StageError
 from alignment.reward import sandbox_answer, sandbox_child, sandbox_tests, sandbox_wire
 
 CODE = (sandbox_child, sandbox_answer, sandbox_tests, sandbox_wire)  # loaded by path in there; its changes count here

@@ -111,7 +111,8 @@ class Tests:
         if not (isinstance(kind, type) and issubclass(kind, BaseException)):
             kind = RuntimeError
         try:
-            return kind(text)
+            raised: BaseException = kind(text)
+            return raised
         except TypeError:  # UnicodeDecodeError and its like want more
             return RuntimeError(f"{base}: {text}")
 
@@ -202,7 +203,7 @@ class Remote:
     def __contains__(self, item: Any) -> bool:
         if isinstance(item, Remote):
             return bool(self._tests.ask("contains", self, item))
-        return any(item is one or item == one for one in self)
+        return any(item is one or item == one for one in iter(self))
 
     def __instancecheck__(self, instance: Any) -> bool:
         return isinstance(instance, Remote) and bool(self._tests.ask("isinstance", instance, self))

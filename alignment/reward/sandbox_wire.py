@@ -94,7 +94,7 @@ def decoded(value: Any, handle: Callable[[dict[str, Any]], Any]) -> Any:
         "z": lambda items: frozenset(each(items)),
         "d": lambda pairs: {decoded(k, handle): decoded(v, handle) for k, v in pairs},
         "o": lambda pairs: collections.OrderedDict((decoded(k, handle), decoded(v, handle)) for k, v in pairs),
-        "n": lambda told: collections.namedtuple(told[0], told[1])(*each(told[2])),  # type: ignore[misc]
+        "n": lambda told: collections.namedtuple(told[0], told[1])(*each(told[2])),
         "c": lambda told: complex(*map(float.fromhex, told)), "r": lambda told: range(*told),
         "q": lambda told: collections.deque(each(told[0]), told[1]), "D": decimal.Decimal,
         "F": lambda told: fractions.Fraction(int(told[0], 16), int(told[1], 16)),

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
-from alignment.faults import StageError
+from alignment.errors import StageError
 
 START_SECONDS = 120.0  # for a process to import what it needs, on a busy machine
 
@@ -29,6 +29,7 @@ class SideProcess:
         self._what = what
         self._process: subprocess.Popen[str] | None = None
         self._lines: queue.Queue[str] = queue.Queue()
+        self._greeting = ""
         self._asking = threading.Lock()
 
     def ask(self, question: Any, seconds: float) -> Any:
@@ -58,7 +59,8 @@ class SideProcess:
 
     def _started(self) -> "subprocess.Popen[str]":
         if self._process is None or self._process.poll() is not None:
-            self._lines = lines = queue.Queue()
+            lines: queue.Queue[str] = queue.Queue()
+            self._lines = lines
             self._process = process = subprocess.Popen(
                 self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
             )

@@ -5,12 +5,8 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from alignment.faults import StageError
-from alignment.reward.math_check import MathChecker
-from alignment.reward.patterns import BoundedRule
-from alignment.reward.protocol import Answer, Reward, shown
-from alignment.reward.sandbox import run_all
-from alignment.reward.settings import (
+from alignment.errors import StageError
+from alignment.recipe.rewards import (
     ChoiceReward,
     CodeReward,
     ExactReward,
@@ -19,6 +15,10 @@ from alignment.reward.settings import (
     RegexReward,
     reward_name,
 )
+from alignment.reward.math_check import MathChecker
+from alignment.reward.patterns import BoundedRule
+from alignment.reward.protocol import Answer, Reward, shown
+from alignment.reward.sandbox import run_all
 
 _FENCE = re.compile(r"```[\w+-]*[ \t]*\n(.*?)(?:```|\Z)", re.DOTALL)
 

@@ -17,10 +17,10 @@ from dataclasses import dataclass, field
 import torch
 from transformers import LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
 
-from alignment.faults import NotFiniteError, StageError
+from alignment.errors import NotFiniteError, StageError
 from alignment.records import Sampling
-from alignment.rollouts.cache import is_buffered, new_cache
 from alignment.rollouts.engine import Completion
+from alignment.rollouts.kv_cache import is_buffered, new_cache
 from alignment.rollouts.sampling import inverse_cdf, processors, uniforms
 
 NOT_FINITE = "the model's logits are not finite numbers, and no token can be drawn from them"

@@ -13,8 +13,8 @@ import pytest
 from alignment.data.demonstrations import read_demonstrations
 from alignment.data.preferences import read_preferences
 from alignment.data.prompts import read_prompts
-from alignment.faults import InputError
-from alignment.preferences.files import read_comparisons
+from alignment.errors import InputError
+from alignment.preferences.preference_files import read_comparisons
 
 Writer = Callable[..., Path]
 S = {"role": "system", "content": "Be brief."}

@@ -4,11 +4,11 @@ import time
 
 import pytest
 
-from alignment.faults import StageError
+from alignment.errors import StageError
+from alignment.recipe.rewards import ChoiceReward, FunctionReward, JsonReward, RegexReward
 from alignment.records import Message, Prompt
-from alignment.reward.functions import function
 from alignment.reward.protocol import Answer, Component, Rewards
-from alignment.reward.settings import ChoiceReward, FunctionReward, JsonReward, RegexReward
+from alignment.reward.user_function import function
 from alignment.reward.verifiable import choice, json_schema, regex
 
 LIMIT = 0.5

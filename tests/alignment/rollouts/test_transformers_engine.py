@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from alignment.records import Sampling
-from alignment.rollouts.best_of import best_of
+from alignment.rollouts.best_of_n import best_of
 from alignment.rollouts.sampling import TopP, inverse_cdf, processors, uniforms
 from alignment.rollouts.transformers_engine import TransformersEngine
 
@@ -291,7 +291,7 @@ def test_logits_that_are_not_finite_stop_the_sampling(tiny_model, value, samplin
     from transformers import AutoModelForCausalLM
 
     from alignment.chat import load_tokenizer
-    from alignment.faults import NotFiniteError
+    from alignment.errors import NotFiniteError
     from alignment.rollouts.stream import stream
 
     model, tokenizer = AutoModelForCausalLM.from_pretrained(tiny_model), load_tokenizer(tiny_model)
