@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from alignment.recipe.resolved import ResolvedRecipe, resolve_recipe
+from alignment.errors import Fault, InputError
+from alignment.recipe.resolved import ResolvedRecipe, resolve_recipe, resolve_salvaged
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -16,5 +17,26 @@ def find_recipe(given: str) -> Path:
 
 
 def prepare(given: str, overrides: Sequence[str] = ()) -> ResolvedRecipe:
-    """The recipe that a command names, ready to run. Raises InputError with every fault of its file."""
-    return resolve_recipe(find_recipe(given), overrides)
+    """The recipe that a command names, ready to run.
+
+    Raises InputError with every fault of its file, and with those of its data and model that can be told all the same.
+    """
+    path = find_recipe(given)
+    try:
+        return resolve_recipe(path, overrides)
+    except InputError as error:
+        raise InputError([*error.faults, *_others(path, overrides)]) from None
+
+
+def _others(path: Path, overrides: Sequence[str]) -> list[Fault]:
+    """The faults of what a recipe says beside its structural ones."""
+    left = resolve_salvaged(path, overrides)
+    if left is None:
+        return []
+    from alignment.checks.recipe import check_recipe  # takes its time, and most recipes are right
+
+    from flows.pipeline.environment import running_faults
+
+    resolved, salvaged = left
+    faults = [*check_recipe(resolved), *running_faults(resolved.recipe)]
+    return [fault for fault in faults if salvaged.tells(fault)]

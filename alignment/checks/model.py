@@ -69,7 +69,7 @@ def inspect_model(settings: ModelSettings, workspace: Workspace | None = None) -
         tokenizer.chat_template = template
     faults = template_faults(tokenizer, str(settings.chat_template or settings.base))
     if gguf_file is None:
-        faults += _embedding_faults(tokenizer, folder, config, settings.base)
+        faults += embedding_faults(tokenizer, folder, config, settings.base)
     if faults:
         raise InputError(faults)
     return Inspected(tokenizer, context)
@@ -87,7 +87,7 @@ def architecture_faults(recipe: Recipe, workspace: Workspace | None = None) -> l
     return faults_of(read_config(settings, workspace), settings.base, scored=scored, sampled=sampled)
 
 
-def _embedding_faults(tokenizer: "PreTrainedTokenizerBase", folder: Path, config: Any, base: str) -> list[Fault]:
+def embedding_faults(tokenizer: "PreTrainedTokenizerBase", folder: Path, config: Any, base: str) -> list[Fault]:
     """The fault of token ids for which the model has no embedding.
 
     Control tokens that neither the template nor the tokenizer itself writes do not count: some text models carry the

@@ -21,7 +21,7 @@ class Deployment(Settings):
 
     cron: str | None = None  # five fields: minute, hour, day, month, weekday
     timezone: str = "UTC"
-    every: Positive | None = None  # seconds, in cron's place
+    every: Annotated[float, Field(ge=1, allow_inf_nan=False)] | None = None  # seconds, in cron's place
     after_champion: tuple[Name, ...] = ()
     after_refusal: tuple[Name, ...] = ()
     concurrent: Count = 1  # runs of this recipe at a time; more wait

@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 
 from alignment.errors import Fault, InputError
-from alignment.workspace import Workspace
 from flows.console import PlainConsole
+from flows.failures import open_workspace
 from flows.recipe_source import prepare
 from flows.services import servers
 
@@ -30,7 +30,7 @@ def deploy_command(
     clock += [f"deployment.every={every}", "deployment.cron=null"] if every is not None else []
     resolved = prepare(given, [*overrides, *clock])
     recipe = resolved.recipe
-    space = Workspace(workspace.resolve())
+    space = open_workspace(workspace)
     servers.quiet_environment(space)
     server = servers.wait(space, servers.begin(space, "prefect"))
     os.environ["PREFECT_API_URL"] = f"{server.url}/api"

@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from alignment.errors import Fault, InputError
-from alignment.workspace import Workspace
 from flows.console import PlainConsole
+from flows.failures import open_workspace
 from flows.services import servers
 
 
@@ -22,7 +22,7 @@ def models_evaluate_command(
     as_json: bool,
 ) -> None:
     """Runs the tasks on the version, keeps what they found and prints it."""
-    space = Workspace(workspace.resolve())
+    space = open_workspace(workspace)
     servers.quiet_environment(space)
     if include_path is not None and not include_path.is_dir():
         raise InputError(

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from alignment.workspace import Workspace
 from flows.console import PlainConsole, styled
+from flows.failures import open_workspace
 from flows.services import servers
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 def models_list_command(workspace: Path, *, as_json: bool) -> None:
     """Every registered version, newest first."""
-    space = Workspace(workspace.resolve())
+    space = open_workspace(workspace)
     servers.quiet_environment(space)
     from alignment.registry import list_versions
 
@@ -44,7 +45,7 @@ def _gate_word(version: "RegisteredVersion") -> str:
 
 def models_show_command(reference: str, workspace: Path, *, as_json: bool) -> None:
     """One version: where it is, what it was made of, and whether all of that is still as it was."""
-    space = Workspace(workspace.resolve())
+    space = open_workspace(workspace)
     servers.quiet_environment(space)
     from alignment.registry import show
 
@@ -75,7 +76,7 @@ def models_show_command(reference: str, workspace: Path, *, as_json: bool) -> No
 
 def models_promote_command(reference: str, workspace: Path, reason: str, by: str | None, *, force: bool) -> None:
     """Makes a version the champion; who did it and why is kept with the version."""
-    space = Workspace(workspace.resolve())
+    space = open_workspace(workspace)
     servers.quiet_environment(space)
     from alignment.registry import promote
 
@@ -94,7 +95,7 @@ def _account() -> str:
 
 def models_rollback_command(name: str, workspace: Path) -> None:
     """Makes the champion before this one the champion again."""
-    space = Workspace(workspace.resolve())
+    space = open_workspace(workspace)
     servers.quiet_environment(space)
     from alignment.registry import rollback
 

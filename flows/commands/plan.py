@@ -12,8 +12,8 @@ from alignment.errors import Fault, InputError
 from alignment.plan.hardware import GIB, GPUS, Machine, this_processor
 from alignment.precision import natural_precision
 from alignment.recipe.recipe import Recipe
-from alignment.workspace import Workspace
 from flows.console import PlainConsole
+from flows.failures import open_workspace
 from flows.recipe_source import prepare
 from flows.services import servers
 
@@ -26,7 +26,7 @@ def plan_command(
 ) -> None:
     """Prints the plan of a recipe, or raises InputError with every fault that ``rlhf check`` finds."""
     machines = _machines(on, measure)
-    space = Workspace(workspace.resolve())
+    space = open_workspace(workspace)
     servers.quiet_environment(space)
     from alignment.checks.data import read_data
     from alignment.checks.model import inspect_model, read_config

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from alignment.workspace import Workspace
 from flows.console import PlainConsole
+from flows.failures import open_workspace
 from flows.runs import find_run
 from flows.services import servers
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def report_command(name: str | None, workspace: Path, *, as_json: bool) -> None:
     """Where a run's report is, and its stages."""
-    folder = find_run(Workspace(workspace.resolve()), name)
+    folder = find_run(open_workspace(workspace), name)
     text = (folder / "report.json").read_text("utf-8")
     if as_json:
         print(text)
@@ -34,7 +34,7 @@ def report_command(name: str | None, workspace: Path, *, as_json: bool) -> None:
 
 def dashboard_command(workspace: Path, *, stop: bool, as_json: bool) -> None:
     """Starts, finds or stops the Prefect server and the MLflow page."""
-    space = Workspace(workspace.resolve())
+    space = open_workspace(workspace)
     servers.quiet_environment(space)
     names = ("prefect", "mlflow")
     if stop:

@@ -3,8 +3,8 @@
 import time
 from pathlib import Path
 
-from alignment.workspace import Workspace
 from flows.console import PlainConsole
+from flows.failures import open_workspace
 from flows.recipe_source import prepare
 from flows.runs import next_run_name
 from flows.services import servers
@@ -15,7 +15,7 @@ def run_command(given: str, workspace: Path, overrides: list[str], *, only: str 
     console = PlainConsole()
     began = time.monotonic()
     resolved = prepare(given, overrides)
-    space = Workspace(workspace.resolve())
+    space = open_workspace(workspace)
     servers.quiet_environment(space)
     from flows.pipeline.launch import checked, launch
 

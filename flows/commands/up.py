@@ -22,6 +22,7 @@ from alignment.recipe.resolved import ResolvedRecipe
 from alignment.workspace import Workspace
 from flows.commands.up_page import serve_page
 from flows.console import PlainConsole
+from flows.failures import open_workspace
 from flows.monitoring.dashboard import PAGES
 from flows.recipe_source import prepare
 from flows.services import servers
@@ -34,7 +35,7 @@ PORTS = {"up": 8080, "prefect": 4200, "mlflow": 5000, "app": 7860}
 def up_command(recipes: Sequence[str], workspace: Path, overrides: list[str], ports: Sequence[str]) -> None:
     """Starts everything, looks after it until SIGTERM or Ctrl-C, and ends everything."""
     chosen = _ports(ports)
-    space = Workspace(workspace.resolve())
+    space = open_workspace(workspace)
     servers.quiet_environment(space)
     prepared = {}
     for given in recipes:

@@ -5,8 +5,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from alignment.workspace import Workspace
 from flows.console import PlainConsole
+from flows.failures import open_workspace
 from flows.services import servers
 
 if TYPE_CHECKING:
@@ -17,12 +17,12 @@ Chosen: TypeAlias = tuple[list[str], datetime | None, datetime | None, float, st
 def _store_url(workspace: Path, url: str | None) -> str:
     from flows.pipeline.human_votes import store_url
 
-    return store_url(Workspace(workspace.resolve()), url)
+    return store_url(open_workspace(workspace), url)
 
 
 def votes_import_command(workspace: Path, url: str | None, file: Path, votes_wanted: int, *, gold: bool) -> None:
     """Queues a file's comparisons for the raters."""
-    servers.quiet_environment(Workspace(workspace.resolve()))
+    servers.quiet_environment(open_workspace(workspace))
     from preference_ui.import_export import import_comparisons
     from preference_ui.store.store import Store
 
@@ -47,7 +47,7 @@ def votes_export_command(
 
     ``chosen`` are raters, from when, until when, the least agreement, and the queue.
     """
-    servers.quiet_environment(Workspace(workspace.resolve()))
+    servers.quiet_environment(open_workspace(workspace))
     from preference_ui.arena.votes import export_talks
     from preference_ui.import_export import export_votes
     from preference_ui.store.store import Store
@@ -74,7 +74,7 @@ def _filter(chosen: Chosen) -> "Filter":
 
 def votes_agreement_command(workspace: Path, url: str | None, chosen: Chosen, *, as_json: bool) -> None:
     """How far the raters agree, with 95 % intervals."""
-    servers.quiet_environment(Workspace(workspace.resolve()))
+    servers.quiet_environment(open_workspace(workspace))
     from preference_ui.import_export import agreement
     from preference_ui.store.store import Store
 

@@ -18,12 +18,13 @@ from rich.text import Text
 from alignment.cache_key import code_digest
 from alignment.checks.recipe import check_recipe
 from alignment.digests import digest_of
-from alignment.errors import InputError
+from alignment.errors import InputError, StageError
 from alignment.recipe.load import dump_recipe
 from alignment.recipe.recipe import Recipe
 from alignment.recipe.resolved import ResolvedRecipe
 from alignment.workspace import Workspace, file_digest, write_text
 from flows.console import styled
+from flows.failures import keep_traceback
 from flows.monitoring.progress import listener
 from flows.monitoring.terminal import Terminal, shown_stages
 from flows.pipeline.environment import running_faults
@@ -87,6 +88,8 @@ def launch(
         error = state.result(raise_on_failure=False)
         if isinstance(error, InputError):
             raise error
+        if isinstance(error, Exception) and not isinstance(error, StageError):
+            console.print(keep_traceback(error, workspace.root / "runs" / name))
     say_end(console, workspace.root / "runs" / name, server, state, time.monotonic() - began)
     return 0 if state.is_completed() else 1
 

@@ -136,9 +136,10 @@ def command(workspace: Workspace, name: str, port: int) -> list[str]:
 
 def note(workspace: Workspace, service: Service) -> None:
     """Writes down where a service of this workspace is, for :func:`find`."""
-    write_text(
-        _state(workspace, service.name), json.dumps({"url": service.url, "pid": service.pid, "name": service.name})
-    )
+    record: dict[str, Any] = {"url": service.url, "pid": service.pid, "name": service.name}
+    if service.pid is not None:
+        record["started"] = _started_at(service.pid)
+    write_text(_state(workspace, service.name), json.dumps(record))
 
 
 def forget(workspace: Workspace, name: str) -> None:
@@ -151,12 +152,27 @@ def _state(workspace: Workspace, name: str) -> Path:
 
 
 def _alive(record: dict[str, Any]) -> dict[str, Any] | None:
-    """The record, if its process still is the service (process ids are used again)."""
+    """The record, if its process still is the service (process ids are used again).
+
+    A process is known by when it started; a record without that, of an earlier version, by the module that it runs.
+    """
     try:
-        command = Path(f"/proc/{record['pid']}/cmdline").read_bytes()
+        pid, name, started = int(record["pid"]), str(record["name"]), record.get("started")
+        arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except (OSError, KeyError, TypeError, ValueError):
+        return None
+    if started is not None:
+        return record if started == _started_at(pid) else None
+    return record if [b"-m", name.encode()] in [arguments[at : at + 2] for at in range(len(arguments))] else None
+
+
+def _started_at(pid: int) -> int | None:
+    """When a process started, in clock ticks since the machine did; None where there is none."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text("ascii", errors="replace")
     except OSError:
         return None
-    return record if str(record["name"]).encode() in command else None
+    return int(text.rpartition(")")[2].split()[19])  # field 22; the name before it may hold spaces and brackets
 
 
 def _running(pid: int) -> bool:
