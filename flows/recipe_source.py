@@ -34,7 +34,6 @@ def _others(path: Path, overrides: Sequence[str]) -> list[Fault]:
     if left is None:
         return []
     from alignment.checks.recipe import check_recipe  # takes its time, and most recipes are right
-
     from flows.pipeline.environment import running_faults
 
     resolved, salvaged = left
