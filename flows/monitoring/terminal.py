@@ -45,11 +45,11 @@ class Terminal:
 
     def __init__(self, stages: dict[str, str], console: Console) -> None:
         self.console = console
+        self.started: dict[str, float] = {}
+        self.rows: dict[str, list[str]] = {name: [kind, "waiting", "", ""] for name, kind in stages.items()}
         self.live = (
             Live(get_renderable=self._table, console=console, refresh_per_second=4) if console.is_terminal else None
         )
-        self.rows: dict[str, list[str]] = {name: [kind, "waiting", "", ""] for name, kind in stages.items()}
-        self.started: dict[str, float] = {}
         self.first: dict[str, Progress] = {}
         self.said: dict[str, float] = {}
 
