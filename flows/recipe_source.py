@@ -34,8 +34,6 @@ def _others(path: Path, overrides: Sequence[str]) -> list[Fault]:
     if left is None:
         return []
     from alignment.checks.recipe import check_recipe  # takes its time, and most recipes are right
-    from flows.pipeline.environment import running_faults
 
     resolved, salvaged = left
-    faults = [*check_recipe(resolved), *running_faults(resolved.recipe)]
-    return [fault for fault in faults if salvaged.tells(fault)]
+    return [fault for fault in check_recipe(resolved) if salvaged.tells(fault)]

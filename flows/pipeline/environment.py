@@ -3,7 +3,10 @@
 import os
 from datetime import UTC, datetime
 
-from prefect._vendor.croniter import CroniterBadDateError, croniter  # what Prefect's server reads schedules with
+from prefect._vendor.croniter.croniter import (  # what Prefect's server reads schedules with
+    CroniterBadDateError,
+    croniter,
+)
 from prefect.client.schemas.schedules import CronSchedule
 from pydantic import ValidationError
 
@@ -45,7 +48,8 @@ def cron_problem(cron: str) -> str | None:
     except ValidationError:
         return "is no cron schedule"
     try:
-        croniter(cron, datetime.now(UTC), max_years_between_matches=YEARS).get_next()
+        times = croniter(cron, datetime.now(UTC), max_years_between_matches=YEARS)  # type: ignore[no-untyped-call]
+        times.get_next()  # type: ignore[no-untyped-call]
     except CroniterBadDateError:
         return f"names no time that comes within {YEARS} years"
     return None
