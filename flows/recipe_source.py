@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from alignment.errors import Fault, InputError
-from alignment.recipe.resolved import ResolvedRecipe, resolve_recipe, resolve_salvaged
+from alignment.errors import InputError
+from alignment.recipe.resolved import ResolvedRecipe, resolve_recipe
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -25,15 +25,6 @@ def prepare(given: str, overrides: Sequence[str] = ()) -> ResolvedRecipe:
     try:
         return resolve_recipe(path, overrides)
     except InputError as error:
-        raise InputError([*error.faults, *_others(path, overrides)]) from None
+        from alignment.checks.salvage import other_faults  # takes its time, and most recipes are right
 
-
-def _others(path: Path, overrides: Sequence[str]) -> list[Fault]:
-    """The faults of what a recipe says beside its structural ones."""
-    left = resolve_salvaged(path, overrides)
-    if left is None:
-        return []
-    from alignment.checks.recipe import check_recipe  # takes its time, and most recipes are right
-
-    resolved, salvaged = left
-    return [fault for fault in check_recipe(resolved) if salvaged.tells(fault)]
+        raise InputError([*error.faults, *other_faults(path, overrides)]) from None

@@ -15,12 +15,14 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from alignment.data.pointers import POINTER_BYTES, pointer_kind
 from alignment.errors import Fault, InputError, errors_of, raise_faults
 from alignment.records import Record
 from alignment.workspace import write_text
 
 FORMATS = ".jsonl, .jsonl.gz, .json, .json.gz or .parquet"
+
+POINTER_BYTES = 64  # from a file's beginning, by which :func:`pointer_kind` tells
+_POINTERS = {b"version https://git-lfs": "Git LFS", b"/annex/objects/": "git-annex"}
 
 Row = dict[str, Any]
 R = TypeVar("R", bound=Record)
@@ -117,6 +119,11 @@ def read_records(path: Path, model: type[R]) -> list[R]:
 def write_records(path: Path, records: Iterable[Record]) -> None:
     """Writes one JSON object a line, UTF-8, all of them or nothing; the same records give the same bytes."""
     write_text(path, "".join(record.model_dump_json() + "\n" for record in records))
+
+
+def pointer_kind(start: bytes) -> str | None:
+    """Whose pointer a file is by its first bytes: what stands in the place of a large file until it is fetched."""
+    return next((name for text, name in _POINTERS.items() if start.startswith(text)), None)
 
 
 def _bytes(path: Path) -> bytes:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from alignment.data.pointers import POINTER_BYTES, pointer_kind
+from alignment.data.jsonl import POINTER_BYTES, pointer_kind
 from alignment.errors import Fault, NotFiniteError
 
 SINGLE = ("model.safetensors", "pytorch_model.bin")  # what transformers looks for, in this order, each before its index

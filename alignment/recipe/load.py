@@ -18,7 +18,6 @@ from alignment.recipe.error_messages import STAGE_KINDS, location, recipe_fault,
 from alignment.recipe.files import DATA_FILES, EMBEDDED_PREFIX, is_path
 from alignment.recipe.metrics import with_kinds
 from alignment.recipe.recipe import Recipe
-from alignment.recipe.salvage import Salvaged, salvage
 from alignment.recipe.yaml_file import Location
 
 
@@ -28,7 +27,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         InputError: with every fault at once: file, line, key, the nearest known key.
     """
-    data, where, faults = _settings(path, overrides)
+    data, where, faults = recipe_values(path, overrides)
     faults += [_not_finite(at, *where(at)) for at in _non_finite(data)]
     recipe, more = _validated(data, where, seen={fault.field for fault in faults})
     if recipe is None or faults:
@@ -36,16 +35,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     return recipe
 
 
-def salvage_recipe(path: Path, overrides: Sequence[str] = ()) -> Salvaged | None:
-    """What is left of a recipe that :func:`load_recipe` refuses; None where that is nothing."""
-    try:
-        data, _where, _faults = _settings(path, overrides)
-    except InputError:
-        return None
-    return salvage(data)
-
-
-def _settings(
+def recipe_values(
     path: Path, overrides: Sequence[str]
 ) -> tuple[dict[str, Any], Callable[[Location], tuple[str | None, int | None]], list[Fault]]:
     """A recipe file's values with overrides, a function from their places to file and line, and the overrides' faults.

@@ -7,11 +7,10 @@ from pathlib import Path
 from alignment.precision import natural_precision
 from alignment.recipe.base import Settings
 from alignment.recipe.files import EMBEDDED_PREFIX, beside, is_path, resolve_data, with_absolute_data
-from alignment.recipe.load import load_recipe, recipe_digest, salvage_recipe
+from alignment.recipe.load import load_recipe, recipe_digest
 from alignment.recipe.recipe import Recipe
 from alignment.recipe.resources import Resources
 from alignment.recipe.run_settings import ModelSettings, Precision
-from alignment.recipe.salvage import Salvaged
 
 
 class ResolvedRecipe(Settings):
@@ -49,19 +48,14 @@ def resolve_recipe(path: Path, overrides: Sequence[str] = ()) -> ResolvedRecipe:
     Raises:
         InputError: with every fault of the file at once.
     """
-    return _resolved(load_recipe(path, overrides), path)
+    return resolved(load_recipe(path, overrides), path)
 
 
-def _resolved(written: Recipe, path: Path) -> ResolvedRecipe:
+def resolved(written: Recipe, path: Path) -> ResolvedRecipe:
+    """A recipe with what it names resolved, as if it had been read from ``path``."""
     model = resolve_model(written.model, written.resources, path)
     recipe = written.model_copy(update={"model": model})
     return ResolvedRecipe(recipe=recipe, path=path, data=resolve_data(recipe, path), precision=written.model.dtype)
-
-
-def resolve_salvaged(path: Path, overrides: Sequence[str] = ()) -> tuple[ResolvedRecipe, Salvaged] | None:
-    """What :func:`resolve_recipe` would give of a faulty recipe without its faults; None where nothing is left."""
-    salvaged = salvage_recipe(path, overrides)
-    return None if salvaged is None else (_resolved(salvaged.recipe, path), salvaged)
 
 
 def resolve_model(settings: ModelSettings, resources: Resources, recipe_path: Path) -> ModelSettings:

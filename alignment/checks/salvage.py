@@ -1,13 +1,18 @@
 """What is left of a recipe without its structural faults, so that the others can be told in the same breath."""
 
 import json
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from alignment.errors import Fault
+from alignment.checks.recipe import check_recipe
+from alignment.errors import Fault, InputError
 from alignment.recipe.error_messages import location
+from alignment.recipe.load import recipe_values
 from alignment.recipe.recipe import Recipe
+from alignment.recipe.resolved import resolved
 from alignment.recipe.yaml_file import Location
 
 ROUNDS = 8  # a setting that is left out may bring up others
@@ -28,6 +33,16 @@ class Salvaged(NamedTuple):
             if field[: len(path)] == path or (len(path) == 2 and path[0] == "stages" and path[1] in text.split()):
                 return False
         return True
+
+
+def other_faults(path: Path, overrides: Sequence[str] = ()) -> list[Fault]:
+    """The faults of a recipe's data, stages and model beside the structural ones for which it is refused."""
+    try:
+        values, _where, _faults = recipe_values(path, overrides)
+    except InputError:
+        return []
+    left = salvage(values)
+    return [] if left is None else [fault for fault in check_recipe(resolved(left.recipe, path)) if left.tells(fault)]
 
 
 def salvage(data: dict[str, Any]) -> Salvaged | None:
