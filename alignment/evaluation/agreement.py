@@ -10,7 +10,7 @@ ratings are of one category) or where no unit was rated twice.
 
 from collections.abc import Callable, Hashable, Sequence
 from itertools import combinations
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import krippendorff
 import numpy as np
@@ -18,22 +18,11 @@ import numpy.typing as npt
 
 from alignment.evaluation.bootstrap import Floats, Value, ratio
 from alignment.evaluation.bootstrap import bootstrap as bootstrapped
+from alignment.evaluation.estimate import Estimate as Estimate
 
 Rating = Hashable | None
 Ratings = Sequence[Sequence[Any]] | npt.NDArray[Any]
 Level = Literal["nominal", "ordinal", "interval", "ratio"]
-
-
-class Estimate(float):
-    """A value, and the 95 % bootstrap interval from ``low`` to ``high`` (None where none was asked for)."""
-
-    low: float | None
-    high: float | None
-
-    def __new__(cls, value: float, low: float | None = None, high: float | None = None) -> Self:
-        self = super().__new__(cls, value)
-        self.low, self.high = low, high
-        return self
 
 
 def percent_agreement(ratings: Ratings, *, bootstrap: int = 0, seed: int = 0) -> Estimate:
