@@ -19,7 +19,7 @@ from preference_ui.store import Store
 from preference_ui.voting import to_record
 
 FAST_SECONDS = 3.0  # nobody reads two answers in less
-_BOOTSTRAP = 200
+_BOOTSTRAP = 1000
 
 
 class Share(BaseModel):

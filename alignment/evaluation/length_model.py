@@ -34,7 +34,7 @@ def standardised(differences: Floats) -> Floats:
     A difference that is the same everywhere tells no effect of length from quality: the prior decides between them.
     """
     spread = float(differences.std())
-    return np.tanh(differences / spread) if spread > 0 else np.sign(differences)
+    return np.asarray(np.tanh(differences / spread) if spread > 0 else np.sign(differences), dtype=np.float64)
 
 
 def fit(outcomes: Floats, x: Floats, penalty: float) -> tuple[float, float]:
@@ -70,10 +70,10 @@ def profile_interval(outcomes: Floats, x: Floats, *, confidence: float) -> tuple
     free = max(n - 2, 1)
     scatter = (((outcomes - p) ** 2).sum() + 0.5) / ((p * (1 - p)).sum() + 0.5) * n / free
     limit = float(student.ppf((1 + confidence) / 2, free)) ** 2 / 2 * scatter
-    best = _profile(quality, effect, outcomes, x)[0]
+    best = _profile(quality, effect, outcomes, x)
 
     def beyond(at: float) -> float:
-        return _profile(at, effect, outcomes, x)[0] - best - limit
+        return float(_profile(at, effect, outcomes, x) - best - limit)
 
     ends = []
     for way in (-1, 1):
@@ -85,8 +85,8 @@ def profile_interval(outcomes: Floats, x: Floats, *, confidence: float) -> tuple
     return float(expit(ends[0])), float(expit(ends[1]))
 
 
-def _profile(quality: float, effect: float, outcomes: Floats, x: Floats) -> tuple[float, float]:
-    """The least penalised loss at ``quality``, and the effect that reaches it; ``effect`` is where to start."""
+def _profile(quality: float, effect: float, outcomes: Floats, x: Floats) -> float:
+    """The least penalised loss at ``quality``, whatever the effect; ``effect`` is where to start."""
     for _ in range(NEWTON_STEPS):
         p = expit(quality + effect * x)
         step = float((x @ (p - outcomes) + WEAK * effect) / ((x * x * p * (1 - p)).sum() + WEAK))
@@ -94,7 +94,7 @@ def _profile(quality: float, effect: float, outcomes: Floats, x: Floats) -> tupl
         if abs(step) < CLOSE:
             break
     logits = quality + effect * x
-    return float((np.logaddexp(0, logits) - outcomes * logits).sum() + WEAK * effect**2 / 2), effect
+    return float((np.logaddexp(0, logits) - outcomes * logits).sum() + WEAK * effect**2 / 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +159,7 @@ def _curvature(table: Table, p: Floats, penalty: Floats) -> tuple[Floats, Floats
     np.add.at(cross, (player, prompt), weight)
     np.add.at(cross, (k + player, prompt), weight * x)
     matrix[np.arange(k, 2 * k), np.arange(k, 2 * k)] += penalty
-    return matrix, cross, np.bincount(prompt, weight, u) + DIFFICULTY_SPREAD**-2
+    return matrix, cross, np.asarray(np.bincount(prompt, weight, u) + DIFFICULTY_SPREAD**-2, dtype=np.float64)
 
 
 def _fit_joint(table: Table, penalty: Floats) -> tuple[Floats, Floats]:

@@ -31,10 +31,13 @@ class Rate(Record):
     ties: int
 
 
-def win_rate(outcomes: Sequence[float], *, confidence: float = 0.95) -> Rate:
+def win_rate(
+    outcomes: Sequence[float], *, confidence: float = 0.95, clusters: Sequence[Hashable] | None = None
+) -> Rate:
     """The left side's win rate and its score interval.
 
-    ``outcomes`` are 1 (left wins), 0.5 (tie) or 0, one for each independent comparison.
+    ``outcomes`` are 1 (left wins), 0.5 (tie) or 0, one for each comparison. ``clusters`` names for each what it hangs
+    on (a prompt, a ranking); None: they are independent.
 
     With W wins, L losses and T ties, the rate is (1 + (W - L) / n) / 2, so its interval is the one of a difference of
     two multinomial shares: the score interval of Tango (1998, "Equivalence test and confidence interval for the
@@ -43,13 +46,20 @@ def win_rate(outcomes: Sequence[float], *, confidence: float = 0.95) -> Rate:
     uses the smaller variance that ties bring when some do, and keeps an honest width at the edges, where a bootstrap
     of all wins or of all ties would claim certainty.
 
-    Raises ValueError without outcomes, for any other outcome, or a confidence outside (0, 1).
+    Comparisons that hang together count as the smaller number of independent ones that would scatter as much (Kish
+    1965; with the degrees of freedom of Korn and Graubard 1998): the same interval, with fewer wins, ties and losses.
+    Where nothing scatters each cluster counts as one.
+
+    Raises ValueError without outcomes, for any other outcome, a confidence outside (0, 1), or other than one cluster
+    for each outcome.
     """
     values = _outcomes(outcomes)
     _check_confidence(confidence)
     n = values.size
     wins, losses = int((values == 1).sum()), int((values == 0).sum())
-    low, high = _tango_interval(wins, losses, n, z=float(norm.ppf((1 + confidence) / 2)))
+    z = float(norm.ppf((1 + confidence) / 2))
+    share = 1.0 if clusters is None else _independent(values, clusters, z=z, confidence=confidence)
+    low, high = _tango_interval(wins * share, losses * share, n * share, z=z)
     return Rate(value=float(values.mean()), low=(1 + low) / 2, high=(1 + high) / 2, n=n, ties=n - wins - losses)
 
 
@@ -179,7 +189,25 @@ def _outcomes(outcomes: Sequence[float]) -> Floats:
     return values
 
 
-def _tango_interval(wins: int, losses: int, n: int, *, z: float) -> tuple[float, float]:
+def _independent(values: Floats, clusters: Sequence[Hashable], *, z: float, confidence: float) -> float:
+    """Which share of the comparisons counts, since others of their cluster say the same: in (0, 1]."""
+    if len(clusters) != values.size:
+        raise ValueError(f"{values.size} outcomes need as many clusters, not {len(clusters)}")
+    place = {cluster: i for i, cluster in enumerate(dict.fromkeys(clusters))}
+    index = np.array([place[cluster] for cluster in clusters])
+    count = len(place)
+    if count == values.size:
+        return 1.0
+    deviations = values - values.mean()
+    apart = float((deviations**2).sum())
+    if count == 1 or apart == 0:
+        return count / values.size
+    effect = float((np.bincount(index, deviations) ** 2).sum()) / apart * count / (count - 1)
+    tail = float(student.ppf((1 + confidence) / 2, count - 1))
+    return min(1.0, (z / tail) ** 2 / max(effect, 1e-9))
+
+
+def _tango_interval(wins: float, losses: float, n: float, *, z: float) -> tuple[float, float]:
     """The interval of P(win) - P(loss), in [-1, 1]."""
     estimate = (wins - losses) / n
 

@@ -35,6 +35,7 @@ class TrainingState:
     score_deviation: float = 1.0
     history: list[dict[str, float]] = field(default_factory=list)
     alarms: list[str] = field(default_factory=list)
+    held_out: list[list[float]] = field(default_factory=list)  # outcomes of each look at the held-out prompts
     ahead: list[list[dict[str, Any]]] | None = None  # the next step's answers, where they are drawn already
 
 

@@ -2,7 +2,10 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from scipy.stats import ttest_1samp, ttest_ind
 
 from alignment.policy.losses import kl_estimate, masked_mean
 from alignment.policy.ppo_batch import Experience
@@ -10,6 +13,7 @@ from alignment.policy.ppo_checks import sampling_gap
 
 WINDOW = 3  # steps that must agree before an alarm
 KL_RUNAWAY = 50.0  # nats per answer: the policy gives its own answers e^50 times the reference's probability
+FALSE_ALARMS = 0.05  # of a run whose held-out win rate does not fall
 NEGATIVE_KL = -0.5  # nats per answer, mean of k1: impossible on average, unless tokens come from elsewhere
 ENTROPY_COLLAPSE = 0.1  # share of the first step's entropy
 LENGTH_BLOW_UP = 2.0  # times the first step's length
@@ -74,10 +78,17 @@ def alarms(history: Sequence[dict[str, float]]) -> list[str]:
     return found
 
 
-def overoptimisation(scores: Sequence[float], held_out: Sequence[float]) -> str | None:
+def overoptimisation(
+    scores: Sequence[float], held_out: Sequence[float], outcomes: Sequence[Sequence[float]] | None = None
+) -> str | None:
     """The alarm for a score that rises while the held-out win rate falls: halves of the run, compared by their means.
 
-    The two are of the same steps (or evaluations), oldest first; fewer than four say nothing.
+    The two are of the same steps (or evaluations), oldest first; fewer than four say nothing. ``outcomes`` are what the
+    win rates are the means of, one row a look with one outcome for each prompt, the same prompts at every look.
+
+    The fall is tested: over prompts, paired, where their outcomes are given, for looks at one policy's way are not
+    independent of each other; else over looks. Whoever looks after every evaluation tests again and again, so the k-th
+    look may err with a chance of ``FALSE_ALARMS`` / k (k + 1), which is ``FALSE_ALARMS`` for a whole run, however long.
     """
     if len(scores) != len(held_out):
         raise ValueError(f"{len(scores)} scores and {len(held_out)} win rates are not of the same steps")
@@ -87,9 +98,27 @@ def overoptimisation(scores: Sequence[float], held_out: Sequence[float]) -> str 
     (score_before, score_after), (rate_before, rate_after) = (
         (sum(series[:half]) / half, sum(series[-half:]) / half) for series in (scores, held_out)
     )
-    if score_after > score_before and rate_after < rate_before:
+    look = len(scores) - 3
+    series = np.asarray(held_out if outcomes is None else outcomes, dtype=np.float64)
+    chance = _chance_of_fall(series[:half], series[-half:])
+    if score_after > score_before and chance <= FALSE_ALARMS / (look * (look + 1)):
         return (
             f"overoptimisation: the score rose from {score_before:.3f} to {score_after:.3f} "
             f"while the held-out win rate fell from {rate_before:.3f} to {rate_after:.3f}"
         )
     return None
+
+
+def _chance_of_fall(before: NDArray[np.float64], after: NDArray[np.float64]) -> float:
+    """The one-sided p-value of no fall: over prompts of (looks, prompts), over looks of (looks,)."""
+    if before.ndim == 1:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            found = ttest_ind(after, before, alternative="less").pvalue
+        change = float(after.mean() - before.mean())
+    else:
+        changes = after.mean(axis=0) - before.mean(axis=0)
+        change = float(changes.mean())
+        if changes.size < 2 or np.ptp(changes) == 0:  # nothing scatters: as sure as one prompt in all of them
+            return 1 / (changes.size + 1) if change < 0 else 1.0
+        found = ttest_1samp(changes, 0.0, alternative="less").pvalue
+    return float(found) if np.isfinite(found) else float(change >= 0)

@@ -144,7 +144,9 @@ class PpoTrainer:
         metrics |= updated.metrics | self._rates(experience, updated.tokens, time.perf_counter() - started)
         if self.watch is not None and (step + 1) % settings.watch_every == 0:
             self.draw.push(policy, step + 1)
-            metrics["held_out_win_rate"] = self.watch()
+            rate = self.watch()
+            metrics["held_out_win_rate"] = float(rate)
+            state.held_out.append(list(getattr(rate, "outcomes", ())))
         state.step, state.position = step + 1, state.position + self.draw.count
         state.tokens_sampled += int(experience.mask.sum())
         state.tokens_trained += updated.tokens
@@ -164,7 +166,8 @@ class PpoTrainer:
         """Says in the log, and keeps for the report, what the newest steps show; each kind of alarm once."""
         state = self.state
         watched = [metrics for metrics in state.history if "held_out_win_rate" in metrics]
-        found = overoptimisation([m["score"] for m in watched], [m["held_out_win_rate"] for m in watched])
+        outcomes = state.held_out if len(state.held_out) == len(watched) and all(state.held_out) else None
+        found = overoptimisation([m["score"] for m in watched], [m["held_out_win_rate"] for m in watched], outcomes)
         for alarm in [*alarms(state.history), *([] if found is None else [found])]:
             if alarm.split(":")[0] not in {known.split(": ")[1] for known in state.alarms}:
                 state.alarms.append(f"step {state.step}: {alarm}")

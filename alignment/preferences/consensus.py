@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from alignment.data.digests import pair_id
+from alignment.data.digests import content_id, pair_id
 from alignment.records import Comparison, PreferencePair, RaterKind, Record, Response, Vote
 
 Choice = Literal["left", "right", "tie", "both_bad", "skipped", "flagged"]
@@ -92,19 +92,34 @@ def preference_pairs(
 def rating_table(comparisons: Sequence[Comparison], votes: Iterable[Vote]) -> dict[str, list[Choice | None]]:
     """What each rater said of each verdict's pair, in the order of :func:`consensus`: rows for agreement statistics.
 
+    "left" is here one of the two answers by the digest of its text (:func:`oriented`), wherever it stands: nothing that
+    the statistics say depends on which answer was written first in a file. (α and κ take the shares of "left" and
+    "right" for what chance gives: with every chosen answer on the left there would be nothing left to agree on.)
+
     Skips and flags are no ratings of the answers, and None, as is a vote never cast. Where a rater has several current
-    votes on one comparison, the last counts.
+    votes on one comparison, the newest counts.
     """
     cast = _votes_by_comparison(comparisons, votes)
     raters = sorted({vote.rater for group in cast.values() for vote in group})
     table: dict[str, list[Choice | None]] = {rater: [] for rater in raters}
     for comparison in comparisons:
-        by_rater = {vote.rater: vote for vote in cast[comparison.id]}
-        for left, right in combinations(comparison.responses, 2):
+        by_rater = {vote.rater: vote for vote in sorted(cast[comparison.id], key=vote_age)}
+        for pair in combinations(comparison.responses, 2):
+            left, right = (response.id for response in oriented(pair))
             for rater in raters:
-                choice = _choice(by_rater[rater], left.id, right.id) if rater in by_rater else None
+                choice = _choice(by_rater[rater], left, right) if rater in by_rater else None
                 table[rater].append(None if choice in ("skipped", "flagged") else choice)
     return table
+
+
+def oriented(pair: Iterable[Response]) -> list[Response]:
+    """Answers in an order that follows from their texts and says nothing about them: by digest."""
+    return sorted(pair, key=lambda response: (content_id(["side", response.text]), response.id))
+
+
+def vote_age(vote: Vote) -> tuple[float, str]:
+    """Oldest first; votes without a time are older than all that have one."""
+    return (vote.created.timestamp() if vote.created else float("-inf"), vote.id)
 
 
 def _votes_by_comparison(comparisons: Sequence[Comparison], votes: Iterable[Vote]) -> dict[str, list[Vote]]:

@@ -10,6 +10,7 @@ from typing import Any
 from alignment.data.jsonl import read_records, write_records
 from alignment.evaluation.agreement import krippendorff_alpha, percent_agreement
 from alignment.faults import StageError
+from alignment.preferences.agreement import verdict_prompts
 from alignment.preferences.comparisons import make_comparisons
 from alignment.preferences.consensus import Verdict, consensus, preference_pairs, rating_table
 from alignment.preferences.raters import simulated_raters
@@ -20,7 +21,7 @@ from alignment.records import Comparison, PreferencePair, Prompt, Response, Vote
 from alignment.stage import Progress, StageContext, StageResult
 from alignment.workspace import write_text
 
-BOOTSTRAP = 200  # resamples behind the agreement's interval: enough for two digits, and under a second
+BOOTSTRAP = 1000  # resamples behind the agreement's interval
 
 
 def run(settings: PreferencesStage, context: StageContext) -> StageResult:
@@ -77,8 +78,9 @@ def _agreement(comparisons: Sequence[Comparison], votes: Sequence[Vote]) -> dict
     """What ``agreement.json`` holds; null where a statistic is undefined (one rater, or one category throughout)."""
     table = rating_table(comparisons, votes)
     rows = list(table.values())
-    alpha = krippendorff_alpha(rows, bootstrap=BOOTSTRAP)
-    share = percent_agreement(rows, bootstrap=BOOTSTRAP)
+    prompts = verdict_prompts(comparisons)
+    alpha = krippendorff_alpha(rows, bootstrap=BOOTSTRAP, clusters=prompts)
+    share = percent_agreement(rows, bootstrap=BOOTSTRAP, clusters=prompts)
     return {
         "raters": list(table),
         "rater_kind": "simulated",

@@ -38,9 +38,13 @@ def win_rates(metrics: Mapping[str, float]) -> list[WinRate]:
         stem = name.removesuffix(".value")
         opponent, _, judge = stem.removeprefix("win_rate.").rpartition(".")
         if opponent and f"{stem}.low" in metrics and f"{stem}.high" in metrics:
-            ends = (metrics.get(f"{stem}.{part}") or 0.0 for part in ("low", "high"))
-            parts = ("length_controlled", "length_controlled.low", "length_controlled.high")
-            controlled = (metrics.get(f"{stem}.{part}") for part in parts)
-            calibrated = judge != "judge" or bool(metrics.get("judge.calibrated"))
-            found.append(WinRate(opponent, judge, metrics[name], *ends, *controlled, calibrated))
+            found.append(
+                WinRate(
+                    opponent, judge, metrics[name], metrics[f"{stem}.low"], metrics[f"{stem}.high"],
+                    length_controlled=metrics.get(f"{stem}.length_controlled"),
+                    length_controlled_low=metrics.get(f"{stem}.length_controlled.low"),
+                    length_controlled_high=metrics.get(f"{stem}.length_controlled.high"),
+                    calibrated=judge != "judge" or bool(metrics.get("judge.calibrated")),
+                )
+            )  # fmt: skip
     return found

@@ -124,12 +124,13 @@ def _evaluate(model: Any, tokenizer: Any, pairs: list[PreferencePair], settings:
     )
     chosen, rejected = scores[: len(rows)], scores[len(rows) :]
     margins = [c - r for c, r in zip(chosen, rejected, strict=True)]
-    accuracy = pair_accuracy(chosen, rejected)
+    prompts = [pair.prompt_id for pair in pairs]
+    accuracy = pair_accuracy(chosen, rejected, clusters=prompts)
     # A pair's order carries no information, so calibration looks at both: P(left wins) and P(right wins).
     probabilities = torch.sigmoid(torch.tensor(margins, dtype=torch.float64))
     both = [*probabilities.tolist(), *(1 - probabilities).tolist()]
     outcomes = [1] * len(rows) + [0] * len(rows)
-    error = calibration_error(*(side.tolist() for side in pair_predictions(chosen, rejected)))
+    error = calibration_error(*(side.tolist() for side in pair_predictions(chosen, rejected)), clusters=prompts)
     metrics = {
         "accuracy": accuracy.value,
         "accuracy.low": accuracy.low,

@@ -152,7 +152,7 @@ def _evaluate(
     odds = score(model, tokenizer, rows, batch_size=2 * settings.batch_size)
     first, last = odds[::2], [0.0 - value for value in odds[1::2]]
     both = [(one + other) / 2 for one, other in zip(first, last, strict=True)]
-    accuracy = pair_accuracy(both, [0.0] * len(both))
+    accuracy = pair_accuracy(both, [0.0] * len(both), clusters=[pair.prompt_id for pair in pairs])
     probabilities = torch.sigmoid(torch.tensor(both, dtype=torch.float64))
     sides = [*probabilities.tolist(), *(1 - probabilities).tolist()]
     outcomes = [1] * len(both) + [0] * len(both)

@@ -21,8 +21,8 @@ def test_names_of_a_full_evaluation() -> None:
     ]
     assert "win_rate.sft.reward.low" in names
     assert names[24] == "kl"
-    assert names[17:20] == ["length.dpo", "length.base", "length.sft"]
-    assert len(names) == len(set(names)) == 2 * 2 * 4 + 1 + 4 * 3
+    assert names[25:28] == ["length.dpo", "length.base", "length.sft"]
+    assert len(names) == len(set(names)) == 2 * 2 * 6 + 1 + 4 * 3
 
 
 def test_no_judge_means_no_win_rates() -> None:
