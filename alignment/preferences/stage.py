@@ -13,6 +13,7 @@ from alignment.faults import StageError
 from alignment.preferences.agreement import verdict_prompts
 from alignment.preferences.comparisons import make_comparisons
 from alignment.preferences.consensus import Verdict, consensus, preference_pairs, rating_table
+from alignment.preferences.dawid_skene import rater_skill
 from alignment.preferences.raters import simulated_raters
 from alignment.preferences.rubric import load_rubric
 from alignment.preferences.text import words
@@ -41,11 +42,12 @@ def run(settings: PreferencesStage, context: StageContext) -> StageResult:
         for step, rater in enumerate(raters, start=1):
             votes += rater.rate(comparisons)
             context.report(Progress(step, len(raters), {"votes": float(len(votes))}))
-        verdicts = consensus(comparisons, votes)
+        skill = rater_skill(comparisons, votes)
+        verdicts = consensus(comparisons, votes, skill=skill)
     pairs = preference_pairs(verdicts, comparisons, settings.min_agreement)
     if not pairs:
         raise StageError(_why_no_pairs(settings, responses, comparisons, verdicts))
-    agreement = _agreement(comparisons, votes)
+    agreement = _agreement(comparisons, votes) | {"consensus": "majority" if skill is None else "dawid_skene"}
     write_records(context.output / "comparisons.jsonl", comparisons)
     write_records(context.output / "votes.jsonl", votes)
     write_records(context.output / "pairs.jsonl", pairs)

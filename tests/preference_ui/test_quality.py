@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from alignment.preferences.agreement import agreement_figures
+from alignment.preferences.dawid_skene import dawid_skene, has_enough
 from alignment.records import Comparison, Vote
 from preference_ui.assignment import next_lease
-from preference_ui.dawid_skene import dawid_skene, has_enough
 from preference_ui.desk_settings import DeskSettings
 from preference_ui.exclusion import exclude_rater, include_rater
 from preference_ui.quality import quality_report, share
