@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from alignment.data.digests import content_id, pair_id
+from alignment.digests import content_id, pair_id
 from alignment.records import Comparison, PreferencePair, RaterKind, Record, Response, Vote
 
 LEVEL = log(2)  # log-odds up to which votes that are level by heads stay so

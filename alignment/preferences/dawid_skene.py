@@ -15,9 +15,9 @@ from statistics import median
 import numpy as np
 import numpy.typing as npt
 
-from alignment.data.digests import content_id
-from alignment.preferences.agreement import verdict_prompts
+from alignment.digests import content_id
 from alignment.preferences.consensus import rating_table
+from alignment.preferences.vote_agreement import verdict_prompts
 from alignment.records import Comparison, Vote
 
 Floats = npt.NDArray[np.float64]
