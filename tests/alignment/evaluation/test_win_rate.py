@@ -254,3 +254,19 @@ def test_length_control_finds_what_alpaca_eval_published(published: dict[str, An
     theirs = np.array([one["length_controlled_winrate"] for one in published.values()])
     assert np.abs(ours - theirs).mean() <= 2.0
     assert spearmanr(ours, theirs).statistic >= 0.98
+
+
+def test_comparisons_that_hang_together_count_as_fewer() -> None:
+    """Every comparison five times over says as much as once, with Student's t for as many clusters."""
+    values = outcomes(60, 10, 30)
+    repeated, clusters = [value for value in values for _ in range(5)], [i for i in range(100) for _ in range(5)]
+    alone, together, blind = win_rate(values), win_rate(repeated, clusters=clusters), win_rate(repeated)
+    assert together.value == alone.value
+    wider = float(student.ppf(0.975, 99) / norm.ppf(0.975))
+    assert together.high - together.low == pytest.approx((alone.high - alone.low) * wider, rel=0.01)
+    assert blind.high - blind.low < 0.5 * (alone.high - alone.low)
+    assert win_rate(values, clusters=range(100)) == alone
+    certain = win_rate([1.0] * 50, clusters=[i // 10 for i in range(50)])  # five prompts, and all right: five of five
+    assert (certain.low, certain.high) == (pytest.approx(win_rate([1.0] * 5).low), 1.0)
+    with pytest.raises(ValueError, match="as many clusters"):
+        win_rate([1.0], clusters=[])

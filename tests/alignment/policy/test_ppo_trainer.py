@@ -3,6 +3,7 @@
 import copy
 import json
 
+import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -172,7 +173,10 @@ def test_an_alarm_is_raised_once_and_kept(tiny, caplog):
 
 
 def test_overoptimisation_is_a_rising_score_with_a_falling_win_rate():
-    assert overoptimisation([1, 2, 3, 4], [0.6, 0.6, 0.5, 0.4]).startswith("overoptimisation")
+    fell = [[1.0] * 30 + [0.0] * 10] * 2 + [[1.0] * 18 + [0.0] * 22] * 2
+    assert overoptimisation([1, 2, 3, 4], [0.75, 0.75, 0.45, 0.45], fell).startswith("overoptimisation")
+    assert overoptimisation([1, 2, 3, 4], [0.60, 0.61, 0.35, 0.34]).startswith("overoptimisation")
+    assert overoptimisation([1, 2, 3, 4], [0.6, 0.6, 0.5, 0.4]) is None, "four looks at a noisy rate are no trend"
     assert overoptimisation([1, 2, 3, 4], [0.4, 0.5, 0.6, 0.6]) is None
     assert overoptimisation([4, 3, 2, 1], [0.6, 0.6, 0.5, 0.4]) is None
     assert overoptimisation([1, 2], [0.6, 0.4]) is None
@@ -182,7 +186,7 @@ def test_overoptimisation_is_a_rising_score_with_a_falling_win_rate():
 
 def test_a_score_that_rises_while_the_held_out_win_rate_falls_is_an_alarm(tiny, tmp_path):
     """A reward that grows whatever happens, and raters who like it less and less: the run says so once, and goes on."""
-    rates = iter([0.6, 0.5, 0.4, 0.3, 0.2])
+    rates = iter([0.6, 0.58, 0.3, 0.28, 0.2])
     rewards = iter(range(1, 9))
     trainer = tiny.trainer(
         tiny.settings(steps=5, watch_every=1, missing_eos_penalty=0.0, learning_rate=1e-6),
@@ -191,7 +195,7 @@ def test_a_score_that_rises_while_the_held_out_win_rate_falls_is_an_alarm(tiny, 
         checkpoints=tmp_path,
     )
     state = trainer.train()
-    assert [metrics["held_out_win_rate"] for metrics in state.history] == [0.6, 0.5, 0.4, 0.3, 0.2]
+    assert [metrics["held_out_win_rate"] for metrics in state.history] == [0.6, 0.58, 0.3, 0.28, 0.2]
     (alarm,) = [alarm for alarm in state.alarms if "overoptimisation" in alarm]
     assert alarm.startswith("step 4: overoptimisation: the score rose from 1.5")
     saved = json.loads((tmp_path / "step-000005" / "state.json").read_text("utf-8"))
@@ -224,3 +228,21 @@ def test_scores_are_in_deviations_of_the_start(tiny, tmp_path):
     torch.testing.assert_close(seen[1][1].scores, (second - first.mean()) / first.std(), atol=1e-4, rtol=1e-4)
     assert seen[1][0]["raw_score"] == pytest.approx(float(second.mean()))
     assert seen[0][0]["score"] == pytest.approx(0.0, abs=1e-4)
+
+
+@pytest.mark.parametrize("paired", [True, False])
+def test_a_constant_win_rate_raises_no_alarm_however_often_one_looks(paired):
+    """Ten looks at 32 prompts and a score that rises: comparing the means alone fires in 85 % of runs."""
+    rng = np.random.default_rng(0)
+    fired = {0.0: 0, 0.4: 0}
+    for fall in fired:
+        for _ in range(200):
+            chance = rng.beta(1, 1, size=32)
+            looks, heard = [], False
+            for look in range(10):
+                looks.append((rng.random(32) < np.clip(chance - fall * look / 9, 0, 1)).astype(float).tolist())
+                rates = [sum(one) / 32 for one in looks]
+                heard |= overoptimisation(list(range(look + 1)), rates, looks if paired else None) is not None
+            fired[fall] += heard
+    assert fired[0.0] / 200 <= 0.05
+    assert fired[0.4] / 200 >= (0.7 if paired else 0.2)
