@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.stats import ttest_1samp, ttest_ind
+from scipy.stats import t as student
+from scipy.stats import ttest_1samp
 
 from alignment.policy.losses import kl_estimate, masked_mean
 from alignment.policy.ppo.batch import Experience
@@ -14,6 +15,7 @@ from alignment.policy.ppo.invariants import sampling_gap
 WINDOW = 3  # steps that must agree before an alarm
 KL_RUNAWAY = 50.0  # nats per answer: the policy gives its own answers e^50 times the reference's probability
 FALSE_ALARMS = 0.05  # of a run whose held-out win rate does not fall
+LOOK_NOISE = 0.05  # least standard deviation of a win rate between looks: two that are equal by chance are no certainty
 NEGATIVE_KL = -0.5  # nats per answer, mean of k1: impossible on average, unless tokens come from elsewhere
 ENTROPY_COLLAPSE = 0.1  # share of the first step's entropy
 LENGTH_BLOW_UP = 2.0  # times the first step's length
@@ -112,13 +114,11 @@ def overoptimisation(
 def _chance_of_fall(before: NDArray[np.float64], after: NDArray[np.float64]) -> float:
     """The one-sided p-value of no fall: over prompts of (looks, prompts), over looks of (looks,)."""
     if before.ndim == 1:
-        with np.errstate(divide="ignore", invalid="ignore"):
-            found = ttest_ind(after, before, alternative="less").pvalue
-        change = float(after.mean() - before.mean())
-    else:
-        changes = after.mean(axis=0) - before.mean(axis=0)
-        change = float(changes.mean())
-        if changes.size < 2 or np.ptp(changes) == 0:  # nothing scatters: as sure as one prompt in all of them
-            return 1 / (changes.size + 1) if change < 0 else 1.0
-        found = ttest_1samp(changes, 0.0, alternative="less").pvalue
-    return float(found) if np.isfinite(found) else float(change >= 0)
+        free = before.size + after.size - 2
+        scatter = (before.var() * before.size + after.var() * after.size) / free
+        error = np.sqrt(max(scatter, LOOK_NOISE**2) * (1 / before.size + 1 / after.size))
+        return float(student.cdf((after.mean() - before.mean()) / error, free))
+    changes = after.mean(axis=0) - before.mean(axis=0)
+    if changes.size < 2 or np.ptp(changes) == 0:  # nothing scatters: as sure as one prompt in all of them
+        return 1 / (changes.size + 1) if changes.mean() < 0 else 1.0
+    return float(ttest_1samp(changes, 0.0, alternative="less").pvalue)

@@ -245,4 +245,4 @@ def test_a_constant_win_rate_raises_no_alarm_however_often_one_looks(paired):
                 heard |= overoptimisation(list(range(look + 1)), rates, looks if paired else None) is not None
             fired[fall] += heard
     assert fired[0.0] / 200 <= 0.05
-    assert fired[0.4] / 200 >= (0.7 if paired else 0.2)
+    assert fired[0.4] / 200 >= (0.7 if paired else 0.1)
