@@ -109,7 +109,7 @@ def sample_table(experience: Experience) -> list[dict[str, Any]]:
         {
             "prompt": episode.prompt.messages[-1].content,
             "answer": episode.completion.text,
-            "score": float(experience.scores[row]),
+            "score": float(experience.raw_scores[row]),
             "kl": float(kl[row]),
             "tokens": len(episode.completion.tokens),
             "finished": episode.completion.finished,

@@ -114,8 +114,10 @@ def dealt(
 class Experience:
     """A step's episodes, and what is known of each response token: (N, R) float32, 0 where ``mask`` is False.
 
-    ``values``, ``logprobs`` and ``entropy`` are those before the step's first update. ``scores`` (N,) are the
-    reward's, penalties included.
+    ``values``, ``logprobs`` and ``entropy`` are those before the step's first update. ``scores`` (N,) are what is
+    learned from, penalties included; ``raw_scores`` (N,) are what the reward gave. A score s stands for
+    ``score_mean + score_unit * s`` of the reward's own. ``kl_loss_coefficient`` weighs the KL in the loss, and is 0
+    where the penalty is in the reward.
     """
 
     episodes: list[Episode]
@@ -128,4 +130,8 @@ class Experience:
     entropy: torch.Tensor
     advantages: torch.Tensor
     returns: torch.Tensor
+    raw_scores: torch.Tensor
     weights: torch.Tensor | None = None
+    score_mean: float = 0.0
+    score_unit: float = 1.0
+    kl_loss_coefficient: float = 0.0

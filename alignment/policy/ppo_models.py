@@ -38,8 +38,9 @@ class Outputs:
 class ActorCritic(nn.Module):
     """A policy and its value function.
 
-    ``critic`` is a trunk of the value function's own, or None for a head on the policy's. The value head starts at
-    zero: the first advantages are then the returns, not noise (Huang et al. 2024 find it as good as any).
+    ``critic`` is a trunk of the value function's own, or None for a head on the policy's. The value head starts with
+    zero weights, so that the first advantages are not noise (Huang et al. 2024 find it as good as any), and with the
+    mean return as its bias: see :meth:`start_values`.
     """
 
     def __init__(self, policy: Any, *, critic: Any | None = None, temperature: float) -> None:
@@ -62,6 +63,16 @@ class ActorCritic(nn.Module):
             states = tokens.states(hidden_states(self.critic, tokens.ids, tokens.ids_mask))
         values = self.value_head(states.float()).squeeze(-1)
         return Outputs(tokens.scatter(logprobs), tokens.scatter(values), tokens.scatter(entropy))
+
+    @torch.no_grad()
+    def start_values(self, mean: float) -> None:
+        """Has every state be worth ``mean``, the first step's mean return.
+
+        At 0 the value function would be wrong by the offset of the scores, and every answer a surprise at its last
+        tokens, whatever it says (Yuan et al. 2025, "What's Behind PPO's Collapse in Long-CoT?", section 3.1).
+        """
+        reshard(self)
+        self.value_head.bias.fill_(mean)
 
     def shard(self) -> None:
         """Has this worker keep a part of all weights: from now on all workers have to make each pass, at once."""

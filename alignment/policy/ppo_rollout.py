@@ -9,10 +9,11 @@ import torch
 
 from alignment.faults import StageError
 from alignment.models.attention import quick_backward
-from alignment.policy.advantages import generalized_advantage_estimation, whiten
+from alignment.policy.advantages import generalized_advantage_estimation, unit_variance, whiten_by_answer
 from alignment.policy.losses import importance_weights, kl_estimate
 from alignment.policy.ppo_batch import Episode, Experience, collate, dealt
 from alignment.policy.ppo_models import ActorCritic, Reference, base_of, reference_logprobs
+from alignment.policy.ppo_score_scale import ScoreScale
 from alignment.recipe import PpoStage
 from alignment.rollouts.engine import Engine, Groups
 from alignment.rollouts.engine import PromptIds as PromptIds
@@ -103,6 +104,7 @@ def make_experience(
     *,
     kl_coefficient: float,
     team: Team = ALONE,
+    scale: ScoreScale | None = None,
 ) -> Experience:
     """Everything the update needs, from one pass of the policy (with its values) and one of the reference.
 
@@ -110,7 +112,9 @@ def make_experience(
     is then the same in every worker.
 
     Reward of a token (Ouyang et al. 2022, eq. 2; Stiennon et al. 2020): minus the coefficient times its estimated KL,
-    and on the answer's last real token the score.
+    and on the answer's last real token the score. Where ``settings.kl_in`` is "loss", the score alone.
+
+    ``scores`` (N,) are the reward's; with ``scale`` they are learned from in its units, less its mean.
     """
     device = actor.value_head.weight.device
     mask = collate(episodes, device).mask
@@ -118,29 +122,43 @@ def make_experience(
     _pass_over(episodes, actor, reference, team, settings, known)
     team.add(known)
     logprobs, ref_logprobs, values, entropy = known
-    scores = scores.to(device) - settings.missing_eos_penalty * torch.tensor(
-        [not episode.completion.finished for episode in episodes], device=device
-    )
-    credited = beyond_others(scores, [e.prompt_ids for e in episodes]) if settings.baseline == "prompt" else scores
-    rewards = token_rewards(
-        credited, kl_estimate(logprobs, ref_logprobs, estimator=settings.kl_estimator), mask, kl_coefficient
-    )
+    penalised, credited = (tensor.to(device) for tensor in credit(episodes, scores, settings, scale))
+    in_reward = kl_coefficient if settings.kl_in == "reward" else 0.0
+    kl = kl_estimate(logprobs, ref_logprobs, estimator=settings.kl_estimator)
+    rewards = token_rewards(credited, kl, mask, in_reward)
     if settings.whiten_rewards:
-        rewards = whiten(rewards, mask, shift_mean=False)
+        rewards = unit_variance(rewards, mask)
     advantages, returns = generalized_advantage_estimation(
         rewards, values, mask, gamma=settings.gamma, lam=settings.lam
     )
     if settings.whiten_advantages:
-        advantages = whiten(advantages, mask)
+        advantages = whiten_by_answer(advantages, mask)
     sampled = _sampling_logprobs(episodes, mask)
     weights = None
     if settings.importance_cap is not None:
         if sampled is None:
             raise StageError("importance_cap is set, but the engine does not say how likely its tokens were")
         weights = importance_weights(logprobs, sampled, cap=settings.importance_cap)
-    return Experience(
-        episodes, scores, mask, logprobs, ref_logprobs, sampled, values, entropy, advantages, returns, weights
-    )
+    experience = Experience(
+        episodes, penalised, mask, logprobs, ref_logprobs, sampled, values, entropy, advantages, returns,
+        raw_scores=scores.to(device), weights=weights, kl_loss_coefficient=kl_coefficient - in_reward,
+    )  # fmt: skip
+    if scale is not None:
+        experience.score_mean, experience.score_unit = scale.mean, scale.deviation
+    return experience
+
+
+def credit(
+    episodes: Sequence[Episode], scores: torch.Tensor, settings: PpoStage, scale: ScoreScale | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What the reward's ``scores`` (N,) are learned as: in the units of ``scale``, less the penalty for a missing end;
+    and what the last token of each answer is rewarded by: that, less the prompt's baseline where there is one."""
+    scores = scores if scale is None else scale.normalised(scores)
+    cut = torch.tensor([not episode.completion.finished for episode in episodes], device=scores.device)
+    penalised = scores - settings.missing_eos_penalty * cut
+    if settings.baseline == "none":
+        return penalised, penalised
+    return penalised, beyond_others(penalised, [episode.prompt_ids for episode in episodes])
 
 
 def beyond_others(scores: torch.Tensor, prompts: Sequence[Hashable]) -> torch.Tensor:

@@ -21,7 +21,7 @@ from alignment.policy.ppo_draw import Draw
 from alignment.policy.ppo_models import ActorCritic, Reference, check_head
 from alignment.policy.ppo_monitor import alarms, experience_metrics, overoptimisation
 from alignment.policy.ppo_optimizer import MasterAdamW
-from alignment.policy.ppo_rollout import PromptIds, Reward, checked_scores, make_experience
+from alignment.policy.ppo_rollout import PromptIds, Reward, checked_scores, credit, make_experience
 from alignment.policy.ppo_update import update
 from alignment.recipe import PpoStage
 from alignment.rollouts.engine import Engine
@@ -121,16 +121,18 @@ class PpoTrainer:
         with self._timed("sampling"):
             episodes = self.draw.take(policy, step)
         with self._timed("scoring"):
-            raw = checked_scores(self.reward, episodes)
-            scores = self._normalised(raw) if settings.normalise_scores else raw
+            scores = checked_scores(self.reward, episodes)
+        state.score_scale.update(scores)
+        scale = state.score_scale if settings.normalise_scores else None
+        if step == 0:
+            self.actor.start_values(float(credit(episodes, scores, settings, scale)[1].mean()))
         coefficient = self.controller.coefficient
         with self._timed("logprobs"):
             experience = make_experience(
-                episodes, scores, self.actor, self.reference, settings, kl_coefficient=coefficient, team=self.team
-            )
+                episodes, scores, self.actor, self.reference, settings, kl_coefficient=coefficient, team=self.team,
+                scale=scale,
+            )  # fmt: skip
         metrics = experience_metrics(experience, kl_coefficient=coefficient) | getattr(self.reward, "means", {})
-        if settings.normalise_scores:
-            metrics["raw_score"] = float(raw.mean())
         if step == 0:
             check_experience(experience, self.dtype, same_engine=settings.importance_cap is None)
         self.draw.begin(policy, step + 1)
@@ -151,14 +153,6 @@ class PpoTrainer:
         state.history.append(metrics)
         self._alarm()
         return metrics, experience
-
-    def _normalised(self, raw: torch.Tensor) -> torch.Tensor:
-        """Scores (N,) by the start's mean and deviation, which the first step measures."""
-        state = self.state
-        if state.score_mean is None:
-            state.score_mean = float(raw.mean())
-            state.score_deviation = float(raw.std()) if len(raw) > 1 and float(raw.std()) > 0 else 1.0
-        return (raw - state.score_mean) / state.score_deviation
 
     def _alarm(self) -> None:
         """Says in the log, and keeps for the report, what the newest steps show; each kind of alarm once."""

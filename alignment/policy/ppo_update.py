@@ -13,7 +13,7 @@ import torch
 
 from alignment.faults import StageError
 from alignment.models.attention import quick_backward
-from alignment.policy.losses import ppo_policy_loss, ppo_value_loss
+from alignment.policy.losses import kl_estimate, masked_mean, ppo_policy_loss, ppo_value_loss
 from alignment.policy.ppo_batch import Experience, collate, dealt
 from alignment.policy.ppo_models import ActorCritic
 from alignment.policy.ppo_optimizer import MasterAdamW
@@ -141,6 +141,10 @@ def piece_loss(
     )
     loss = policy_loss + settings.value_coefficient * value_loss
     stats = {"policy_loss": policy_loss.detach(), "value_loss": value_loss.detach()}
+    if settings.kl_in == "loss":
+        kl = kl_estimate(outputs.logprobs, old(experience.ref_logprobs), estimator=settings.kl_estimator)
+        kl_loss = experience.kl_loss_coefficient * masked_mean(kl, batch.mask, count)
+        loss, stats["kl_loss"] = loss + kl_loss, kl_loss.detach()
     for name, value in (policy_stats | value_stats).items():
         stats[name] = value if name in EXTREMES else value * share
     return loss, stats
