@@ -96,6 +96,18 @@ def by_length(indices: Sequence[int], episodes: Sequence[Episode], size: int) ->
     return [ordered[start : start + size] for start in range(0, len(ordered), size)]
 
 
+def split_minibatches(count: int, number: int, seed: int) -> list[list[int]]:
+    """The places 0 … ``count - 1`` at random in ``number`` minibatches of equal size.
+
+    A step has one such split, for its experience and for all of its epochs. Rounding hangs on which rows are computed
+    together, and in bfloat16 it moves the ratio of a token by up to a fifth, as far as a clip: with the same rows
+    together before the update and in it, a ratio is what the update did, and exactly 1 where it did nothing.
+    """
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
+    size = count // number
+    return [order[start : start + size] for start in range(0, count, size)]
+
+
 def dealt(
     indices: Sequence[int], episodes: Sequence[Episode], size: int, team: Team, *, alike: bool
 ) -> tuple[list[list[int]], list[list[int]]]:

@@ -2,8 +2,9 @@
 
 A checkpoint is a folder, renamed into place once it is whole: ``weights.safetensors`` (all that is trained: policy or
 adapter, critic, value head), ``optimizer.pt`` (moments, master weights, schedule), ``random.pt`` (random states) and
-``state.json`` (step, data position, KL coefficient, the scores' running statistics, history). What is drawn depends on the seed and the step alone, so
-no other state exists. Its tensors are whole, however many workers hold a part of them each.
+``state.json`` (step, data position, KL coefficient, the scores' running statistics, history). What is drawn depends on
+the seed and the step alone, so no other state exists. Its tensors are whole, however many workers hold a part of them
+each.
 """
 
 import json

@@ -95,15 +95,33 @@ class ActorCritic(nn.Module):
     def checkpoint_activations(self) -> None:
         """Recomputes each layer's activations in the backward pass, with dropout still off.
 
-        Transformers does so only in layers in training mode, so the layers alone, not what is in them, are in it.
+        Transformers does so only in layers in training mode, so the layers alone, not what is in them, are in it; and
+        they only until their forward begins, where some (OPT, Falcon) apply dropout themselves.
         """
         for trunk in self.trunks():
             if not any(getattr(module, "gradient_checkpointing", False) for module in trunk.modules()):
                 enable = getattr(trunk, "activation_checkpointing_enable", None)  # its name until transformers 5.17:
                 (enable or trunk.gradient_checkpointing_enable)({"use_reentrant": False})
             for module in trunk.modules():
-                if isinstance(module, GradientCheckpointingLayer):
+                if isinstance(module, GradientCheckpointingLayer) and not module.training:
                     module.training = True
+                    module._gradient_checkpointing_func = _without_dropout(module, module._gradient_checkpointing_func)
+
+
+def _without_dropout(layer: nn.Module, recompute: Callable[..., Any]) -> Callable[..., Any]:
+    """``recompute(function, *arguments)`` where ``function``, the layer's forward, runs in evaluation mode."""
+
+    def quiet(function: Callable[..., Any], *arguments: Any) -> Any:
+        def forward(*inputs: Any) -> Any:
+            layer.training = False
+            try:
+                return function(*inputs)
+            finally:
+                layer.training = True
+
+        return recompute(forward, *arguments)
+
+    return quiet
 
 
 def reference_logprobs(model: Any, tokens: Tokens, *, temperature: float) -> torch.Tensor:

@@ -21,7 +21,6 @@ from alignment.workers import ALONE, LostWorkerError, Team
 
 Reward: TypeAlias = Callable[[Sequence[Episode]], Sequence[float]]
 """Scores episodes, in their order; one finite number each."""
-FORWARD_ONLY = 4  # a pass without gradients holds so many times the rows of one with them
 
 
 def choose_prompts(prompts: Sequence[PromptIds], first: int, count: int, seed: int) -> list[PromptIds]:
@@ -105,6 +104,7 @@ def make_experience(
     kl_coefficient: float,
     team: Team = ALONE,
     scale: ScoreScale | None = None,
+    minibatches: Sequence[Sequence[int]] | None = None,
 ) -> Experience:
     """Everything the update needs, from one pass of the policy (with its values) and one of the reference.
 
@@ -114,12 +114,13 @@ def make_experience(
     Reward of a token (Ouyang et al. 2022, eq. 2; Stiennon et al. 2020): minus the coefficient times its estimated KL,
     and on the answer's last real token the score. Where ``settings.kl_in`` is "loss", the score alone.
 
-    ``scores`` (N,) are the reward's; with ``scale`` they are learned from in its units, less its mean.
+    ``scores`` (N,) are the reward's; with ``scale`` they are learned from in its units, less its mean. ``minibatches``
+    are the update's, None one of all episodes: what is passed over together there is so here.
     """
     device = actor.value_head.weight.device
     mask = collate(episodes, device).mask
     known = [torch.zeros(mask.shape, device=device) for _ in range(4)]
-    _pass_over(episodes, actor, reference, team, settings, known)
+    _pass_over(episodes, actor, reference, team, minibatches or [range(len(episodes))], settings.batch_size, known)
     team.add(known)
     logprobs, ref_logprobs, values, entropy = known
     penalised, credited = (tensor.to(device) for tensor in credit(episodes, scores, settings, scale))
@@ -177,13 +178,14 @@ def _pass_over(
     actor: ActorCritic,
     reference: Reference,
     team: Team,
-    settings: PpoStage,
+    minibatches: Sequence[Sequence[int]],
+    size: int,
     known: Sequence[torch.Tensor],
 ) -> None:
     """Fills this worker's rows of ``known``: log-probabilities, the reference's, values and entropies, each (N, R)."""
     logprobs, ref_logprobs, values, entropy = known
-    size = FORWARD_ONLY * settings.batch_size
-    own, idle = dealt(range(len(episodes)), episodes, size, team, alike=actor.sharded)
+    parts = [dealt(indices, episodes, size, team, alike=actor.sharded) for indices in minibatches]
+    own, idle = ([rows for part in parts for rows in part[which]] for which in (0, 1))
     pieces = [(rows, collate([episodes[row] for row in rows], values.device)) for rows in own + idle]
     with quick_backward(*actor.trunks()):  # as in training, or rounding alone would move the first ratios
         passed = [actor(tokens) for _rows, tokens in pieces]

@@ -11,8 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from alignment.policy.ppo_batch import Experience
 from alignment.policy.ppo_checkpoint import TrainingState, load_checkpoint, save_checkpoint
 from alignment.policy.ppo_checks import check_experience, check_first_update
@@ -22,7 +20,7 @@ from alignment.policy.ppo_models import ActorCritic, Reference, check_head
 from alignment.policy.ppo_monitor import alarms, experience_metrics, overoptimisation
 from alignment.policy.ppo_optimizer import MasterAdamW
 from alignment.policy.ppo_rollout import PromptIds, Reward, checked_scores, credit, make_experience
-from alignment.policy.ppo_update import update
+from alignment.policy.ppo_update import minibatches_of, update
 from alignment.recipe import PpoStage
 from alignment.rollouts.engine import Engine
 from alignment.stage import never, nothing
@@ -130,7 +128,7 @@ class PpoTrainer:
         with self._timed("logprobs"):
             experience = make_experience(
                 episodes, scores, self.actor, self.reference, settings, kl_coefficient=coefficient, team=self.team,
-                scale=scale,
+                scale=scale, minibatches=minibatches_of(settings, seed=self.seed, step=step),
             )  # fmt: skip
         metrics = experience_metrics(experience, kl_coefficient=coefficient) | getattr(self.reward, "means", {})
         if step == 0:
@@ -141,7 +139,7 @@ class PpoTrainer:
                 experience, self.actor, self.optimizer, settings, seed=self.seed, step=step, team=self.team
             )
         if step == 0:
-            check_first_update(updated.first, self.dtype)
+            check_first_update(updated.first, self.dtype, experience.mask.device)
         self.controller.update(metrics["kl"], len(episodes))
         metrics |= updated.metrics | self._rates(experience, updated.tokens, time.perf_counter() - started)
         if self.watch is not None and (step + 1) % settings.watch_every == 0:

@@ -104,10 +104,9 @@ def test_a_gpt2_and_an_untied_head() -> None:
 def test_constants_are_those_of_the_code_that_is_planned() -> None:
     from alignment.models import shared_prefix
     from alignment.plan import memory, stages
-    from alignment.policy import ppo_rollout, token_logprobs
+    from alignment.policy import token_logprobs
 
     assert shared_prefix.NODES["cpu"] == stages.NODES
-    assert stages.FORWARD_ONLY == ppo_rollout.FORWARD_ONLY
     assert (memory.CHUNK_ENTRIES, memory.CHUNK_TOKENS) == (token_logprobs.CHUNK_ENTRIES, token_logprobs.CHUNK_TOKENS)
 
 
