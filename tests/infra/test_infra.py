@@ -165,7 +165,7 @@ def test_the_other_programs_know_theirs() -> None:
     from prefect.cli import app as prefect
     from ray.scripts.scripts import cli as ray
 
-    assert prefect  # its own options are in tests/flows/test_services.py, which starts it
+    assert prefect  # its own options are in tests/flows/services/test_servers.py, which starts it
     seen = set()
     for program, *words in commands():
         if program not in ("ray", "mlflow"):

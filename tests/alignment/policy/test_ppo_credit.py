@@ -7,7 +7,7 @@ settings are the stage's defaults; the trainer makes a real step on a tiny model
 import pytest
 import torch
 
-from alignment.recipe import PpoStage
+from alignment.recipe.stages.ppo import PpoStage
 
 EPISODES = 64
 
