@@ -24,8 +24,9 @@ LENGTH_BLOW_UP = 2.0  # times the first step's length
 def experience_metrics(experience: Experience, *, kl_coefficient: float) -> dict[str, float]:
     """Metrics of one step's answers, before the update.
 
-    ``kl`` is k1 summed over an answer, ``kl_k3`` the same with k3; ``reward`` is the score minus the KL penalty;
-    ``entropy`` is nats per token; ``explained_variance`` is that of the returns by the values.
+    ``score`` is what the reward gave, in its own units; ``reward`` is the score minus all penalties, in the same
+    units; ``kl`` is k1 summed over an answer, ``kl_k3`` the same with k3; ``entropy`` is nats per token;
+    ``explained_variance`` is that of the returns by the values.
     """
     mask = experience.mask
     lengths = mask.sum(dim=1).float()
@@ -35,13 +36,14 @@ def experience_metrics(experience: Experience, *, kl_coefficient: float) -> dict
         .mean()
         for estimator in ("k1", "k3")
     )
+    penalty = kl_coefficient - experience.kl_loss_coefficient
     values, returns = experience.values[mask], experience.returns[mask]
     spread = returns.var(correction=0)
     explained = 1 - (returns - values).var(correction=0) / spread if spread > 0 else spread.new_zeros(())
     metrics = {
-        "score": experience.scores.mean(),
-        "score_deviation": experience.scores.std(correction=0),
-        "reward": experience.scores.mean() - kl_coefficient * kl,
+        "score": experience.raw_scores.mean(),
+        "score_deviation": experience.raw_scores.std(correction=0),
+        "reward": experience.score_mean + experience.score_unit * (experience.scores.mean() - penalty * kl),
         "kl": kl,
         "kl_k3": k3,
         "entropy": masked_mean(experience.entropy, mask),
@@ -52,6 +54,7 @@ def experience_metrics(experience: Experience, *, kl_coefficient: float) -> dict
     finished = sum(episode.completion.finished for episode in experience.episodes)
     numbers = {name: float(value) for name, value in metrics.items()}
     numbers |= {"eos_rate": finished / len(experience.episodes), "kl_coefficient": kl_coefficient}
+    numbers["score_unit"] = experience.score_unit
     gap = sampling_gap(experience)
     return numbers if gap is None else numbers | {"sampling_gap": gap}
 

@@ -210,24 +210,65 @@ def test_the_win_rate_is_asked_for_at_its_steps_only(tiny):
     assert len(asked) == 2
 
 
-def test_scores_are_in_deviations_of_the_start(tiny, tmp_path):
-    """The first step's scores have mean 0 and deviation 1; later ones keep its measure, after a restart too."""
+def test_scores_are_in_running_deviations(tiny, tmp_path):
+    """Of all answers so far, by numpy's mean and deviation, also after a restart; what is reported is the reward's."""
     rewards = []
 
     def reward(episodes):
-        rewards.append([sum(episode.completion.tokens) / 1000 for episode in episodes])
+        rewards.append([3.0 + sum(episode.completion.tokens) / 1000 for episode in episodes])
         return rewards[-1]
 
-    options = {"normalise_scores": True, "missing_eos_penalty": 0.0, "steps": 2, "checkpoint_every": 1}
     seen = []
-    for stop in (1, 2):  # two processes, as it were
-        trainer = tiny.trainer(tiny.settings(**options), reward=reward, checkpoints=tmp_path)
+    for stop in (1, 2, 3):  # three processes, as it were
+        settings = tiny.settings(missing_eos_penalty=0.0, steps=3, checkpoint_every=1)
+        trainer = tiny.trainer(settings, reward=reward, checkpoints=tmp_path)
         trainer.train(stop_after=stop, on_step=lambda _step, metrics, experience: seen.append((metrics, experience)))
-    first, second = (torch.tensor(scores) for scores in rewards)
-    torch.testing.assert_close(seen[0][1].scores, (first - first.mean()) / first.std(), atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(seen[1][1].scores, (second - first.mean()) / first.std(), atol=1e-4, rtol=1e-4)
-    assert seen[1][0]["raw_score"] == pytest.approx(float(second.mean()))
-    assert seen[0][0]["score"] == pytest.approx(0.0, abs=1e-4)
+    for step, (metrics, experience) in enumerate(seen):
+        so_far = np.concatenate(rewards[: step + 1])
+        expected = (np.array(rewards[step]) - so_far.mean()) / so_far.std(ddof=1)
+        np.testing.assert_allclose(experience.scores.numpy(), expected, atol=1e-4, rtol=1e-4)
+        assert metrics["score"] == pytest.approx(np.mean(rewards[step]))
+        assert metrics["score_deviation"] == pytest.approx(np.std(rewards[step]), rel=1e-4)
+        assert metrics["score_unit"] == pytest.approx(so_far.std(ddof=1), rel=1e-4)
+
+
+def test_the_reward_is_the_score_less_all_penalties_in_its_own_units(tiny):
+    seen = []
+    trainer = tiny.trainer(tiny.settings(steps=3, missing_eos_penalty=0.5, kl_coefficient=0.2, learning_rate=1e-2))
+    trainer.train(on_step=lambda _step, metrics, experience: seen.append((metrics, experience)))
+    for metrics, experience in seen:
+        unit = metrics["score_unit"]
+        penalties = 0.5 * (1 - metrics["eos_rate"]) + 0.2 * metrics["kl"]
+        assert metrics["score"] == pytest.approx(sum(tiny.reward(experience.episodes)) / 8, abs=1e-6)
+        assert metrics["reward"] == pytest.approx(metrics["score"] - unit * penalties, abs=1e-5)
+    assert abs(seen[-1][0]["kl"]) > 1e-3
+
+
+@pytest.mark.parametrize("kind", ["shared", "own critic"])
+def test_the_value_function_starts_at_the_mean_return(tiny, kind):
+    """Without normalised scores, too: it is where an offset of the scores would be learned as a surprise at the end."""
+    trainer = build(tiny, kind, None, steps=1, normalise_scores=False, missing_eos_penalty=0.25, whiten_rewards=False)
+    trainer.reward = lambda episodes: [5.0 + index for index in range(len(episodes))]
+    seen = []
+    trainer.train(on_step=lambda _step, _metrics, experience: seen.append(experience))
+    (experience,) = seen
+    cut = sum(not episode.completion.finished for episode in experience.episodes) / 8
+    expected = torch.full_like(experience.values, 5.0 + 3.5 - 0.25 * cut)
+    torch.testing.assert_close(experience.values[experience.mask], expected[experience.mask])
+
+
+def test_a_score_that_never_varies_is_no_signal(tiny):
+    """Nor is rounding: equal scores in float32 differ by a few of its last digits."""
+    for noise in (0.0, 3e-7):
+        rewards = iter([[-6.0 + noise * (index % 2) for index in range(8)]] * 2)
+        trainer = tiny.trainer(
+            tiny.settings(missing_eos_penalty=0.0, kl_coefficient=0.0, whiten_advantages=False),
+            reward=lambda _episodes, rewards=rewards: next(rewards),
+        )
+        seen = []
+        trainer.train(on_step=lambda _step, _metrics, experience, seen=seen: seen.append(experience))
+        assert all(experience.scores.abs().max() < 1e-5 for experience in seen)
+        assert seen[0].advantages.abs().max() < 1e-5
 
 
 @pytest.mark.parametrize("paired", [True, False])
