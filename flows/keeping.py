@@ -17,8 +17,9 @@ from pathlib import Path
 
 from rich.console import Console
 
+from alignment.durable_files import ARTIFACT_FILE, file_digest
 from alignment.faults import Fault, InputError
-from alignment.workspace import ARTIFACT_FILE, Workspace, file_digest
+from alignment.workspace import Workspace
 
 KEPT = ("artifacts", "models", "registry", "runs", "raters", "answers", "mlruns", "mlflow.db")  # not what is partial
 MANIFEST = "backup.json"

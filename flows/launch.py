@@ -16,10 +16,11 @@ from rich.console import Console
 
 from alignment.check import check_recipe
 from alignment.digests import code_digest, digest_of
+from alignment.durable_files import file_digest, write_text
 from alignment.faults import InputError
 from alignment.loading import dump_recipe, recipe_digest, resolve_data, with_absolute_data
 from alignment.recipe import Recipe
-from alignment.workspace import Workspace, file_digest, write_text
+from alignment.workspace import Workspace
 from flows import services
 from flows.cluster import cluster_faults
 from flows.commands import shown_stages

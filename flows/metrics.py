@@ -9,8 +9,9 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from alignment.durable_files import write_text
 from alignment.stage import Progress
-from alignment.workspace import Workspace, write_text
+from alignment.workspace import Workspace
 from flows.gpu_use import GpuWatch
 
 SECONDS = 5.0  # between two versions of a file; Prometheus usually looks every 15

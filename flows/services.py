@@ -21,8 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from alignment.durable_files import write_text
 from alignment.faults import StageError
-from alignment.workspace import Workspace, write_text
+from alignment.workspace import Workspace
 
 START_SECONDS = 300.0  # a busy machine takes its time; one that ends is noticed at once
 HEALTH = {"prefect": "/api/health", "mlflow": "/health"}

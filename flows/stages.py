@@ -20,6 +20,7 @@ from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.context import TaskRunContext
 
 from alignment.digests import code_digest, digest_of
+from alignment.durable_files import file_digest, folder_digest
 from alignment.faults import Fault, InputError
 from alignment.models.base import prepare_base
 from alignment.models.memory import keep_freed_memory
@@ -29,7 +30,7 @@ from alignment.records import Artifact
 from alignment.reward.functions import data_name
 from alignment.reward.settings import FunctionReward
 from alignment.stage import Progress, StageContext
-from alignment.workspace import Workspace, file_digest, folder_digest
+from alignment.workspace import Workspace
 from flows.cluster import run_stage
 from flows.dashboard import show_artifact, slug
 from flows.display import describe

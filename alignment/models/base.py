@@ -4,11 +4,12 @@ import json
 import time
 from pathlib import Path
 
+from alignment.durable_files import folder_digest, write_text
 from alignment.faults import Fault, InputError
 from alignment.models import embedded
 from alignment.recipe import BASE, ModelSettings
 from alignment.records import Artifact
-from alignment.workspace import Workspace, folder_digest, write_text
+from alignment.workspace import Workspace
 
 
 def prepare_base(workspace: Workspace, settings: ModelSettings) -> Artifact:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from alignment.digests import digest_of
+from alignment.durable_files import folder_digest
 from alignment.faults import StageError
 from alignment.recipe import BASE, CHAMPION, EvaluateStage, Recipe
 from alignment.records import Artifact
@@ -14,7 +15,7 @@ from alignment.registry.files import LINEAGE_FILE, is_adapter
 from alignment.registry.records import RegisteredVersion
 from alignment.registry.store import Store
 from alignment.registry.versions import find
-from alignment.workspace import Workspace, folder_digest
+from alignment.workspace import Workspace
 
 
 def with_champion(

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from alignment.digests import digest_of
+from alignment.durable_files import file_digest, write_text
 from alignment.evaluation.gate import GateVerdict
 from alignment.faults import Fault, InputError, StageError
 from alignment.recipe import Recipe
@@ -34,7 +35,7 @@ from alignment.registry.lineage import chat_template_digest, problems, trace
 from alignment.registry.records import Provenance, RegisteredVersion, VersionDetails, VersionRecord
 from alignment.registry.store import CHAMPION, Store
 from alignment.registry.task_results import task_results
-from alignment.workspace import Workspace, file_digest, write_text
+from alignment.workspace import Workspace
 
 
 def register(
