@@ -5,6 +5,7 @@ are synced before the rename, the folder's entry after it). Temporary names are 
 that share a volume have the same process ids.
 """
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -55,11 +56,11 @@ def sync(path: Path) -> None:
 
 def sync_tree(folder: Path) -> None:
     """Waits until every file and folder below ``folder``, and it itself, is on the disk. Links are not followed."""
-    for root, _folders, names in folder.walk(top_down=False):
-        for path in (root / name for name in names):
+    for root, _folders, names in os.walk(folder, topdown=False):
+        for path in (Path(root, name) for name in names):
             if path.is_file() and not path.is_symlink():
                 sync(path)
-        sync(root)
+        sync(Path(root))
 
 
 def rename_synced(source: Path, target: Path) -> None:
@@ -112,7 +113,5 @@ def remove_tree(folder: Path) -> None:
 
 
 def _remove_quietly(path: Path) -> None:
-    try:
+    with contextlib.suppress(OSError):  # the error that led here is the one to be told of
         path.unlink(missing_ok=True)
-    except OSError:  # the error that led here is the one to be told of
-        pass

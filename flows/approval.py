@@ -28,8 +28,8 @@ class Approval(RunInput):
     """The form on the dashboard. Without ``approve`` the version stays a candidate."""
 
     approve: bool = Field(description="Whether this version becomes the champion.")
-    name: str = Field(description="Who you are: it is kept with the version.", min_length=1)
-    comment: str = Field(default="", description="Why.")
+    name: str = Field(description="Who you are: it is kept with the version.", min_length=1, max_length=200)
+    comment: str = Field(default="", description="Why.", max_length=3000)
 
 
 class Question(BaseModel):

@@ -15,7 +15,7 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 from pydantic import BaseModel
 
-from alignment.faults import Fault, InputError
+from alignment.faults import Fault, InputError, StageError
 from alignment.loading import dump_recipe, recipe_digest
 from alignment.recipe import BASE, CHAMPION, HumanPreferencesStage, Recipe, stage_inputs
 from alignment.records import Artifact
@@ -104,9 +104,11 @@ def run_to_its_end(run: Run) -> State[Any]:
     """Runs the stages, and tells whoever wants to hear how it ended."""
     request = run.request
     try:
-        run_stages(run)
+        with run.workspace.under_way(request.run):
+            run_stages(run)
     except Exception as error:
-        tell(run.recipe, request.run, run.report, state=None, error=error)
+        with errors_kept(error, "telling of it"):
+            tell(run.recipe, request.run, run.report, state=None, error=error)
         raise
     state = final_state(run)
     if run.finish is not None:
@@ -125,8 +127,24 @@ def run_stages(run: Run) -> None:
         decide(run)
     except WaitingForRaters as wait:
         run.waiting = str(wait)
-    finally:
-        publish_report(run)
+    except BaseException as error:
+        with errors_kept(error, "writing its report"):
+            publish_report(run)
+        raise
+    publish_report(run)
+
+
+@contextmanager
+def errors_kept(error: BaseException, doing: str) -> Iterator[None]:
+    """For what is still to be done after ``error``: where that fails too, it is logged and ``error`` is what is told.
+
+    Told to stop (Ctrl-C, SIGTERM) in here, the process stops.
+    """
+    try:
+        yield
+    except Exception as second:
+        _log.warning("%s failed as well: %s: %s", doing, type(second).__name__, second, exc_info=second)
+        error.add_note(f"{doing} failed as well: {type(second).__name__}: {second}")
 
 
 def prepare_base(run: Run) -> None:
@@ -150,17 +168,19 @@ def run_stage(run: Run, name: str) -> None:
         from alignment.registry.champion import with_champion  # MLflow takes its time
 
         recipe, made = with_champion(run.workspace, name, recipe, made)
-    job = make_job(name, recipe, made, data, run.workspace)
-    found = run.workspace.find(name, job.key)
+    if (champion := made.get(CHAMPION)) is not None and not run.workspace.claim(champion, run.request.run):
+        raise StageError(f"{champion.ref()} was removed while this run began to use it; give the same command again")
+    job = make_job(name, recipe, made, data, run.workspace, run.request.run)
     if not wanted:
-        if found is not None:
+        found = run.workspace.find(name, job.key, listener.get().warned)
+        if found is not None and run.workspace.claim(found, run.request.run):
             run.made[name] = found
         return
     with outcome(run, name, job.settings.kind) as result:
         state = stage_task(job)(job, return_state=True)
         artifact = Artifact.model_validate(state.result())
         result.artifact = run.made[name] = artifact
-        result.cached = state.name == "Cached" or found is not None
+        result.cached = state.name == "Cached"
 
 
 def data_of(run: Run, name: str, *, wanted: bool) -> dict[str, Path] | None:
