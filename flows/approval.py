@@ -35,10 +35,17 @@ class Approval(RunInput):
 class Question(BaseModel):
     """What a suspended run waits for."""
 
-    recipe: Path  # as it ran
+    run: str
     version: str
-    report: str
     hours: float
+
+    def recipe(self, space: Workspace) -> Path:
+        """The recipe, as it ran."""
+        return space.root.resolve() / "runs" / self.run / "recipe.yaml"
+
+    def report(self, space: Workspace) -> str:
+        """Where the run's report is."""
+        return (space.root.resolve() / "runs" / self.run / "report.html").as_uri()
 
 
 def asked_before(space: Workspace) -> Question | None:
@@ -54,10 +61,7 @@ def question(space: Workspace, recipe: Recipe, run: str) -> Question | None:
         return None
     folder = space.root.resolve() / "runs" / run
     registered = json.loads((folder / "report.json").read_text("utf-8"))["registered"]
-    asked = Question(
-        recipe=folder / "recipe.yaml", version=f"{registered['name']}/{registered['version']}",
-        report=(folder / "report.html").as_uri(), hours=recipe.gate.approval_hours,
-    )  # fmt: skip
+    asked = Question(run=run, version=f"{registered['name']}/{registered['version']}", hours=recipe.gate.approval_hours)
     write_text(path, asked.model_dump_json(indent=1) + "\n")
     return asked
 
@@ -65,7 +69,7 @@ def question(space: Workspace, recipe: Recipe, run: str) -> Question | None:
 def ask(space: Workspace, asked: Question) -> State[Any]:
     """Suspends this run until a person has answered; then promotes the version, or leaves it a candidate."""
     words = (
-        f"**{asked.version}** holds every condition of its gate. Read its report first: {asked.report}\n\n"
+        f"**{asked.version}** holds every condition of its gate. Read its report first: {asked.report(space)}\n\n"
         f"Without an answer in {asked.hours:g} hours it stays a candidate, which `rlhf models promote {asked.version}` "
         "can promote later."
     )

@@ -13,12 +13,12 @@ from alignment.data.jsonl import read_records
 from alignment.digests import digest_of
 from alignment.durable_files import write_text
 from alignment.faults import Fault, InputError, StageError
-from alignment.loading import dump_recipe, with_absolute_data
 from alignment.preferences.comparisons import make_comparisons
 from alignment.recipe import HumanPreferencesStage, Recipe
 from alignment.records import Artifact, Comparison, Prompt, Response
 from alignment.workspace import Workspace
 from flows.doubt import doubts
+from flows.recipe_files import write_recipe
 from preference_ui.collecting import Condition, find_collection, open_collection, records_of, take_if_ready
 from preference_ui.desk_settings import Criterion
 from preference_ui.exchange import Export
@@ -153,7 +153,7 @@ def remember_waiting(name: str, recipe: Recipe, data: Mapping[str, Path], made: 
     """Remembers which recipe waits, and says for what."""
     settings = _settings(recipe, name)
     queue = queue_name(name, recipe, made[settings.responses])
-    write_text(waiting_recipe(workspace, queue), dump_recipe(with_absolute_data(recipe, data)))
+    write_recipe(waiting_recipe(workspace, queue), recipe, data, workspace)
     return (
         f"{name} waits for raters: {settings.pairs} pairs of {settings.votes_per_comparison} votes each, in the queue "
         f"{queue}. People vote in `rlhf rate`; `rlhf deploy` goes on by itself when they are done, or run this again"
@@ -175,12 +175,23 @@ def _settings(recipe: Recipe, name: str) -> HumanPreferencesStage:
 
 
 def _snapshot(workspace: Workspace, queue: str) -> Export | None:
+    """A queue's snapshot, once there is one; its file is this workspace's own where it has one of that name."""
     store = Store.open(store_url(workspace))
     try:
         snapshot = take_if_ready(store, queue, snapshots(workspace))
     finally:
         store.close()
-    if snapshot is not None and not records_of(snapshot).exists():
+    if snapshot is None:
+        return None
+    own = snapshots(workspace) / Path(snapshot.path).name  # the store has the path of the workspace that took it
+    if own != Path(snapshot.path) and (own.exists() or _is_own(workspace)):
+        snapshot = snapshot.model_copy(update={"path": str(own)})
+    if not records_of(snapshot).exists():
         problem = f"the snapshot of {queue} is not on this machine"
         raise InputError([Fault(problem, "bring it here from where the raters' app runs", file=snapshot.path)])
     return snapshot
+
+
+def _is_own(workspace: Workspace) -> bool:
+    """Whether the raters' store is the workspace's own file."""
+    return store_url(workspace) == f"sqlite:///{workspace.folder('raters')}/votes.db"

@@ -69,15 +69,22 @@ def run_command(given: str, workspace: Path, overrides: list[str], *, only: str 
 
     server = services.begin(space, "prefect")  # starts while the recipe is checked
     checked(recipe, path, space)
-    name = next_run_name(space, recipe.name)
     data = resolve_data(recipe, path)
-    return launch(recipe, data, space, server, name, only, start, console, began)
+    return launch(recipe, data, space, server, only, start, console, began)
 
 
-def next_run_name(workspace: Workspace, recipe: str) -> str:
-    """``<recipe>-<n>``, one more than the newest."""
-    taken = [int(m[1]) for p in workspace.folder("runs").iterdir() if (m := re.fullmatch(rf"{recipe}-(\d+)", p.name))]
-    return f"{recipe}-{max(taken, default=0) + 1}"
+def claim_run(workspace: Workspace, recipe: str) -> str:
+    """Takes the next free name, ``<recipe>-<n>``, by making its folder: two runs never have the same one."""
+    home = workspace.folder("runs")
+    pattern = re.compile(rf"{re.escape(recipe)}-(\d+)")
+    number = max((int(match[1]) for path in home.iterdir() if (match := pattern.fullmatch(path.name))), default=0)
+    while True:
+        number += 1
+        try:
+            (home / f"{recipe}-{number}").mkdir()
+        except FileExistsError:  # another run was faster
+            continue
+        return f"{recipe}-{number}"
 
 
 def find_run(workspace: Workspace, name: str | None) -> Path:

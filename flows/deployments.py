@@ -25,16 +25,17 @@ from prefect.runtime import flow_run as running
 
 from alignment.durable_files import write_text
 from alignment.faults import InputError
-from alignment.loading import dump_recipe, resolve_data, with_absolute_data
+from alignment.loading import resolve_data, with_absolute_data
 from alignment.recipe import Deployment, HumanPreferencesStage, Recipe
 from alignment.workspace import Workspace
 from flows.approval import ask, asked_before, question
 from flows.collect import heard, unheard, waiting_recipe
-from flows.commands import next_run_name, prepare
+from flows.commands import claim_run, prepare
 from flows.ending import SERVED_STEP_SECONDS, SERVED_TOTAL_SECONDS, end_in_time, hear_sigterm
 from flows.launch import checked
 from flows.logs import set_up
 from flows.pipeline import RunRequest, pipeline
+from flows.recipe_files import write_recipe
 from flows.schedule import schedule_of, triggers
 from flows.telling import tell, tell_of_the_end
 
@@ -63,7 +64,7 @@ def recipe_flow(
     end_in_time(SERVED_STEP_SECONDS, SERVED_TOTAL_SECONDS)
     space = Workspace(Path(workspace))
     if (asked := asked_before(space)) is not None:
-        loaded, path = prepare(str(asked.recipe), [])
+        loaded, path = prepare(str(asked.recipe(space)), [])
         return _follow(loaded, path, space, ask(space, asked))
     waited = waiting_recipe(space, queue) if queue else None
     if waited is not None and waited.exists():
@@ -112,9 +113,9 @@ def _run(recipe: Recipe, path: Path, space: Workspace, ready: dict[str, str]) ->
     except InputError as error:  # its files have changed since it was deployed
         tell(recipe, "", path, state=None, error=error)
         raise
-    name = next_run_name(space, recipe.name)
     data = resolve_data(recipe, path)
-    write_text(space.folder("runs", name) / "recipe.yaml", dump_recipe(with_absolute_data(recipe, data)))
+    name = claim_run(space, recipe.name)
+    write_recipe(space.folder("runs", name) / "recipe.yaml", recipe, data, space)
     request = RunRequest(recipe=recipe, data=data, workspace=space.root, run=name, ready=ready)
     timed = pipeline.with_options(timeout_seconds=recipe.deployment.timeout_seconds)
     state: State[Any] = timed(request, return_state=True)

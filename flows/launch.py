@@ -18,16 +18,17 @@ from alignment.check import check_recipe
 from alignment.digests import code_digest, digest_of
 from alignment.durable_files import file_digest, write_text
 from alignment.faults import InputError
-from alignment.loading import dump_recipe, recipe_digest, resolve_data, with_absolute_data
+from alignment.loading import recipe_digest, resolve_data
 from alignment.recipe import Recipe
 from alignment.workspace import Workspace
 from flows import services
 from flows.cluster import cluster_faults
-from flows.commands import shown_stages
+from flows.commands import claim_run, shown_stages
 from flows.display import Terminal
 from flows.ending import leaving_on_sigterm
 from flows.pipeline import RunRequest, check_start, pipeline
 from flows.progress import listener
+from flows.recipe_files import write_recipe
 from flows.schedule import running_faults
 
 
@@ -39,12 +40,19 @@ def checked(recipe: Recipe, path: Path, workspace: Workspace) -> None:
     digests = {name: file_digest(file) for name, file in data.items() if file.is_file()}
     identity = digest_of([recipe_digest(recipe), digests, code_digest("alignment.check"), _model_stamp(recipe)])
     passed = workspace.folder("services") / "checked.json"
-    known: list[str] = json.loads(passed.read_text("utf-8")) if passed.exists() else []
+    known = _known(passed)
     if identity in known:
         return
     if faults := check_recipe(recipe, path, workspace) + cluster_faults(recipe):
         raise InputError(faults)
     write_text(passed, json.dumps([*known[-99:], identity]))
+
+
+def _known(path: Path) -> list[str]:
+    try:
+        return [str(one) for one in json.loads(path.read_text("utf-8"))]
+    except (OSError, ValueError, TypeError):
+        return []
 
 
 def _model_stamp(recipe: Recipe) -> list[tuple[str, int, int]]:
@@ -58,16 +66,16 @@ def launch(
     data: dict[str, Path],
     workspace: Workspace,
     server: services.Service,
-    name: str,
     only: str | None,
     start: str | None,
     console: Console,
     began: float,
 ) -> int:
     """Runs the flow and says how it ended. Returns the exit code."""
+    check_start(recipe, only, start)  # a mistyped stage leaves no run
+    name = claim_run(workspace, recipe.name)
     request = RunRequest(recipe=recipe, data=data, workspace=workspace.root, run=name, only=only, start=start)
-    check_start(request)  # a mistyped stage leaves no run
-    write_text(workspace.folder("runs", name) / "recipe.yaml", dump_recipe(with_absolute_data(recipe, data)))
+    write_recipe(workspace.folder("runs", name) / "recipe.yaml", recipe, data, workspace)
     with console.status("waiting for the Prefect server"):
         services.wait(workspace, server)
     settings: dict[Any, Any] = {PREFECT_RESULTS_LOCAL_STORAGE_PATH: workspace.folder("prefect", "results")}

@@ -289,12 +289,12 @@ def final_state(run: Run) -> State[Any]:
     return Failed(name="Refused", message=run.finish.sentence)
 
 
-def missing_inputs(request: RunRequest) -> list[Fault]:
-    """Faults of a request for ``only`` or ``start`` whose earlier stages were never run with these settings."""
+def missing_inputs(recipe: Recipe, only: str | None, start: str | None) -> list[Fault]:
+    """Faults of ``--only`` or ``--from`` that name no stage of the recipe."""
     faults = []
-    for field_name, value in (("--only", request.only), ("--from", request.start)):
-        if value is not None and value not in request.recipe.stages:
-            known = ", ".join(request.recipe.stages)
+    for field_name, value in (("--only", only), ("--from", start)):
+        if value is not None and value not in recipe.stages:
+            known = ", ".join(recipe.stages)
             faults.append(Fault(f"no stage {value!r} in the recipe", f"its stages are: {known}", field=field_name))
     return faults
 
@@ -341,7 +341,7 @@ def outcome(run: Run, name: str, kind: str) -> Iterator[StageOutcome]:
         )
 
 
-def check_start(request: RunRequest) -> None:
+def check_start(recipe: Recipe, only: str | None, start: str | None) -> None:
     """Raises InputError where ``only`` or ``start`` cannot be done."""
-    if faults := missing_inputs(request):
+    if faults := missing_inputs(recipe, only, start):
         raise InputError(faults)
