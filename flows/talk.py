@@ -7,8 +7,11 @@ from typing import Any
 from rich.console import Console
 
 from alignment.faults import Fault, InputError
-from alignment.recipe import Resources
+from alignment.loading import EMBEDDED_PREFIX, is_path
+from alignment.models.base import own_place, prepare_base
+from alignment.recipe import ModelSettings, Resources
 from alignment.records import Message, Prompt, Sampling
+from alignment.registry.files import ADAPTER_FILE
 from alignment.workspace import Workspace
 from flows.services import quiet_environment
 
@@ -29,13 +32,39 @@ def load_version(reference: str, workspace: Workspace) -> tuple[Any, Any]:
         folder = Path(find(workspace, reference).folder)
     merged = folder / "merged"
     source = merged if merged.is_dir() else folder
+    adapter = (source / ADAPTER_FILE).exists()
+    base = _base_of(source, workspace) if adapter else source
     try:
-        model = AutoModelForCausalLM.from_pretrained(str(source), dtype=getattr(torch, natural_precision(Resources())))
+        model = AutoModelForCausalLM.from_pretrained(str(base), dtype=getattr(torch, natural_precision(Resources())))
+        if adapter:
+            from peft import PeftModel
+
+            model = PeftModel.from_pretrained(model, str(source))
     except (OSError, ValueError) as error:
         problem = f"no model can be loaded from {source}: {str(error).splitlines()[0]}"
         remedy = "name a registered version or a Hugging Face folder"
         raise InputError([Fault(problem, remedy, field="MODEL")]) from error
     return model.eval(), load_tokenizer(folder)
+
+
+def _base_of(adapter: Path, workspace: Workspace) -> str:
+    """What an adapter applies to: one of ours, the very model that it was made on, wherever the workspace is now.
+
+    Its ``adapter_config.json`` names a folder, which a copied workspace must not read. Raises InputError where the
+    model is not to be had, or is no longer what the adapter was made on.
+    """
+    record = adapter / "base.json"
+    if not record.exists():  # an adapter from elsewhere
+        return str(json.loads((adapter / ADAPTER_FILE).read_text("utf-8"))["base_model_name_or_path"])
+    made_on = json.loads(record.read_text("utf-8"))
+    name = own_place(workspace, made_on["base"])
+    if not name.startswith(EMBEDDED_PREFIX) and not is_path(name):
+        return name  # a hub's name, which is the same everywhere
+    base = prepare_base(workspace, ModelSettings(base=name))
+    if base.digest != made_on["digest"]:
+        problem = f"{adapter} was made on {made_on['base']} ({made_on['digest'][:12]}), which is now {base.digest[:12]}"
+        raise InputError([Fault(problem, "bring the model back as it was", file=base.path)])
+    return base.path
 
 
 def generate_command(

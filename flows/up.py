@@ -219,6 +219,7 @@ def _alone(space: Workspace) -> Iterator[None]:
         lock.acquire(timeout=0)
     except Timeout:
         raise InputError([Fault("rlhf up already runs in this workspace", "end that one first")]) from None
-    with lock:
-        lock.release()  # of the two holds; the context has the other
+    try:
         yield
+    finally:
+        lock.release()

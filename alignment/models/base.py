@@ -53,6 +53,20 @@ def prepare_base(workspace: Workspace, settings: ModelSettings) -> Artifact:
     )
 
 
+def own_place(workspace: Workspace, base: str) -> str:
+    """A base model's name, as this workspace has it: a version that lies in a workspace's registry is its own.
+
+    A model that was trained on a promoted version names it by the path that the workspace had then.
+    """
+    parts = Path(base).parts
+    if Path(base).is_absolute() and "registry" in parts:
+        place = len(parts) - 1 - parts[::-1].index("registry")
+        own = workspace.root.resolve().joinpath(*parts[place:])
+        if own.is_dir():
+            return str(own)
+    return base
+
+
 def _download(settings: ModelSettings) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError
