@@ -14,6 +14,7 @@ from peft import PeftModel, set_peft_model_state_dict
 from safetensors.torch import load_file
 from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from alignment.durable_files import sync_tree, write_text
 from alignment.models.attention import quick_backward
 from alignment.models.loading import pick_device
 from alignment.models.shared_prefix import share_prefixes
@@ -118,7 +119,9 @@ class StageCallback(TrainerCallback):  # type: ignore[misc]  # transformers is u
         """Called by the trainer once a checkpoint is written; every worker has put its random state in it."""
         wait_for_workers(self.context)
         if self.context.rank == 0:
-            (Path(str(args.output_dir)) / f"checkpoint-{state.global_step}" / COMPLETE).touch()
+            folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
+            sync_tree(folder)  # a power cut must not leave the mark and lose what it marks
+            write_text(folder / COMPLETE, "")
         self.context.saved()
 
 

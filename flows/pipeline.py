@@ -15,7 +15,7 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 from pydantic import BaseModel
 
-from alignment.faults import Fault, InputError, StageError
+from alignment.faults import Fault, InputError, StageError, keeping
 from alignment.loading import dump_recipe, recipe_digest
 from alignment.recipe import BASE, CHAMPION, HumanPreferencesStage, Recipe, stage_inputs
 from alignment.records import Artifact
@@ -107,7 +107,7 @@ def run_to_its_end(run: Run) -> State[Any]:
         with run.workspace.under_way(request.run):
             run_stages(run)
     except Exception as error:
-        with errors_kept(error, "telling of it"):
+        with keeping(error, "telling of it"):
             tell(run.recipe, request.run, run.report, state=None, error=error)
         raise
     state = final_state(run)
@@ -128,23 +128,10 @@ def run_stages(run: Run) -> None:
     except WaitingForRaters as wait:
         run.waiting = str(wait)
     except BaseException as error:
-        with errors_kept(error, "writing its report"):
+        with keeping(error, "writing its report"):
             publish_report(run)
         raise
     publish_report(run)
-
-
-@contextmanager
-def errors_kept(error: BaseException, doing: str) -> Iterator[None]:
-    """For what is still to be done after ``error``: where that fails too, it is logged and ``error`` is what is told.
-
-    Told to stop (Ctrl-C, SIGTERM) in here, the process stops.
-    """
-    try:
-        yield
-    except Exception as second:
-        _log.warning("%s failed as well: %s: %s", doing, type(second).__name__, second, exc_info=second)
-        error.add_note(f"{doing} failed as well: {type(second).__name__}: {second}")
 
 
 def prepare_base(run: Run) -> None:
@@ -318,27 +305,30 @@ def outcome(run: Run, name: str, kind: str) -> Iterator[StageOutcome]:
             yield result
     except WaitingForRaters as wait:
         result.status, result.note = "waiting", str(wait)
+        with keeping(wait, f"telling of {name}"):
+            _tell_of_outcome(run, result, started)
         raise
     except BaseException as error:
         result.status, result.error = "failed", f"{type(error).__name__}: {error}"
+        with keeping(error, f"telling of {name}"):
+            _tell_of_outcome(run, result, started)
         raise
-    finally:
-        result.seconds = time.perf_counter() - started
-        run.outcomes.append(result)
-        summary = (
-            result.error.splitlines()[0]
-            if result.error
-            else str(result.artifact.ref())
-            if result.artifact
-            else result.note
-        )
-        made = {"version": str(result.artifact.ref()), "digest": result.artifact.digest} if result.artifact else {}
-        ended = "cached" if result.cached else result.status
-        say(_log, f"{name}: {ended}", stage=name, kind=kind, status=ended, seconds=round(result.seconds, 3),
-            error=result.error or None, **made)  # fmt: skip
-        listener.get().stage_finished(
-            name, status=result.status, cached=result.cached, seconds=result.seconds, summary=summary
-        )
+    _tell_of_outcome(run, result, started)
+
+
+def _tell_of_outcome(run: Run, result: StageOutcome, started: float) -> None:
+    """Adds a stage's outcome to the run's, and tells the log and the listener."""
+    result.seconds = time.perf_counter() - started
+    run.outcomes.append(result)
+    reference = str(result.artifact.ref()) if result.artifact else ""
+    summary = result.error.splitlines()[0] if result.error else reference or result.note
+    made = {"version": reference, "digest": result.artifact.digest} if result.artifact else {}
+    ended = "cached" if result.cached else result.status
+    say(_log, f"{result.name}: {ended}", stage=result.name, kind=result.kind, status=ended,
+        seconds=round(result.seconds, 3), error=result.error or None, **made)  # fmt: skip
+    listener.get().stage_finished(
+        result.name, status=result.status, cached=result.cached, seconds=result.seconds, summary=summary
+    )
 
 
 def check_start(recipe: Recipe, only: str | None, start: str | None) -> None:

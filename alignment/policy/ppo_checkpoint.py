@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
+from alignment.durable_files import rename_synced
 from alignment.parts import part_like, whole
 from alignment.policy.ppo_controller import KlController
 from alignment.policy.ppo_models import ActorCritic
@@ -68,7 +69,7 @@ def save_checkpoint(
     record = {"state": asdict(state), "controller": asdict(controller)}
     (partial / "state.json").write_text(json.dumps(record), "utf-8")
     shutil.rmtree(target, ignore_errors=True)
-    partial.rename(target)
+    rename_synced(partial, target)
     for old in sorted(folder.glob("step-*"))[:-KEPT]:
         shutil.rmtree(old)
 

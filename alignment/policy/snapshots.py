@@ -11,7 +11,7 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from alignment.durable_files import folder_digest
+from alignment.durable_files import folder_digest, rename_synced
 from alignment.models.loading import save_policy
 from alignment.records import Artifact
 from alignment.sharding import whole_state
@@ -43,7 +43,7 @@ class Snapshots(TrainerCallback):  # type: ignore[misc]  # transformers is untyp
             shutil.rmtree(old, ignore_errors=True)
         partial.mkdir(parents=True)
         save_policy(policy, self.tokenizer, self.base, partial, state=state)
-        partial.rename(folder)
+        rename_synced(partial, folder)
 
     def publish(self) -> None:
         """Moves what was kept into the stage's output."""

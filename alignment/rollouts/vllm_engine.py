@@ -22,7 +22,7 @@ import httpx
 import torch
 from peft import PeftModel
 
-from alignment.durable_files import folder_digest
+from alignment.durable_files import folder_digest, temporary_beside
 from alignment.faults import StageError
 from alignment.models.loading import save_policy
 from alignment.recipe_base import Vllm
@@ -67,8 +67,7 @@ class VllmEngine:
         """Has the server sample from the policy as it is now."""
         if self.policy is None:
             return
-        partial = self.folder / "vllm-partial"
-        shutil.rmtree(partial, ignore_errors=True)
+        partial = temporary_beside(self.folder / "vllm-policy")  # runs may share a server, and so this folder
         partial.mkdir(parents=True)
         save_policy(self.policy, self.tokenizer, self.base, partial)
         name = folder_digest(partial)[:16]

@@ -119,5 +119,5 @@ class RolloutActor:
         if self._worker.version != version:
             self._worker.load(version, ray.get(weights[0]))
         groups = self._worker.generate(prompts, sampling=sampling, seeds=seeds, per_prompt=per_prompt)
-        write_text(self.usage, str(time.process_time()))
+        write_text(self.usage, str(time.process_time()), synced=False)
         return groups
