@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import io
 import json
+import re
 import shutil
 import sqlite3
 import tarfile
@@ -17,10 +18,12 @@ from typing import Any
 from filelock import FileLock, Timeout
 from rich.console import Console
 
-from alignment.durable_files import file_digest, remove_tree, rename_synced, temporary_beside
+from alignment.durable_files import TEMPORARY_SUFFIX, file_digest, remove_tree, rename_synced, temporary_beside
 from alignment.faults import Fault, InputError
 from alignment.workspace import USES_FILE, Workspace, is_locked
 
+TEMPORARY = re.compile(rf"\..+\.[0-9a-f]{{32}}{re.escape(TEMPORARY_SUFFIX)}")
+LEAST_DAYS = 1.0  # for what has a temporary name: it may be large, and being written
 KEPT = ("artifacts", "models", "registry", "runs", "raters", "answers", "mlruns", "mlflow.db")  # not what is partial
 MANIFEST = "backup.json"
 SQLITE = b"SQLite format 3\0"
@@ -113,12 +116,29 @@ def waste(workspace: Workspace, *, runs: int, days: float) -> Iterator[Waste]:
             path = Path("artifacts") / artifact.name / f"v{artifact.version}"
             words = f"no registered version and none of the newest {runs} runs refers to it"
             yield Waste(path.as_posix(), _size(root / path), words, (artifact.name, artifact.version))
-    for folder in sorted(path for path in root.glob("partial/*") if path.is_dir()):
+    for folder in sorted(
+        path for path in root.glob("partial/*") if path.is_dir() and not TEMPORARY.fullmatch(path.name)
+    ):
         age = (time.time() - max(path.stat().st_mtime for path in (folder, *folder.rglob("*")))) / 86400
         if age >= days and not is_locked(folder.with_name(f"{folder.name}.lock")):
             yield Waste(
                 folder.relative_to(root).as_posix(), _size(folder), f"unfinished, and untouched for {age:.0f} d"
             )
+    yield from _left_behind(root, max(days, LEAST_DAYS))
+
+
+def _left_behind(root: Path, days: float) -> Iterator[Waste]:
+    """What processes that were killed were writing, or removing, under a temporary name."""
+    for path in sorted(root.rglob(f".*{TEMPORARY_SUFFIX}")):
+        if not TEMPORARY.fullmatch(path.name) or any(TEMPORARY.fullmatch(part) for part in path.parts[:-1]):
+            continue
+        with contextlib.suppress(FileNotFoundError):  # it was renamed meanwhile
+            age = (time.time() - path.stat().st_mtime) / 86400
+            size = _size(path) if path.is_dir() else path.stat().st_size
+            if age >= days:
+                yield Waste(
+                    path.relative_to(root).as_posix(), size, f"left by a process that was killed {age:.0f} d ago"
+                )
 
 
 def referenced(workspace: Workspace, runs: int) -> set[tuple[str, int]]:
@@ -184,6 +204,9 @@ def _remove(space: Workspace, one: Waste, runs: int) -> bool:
     if one.artifact is not None:
         name, version = one.artifact
         return space.remove(name, version, unless=lambda: (name, version) in referenced(space, runs))
+    if TEMPORARY.fullmatch(folder.name):
+        shutil.rmtree(folder) if folder.is_dir() else folder.unlink(missing_ok=True)
+        return True
     lock = FileLock(folder.with_name(f"{folder.name}.lock"))
     try:
         lock.acquire(timeout=0)
@@ -210,7 +233,8 @@ def _files(root: Path) -> Iterator[Path]:
     for name in KEPT:
         top = root / name
         for path in [top] if top.is_file() else sorted(top.rglob("*")):
-            unwanted = path.name.endswith((".tmp", ".lock", *BESIDE_DATABASES)) or ".partial" in path.parts
+            unwanted = path.name.endswith((".lock", *BESIDE_DATABASES)) or ".partial" in path.parts
+            unwanted = unwanted or any(part.endswith(TEMPORARY_SUFFIX) for part in path.relative_to(root).parts)
             if path.is_file() and not path.is_symlink() and not unwanted:
                 yield path
 

@@ -71,6 +71,12 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
+def mlflow_on_postgres(new_database: Callable[[], str]) -> str:
+    """The address of an empty PostgreSQL database, as MLflow's store."""
+    return new_database()
+
+
+@pytest.fixture
 def workspace(tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     root = tmp_path / "workspace"
