@@ -46,10 +46,8 @@ def prepare(uri: str) -> None:
 def _prepare_sqlite(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{path}.lock"):
-        for left in path.parent.glob(
-            f".{path.name}.*"
-        ):  # of processes that died here: only the lock's holder makes any
-            left.unlink(missing_ok=True)
+        for rest in path.parent.glob(f".{path.name}.*"):  # of processes that died while they held the lock
+            rest.unlink(missing_ok=True)
         if path.exists():
             head = _head()
             revision = _revision(path)

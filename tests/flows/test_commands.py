@@ -24,7 +24,11 @@ def test_runs_that_begin_at_once_have_names_of_their_own(tmp_path: Path) -> None
         subprocess.Popen([sys.executable, "-c", CLAIM, tmp_path], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         for _ in range(4)
     ]
-    names = [name for process in processes for name in process.communicate(b"x")[0].decode().split()]
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write(b"x")
+        process.stdin.flush()
+    names = [name for process in processes for name in process.communicate()[0].decode().split()]
     assert sorted(names) == sorted({f"tiny-{number}" for number in range(1, 201)})
 
 
