@@ -28,6 +28,15 @@ def remembered_digest(folder: Path, memory: Path) -> str:
     return remember_digest(folder, folder_digest(folder), memory, stamp)
 
 
+def is_remembered(folder: Path, digest: str, memory: Path) -> bool:
+    """Whether the folder's files are as they were when ``digest`` was remembered of them."""
+    try:
+        known = json.loads(memory.read_text("utf-8"))
+        return bool(known["digest"] == digest and known["stamp"] == _stamp(folder))
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
 def remember_digest(folder: Path, digest: str, memory: Path, stamp: str | None = None) -> str:
     """Remembers a digest that was just computed of a folder whose files had ``stamp`` before. Returns the digest."""
     after = _stamp(folder)

@@ -113,6 +113,8 @@ def finish_task(recipe: Recipe, made: Mapping[str, Artifact], workspace: Workspa
     What it decides on is its key: the same decision on the same artifacts, whose version still stands, is read from
     the workspace and its state is named "Cached".
     """
+    from alignment.registry.store import is_own
+
     assert recipe.gate is not None
     settings = recipe.stages[recipe.gate.evaluation]
     assert isinstance(settings, EvaluateStage)
@@ -123,6 +125,7 @@ def finish_task(recipe: Recipe, made: Mapping[str, Artifact], workspace: Workspa
             made[recipe.gate.evaluation].digest,
             made[settings.model].digest,
             code_digest("alignment.registry"),
+            None if is_own(workspace) else workspace.mlflow_uri,  # another registry does not have the version
         ]
     )
     work = task(

@@ -7,6 +7,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+from alignment.digest_memory import is_remembered, remember_digest
 from alignment.durable_files import make_read_only, rename_synced, temporary_beside
 from alignment.faults import Fault, InputError
 from alignment.registry.files import require_whole
@@ -15,13 +16,22 @@ from alignment.registry.store import Store, is_own
 
 
 def fetch(store: Store, version: RegisteredVersion) -> None:
-    """Makes sure that a version's folder is there: copied from where MLflow says its files are, and checked.
+    """Makes sure that a version's folder is there, copied from where MLflow says its files are, and whole.
 
-    Raises InputError where they are not to be had, or are not what was registered.
+    The files are read again where their sizes or times are others than when they were last found whole. Raises
+    InputError where they are not to be had, or are not what was registered.
     """
     folder = Path(version.folder)
-    if folder.is_dir():
+    memory = store.workspace.root / "digests" / "registry" / version.name / f"v{version.version}.json"
+    if is_remembered(folder, version.lineage_sha256, memory):
         return
+    if not folder.is_dir():
+        _bring(store, version, folder)
+    require_whole(folder, version.lineage_sha256)
+    remember_digest(folder, version.lineage_sha256, memory)
+
+
+def _bring(store: Store, version: RegisteredVersion, folder: Path) -> None:
     with store.alone():
         if folder.is_dir():  # another process was faster
             return

@@ -90,7 +90,7 @@ def test_a_damaged_artifact_is_said_and_made_again(rlhf: Rlhf, whole: tuple[Path
     damage(tmp_path / "w/artifacts/sft/v1/adapter_model.safetensors")
     ended = rlhf("run", recipe, "-w", tmp_path / "w")
     assert ended.code == 0, ended.err
-    [line] = [line for line in ended.out.splitlines() if "damaged" in line]
+    [line] = [line for line in ended.out.splitlines() if "is damaged and is not used" in line]
     assert line.startswith("sft v1 is damaged and is not used: the files in ")
     again = cached(tmp_path / "w", "tiny-2")
     assert (again["sft"], again["evaluation"]) == (False, True)  # the same bits again, so what follows is as it was
