@@ -14,7 +14,7 @@ from peft import PeftModel, set_peft_model_state_dict
 from safetensors.torch import load_file
 from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from alignment.durable_files import sync_tree, write_text
+from alignment.durable_files import sync_tree
 from alignment.models.attention import quick_backward
 from alignment.models.loading import pick_device
 from alignment.models.shared_prefix import share_prefixes
@@ -23,6 +23,7 @@ from alignment.recipe import Recipe, Resources, Training
 from alignment.sharding import prepare_trainer, sharding, sharding_arguments
 from alignment.stage import Progress, StageContext
 from alignment.workers import share_batches, wait_for_workers
+from alignment.workspace import write_text
 
 disable_progress_bars()  # a stage says where it stands by itself
 COMPLETE = "complete"  # written into a checkpoint's folder after everything else: a SIGKILL leaves no half of one

@@ -16,10 +16,9 @@ from prefect.input import RunInput
 from prefect.states import Completed, Failed
 from pydantic import BaseModel, Field
 
-from alignment.durable_files import write_text
 from alignment.recipe import Recipe
 from alignment.registry import promote
-from alignment.workspace import Workspace
+from alignment.workspace import Workspace, write_text
 
 KEY = "approval"
 

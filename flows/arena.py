@@ -4,14 +4,13 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from alignment.chat import render_prompt
-from alignment.durable_files import folder_digest
 from alignment.faults import Fault, InputError
 from alignment.models.loading import stop_ids
 from alignment.records import Message, Sampling
 from alignment.registry import find
 from alignment.rollouts.stream import stream
 from alignment.rollouts.transformers_engine import TransformersEngine
-from alignment.workspace import Workspace
+from alignment.workspace import Workspace, folder_digest
 from flows.talk import load_version
 from preference_ui.arena import Contestant
 from preference_ui.refusal import Refusal

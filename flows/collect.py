@@ -11,12 +11,11 @@ from pathlib import Path
 
 from alignment.data.jsonl import read_records
 from alignment.digests import digest_of
-from alignment.durable_files import write_text
 from alignment.faults import Fault, InputError, StageError
 from alignment.preferences.comparisons import make_comparisons
 from alignment.recipe import HumanPreferencesStage, Recipe
 from alignment.records import Artifact, Comparison, Prompt, Response
-from alignment.workspace import Workspace
+from alignment.workspace import Workspace, write_text
 from flows.doubt import doubts
 from flows.recipe_files import write_recipe
 from preference_ui.collecting import Condition, find_collection, open_collection, records_of, take_if_ready

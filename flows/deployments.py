@@ -23,11 +23,10 @@ from prefect.exceptions import TerminationSignal
 from prefect.runner import Runner
 from prefect.runtime import flow_run as running
 
-from alignment.durable_files import write_text
 from alignment.faults import InputError
 from alignment.loading import resolve_data, with_absolute_data
 from alignment.recipe import Deployment, HumanPreferencesStage, Recipe
-from alignment.workspace import Workspace
+from alignment.workspace import Workspace, write_text
 from flows.approval import ask, asked_before, question
 from flows.collect import heard, unheard, waiting_recipe
 from flows.commands import claim_run, prepare

@@ -15,12 +15,11 @@ from prefect.states import Completed
 from pydantic import BaseModel
 
 from alignment.digests import code_digest, digest_of
-from alignment.durable_files import write_text
 from alignment.evaluation.gate import GateVerdict, decide
 from alignment.loading import recipe_digest
 from alignment.recipe import CHAMPION, EvaluateStage, Recipe
 from alignment.records import Artifact
-from alignment.workspace import Workspace
+from alignment.workspace import Workspace, write_text
 
 RETRIES = [2.0, 10.0]
 

@@ -18,9 +18,9 @@ from typing import Any
 from filelock import FileLock, Timeout
 from rich.console import Console
 
-from alignment.durable_files import TEMPORARY_SUFFIX, file_digest, remove_tree, rename_synced, temporary_beside
+from alignment.durable_files import TEMPORARY_SUFFIX, remove_tree, rename_synced, temporary_beside
 from alignment.faults import Fault, InputError
-from alignment.workspace import USES_FILE, Workspace, is_locked
+from alignment.workspace import USES_FILE, Workspace, file_digest, is_locked
 
 TEMPORARY = re.compile(rf"\..+\.[0-9a-f]{{32}}{re.escape(TEMPORARY_SUFFIX)}")
 LEAST_DAYS = 1.0  # for what has a temporary name: it may be large, and being written

@@ -16,11 +16,10 @@ from rich.console import Console
 
 from alignment.check import check_recipe
 from alignment.digests import code_digest, digest_of
-from alignment.durable_files import file_digest, write_text
 from alignment.faults import InputError
 from alignment.loading import recipe_digest, resolve_data
 from alignment.recipe import Recipe
-from alignment.workspace import Workspace
+from alignment.workspace import Workspace, file_digest, write_text
 from flows import services
 from flows.cluster import cluster_faults
 from flows.commands import claim_run, shown_stages

@@ -10,9 +10,8 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from alignment.durable_files import write_text
 from alignment.stage import Progress
-from alignment.workspace import Workspace
+from alignment.workspace import Workspace, write_text
 from flows.gpu_use import GpuWatch
 
 SECONDS = 5.0  # between two versions of a file; Prometheus usually looks every 15

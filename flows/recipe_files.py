@@ -4,10 +4,9 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from alignment.durable_files import write_text
 from alignment.loading import dump_recipe, with_absolute_data
 from alignment.recipe import Recipe
-from alignment.workspace import Workspace
+from alignment.workspace import Workspace, write_text
 
 
 def write_recipe(path: Path, recipe: Recipe, data: Mapping[str, Path], workspace: Workspace) -> None:

@@ -21,9 +21,8 @@ from pathlib import Path
 
 from filelock import FileLock, lock_descriptor
 
-from alignment.durable_files import write_text
 from alignment.faults import Fault, InputError, StageError
-from alignment.workspace import Workspace, is_locked
+from alignment.workspace import Workspace, is_locked, write_text
 
 STOP_SECONDS = 20.0  # for a service that was told to stop to be gone
 START_SECONDS = 300.0  # a busy machine takes its time; one that ends is noticed at once

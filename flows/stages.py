@@ -21,7 +21,7 @@ from prefect.context import TaskRunContext
 from prefect.states import Completed
 
 from alignment.digests import code_digest, digest_of
-from alignment.durable_files import file_digest, folder_digest, remove_tree
+from alignment.durable_files import remove_tree
 from alignment.faults import Fault, InputError
 from alignment.models.base import prepare_base
 from alignment.models.memory import keep_freed_memory
@@ -31,7 +31,7 @@ from alignment.records import Artifact
 from alignment.reward.functions import data_name
 from alignment.reward.settings import FunctionReward
 from alignment.stage import Progress, StageContext
-from alignment.workspace import Workspace
+from alignment.workspace import Workspace, file_digest, folder_digest
 from flows.cluster import run_stage
 from flows.dashboard import show_artifact, slug
 from flows.display import describe

@@ -9,11 +9,10 @@ from prefect.client.schemas.objects import FlowRun, State
 from prefect.runtime import flow_run as running
 from prefect.settings import get_current_settings
 
-from alignment.durable_files import write_text
 from alignment.faults import InputError
 from alignment.recipe import Recipe
 from alignment.recipe_running import Ending
-from alignment.workspace import Workspace
+from alignment.workspace import Workspace, write_text
 from flows.commands import prepare
 from flows.dashboard import link
 from flows.finish import Finish

@@ -13,7 +13,6 @@ from typing import Any, Literal
 from alignment.chat import render_prompt
 from alignment.data.digests import content_id
 from alignment.data.jsonl import read_records, write_records
-from alignment.durable_files import write_text
 from alignment.evaluation.answers import draw
 from alignment.evaluation.kl import response_kls
 from alignment.evaluation.models import PolicyPool
@@ -24,6 +23,7 @@ from alignment.records import Artifact, Prompt, Response
 from alignment.rollouts.best_of import Score, best_of, reward_model_score
 from alignment.rollouts.stage import response_seed
 from alignment.stage import StageContext
+from alignment.workspace import write_text
 
 BEST_OF = "best_of_n"
 What = Literal["answers", "best-of-n", "kl", "probes"]

@@ -14,7 +14,6 @@ from pydantic import Field
 
 from alignment.chat import render_prompt
 from alignment.data.digests import content_id
-from alignment.durable_files import file_digest, write_text
 from alignment.evaluation.answers import held_out_prompts
 from alignment.evaluation.bootstrap import mean
 from alignment.evaluation.frontier import Point, Shape, best_of_kl, best_of_mean, powers_of_two, shape
@@ -29,6 +28,7 @@ from alignment.records import Artifact, Comparison, Prompt, Record, Response, Sa
 from alignment.rollouts.best_of import Score, reward_model_score
 from alignment.rollouts.stage import response_seed
 from alignment.stage import Progress, StageContext, StageResult
+from alignment.workspace import file_digest, write_text
 
 BEST_OF = "best_of_n"
 

@@ -15,7 +15,6 @@ import torch
 
 from alignment.chat import render_answer, render_prompt
 from alignment.digests import digest_of
-from alignment.durable_files import write_text
 from alignment.evaluation.answers import draw
 from alignment.evaluation.bootstrap import Floats, Sums, averaged, ratio
 from alignment.evaluation.metric_settings import MetricList, PassAtK, Perplexity, metric_name
@@ -25,6 +24,7 @@ from alignment.records import Artifact, Prompt, Sampling
 from alignment.reward.sandbox import run_all
 from alignment.reward.verifiable import fenced
 from alignment.stage import StageContext
+from alignment.workspace import write_text
 
 FIRST = 2  # place of the first sample among a prompt's seeds: the answer is the first, the KL's the second
 

@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from alignment.chat import render_answer, render_prompt, template_digest
 from alignment.data.digests import content_id
 from alignment.data.jsonl import write_records
-from alignment.durable_files import write_text
 from alignment.evaluation.ai_judge import judged_outcomes
 from alignment.evaluation.answers import held_out_prompts
 from alignment.evaluation.asking import Found, Question, ask_all, divergences_of, questions, responses_of
@@ -34,6 +33,7 @@ from alignment.records import Artifact, Prompt, Response
 from alignment.reward.build import build_rewards
 from alignment.reward.model import score
 from alignment.stage import Progress, StageContext, StageResult
+from alignment.workspace import write_text
 
 Batch = tuple[tuple[Prompt, str], ...]  # prompts and answers to them
 

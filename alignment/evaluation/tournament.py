@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 
-from alignment.durable_files import write_text
 from alignment.evaluation.ai_judge import judged_outcomes
 from alignment.evaluation.answers import held_out_prompts
 from alignment.evaluation.asking import BEST_OF as BEST_OF
@@ -26,6 +25,7 @@ from alignment.preferences.raters import simulated_raters
 from alignment.preferences.rubric import load_rubric
 from alignment.records import Prompt, Record, Response
 from alignment.stage import Progress, StageContext, StageResult
+from alignment.workspace import write_text
 
 LEFT_BEHIND = ("artifact.json", "curves.json", "alarms.json", "samples", "snapshots")
 BOOTSTRAP = 1000

@@ -9,19 +9,12 @@ from filelock import FileLock
 
 from alignment.digest_memory import remember_digest, remembered_digest
 from alignment.digests import digest_of
-from alignment.durable_files import (
-    folder_digest,
-    make_read_only,
-    remove_tree,
-    rename_synced,
-    temporary_beside,
-    write_text,
-)
+from alignment.durable_files import make_read_only, remove_tree, rename_synced, temporary_beside
 from alignment.faults import Fault, InputError
 from alignment.models import embedded
 from alignment.recipe import BASE, ModelSettings
 from alignment.records import Artifact
-from alignment.workspace import Workspace
+from alignment.workspace import Workspace, folder_digest, write_text
 
 _log = logging.getLogger(__name__)
 

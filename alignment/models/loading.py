@@ -20,11 +20,11 @@ from transformers import (
 from transformers.utils.logging import disable_progress_bar
 
 from alignment.chat import load_tokenizer
-from alignment.durable_files import write_text
 from alignment.faults import StageError
 from alignment.models.shared_prefix import share_prefixes
 from alignment.recipe import Lora, Recipe, Resources
 from alignment.records import Artifact
+from alignment.workspace import write_text
 
 disable_progress_bar()  # of loading and writing weights: a stage says where it stands by itself
 Policy: TypeAlias = PreTrainedModel | PeftModel

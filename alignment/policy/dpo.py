@@ -16,7 +16,6 @@ from trl import DPOConfig, DPOTrainer
 
 from alignment.chat import render_answer, render_prompt
 from alignment.data.jsonl import read_records
-from alignment.durable_files import write_text
 from alignment.faults import StageError
 from alignment.models.loading import add_lora, is_adapter, load_policy, save_policy
 from alignment.policy.response_head import add_response_head
@@ -26,6 +25,7 @@ from alignment.records import PreferencePair
 from alignment.sharding import shard_frozen, whole_state
 from alignment.stage import StageContext, StageResult
 from alignment.training import final_metrics, fit, seed_everything, trainer_arguments
+from alignment.workspace import write_text
 
 
 class TokenisedDPOTrainer(DPOTrainer):  # type: ignore[misc]  # TRL is untyped

@@ -14,7 +14,6 @@ from trl import GRPOConfig, RLOOConfig
 
 from alignment.chat import render_prompt
 from alignment.data.prompts import load_prompts
-from alignment.durable_files import write_text
 from alignment.faults import StageError
 from alignment.models.loading import add_lora, is_adapter, load_policy, save_policy, stop_ids
 from alignment.policy.group_monitor import GroupCallback, all_alarms
@@ -29,6 +28,7 @@ from alignment.rollouts.build import build_engine
 from alignment.sharding import whole_state
 from alignment.stage import StageContext, StageResult
 from alignment.training import final_metrics, fit, seed_everything, shared_arguments
+from alignment.workspace import write_text
 
 
 def run(settings: GrpoStage | RlooStage, context: StageContext) -> StageResult:

@@ -9,7 +9,6 @@ from peft import LoraConfig, PeftModel, inject_adapter_in_model
 
 from alignment.chat import render_prompt
 from alignment.data.prompts import load_prompts
-from alignment.durable_files import write_text
 from alignment.faults import StageError
 from alignment.models.loading import add_lora, is_adapter, load_policy, pick_device, save_policy
 from alignment.policy.losses import kl_estimate
@@ -31,6 +30,7 @@ from alignment.sharding import check_devices, whole_state
 from alignment.stage import Progress, StageContext, StageResult
 from alignment.training import seed_everything
 from alignment.workers import Team
+from alignment.workspace import write_text
 
 SHOWN = 8  # answers in each sample table
 

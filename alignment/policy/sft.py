@@ -11,7 +11,6 @@ from trl import SFTConfig, SFTTrainer
 
 from alignment.chat import render_example
 from alignment.data.demonstrations import read_demonstrations
-from alignment.durable_files import write_text
 from alignment.faults import StageError
 from alignment.models.loading import add_lora, is_adapter, load_policy, save_policy
 from alignment.policy.response_head import add_response_head
@@ -19,6 +18,7 @@ from alignment.recipe import BASE, SftStage
 from alignment.sharding import whole_state
 from alignment.stage import StageContext, StageResult
 from alignment.training import final_metrics, fit, seed_everything, trainer_arguments
+from alignment.workspace import write_text
 
 IGNORED = -100  # the label that cross-entropy leaves out
 

@@ -11,11 +11,12 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from alignment.durable_files import folder_digest, rename_synced
+from alignment.durable_files import rename_synced
 from alignment.models.loading import save_policy
 from alignment.records import Artifact
 from alignment.sharding import whole_state
 from alignment.stage import StageContext
+from alignment.workspace import folder_digest
 
 FOLDER = "snapshots"
 

@@ -4,13 +4,13 @@ import json
 from statistics import fmean
 
 from alignment.data.jsonl import read_records, write_records
-from alignment.durable_files import write_text
 from alignment.faults import Fault, InputError
 from alignment.preferences.files import pairs_digest
 from alignment.preferences.text import words
 from alignment.recipe import HumanPreferencesStage
 from alignment.records import PreferencePair
 from alignment.stage import StageContext, StageResult
+from alignment.workspace import write_text
 
 
 def run(settings: HumanPreferencesStage, context: StageContext) -> StageResult:

@@ -13,7 +13,6 @@ from typing import Any, Literal
 
 from alignment.data.digests import content_id, pair_id, prompt_id
 from alignment.data.jsonl import read_records, write_records
-from alignment.durable_files import write_text
 from alignment.faults import StageError
 from alignment.preferences.feedback_report import ConstitutionFigures, PrincipleFigures
 from alignment.preferences.feedback_settings import ConstitutionStage, Principle
@@ -25,6 +24,7 @@ from alignment.preferences.text import words
 from alignment.preferences.writers import build_writer
 from alignment.records import Demonstration, Message, PreferencePair, Prompt, Record, Response
 from alignment.stage import Progress, StageContext, StageResult
+from alignment.workspace import write_text
 
 BLOCK = 32  # responses between two checkpoints
 Why = Literal["", "empty", "unchanged", "cut_off", "unparsable", "failed", "unasked"]

@@ -14,7 +14,6 @@ from alignment.data.digests import content_id, pair_id, prompt_id
 from alignment.data.jsonl import Row, parse_rows, write_records
 from alignment.data.preferences import write_preferences
 from alignment.data.prompts import prompt_turns
-from alignment.durable_files import file_digest
 from alignment.faults import Fault, InputError
 from alignment.records import (
     Comparison,
@@ -26,6 +25,7 @@ from alignment.records import (
     Response,
     Sampling,
 )
+from alignment.workspace import file_digest
 
 Ranking = tuple[tuple[str, ...], ...]
 Form = Literal["messages", "text"]

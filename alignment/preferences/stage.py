@@ -8,7 +8,6 @@ from statistics import fmean
 from typing import Any
 
 from alignment.data.jsonl import read_records, write_records
-from alignment.durable_files import write_text
 from alignment.evaluation.agreement import krippendorff_alpha, percent_agreement
 from alignment.faults import StageError
 from alignment.preferences.comparisons import make_comparisons
@@ -19,6 +18,7 @@ from alignment.preferences.text import words
 from alignment.recipe import PreferencesStage, stage_inputs
 from alignment.records import Comparison, PreferencePair, Prompt, Response, Vote
 from alignment.stage import Progress, StageContext, StageResult
+from alignment.workspace import write_text
 
 BOOTSTRAP = 200  # resamples behind the agreement's interval: enough for two digits, and under a second
 

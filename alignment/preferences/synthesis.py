@@ -14,7 +14,6 @@ from alignment.data.digests import content_id
 from alignment.data.jsonl import read_records, write_records
 from alignment.data.prompts import load_prompts
 from alignment.data.repetition import Repeat, contaminated, near_duplicates
-from alignment.durable_files import write_text
 from alignment.faults import StageError
 from alignment.models.loading import load_policy
 from alignment.preferences.feedback_report import Check, SynthesisFigures
@@ -29,6 +28,7 @@ from alignment.records import Message, Prompt, Record, Response
 from alignment.rollouts.build import build_engine
 from alignment.rollouts.stage import response_seed
 from alignment.stage import Progress, StageContext, StageResult
+from alignment.workspace import write_text
 
 EXAMPLES = 3  # of each check, in the report
 

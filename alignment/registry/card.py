@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 
-from alignment.durable_files import write_text
 from alignment.recipe import (
     BASE,
     ConstitutionStage,
@@ -20,6 +19,7 @@ from alignment.registry.files import CARD_FILE, is_adapter
 from alignment.registry.lineage import LineageNode
 from alignment.registry.records import VersionRecord
 from alignment.report.win_rates import WinRate, win_rates
+from alignment.workspace import write_text
 
 EMBEDDED = {"embedded:smollm2-135m": ("HuggingFaceTB/SmolLM2-135M-Instruct", "apache-2.0")}
 FIGURES = (  # metrics of a step that a card quotes

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from alignment.digests import digest_of
-from alignment.durable_files import folder_digest, temporary_beside
+from alignment.durable_files import temporary_beside
 from alignment.faults import StageError
 from alignment.recipe import BASE, CHAMPION, EvaluateStage, Recipe
 from alignment.records import Artifact, ArtifactRef
@@ -15,7 +15,7 @@ from alignment.registry.files import ADAPTER_FILE, LINEAGE_FILE, is_adapter, req
 from alignment.registry.records import RegisteredVersion
 from alignment.registry.store import Store
 from alignment.registry.versions import find
-from alignment.workspace import Workspace
+from alignment.workspace import Workspace, folder_digest
 
 
 def with_champion(

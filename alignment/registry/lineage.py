@@ -13,11 +13,10 @@ from pathlib import Path
 
 from pydantic import Field
 
-from alignment.durable_files import folder_digest
 from alignment.faults import StageError
 from alignment.recipe import BASE
 from alignment.records import Artifact, ArtifactRef, Record
-from alignment.workspace import Workspace
+from alignment.workspace import Workspace, folder_digest
 
 
 class LineageNode(ArtifactRef):

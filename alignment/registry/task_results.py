@@ -1,8 +1,7 @@
 """What lm-eval measured of registered versions: beside their folders, which hold what was registered and no more."""
 
-from alignment.durable_files import write_text
 from alignment.registry.records import RegisteredVersion, TaskResults
-from alignment.workspace import Workspace
+from alignment.workspace import Workspace, write_text
 
 
 def task_results(workspace: Workspace, version: RegisteredVersion) -> list[TaskResults]:

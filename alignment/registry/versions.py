@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from alignment.digests import digest_of
-from alignment.durable_files import file_digest, make_read_only, remove_tree, rename_synced, write_text
+from alignment.durable_files import make_read_only, remove_tree, rename_synced
 from alignment.evaluation.gate import GateVerdict
 from alignment.faults import Fault, InputError, StageError
 from alignment.recipe import Recipe
@@ -36,7 +36,7 @@ from alignment.registry.lineage import chat_template_digest, problems, trace
 from alignment.registry.records import Provenance, RegisteredVersion, VersionDetails, VersionRecord
 from alignment.registry.store import CHAMPION, ModelState, Store
 from alignment.registry.task_results import task_results
-from alignment.workspace import Workspace
+from alignment.workspace import Workspace, file_digest, write_text
 
 LONGEST_REASON = 3500  # characters of who and why together: MLflow keeps 5,000 of a move
 

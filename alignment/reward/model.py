@@ -13,7 +13,6 @@ from peft import PeftModel
 from trl import RewardConfig, RewardTrainer
 
 from alignment.chat import render_answer, render_prompt, template_digest
-from alignment.durable_files import write_text
 from alignment.evaluation.calibration import (
     calibration_error,
     expected_calibration_error,
@@ -30,6 +29,7 @@ from alignment.records import PreferencePair
 from alignment.sharding import whole_model
 from alignment.stage import StageContext, StageResult
 from alignment.training import final_metrics, fit, seed_everything, trainer_arguments
+from alignment.workspace import write_text
 
 
 def run(settings: RewardStage, context: StageContext) -> StageResult:

@@ -12,12 +12,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from alignment.durable_files import write_text
 from alignment.policy.rollout_worker import RolloutWorker, trained
 from alignment.records import Sampling
 from alignment.rollouts.engine import Groups
 from alignment.stage import StageContext, silent
 from alignment.workers import Team
+from alignment.workspace import write_text
 from flows.cluster.pool import answer_of
 from flows.cluster.session import actor_options
 from flows.cluster.stacks import say_where

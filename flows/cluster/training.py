@@ -16,10 +16,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from alignment.durable_files import write_text
 from alignment.faults import InputError, StageError
 from alignment.models.memory import naming_what_ran_out
 from alignment.stage import Progress, StageContext, StageResult, silent
+from alignment.workspace import write_text
 from flows.cluster.crew import Crew, crew_for, disband, dismiss
 from flows.cluster.session import on_this_machine
 from flows.cluster.stacks import say_where

@@ -18,14 +18,13 @@ import pytest
 
 from alignment.data.digests import pair_id, prompt_id
 from alignment.data.jsonl import write_records
-from alignment.durable_files import folder_digest
 from alignment.loading import load_recipe, resolve_data
 from alignment.models.base import prepare_base
 from alignment.recipe import Recipe
 from alignment.records import Artifact, Message, PreferencePair
 from alignment.stage import Progress, StageContext
 from alignment.training import COMPLETE
-from alignment.workspace import Workspace
+from alignment.workspace import Workspace, folder_digest
 
 MakeContext = Callable[..., StageContext]
 LIKED = ("Red.", "The cat.", "It is red.", "Blue.", "The dog.", "It is blue.")

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from alignment.data.jsonl import write_records
-from alignment.durable_files import folder_digest
 from alignment.pieces import Each, all_of, here
 from alignment.preferences.judges.settings import JudgeStage
 from alignment.preferences.judges.stage import run
 from alignment.records import Artifact, Message, Prompt, Response, Sampling
 from alignment.stage import StageContext
+from alignment.workspace import folder_digest
 
 MakeContext = Callable[..., StageContext]
 

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from alignment.durable_files import folder_digest
 from alignment.records import Artifact
-from alignment.workspace import Workspace
+from alignment.workspace import Workspace, folder_digest
 
 
 @pytest.fixture

@@ -123,10 +123,10 @@ def recipe_of(arguments: argparse.Namespace) -> Any:
 
 def ours(arguments: argparse.Namespace) -> dict[str, Any]:
     sys.path.insert(0, str(ROOT))
-    from alignment.durable_files import folder_digest
     from alignment.policy.dpo import run
     from alignment.records import Artifact
     from alignment.stage import StageContext
+    from alignment.workspace import folder_digest
 
     def artifact(name: str, folder: Path) -> Artifact:
         digest = folder_digest(folder)

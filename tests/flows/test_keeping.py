@@ -11,10 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from alignment.durable_files import folder_digest
 from alignment.faults import InputError
 from alignment.records import Artifact
-from alignment.workspace import Workspace
+from alignment.workspace import Workspace, folder_digest
 from flows.keeping import backup_command, gc_command, referenced, restore_command
 
 

@@ -8,9 +8,8 @@ from typing import Any
 
 import pytest
 
-from alignment.durable_files import folder_digest
 from alignment.records import Artifact
-from alignment.workspace import Workspace
+from alignment.workspace import Workspace, folder_digest
 
 Rlhf = Callable[..., Any]
 MakeRecipe = Callable[..., Path]

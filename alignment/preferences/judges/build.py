@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from alignment.chat import render_answer, render_prompt
-from alignment.durable_files import folder_digest
 from alignment.faults import StageError
 from alignment.models.loading import load_policy, load_reward_model, stop_ids
 from alignment.preferences.judges.answers import Answers
@@ -27,6 +26,7 @@ from alignment.recipe import BASE
 from alignment.records import Artifact, Comparison, Sampling
 from alignment.rollouts.transformers_engine import TransformersEngine
 from alignment.stage import StageContext
+from alignment.workspace import folder_digest
 
 
 def build_judge(settings: AnyJudge, context: StageContext, place: str = "judge") -> Judge:

@@ -17,7 +17,6 @@ from peft import PeftModel
 from transformers import DataCollatorWithPadding, Trainer, TrainingArguments
 
 from alignment.chat import render_prompt, template_digest
-from alignment.durable_files import write_text
 from alignment.evaluation.calibration import expected_calibration_error, pair_accuracy, reliability
 from alignment.faults import StageError
 from alignment.models.loading import add_lora, new_reward_model
@@ -33,6 +32,7 @@ from alignment.reward.model import score
 from alignment.sharding import whole_model
 from alignment.stage import StageContext, StageResult
 from alignment.training import final_metrics, fit, seed_everything, trainer_arguments
+from alignment.workspace import write_text
 
 FILE = "pair_classifier.json"
 

@@ -12,13 +12,13 @@ from typing import Any
 from pydantic import ValidationError
 
 from alignment.data.digests import content_id
-from alignment.durable_files import write_text
 from alignment.pieces import all_of, here
 from alignment.preferences.judges.build import build_judge
 from alignment.preferences.judges.protocol import Judgement, Tally, wait_for
 from alignment.preferences.judges.settings import pays
 from alignment.records import Comparison, Record
 from alignment.stage import StageContext
+from alignment.workspace import write_text
 
 BLOCK = 32  # comparisons in a piece
 Block = tuple[Comparison, ...]

@@ -10,7 +10,6 @@ from pathlib import Path
 from statistics import fmean
 
 from alignment.data.jsonl import read_records, write_records
-from alignment.durable_files import write_text
 from alignment.faults import StageError
 from alignment.preferences.comparisons import make_comparisons
 from alignment.preferences.consensus import consensus, preference_pairs
@@ -30,6 +29,7 @@ from alignment.preferences.judges.settings import (
 from alignment.preferences.text import words
 from alignment.records import Comparison, PreferencePair, Prompt, Response, Vote
 from alignment.stage import Progress, StageContext, StageResult
+from alignment.workspace import write_text
 
 
 def run(settings: JudgeStage, context: StageContext) -> StageResult:

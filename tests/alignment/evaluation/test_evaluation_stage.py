@@ -10,7 +10,6 @@ import torch
 
 from alignment.chat import render_answer, render_prompt
 from alignment.data.jsonl import read_records, write_records
-from alignment.durable_files import folder_digest
 from alignment.evaluation.bootstrap import estimate
 from alignment.evaluation.metric_names import evaluation_metric_names
 from alignment.evaluation.metric_settings import with_kinds
@@ -23,6 +22,7 @@ from alignment.recipe import EvaluateStage, Recipe
 from alignment.records import Artifact, Prompt, Response
 from alignment.rollouts.engine import Completion
 from alignment.stage import Progress, StageContext, StageResult
+from alignment.workspace import folder_digest
 
 RUBRIC = """
 name: brief

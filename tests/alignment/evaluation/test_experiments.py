@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from alignment.durable_files import folder_digest
 from alignment.evaluation import overoptimisation, tournament
 from alignment.evaluation.frontier import best_of_kl
 from alignment.evaluation.overoptimisation import read_overoptimisation
@@ -18,6 +17,7 @@ from alignment.models.loading import load_policy
 from alignment.recipe import Recipe
 from alignment.records import Artifact, Prompt
 from alignment.stage import Progress, StageContext
+from alignment.workspace import folder_digest
 
 RUBRIC = """
 name: brief

@@ -12,7 +12,6 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from alignment.chat import load_tokenizer, render_example
-from alignment.durable_files import folder_digest
 from alignment.faults import StageError
 from alignment.loading import load_recipe
 from alignment.models.base import prepare_base
@@ -29,7 +28,7 @@ from alignment.models.loading import (
 from alignment.recipe import Lora, ModelSettings, Recipe, Resources
 from alignment.records import Artifact, Message
 from alignment.reward.model import score
-from alignment.workspace import Workspace
+from alignment.workspace import Workspace, folder_digest
 
 MakeModel = Callable[..., Path]
 MESSAGES = (Message(role="user", content="What colour is the cat?"), Message(role="assistant", content="Red."))

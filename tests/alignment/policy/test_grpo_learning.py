@@ -11,11 +11,11 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
-from alignment.durable_files import folder_digest
 from alignment.policy.grpo import run
 from alignment.recipe import Recipe
 from alignment.records import Artifact
 from alignment.stage import StageContext
+from alignment.workspace import folder_digest
 
 DIGITS = range(10, 16)
 TEMPLATE = (

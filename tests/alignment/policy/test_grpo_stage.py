@@ -8,7 +8,6 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from alignment.durable_files import folder_digest
 from alignment.faults import StageError
 from alignment.models.loading import is_adapter, load_policy, new_reward_model
 from alignment.policy.group_monitor import all_alarms
@@ -17,6 +16,7 @@ from alignment.policy.group_trainer import run_dataset
 from alignment.policy.grpo import run
 from alignment.records import Artifact, Message, Prompt
 from alignment.stage import Progress
+from alignment.workspace import folder_digest
 
 LORA = {"rank": 4, "alpha": 8}
 REWARDS = [

@@ -11,7 +11,6 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from alignment.chat import load_tokenizer
 from alignment.data.prompts import load_prompts
-from alignment.durable_files import folder_digest
 from alignment.faults import StageError
 from alignment.models.loading import add_lora, is_adapter, load_policy, new_reward_model, save_policy
 from alignment.policy.ppo import run
@@ -19,6 +18,7 @@ from alignment.policy.snapshots import snapshots_of
 from alignment.recipe import Lora, PpoStage, Recipe
 from alignment.records import Artifact
 from alignment.stage import StageContext
+from alignment.workspace import folder_digest
 
 SPECIAL = ["<unk>", "</s>", "<pad>", "<user>", "<assistant>"]
 WORDS = [*SPECIAL, "say", "red", "blue", "green", "gold", "very", "so", "and", "yes", "no", "then"]

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from alignment.durable_files import folder_digest
 from alignment.evaluation.gate import GateVerdict
 from alignment.faults import InputError, StageError
 from alignment.recipe import Recipe
@@ -17,7 +16,7 @@ from alignment.records import Artifact
 from alignment.registry import Provenance, RegisteredVersion, find, list_versions, promote, register, rollback, show
 from alignment.registry.champion import champion_artifact
 from alignment.registry.store import Store
-from alignment.workspace import Workspace
+from alignment.workspace import Workspace, folder_digest
 
 Run = dict[str, Artifact]
 Register = Callable[..., RegisteredVersion]

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from alignment.data.prompts import load_prompts
-from alignment.durable_files import folder_digest
 from alignment.evaluation.calibration import calibration_error, pair_accuracy, pair_predictions, reliability
 from alignment.evaluation.gate import decide
 from alignment.evaluation.kl import kl_estimate
@@ -22,7 +21,7 @@ from alignment.recipe import EvaluateStage, Recipe, stage_inputs
 from alignment.records import Artifact, Message, PreferencePair, Prompt, Response, Sampling
 from alignment.report import build_report
 from alignment.report.model import Command, Registered, RunReport
-from alignment.workspace import Workspace
+from alignment.workspace import Workspace, folder_digest
 
 QUICKSTART = Path(__file__).parents[3] / "flows" / "recipes" / "quickstart.yaml"
 METRICS = (

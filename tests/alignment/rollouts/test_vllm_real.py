@@ -14,13 +14,13 @@ import torch
 
 from alignment.chat import render_prompt
 from alignment.data.prompts import load_prompts
-from alignment.durable_files import folder_digest
 from alignment.models.embedded import convert
 from alignment.models.loading import add_lora, load_policy, stop_ids
 from alignment.recipe import Lora, Vllm
 from alignment.records import Artifact, Sampling
 from alignment.rollouts.transformers_engine import TransformersEngine
 from alignment.rollouts.vllm_engine import VllmEngine
+from alignment.workspace import folder_digest
 
 pytestmark = pytest.mark.slow
 START_SECONDS = 400
