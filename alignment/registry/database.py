@@ -17,7 +17,7 @@ from typing import Any
 from filelock import FileLock
 
 from alignment.durable_files import rename_synced, temporary_beside
-from alignment.faults import Fault, InputError
+from alignment.errors import Fault, InputError
 
 _log = logging.getLogger(__name__)
 SQLITE = "sqlite:///"

@@ -9,7 +9,7 @@ from typing import Any
 
 from alignment.digest_memory import is_remembered, remember_digest
 from alignment.durable_files import make_read_only, rename_synced, temporary_beside
-from alignment.faults import Fault, InputError
+from alignment.errors import Fault, InputError
 from alignment.registry.files import require_whole
 from alignment.registry.records import RegisteredVersion
 from alignment.registry.store import Store, is_own

@@ -15,7 +15,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from alignment.recipe import Recipe
+from alignment.recipe.recipe import Recipe
 from alignment.records import Artifact
 from alignment.registry.database import prepare, sqlite_file
 from alignment.registry.records import Change

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from alignment.digests import digest_of
-from alignment.durable_files import make_read_only, remove_tree, rename_synced
+from alignment.durable_files import file_digest, make_read_only, remove_tree, rename_synced, write_text
+from alignment.errors import Fault, InputError, StageError
 from alignment.evaluation.gate import GateVerdict
-from alignment.faults import Fault, InputError, StageError
-from alignment.recipe import Recipe
+from alignment.recipe.recipe import Recipe
 from alignment.records import Artifact, ArtifactRef
 from alignment.registry.card import write_card
 from alignment.registry.fetch import fetch
@@ -36,7 +36,7 @@ from alignment.registry.lineage import chat_template_digest, problems, trace
 from alignment.registry.records import Provenance, RegisteredVersion, VersionDetails, VersionRecord
 from alignment.registry.store import CHAMPION, ModelState, Store
 from alignment.registry.task_results import task_results
-from alignment.workspace import Workspace, file_digest, write_text
+from alignment.workspace import Workspace
 
 LONGEST_REASON = 3500  # characters of who and why together: MLflow keeps 5,000 of a move
 

@@ -22,13 +22,12 @@ import httpx
 import torch
 from peft import PeftModel
 
-from alignment.durable_files import temporary_beside
-from alignment.faults import StageError
-from alignment.models.loading import save_policy
-from alignment.recipe_base import Vllm
+from alignment.durable_files import folder_digest, temporary_beside
+from alignment.errors import StageError
+from alignment.models.load import save_policy
+from alignment.recipe.resources import Vllm
 from alignment.records import Artifact, Sampling
 from alignment.rollouts.engine import Completion
-from alignment.workspace import folder_digest
 
 TRIES = 4  # of a request that fails for a reason that may pass
 PAUSE = 1.0  # seconds before the second try, doubled before each further one

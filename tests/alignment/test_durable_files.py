@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from alignment.durable_files import make_read_only, remove_tree, rename_synced
-from alignment.workspace import write_text
+from alignment.durable_files import make_read_only, remove_tree, rename_synced, write_text
 
 
 def test_writers_with_one_process_id_tear_nothing(tmp_path: Path) -> None:

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from alignment.durable_files import folder_digest
 from alignment.records import Artifact
 from alignment.stage import Progress, StageContext
-from alignment.training import COMPLETE
-from alignment.workspace import folder_digest
+from alignment.training.trl import COMPLETE
 
 MakeContext = Callable[..., StageContext]
 REWARDS = [{"kind": "length_penalty", "unit": "characters", "free": 4, "full": 14}]
@@ -21,9 +21,9 @@ RL = {
     "sampling": {"max_new_tokens": 6}, "lora": {"rank": 4, "alpha": 8}, "rewards": REWARDS,
 }  # fmt: skip
 STAGES: dict[str, tuple[str, dict[str, Any]]] = {
-    "sft": ("alignment.policy.sft", {}),
-    "ppo": ("alignment.policy.ppo", {"kind": "ppo", "critic_learning_rate": 1e-2, "epochs": 2, "minibatches": 2} | RL),
-    "grpo": ("alignment.policy.grpo", {"kind": "grpo", "per_prompt": 4, "epochs": 2, "beta": 0.05} | RL),
+    "sft": ("alignment.stages.sft", {}),
+    "ppo": ("alignment.stages.ppo", {"kind": "ppo", "critic_learning_rate": 1e-2, "epochs": 2, "minibatches": 2} | RL),
+    "grpo": ("alignment.stages.grpo", {"kind": "grpo", "per_prompt": 4, "epochs": 2, "beta": 0.05} | RL),
 }
 AT = 3  # the step after which it is told
 

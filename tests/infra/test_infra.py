@@ -165,9 +165,13 @@ def test_the_other_programs_know_theirs() -> None:
     from prefect.cli import app as prefect
     from ray.scripts.scripts import cli as ray
 
-    assert prefect  # its own options are in tests/flows/test_services.py, which starts it
+    assert prefect  # its own options are in tests/flows/services/test_servers.py, which starts it
     seen = set()
-    wrapper = ["python", "-m", "flows.mlflow_server"]  # becomes `mlflow server` with the options after the store
+    wrapper = [
+        "python",
+        "-m",
+        "flows.services.mlflow_server",
+    ]  # becomes `mlflow server` with the options after the store
     for given in commands():
         program, *words = ["mlflow", "server", *given[4:]] if given[:3] == wrapper else given
         if program not in ("ray", "mlflow"):

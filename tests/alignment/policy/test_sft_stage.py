@@ -10,10 +10,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from alignment.faults import StageError
-from alignment.policy.sft import run
+from alignment.errors import StageError
 from alignment.records import Artifact
 from alignment.stage import StageContext
+from alignment.stages.sft import run
 
 MakeContext = Callable[..., StageContext]
 ONE_STEP = {"epochs": 1, "batch_size": 12, "learning_rate": 1e-3, "warmup": 0, "schedule": "constant"}
@@ -101,7 +101,7 @@ def test_the_same_bits_whatever_was_drawn_before(
     make_model: Callable[..., Path], make_context: MakeContext, tmp_path: Path, dtype: str
 ) -> None:
     """An adapter's first weights are random: their seed must be the recipe's, not the process's history."""
-    from alignment.workspace import folder_digest
+    from alignment.durable_files import folder_digest
 
     folder = make_model(tmp_path / "model", dtype=dtype)
     base = Artifact(name="base", kind="model", version=1, digest="0", path=str(folder), key="tiny")

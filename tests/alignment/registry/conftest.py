@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from alignment.durable_files import folder_digest
 from alignment.evaluation.gate import GateVerdict, decide
-from alignment.recipe import Recipe
+from alignment.recipe.recipe import Recipe
 from alignment.records import Artifact
 from alignment.registry import Provenance
 from alignment.registry.store import connect
-from alignment.workspace import Workspace, folder_digest
+from alignment.workspace import Workspace
 
 TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}</s>{% endfor %}"
 Run = dict[str, Artifact]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from alignment.faults import InputError
+from alignment.errors import InputError
 from alignment.registry.database import prepare
 from alignment.registry.store import connect
 

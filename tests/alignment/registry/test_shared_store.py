@@ -11,8 +11,8 @@ import pytest
 import sqlalchemy.event
 from sqlalchemy.engine import Engine
 
+from alignment.errors import InputError
 from alignment.evaluation.gate import GateVerdict
-from alignment.faults import InputError
 from alignment.recipe import Recipe
 from alignment.records import Artifact
 from alignment.registry import Provenance, RegisteredVersion, find, list_versions, promote, register, rollback, show

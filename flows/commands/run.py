@@ -1,0 +1,24 @@
+"""`rlhf run`. It is light to start: a run that is all cache imports neither torch nor transformers."""
+
+import time
+from pathlib import Path
+
+from rich.console import Console
+
+from alignment.workspace import Workspace
+from flows.recipe_source import prepare
+from flows.services import servers
+
+
+def run_command(given: str, workspace: Path, overrides: list[str], *, only: str | None, start: str | None) -> int:
+    """Runs a recipe and returns the exit code: 0, or 1 where the gate refused or a stage failed."""
+    console = Console()
+    began = time.monotonic()
+    resolved = prepare(given, overrides)
+    space = Workspace(workspace.resolve())
+    servers.quiet_environment(space)
+    from flows.pipeline.launch import checked, launch
+
+    server = servers.begin(space, "prefect")  # starts while the recipe is checked
+    checked(resolved, space)
+    return launch(resolved, space, server, only, start, console, began)

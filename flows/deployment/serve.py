@@ -1,0 +1,169 @@
+"""A recipe that runs by itself: on a schedule, after other recipes' events, and whenever its raters' votes are enough.
+
+``rlhf deploy`` serves one: a process that waits for work and runs each in a process of its own. What the event
+``preferences.ready`` starts is the very recipe that waited, on the very snapshot that the event names. Where that run
+promotes a version, the next round begins at once: the new version answers the prompts, and its answers are queued.
+Where its gate asks for a person, the run is suspended until one has answered (:mod:`flows.deployment.approval`).
+A run that is cancelled is asked to stop, is killed where it does not (:mod:`flows.shutdown`), and gives back what it
+held; the next one goes on from its checkpoint.
+"""
+
+import asyncio
+import contextlib
+import time
+from pathlib import Path
+from typing import Any, cast
+from uuid import UUID
+
+from prefect import flow, get_run_logger
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import State
+from prefect.deployments import run_deployment
+from prefect.exceptions import TerminationSignal
+from prefect.runner import Runner
+from prefect.runtime import flow_run as running
+
+from alignment.durable_files import write_text
+from alignment.errors import InputError
+from alignment.recipe.deployment import Deployment
+from alignment.recipe.graph import of_type
+from alignment.recipe.recipe import Recipe
+from alignment.recipe.resolved import ResolvedRecipe
+from alignment.recipe.stages.preferences import HumanPreferencesStage
+from alignment.workspace import Workspace
+from flows.deployment.approval import ask, asked_before, question
+from flows.deployment.schedule import schedule_of, triggers
+from flows.monitoring.logs import set_up
+from flows.pipeline.announce import tell, tell_of_the_end
+from flows.pipeline.human_votes import heard, unheard, waiting_recipe
+from flows.pipeline.launch import checked
+from flows.pipeline.pipeline import RunRequest, pipeline
+from flows.recipe_source import prepare
+from flows.runs import claim_run, keep_recipe
+from flows.shutdown import SERVED_STEP_SECONDS, SERVED_TOTAL_SECONDS, end_in_time, hear_sigterm
+
+AGAIN = ("Failed", "TimedOut")  # states that another try may mend; a refusal and a wait are none
+
+
+def _named() -> str:
+    """A run's name on the dashboard: the recipe, and what it was started for."""
+    given = running.get_parameters()
+    queue = given.get("queue") or ""
+    return (
+        f"{Path(given['recipe']).stem} on the votes of {queue}" if queue else f"{Path(given['recipe']).stem} deployed"
+    )
+
+
+@flow(
+    name="recipe", flow_run_name=_named, persist_result=False, validate_parameters=False,
+    on_cancellation=[tell_of_the_end], on_crashed=[tell_of_the_end],
+)  # fmt: skip
+def recipe_flow(
+    recipe: str, workspace: str, overrides: list[str] | None = None, queue: str = "", digest: str = ""
+) -> State[Any]:
+    """Runs a recipe as it is on the disk now; for a ``queue`` that is ready, the recipe that waited for its votes."""
+    set_up()
+    hear_sigterm()
+    end_in_time(SERVED_STEP_SECONDS, SERVED_TOTAL_SECONDS)
+    space = Workspace(Path(workspace))
+    if (asked := asked_before(space)) is not None:
+        loaded = prepare(str(asked.recipe(space)))
+        return _follow(loaded, space, ask(space, asked))
+    waited = waiting_recipe(space, queue) if queue else None
+    answered = waited is not None and waited.exists()
+    loaded = prepare(str(waited)) if answered else prepare(recipe, overrides or [])
+    name, state = _tries(loaded, space, {queue: digest} if queue else {})
+    if queue and (state.is_completed() or state.name == "Refused"):
+        write_text(heard(space, queue), digest + "\n")
+    if state.name == "AwaitingApproval" and (asked := question(space, loaded.recipe, name)) is not None:
+        state = ask(space, asked)
+    return _follow(loaded, space, state)
+
+
+def _follow(resolved: ResolvedRecipe, space: Workspace, state: State[Any]) -> State[Any]:
+    """Begins the next round after a promotion. Returns the state of the round that ended."""
+    following = _next_round(resolved, space, state)
+    if following is not None:
+        _tries(following, space, {})
+    return state
+
+
+def _tries(resolved: ResolvedRecipe, space: Workspace, ready: dict[str, str]) -> tuple[str, State[Any]]:
+    """Runs the recipe, and again where it failed, as often as it says. Each try is a run with a report of its own.
+
+    Returns the last one's name and final state.
+    """
+    settings = resolved.recipe.deployment
+    for left in reversed(range(settings.retries + 1)):
+        name, state = _run(resolved, space, ready)
+        if state.name not in AGAIN or not left or isinstance(_error(state), InputError):
+            break
+        get_run_logger().warning("%s; tried again in %g s", state.message, settings.retry_seconds)
+        time.sleep(settings.retry_seconds)
+    return name, state
+
+
+def _error(state: State[Any]) -> Any:
+    return state.result(raise_on_failure=False) if state.is_failed() else None
+
+
+def _run(resolved: ResolvedRecipe, space: Workspace, ready: dict[str, str]) -> tuple[str, State[Any]]:
+    """Runs a recipe under the next free name. Returns the name and the final state."""
+    recipe = resolved.recipe
+    try:
+        checked(resolved, space)
+    except InputError as error:  # its files have changed since it was deployed
+        tell(recipe, "", resolved.path, state=None, error=error)
+        raise
+    name = claim_run(space, recipe.name)
+    keep_recipe(space.folder("runs", name) / "recipe.yaml", resolved, space)
+    request = RunRequest(resolved=resolved, workspace=space.root, run=name, ready=ready)
+    timed = pipeline.with_options(timeout_seconds=recipe.deployment.timeout_seconds)
+    state: State[Any] = timed(request, return_state=True)
+    if state.name == "TimedOut":  # the flow itself could not say so: it was interrupted
+        page = space.root / "runs" / name / "report.html"
+        tell(recipe, name, page, state=None, error=TimeoutError(state.message or "it took too long"))
+    return name, state
+
+
+def _next_round(resolved: ResolvedRecipe, space: Workspace, state: State[Any]) -> ResolvedRecipe | None:
+    """The recipe with the new champion as its base; None where there is no new one, or it cannot be a base."""
+    recipe = resolved.recipe
+    if state.name != "Promoted" or not any(of_type(recipe.stages, HumanPreferencesStage)):
+        return None
+    from alignment.registry import find
+
+    folder = Path(find(space, f"{recipe.model.registered_name}@champion").folder)
+    weights = folder / "merged" if (folder / "merged").is_dir() else folder
+    if (weights / "adapter_config.json").exists():
+        return None  # an adapter stands on a base and is none: the recipe's gate says `merge: false`
+    model = recipe.model.model_copy(update={"base": str(weights), "revision": None})
+    return resolved.with_model(model)
+
+
+def serve_recipe(given: str, recipe: Recipe, space: Workspace, overrides: list[str], settings: Deployment) -> None:
+    """Serves the deployment until it is stopped, and begins with the votes that were ready while nobody listened.
+
+    ``settings`` say when it runs: the recipe's own, or what the command line made of them.
+    """
+    parameters = {"recipe": given, "workspace": str(space.root), "overrides": overrides}
+    runner = Runner(name=recipe.name, limit=settings.concurrent, query_seconds=5)
+    schedule = schedule_of(settings)
+    identity = runner.add_flow(
+        recipe_flow, name=recipe.name, schedules=[schedule] if schedule else None, triggers=list(triggers(recipe)),
+        parameters=parameters, description=recipe.description, tags=["rlhf"], concurrency_limit=settings.concurrent,
+    )  # fmt: skip
+    if schedule is None:
+        _forget_schedules(cast(UUID, identity))  # no coroutine: no loop runs here
+    for queue, digest in unheard(recipe, space).items():  # from here on the trigger hears them
+        missed = {**parameters, "queue": queue, "digest": digest}
+        run_deployment(f"{recipe_flow.name}/{recipe.name}", parameters=missed, timeout=0, as_subflow=False)
+    with contextlib.suppress(KeyboardInterrupt, TerminationSignal):
+        asyncio.run(runner.start())
+
+
+def _forget_schedules(deployment: UUID) -> None:
+    """Takes the schedules away that an earlier recipe of this name had: Prefect leaves them where there is none now."""
+    with get_client(sync_client=True) as client:
+        for one in client.read_deployment_schedules(deployment):
+            client.delete_deployment_schedule(deployment, one.id)

@@ -1,0 +1,244 @@
+"""A stage as a Prefect task: its cache key, its folders, its retries and what it shows on the dashboard.
+
+A stage is cached by content. Its key is the digest of its settings, of its input artifacts, of the data files it reads
+and of the code that makes it; a stage with a known key is answered from the workspace. An unfinished stage keeps its
+folder ``partial/<key>``, so the same stage, run again after any kind of death, goes on from its last checkpoint.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+from prefect import Task, task
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
+from prefect.context import TaskRunContext
+from prefect.states import Completed
+
+from alignment.cache_key import stage_key
+from alignment.durable_files import folder_digest, remove_tree
+from alignment.errors import Fault, InputError
+from alignment.models.base_model import prepare_base
+from alignment.models.memory import keep_freed_memory
+from alignment.recipe.base import BASE
+from alignment.recipe.graph import judges_of, stage_inputs
+from alignment.recipe.judges import folder_data, judge_folder
+from alignment.recipe.recipe import Recipe
+from alignment.recipe.rewards import FunctionReward, data_name
+from alignment.recipe.stages.spec import StageSettings
+from alignment.records import Artifact
+from alignment.stage import Progress, StageContext
+from alignment.workspace import Workspace
+from flows.cluster import run_stage
+from flows.monitoring.dashboard import show_artifact, slug
+from flows.monitoring.logs import say
+from flows.monitoring.progress import listener
+from flows.monitoring.prometheus import StageMetrics
+from flows.monitoring.terminal import describe
+from flows.pipeline.concurrency_limit import slots
+from flows.shutdown import letting_steps_end
+
+_log = logging.getLogger(__name__)
+DASHBOARD_SECONDS = 5.0  # between two updates of a progress artifact
+RETRIES = [2.0, 10.0]  # seconds before each retry, of failures that pass by themselves
+
+
+def _ignored(_line: str) -> None:
+    """Hears nothing."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One stage of one run, ready to be run."""
+
+    name: str
+    recipe: Recipe
+    inputs: Mapping[str, Artifact]
+    data: Mapping[str, Path]
+    workspace: Workspace
+    run: str | None = None  # whose job it is: what it uses is not removed
+
+    @property
+    def settings(self) -> StageSettings:
+        return self.recipe.stages[self.name]
+
+    @property
+    def key(self) -> str:
+        """The cache key: equal keys mean equal artifacts."""
+        return stage_key(self.name, self.settings, self.recipe.run_settings(), self.inputs, self.data)
+
+
+def make_job(
+    name: str,
+    recipe: Recipe,
+    made: Mapping[str, Artifact],
+    data: Mapping[str, Path],
+    workspace: Workspace,
+    run: str | None = None,
+) -> Job:
+    """A stage's job from what was made before it; it is given the inputs and data that its settings name, no others."""
+    settings = recipe.stages[name]
+    wanted = {source for sources in stage_inputs(settings).values() for source in sources}
+    if settings.spec.computes:
+        wanted.add(BASE)  # what an adapter stands on
+    files = {kind: data[kind] for kind in settings.data_files() if kind in data}
+    # A rubric is known by the name that the recipe gives it; the stage knows it by what it is.
+    files |= {what: data[path] for what, path in settings.named_files().items()}
+    for reward in settings.rewards_used():
+        if isinstance(reward, FunctionReward) and (path := data.get(data_name(reward))) is not None:
+            files[data_name(reward)] = path
+    for place, judge in judges_of(settings).items():
+        if (folder := judge_folder(judge)) is not None:
+            files[place] = data[folder_data(folder)]
+    if missing := sorted(wanted - made.keys()):
+        problem = f"stage {name} needs {', '.join(missing)}, never run with these settings"
+        raise InputError([Fault(problem, "run the recipe without --only and --from first", field=f"stages.{name}")])
+    return Job(name, recipe, {source: made[source] for source in wanted}, files, workspace, run)
+
+
+def stage_task(job: Job) -> Task[[Job], State[dict[str, Any]]]:
+    """The Prefect task that runs a job: named after the stage and tagged by its kind.
+
+    The workspace alone decides what is cached, and Prefect persists no result: a result would name its artifact by
+    an absolute path, and would know neither that its files were removed nor that they were damaged.
+    """
+    return task(
+        name=job.name,
+        task_run_name=job.name,
+        tags=[job.settings.kind],
+        description=(type(job.settings).__doc__ or "").strip(),
+        cache_policy=NO_CACHE,
+        persist_result=False,
+        retries=len(RETRIES),
+        retry_delay_seconds=RETRIES,
+        retry_condition_fn=_passes_by_itself,
+        log_prints=False,
+    )(execute)
+
+
+def execute(job: Job) -> State[dict[str, Any]]:
+    """Runs a job to its published artifact, or finds the one that was made under its key.
+
+    The state's data is the artifact as JSON. Its name is "Cached" where the workspace had the artifact, or another
+    process made it while this one waited for it; else "Completed".
+    """
+    key = job.key
+    if (found := _claimed(job, key)) is not None:
+        return _ended("Cached", found)
+    with letting_steps_end(), FileLock(job.workspace.folder("partial") / f"{key}.lock"):  # one process makes it
+        found = _claimed(job, key, listener.get().warned)
+        artifact = found or _make(job, key)
+        remove_tree(job.workspace.root / "partial" / key)  # also of a run that died just before this
+    if found is not None:
+        return _ended("Cached", found)
+    show_artifact(artifact, job.settings.kind)
+    return _ended("Completed", artifact)
+
+
+def _claimed(job: Job, key: str, damaged: Callable[[str], None] = _ignored) -> Artifact | None:
+    """The whole artifact of a key, noted as used by the job's run."""
+    found = job.workspace.find(job.name, key, damaged)
+    if found is None or (job.run is not None and not job.workspace.claim(found, job.run)):
+        return None
+    return found
+
+
+def _ended(name: str, artifact: Artifact) -> State[dict[str, Any]]:
+    state: State[dict[str, Any]] = Completed(name=name, data=artifact.model_dump(mode="json"))
+    return state
+
+
+def _make(job: Job, key: str) -> Artifact:
+    import torch
+
+    started, processor = time.perf_counter(), time.process_time()
+    partial = job.workspace.folder("partial", key)
+    output = partial / "output"
+    remove_tree(output)  # what a dead run had half written
+    output.mkdir()
+    metrics = StageMetrics(job.workspace, job.name, {"recipe": job.recipe.name, "kind": job.settings.kind})
+    context = StageContext(
+        name=job.name,
+        run=job.recipe.run_settings(),
+        inputs=job.inputs,
+        data=job.data,
+        output=output,
+        checkpoints=job.workspace.folder("partial", key, "checkpoints"),
+        report=_reporter(job, metrics),
+        kept=job.workspace.folder("answers"),
+    )
+    keep_freed_memory()
+    if job.recipe.resources.threads:
+        torch.set_num_threads(job.recipe.resources.threads)
+    try:
+        with slots(job.recipe, job.settings):
+            result = run_stage(job.settings.spec.run, job.settings, context)
+    finally:
+        metrics.close()
+    seconds = time.perf_counter() - started
+    draft = Artifact(
+        name=job.name,
+        kind=result.kind,
+        version=1,
+        digest=folder_digest(output),
+        path=str(output),
+        key=key,
+        inputs={name: artifact.ref() for name, artifact in job.inputs.items()},
+        metrics=result.metrics,
+        work_seconds=context.work_seconds,
+        seconds=seconds,
+        cpu_seconds=time.process_time() - processor + context.cpu_seconds,
+        gpu_seconds=context.gpu_seconds,
+        tokens_trained=result.tokens_trained,
+        tokens_sampled=result.tokens_sampled,
+    )
+    return job.workspace.publish(draft, output, job.run)
+
+
+def _reporter(job: Job, metrics: StageMetrics) -> Any:
+    """Passes a stage's progress on to the run's listener, and now and then to Prometheus and the dashboard."""
+    hears = listener.get()
+    started = time.monotonic()
+    artifact_id: Any = None
+    last = float("-inf")
+
+    def report(progress: Progress) -> None:
+        nonlocal artifact_id, last
+        hears.stage_progress(job.name, progress)
+        metrics.write(progress)
+        done = progress.step >= progress.total
+        if TaskRunContext.get() is None or (time.monotonic() - last < DASHBOARD_SECONDS and not done):
+            return
+        say(_log, f"{job.name}: step {progress.step} of {progress.total}", stage=job.name, step=progress.step,
+            steps=progress.total, tokens=progress.tokens, metrics=dict(progress.metrics))  # fmt: skip
+        last = time.monotonic()
+        share = 100.0 * progress.step / max(progress.total, 1)
+        text = describe(progress, time.monotonic() - started)
+        if artifact_id is None:
+            artifact_id = create_progress_artifact(share, key=f"{slug(job.name)}-progress", description=text)
+        else:
+            update_progress_artifact(artifact_id, share, description=text)
+
+    return report
+
+
+def _passes_by_itself(_task: Any, _run: Any, state: Any) -> bool:
+    """Whether a failure is worth a retry: a connection or a file system may recover, a diverged loss will not."""
+    try:
+        state.result()
+    except (ConnectionError, TimeoutError, BlockingIOError):
+        return True
+    except BaseException:
+        return False
+    return False
+
+
+@task(name=BASE, task_run_name=BASE, tags={"base"})
+def base_task(recipe: Recipe, workspace: Workspace) -> dict[str, Any]:
+    """The base model: found, downloaded or converted once."""
+    return prepare_base(workspace, recipe.model).model_dump(mode="json")
