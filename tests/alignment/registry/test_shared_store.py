@@ -13,7 +13,7 @@ from sqlalchemy.engine import Engine
 
 from alignment.errors import InputError
 from alignment.evaluation.gate import GateVerdict
-from alignment.recipe import Recipe
+from alignment.recipe.recipe import Recipe
 from alignment.records import Artifact
 from alignment.registry import Provenance, RegisteredVersion, find, list_versions, promote, register, rollback, show
 from alignment.registry.store import Store
