@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -111,7 +112,7 @@ def test_removal_spares_what_a_run_under_way_uses(
 
     def remove_then_decide(run: Any) -> None:
         outcome = subprocess.run(
-            ["python", "-m", "flows.cli", "gc", "-w", tmp_path / "w", "--runs", "0", "--days", "0", "--yes", "--json"],
+            [sys.executable, "-m", "flows.cli", "gc", "-w", tmp_path / "w", "--runs", "0", "--days", "0", "--yes", "--json"],
             capture_output=True, text=True, check=True,
         )  # fmt: skip
         removed.append(json.loads(outcome.stdout))
