@@ -111,10 +111,10 @@ def test_removal_spares_what_a_run_under_way_uses(
     decide = pipelines.decide
 
     def remove_then_decide(run: Any) -> None:
+        words = ("gc", "-w", tmp_path / "w", "--runs", "0", "--days", "0", "--yes", "--json")
         outcome = subprocess.run(
-            [sys.executable, "-m", "flows.cli", "gc", "-w", tmp_path / "w", "--runs", "0", "--days", "0", "--yes", "--json"],
-            capture_output=True, text=True, check=True,
-        )  # fmt: skip
+            [sys.executable, "-m", "flows.cli", *words], capture_output=True, text=True, check=True
+        )
         removed.append(json.loads(outcome.stdout))
         decide(run)
 
