@@ -11,6 +11,7 @@ from statistics import fmean
 
 from alignment.data.jsonl import read_records, write_records
 from alignment.data.text import words
+from alignment.durable_files import write_text
 from alignment.errors import StageError
 from alignment.judges import calibration
 from alignment.judges.batches import Verdicts, blocks_of, judge_all
@@ -24,7 +25,6 @@ from alignment.recipe.judges import judge_digest, judge_models, judge_role, scor
 from alignment.recipe.stages.judge import JudgeStage
 from alignment.records import Comparison, PreferencePair, Prompt, Response, Vote
 from alignment.stage import Progress, StageContext, StageResult
-from alignment.workspace import write_text
 
 
 def run(settings: JudgeStage, context: StageContext) -> StageResult:

@@ -17,6 +17,7 @@ from transformers import DataCollatorWithPadding, Trainer, TrainingArguments
 
 from alignment.chat import template_digest
 from alignment.distributed.fsdp import whole_model
+from alignment.durable_files import write_text
 from alignment.errors import StageError
 from alignment.evaluation.calibration import expected_calibration_error, pair_accuracy, reliability
 from alignment.judges.pair_classifier import FILE, encoded
@@ -30,7 +31,6 @@ from alignment.recipe.stages.pair_classifier import PairClassifierStage
 from alignment.records import PreferencePair
 from alignment.stage import StageContext, StageResult
 from alignment.training.trl import final_metrics, fit, seed_everything, trainer_arguments
-from alignment.workspace import write_text
 
 
 def run(settings: PairClassifierStage, context: StageContext) -> StageResult:

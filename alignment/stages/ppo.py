@@ -12,6 +12,7 @@ from alignment.chat import render_prompt
 from alignment.data.prompts import load_prompts
 from alignment.distributed.fsdp import check_devices, whole_state
 from alignment.distributed.workers import Team
+from alignment.durable_files import write_text
 from alignment.errors import StageError
 from alignment.models.adapters import add_lora, is_adapter
 from alignment.models.device import pick_device
@@ -33,7 +34,6 @@ from alignment.rollouts.factory import team_engine
 from alignment.stage import Progress, StageContext, StageResult
 from alignment.training.snapshots import Snapshots
 from alignment.training.trl import seed_everything
-from alignment.workspace import write_text
 
 _log = logging.getLogger(__name__)
 SHOWN = 8  # answers in each sample table

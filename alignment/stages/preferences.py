@@ -9,6 +9,7 @@ from typing import Any
 
 from alignment.data.jsonl import read_records, write_records
 from alignment.data.text import words
+from alignment.durable_files import write_text
 from alignment.errors import StageError
 from alignment.evaluation.agreement import krippendorff_alpha, percent_agreement
 from alignment.preferences.comparisons import make_comparisons
@@ -20,7 +21,6 @@ from alignment.preferences.vote_agreement import verdict_prompts
 from alignment.recipe.stages.preferences import PreferencesStage
 from alignment.records import Comparison, PreferencePair, Prompt, Response, Vote
 from alignment.stage import Progress, StageContext, StageResult
-from alignment.workspace import write_text
 
 BOOTSTRAP = 1000  # resamples behind the agreement's interval
 

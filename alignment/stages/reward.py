@@ -14,6 +14,7 @@ from trl import RewardConfig, RewardTrainer
 
 from alignment.chat import render_answer, render_prompt, template_digest
 from alignment.distributed.fsdp import whole_model
+from alignment.durable_files import write_text
 from alignment.errors import StageError
 from alignment.evaluation.calibration import (
     calibration_error,
@@ -31,7 +32,6 @@ from alignment.recipe.stages.reward import RewardStage
 from alignment.records import PreferencePair
 from alignment.stage import StageContext, StageResult
 from alignment.training.trl import final_metrics, fit, seed_everything, trainer_arguments
-from alignment.workspace import write_text
 
 
 def run(settings: RewardStage, context: StageContext) -> StageResult:

@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 
+from alignment.durable_files import write_text
 from alignment.evaluation.bootstrap import Measure
 from alignment.evaluation.ratings import bradley_terry
 from alignment.evaluation.reward_kl_curve import best_of_kl
@@ -23,7 +24,6 @@ from alignment.recipe.stages.tournament import TournamentStage
 from alignment.records import Prompt, Record, Response
 from alignment.rollouts.held_out import held_out_prompts
 from alignment.stage import Progress, StageContext, StageResult
-from alignment.workspace import write_text
 
 LEFT_BEHIND = ("artifact.json", "curves.json", "alarms.json", "samples", "snapshots")
 BOOTSTRAP = 1000

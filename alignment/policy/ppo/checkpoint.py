@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from alignment.distributed.dtensor import part_like, whole
+from alignment.durable_files import rename_synced
 from alignment.policy.ppo.actor_critic import ActorCritic
 from alignment.policy.ppo.kl_controller import KlController
 from alignment.policy.ppo.master_adamw import MasterAdamW
@@ -70,7 +71,7 @@ def save_checkpoint(
     record = {"state": asdict(state), "controller": asdict(controller)}
     (partial / "state.json").write_text(json.dumps(record), "utf-8")
     shutil.rmtree(target, ignore_errors=True)
-    partial.rename(target)
+    rename_synced(partial, target)
     for old in sorted(folder.glob("step-*"))[:-KEPT]:
         shutil.rmtree(old)
 

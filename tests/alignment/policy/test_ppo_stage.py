@@ -11,6 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from alignment.chat import load_tokenizer
 from alignment.data.prompts import load_prompts
+from alignment.durable_files import folder_digest
 from alignment.errors import StageError
 from alignment.models.adapters import add_lora, is_adapter
 from alignment.models.load import load_policy, save_policy
@@ -21,7 +22,6 @@ from alignment.recipe.stages.ppo import PpoStage
 from alignment.records import Artifact
 from alignment.stages.ppo import run
 from alignment.training.snapshots import snapshots_of
-from alignment.workspace import folder_digest
 from tests.contexts import stage_context
 
 SPECIAL = ["<unk>", "</s>", "<pad>", "<user>", "<assistant>"]
