@@ -4,7 +4,9 @@ One line per fault: file, row, field, what is wrong, what to do. Everything that
 raises one :class:`InputError` with all of them; the command line prints the lines and exits with 2.
 """
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -14,6 +16,7 @@ from pydantic_core import ErrorDetails
 T = TypeVar("T")
 D = TypeVar("D")
 MAX_FAULTS = 20  # of one file; the rest are counted
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +87,19 @@ class StageError(Exception):
 
 class NotFiniteError(StageError):
     """A model's weights, logits or scores are NaN or infinite: nothing that follows from them means anything."""
+
+
+@contextmanager
+def keeping(error: BaseException, doing: str) -> Iterator[None]:
+    """For what is still done after ``error``: where that fails too, it is logged and noted, and never told instead.
+
+    What ends a process (Ctrl-C, SystemExit) ends it in here as well.
+    """
+    try:
+        yield
+    except Exception as second:
+        _log.warning("%s failed as well: %s: %s", doing, type(second).__name__, second)
+        error.add_note(f"{doing} failed as well: {type(second).__name__}: {second}")
 
 
 def errors_of(error: ValidationError) -> list[ErrorDetails]:

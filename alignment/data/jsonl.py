@@ -15,9 +15,9 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
+from alignment.durable_files import write_text
 from alignment.errors import Fault, InputError, errors_of, raise_faults
 from alignment.records import Record
-from alignment.workspace import write_text
 
 FORMATS = ".jsonl, .jsonl.gz, .json, .json.gz or .parquet"
 

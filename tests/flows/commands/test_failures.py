@@ -15,7 +15,7 @@ from flows.console import PlainConsole, printable, styled
 from flows.failures import explain, keep_traceback, open_workspace
 from flows.monitoring.terminal import Terminal
 from flows.pipeline.environment import cron_problem
-from flows.services.servers import _alive, _started_at
+from flows.services.servers import Service, _is_the_service, _started_at
 
 MakeModel = Callable[..., Path]
 HOSTILE = "[/INST] Sort [red] before [blue] :smile: \x1b[31m"
@@ -155,11 +155,10 @@ def test_a_process_id_that_is_another_program_now(tmp_path: Path) -> None:
     """`vim mlflow.txt` has the service's name on its command line, and is not the service."""
     other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", "mlflow.txt", "mlflow"])
     try:
-        record = {"url": "http://127.0.0.1:1", "pid": other.pid, "name": "mlflow"}
-        assert _alive(record) is None
-        assert _alive(record | {"started": 1}) is None
-        assert _alive(record | {"started": _started_at(other.pid)}) is not None
-        assert _alive({"url": "x", "pid": "none", "name": "mlflow"}) is None
+        service = Service("mlflow", "http://127.0.0.1:1", other.pid)
+        assert not _is_the_service(service, None)
+        assert not _is_the_service(service, 1)
+        assert _is_the_service(service, _started_at(other.pid))
     finally:
         other.kill()
         other.wait()
