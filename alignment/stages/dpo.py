@@ -6,28 +6,27 @@ training; where the policy is sharded, with each batch, by models that are shard
 (tokens × vocabulary) logits, which TRL computes in chunks.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
 from peft import PeftModel
+from transformers import PreTrainedTokenizerBase
 from trl import DPOConfig, DPOTrainer
 
 from alignment.chat import render_answer, render_prompt
 from alignment.data.jsonl import read_records
-from alignment.distributed.fsdp import shard_frozen, whole_state
+from alignment.distributed.fsdp import shard_frozen
 from alignment.errors import StageError
-from alignment.models.adapters import add_lora, is_adapter
-from alignment.models.load import load_policy, save_policy
-from alignment.recipe.base import BASE
+from alignment.models.load import load_policy
 from alignment.recipe.stages.dpo import DpoStage
 from alignment.records import PreferencePair
 from alignment.stage import StageContext, StageResult
+from alignment.training.arguments import trainer_arguments
+from alignment.training.callback import StageCallback
+from alignment.training.fit import fit
+from alignment.training.policy import Outcome, PolicyTraining, begin_policy
 from alignment.training.response_head import add_response_head
-from alignment.training.snapshots import Snapshots
-from alignment.training.trl import final_metrics, fit, seed_everything, trainer_arguments
-from alignment.workspace import write_text
 
 
 class TokenisedDPOTrainer(DPOTrainer):  # type: ignore[misc]  # TRL is untyped
@@ -46,51 +45,44 @@ class TokenisedDPOTrainer(DPOTrainer):  # type: ignore[misc]  # TRL is untyped
 
 def run(settings: DpoStage, context: StageContext) -> StageResult:
     """Trains ``settings.model`` on preference pairs. Raises StageError where every pair is too long to learn from."""
-    seed_everything(context.run)
-    start, base = context.inputs[settings.model], context.inputs[BASE]
-    model, tokenizer = load_policy(start, base, context.run, trainable=True, placed=not context.sharded)
-    if settings.lora is not None and not is_adapter(start):
-        model = add_lora(model, settings.lora)
+    training = begin_policy(settings, context)
     pairs = read_records(Path(context.inputs[settings.preferences].path) / "pairs.jsonl", PreferencePair)
-    rows = [tokenised_pair(tokenizer, pair) for pair in pairs]
-    kept = [row for row in rows if len(row["prompt_ids"]) < settings.max_length]
-    if not kept:
+    rows = [tokenised_pair(training.tokenizer, pair) for pair in pairs]
+    fitting = [row for row in rows if len(row["prompt_ids"]) < settings.max_length]
+    if not fitting:
         raise StageError(f"every prompt alone fills max_length={settings.max_length} tokens; raise it")
 
-    snapshots = Snapshots(settings.snapshot_every, tokenizer, base, context)
-    trainer, callback, loss = fit(
-        model,
-        lambda callback: _trainer(settings, context, model, tokenizer, Dataset.from_list(kept), callback),
+    def make_trainer(callback: StageCallback) -> Any:
+        return _trainer(settings, context, training, Dataset.from_list(fitting), callback)
+
+    fitted = fit(
+        training.policy,
+        make_trainer,
         context,
-        also=(snapshots,),
+        more_callbacks=(training.snapshots,),
         batch_size=settings.batch_size,
     )
-    state = whole_state(trainer.model, trained_only=True)
-    if context.rank > 0:
-        return StageResult("model", {})
-    save_policy(trainer.model, tokenizer, base, context.output, state=state)
-    snapshots.publish()
-    write_text(context.output / "curves.json", json.dumps(callback.curves, sort_keys=True))
-    metrics = final_metrics(callback) | {
-        "mean_loss": loss,
-        "pairs": float(len(kept)),
-        "dropped": float(len(rows) - len(kept)),
+    metrics = {
+        "mean_loss": fitted.mean_loss,
+        "pairs": float(len(fitting)),
+        "dropped": float(len(rows) - len(fitting)),
     }
-    return StageResult("model", metrics, callback.curves, tokens_trained=callback.tokens)
+    return training.finish(fitted.model, Outcome(fitted.curves, metrics, fitted.tokens))
 
 
-def tokenised_pair(tokenizer: Any, pair: PreferencePair) -> dict[str, Any]:
+def tokenised_pair(tokenizer: PreTrainedTokenizerBase, pair: PreferencePair) -> dict[str, list[int]]:
     """The columns that TRL's preference collator reads: ``prompt_ids``, ``chosen_ids``, ``rejected_ids``."""
     prompt = render_prompt(tokenizer, pair.prompt)
     chosen, rejected = (render_answer(tokenizer, pair.prompt, text) for text in (pair.chosen, pair.rejected))
     return {"prompt_ids": prompt, "chosen_ids": chosen, "rejected_ids": rejected}
 
 
-def _trainer(settings: DpoStage, context: StageContext, model: Any, tokenizer: Any, rows: Any, callback: Any) -> Any:
+def _trainer(
+    settings: DpoStage, context: StageContext, training: PolicyTraining, rows: Dataset, callback: StageCallback
+) -> TokenisedDPOTrainer:
     reference = None
-    if context.sharded and not isinstance(model, PeftModel):
-        start, base = context.inputs[settings.model], context.inputs[BASE]
-        reference = shard_frozen(load_policy(start, base, context.run, placed=False)[0])
+    if context.sharded and not isinstance(training.policy, PeftModel):
+        reference = shard_frozen(load_policy(training.start, training.base, context.run, placed=False)[0])
     arguments = DPOConfig(
         **trainer_arguments(settings, context),
         beta=settings.beta,
@@ -99,14 +91,14 @@ def _trainer(settings: DpoStage, context: StageContext, model: Any, tokenizer: A
         precompute_ref_log_probs=not context.sharded,  # that is done before the policy is sharded: it may not fit
     )
     trainer = TokenisedDPOTrainer(
-        model=model,
+        model=training.policy,
         ref_model=reference,
         args=arguments,
         train_dataset=rows,
-        processing_class=tokenizer,
+        processing_class=training.tokenizer,
         callbacks=[callback],
     )
     if context.sharded:
-        for one in filter(None, (trainer.model, reference)):
-            add_response_head(one)
+        for model in filter(None, (trainer.model, reference)):
+            add_response_head(model)
     return trainer

@@ -16,7 +16,7 @@ from alignment.evaluation.reward_kl_curve import best_of_kl
 from alignment.evaluation.win_rate import Rate, win_rate
 from alignment.judges.outcomes import judged_outcomes
 from alignment.metrics.generate import BEST_OF, Found, Question, ask_all, divergences_of, questions, responses_of
-from alignment.metrics.kl import kl_estimate
+from alignment.metrics.kl import mean_kl
 from alignment.preferences.outcomes import rubric_outcomes
 from alignment.preferences.rubric import load_rubric
 from alignment.preferences.simulated_raters import simulated_raters
@@ -173,5 +173,5 @@ def _kl(
     settings: TournamentStage, context: StageContext, divergences: Sequence[float]
 ) -> tuple[float, float | None, float | None]:
     """KL(policy‖start) with its interval, from one value for each prompt."""
-    found = kl_estimate(divergences, max_new_tokens=settings.sampling.max_new_tokens, seed=context.run.seed)
+    found = mean_kl(divergences, max_new_tokens=settings.sampling.max_new_tokens, seed=context.run.seed)
     return found.value, found.low, found.high

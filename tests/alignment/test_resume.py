@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from alignment.records import Artifact
 from alignment.stage import Progress, StageContext
-from alignment.training.trl import COMPLETE, last_checkpoint, restore_adapter
+from alignment.training.checkpoints import COMPLETE, last_checkpoint, restore_adapter
 from alignment.workspace import folder_digest
 
 MakeContext = Callable[..., StageContext]

@@ -11,7 +11,7 @@ import pytest
 
 from alignment.records import Artifact
 from alignment.stage import Progress, StageContext
-from alignment.training.trl import COMPLETE
+from alignment.training.checkpoints import COMPLETE
 from alignment.workspace import folder_digest
 
 MakeContext = Callable[..., StageContext]

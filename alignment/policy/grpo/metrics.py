@@ -12,7 +12,7 @@ from alignment.policy.grpo.trainer import Rollouts
 from alignment.policy.ppo.metrics import WINDOW, alarms
 from alignment.recipe.stages.grpo import GroupStage
 from alignment.stage import StageContext
-from alignment.training.trl import StageCallback
+from alignment.training.callback import StageCallback
 from alignment.workspace import write_text
 
 SHOWN = 8  # answers in each sample table
