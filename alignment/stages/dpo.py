@@ -1,9 +1,8 @@
 """Direct preference optimisation: TRL's trainer, with every loss it offers, on pairs that we tokenised.
 
 The reference costs no second model where LoRA is on: it is the base with the adapter disabled, or, where the policy
-already is an adapter (after SFT), a frozen copy of that adapter. Its log-probabilities are computed once, before
-training; where the policy is sharded, with each batch, by models that are sharded as well. What is kept small: the
-(tokens × vocabulary) logits, which TRL computes in chunks.
+already is an adapter (after SFT), a frozen copy of that adapter. What is kept small: the (tokens × vocabulary) logits,
+which are computed in chunks.
 """
 
 from pathlib import Path
@@ -25,6 +24,7 @@ from alignment.stage import StageContext, StageResult
 from alignment.training.arguments import trainer_arguments
 from alignment.training.callback import StageCallback
 from alignment.training.fit import fit
+from alignment.training.invariants import check_first_dpo_step
 from alignment.training.policy import Outcome, PolicyTraining, begin_policy
 from alignment.training.response_head import add_response_head
 
@@ -45,7 +45,7 @@ class TokenisedDPOTrainer(DPOTrainer):  # type: ignore[misc]  # TRL is untyped
 
 def run(settings: DpoStage, context: StageContext) -> StageResult:
     """Trains ``settings.model`` on preference pairs. Raises StageError where every pair is too long to learn from."""
-    training = begin_policy(settings, context)
+    training = begin_policy(settings, context, reference=True)
     pairs = read_records(Path(context.inputs[settings.preferences].path) / "pairs.jsonl", PreferencePair)
     rows = [tokenised_pair(training.tokenizer, pair) for pair in pairs]
     fitting = [row for row in rows if len(row["prompt_ids"]) < settings.max_length]
@@ -58,9 +58,12 @@ def run(settings: DpoStage, context: StageContext) -> StageResult:
     fitted = fit(
         training.policy,
         make_trainer,
+        settings,
         context,
+        callback=StageCallback(context, lambda metrics: check_first_dpo_step(metrics, settings.loss)),
         more_callbacks=(training.snapshots,),
         batch_size=settings.batch_size,
+        reference=True,
     )
     metrics = {
         "mean_loss": fitted.mean_loss,
@@ -80,15 +83,16 @@ def tokenised_pair(tokenizer: PreTrainedTokenizerBase, pair: PreferencePair) -> 
 def _trainer(
     settings: DpoStage, context: StageContext, training: PolicyTraining, rows: Dataset, callback: StageCallback
 ) -> TokenisedDPOTrainer:
+    beforehand = computed_beforehand(context)
     reference = None
-    if context.sharded and not isinstance(training.policy, PeftModel):
-        reference = shard_frozen(load_policy(training.start, training.base, context.run, placed=False)[0])
+    if not beforehand and not isinstance(training.policy, PeftModel):
+        reference = _frozen_start(training, context)
     arguments = DPOConfig(
         **trainer_arguments(settings, context),
         beta=settings.beta,
         loss_type=[settings.loss],
         label_smoothing=settings.label_smoothing,
-        precompute_ref_log_probs=not context.sharded,  # that is done before the policy is sharded: it may not fit
+        precompute_ref_log_probs=beforehand,
     )
     trainer = TokenisedDPOTrainer(
         model=training.policy,
@@ -98,7 +102,24 @@ def _trainer(
         processing_class=training.tokenizer,
         callbacks=[callback],
     )
-    if context.sharded:
+    if not beforehand:
         for model in filter(None, (trainer.model, reference)):
             add_response_head(model)
     return trainer
+
+
+def computed_beforehand(context: StageContext) -> bool:
+    """Whether the reference's log-probabilities are computed once, before training, and not with each batch.
+
+    In float32 alone: in bfloat16 the padding of another batch moves an answer by 0.4 nats, so policy and reference have
+    to pass through the same one. And not where the policy is to be sharded: whole, it may not fit.
+    """
+    return context.run.model.dtype == "float32" and not context.sharded
+
+
+def _frozen_start(training: PolicyTraining, context: StageContext) -> Any:
+    """What a policy of whole weights starts from, in the format that these are trained in."""
+    model, _tokenizer = load_policy(
+        training.start, training.base, context.run, placed=not context.sharded, masters=True
+    )
+    return shard_frozen(model) if context.sharded else model.requires_grad_(False)

@@ -35,7 +35,7 @@ def run(settings: GrpoStage | RlooStage, context: StageContext) -> StageResult:
     Raises StageError where no prompt is short enough, a reward model has another template, or a reward fails.
     """
     updates_per_step = settings.epochs * settings.minibatches
-    training = begin_policy(settings, context, updates_per_step=updates_per_step)
+    training = begin_policy(settings, context, reference=True, updates_per_step=updates_per_step)
     prompts, dropped = training_prompts(settings, context, training.tokenizer)
     rollouts = _rollouts(settings, context, training, prompts, updates_per_step)
     tables = context.checkpoints / "samples"  # not in the output, which a restart begins anew
@@ -46,9 +46,11 @@ def run(settings: GrpoStage | RlooStage, context: StageContext) -> StageResult:
     fitted = fit(
         training.policy,
         make_trainer,
+        settings,
         context,
         callback=GroupCallback(context, settings, rollouts, tables),
         more_callbacks=(training.snapshots,),
+        reference=True,
     )
     alarms = all_alarms(fitted.trainer.state.log_history)
     metrics = {
@@ -82,6 +84,7 @@ def _rollouts(
         seed=context.run.seed,
         updates_per_step=updates_per_step,
         epochs=settings.epochs,
+        dtype=context.run.model.dtype,
         rank=context.rank,
     )
 

@@ -52,7 +52,7 @@ def run(settings: PairClassifierStage, context: StageContext) -> StageResult:
     def evaluate(model: Any) -> HeldOutFigures:
         return _evaluate(model, training.tokenizer, held_out, settings)
 
-    fitted = fit(training.model, make_trainer, context, batch_size=settings.batch_size)
+    fitted = fit(training.model, make_trainer, settings, context, batch_size=settings.batch_size)
     metrics = {
         "mean_loss": fitted.mean_loss,
         "rows": float(len(fitting)),

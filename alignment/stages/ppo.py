@@ -41,7 +41,7 @@ def run(settings: PpoStage, context: StageContext) -> StageResult:
     Raises StageError where no prompt is short enough, templates differ, or training goes wrong.
     """
     check_devices(context)
-    training = begin_policy(settings, context)
+    training = begin_policy(settings, context, reference=True, masters=False)
     policy, tokenizer, start = training.policy, training.tokenizer, training.start
     reward_model, reward = episode_reward(settings, context, tokenizer)
     prompts, held_out = _prompts(settings, context, tokenizer)

@@ -27,7 +27,7 @@ IGNORED = -100  # the label that cross-entropy leaves out
 
 def run(settings: SftStage, context: StageContext) -> StageResult:
     """Trains ``settings.model`` on the demonstrations. Raises StageError where truncation leaves nothing to learn."""
-    training = begin_policy(settings, context)
+    training = begin_policy(settings, context, reference=False)
     demonstrations = read_demonstrations(context.data["demonstrations"])
     examples = [_example(training.tokenizer, demonstration.messages) for demonstration in demonstrations]
     learnable = [row for row in examples if any(label != IGNORED for label in row["labels"][: settings.max_length])]
@@ -37,7 +37,7 @@ def run(settings: SftStage, context: StageContext) -> StageResult:
     def make_trainer(callback: StageCallback) -> Any:
         return _trainer(settings, context, training, Dataset.from_list(learnable), callback)
 
-    fitted = fit(training.policy, make_trainer, context, batch_size=settings.batch_size)
+    fitted = fit(training.policy, make_trainer, settings, context, batch_size=settings.batch_size)
     metrics = {
         "mean_loss": fitted.mean_loss,
         "demonstrations": float(len(learnable)),

@@ -32,8 +32,9 @@ class OptimizerSettings(Protocol):
 def trainer_arguments(settings: Training, context: StageContext) -> dict[str, Any]:
     """The keyword arguments that any ``TrainingArguments`` takes from a stage's settings.
 
-    AdamW with its usual β; the epsilon is PyTorch's. Weights in bfloat16 are trained under bfloat16 autocast, and
-    adapters stay in float32, which is what lets small learning rates register.
+    AdamW with its usual β; the epsilon is PyTorch's. Where the recipe computes in bfloat16, training runs under
+    bfloat16 autocast on weights in float32 (:func:`alignment.models.load.load_policy`), so that small updates register.
+    The learning rate follows :mod:`alignment.training.schedule`.
     """
     return shared_arguments(settings, context) | {
         "num_train_epochs": settings.epochs,
@@ -50,8 +51,6 @@ def shared_arguments(settings: OptimizerSettings, context: StageContext) -> dict
         "output_dir": str(context.checkpoints),
         "learning_rate": settings.learning_rate,
         "per_device_train_batch_size": settings.batch_size // context.workers,
-        "warmup_steps": settings.warmup,  # below 1 it is a share of the steps
-        "lr_scheduler_type": settings.schedule,
         "weight_decay": settings.weight_decay,
         "max_grad_norm": settings.max_grad_norm,
         "gradient_checkpointing": settings.gradient_checkpointing,

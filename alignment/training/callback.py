@@ -1,6 +1,7 @@
 """The callback of every stage that a transformers trainer trains: progress, curves, checkpoints, a loss gone wrong."""
 
 import math
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,15 @@ from alignment.stage import Progress, StageContext
 from alignment.training.checkpoints import mark_complete, restore_adapter
 from alignment.training.curves import Curves, is_curve
 
+FirstStep = Callable[[Mapping[str, float]], None]
+"""Looks at the metrics of the first optimizer step, which were measured before it, and raises where they are wrong."""
+
 
 class StageCallback(TrainerCallback):  # type: ignore[misc]  # transformers is untyped here
     """Reports progress, keeps the curves, marks whole checkpoints, and stops a run whose loss is not finite."""
 
-    def __init__(self, context: StageContext) -> None:
-        self.context = context
+    def __init__(self, context: StageContext, first_step: FirstStep | None = None) -> None:
+        self.context, self.first_step = context, first_step
         self.curves: Curves = {}
         self.tokens = self.tokens_before = 0  # before: those of the steps that a checkpoint holds
         self.resumed: str | None = None  # the checkpoint that training goes on from
@@ -45,6 +49,8 @@ class StageCallback(TrainerCallback):  # type: ignore[misc]  # transformers is u
             self.tokens = self.tokens_before + int(figures["num_tokens"])
             state.log_history[-1]["num_tokens"] = self.tokens
         metrics = {name: value for name, value in figures.items() if is_curve(name)}
+        if self.first_step is not None and state.global_step == 1:
+            self.first_step(metrics)
         for name, value in metrics.items():
             self.curves.setdefault(name, []).append((state.global_step, value))
         if metrics:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
 from transformers import PreTrainedTokenizerBase
 
 from alignment.distributed.fsdp import whole_state
@@ -16,6 +17,7 @@ from alignment.recipe.base import BASE, Lora
 from alignment.records import Artifact
 from alignment.stage import StageContext, StageResult
 from alignment.training.curves import Curves, final_metrics, write_curves
+from alignment.training.dropout import configured_dropout, switch_off_dropout
 from alignment.training.setup import seed_everything
 from alignment.training.snapshots import Snapshots
 from alignment.workspace import write_text
@@ -69,7 +71,9 @@ class PolicyTraining:
         context = self.context
         if context.rank > 0:
             return StageResult("model", {})
-        save_policy(trained, self.tokenizer, self.base, context.output, state=state)
+        dtype = getattr(torch, context.run.model.dtype)
+        with configured_dropout(self.policy):
+            save_policy(trained, self.tokenizer, self.base, context.output, state=state, dtype=dtype)
         self.snapshots.publish()
         if outcome.sample_tables is not None:
             shutil.copytree(outcome.sample_tables, context.output / "samples")
@@ -80,16 +84,35 @@ class PolicyTraining:
         return StageResult("model", metrics, outcome.curves, outcome.tokens_trained, outcome.tokens_sampled)
 
 
-def begin_policy(settings: PolicySettings, context: StageContext, *, updates_per_step: int = 1) -> PolicyTraining:
+def begin_policy(
+    settings: PolicySettings,
+    context: StageContext,
+    *,
+    reference: bool,
+    masters: bool = True,
+    updates_per_step: int = 1,
+) -> PolicyTraining:
     """Seeds, loads the policy that a stage starts from, and adds the adapter that it asks for.
 
-    An adapter that was trained before is trained on, whatever the settings say. ``updates_per_step``: optimizer steps
-    in each of the stage's steps, which snapshots count. Raises StageError where an adapter was made on another base.
+    An adapter that was trained before is trained on, whatever the settings say.
+
+    Args:
+        reference: the stage compares the policy with what it started from, so that its dropout is off.
+        masters: where all weights are trained they are held in float32; else the stage's optimizer sees to that.
+        updates_per_step: optimizer steps in each of the stage's steps, which snapshots count.
+
+    Raises:
+        StageError: an adapter was made on another base.
     """
     seed_everything(context.run)
     start, base = context.inputs[settings.model], context.inputs[BASE]
-    policy, tokenizer = load_policy(start, base, context.run, trainable=True, placed=not context.sharded)
+    whole = settings.lora is None and not is_adapter(start)
+    policy, tokenizer = load_policy(
+        start, base, context.run, trainable=True, placed=not context.sharded, masters=masters and whole
+    )
     if settings.lora is not None and not is_adapter(start):
         policy = add_lora(policy, settings.lora)
+    if reference:
+        switch_off_dropout(policy)
     snapshots = Snapshots(settings.snapshot_steps(), tokenizer, base, context, updates_per_step=updates_per_step)
     return PolicyTraining(policy, tokenizer, start, base, snapshots, context)

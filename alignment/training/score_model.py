@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import torch
 from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 
@@ -16,7 +17,7 @@ from alignment.chat import template_digest
 from alignment.distributed.fsdp import whole_model
 from alignment.evaluation.held_out_pairs import HeldOutFigures
 from alignment.models.adapters import add_lora
-from alignment.models.reward_model import new_reward_model
+from alignment.models.reward_model import narrow_trunk, new_reward_model
 from alignment.recipe.base import BASE, Lora
 from alignment.stage import StageContext, StageResult
 from alignment.training.curves import Curves, final_metrics, write_curves
@@ -64,6 +65,7 @@ class ScoreTraining:
         if context.rank > 0:
             return StageResult(kind, {})
         whole = whole.merge_and_unload() if isinstance(whole, PeftModel) else whole
+        narrow_trunk(whole, getattr(torch, context.run.model.dtype))
         with context.working():
             held_out = evaluate(whole)
         whole.save_pretrained(context.output)
@@ -88,7 +90,7 @@ def begin_score_model(
     start, base = context.inputs[settings.model], context.inputs[BASE]
 
     def make(*, placed: bool = True) -> tuple[Any, PreTrainedTokenizerBase]:
-        model, tokenizer = new_reward_model(start, base, context.run, placed=placed)
+        model, tokenizer = new_reward_model(start, base, context.run, placed=placed, masters=settings.lora is None)
         if problem_type is not None:
             model.config.problem_type = problem_type
         return model if settings.lora is None else add_lora(model, settings.lora, reward=True), tokenizer
