@@ -8,6 +8,7 @@ which are computed in chunks.
 from pathlib import Path
 from typing import Any
 
+import torch
 from datasets import Dataset
 from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
@@ -105,6 +106,8 @@ def _trainer(
     if not beforehand:
         for model in filter(None, (trainer.model, reference)):
             add_response_head(model)
+    if reference is not None and not context.sharded:  # the head has replaced what accelerate wrapped
+        reference.forward = torch.autocast(reference.device.type, torch.bfloat16)(reference.forward)
     return trainer
 
 
