@@ -5,11 +5,9 @@ started from, and best-of-n from it. Ranks are by win rate against that start; r
 games, and say who beats whom among those that the start cannot tell apart.
 """
 
-import json
 import shutil
 from collections.abc import Mapping, Sequence
 from itertools import combinations
-from pathlib import Path
 
 from alignment.evaluation.ratings import bradley_terry
 from alignment.evaluation.reward_kl_curve import best_of_kl
@@ -146,11 +144,6 @@ def metrics(found: Tournament) -> dict[str, float]:
             values |= {f"win_rate.{one.player}.{part}": getattr(one.rate, part) for part in ("value", "low", "high")}
         values |= {f"rating.{one.player}": one.rating, f"kl.{one.player}": one.kl}
     return values
-
-
-def read_tournament(folder: Path) -> Tournament:
-    """What the stage wrote."""
-    return Tournament.model_validate(json.loads((folder / "tournament.json").read_text("utf-8")))
 
 
 def _questions(settings: TournamentStage, prompts: list[Prompt]) -> list[Question]:

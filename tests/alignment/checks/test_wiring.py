@@ -4,10 +4,10 @@ import pytest
 
 from alignment.checks.graph import PRODUCTS, wiring_faults
 from alignment.evaluation.metric_names import evaluation_metric_names
+from alignment.recipe.base import Product
 from alignment.recipe.error_messages import STAGE_KINDS
 from alignment.recipe.recipe import Recipe
 from alignment.recipe.stages.evaluate import EvaluateStage
-from alignment.recipe.stages.spec import Product
 
 SFT = {"kind": "sft"}
 DRAW = {"kind": "sample", "model": "sft"}
@@ -44,14 +44,14 @@ def test_every_product_is_made_and_has_words() -> None:
         (
             {"reward": REWARD | {"preferences": "sft"}},
             "stages.reward.preferences: sft makes a model, not preferences; "
-            "give one of rate, or put a stage of kind preferences or human_preferences or judge or constitution or "
-            "preference_file before it",
+            "give one of rate, or put a stage of kind preferences or human_preferences or preference_file or "
+            "judge or constitution before it",
         ),
         (
             {"reward": REWARD | {"preferences": "base"}},
             "stages.reward.preferences: base makes a model, not preferences; "
-            "give one of rate, or put a stage of kind preferences or human_preferences or judge or constitution or "
-            "preference_file before it",
+            "give one of rate, or put a stage of kind preferences or human_preferences or preference_file or "
+            "judge or constitution before it",
         ),
         (
             {"dpo": DPO | {"model": "stf"}},
