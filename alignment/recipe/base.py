@@ -33,3 +33,10 @@ class Lora(Settings):
     rank: Count = 16
     alpha: Positive = 32  # 2 × rank: the common scaling, and the one that learning rates here assume
     dropout: Fraction = 0.0
+
+
+def refuse_dropout(lora: Lora | None) -> Lora | None:
+    """For stages that compare a policy with what it started from. Raises ValueError where an adapter has dropout."""
+    if lora is not None and lora.dropout:
+        raise ValueError("dropout is off where the policy is compared with what it started from: leave it out")
+    return lora

@@ -28,6 +28,7 @@ from alignment.training.fit import fit
 from alignment.training.invariants import check_first_dpo_step
 from alignment.training.policy import Outcome, PolicyTraining, begin_policy
 from alignment.training.response_head import add_response_head
+from alignment.training.row_counts import cut_pairs, is_identical, log_counts, opposite_pairs
 
 
 class TokenisedDPOTrainer(DPOTrainer):  # type: ignore[misc]  # TRL is untyped
@@ -45,16 +46,28 @@ class TokenisedDPOTrainer(DPOTrainer):  # type: ignore[misc]  # TRL is untyped
 
 
 def run(settings: DpoStage, context: StageContext) -> StageResult:
-    """Trains ``settings.model`` on preference pairs. Raises StageError where every pair is too long to learn from."""
+    """Trains ``settings.model`` on preference pairs. Raises StageError where no pair is to learn from."""
     training = begin_policy(settings, context, reference=True)
     pairs = read_records(Path(context.inputs[settings.preferences].path) / "pairs.jsonl", PreferencePair)
     rows = [tokenised_pair(training.tokenizer, pair) for pair in pairs]
     fitting = [row for row in rows if len(row["prompt_ids"]) < settings.max_length]
     if not fitting:
         raise StageError(f"every prompt alone fills max_length={settings.max_length} tokens; raise it")
+    learnable = [row for row in fitting if not is_identical(row, settings.max_length)]
+    if not learnable:
+        raise StageError(f"the answers of every pair are the same within max_length={settings.max_length} tokens")
+
+    counts = {
+        "pairs": float(len(learnable)),
+        "dropped": float(len(rows) - len(fitting)),
+        "identical": float(len(fitting) - len(learnable)),
+        "opposite": float(opposite_pairs(pairs)),
+        "end_cut": float(cut_pairs(learnable, settings.max_length)),
+    }
+    log_counts(context.name, counts)
 
     def make_trainer(callback: StageCallback) -> Any:
-        return _trainer(settings, context, training, Dataset.from_list(fitting), callback)
+        return _trainer(settings, context, training, Dataset.from_list(learnable), callback)
 
     fitted = fit(
         training.policy,
@@ -66,12 +79,9 @@ def run(settings: DpoStage, context: StageContext) -> StageResult:
         batch_size=settings.batch_size,
         reference=True,
     )
-    metrics = {
-        "mean_loss": fitted.mean_loss,
-        "pairs": float(len(fitting)),
-        "dropped": float(len(rows) - len(fitting)),
-    }
-    return training.finish(fitted.model, Outcome(fitted.curves, metrics, fitted.tokens))
+    return training.finish(
+        fitted.model, Outcome(fitted.curves, counts | {"mean_loss": fitted.mean_loss}, fitted.tokens)
+    )
 
 
 def tokenised_pair(tokenizer: PreTrainedTokenizerBase, pair: PreferencePair) -> dict[str, list[int]]:

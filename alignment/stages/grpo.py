@@ -27,6 +27,7 @@ from alignment.training.callback import StageCallback
 from alignment.training.fit import fit
 from alignment.training.policy import Outcome, PolicyTraining, begin_policy
 from alignment.training.response_head import add_response_head
+from alignment.training.row_counts import log_counts
 
 
 def run(settings: GrpoStage | RlooStage, context: StageContext) -> StageResult:
@@ -37,6 +38,7 @@ def run(settings: GrpoStage | RlooStage, context: StageContext) -> StageResult:
     updates_per_step = settings.epochs * settings.minibatches
     training = begin_policy(settings, context, reference=True, updates_per_step=updates_per_step)
     prompts, dropped = training_prompts(settings, context, training.tokenizer)
+    log_counts(context.name, {"dropped": dropped})
     rollouts = _rollouts(settings, context, training, prompts, updates_per_step)
     tables = context.checkpoints / "samples"  # not in the output, which a restart begins anew
 

@@ -26,6 +26,7 @@ from alignment.stage import StageContext, StageResult
 from alignment.training.arguments import trainer_arguments
 from alignment.training.callback import StageCallback
 from alignment.training.fit import fit
+from alignment.training.row_counts import log_counts, opposite_pairs
 from alignment.training.score_model import ScoreOutcome, ScoreTraining, begin_score_model
 
 CROSS_ENTROPY = "multi_label_classification"  # transformers' name for it on the sigmoid of one logit
@@ -38,13 +39,23 @@ def run(settings: PairClassifierStage, context: StageContext) -> StageResult:
     """
     training = begin_score_model(settings, context, problem_type=CROSS_ENTROPY)
     pairs, held_out = split_pairs(settings.preferences, context)
-    rows = [row for pair in pairs for row in _both_orders(training.tokenizer, pair, settings.max_answer_tokens)]
+    both = [_both_orders(training.tokenizer, pair, settings.max_answer_tokens) for pair in pairs]
+    distinct = [orders for orders in both if orders[0]["input_ids"] != orders[1]["input_ids"]]
+    rows = [row for orders in distinct for row in orders]
     fitting = [row for row in rows if len(row["input_ids"]) <= settings.max_length]
     if not fitting or not held_out:
         raise StageError(
             f"{len(fitting)} pairs in one order to train on and {len(held_out)} pairs held out; both must be more than "
             "none: give more pairs, or raise max_length"
         )
+
+    counts = {
+        "rows": float(len(fitting)),
+        "dropped": float(len(rows) - len(fitting)),
+        "identical": float(len(both) - len(distinct)),
+        "opposite": float(opposite_pairs(pairs)),
+    }
+    log_counts(context.name, counts)
 
     def make_trainer(callback: StageCallback) -> Any:
         return _trainer(settings, context, training, fitting, callback)
@@ -53,15 +64,13 @@ def run(settings: PairClassifierStage, context: StageContext) -> StageResult:
         return _evaluate(model, training.tokenizer, held_out, settings)
 
     fitted = fit(training.model, make_trainer, settings, context, batch_size=settings.batch_size)
-    metrics = {
-        "mean_loss": fitted.mean_loss,
-        "rows": float(len(fitting)),
-        "dropped": float(len(rows) - len(fitting)),
-    }
     tokens = round(settings.epochs * sum(len(row["input_ids"]) for row in fitting))
     files = {FILE: json.dumps({"max_answer_tokens": settings.max_answer_tokens}) + "\n"}
     return training.finish(
-        "pair_classifier", fitted.model, evaluate, ScoreOutcome(fitted.curves, metrics, tokens, files)
+        "pair_classifier",
+        fitted.model,
+        evaluate,
+        ScoreOutcome(fitted.curves, counts | {"mean_loss": fitted.mean_loss}, tokens, files),
     )
 
 

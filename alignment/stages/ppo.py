@@ -30,6 +30,7 @@ from alignment.rollouts.factory import team_engine
 from alignment.stage import Progress, StageContext, StageResult
 from alignment.training.curves import curves_of_steps
 from alignment.training.policy import Outcome, begin_policy
+from alignment.training.row_counts import log_counts
 from alignment.workspace import write_text
 
 SHOWN = 8  # answers in each sample table
@@ -44,7 +45,8 @@ def run(settings: PpoStage, context: StageContext) -> StageResult:
     training = begin_policy(settings, context, reference=True, masters=False)
     policy, tokenizer, start = training.policy, training.tokenizer, training.start
     reward_model, reward = episode_reward(settings, context, tokenizer)
-    prompts, held_out = _prompts(settings, context, tokenizer)
+    prompts, held_out, dropped = _prompts(settings, context, tokenizer)
+    log_counts(context.name, {"dropped": dropped})
     critic = _critic(settings, policy, reward_model)  # before the reference adds its adapter
     if reward_model is not None:
         reward_model.to(pick_device(context.run.resources))
@@ -83,7 +85,7 @@ def run(settings: PpoStage, context: StageContext) -> StageResult:
     with context.working():
         state = trainer.train(on_step=on_step)
     curves = curves_of_steps(enumerate(state.history, start=1))
-    metrics = {"prompts": float(len(prompts)), "alarms": float(len(state.alarms))}
+    metrics = {"prompts": float(len(prompts)), "dropped": float(dropped), "alarms": float(len(state.alarms))}
     outcome = Outcome(
         curves, metrics, state.tokens_trained, state.tokens_sampled, {"alarms.json": state.alarms}, tables
     )
@@ -106,20 +108,24 @@ def sample_table(experience: Experience) -> list[dict[str, Any]]:
     ]
 
 
-def _prompts(settings: PpoStage, context: StageContext, tokenizer: Any) -> tuple[list[PromptIds], list[PromptIds]]:
-    """The training prompts and the held-out ones that are watched, those that are too long left out of both."""
+def _prompts(settings: PpoStage, context: StageContext, tokenizer: Any) -> tuple[list[PromptIds], list[PromptIds], int]:
+    """The training prompts and the held-out ones that are watched, those that are too long left out of both.
+
+    The number is that of the training prompts that were left out.
+    """
 
     def rendered(prompts: list[Prompt]) -> list[PromptIds]:
-        found = [(prompt, tuple(render_prompt(tokenizer, prompt.messages))) for prompt in prompts]
-        return [(prompt, ids) for prompt, ids in found if len(ids) <= settings.max_prompt_length]
+        all_ids = [(prompt, tuple(render_prompt(tokenizer, prompt.messages))) for prompt in prompts]
+        return [(prompt, ids) for prompt, ids in all_ids if len(ids) <= settings.max_prompt_length]
 
     train, held_out = load_prompts(context.data["prompts"], context.run.held_out)
-    kept = rendered(train)
-    if not kept:
+    fitting = rendered(train)
+    if not fitting:
         raise StageError(
             f"none of {len(train)} training prompts is at most max_prompt_length={settings.max_prompt_length} tokens"
         )
-    return kept, rendered(sorted(held_out, key=lambda prompt: prompt.id))[: settings.watch_prompts]
+    watched = rendered(sorted(held_out, key=lambda prompt: prompt.id))[: settings.watch_prompts]
+    return fitting, watched, len(train) - len(fitting)
 
 
 def _watch(settings: PpoStage, context: StageContext, engine: Engine, held_out: list[PromptIds]) -> Watch | None:

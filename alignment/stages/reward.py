@@ -21,6 +21,7 @@ from alignment.stage import StageContext, StageResult
 from alignment.training.arguments import trainer_arguments
 from alignment.training.callback import StageCallback
 from alignment.training.fit import fit
+from alignment.training.row_counts import is_identical, log_counts, opposite_pairs
 from alignment.training.score_model import ScoreOutcome, ScoreTraining, begin_score_model
 
 
@@ -33,22 +34,28 @@ def run(settings: RewardStage, context: StageContext) -> StageResult:
     pairs, held_out = split_pairs(settings.preferences, context)
     rows = [_row(training.tokenizer, pair, settings) for pair in pairs]
     fitting = [row for row in rows if max(len(row["chosen_ids"]), len(row["rejected_ids"])) <= settings.max_length]
-    if not fitting or not held_out:
-        raise StageError(f"{len(fitting)} pairs to train on and {len(held_out)} held out; both must be more than none")
+    learnable = [row for row in fitting if not is_identical(row, settings.max_length)]
+    if not learnable or not held_out:
+        raise StageError(
+            f"{len(learnable)} pairs to train on and {len(held_out)} held out; both must be more than none"
+        )
+
+    counts = {
+        "pairs": float(len(learnable)),
+        "dropped": float(len(rows) - len(fitting)),
+        "identical": float(len(fitting) - len(learnable)),
+        "opposite": float(opposite_pairs(pairs)),
+    }
+    log_counts(context.name, counts)
 
     def make_trainer(callback: StageCallback) -> Any:
-        return _trainer(settings, context, training, fitting, callback)
+        return _trainer(settings, context, training, learnable, callback)
 
     def evaluate(model: Any) -> HeldOutFigures:
         return _evaluate(model, training.tokenizer, held_out, settings)
 
     fitted = fit(training.model, make_trainer, settings, context, batch_size=settings.batch_size)
-    metrics = {
-        "mean_loss": fitted.mean_loss,
-        "pairs": float(len(fitting)),
-        "dropped": float(len(rows) - len(fitting)),
-    }
-    outcome = ScoreOutcome(fitted.curves, metrics, fitted.tokens)
+    outcome = ScoreOutcome(fitted.curves, counts | {"mean_loss": fitted.mean_loss}, fitted.tokens)
     return training.finish("reward_model", fitted.model, evaluate, outcome)
 
 

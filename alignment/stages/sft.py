@@ -3,51 +3,61 @@
 Loss on the assistant's tokens only (EOS included), whatever the template: the labels are ours, not the template's.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 from datasets import Dataset
-from transformers import PreTrainedTokenizerBase
 from trl import SFTConfig, SFTTrainer
 
 from alignment.chat import render_example
-from alignment.data.demonstrations import read_demonstrations
+from alignment.data.demonstrations import numbered_demonstrations
 from alignment.errors import StageError
 from alignment.recipe.stages.sft import SftStage
-from alignment.records import Message
 from alignment.stage import StageContext, StageResult
 from alignment.training.arguments import trainer_arguments
 from alignment.training.callback import StageCallback
 from alignment.training.fit import fit
+from alignment.training.packing import check_packing
 from alignment.training.policy import Outcome, PolicyTraining, begin_policy
 from alignment.training.response_head import add_response_head
+from alignment.training.row_counts import is_cut, log_counts
 
 IGNORED = -100  # the label that cross-entropy leaves out
 
 
 def run(settings: SftStage, context: StageContext) -> StageResult:
-    """Trains ``settings.model`` on the demonstrations. Raises StageError where truncation leaves nothing to learn."""
+    """Trains ``settings.model`` on the demonstrations.
+
+    Raises StageError where truncation leaves nothing to learn, or packed examples would see each other.
+    """
     training = begin_policy(settings, context, reference=False)
-    demonstrations = read_demonstrations(context.data["demonstrations"])
-    examples = [_example(training.tokenizer, demonstration.messages) for demonstration in demonstrations]
-    learnable = [row for row in examples if any(label != IGNORED for label in row["labels"][: settings.max_length])]
+    if settings.packing:
+        check_packing(training.policy)
+    demonstrations, duplicates = numbered_demonstrations(context.data["demonstrations"])
+    rendered = [render_example(training.tokenizer, demonstration.messages) for _row, demonstration in demonstrations]
+    learnable = [(ids, mask) for ids, mask in rendered if any(mask[: settings.max_length])]
     if not learnable:
         raise StageError(f"no demonstration has an answer within max_length={settings.max_length} tokens; raise it")
 
+    counts = {
+        "demonstrations": float(len(learnable)),
+        "dropped": float(len(rendered) - len(learnable)),
+        "duplicates": float(duplicates),
+        "end_cut": float(sum(is_cut(mask, settings.max_length) for _ids, mask in learnable)),
+    }
+    log_counts(context.name, counts)
+
     def make_trainer(callback: StageCallback) -> Any:
-        return _trainer(settings, context, training, Dataset.from_list(learnable), callback)
+        return _trainer(
+            settings, context, training, Dataset.from_list([_example(ids, mask) for ids, mask in learnable]), callback
+        )
 
     fitted = fit(training.policy, make_trainer, settings, context, batch_size=settings.batch_size)
-    metrics = {
-        "mean_loss": fitted.mean_loss,
-        "demonstrations": float(len(learnable)),
-        "dropped": float(len(examples) - len(learnable)),
-    }
-    return training.finish(fitted.model, Outcome(fitted.curves, metrics, fitted.tokens))
+    return training.finish(
+        fitted.model, Outcome(fitted.curves, counts | {"mean_loss": fitted.mean_loss}, fitted.tokens)
+    )
 
 
-def _example(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> dict[str, list[int]]:
-    ids, mask = render_example(tokenizer, messages)
+def _example(ids: list[int], mask: list[bool]) -> dict[str, list[int]]:
     labels = [token if keep else IGNORED for token, keep in zip(ids, mask, strict=True)]
     return {"input_ids": ids, "labels": labels}
 

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from alignment.recipe.base import Count, Fraction, Lora, Name, NotNegative, Positive
+from alignment.recipe.base import Count, Fraction, Lora, Name, NotNegative, Positive, refuse_dropout
 from alignment.recipe.rewards import REWARD_READS, RewardList, unique_names
 from alignment.recipe.stages.spec import StageSettings, StageSpec
 from alignment.records import Sampling
@@ -44,6 +44,11 @@ class GroupStage(StageSettings):
     clip_high: Positive = 0.2  # 0.28 is "clip higher" (Yu et al. 2025, DAPO)
     workers: Count | None = None  # None: as many as `resources.workers`; they share each batch
     mask_truncated: bool = False  # leave answers that were cut off out of the loss (Yu et al. 2025, section 3.4)
+
+    @field_validator("lora")
+    @classmethod
+    def _no_dropout(cls, lora: Lora | None) -> Lora | None:
+        return refuse_dropout(lora)
 
     @field_validator("rewards")
     @classmethod

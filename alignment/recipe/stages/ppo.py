@@ -2,9 +2,9 @@
 
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from alignment.recipe.base import Count, Fraction, Lora, Name, NotNegative, Positive
+from alignment.recipe.base import Count, Fraction, Lora, Name, NotNegative, Positive, refuse_dropout
 from alignment.recipe.raters import SimulatedRaters
 from alignment.recipe.rewards import REWARD_READS, RewardList, unique_names
 from alignment.recipe.stages.spec import StageSettings, StageSpec
@@ -87,6 +87,11 @@ class PpoStage(StageSettings):
     max_staleness: Literal[0, 1] = 0
     """Steps that the weights which drew an answer may be behind. With 1 the rollout workers draw the next answers while
     a step trains (Noukhovitch et al. 2024); staler answers are refused."""
+
+    @field_validator("lora")
+    @classmethod
+    def _no_dropout(cls, lora: Lora | None) -> Lora | None:
+        return refuse_dropout(lora)
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

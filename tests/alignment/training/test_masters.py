@@ -36,9 +36,7 @@ def curve(
     """Trains a stage in a number format: its curve of a metric, and its output."""
 
     def train(stage: str, dtype: str, settings: dict[str, Any], metric: str = "loss") -> tuple[list[float], Path]:
-        context = make_context(
-            tmp_path / dtype, stage, inputs, settings=settings, changes={"model.dtype": dtype}
-        )
+        context = make_context(tmp_path / dtype, stage, inputs, settings=settings, changes={"model.dtype": dtype})
         result = import_module(f"alignment.stages.{MODULES[stage]}").run(context.recipe.stages[stage], context)
         return [value for _step, value in result.curves[metric]], context.output
 
