@@ -2,7 +2,7 @@
 
 A policy that drops units is another distribution at each pass: before the first step it is nats away from the model
 that it is a copy of, and ratios, KLs and DPO's margins measure that noise. ``Dropout`` modules are one of the places
-where it is: OPT, BLOOM, MPT and others call the function with a number of their own, Falcon reads it from its
+where it is: OPT, BLOOM and others call the function with a number of their own, Falcon reads it from its
 configuration, OPT leaves out whole layers, and mixtures of experts shake their router. Evaluation mode turns all of
 them off, but a trainer sets training mode at every step.
 """
