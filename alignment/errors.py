@@ -4,11 +4,15 @@ One line per fault: file, row, field, what is wrong, what to do. Everything that
 raises one :class:`InputError` with all of them; the command line prints the lines and exits with 2.
 """
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +44,19 @@ class InputError(Exception):
 
 class StageError(Exception):
     """A stage could not do its work (exit code 1): not the input's fault, or not known to be before the run."""
+
+
+@contextmanager
+def keeping(error: BaseException, doing: str) -> Iterator[None]:
+    """For what is still done after ``error``: where that fails too, it is logged and noted, and never told instead.
+
+    What ends a process (Ctrl-C, SystemExit) ends it in here as well.
+    """
+    try:
+        yield
+    except Exception as second:
+        _log.warning("%s failed as well: %s: %s", doing, type(second).__name__, second)
+        error.add_note(f"{doing} failed as well: {type(second).__name__}: {second}")
 
 
 def errors_of(error: ValidationError) -> list[ErrorDetails]:

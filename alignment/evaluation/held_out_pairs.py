@@ -30,9 +30,12 @@ def reward_figures(
 ) -> HeldOutFigures:
     """Figures of a reward model from its scores of each pair's answers."""
     margins = [c - r for c, r in zip(chosen, rejected, strict=True)]
-    accuracy = pair_accuracy(chosen, rejected)
+    prompts = [pair.prompt_id for pair in pairs]
+    accuracy = pair_accuracy(chosen, rejected, clusters=prompts)
     probabilities, outcomes = both_orders(margins)
-    error = calibration_error(*(predictions.tolist() for predictions in pair_predictions(chosen, rejected)))
+    error = calibration_error(
+        *(predictions.tolist() for predictions in pair_predictions(chosen, rejected)), clusters=prompts
+    )
     metrics = {
         "accuracy": accuracy.value,
         "accuracy.low": accuracy.low,
@@ -51,14 +54,14 @@ def reward_figures(
 
 
 def classifier_figures(
-    chosen_first: Sequence[float], chosen_last: Sequence[float], *, consistency: float
+    pairs: Sequence[PreferencePair], chosen_first: Sequence[float], chosen_last: Sequence[float], *, consistency: float
 ) -> HeldOutFigures:
     """Figures of a pair classifier from its log-odds for the chosen answer, shown first and shown last.
 
     ``consistency`` is the share of pairs whose verdict does not depend on the order.
     """
     margins = [(first + last) / 2 for first, last in zip(chosen_first, chosen_last, strict=True)]
-    accuracy = pair_accuracy(margins, [0.0] * len(margins))
+    accuracy = pair_accuracy(margins, [0.0] * len(margins), clusters=[pair.prompt_id for pair in pairs])
     probabilities, outcomes = both_orders(margins)
     metrics = {
         "accuracy": accuracy.value,

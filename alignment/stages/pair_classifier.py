@@ -115,4 +115,4 @@ def _evaluate(
     log_odds = score(model, tokenizer, rows, batch_size=2 * settings.batch_size)
     chosen_first, chosen_last = log_odds[::2], [0.0 - value for value in log_odds[1::2]]
     consistency = fmean(side(first) == side(last) for first, last in zip(chosen_first, chosen_last, strict=True))
-    return classifier_figures(chosen_first, chosen_last, consistency=consistency)
+    return classifier_figures(pairs, chosen_first, chosen_last, consistency=consistency)

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import logging
 from typing import Any
 
 from peft import LoraConfig, PeftModel, inject_adapter_in_model
@@ -10,6 +11,7 @@ from alignment.chat import render_prompt
 from alignment.data.prompts import load_prompts
 from alignment.distributed.fsdp import check_devices
 from alignment.distributed.workers import Team
+from alignment.durable_files import write_text
 from alignment.errors import StageError
 from alignment.models.adapters import is_adapter
 from alignment.models.device import pick_device
@@ -30,9 +32,8 @@ from alignment.rollouts.factory import team_engine
 from alignment.stage import Progress, StageContext, StageResult
 from alignment.training.curves import curves_of_steps
 from alignment.training.policy import Outcome, begin_policy
-from alignment.training.row_counts import log_counts
-from alignment.workspace import write_text
 
+_log = logging.getLogger(__name__)
 SHOWN = 8  # answers in each sample table
 
 
@@ -46,7 +47,6 @@ def run(settings: PpoStage, context: StageContext) -> StageResult:
     policy, tokenizer, start = training.policy, training.tokenizer, training.start
     reward_model, reward = episode_reward(settings, context, tokenizer)
     prompts, held_out, dropped = _prompts(settings, context, tokenizer)
-    log_counts(context.name, {"dropped": dropped})
     critic = _critic(settings, policy, reward_model)  # before the reference adds its adapter
     if reward_model is not None:
         reward_model.to(pick_device(context.run.resources))
@@ -99,7 +99,7 @@ def sample_table(experience: Experience) -> list[dict[str, Any]]:
         {
             "prompt": episode.prompt.messages[-1].content,
             "answer": episode.completion.text,
-            "score": float(experience.scores[row]),
+            "score": float(experience.raw_scores[row]),
             "kl": float(kl[row]),
             "tokens": len(episode.completion.tokens),
             "finished": episode.completion.finished,
@@ -109,23 +109,27 @@ def sample_table(experience: Experience) -> list[dict[str, Any]]:
 
 
 def _prompts(settings: PpoStage, context: StageContext, tokenizer: Any) -> tuple[list[PromptIds], list[PromptIds], int]:
-    """The training prompts and the held-out ones that are watched, those that are too long left out of both.
+    """The training prompts and the held-out ones that are watched, those that are too long left out of both; and how
+    many training prompts are."""
 
-    The number is that of the training prompts that were left out.
-    """
-
-    def rendered(prompts: list[Prompt]) -> list[PromptIds]:
-        all_ids = [(prompt, tuple(render_prompt(tokenizer, prompt.messages))) for prompt in prompts]
-        return [(prompt, ids) for prompt, ids in all_ids if len(ids) <= settings.max_prompt_length]
+    def rendered(prompts: list[Prompt], kind: str) -> list[PromptIds]:
+        ids = [(prompt, tuple(render_prompt(tokenizer, prompt.messages))) for prompt in prompts]
+        short = [row for row in ids if len(row[1]) <= settings.max_prompt_length]
+        if len(short) < len(prompts) and context.rank == 0:
+            _log.warning(
+                "%s: %d of %d %s prompts left out, longer than max_prompt_length=%d tokens",
+                context.name, len(prompts) - len(short), len(prompts), kind, settings.max_prompt_length,
+            )  # fmt: skip
+        return short
 
     train, held_out = load_prompts(context.data["prompts"], context.run.held_out)
-    fitting = rendered(train)
+    fitting = rendered(train, "training")
     if not fitting:
         raise StageError(
             f"none of {len(train)} training prompts is at most max_prompt_length={settings.max_prompt_length} tokens"
         )
-    watched = rendered(sorted(held_out, key=lambda prompt: prompt.id))[: settings.watch_prompts]
-    return fitting, watched, len(train) - len(fitting)
+    watched = sorted(held_out, key=lambda prompt: prompt.id) if settings.raters is not None else []
+    return fitting, rendered(watched, "held-out")[: settings.watch_prompts], len(train) - len(fitting)
 
 
 def _watch(settings: PpoStage, context: StageContext, engine: Engine, held_out: list[PromptIds]) -> Watch | None:

@@ -9,12 +9,16 @@ from typing import Any
 from peft import PeftModel, set_peft_model_state_dict
 from safetensors.torch import load_file
 
+from alignment.durable_files import sync_tree, write_text
+
 COMPLETE = "complete"  # written into a checkpoint's folder after everything else: a SIGKILL leaves no half of one
 
 
 def mark_complete(folder: Path, step: int) -> None:
     """Marks the checkpoint of a step as whole."""
-    (folder / f"checkpoint-{step}" / COMPLETE).touch()
+    checkpoint = folder / f"checkpoint-{step}"
+    sync_tree(checkpoint)  # a power cut must not leave the mark and lose what it marks
+    write_text(checkpoint / COMPLETE, "")
 
 
 def last_checkpoint(folder: Path, *, clean: bool = True) -> str | None:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from alignment.workspace import write_text
+from alignment.durable_files import write_text
 
 Curves = dict[str, list[tuple[int, float]]]
 UNINTERESTING = {"epoch", "num_tokens", "total_flos", "train_runtime", "train_samples_per_second"}

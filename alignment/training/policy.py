@@ -11,6 +11,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from alignment.distributed.fsdp import whole_state
+from alignment.durable_files import write_text
 from alignment.models.adapters import add_lora, is_adapter
 from alignment.models.load import Policy, load_policy, save_policy
 from alignment.recipe.base import BASE, Lora
@@ -20,7 +21,6 @@ from alignment.training.curves import Curves, final_metrics, write_curves
 from alignment.training.dropout import configured_dropout, switch_off_dropout
 from alignment.training.setup import seed_everything
 from alignment.training.snapshots import Snapshots
-from alignment.workspace import write_text
 
 
 class PolicySettings(Protocol):

@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from alignment.chat import template_digest
 from alignment.distributed.fsdp import whole_model
+from alignment.durable_files import write_text
 from alignment.evaluation.held_out_pairs import HeldOutFigures
 from alignment.models.adapters import add_lora
 from alignment.models.reward_model import narrow_trunk, new_reward_model
@@ -22,7 +23,6 @@ from alignment.recipe.base import BASE, Lora
 from alignment.stage import StageContext, StageResult
 from alignment.training.curves import Curves, final_metrics, write_curves
 from alignment.training.setup import seed_everything
-from alignment.workspace import write_text
 
 
 class ScoreModelSettings(Protocol):

@@ -7,7 +7,6 @@ from rich.console import Console
 
 from alignment.workspace import Workspace
 from flows.recipe_source import prepare
-from flows.runs import next_run_name
 from flows.services import servers
 
 
@@ -22,5 +21,4 @@ def run_command(given: str, workspace: Path, overrides: list[str], *, only: str 
 
     server = servers.begin(space, "prefect")  # starts while the recipe is checked
     checked(resolved, space)
-    name = next_run_name(space, resolved.recipe.name)
-    return launch(resolved, space, server, name, only, start, console, began)
+    return launch(resolved, space, server, only, start, console, began)

@@ -16,9 +16,10 @@ from prefect.input import RunInput
 from prefect.states import Completed, Failed
 from pydantic import BaseModel, Field
 
+from alignment.durable_files import write_text
 from alignment.recipe.recipe import Recipe
 from alignment.registry import promote
-from alignment.workspace import Workspace, write_text
+from alignment.workspace import Workspace
 
 KEY = "approval"
 
@@ -27,17 +28,24 @@ class Approval(RunInput):
     """The form on the dashboard. Without ``approve`` the version stays a candidate."""
 
     approve: bool = Field(description="Whether this version becomes the champion.")
-    name: str = Field(description="Who you are: it is kept with the version.", min_length=1)
-    comment: str = Field(default="", description="Why.")
+    name: str = Field(description="Who you are: it is kept with the version.", min_length=1, max_length=200)
+    comment: str = Field(default="", description="Why.", max_length=3000)
 
 
 class Question(BaseModel):
     """What a suspended run waits for."""
 
-    recipe: Path  # as it ran
+    run: str
     version: str
-    report: str
     hours: float
+
+    def recipe(self, space: Workspace) -> Path:
+        """The recipe, as it ran."""
+        return space.root.resolve() / "runs" / self.run / "recipe.yaml"
+
+    def report(self, space: Workspace) -> str:
+        """Where the run's report is."""
+        return (space.root.resolve() / "runs" / self.run / "report.html").as_uri()
 
 
 def asked_before(space: Workspace) -> Question | None:
@@ -53,10 +61,7 @@ def question(space: Workspace, recipe: Recipe, run: str) -> Question | None:
         return None
     folder = space.root.resolve() / "runs" / run
     registered = json.loads((folder / "report.json").read_text("utf-8"))["registered"]
-    asked = Question(
-        recipe=folder / "recipe.yaml", version=f"{registered['name']}/{registered['version']}",
-        report=(folder / "report.html").as_uri(), hours=recipe.gate.approval_hours,
-    )  # fmt: skip
+    asked = Question(run=run, version=f"{registered['name']}/{registered['version']}", hours=recipe.gate.approval_hours)
     write_text(path, asked.model_dump_json(indent=1) + "\n")
     return asked
 
@@ -64,7 +69,7 @@ def question(space: Workspace, recipe: Recipe, run: str) -> Question | None:
 def ask(space: Workspace, asked: Question) -> State[Any]:
     """Suspends this run until a person has answered; then promotes the version, or leaves it a candidate."""
     words = (
-        f"**{asked.version}** holds every condition of its gate. Read its report first: {asked.report}\n\n"
+        f"**{asked.version}** holds every condition of its gate. Read its report first: {asked.report(space)}\n\n"
         f"Without an answer in {asked.hours:g} hours it stays a candidate, which `rlhf models promote {asked.version}` "
         "can promote later."
     )

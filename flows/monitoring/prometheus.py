@@ -5,12 +5,14 @@ that stands still for a stage that has long ended would be a lie. The format is 
 (https://prometheus.io/docs/instrumenting/exposition_formats/).
 """
 
+import contextlib
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from alignment.durable_files import write_text
 from alignment.stage import Progress
-from alignment.workspace import Workspace, write_text
+from alignment.workspace import Workspace
 from flows.monitoring.gpu import GpuWatch
 
 SECONDS = 5.0  # between two versions of a file; Prometheus usually looks every 15
@@ -57,7 +59,7 @@ class StageMetrics:
         own = [({"metric": name}, value) for name, value in sorted(progress.metrics.items())]
         lines += family("rlhf_stage_metric", own, self.labels)
         lines += self._gpu_lines()
-        write_text(self.path, "\n".join(lines) + "\n")
+        write_text(self.path, "\n".join(lines) + "\n", synced=False)
 
     def _gpu_lines(self) -> list[str]:
         uses = self._gpus.now
@@ -71,7 +73,8 @@ class StageMetrics:
     def close(self) -> None:
         """Removes the file, and stops looking at the GPUs."""
         self._gpus.close()
-        self.path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a file that stays is a lesser fault than an error of the stage's, lost
+            self.path.unlink(missing_ok=True)
 
 
 def family(name: str, rows: list[tuple[dict[str, str], float]], labels: Mapping[str, str]) -> list[str]:

@@ -15,7 +15,7 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 from pydantic import BaseModel
 
-from alignment.errors import Fault, InputError
+from alignment.errors import Fault, InputError, StageError, keeping
 from alignment.recipe.base import BASE, CHAMPION
 from alignment.recipe.graph import of_type, stage_inputs
 from alignment.recipe.load import dump_recipe
@@ -115,9 +115,11 @@ def run_to_its_end(run: Run) -> State[Any]:
     """Runs the stages, and tells whoever wants to hear how it ended."""
     request = run.request
     try:
-        run_stages(run)
+        with run.workspace.under_way(request.run):
+            run_stages(run)
     except Exception as error:
-        tell(run.recipe, request.run, run.report, state=None, error=error)
+        with keeping(error, "telling of it"):
+            tell(run.recipe, request.run, run.report, state=None, error=error)
         raise
     state = final_state(run)
     if run.finish is not None:
@@ -136,8 +138,11 @@ def run_stages(run: Run) -> None:
         decide(run)
     except WaitingForRaters as wait:
         run.waiting = str(wait)
-    finally:
-        publish_report(run)
+    except BaseException as error:
+        with keeping(error, "writing its report"):
+            publish_report(run)
+        raise
+    publish_report(run)
 
 
 def prepare_base(run: Run) -> None:
@@ -161,17 +166,19 @@ def run_stage(run: Run, name: str) -> None:
         from alignment.registry.champion import with_champion  # MLflow takes its time
 
         recipe, made = with_champion(run.workspace, name, recipe, made)
-    job = make_job(name, recipe, made, data, run.workspace)
-    found = run.workspace.find(name, job.key)
+    if (champion := made.get(CHAMPION)) is not None and not run.workspace.claim(champion, run.request.run):
+        raise StageError(f"{champion.ref()} was removed while this run began to use it; give the same command again")
+    job = make_job(name, recipe, made, data, run.workspace, run.request.run)
     if not wanted:
-        if found is not None:
+        found = run.workspace.find(name, job.key, listener.get().warned)
+        if found is not None and run.workspace.claim(found, run.request.run):
             run.made[name] = found
         return
     with outcome(run, name, job.settings.kind) as result:
         state = stage_task(job)(job, return_state=True)
         artifact = Artifact.model_validate(state.result())
         result.artifact = run.made[name] = artifact
-        result.cached = state.name == "Cached" or found is not None
+        result.cached = state.name == "Cached"
 
 
 def data_of(run: Run, name: str, *, wanted: bool) -> dict[str, Path] | None:
@@ -280,12 +287,12 @@ def final_state(run: Run) -> State[Any]:
     return Failed(name="Refused", message=run.finish.sentence)
 
 
-def missing_inputs(request: RunRequest) -> list[Fault]:
-    """Faults of a request for ``only`` or ``start`` whose earlier stages were never run with these settings."""
+def missing_inputs(recipe: Recipe, only: str | None, start: str | None) -> list[Fault]:
+    """Faults of ``--only`` or ``--from`` that name no stage of the recipe."""
     faults = []
-    for field_name, value in (("--only", request.only), ("--from", request.start)):
-        if value is not None and value not in request.recipe.stages:
-            known = ", ".join(request.recipe.stages)
+    for field_name, value in (("--only", only), ("--from", start)):
+        if value is not None and value not in recipe.stages:
+            known = ", ".join(recipe.stages)
             faults.append(Fault(f"no stage {value!r} in the recipe", f"its stages are: {known}", field=field_name))
     return faults
 
@@ -309,30 +316,33 @@ def outcome(run: Run, name: str, kind: str) -> Iterator[StageOutcome]:
             yield result
     except WaitingForRaters as wait:
         result.status, result.note = "waiting", str(wait)
+        with keeping(wait, f"telling of {name}"):
+            _tell_of_outcome(run, result, started)
         raise
     except BaseException as error:
         result.status, result.error = "failed", f"{type(error).__name__}: {error}"
+        with keeping(error, f"telling of {name}"):
+            _tell_of_outcome(run, result, started)
         raise
-    finally:
-        result.seconds = time.perf_counter() - started
-        run.outcomes.append(result)
-        summary = (
-            result.error.splitlines()[0]
-            if result.error
-            else str(result.artifact.ref())
-            if result.artifact
-            else result.note
-        )
-        made = {"version": str(result.artifact.ref()), "digest": result.artifact.digest} if result.artifact else {}
-        ended = "cached" if result.cached else result.status
-        say(_log, f"{name}: {ended}", stage=name, kind=kind, status=ended, seconds=round(result.seconds, 3),
-            error=result.error or None, **made)  # fmt: skip
-        listener.get().stage_finished(
-            name, status=result.status, cached=result.cached, seconds=result.seconds, summary=summary
-        )
+    _tell_of_outcome(run, result, started)
 
 
-def check_start(request: RunRequest) -> None:
+def _tell_of_outcome(run: Run, result: StageOutcome, started: float) -> None:
+    """Adds a stage's outcome to the run's, and tells the log and the listener."""
+    result.seconds = time.perf_counter() - started
+    run.outcomes.append(result)
+    reference = str(result.artifact.ref()) if result.artifact else ""
+    summary = result.error.splitlines()[0] if result.error else reference or result.note
+    made = {"version": reference, "digest": result.artifact.digest} if result.artifact else {}
+    ended = "cached" if result.cached else result.status
+    say(_log, f"{result.name}: {ended}", stage=result.name, kind=result.kind, status=ended,
+        seconds=round(result.seconds, 3), error=result.error or None, **made)  # fmt: skip
+    listener.get().stage_finished(
+        result.name, status=result.status, cached=result.cached, seconds=result.seconds, summary=summary
+    )
+
+
+def check_start(recipe: Recipe, only: str | None, start: str | None) -> None:
     """Raises InputError where ``only`` or ``start`` cannot be done."""
-    if faults := missing_inputs(request):
+    if faults := missing_inputs(recipe, only, start):
         raise InputError(faults)
