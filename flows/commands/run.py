@@ -1,8 +1,7 @@
-"""What the commands do, each light to start: a run that is all cache imports neither torch nor transformers."""
+"""`rlhf run`, light to start: a run that is all cache imports neither torch nor transformers."""
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -12,11 +11,10 @@ from flows.recipe_source import prepare
 from flows.runs import next_run_name
 from flows.services import servers
 
-if TYPE_CHECKING:
-    pass
 
-
-def run_command(given: str, workspace: Path, overrides: list[str], *, only: str | None, start: str | None) -> int:
+def run_command(
+    given: str, workspace: Path, overrides: list[str], *, only: str | None, start: str | None, refresh: list[str]
+) -> int:
     """Runs a recipe and returns the exit code: 0, or 1 where the gate refused or a stage failed."""
     console = Console()
     began = time.monotonic()
@@ -29,4 +27,4 @@ def run_command(given: str, workspace: Path, overrides: list[str], *, only: str 
     checked(recipe, path, space)
     name = next_run_name(space, recipe.name)
     data = resolve_data(recipe, path)
-    return launch(recipe, data, space, server, name, only, start, console, began)
+    return launch(recipe, data, space, server, name, only, start, refresh, console, began)
