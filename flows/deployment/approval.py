@@ -31,8 +31,8 @@ class Approval(RunInput):
     comment: str = Field(default="", description="Why.")
 
 
-class Question(BaseModel):
-    """What a suspended run waits for."""
+class ApprovalRequest(BaseModel):
+    """What a suspended run asks a person."""
 
     recipe: Path  # as it ran
     version: str
@@ -40,20 +40,20 @@ class Question(BaseModel):
     hours: float
 
 
-def asked_before(space: Workspace) -> Question | None:
+def asked_before(space: Workspace) -> ApprovalRequest | None:
     """The question of this very run, where it was suspended with one."""
     path = _place(space)
-    return Question.model_validate_json(path.read_text("utf-8")) if path is not None and path.exists() else None
+    return ApprovalRequest.model_validate_json(path.read_text("utf-8")) if path is not None and path.exists() else None
 
 
-def question(space: Workspace, recipe: Recipe, run: str) -> Question | None:
+def question(space: Workspace, recipe: Recipe, run: str) -> ApprovalRequest | None:
     """What to ask after a run whose gate waits for a person; None where nobody can be asked: in no deployment."""
     path = _place(space)
     if path is None or recipe.gate is None:
         return None
     folder = space.root.resolve() / "runs" / run
     registered = json.loads((folder / "report.json").read_text("utf-8"))["registered"]
-    asked = Question(
+    asked = ApprovalRequest(
         recipe=folder / "recipe.yaml", version=f"{registered['name']}/{registered['version']}",
         report=(folder / "report.html").as_uri(), hours=recipe.gate.approval_hours,
     )  # fmt: skip
@@ -61,7 +61,7 @@ def question(space: Workspace, recipe: Recipe, run: str) -> Question | None:
     return asked
 
 
-def ask(space: Workspace, asked: Question) -> State[Any]:
+def ask(space: Workspace, asked: ApprovalRequest) -> State[Any]:
     """Suspends this run until a person has answered; then promotes the version, or leaves it a candidate."""
     words = (
         f"**{asked.version}** holds every condition of its gate. Read its report first: {asked.report}\n\n"
