@@ -102,7 +102,7 @@ def estimates(metrics: Mapping[str, float]) -> dict[str, Estimate]:
 def _setting_changes(a: Path, b: Path) -> list[SettingChange]:
     first, second = _settings(a), _settings(b)
     names = [*first, *(name for name in second if name not in first)]
-    changed = [name for name in names if (name in first, first.get(name)) != (name in second, second.get(name))]
+    changed = [name for name in names if first.get(name) != second.get(name)]
     return [SettingChange(setting=name, a=first.get(name), b=second.get(name)) for name in changed]
 
 

@@ -126,7 +126,8 @@ def _show_cache(console: Console, plans: "Sequence[StagePlan]", cache: "Mapping[
     }  # fmt: skip
     console.print()
     for state, what in words.items():
-        names = [str(one.artifact.ref()) if one.artifact else name for name, one in cache.items() if one.state == state]
+        names = [f"{name} v{one.artifact.version}" if one.artifact else name
+                 for name, one in cache.items() if one.state == state]  # fmt: skip
         if names:
             console.print(f"{what}: {', '.join(names)}", highlight=False, soft_wrap=True)
     if any(one.state == "cached" for one in cache.values()):

@@ -17,8 +17,8 @@ from prefect.states import Completed, Failed
 from pydantic import BaseModel, Field
 
 from alignment.recipe.recipe import Recipe
-from alignment.registry import promote
 from alignment.workspace import Workspace, write_text
+from flows.command_lines import rlhf_line
 
 KEY = "approval"
 
@@ -63,10 +63,10 @@ def question(space: Workspace, recipe: Recipe, run: str) -> ApprovalRequest | No
 
 def ask(space: Workspace, asked: ApprovalRequest) -> State[Any]:
     """Suspends this run until a person has answered; then promotes the version, or leaves it a candidate."""
+    line = rlhf_line("models", "promote", asked.version, workspace=space.root)
     words = (
         f"**{asked.version}** holds every condition of its gate. Read its report first: {asked.report}\n\n"
-        f"Without an answer in {asked.hours:g} hours it stays a candidate, which `rlhf models promote {asked.version}` "
-        "can promote later."
+        f"Without an answer in {asked.hours:g} hours it stays a candidate, which `{line}` can promote later."
     )
     form = Approval.with_initial_data(description=words)
     answer = suspend_flow_run(wait_for_input=form, timeout=int(asked.hours * 3600), key=KEY)

@@ -1,4 +1,4 @@
-"""How busy the GPUs of this machine are while a stage runs, from NVIDIA's management library, which the driver brings."""
+"""How busy this machine's GPUs are while a stage runs, from NVIDIA's management library, which the driver brings."""
 
 import math
 import os

@@ -1,8 +1,8 @@
 """Preferences by people: a stage queues its comparisons in the raters' store, and its votes come back as a snapshot.
 
 A run that must wait ends: it holds no process, no slot and no thread. All that it made is in the cache, so the run that
-the event ``preferences.ready`` starts (:mod:`flows.deployment.serve`) comes to the same stage in seconds, finds the snapshot
-under the queue's name, and goes on. The snapshot's file is part of the stage's cache key.
+the event ``preferences.ready`` starts (:mod:`flows.deployment.serve`) comes to the same stage in seconds, finds the
+snapshot under the queue's name, and goes on. The snapshot's file is part of the stage's cache key.
 """
 
 import os

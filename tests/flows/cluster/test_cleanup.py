@@ -1,7 +1,6 @@
 """Who holds something on Ray, and the direction of the imports between those who do."""
 
 import ast
-from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -13,9 +12,9 @@ PACKAGE = Path(cleanup.__file__).parent
 
 
 @pytest.fixture(autouse=True)
-def _nobody_holds_anything(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _nobody_holds_anything(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cleanup, "_holders", [])
-    yield
+    return
 
 
 def test_everything_is_given_back_once_in_order() -> None:
