@@ -1,11 +1,10 @@
 """Where a recipe comes from: a file, or the name of a shipped one."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from alignment.errors import Fault, InputError, suggestion
-from alignment.models.resolve import resolve_model
-from alignment.recipe.load import load_recipe
-from alignment.recipe.recipe import Recipe
+from alignment.recipe.resolved import ResolvedRecipe, resolve_recipe
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -39,8 +38,6 @@ def _yaml_files(folder: Path) -> list[Path]:
     return sorted(file for file in folder.iterdir() if file.suffix in (".yaml", ".yml") and file.is_file())
 
 
-def prepare(given: str, overrides: list[str]) -> tuple[Recipe, Path]:
-    """The recipe with its model's paths made absolute, and its file. Raises InputError with every fault."""
-    path = find_recipe(given)
-    recipe = load_recipe(path, overrides)
-    return recipe.model_copy(update={"model": resolve_model(recipe.model, recipe.resources, path)}), path
+def prepare(given: str, overrides: Sequence[str] = ()) -> ResolvedRecipe:
+    """The recipe that a command names, ready to run. Raises InputError with every fault of its file."""
+    return resolve_recipe(find_recipe(given), overrides)

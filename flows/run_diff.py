@@ -40,7 +40,7 @@ class StageChange(BaseModel):
     b: str | None
 
 
-class Estimate(BaseModel):
+class MetricValue(BaseModel):
     """A metric with the ends of its 95 % interval, where it has one."""
 
     value: float
@@ -57,8 +57,8 @@ class MetricChange(BaseModel):
 
     stage: str
     metric: str
-    a: Estimate | None
-    b: Estimate | None
+    a: MetricValue | None
+    b: MetricValue | None
     difference: float | None
     intervals: Literal["apart", "overlap"] | None
 
@@ -85,14 +85,21 @@ def compare(a: Path, b: Path) -> RunDiff:
     )  # fmt: skip
 
 
-def estimates(metrics: Mapping[str, float]) -> dict[str, Estimate]:
-    """A stage's metrics, each with its interval; those with one come first."""
-    intervals = {name for name in metrics if all(name + end in metrics for end in ENDS)}
-    ends = {name + end for name in intervals for end in ENDS}
+def estimates(metrics: Mapping[str, float]) -> dict[str, MetricValue]:
+    """A stage's metrics, each with its interval; those with one come first.
+
+    The ends of ``accuracy``, or of ``win_rate.base.rubric.value``, are those names with .low and .high in place of
+    ``.value``; such a metric is called without ``.value`` here.
+    """
+    stems = {name: name.removesuffix(".value") for name in metrics}
+    whole = {name: stem for name, stem in stems.items() if all(stem + end in metrics for end in ENDS)}
+    ends = {stem + end for stem in whole.values() for end in ENDS}
     found = {
-        name: Estimate(value=value, low=metrics.get(name + ENDS[0]), high=metrics.get(name + ENDS[1]))
-        if name in intervals
-        else Estimate(value=value)
+        whole.get(name, name): MetricValue(
+            value=value, low=metrics[whole[name] + ENDS[0]], high=metrics[whole[name] + ENDS[1]]
+        )
+        if name in whole
+        else MetricValue(value=value)
         for name, value in metrics.items()
         if name not in ends
     }
@@ -177,7 +184,7 @@ def _metric_changes(a: list[dict[str, Any]], b: list[dict[str, Any]]) -> Iterato
             yield _metric_change(stage, metric, ours.get(metric), theirs.get(metric))
 
 
-def _metric_change(stage: str, metric: str, a: Estimate | None, b: Estimate | None) -> MetricChange:
+def _metric_change(stage: str, metric: str, a: MetricValue | None, b: MetricValue | None) -> MetricChange:
     intervals: Literal["apart", "overlap"] | None = None
     if a and b and None not in (ends := (a.low, a.high, b.low, b.high)):
         low, high, other_low, other_high = (end for end in ends if end is not None)

@@ -33,7 +33,9 @@ _VARIABLE = (
     "name the variable that holds it, such as OPENAI_API_KEY; a secret itself stands in no recipe",
 )
 _SECRETS = {
-    **dict.fromkeys(("api_key_env", "url_env", "secret_env", "user_env", "password_env", "slack", "apprise"), _VARIABLE),
+    **dict.fromkeys(
+        ("api_key_env", "url_env", "secret_env", "user_env", "password_env", "slack", "apprise"), _VARIABLE
+    ),
     "url": ("not an http(s) address without a user and password in it", "write it as https://host/v1"),
 }
 _REMEDIES = {

@@ -7,12 +7,14 @@ from pydantic import Field
 from alignment.recipe.base import Name, Settings
 from alignment.recipe.resources import Resources
 
+Precision = Literal["auto", "bfloat16", "float32"]
+
 
 class ModelSettings(Settings):
     """The model to align: a local folder, a hub name, or ``embedded:smollm2-135m``."""
 
     base: str
-    dtype: Literal["auto", "bfloat16", "float32"] = "auto"  # auto: what the machine is fast in; the run's recipe says
+    dtype: Precision = "auto"  # auto: what the machine is fast in; the run's recipe says
     revision: str | None = None  # of a hub model; pin it, or the recipe can change under you
     chat_template: str | None = None  # a Jinja file, for a base model that has none
     registered_name: Name = "policy"

@@ -1,11 +1,10 @@
-"""`rlhf run`, light to start: a run that is all cache imports neither torch nor transformers."""
+"""`rlhf run`. It is light to start: a run that is all cache imports neither torch nor transformers."""
 
 import time
 from pathlib import Path
 
 from rich.console import Console
 
-from alignment.recipe.files import resolve_data
 from alignment.workspace import Workspace
 from flows.recipe_source import prepare
 from flows.runs import next_run_name
@@ -18,13 +17,12 @@ def run_command(
     """Runs a recipe and returns the exit code: 0, or 1 where the gate refused or a stage failed."""
     console = Console()
     began = time.monotonic()
-    recipe, path = prepare(given, overrides)
+    resolved = prepare(given, overrides)
     space = Workspace(workspace.resolve())
     servers.quiet_environment(space)
     from flows.pipeline.launch import checked, launch
 
     server = servers.begin(space, "prefect")  # starts while the recipe is checked
-    checked(recipe, path, space)
-    name = next_run_name(space, recipe.name)
-    data = resolve_data(recipe, path)
-    return launch(recipe, data, space, server, name, only, start, refresh, console, began)
+    checked(resolved, space)
+    name = next_run_name(space, resolved.recipe.name)
+    return launch(resolved, space, server, name, only, start, refresh, console, began)

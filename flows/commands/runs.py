@@ -16,7 +16,7 @@ from alignment.errors import Fault, InputError, StageError
 from alignment.workspace import Workspace
 from flows.command_lines import rlhf_line
 from flows.monitoring.logs import LOG_FILE
-from flows.run_diff import Estimate, RunDiff, compare
+from flows.run_diff import MetricValue, RunDiff, compare
 from flows.run_record import RunRecord, read_record
 from flows.runs import find_run, read_report, run_folders, summarise
 from flows.shutdown import TOTAL_SECONDS
@@ -26,6 +26,7 @@ COLOURS = {
     "refused": "red", "failed": "red", "interrupted": "red", "elsewhere": "cyan",
 }  # fmt: skip
 POLL_SECONDS = 0.3
+WIDTH = 160  # of tables at least: a terminal breaks their lines, and cuts no name short
 STOP_SECONDS = TOTAL_SECONDS + 32.0  # a process ends itself within the first; a deployment's worker has to hear of it
 
 
@@ -41,7 +42,7 @@ def runs_list_command(workspace: Path, *, as_json: bool) -> None:
             one.run, _coloured(one.state), f"{one.started.astimezone():%Y-%m-%d %H:%M}", _took(one.seconds),
             str(one.made), str(one.cached), one.version or "",
         )  # fmt: skip
-    Console(highlight=False).print(table if summaries else f"no run in {workspace} yet")
+    _console().print(table if summaries else f"no run in {workspace} yet")
 
 
 def runs_show_command(name: str | None, workspace: Path, *, as_json: bool) -> None:
@@ -54,7 +55,7 @@ def runs_show_command(name: str | None, workspace: Path, *, as_json: bool) -> No
         value |= {key: report.get(key) for key in ("recipe_digest", "commit", "stages", "gate", "commands")}
         print(json.dumps(value, indent=2))
         return
-    console = Console(highlight=False, soft_wrap=True)
+    console = _console()
     console.print(f"[bold]{summary.run}[/bold] {_coloured(summary.state)}, began {summary.started.astimezone():%c}")
     if report:
         _print_stages(console, report["stages"])
@@ -89,7 +90,7 @@ def runs_diff_command(first: str, second: str, workspace: Path, *, as_json: bool
     if as_json:
         print(diff.model_dump_json(indent=2))
         return
-    console = Console(highlight=False)
+    console = _console()
     for summary in (diff.a, diff.b):
         console.print(f"[bold]{summary.run}[/bold] {_coloured(summary.state)}, {summary.started.astimezone():%c}")
     _print_inputs(console, diff)
@@ -153,7 +154,7 @@ def stop_command(name: str, workspace: Path, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps({"run": name, "stopped": True, "by": "cancellation" if by_server else "SIGTERM"}))
         return
-    console = Console(highlight=False, soft_wrap=True)
+    console = _console()
     console.print(f"{name} has ended; what it made and its checkpoint are kept")
     console.print(f"go on with  {again}", markup=False)
 
@@ -190,7 +191,7 @@ def logs_command(name: str | None, workspace: Path, *, follow: bool, as_json: bo
     if not path.exists():
         problem = f"{folder.name} has no log"
         raise InputError([Fault(problem, "runs of earlier versions kept none; `rlhf runs show` says how it ended")])
-    console = Console(highlight=False, soft_wrap=True)
+    console = _console()
     with path.open(encoding="utf-8") as file:
         while True:
             running = follow and summarise(folder).state == "running"
@@ -217,6 +218,10 @@ def _print_event(console: Console, event: dict[str, Any]) -> None:
         console.print(event["error"], markup=False)
 
 
+def _console() -> Console:
+    return Console(highlight=False, soft_wrap=True, width=max(WIDTH, Console().width))
+
+
 def _coloured(state: str) -> str:
     return f"[{COLOURS[state]}]{state}[/{COLOURS[state]}]"
 
@@ -231,7 +236,7 @@ def _value(value: Any) -> str:
     return "–" if value is None else str(value)
 
 
-def _estimate(estimate: Estimate | None) -> str:
+def _estimate(estimate: MetricValue | None) -> str:
     if estimate is None:
         return "–"
     interval = "" if estimate.low is None or estimate.high is None else f" ({estimate.low:.3g} – {estimate.high:.3g})"

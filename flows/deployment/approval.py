@@ -17,6 +17,7 @@ from prefect.states import Completed, Failed
 from pydantic import BaseModel, Field
 
 from alignment.recipe.recipe import Recipe
+from alignment.registry import promote
 from alignment.workspace import Workspace, write_text
 from flows.command_lines import rlhf_line
 

@@ -1,6 +1,5 @@
 """What a run would take from the cache, found without running or changing anything."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -9,7 +8,7 @@ from alignment.errors import InputError
 from alignment.models.base_model import prepare_base
 from alignment.recipe.base import BASE, CHAMPION
 from alignment.recipe.graph import of_type, stage_inputs
-from alignment.recipe.recipe import Recipe
+from alignment.recipe.resolved import ResolvedRecipe
 from alignment.recipe.run_settings import ModelSettings
 from alignment.recipe.stages.preferences import HumanPreferencesStage
 from alignment.records import Artifact
@@ -29,8 +28,9 @@ class CacheState:
     artifact: Artifact | None = None
 
 
-def cached_stages(recipe: Recipe, data: Mapping[str, Path], workspace: Workspace) -> dict[str, CacheState]:
+def cached_stages(resolved: ResolvedRecipe, workspace: Workspace) -> dict[str, CacheState]:
     """What the cache holds of each stage of a recipe whose check has passed."""
+    recipe, data = resolved.recipe, resolved.data
     base = _base(recipe.model, workspace)
     made: dict[str, Artifact] = {} if base is None else {BASE: base}
     people = dict(of_type(recipe.stages, HumanPreferencesStage))

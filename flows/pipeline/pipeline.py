@@ -15,7 +15,7 @@ from prefect.client.schemas.objects import State
 from alignment.errors import Fault, InputError, suggestion
 from alignment.recipe.base import BASE, CHAMPION
 from alignment.recipe.graph import of_type, stage_inputs
-from alignment.recipe.load import dump_recipe, recipe_digest
+from alignment.recipe.load import dump_recipe
 from alignment.recipe.stages.preferences import HumanPreferencesStage
 from alignment.records import Artifact
 from alignment.report import Registered, build_report, write_report
@@ -141,7 +141,7 @@ def data_of(run: Run, name: str, *, wanted: bool) -> dict[str, Path] | None:
     if votes is None:
         show_queues(standings(run.workspace))
         with outcome(run, name, settings.kind):
-            raise WaitingForRaters(remember_waiting(name, recipe, request.data, run.made, run.workspace))
+            raise WaitingForRaters(remember_waiting(name, request.resolved, run.made, run.workspace))
     return {**request.data, **votes}
 
 
@@ -173,7 +173,7 @@ def publish_report(run: Run) -> None:
         run.outcomes,
         run=run.request.run,
         recipe_text=dump_recipe(run.recipe),
-        recipe_digest=recipe_digest(run.recipe),
+        recipe_digest=run.request.resolved.digest,
         commit=commit(),
         started=run.started,
         finished=datetime.now(UTC),

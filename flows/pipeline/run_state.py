@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import BaseModel
 
 from alignment.recipe.recipe import Recipe
+from alignment.recipe.resolved import ResolvedRecipe
 from alignment.records import Artifact
 from alignment.workspace import Workspace
 from flows.pipeline.register import Finish
@@ -18,20 +19,26 @@ Status = Literal["completed", "failed", "skipped", "waiting"]
 class RunRequest(BaseModel):
     """What a run is asked to do; its fields are the flow's parameters on the dashboard.
 
-    ``data`` maps "prompts", "demonstrations", "preferences" and "<stage>.rubric" to files. ``only`` runs one stage and
-    ``start`` runs from one on; the stages before are then taken from the cache and nowhere else. The stages of
-    ``refresh`` are made anew although the cache knows them. ``ready`` maps a queue of people's votes to the digest of
-    the snapshot that the run was started for.
+    ``only`` runs one stage and ``start`` runs from one on; the stages before are then taken from the cache and nowhere
+    else. The stages of ``refresh`` are made anew although the cache knows them. ``ready`` maps a queue of people's
+    votes to the digest of the snapshot that the run was started for.
     """
 
-    recipe: Recipe
-    data: dict[str, Path]
+    resolved: ResolvedRecipe
     workspace: Path
     run: str
     only: str | None = None
     start: str | None = None
     refresh: tuple[str, ...] = ()
     ready: dict[str, str] = {}
+
+    @property
+    def recipe(self) -> Recipe:
+        return self.resolved.recipe
+
+    @property
+    def data(self) -> dict[str, Path]:
+        return self.resolved.data
 
 
 class WaitingForRaters(Exception):  # noqa: N818  (nothing went wrong)

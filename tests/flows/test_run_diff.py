@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from flows.run_diff import Estimate, compare, estimates
+from flows.run_diff import MetricValue, compare, estimates
 from flows.run_record import DataFile, RunRecord, this_process
 
 
@@ -74,7 +74,7 @@ def test_what_differs_and_nothing_else(tmp_path: Path) -> None:
     ]
     metrics = {one.metric: one for one in diff.metrics}
     assert list(metrics) == ["win_rate.base", "length", "only_before"]
-    assert metrics["win_rate.base"].a == Estimate(value=0.5, low=0.4, high=0.6)
+    assert metrics["win_rate.base"].a == MetricValue(value=0.5, low=0.4, high=0.6)
     assert metrics["win_rate.base"].difference == 0.25
     assert metrics["win_rate.base"].intervals == "apart"  # 0.60 < 0.61
     assert metrics["length"].intervals == "overlap"  # 10.5 < 11
@@ -91,7 +91,14 @@ def test_a_run_is_like_itself(tmp_path: Path) -> None:
     assert (diff.settings, diff.data, diff.stages, diff.metrics, diff.same_metrics) == ([], [], [], [], 1)
 
 
+def test_a_win_rate_keeps_its_value_under_a_name_of_its_own() -> None:
+    metrics = {"win.value": 0.5, "win.low": 0.4, "win.high": 0.6, "win.length_controlled": 0.55}
+    assert estimates(metrics) == {
+        "win": MetricValue(value=0.5, low=0.4, high=0.6), "win.length_controlled": MetricValue(value=0.55),
+    }  # fmt: skip
+
+
 def test_an_interval_needs_both_its_ends() -> None:
     assert estimates({"a": 1.0, "a.low": 0.5, "b": 2.0, "b.low": 1.0, "b.high": 3.0}) == {
-        "b": Estimate(value=2.0, low=1.0, high=3.0), "a": Estimate(value=1.0), "a.low": Estimate(value=0.5),
+        "b": MetricValue(value=2.0, low=1.0, high=3.0), "a": MetricValue(value=1.0), "a.low": MetricValue(value=0.5),
     }  # fmt: skip
