@@ -45,7 +45,7 @@ class JudgeStage(StageSettings):
     judge: JudgeSettings
     comparisons_per_prompt: Count = 2
     calibration: Name | None = None  # a stage of preferences by people, simulated raters or a file; None: uncalibrated
-    min_kappa: Annotated[float, Field(ge=-1, le=1)] | None = None  # Cohen's κ with the raters; below it, no RLAIF
+    min_kappa: Annotated[float, Field(ge=-1, le=1)] | None = None  # whole 95 % interval of κ with the raters
     correct_position: bool = True  # take the mean log-odds of the first place off every verdict before it counts
     tie_margin: Annotated[float, Field(ge=0, lt=0.5)] = 0.0  # a calibrated probability this near to 0.5 is a tie
     weights: VoteWeights = VoteWeights()
