@@ -69,12 +69,17 @@ class Email(Settings):
 
 
 class Notify(Settings):
-    """Who hears how a run ended. ``block`` is a notification block that was saved in Prefect, as ``type/name``."""
+    """Who hears how a run ended.
+
+    ``apprise`` is the variable that holds addresses of services as Apprise writes them, with blanks between them.
+    ``block`` is a notification block that was saved in Prefect, as ``type/name``.
+    """
 
     on: tuple[Ending, ...] = Field(ENDINGS, min_length=1)
     webhook: Webhook | None = None
     slack: Variable | None = None  # the variable that holds an incoming webhook's address
     email: Email | None = None
+    apprise: Variable | None = None
     block: Annotated[str, Field(pattern=r"^[a-z0-9-]+/[\w-]+$")] | None = None
 
     @property
@@ -84,6 +89,7 @@ class Notify(Settings):
             "webhook.url_env": self.webhook and self.webhook.url_env,
             "webhook.secret_env": self.webhook and self.webhook.secret_env,
             "slack": self.slack,
+            "apprise": self.apprise,
             "email.user_env": self.email and self.email.user_env,
             "email.password_env": self.email and self.email.password_env,
         }
