@@ -69,5 +69,5 @@ class Resources(Settings):
     @classmethod
     def _no_client(cls, address: str | None) -> str | None:
         if address is not None and "://" in address:
-            raise ValueError("run this command as a Ray job on the cluster, with address: auto (see README)")
+            raise ValueError("run this command as a Ray job on the cluster, with address: auto (see docs/operations.md)")
         return address
