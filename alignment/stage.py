@@ -1,8 +1,8 @@
 """What a stage is to the library: a function from a context to a result.
 
 A stage's function has the signature ``(settings, context) -> StageResult``. It writes its artifact's files under
-``context.output`` and its checkpoints under ``context.checkpoints``; whoever runs it (:mod:`flows.pipeline.stage_task`) makes both
-folders, names and digests the artifact, and runs it again on the same folders after a crash.
+``context.output`` and its checkpoints under ``context.checkpoints``; whoever runs it (:mod:`flows.pipeline.stage_task`)
+makes both folders, names and digests the artifact, and runs it again on the same folders after a crash.
 """
 
 import time

@@ -1,14 +1,9 @@
 """Where a recipe comes from: a file, or the name of a shipped one."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from alignment.models.resolve import resolve_model
-from alignment.recipe.load import load_recipe
-from alignment.recipe.recipe import Recipe
-
-if TYPE_CHECKING:
-    pass
+from alignment.recipe.resolved import ResolvedRecipe, resolve_recipe
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -20,8 +15,6 @@ def find_recipe(given: str) -> Path:
     return shipped if not path.is_file() and shipped.exists() else path  # a folder of that name is no recipe
 
 
-def prepare(given: str, overrides: list[str]) -> tuple[Recipe, Path]:
-    """The recipe with its model's paths made absolute, and its file. Raises InputError with every fault."""
-    path = find_recipe(given)
-    recipe = load_recipe(path, overrides)
-    return recipe.model_copy(update={"model": resolve_model(recipe.model, recipe.resources, path)}), path
+def prepare(given: str, overrides: Sequence[str] = ()) -> ResolvedRecipe:
+    """The recipe that a command names, ready to run. Raises InputError with every fault of its file."""
+    return resolve_recipe(find_recipe(given), overrides)

@@ -7,7 +7,7 @@ from alignment.data.columns import listed
 from alignment.errors import Fault
 from alignment.evaluation.gate import resolve
 from alignment.evaluation.metric_names import directions, evaluation_judges, evaluation_metric_names
-from alignment.recipe.base import BASE, CHAMPION
+from alignment.recipe.base import BASE, CHAMPION, Product
 from alignment.recipe.error_messages import STAGE_KINDS, nearest, suggestion
 from alignment.recipe.gate import Condition, Gate
 from alignment.recipe.graph import (
@@ -23,7 +23,7 @@ from alignment.recipe.stages.dpo import DpoStage
 from alignment.recipe.stages.evaluate import EvaluateStage
 from alignment.recipe.stages.overoptimisation import OveroptimisationStage
 from alignment.recipe.stages.ppo import PpoStage
-from alignment.recipe.stages.spec import Product, StageSettings
+from alignment.recipe.stages.spec import StageSettings
 from alignment.recipe.stages.tournament import TournamentStage
 
 RESERVED = {BASE: "the model that all start from", CHAMPION: "the version that is promoted"}

@@ -38,7 +38,7 @@ class Inspected(NamedTuple):
 def inspect_model(settings: ModelSettings, workspace: Workspace | None = None) -> Inspected:
     """The tokenizer and context of a model that conversations can be rendered for.
 
-    ``settings`` has absolute paths (:func:`alignment.models.resolve.resolve_model`). An embedded model is read from
+    ``settings`` has absolute paths (:func:`alignment.recipe.resolved.resolve_model`). An embedded model is read from
     ``workspace`` where it was converted already: the wheel's own file takes seconds.
 
     Raises:

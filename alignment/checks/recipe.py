@@ -9,21 +9,18 @@ from alignment.checks.judges import judge_faults
 from alignment.checks.metrics import metric_faults
 from alignment.checks.rewards import reward_faults
 from alignment.errors import Fault, InputError
-from alignment.models.resolve import resolve_model
 from alignment.recipe import yaml_file
-from alignment.recipe.files import resolve_data
-from alignment.recipe.recipe import Recipe
+from alignment.recipe.resolved import ResolvedRecipe
 from alignment.recipe.yaml_file import Document
 from alignment.workspace import Workspace
 
 
-def check_recipe(recipe: Recipe, recipe_path: Path, workspace: Workspace | None = None) -> list[Fault]:
+def check_recipe(resolved: ResolvedRecipe, workspace: Workspace | None = None) -> list[Fault]:
     """The faults of a recipe, in the order stages, data, model, lengths; empty where it can run.
 
-    ``recipe_path`` is where the recipe was read from: its relative paths start there, and faults name its lines.
     A converted model in ``workspace`` is used where there is one. The model part imports transformers.
     """
-    files = resolve_data(recipe, recipe_path)
+    recipe, files = resolved.recipe, resolved.data
     faults = wiring_faults(recipe)
     data, unreadable = read_data(recipe, files)
     faults += unreadable
@@ -37,13 +34,13 @@ def check_recipe(recipe: Recipe, recipe_path: Path, workspace: Workspace | None 
 
     faults += device_faults(recipe)
     try:
-        model = inspect_model(resolve_model(recipe.model, recipe.resources, recipe_path), workspace)
+        model = inspect_model(recipe.model, workspace)
     except InputError as error:
         faults += error.faults
     else:
         faults += length_faults(recipe, files, data, model)
-    document = _document(recipe_path)
-    return [_placed(fault, recipe_path, document) for fault in faults]
+    document = _document(resolved.path)
+    return [_placed(fault, resolved.path, document) for fault in faults]
 
 
 def _document(recipe_path: Path) -> Document:

@@ -1,8 +1,8 @@
 """A judge's work in pieces: comparisons that it judges by itself, whoever does it and in whatever order.
 
-A local judge's pieces may be done side by side (:mod:`alignment.parallel_map`), and each is kept as a checkpoint. A judge
-behind an endpoint is asked from the stage's own process, since what waits there is the network and its budget is one
-account; its answers are kept by themselves, so that nothing is paid for twice.
+A local judge's pieces may be done side by side (:mod:`alignment.parallel_map`), and each is kept as a checkpoint. A
+judge behind an endpoint is asked from the stage's own process, since what waits there is the network and its budget is
+one account; its answers are kept by themselves, so that nothing is paid for twice.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,11 +1,11 @@
-"""From a recipe's judge to one that judges: models loaded, answers that were paid for found."""
+"""From a recipe's judge or writer to one that judges or writes: models loaded, answers that were paid for found."""
 
 from pathlib import Path
 from typing import Any
 
 from alignment.errors import StageError
 from alignment.judges.answer_cache import Answers
-from alignment.judges.llm_judge import WritingJudge
+from alignment.judges.llm_judge import Asker, WritingJudge
 from alignment.judges.local_model import LocalAsker
 from alignment.judges.logprob_judge import LabelJudge
 from alignment.judges.openai_endpoint import EndpointAsker
@@ -20,6 +20,7 @@ from alignment.recipe.judges import (
     LabelProbabilitiesJudge,
     PairClassifierJudge,
     RewardModelJudge,
+    Writer,
     judge_digest,
 )
 from alignment.records import Artifact
@@ -47,6 +48,19 @@ def build_judge(settings: AnyJudge, context: StageContext, place: str = "judge")
         return WritingJudge(settings, asker, f"{settings.endpoint.model} ({settings.form})")
     model, tokenizer, name = _model(settings.model or BASE, settings.folder, context, place)
     return WritingJudge(settings, LocalAsker(settings, model, tokenizer, context.run.seed), f"{name} ({settings.form})")
+
+
+def build_writer(settings: Writer, context: StageContext) -> tuple[Asker, str]:
+    """Who writes, and its name.
+
+    Raises StageError where its model is an adapter for another base, or an endpoint's key is not to be had.
+    """
+    if settings.endpoint is not None:
+        answers = Answers(context.kept or context.checkpoints / "answers")
+        return EndpointAsker(settings, settings.endpoint, answers), settings.endpoint.model
+    artifact = context.inputs[settings.model or BASE]
+    model, tokenizer = load_policy(artifact, context.inputs[BASE], context.run)
+    return LocalAsker(settings, model, tokenizer, context.run.seed), str(artifact.ref())
 
 
 def calibration_of(calibrated_by: str | None, judge: AnyJudge, context: StageContext) -> JudgeReport | None:

@@ -1,8 +1,8 @@
 """Logits of a few labels after many questions that begin alike.
 
 What all questions begin with is run through the model once, and its keys and values are kept; every later batch is a
-forest of the distinct continuations behind it (:mod:`alignment.models.tree_attention`). Only the last token of a question
-meets the model's head, so that no logits of other places are ever computed.
+forest of the distinct continuations behind it (:mod:`alignment.models.tree_attention`). Only the last token of a
+question meets the model's head, so that no logits of other places are ever computed.
 """
 
 from collections.abc import Sequence

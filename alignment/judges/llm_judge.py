@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from alignment.judges import prompts as templates
-from alignment.judges.prompt_injection import gives_orders
 from alignment.judges.prompts import Question, conversation, parse
-from alignment.judges.protocol import CERTAIN, Judgement, Tally, bounded
+from alignment.judges.protocol import CERTAIN, Judgement, Tally, bounded, gives_orders
 from alignment.recipe.judges import GenerativeJudge
 from alignment.records import Comparison, Prompt
 

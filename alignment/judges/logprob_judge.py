@@ -12,9 +12,8 @@ import torch
 
 from alignment.chat import render_prompt
 from alignment.judges.label_logits import LabelReader
-from alignment.judges.prompt_injection import gives_orders
 from alignment.judges.prompts import conversation, shortened
-from alignment.judges.protocol import Judgement, Tally, bounded
+from alignment.judges.protocol import Judgement, Tally, bounded, gives_orders
 from alignment.models.prefix_sharing import common_prefix
 from alignment.recipe.judges import LabelProbabilitiesJudge
 from alignment.records import Comparison, Message, Prompt

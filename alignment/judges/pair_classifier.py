@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from alignment.chat import render_prompt
-from alignment.judges.prompt_injection import gives_orders
 from alignment.judges.prompts import conversation, shortened
-from alignment.judges.protocol import Judgement, Tally, bounded
+from alignment.judges.protocol import Judgement, Tally, bounded, gives_orders
 from alignment.models.reward_model import score
 from alignment.recipe.judges import PairClassifierJudge
 from alignment.records import Comparison, Message

@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from alignment.chat import render_answer, render_prompt
-from alignment.judges.prompt_injection import gives_orders
-from alignment.judges.protocol import Judgement, Tally, bounded
+from alignment.judges.protocol import Judgement, Tally, bounded, gives_orders
 from alignment.recipe.judges import (
     RewardModelJudge,
 )

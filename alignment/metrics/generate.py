@@ -1,8 +1,8 @@
 """What an evaluation or a tournament asks policies, in pieces: of one policy, and of some of the prompts each.
 
-The pieces may be done side by side (:mod:`alignment.parallel_map`); every one is kept as a checkpoint, so that a run that was
-stopped asks nothing twice. Prompts of like length stand together, and a piece is one batch: what it brings depends on
-nothing outside of it.
+The pieces may be done side by side (:mod:`alignment.parallel_map`); every one is kept as a checkpoint, so that a run
+that was stopped asks nothing twice. Prompts of like length stand together, and a piece is one batch: what it brings
+depends on nothing outside of it.
 """
 
 import json
@@ -116,7 +116,8 @@ def asker(settings: Any, context: StageContext) -> Callable[[Question], Answered
     """What asks, wherever it is called."""
     scores: list[Score] = []  # the reward model that chooses, once it was needed
     pool = PolicyPool(context.inputs[BASE], context.run)
-    often = [context.inputs[name] for name in {settings.model, getattr(settings, "reference", settings.model)}]
+    roles = settings.inputs()
+    often = [context.inputs[name] for role in ("model", "reference") for name in roles.get(role, ())]
 
     def ask(question: Question) -> Answered:
         artifact = context.inputs[question.model]

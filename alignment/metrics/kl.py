@@ -34,7 +34,7 @@ class KlEstimate(Record):
     max_new_tokens: int
 
 
-def kl_estimate(values: Sequence[float], *, max_new_tokens: int, seed: int) -> KlEstimate:
+def mean_kl(values: Sequence[float], *, max_new_tokens: int, seed: int) -> KlEstimate:
     """The estimate from one value for each response. Raises ValueError without values."""
     if not values:
         raise ValueError("a KL needs at least one response")

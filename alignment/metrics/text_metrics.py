@@ -30,14 +30,14 @@ class Rouge:
     rougeL: float  # noqa: N815 - the field's own name
 
 
-def words(text: str) -> list[str]:
+def whitespace_words(text: str) -> list[str]:
     """The text's words: split at white space, in small letters."""
     return text.lower().split()
 
 
 def mean_words(texts: Sequence[str]) -> float:
     """Mean number of words. Raises ValueError without texts."""
-    return fmean(len(words(text)) for text in _some(texts))
+    return fmean(len(whitespace_words(text)) for text in _some(texts))
 
 
 def distinct_n(texts: Sequence[str], n: int) -> float:
@@ -123,7 +123,7 @@ def last_number(text: str) -> Decimal | None:
 def _ngrams(text: str, n: int) -> list[tuple[str, ...]]:
     if n < 1:
         raise ValueError(f"n-grams have at least one word, not {n}")
-    tokens = words(text)
+    tokens = whitespace_words(text)
     return [tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1)]
 
 

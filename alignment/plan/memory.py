@@ -119,9 +119,9 @@ def layer_activations(
     """Bytes that one layer keeps of one token for its backward pass.
 
     Two norms keep their input in float32 (and in the model's format, where their weight is trained). Attention keeps
-    queries, keys, values and its output: in float32 on a processor (alignment/models/cpu_attention.py). The feed-forward
-    part keeps what its product was made of. Below an adapter each linear layer keeps a copy of its input, cast for it;
-    where all is one format, layers with one input share it.
+    queries, keys, values and its output: in float32 on a processor (alignment/models/cpu_attention.py). The
+    feed-forward part keeps what its product was made of. Below an adapter each linear layer keeps a copy of its input,
+    cast for it; where all is one format, layers with one input share it.
     """
     entry = BYTES[precision]
     norms = 2 * 4 * size.hidden + (2 * entry * size.hidden if work.full else 0)

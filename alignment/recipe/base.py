@@ -14,6 +14,11 @@ Count = Annotated[int, Field(ge=1)]
 Part = Literal["all", "first half", "second half"]
 """Which of the held-out prompts, in the order of their ids (which are digests): a choice between policies on one half
 leaves the other half for an unbiased evaluation of what was chosen."""
+Product = Literal[
+    "policy", "responses", "preferences", "demonstrations", "held_out_prompts", "reward_model", "pair_classifier",
+    "calibration", "evaluation", "experiment",
+]  # fmt: skip
+"""What stages make for others."""
 
 
 class Settings(BaseModel):

@@ -3,10 +3,11 @@
 from collections.abc import Iterator, Mapping
 from typing import TypeVar
 
+from alignment.recipe.base import Product
 from alignment.recipe.judges import AnyJudge, judge_models, judge_role
 from alignment.recipe.resources import Resources
 from alignment.recipe.rewards import JudgeReward, ModelReward
-from alignment.recipe.stages.spec import Product, StageSettings
+from alignment.recipe.stages.spec import StageSettings
 
 S = TypeVar("S", bound=StageSettings)
 

@@ -16,8 +16,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from alignment.digests import digest_of
-from alignment.recipe.base import BASE, Count, Fraction, Name, NotNegative, Positive, Settings
-from alignment.recipe.stages.spec import Product
+from alignment.recipe.base import BASE, Count, Fraction, Name, NotNegative, Positive, Product, Settings
 
 Text = Annotated[str, Field(min_length=1)]
 Form = Literal["pairwise", "score", "ranking", "rubric"]
@@ -119,6 +118,25 @@ class Endpoint(Settings):
     def _money_has_a_price(self) -> Self:
         if self.budget is not None and self.budget.money is not None and not (self.price.prompt or self.price.answer):
             raise ValueError("a budget in money needs a price")
+        return self
+
+
+class Writer(Settings):
+    """A model that writes: one of a stage's, or one behind an OpenAI-compatible endpoint."""
+
+    model: Name | None = None
+    """A stage that makes a policy, or `base`. One of `model` and `endpoint` is required."""
+    endpoint: Endpoint | None = None
+    """An OpenAI-compatible server that writes."""
+    max_tokens: Count = 256
+    """Tokens of one answer."""
+    temperature: NotNegative = 0.7
+    """Sampling temperature. 0: greedy."""
+
+    @model_validator(mode="after")
+    def _someone_writes(self) -> Self:
+        if (self.model is None) == (self.endpoint is None):
+            raise ValueError("name one of model and endpoint: who writes")
         return self
 
 

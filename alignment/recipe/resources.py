@@ -69,5 +69,7 @@ class Resources(Settings):
     @classmethod
     def _no_client(cls, address: str | None) -> str | None:
         if address is not None and "://" in address:
-            raise ValueError("run this command as a Ray job on the cluster, with address: auto (see docs/operations.md)")
+            raise ValueError(
+                "run this command as a Ray job on the cluster, with address: auto (see docs/operations.md)"
+            )
         return address

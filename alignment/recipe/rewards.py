@@ -17,9 +17,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from alignment.recipe.base import Count, Fraction, Name, Positive, Settings
+from alignment.recipe.base import Count, Fraction, Name, Positive, Product, Settings
 from alignment.recipe.judges import JUDGE_READS, GenerativeJudge, LabelProbabilitiesJudge, scores_alone
-from alignment.recipe.stages.spec import Product
 
 Unit = Literal["words", "sentences", "lines", "characters", "tokens"]
 Form = Literal[

@@ -7,13 +7,15 @@ from pydantic import Field
 from alignment.recipe.base import Name, Settings
 from alignment.recipe.resources import Resources
 
+Precision = Literal["auto", "bfloat16", "float32"]
+
 
 class ModelSettings(Settings):
     """The model to align: a local folder, a hub name, or ``embedded:smollm2-135m``."""
 
     base: str
     """A local folder, a hub name, or `embedded:smollm2-135m`."""
-    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+    dtype: Precision = "auto"
     """Type of the weights. `auto`: what the machine multiplies fast; the run's own recipe says which."""
     revision: str | None = None
     """Revision of a hub model. Pin it: else the model can change under the recipe."""

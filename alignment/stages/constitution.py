@@ -15,10 +15,10 @@ from alignment.data.jsonl import read_records, write_records
 from alignment.data.text import words
 from alignment.digests import content_id, pair_id, prompt_id
 from alignment.errors import StageError
+from alignment.judges.factory import build_writer
 from alignment.judges.llm_judge import Asker, Reply
 from alignment.judges.prompts import Question, parse
 from alignment.judges.protocol import wait_for
-from alignment.judges.writers import build_writer
 from alignment.preferences.ai_feedback_report import ConstitutionFigures, PrincipleFigures
 from alignment.preferences.principles import load_constitution
 from alignment.recipe.stages.ai_feedback import ConstitutionStage, Principle

@@ -15,7 +15,7 @@ from alignment.evaluation.bootstrap import Sums
 from alignment.evaluation.metric_names import evaluated_models
 from alignment.judges.outcomes import judged_outcomes
 from alignment.metrics.generate import Found, Question, ask_all, divergences_of, questions, responses_of
-from alignment.metrics.kl import kl_estimate
+from alignment.metrics.kl import mean_kl
 from alignment.metrics.measure import measure, require_prompts
 from alignment.metrics.model_metrics import probe
 from alignment.metrics.results import evaluation, metrics, samples
@@ -47,7 +47,7 @@ def run(settings: EvaluateStage, context: StageContext) -> StageResult:
     answers = {name: responses_of(asked, "answers", name, prompts) for name in reversed(evaluated_models(settings))}
     pool = PolicyPool(context.inputs[BASE], context.run)
     sums = {name: _probe(work, pool, context.inputs[name]) for name in answers}
-    kl = kl_estimate(
+    kl = mean_kl(
         divergences_of(asked, settings.model, work.kl_prompts),
         max_new_tokens=settings.sampling.max_new_tokens, seed=work.seed,
     )  # fmt: skip

@@ -4,7 +4,6 @@ It writes ``overoptimisation.json``: every policy's way, point by point, and its
 :mod:`alignment.evaluation.reward_kl_curve` defines them. What was measured of a snapshot is kept as a checkpoint.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -226,8 +225,3 @@ def _metrics(found: Overoptimisation) -> dict[str, float]:
         values[f"best_kl.{way}"] = one.best_kl
         values[f"kl.{way}"] = found.ways[way][-1].kl
     return values
-
-
-def read_overoptimisation(folder: Path) -> Overoptimisation:
-    """What the stage wrote."""
-    return Overoptimisation.model_validate(json.loads((folder / "overoptimisation.json").read_text("utf-8")))

@@ -5,18 +5,16 @@ started from, and best-of-n from it. Ranks are by win rate against that start; r
 games, and say who beats whom among those that the start cannot tell apart.
 """
 
-import json
 import shutil
 from collections.abc import Mapping, Sequence
 from itertools import combinations
-from pathlib import Path
 
 from alignment.evaluation.ratings import bradley_terry
 from alignment.evaluation.reward_kl_curve import best_of_kl
 from alignment.evaluation.win_rate import Rate, win_rate
 from alignment.judges.outcomes import judged_outcomes
 from alignment.metrics.generate import BEST_OF, Found, Question, ask_all, divergences_of, questions, responses_of
-from alignment.metrics.kl import kl_estimate
+from alignment.metrics.kl import mean_kl
 from alignment.preferences.outcomes import rubric_outcomes
 from alignment.preferences.rubric import load_rubric
 from alignment.preferences.simulated_raters import simulated_raters
@@ -148,11 +146,6 @@ def metrics(found: Tournament) -> dict[str, float]:
     return values
 
 
-def read_tournament(folder: Path) -> Tournament:
-    """What the stage wrote."""
-    return Tournament.model_validate(json.loads((folder / "tournament.json").read_text("utf-8")))
-
-
 def _questions(settings: TournamentStage, prompts: list[Prompt]) -> list[Question]:
     """All that the players are asked, one after the other."""
     size = settings.batch_size
@@ -173,5 +166,5 @@ def _kl(
     settings: TournamentStage, context: StageContext, divergences: Sequence[float]
 ) -> tuple[float, float | None, float | None]:
     """KL(policy‖start) with its interval, from one value for each prompt."""
-    found = kl_estimate(divergences, max_new_tokens=settings.sampling.max_new_tokens, seed=context.run.seed)
+    found = mean_kl(divergences, max_new_tokens=settings.sampling.max_new_tokens, seed=context.run.seed)
     return found.value, found.low, found.high

@@ -42,7 +42,8 @@ class Rollouts:
 
 
 class ActorEngine:
-    """A :class:`alignment.rollouts.distributed_engine.PushedEngine` over rollout workers, each of which draws for some prompts."""
+    """A :class:`alignment.rollouts.distributed_engine.PushedEngine` over rollout workers, each of which draws for some
+    prompts."""
 
     def __init__(self, actors: Sequence[Any], name: str) -> None:
         self.actors, self.name = tuple(actors), name

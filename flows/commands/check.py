@@ -2,18 +2,13 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from alignment.errors import InputError
-from alignment.recipe.load import recipe_digest
 from alignment.workspace import Workspace
 from flows.recipe_source import prepare
 from flows.services import servers
-
-if TYPE_CHECKING:
-    pass
 
 
 def check_command(given: str, workspace: Path, overrides: list[str], *, as_json: bool) -> None:
@@ -23,14 +18,15 @@ def check_command(given: str, workspace: Path, overrides: list[str], *, as_json:
     from alignment.checks.recipe import check_recipe
     from flows.pipeline.environment import running_faults
 
-    recipe, path = prepare(given, overrides)
-    faults = check_recipe(recipe, path, space) + running_faults(recipe)
+    resolved = prepare(given, overrides)
+    recipe = resolved.recipe
+    faults = check_recipe(resolved, space) + running_faults(recipe)
     if as_json:
         rows = [
             {"file": f.file, "row": f.row, "field": f.field, "problem": f.problem, "remedy": f.remedy} for f in faults
         ]
-        print(json.dumps({"recipe": recipe.name, "digest": recipe_digest(recipe), "faults": rows}, indent=2))
+        print(json.dumps({"recipe": recipe.name, "digest": resolved.digest, "faults": rows}, indent=2))
     if faults:
         raise InputError(faults)
     if not as_json:
-        Console().print(f"{path}: {len(recipe.stages)} stages, nothing wrong", highlight=False)
+        Console().print(f"{resolved.path}: {len(recipe.stages)} stages, nothing wrong", highlight=False)

@@ -4,7 +4,6 @@ import json
 import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -12,9 +11,6 @@ from alignment.errors import Fault, InputError
 from alignment.workspace import Workspace
 from flows.recipe_source import prepare
 from flows.services import servers
-
-if TYPE_CHECKING:
-    pass
 
 
 def deploy_command(
@@ -33,7 +29,8 @@ def deploy_command(
     wanted = _limits(limits)
     clock = [f"deployment.cron={json.dumps(cron)}", "deployment.every=null"] if cron is not None else []
     clock += [f"deployment.every={every}", "deployment.cron=null"] if every is not None else []
-    recipe, path = prepare(given, [*overrides, *clock])
+    resolved = prepare(given, [*overrides, *clock])
+    recipe = resolved.recipe
     space = Workspace(workspace.resolve())
     servers.quiet_environment(space)
     server = servers.wait(space, servers.begin(space, "prefect"))
@@ -42,12 +39,12 @@ def deploy_command(
     from flows.pipeline.concurrency_limit import limit_faults, set_limits
     from flows.pipeline.launch import checked
 
-    checked(recipe, path, space)
+    checked(resolved, space)
     set_limits(wanted)
     if faults := limit_faults(recipe):
         raise InputError(faults)
     Console().print(f"serving {recipe.name}; its runs are at {server.url}", highlight=False, soft_wrap=True)
-    serve_recipe(str(path.resolve()), recipe, space, overrides, recipe.deployment)
+    serve_recipe(str(resolved.path.resolve()), recipe, space, overrides, recipe.deployment)
 
 
 def _limits(given: list[str]) -> dict[str, int]:

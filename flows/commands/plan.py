@@ -10,14 +10,11 @@ from rich.console import Console
 from rich.table import Table
 
 from alignment.errors import Fault, InputError
-from alignment.models.precision import natural_precision
 from alignment.plan.hardware import GIB, GPUS, Machine, this_processor
-from alignment.recipe.files import resolve_data
-from alignment.recipe.load import load_recipe, recipe_digest
+from alignment.precision import natural_precision
 from alignment.recipe.recipe import Recipe
-from alignment.recipe.resources import Resources
 from alignment.workspace import Workspace
-from flows.recipe_source import find_recipe, prepare
+from flows.recipe_source import prepare
 from flows.services import servers
 
 if TYPE_CHECKING:
@@ -38,19 +35,20 @@ def plan_command(
     from alignment.plan.sizes import model_size
     from alignment.plan.texts import measure_texts
 
-    recipe, path = prepare(given, overrides)
-    faults = check_recipe(recipe, path, space)
+    resolved = prepare(given, overrides)
+    recipe = resolved.recipe
+    faults = check_recipe(resolved, space)
     # The GPU that a plan is for need not be in this machine.
     if faults := [fault for fault in faults if fault.field != "resources.device"]:
         raise InputError(faults)
-    data, _faults = read_data(recipe, resolve_data(recipe, path))
+    data, _faults = read_data(recipe, resolved.data)
     texts = measure_texts(data, recipe.data.held_out, inspect_model(recipe.model, space).tokenizer)
-    written = load_recipe(find_recipe(given), overrides).model.dtype  # `auto` still, where it is
-    plans = plan.make_plan(recipe, model_size(read_config(recipe.model, space)), texts, machines, precision=written)
+    size = model_size(read_config(recipe.model, space))
+    plans = plan.make_plan(recipe, size, texts, machines, precision=resolved.precision)
     if as_json:
         value = {
             "recipe": recipe.name,
-            "digest": recipe_digest(recipe),
+            "digest": resolved.digest,
             "machines": [asdict(machine) for machine in machines],
             "stages": [plan.as_json(one) for one in plans],
         }
@@ -60,7 +58,7 @@ def plan_command(
 
 
 def _machines(on: Sequence[str], measure: bool) -> list[Machine]:
-    processor = this_processor(natural_precision(Resources(device="cpu")), measured=measure)
+    processor = this_processor(natural_precision("cpu"), measured=measure)
     known = {machine.name.lower(): machine for machine in (processor, *GPUS)}
     unknown = [name for name in on if name.lower() not in known]
     if unknown:

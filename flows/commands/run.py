@@ -1,32 +1,26 @@
-"""What the commands do, each light to start: a run that is all cache imports neither torch nor transformers."""
+"""`rlhf run`. It is light to start: a run that is all cache imports neither torch nor transformers."""
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from alignment.recipe.files import resolve_data
 from alignment.workspace import Workspace
 from flows.recipe_source import prepare
 from flows.runs import next_run_name
 from flows.services import servers
-
-if TYPE_CHECKING:
-    pass
 
 
 def run_command(given: str, workspace: Path, overrides: list[str], *, only: str | None, start: str | None) -> int:
     """Runs a recipe and returns the exit code: 0, or 1 where the gate refused or a stage failed."""
     console = Console()
     began = time.monotonic()
-    recipe, path = prepare(given, overrides)
+    resolved = prepare(given, overrides)
     space = Workspace(workspace.resolve())
     servers.quiet_environment(space)
     from flows.pipeline.launch import checked, launch
 
     server = servers.begin(space, "prefect")  # starts while the recipe is checked
-    checked(recipe, path, space)
-    name = next_run_name(space, recipe.name)
-    data = resolve_data(recipe, path)
-    return launch(recipe, data, space, server, name, only, start, console, began)
+    checked(resolved, space)
+    name = next_run_name(space, resolved.recipe.name)
+    return launch(resolved, space, server, name, only, start, console, began)

@@ -20,6 +20,7 @@ from pathlib import Path
 from rich.console import Console
 
 from alignment.errors import Fault, InputError
+from alignment.recipe.resolved import ResolvedRecipe
 from alignment.workspace import Workspace
 from flows.commands.up_page import serve_page
 from flows.monitoring.dashboard import PAGES
@@ -38,13 +39,13 @@ def up_command(recipes: Sequence[str], workspace: Path, overrides: list[str], po
     servers.quiet_environment(space)
     prepared = {}
     for given in recipes:
-        recipe, path = prepare(given, overrides)
-        prepared[recipe.name] = (recipe, path)
+        resolved = prepare(given, overrides)
+        prepared[resolved.recipe.name] = resolved
     if prepared:
         from flows.pipeline.launch import checked
 
-        for recipe, path in prepared.values():
-            checked(recipe, path, space)
+        for resolved in prepared.values():
+            checked(resolved, space)
     with _alone(space):
         faults = _running(space) + _taken(chosen)
         if faults:
@@ -93,11 +94,12 @@ def _services(space: Workspace, ports: Mapping[str, int], console: Console) -> I
 
 
 def _workers(
-    space: Workspace, ports: Mapping[str, int], recipes: Mapping[str, tuple[object, Path]], overrides: Sequence[str]
+    space: Workspace, ports: Mapping[str, int], recipes: Mapping[str, ResolvedRecipe], overrides: Sequence[str]
 ) -> Iterator[Child]:
     server = f"http://{HOST}:{ports['prefect']}"
-    for name, (_recipe, path) in recipes.items():
-        command = [sys.executable, "-m", "flows.cli", "deploy", str(path.resolve()), "--workspace", str(space.root)]
+    for name, resolved in recipes.items():
+        path = str(resolved.path.resolve())
+        command = [sys.executable, "-m", "flows.cli", "deploy", path, "--workspace", str(space.root)]
         command += [word for one in overrides for word in ("--set", one)]
         yield Child(
             f"worker {name}", command, _is_ready(f"{server}/api/deployments/name/recipe/{name}"),

@@ -25,10 +25,10 @@ from prefect.runtime import flow_run as running
 
 from alignment.errors import InputError
 from alignment.recipe.deployment import Deployment
-from alignment.recipe.files import resolve_data, with_absolute_data
 from alignment.recipe.graph import of_type
 from alignment.recipe.load import dump_recipe
 from alignment.recipe.recipe import Recipe
+from alignment.recipe.resolved import ResolvedRecipe
 from alignment.recipe.stages.preferences import HumanPreferencesStage
 from alignment.workspace import Workspace, write_text
 from flows.deployment.approval import ask, asked_before, question
@@ -67,37 +67,35 @@ def recipe_flow(
     end_in_time(SERVED_STEP_SECONDS, SERVED_TOTAL_SECONDS)
     space = Workspace(Path(workspace))
     if (asked := asked_before(space)) is not None:
-        loaded, path = prepare(str(asked.recipe), [])
-        return _follow(loaded, path, space, ask(space, asked))
+        loaded = prepare(str(asked.recipe))
+        return _follow(loaded, space, ask(space, asked))
     waited = waiting_recipe(space, queue) if queue else None
-    if waited is not None and waited.exists():
-        loaded, path = prepare(str(waited), [])
-    else:
-        loaded, path = prepare(recipe, overrides or [])
-    name, state = _tries(loaded, path, space, {queue: digest} if queue else {})
+    answered = waited is not None and waited.exists()
+    loaded = prepare(str(waited)) if answered else prepare(recipe, overrides or [])
+    name, state = _tries(loaded, space, {queue: digest} if queue else {})
     if queue and (state.is_completed() or state.name == "Refused"):
         write_text(heard(space, queue), digest + "\n")
-    if state.name == "AwaitingApproval" and (asked := question(space, loaded, name)) is not None:
+    if state.name == "AwaitingApproval" and (asked := question(space, loaded.recipe, name)) is not None:
         state = ask(space, asked)
-    return _follow(loaded, path, space, state)
+    return _follow(loaded, space, state)
 
 
-def _follow(recipe: Recipe, path: Path, space: Workspace, state: State[Any]) -> State[Any]:
+def _follow(resolved: ResolvedRecipe, space: Workspace, state: State[Any]) -> State[Any]:
     """Begins the next round after a promotion. Returns the state of the round that ended."""
-    following = _next_round(recipe, path, space, state)
+    following = _next_round(resolved, space, state)
     if following is not None:
-        _tries(following, path, space, {})
+        _tries(following, space, {})
     return state
 
 
-def _tries(recipe: Recipe, path: Path, space: Workspace, ready: dict[str, str]) -> tuple[str, State[Any]]:
+def _tries(resolved: ResolvedRecipe, space: Workspace, ready: dict[str, str]) -> tuple[str, State[Any]]:
     """Runs the recipe, and again where it failed, as often as it says. Each try is a run with a report of its own.
 
     Returns the last one's name and final state.
     """
-    settings = recipe.deployment
+    settings = resolved.recipe.deployment
     for left in reversed(range(settings.retries + 1)):
-        name, state = _run(recipe, path, space, ready)
+        name, state = _run(resolved, space, ready)
         if state.name not in AGAIN or not left or isinstance(_error(state), InputError):
             break
         get_run_logger().warning("%s; tried again in %g s", state.message, settings.retry_seconds)
@@ -109,17 +107,17 @@ def _error(state: State[Any]) -> Any:
     return state.result(raise_on_failure=False) if state.is_failed() else None
 
 
-def _run(recipe: Recipe, path: Path, space: Workspace, ready: dict[str, str]) -> tuple[str, State[Any]]:
+def _run(resolved: ResolvedRecipe, space: Workspace, ready: dict[str, str]) -> tuple[str, State[Any]]:
     """Runs a recipe under the next free name. Returns the name and the final state."""
+    recipe = resolved.recipe
     try:
-        checked(recipe, path, space)
+        checked(resolved, space)
     except InputError as error:  # its files have changed since it was deployed
-        tell(recipe, "", path, state=None, error=error)
+        tell(recipe, "", resolved.path, state=None, error=error)
         raise
     name = next_run_name(space, recipe.name)
-    data = resolve_data(recipe, path)
-    write_text(space.folder("runs", name) / "recipe.yaml", dump_recipe(with_absolute_data(recipe, data)))
-    request = RunRequest(recipe=recipe, data=data, workspace=space.root, run=name, ready=ready)
+    write_text(space.folder("runs", name) / "recipe.yaml", dump_recipe(resolved.written_out()))
+    request = RunRequest(resolved=resolved, workspace=space.root, run=name, ready=ready)
     timed = pipeline.with_options(timeout_seconds=recipe.deployment.timeout_seconds)
     state: State[Any] = timed(request, return_state=True)
     if state.name == "TimedOut":  # the flow itself could not say so: it was interrupted
@@ -128,8 +126,9 @@ def _run(recipe: Recipe, path: Path, space: Workspace, ready: dict[str, str]) ->
     return name, state
 
 
-def _next_round(recipe: Recipe, path: Path, space: Workspace, state: State[Any]) -> Recipe | None:
+def _next_round(resolved: ResolvedRecipe, space: Workspace, state: State[Any]) -> ResolvedRecipe | None:
     """The recipe with the new champion as its base; None where there is no new one, or it cannot be a base."""
+    recipe = resolved.recipe
     if state.name != "Promoted" or not any(of_type(recipe.stages, HumanPreferencesStage)):
         return None
     from alignment.registry import find
@@ -139,7 +138,7 @@ def _next_round(recipe: Recipe, path: Path, space: Workspace, state: State[Any])
     if (weights / "adapter_config.json").exists():
         return None  # an adapter stands on a base and is none: the recipe's gate says `merge: false`
     model = recipe.model.model_copy(update={"base": str(weights), "revision": None})
-    return with_absolute_data(recipe, resolve_data(recipe, path)).model_copy(update={"model": model})
+    return resolved.with_model(model)
 
 
 def serve_recipe(given: str, recipe: Recipe, space: Workspace, overrides: list[str], settings: Deployment) -> None:

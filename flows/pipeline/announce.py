@@ -45,7 +45,7 @@ def tell_of_the_end(flow: Any, flow_run: FlowRun, state: State[Any]) -> None:
     given = flow_run.parameters
     del flow  # Prefect names it
     try:
-        recipe, _path = prepare(given["recipe"], given.get("overrides") or [])
+        recipe = prepare(given["recipe"], given.get("overrides") or []).recipe
     except InputError:  # the recipe's file has gone or is broken since: nobody is named that could hear of it
         _log.exception("nobody hears that %s is %s", flow_run.name, state.name)
         return

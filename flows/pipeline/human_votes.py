@@ -1,8 +1,8 @@
 """Preferences by people: a stage queues its comparisons in the raters' store, and its votes come back as a snapshot.
 
 A run that must wait ends: it holds no process, no slot and no thread. All that it made is in the cache, so the run that
-the event ``preferences.ready`` starts (:mod:`flows.deployment.serve`) comes to the same stage in seconds, finds the snapshot
-under the queue's name, and goes on. The snapshot's file is part of the stage's cache key.
+the event ``preferences.ready`` starts (:mod:`flows.deployment.serve`) comes to the same stage in seconds, finds the
+snapshot under the queue's name, and goes on. The snapshot's file is part of the stage's cache key.
 """
 
 import os
@@ -13,10 +13,10 @@ from alignment.data.jsonl import read_records
 from alignment.digests import digest_of
 from alignment.errors import Fault, InputError, StageError
 from alignment.preferences.comparisons import make_comparisons
-from alignment.recipe.files import with_absolute_data
 from alignment.recipe.graph import of_type
 from alignment.recipe.load import dump_recipe
 from alignment.recipe.recipe import Recipe
+from alignment.recipe.resolved import ResolvedRecipe
 from alignment.recipe.stages.preferences import HumanPreferencesStage
 from alignment.records import Artifact, Comparison, Prompt, Response
 from alignment.workspace import Workspace, write_text
@@ -150,12 +150,12 @@ def collected(
     return {"snapshot": records_of(snapshot), "collection": counted}
 
 
-def remember_waiting(name: str, recipe: Recipe, data: Mapping[str, Path], made: Mapping[str, Artifact],
-                    workspace: Workspace) -> str:  # fmt: skip
+def remember_waiting(name: str, resolved: ResolvedRecipe, made: Mapping[str, Artifact], workspace: Workspace) -> str:
     """Remembers which recipe waits, and says for what."""
+    recipe = resolved.recipe
     settings = _settings(recipe, name)
     queue = queue_name(name, recipe, made[settings.responses])
-    write_text(waiting_recipe(workspace, queue), dump_recipe(with_absolute_data(recipe, data)))
+    write_text(waiting_recipe(workspace, queue), dump_recipe(resolved.written_out()))
     return (
         f"{name} waits for raters: {settings.pairs} pairs of {settings.votes_per_comparison} votes each, in the queue "
         f"{queue}. People vote in `rlhf rate`; `rlhf deploy` goes on by itself when they are done, or run this again"

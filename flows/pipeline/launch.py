@@ -18,9 +18,9 @@ from alignment.cache_key import code_digest
 from alignment.checks.recipe import check_recipe
 from alignment.digests import digest_of
 from alignment.errors import InputError
-from alignment.recipe.files import resolve_data, with_absolute_data
-from alignment.recipe.load import dump_recipe, recipe_digest
+from alignment.recipe.load import dump_recipe
 from alignment.recipe.recipe import Recipe
+from alignment.recipe.resolved import ResolvedRecipe
 from alignment.workspace import Workspace, file_digest, write_text
 from flows.monitoring.progress import listener
 from flows.monitoring.terminal import Terminal, shown_stages
@@ -30,18 +30,18 @@ from flows.services import servers
 from flows.shutdown import leaving_on_sigterm
 
 
-def checked(recipe: Recipe, path: Path, workspace: Workspace) -> None:
+def checked(resolved: ResolvedRecipe, workspace: Workspace) -> None:
     """Checks a recipe, unless these very settings, files and checks were found good before. Raises InputError."""
+    recipe, data = resolved.recipe, resolved.data
     if faults := running_faults(recipe):  # of the environment, which is no part of what was found good before
         raise InputError(faults)
-    data = resolve_data(recipe, path)
     digests = {name: file_digest(file) for name, file in data.items() if file.is_file()}
-    identity = digest_of([recipe_digest(recipe), digests, code_digest("alignment.checks.recipe"), _model_stamp(recipe)])
+    identity = digest_of([resolved.digest, digests, code_digest("alignment.checks.recipe"), _model_stamp(recipe)])
     passed = workspace.folder("services") / "checked.json"
     known: list[str] = json.loads(passed.read_text("utf-8")) if passed.exists() else []
     if identity in known:
         return
-    if faults := check_recipe(recipe, path, workspace):
+    if faults := check_recipe(resolved, workspace):
         raise InputError(faults)
     write_text(passed, json.dumps([*known[-99:], identity]))
 
@@ -53,8 +53,7 @@ def _model_stamp(recipe: Recipe) -> list[tuple[str, int, int]]:
 
 
 def launch(
-    recipe: Recipe,
-    data: dict[str, Path],
+    resolved: ResolvedRecipe,
     workspace: Workspace,
     server: servers.Service,
     name: str,
@@ -64,15 +63,19 @@ def launch(
     began: float,
 ) -> int:
     """Runs the flow and says how it ended. Returns the exit code."""
-    request = RunRequest(recipe=recipe, data=data, workspace=workspace.root, run=name, only=only, start=start)
+    request = RunRequest(resolved=resolved, workspace=workspace.root, run=name, only=only, start=start)
     check_start(request)  # a mistyped stage leaves no run
-    write_text(workspace.folder("runs", name) / "recipe.yaml", dump_recipe(with_absolute_data(recipe, data)))
+    write_text(workspace.folder("runs", name) / "recipe.yaml", dump_recipe(resolved.written_out()))
     with console.status("waiting for the Prefect server"):
         servers.wait(workspace, server)
     settings: dict[Any, Any] = {PREFECT_RESULTS_LOCAL_STORAGE_PATH: workspace.folder("prefect", "results")}
     if get_current_settings().api.url is None:
         settings[PREFECT_API_URL] = f"{server.url}/api"
-    with leaving_on_sigterm(), temporary_settings(settings), Terminal(shown_stages(recipe), console) as terminal:
+    with (
+        leaving_on_sigterm(),
+        temporary_settings(settings),
+        Terminal(shown_stages(resolved.recipe), console) as terminal,
+    ):
         token = listener.set(terminal)
         try:
             state = pipeline(request, return_state=True)

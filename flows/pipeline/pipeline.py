@@ -18,8 +18,9 @@ from pydantic import BaseModel
 from alignment.errors import Fault, InputError
 from alignment.recipe.base import BASE, CHAMPION
 from alignment.recipe.graph import of_type, stage_inputs
-from alignment.recipe.load import dump_recipe, recipe_digest
+from alignment.recipe.load import dump_recipe
 from alignment.recipe.recipe import Recipe
+from alignment.recipe.resolved import ResolvedRecipe
 from alignment.recipe.stages.preferences import HumanPreferencesStage
 from alignment.records import Artifact
 from alignment.report import Command, Registered, build_report, write_report
@@ -39,18 +40,25 @@ Status = Literal["completed", "failed", "skipped", "waiting"]
 class RunRequest(BaseModel):
     """What a run is asked to do; its fields are the flow's parameters on the dashboard.
 
-    ``data`` maps "prompts", "demonstrations", "preferences" and "<stage>.rubric" to files. ``only`` runs one stage and
+    ``only`` runs one stage and
     ``start`` runs from one on; the stages before are then taken from the cache and nowhere else. ``ready`` maps a queue
     of people's votes to the digest of the snapshot that the run was started for.
     """
 
-    recipe: Recipe
-    data: dict[str, Path]
+    resolved: ResolvedRecipe
     workspace: Path
     run: str
     only: str | None = None
     start: str | None = None
     ready: dict[str, str] = {}
+
+    @property
+    def recipe(self) -> Recipe:
+        return self.resolved.recipe
+
+    @property
+    def data(self) -> dict[str, Path]:
+        return self.resolved.data
 
 
 class WaitingForRaters(Exception):  # noqa: N818  (nothing went wrong)
@@ -196,7 +204,7 @@ def data_of(run: Run, name: str, *, wanted: bool) -> dict[str, Path] | None:
     if votes is None:
         show_queues(standings(run.workspace))
         with outcome(run, name, settings.kind):
-            raise WaitingForRaters(remember_waiting(name, recipe, request.data, run.made, run.workspace))
+            raise WaitingForRaters(remember_waiting(name, request.resolved, run.made, run.workspace))
     return {**request.data, **votes}
 
 
@@ -228,7 +236,7 @@ def publish_report(run: Run) -> None:
         run.outcomes,
         run=run.request.run,
         recipe_text=dump_recipe(run.recipe),
-        recipe_digest=recipe_digest(run.recipe),
+        recipe_digest=run.request.resolved.digest,
         commit=commit(),
         started=run.started,
         finished=datetime.now(UTC),

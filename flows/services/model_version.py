@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 from alignment.errors import Fault, InputError
-from alignment.recipe.resources import Resources
 from alignment.workspace import Workspace
 from flows.services.servers import quiet_environment
 
@@ -16,7 +15,7 @@ def load_version(reference: str, workspace: Workspace) -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM
 
     from alignment.chat import load_tokenizer
-    from alignment.models.precision import natural_precision
+    from alignment.precision import natural_precision
 
     folder = Path(reference)
     if not folder.is_dir():
@@ -26,7 +25,7 @@ def load_version(reference: str, workspace: Workspace) -> tuple[Any, Any]:
     merged = folder / "merged"
     source = merged if merged.is_dir() else folder
     try:
-        model = AutoModelForCausalLM.from_pretrained(str(source), dtype=getattr(torch, natural_precision(Resources())))
+        model = AutoModelForCausalLM.from_pretrained(str(source), dtype=getattr(torch, natural_precision("auto")))
     except (OSError, ValueError) as error:
         problem = f"no model can be loaded from {source}: {str(error).splitlines()[0]}"
         remedy = "name a registered version or a Hugging Face folder"

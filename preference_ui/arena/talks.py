@@ -1,8 +1,8 @@
 """The arena's talks: a person talks to two versions at once, does not know which, votes, and then learns their names.
 
-Here is what is stored and when; the answers are made in :mod:`preference_ui.arena.responders`. A vote and the end of its talk
-are one transaction, and the names leave this module only from a talk that has ended so. There is no undo: who has seen
-the names is no longer blind.
+Here is what is stored and when; the answers are made in :mod:`preference_ui.arena.responders`. A vote and the end of
+its talk are one transaction, and the names leave this module only from a talk that has ended so. There is no undo: who
+has seen the names is no longer blind.
 """
 
 import random

@@ -108,9 +108,8 @@ def resident() -> float:
 
 
 def recipe_of(arguments: argparse.Namespace) -> Any:
-    from alignment.models.precision import natural_precision
+    from alignment.precision import natural_precision
     from alignment.recipe.recipe import Recipe
-    from alignment.recipe.resources import Resources
 
     stage = {
         "kind": "dpo", "model": "base", "preferences": "preferences", "learning_rate": LEARNING_RATE, "warmup": 0.0,
@@ -118,7 +117,7 @@ def recipe_of(arguments: argparse.Namespace) -> Any:
     }  # fmt: skip
     return Recipe.model_validate({
         "name": "benchmark", "seed": arguments.seed, "stages": {"dpo": stage},
-        "model": {"base": str(arguments.folder / "model"), "dtype": natural_precision(Resources())},
+        "model": {"base": str(arguments.folder / "model"), "dtype": natural_precision("auto")},
     })  # fmt: skip
 
 

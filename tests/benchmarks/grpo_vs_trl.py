@@ -70,14 +70,14 @@ def train(arguments: argparse.Namespace) -> dict[str, float]:
     from transformers import TrainerCallback
     from trl import GRPOConfig
 
-    from alignment.models.precision import natural_precision
+    from alignment.precision import natural_precision
     from alignment.recipe.resources import Resources
     from alignment.training.trl import choose_kernels
 
     resources = Resources(device=arguments.device)
     if arguments.side == "ours":
         choose_kernels(resources)
-    bf16 = natural_precision(resources) == "bfloat16"
+    bf16 = natural_precision(resources.device) == "bfloat16"
     marks: list[tuple[float, float]] = []
     rewards: list[float] = []
 

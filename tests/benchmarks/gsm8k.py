@@ -37,14 +37,13 @@ def main() -> int:
 
     from alignment.errors import InputError
     from alignment.models.base_model import prepare_base
-    from alignment.models.precision import natural_precision
-    from alignment.recipe.resources import Resources
+    from alignment.precision import natural_precision
     from alignment.recipe.run_settings import ModelSettings
     from alignment.workspace import Workspace
 
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    dtype = arguments.dtype or natural_precision(Resources())
+    dtype = arguments.dtype or natural_precision("auto")
     with tempfile.TemporaryDirectory() as space:
         try:
             base = prepare_base(Workspace(Path(space)), ModelSettings(base=arguments.model or "embedded:smollm2-135m"))

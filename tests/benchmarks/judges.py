@@ -44,14 +44,13 @@ def main() -> int:
     from alignment.chat import load_tokenizer
     from alignment.errors import InputError
     from alignment.models.base_model import prepare_base
-    from alignment.models.precision import natural_precision
-    from alignment.recipe.resources import Resources
+    from alignment.precision import natural_precision
     from alignment.recipe.run_settings import ModelSettings
     from alignment.workspace import Workspace
 
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    arguments.dtype = arguments.dtype or natural_precision(Resources(device=arguments.device))
+    arguments.dtype = arguments.dtype or natural_precision(arguments.device)
     with tempfile.TemporaryDirectory() as folder:
         try:
             base = prepare_base(Workspace(Path(folder)), ModelSettings(base=arguments.model or "embedded:smollm2-135m"))

@@ -46,9 +46,7 @@ def main() -> int:
 
 def measure(kind: str, workers: int) -> dict[str, Any]:
     """The seconds of all, and per stage: of the whole stage, and of its own work."""
-    from alignment.recipe.files import resolve_data
-    from alignment.recipe.load import load_recipe
-    from alignment.recipe.recipe import Recipe
+    from alignment.recipe.resolved import resolve_recipe
     from alignment.workspace import Workspace
     from flows.services import servers
 
@@ -56,16 +54,16 @@ def measure(kind: str, workers: int) -> dict[str, Any]:
         space = Workspace(Path(folder) / "workspace")
         servers.quiet_environment(space)
         path = write_recipe(Path(folder))
-        recipe: Recipe = load_recipe(path)
-        data = resolve_data(recipe, path)
+        resolved = resolve_recipe(path)
+        recipe, data = resolved.recipe, resolved.data
         if kind == "bare":
             return bare(recipe, data, space)
         if kind == "prefect":
-            return under_prefect(recipe, data, space)
+            return under_prefect(resolved, space)
         began = time.perf_counter()
-        recipe = on_ray(recipe, workers)
+        resolved = resolved.model_copy(update={"recipe": on_ray(recipe, workers)})
         start = time.perf_counter() - began
-        return {"start": start} | under_prefect(recipe, data, space)
+        return {"start": start} | under_prefect(resolved, space)
 
 
 def write_recipe(folder: Path) -> Path:
@@ -110,7 +108,7 @@ def bare(recipe: Any, data: Any, space: Any) -> dict[str, Any]:
     return {"seconds": time.perf_counter() - began, "stages": stages}
 
 
-def under_prefect(recipe: Any, data: Any, space: Any) -> dict[str, Any]:
+def under_prefect(resolved: Any, space: Any) -> dict[str, Any]:
     """The project's own flow on a server that is running."""
     from prefect.settings import PREFECT_API_URL, PREFECT_RESULTS_LOCAL_STORAGE_PATH, temporary_settings
 
@@ -126,7 +124,7 @@ def under_prefect(recipe: Any, data: Any, space: Any) -> dict[str, Any]:
         }
         began = time.perf_counter()
         with temporary_settings(settings):
-            pipeline(RunRequest(recipe=recipe, data=data, workspace=space.root, run="tiny-1"), return_state=True)
+            pipeline(RunRequest(resolved=resolved, workspace=space.root, run="tiny-1"), return_state=True)
         seconds = time.perf_counter() - began
     finally:
         servers.stop(space, "prefect")

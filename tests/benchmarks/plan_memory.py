@@ -89,23 +89,22 @@ def write_recipe(root: Path, dtype: str) -> None:
     }), "utf-8")  # fmt: skip
 
 
-def prepared(root: Path) -> tuple[Any, Path, Any]:
-    """The recipe, its file and its workspace."""
+def prepared(root: Path) -> tuple[Any, dict[str, Path], Any]:
+    """The recipe, its files and its workspace."""
     from alignment.workspace import Workspace
     from flows.recipe_source import prepare
     from flows.services import servers
 
     space = Workspace(root / "workspace")
     servers.quiet_environment(space)
-    recipe, path = prepare(str(root / "recipe.yaml"), [])
-    return recipe, path, space
+    resolved = prepare(str(root / "recipe.yaml"))
+    return resolved.recipe, resolved.data, space
 
 
 def measure(stage: str, root: Path) -> dict[str, Any]:
     """Runs one stage here, and reads this process's own figures."""
-    recipe, path, space = prepared(root)
+    recipe, files, space = prepared(root)
     from alignment.models.base_model import prepare_base
-    from alignment.recipe.files import resolve_data
 
     base = prepare_base(space, recipe.model)
     if stage == "base":
@@ -117,7 +116,7 @@ def measure(stage: str, root: Path) -> dict[str, Any]:
     importlib.import_module(recipe.stages[stage].spec.run)
     before = status("VmRSS")
     made = {"base": base} | {one.name: one for one in space.artifacts()}
-    execute(make_job(stage, recipe, made, resolve_data(recipe, path), space))
+    execute(make_job(stage, recipe, made, files, space))
     return {"before": before, "peak": status("VmHWM")}
 
 
@@ -129,16 +128,15 @@ def status(field: str) -> int:
 
 def foreseen(root: Path) -> dict[str, Any]:
     """The plan's memory of each stage on this processor."""
-    recipe, path, space = prepared(root)
+    recipe, files, space = prepared(root)
     from alignment.checks.data import read_data
     from alignment.checks.model import inspect_model, read_config
     from alignment.plan import plan
     from alignment.plan.hardware import this_processor
     from alignment.plan.sizes import model_size
     from alignment.plan.texts import measure_texts
-    from alignment.recipe.files import resolve_data
 
-    data, faults = read_data(recipe, resolve_data(recipe, path))
+    data, faults = read_data(recipe, files)
     assert not faults, faults
     texts = measure_texts(data, recipe.data.held_out, inspect_model(recipe.model, space).tokenizer)
     size = model_size(read_config(recipe.model, space))

@@ -4,29 +4,10 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from alignment.recipe.base import Count, Name, NotNegative, Settings
-from alignment.recipe.judges import Endpoint, Text
+from alignment.recipe.base import Count, Name, Settings
+from alignment.recipe.judges import Endpoint, Text, Writer
 from alignment.recipe.stages.spec import StageSettings, StageSpec
 from alignment.records import Sampling
-
-
-class Writer(Settings):
-    """A model that writes: one of a stage's, or one behind an OpenAI-compatible endpoint."""
-
-    model: Name | None = None
-    """A stage that makes a policy, or `base`. One of `model` and `endpoint` is required."""
-    endpoint: Endpoint | None = None
-    """An OpenAI-compatible server that writes."""
-    max_tokens: Count = 256
-    """Tokens of one answer."""
-    temperature: NotNegative = 0.7
-    """Sampling temperature. 0: greedy."""
-
-    @model_validator(mode="after")
-    def _someone_writes(self) -> Self:
-        if (self.model is None) == (self.endpoint is None):
-            raise ValueError("name one of model and endpoint: who writes")
-        return self
 
 
 class Principle(Settings):

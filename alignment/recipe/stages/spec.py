@@ -7,13 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-from alignment.recipe.base import Lora, Settings
+from alignment.recipe.base import Lora, Product, Settings
 from alignment.records import Sampling
 
-Product = Literal[
-    "policy", "responses", "preferences", "demonstrations", "held_out_prompts", "reward_model", "pair_classifier",
-    "calibration", "evaluation", "experiment",
-]  # fmt: skip
 Sharing = Literal["batches", "pieces", "none"]
 
 UNCOUNTED: Any = {
@@ -66,8 +62,10 @@ class StageSettings(Settings):
         return self.model_dump(mode="json", exclude=UNCOUNTED)
 
     def inputs(self) -> dict[str, tuple[str, ...]]:
-        """The stages (or ``base``) that its own settings name, by role; :func:`alignment.recipe.graph.stage_inputs` adds
-        those of its judge and its rewards."""
+        """The stages (or ``base``) that its own settings name, by role.
+
+        :func:`alignment.recipe.graph.stage_inputs` adds those of its judge and its rewards.
+        """
         named = {role: getattr(self, role, None) for role in self.spec.reads}
         lists = {role: (value,) if isinstance(value, str) else value for role, value in named.items()}
         return {
@@ -166,6 +164,24 @@ class StageSettings(Settings):
         """The adapter that it trains; None where it trains all weights or none."""
         adapter: Lora | None = getattr(self, "lora", None)
         return adapter
+
+    def memory_settings(self) -> dict[str, int]:
+        """Its settings that memory grows with, and their values."""
+        named = {name: getattr(self, name, None) for name in ("batch_size", "max_length")}
+        return {name: value for name, value in named.items() if value is not None}
+
+    def lighter(self) -> dict[str, Any] | None:
+        """The next change of its settings with which it needs less memory for the same result; None: none is left."""
+        if getattr(self, "gradient_checkpointing", None) is False:
+            return {"gradient_checkpointing": True}
+        size, accumulation = getattr(self, "batch_size", 1), getattr(self, "gradient_accumulation", None)
+        if size < 2:
+            return None
+        return {"batch_size": size // 2} | ({"gradient_accumulation": 2 * accumulation} if accumulation else {})
+
+    def trains_adapter(self) -> bool:
+        """Whether it can train an adapter in place of all weights."""
+        return "lora" in type(self).model_fields
 
     def asks_held_out(self) -> bool:
         """Whether it asks the held-out part of ``data.prompts``."""

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from alignment.checks.recipe import check_recipe
-from alignment.recipe.load import load_recipe
+from alignment.recipe.resolved import resolve_recipe
 
 CONTEXT = 64  # tokens; the tiny model's tokenizer makes one of each byte
 TEMPLATE = (
@@ -73,6 +73,6 @@ def checked(tmp_path: Path, tiny_model: Path) -> Checker:
         recipe = {"name": "test", "model": {"base": str(tiny_model)}} | parts
         path = tmp_path / "recipe.yaml"
         path.write_text(yaml.safe_dump(recipe, sort_keys=False), "utf-8")
-        return [str(fault).replace(f"{tmp_path}/", "") for fault in check_recipe(load_recipe(path), path)]
+        return [str(fault).replace(f"{tmp_path}/", "") for fault in check_recipe(resolve_recipe(path))]
 
     return check

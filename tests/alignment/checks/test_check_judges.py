@@ -9,7 +9,7 @@ import pytest
 
 from alignment.checks.recipe import check_recipe
 from alignment.errors import InputError
-from alignment.recipe.load import load_recipe
+from alignment.recipe.resolved import resolve_recipe
 
 MakeRecipe = Callable[..., Path]
 JUDGE = {"kind": "label_probabilities", "question": "Which?"}
@@ -19,10 +19,10 @@ SECRET = "sk-do-not-say-this"
 def faults(path: Path, whole: dict[str, Any]) -> str:
     path.write_text(json.dumps(whole))
     try:
-        recipe = load_recipe(path)
+        recipe = resolve_recipe(path)
     except InputError as error:
         return str(error)
-    return "\n".join(map(str, check_recipe(recipe, path)))
+    return "\n".join(map(str, check_recipe(recipe)))
 
 
 @pytest.fixture

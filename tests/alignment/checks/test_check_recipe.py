@@ -11,7 +11,7 @@ from alignment.checks.model import EMBEDDED_CONTEXT, inspect_model
 from alignment.checks.recipe import check_recipe
 from alignment.data.split import is_held_out
 from alignment.models import embedded
-from alignment.recipe.load import load_recipe
+from alignment.recipe.resolved import resolve_recipe
 from alignment.recipe.run_settings import ModelSettings
 
 Write = Callable[[str, Iterable[Any]], Path]
@@ -382,9 +382,9 @@ def test_faults_of_all_parts_come_at_once(checked: Checker, write: Write, data: 
 def test_a_recipe_checked_without_its_file(tiny_model: Path, tmp_path: Path) -> None:
     path = tmp_path / "gone.yaml"
     path.write_text(f"name: test\nmodel: {{base: {tiny_model}}}\nstages: {{sft: {{kind: sft}}}}\n")
-    recipe = load_recipe(path)
+    recipe = resolve_recipe(path)
     path.unlink()
-    (fault,) = check_recipe(recipe, path)
+    (fault,) = check_recipe(recipe)
     assert (fault.row, fault.field) == (None, "data.demonstrations")
 
 

@@ -4,10 +4,10 @@ import pytest
 
 from alignment.checks.graph import PRODUCTS, wiring_faults
 from alignment.evaluation.metric_names import evaluation_metric_names
+from alignment.recipe.base import Product
 from alignment.recipe.error_messages import STAGE_KINDS
 from alignment.recipe.recipe import Recipe
 from alignment.recipe.stages.evaluate import EvaluateStage
-from alignment.recipe.stages.spec import Product
 
 SFT = {"kind": "sft"}
 DRAW = {"kind": "sample", "model": "sft"}

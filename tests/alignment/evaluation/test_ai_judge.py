@@ -23,7 +23,7 @@ from alignment.registry.win_rates import win_rates
 from alignment.stage import StageContext
 from alignment.stages import evaluate as evaluation_stage
 from alignment.stages import tournament
-from alignment.stages.tournament import read_tournament
+from alignment.stages.tournament import Tournament
 from tests.alignment.judges.fake_server import Answer, FakeServer, prefers_shorter
 from tests.contexts import stage_context
 
@@ -126,7 +126,7 @@ def test_a_tournament_is_judged(server: FakeServer, make: MakeContext) -> None:
          "judge": settings(server).judge, "sampling": {"temperature": 0.0, "max_new_tokens": 10}}
     )  # fmt: skip
     tournament.run(stage, context)
-    found = read_tournament(context.output)
+    found = Tournament.model_validate_json((context.output / "tournament.json").read_text())
     assert found.winner == "short"
     assert found.judge.startswith("an AI judge, uncalibrated")
     assert set(found.games) == {"base/other", "base/short", "other/short"}

@@ -16,8 +16,8 @@ from alignment.recipe.stages.tournament import TournamentStage
 from alignment.records import Artifact, Prompt
 from alignment.stage import Progress, StageContext
 from alignment.stages import overoptimisation, tournament
-from alignment.stages.overoptimisation import read_overoptimisation
-from alignment.stages.tournament import read_tournament
+from alignment.stages.overoptimisation import Overoptimisation
+from alignment.stages.tournament import Tournament
 from alignment.workspace import folder_digest
 from tests.contexts import stage_context
 
@@ -56,7 +56,7 @@ def test_the_best_policy_goes_on(make: MakeContext, policies: dict[str, Artifact
     context = make("played", report=heard.append)
     stage = TournamentStage.model_validate(TOURNAMENT)
     result = tournament.run(stage, context)
-    found = read_tournament(context.output)
+    found = Tournament.model_validate_json((context.output / "tournament.json").read_text())
     assert result.kind == "model"
     assert heard[-1].step == heard[-1].total
     assert found.winner == found.standings[0].player == "short"
@@ -118,7 +118,7 @@ def test_the_way_of_a_policy_is_measured(make: MakeContext, policies: dict[str, 
     heard: list[Progress] = []
     context = make("measured", policies | {"ppo": policy}, heard.append)
     result = overoptimisation.run(stage, context)
-    found = read_overoptimisation(context.output)
+    found = Overoptimisation.model_validate_json((context.output / "overoptimisation.json").read_text())
     # Eight answers of the start, two of each of two snapshots: the end is the second of them.
     assert heard[-1].step == heard[-1].total == found.prompts * (8 + 2 * 2)
     assert [one.step for one in heard] == sorted(one.step for one in heard)

@@ -5,12 +5,11 @@ from pathlib import Path
 import pytest
 
 from alignment.models import precision
-from alignment.models.precision import natural_precision
-from alignment.models.resolve import resolve_model
+from alignment.precision import natural_precision
 from alignment.recipe.load import load_recipe
-from alignment.recipe.resources import Resources
+from alignment.recipe.resolved import resolve_model
 
-CPU = Resources(device="cpu")
+CPU = "cpu"
 
 
 @pytest.mark.parametrize(

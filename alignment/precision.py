@@ -5,21 +5,21 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from alignment.recipe.resources import Resources
-
 Precision = Literal["bfloat16", "float32"]
 NVIDIA = Path("/proc/driver/nvidia/version")
 CPUINFO = Path("/proc/cpuinfo")
 BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # x86's two, and Arm's
 
 
-def natural_precision(resources: Resources) -> Precision:
-    """``bfloat16`` where the device multiplies matrices in it, else ``float32``.
+def natural_precision(device: str) -> Precision:
+    """``bfloat16`` where a device multiplies matrices in it, else ``float32``.
+
+    ``device`` is "auto", "cpu" or "cuda", as ``resources.device``.
 
     A processor without such instructions takes bfloat16 all the same, some forty times slower than float32
     (tests/benchmarks/RESULTS.md): most laptops are of that kind.
     """
-    if resources.device != "cpu" and NVIDIA.exists():
+    if device != "cpu" and NVIDIA.exists():
         import torch
 
         if torch.cuda.is_available():
