@@ -8,7 +8,7 @@ WORKSPACE ?= workspace
 # Where it is set, every command compiles a thousand modules anew: a quarter of a cached run.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: quickstart test check test-slow test-oldest bench lock clean help
+.PHONY: quickstart test check test-slow test-oldest bench docs reference lock clean help
 
 help: ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -36,6 +36,13 @@ test-oldest: ## the fast tests of alignment with the oldest transformers that ma
 	.venv-oldest/bin/pip install --quiet --no-compile --constraint .venv-oldest/constraints.txt "$(OLDEST)" --editable ".[dev]"
 	.venv-oldest/bin/pip install --quiet --no-compile --no-deps $(EMBEDDED)
 	.venv-oldest/bin/python -m pytest -m "not slow" --numprocesses 2 --dist loadfile tests/alignment
+
+docs: reference ## the documentation, in build/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs --quiet build --strict
+
+reference: .venv/dev ## the recipe's JSON Schema, and the pages of all settings
+	$(BIN)/rlhf schema > flows/recipes/recipe.schema.json
+	PYTHONPATH=. $(BIN)/python scripts/write_reference.py
 
 bench: .venv/dev ## the benchmarks; their results go to tests/benchmarks/RESULTS.md by hand
 	$(BIN)/python -m tests.benchmarks

@@ -35,7 +35,7 @@ def blocks(page: Path) -> Iterator[Block]:
 def apply(page: Path, root: Path) -> None:
     """Writes the files of a page's Python blocks below ``root``, and makes the changes of its diff blocks there.
 
-    A diff's unchanged lines must stand in the file once, in a row; its new lines go where they stand among them.
+    A diff's unchanged and removed lines must stand in the file once, in a row.
     """
     for block in blocks(page):
         if block.title is None:
@@ -46,11 +46,12 @@ def apply(page: Path, root: Path) -> None:
             path.write_text(block.text, "utf-8")
         elif block.language == "diff":
             lines = block.text.splitlines()
-            assert {line[:1] for line in lines} == {" ", "+"}, f"{page.name}, {block.title}: neither kept nor new"
-            before = "".join(f"{line[1:]}\n" for line in lines if line[0] == " ")
+            assert {line[:1] for line in lines} <= {" ", "+", "-"}, f"{page.name}, {block.title}: no diff"
+            before = "".join(f"{line[1:]}\n" for line in lines if line[0] != "+")
             text = path.read_text("utf-8")
+            assert before
             assert f"\n{text}".count(f"\n{before}") == 1, f"{page.name}: {block.title} has not once:\n{before}"
-            after = "".join(f"{line[1:]}\n" for line in lines)
+            after = "".join(f"{line[1:]}\n" for line in lines if line[0] != "-")
             path.write_text(f"\n{text}".replace(f"\n{before}", f"\n{after}")[1:], "utf-8")
 
 
