@@ -102,7 +102,7 @@ def test_what_the_pages_add_is_checked_planned_run_and_reported(copy: Copy, pref
     planned = json.loads(copy.rlhf("plan", str(copy.recipe), "--on", "L4", "--json"))
     stage = next(stage for stage in planned["stages"] if stage["name"] == "kto")
     assert stage["kind"] == "kto"
-    assert stage["trained_tokens"] > 0
+    assert stage["tokens_trained"] > 0
     assert "tiny-1 promoted" in copy.rlhf("run", str(copy.recipe))
     run = copy.root / "workspace" / "runs" / "tiny-1"
     report = json.loads((run / "report.json").read_text("utf-8"))
