@@ -141,8 +141,7 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
 
 def test_the_light_modules_import_nothing_heavy() -> None:
     light = (
-        "recipe.recipe",
-        "recipe.load",
+        "recipe.resolved",
         "recipe.schema",
         "records",
         "workspace",
