@@ -4,7 +4,8 @@ One line per fault: file, row, field, what is wrong, what to do. Everything that
 raises one :class:`InputError` with all of them; the command line prints the lines and exits with 2.
 """
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from pydantic import ValidationError
@@ -40,6 +41,18 @@ class InputError(Exception):
 
 class StageError(Exception):
     """A stage could not do its work (exit code 1): not the input's fault, or not known to be before the run."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name most like ``name``, where one is like it."""
+    return next(iter(difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)), None)
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """A remedy for an unknown name: the nearest known one, else all of them."""
+    names = list(known)
+    near = nearest(name, names)
+    return f"did you mean {near}?" if near else f"known here: {', '.join(names) or 'none'}"
 
 
 def errors_of(error: ValidationError) -> list[ErrorDetails]:

@@ -50,8 +50,8 @@ class Workspace:
         return _read(self.root / "artifacts" / name / f"v{version}" / ARTIFACT_FILE)
 
     def find(self, name: str, key: str) -> Artifact | None:
-        """The artifact that was made under this cache key, if it is still there."""
-        return next((artifact for artifact in self.artifacts(name) if artifact.key == key), None)
+        """The newest artifact that was made under this cache key, if it is still there."""
+        return next((one for one in reversed(list(self.artifacts(name))) if one.key == key), None)
 
     def publish(self, draft: Artifact, output: Path) -> Artifact:
         """Moves a finished output into the workspace as the next version of ``draft.name``.

@@ -3,9 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
-from alignment.errors import Fault, InputError
+from alignment.errors import Fault, InputError, suggestion
 from alignment.models import embedded
-from alignment.recipe.error_messages import suggestion
 from alignment.recipe.files import EMBEDDED_PREFIX, is_path
 from alignment.recipe.graph import workers_of
 from alignment.recipe.recipe import Recipe

@@ -85,7 +85,11 @@ class Email(Settings):
 
 
 class Notify(Settings):
-    """Who hears how a run ended. ``block`` is a notification block that was saved in Prefect, as ``type/name``."""
+    """Who hears how a run ended.
+
+    ``apprise`` is the variable that holds addresses of services as Apprise writes them, with blanks between them.
+    ``block`` is a notification block that was saved in Prefect, as ``type/name``.
+    """
 
     on: tuple[Ending, ...] = Field(ENDINGS, min_length=1)
     """Endings of a run that are announced. Default: promoted, refused, failed and crashed."""
@@ -95,6 +99,8 @@ class Notify(Settings):
     """Environment variable that holds the address of a Slack incoming webhook."""
     email: Email | None = None
     """A message by SMTP."""
+    apprise: Variable | None = None
+    """Environment variable that holds addresses of services as Apprise writes them, with blanks between them."""
     block: Annotated[str, Field(pattern=r"^[a-z0-9-]+/[\w-]+$")] | None = None
     """A notification block saved in Prefect, as `type/name`."""
 
@@ -105,6 +111,7 @@ class Notify(Settings):
             "webhook.url_env": self.webhook and self.webhook.url_env,
             "webhook.secret_env": self.webhook and self.webhook.secret_env,
             "slack": self.slack,
+            "apprise": self.apprise,
             "email.user_env": self.email and self.email.user_env,
             "email.password_env": self.email and self.email.password_env,
         }

@@ -8,7 +8,6 @@ touches MLflow's global state.
 Order makes it safe: files are written aside and renamed, then the entry is made, then the alias moves.
 """
 
-import difflib
 import shutil
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from alignment.digests import digest_of
-from alignment.errors import Fault, InputError, StageError
+from alignment.errors import Fault, InputError, StageError, suggestion
 from alignment.evaluation.gate import GateVerdict
 from alignment.recipe.recipe import Recipe
 from alignment.records import Artifact, ArtifactRef
@@ -115,7 +114,8 @@ def list_versions(workspace: Workspace, name: str | None = None) -> list[Registe
     """Every version (of one registered model), newest first. Raises InputError for a model that is not there."""
     names = Store.names(workspace)
     if name is not None and name not in names:
-        raise InputError([_unknown("registered model", name, names)])
+        remedy = suggestion(name, names) if names else "run a recipe with a gate first"
+        raise InputError([Fault(f"there is no registered model {name!r}", remedy)])
     stores = [Store(workspace, each) for each in names if name in (None, each)]
     versions = [_listed(store, row) for store in stores for row in store.all()]
     return sorted(versions, key=lambda version: (version.registered, version.version), reverse=True)
@@ -128,17 +128,19 @@ def find(workspace: Workspace, reference: str) -> RegisteredVersion:
     """
     name, _, alias = reference.partition("@")
     name, _, number = name.partition("/")
+    if name not in Store.names(workspace):
+        raise _unknown(workspace, reference, f"there is no registered model {name!r}")
     versions = list_versions(workspace, name)
     if number:
         for version in versions:
             if str(version.version) == number.removeprefix("v"):
                 return version
-        raise InputError([_unknown(f"version of {name}", number, [str(v.version) for v in versions])])
+        raise _unknown(workspace, reference, f"there is no version {number} of {name}")
     alias = alias or CHAMPION
     for version in versions:
         if alias in version.aliases:
             return version
-    raise InputError([_unknown(f"alias of {name}", alias, sorted({a for v in versions for a in v.aliases}))])
+    raise _unknown(workspace, reference, f"{name} has no alias {alias!r}")
 
 
 def show(workspace: Workspace, reference: str) -> VersionDetails:
@@ -240,9 +242,10 @@ def _listed(store: Store, row: Any) -> RegisteredVersion:
     )
 
 
-def _unknown(what: str, given: str, known: list[str]) -> Fault:
-    nearest = difflib.get_close_matches(given, known, n=1, cutoff=0.0)
-    remedy = (
-        f"the nearest is {nearest[0]!r}; `rlhf models list` shows all" if nearest else "run a recipe with a gate first"
-    )
-    return Fault(f"there is no {what} {given!r}", remedy)
+def _unknown(workspace: Workspace, reference: str, problem: str) -> InputError:
+    """That a reference names nothing, and which one was probably meant."""
+    versions = list_versions(workspace)
+    known = [f"{version.name}@{alias}" for version in versions for alias in version.aliases]
+    known += [str(version).replace(" v", "/") for version in versions]
+    remedy = suggestion(reference, known) if known else "run a recipe with a gate first"
+    return InputError([Fault(problem, remedy)])

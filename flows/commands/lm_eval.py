@@ -9,6 +9,7 @@ from rich.console import Console
 
 from alignment.errors import Fault, InputError
 from alignment.workspace import Workspace
+from flows.command_lines import rlhf_line
 from flows.services import servers
 
 
@@ -50,4 +51,5 @@ def models_evaluate_command(
     for task, figures in results.results.items():
         words = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
         console.print(f"{task} ({results.n.get(task, 0)} examples): {words}", markup=False)
-    console.print(f"kept with {version}: `rlhf models show {version.name}/{version.version}` shows it")
+    show = rlhf_line("models", "show", f"{version.name}/{version.version}", workspace=workspace, here=True)
+    console.print(f"kept with {version}: `{show}` shows it", markup=False)

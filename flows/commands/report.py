@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
@@ -10,9 +9,6 @@ from rich.table import Table
 from alignment.workspace import Workspace
 from flows.runs import find_run
 from flows.services import servers
-
-if TYPE_CHECKING:
-    pass
 
 
 def report_command(name: str | None, workspace: Path, *, as_json: bool) -> None:

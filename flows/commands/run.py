@@ -11,7 +11,9 @@ from flows.runs import next_run_name
 from flows.services import servers
 
 
-def run_command(given: str, workspace: Path, overrides: list[str], *, only: str | None, start: str | None) -> int:
+def run_command(
+    given: str, workspace: Path, overrides: list[str], *, only: str | None, start: str | None, refresh: list[str]
+) -> int:
     """Runs a recipe and returns the exit code: 0, or 1 where the gate refused or a stage failed."""
     console = Console()
     began = time.monotonic()
@@ -23,4 +25,4 @@ def run_command(given: str, workspace: Path, overrides: list[str], *, only: str 
     server = servers.begin(space, "prefect")  # starts while the recipe is checked
     checked(resolved, space)
     name = next_run_name(space, resolved.recipe.name)
-    return launch(resolved, space, server, name, only, start, console, began)
+    return launch(resolved, space, server, name, only, start, refresh, console, began)

@@ -22,6 +22,7 @@ from rich.console import Console
 from alignment.errors import Fault, InputError
 from alignment.recipe.resolved import ResolvedRecipe
 from alignment.workspace import Workspace
+from flows.command_lines import rlhf_line
 from flows.commands.up_page import serve_page
 from flows.monitoring.dashboard import PAGES
 from flows.recipe_source import prepare
@@ -187,7 +188,8 @@ def _running(space: Workspace) -> list[Fault]:
     for name in ("prefect", "mlflow"):
         if (service := servers.find(space, name)) is not None:
             problem = f"{name} already runs in this workspace, at {service.url}"
-            found.append(Fault(problem, f"end it first: rlhf dashboard --stop --workspace {space.root}"))
+            end = rlhf_line("dashboard", "--stop", workspace=space.root, here=True)
+            found.append(Fault(problem, f"end it first: {end}"))
     return found
 
 

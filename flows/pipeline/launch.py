@@ -13,6 +13,7 @@ from prefect.settings import (
     temporary_settings,
 )
 from rich.console import Console
+from rich.markup import escape
 
 from alignment.cache_key import code_digest
 from alignment.checks.recipe import check_recipe
@@ -22,10 +23,12 @@ from alignment.recipe.load import dump_recipe
 from alignment.recipe.recipe import Recipe
 from alignment.recipe.resolved import ResolvedRecipe
 from alignment.workspace import Workspace, file_digest, write_text
+from flows.command_lines import rlhf_line
 from flows.monitoring.progress import listener
 from flows.monitoring.terminal import Terminal, shown_stages
 from flows.pipeline.environment import running_faults
-from flows.pipeline.pipeline import RunRequest, check_start, pipeline
+from flows.pipeline.pipeline import check_start, pipeline
+from flows.pipeline.run_state import RunRequest
 from flows.services import servers
 from flows.shutdown import leaving_on_sigterm
 
@@ -59,11 +62,14 @@ def launch(
     name: str,
     only: str | None,
     start: str | None,
+    refresh: list[str],
     console: Console,
     began: float,
 ) -> int:
     """Runs the flow and says how it ended. Returns the exit code."""
-    request = RunRequest(resolved=resolved, workspace=workspace.root, run=name, only=only, start=start)
+    request = RunRequest(
+        resolved=resolved, workspace=workspace.root, run=name, only=only, start=start, refresh=tuple(refresh)
+    )
     check_start(request)  # a mistyped stage leaves no run
     write_text(workspace.folder("runs", name) / "recipe.yaml", dump_recipe(resolved.written_out()))
     with console.status("waiting for the Prefect server"):
@@ -101,17 +107,26 @@ def say_end(console: Console, folder: Path, server: servers.Service, state: Stat
     words = {"AwaitingApproval": "awaits approval"}
     word = words.get(state.name or "", (state.name or "completed").lower())
     colour = colours.get(state.name or "", "green")
-    lines = [
-        f"\n[bold]{folder.name}[/bold] [{colour}]{word}[/{colour}] in {seconds:.0f} s: {state.message or ''}",
-        f"report     {folder / 'report.html'}",
-        f"dashboard  {server.url}   (stop it with: rlhf dashboard --stop)",
-    ]
+    console.print(
+        f"\n[bold]{folder.name}[/bold] [{colour}]{word}[/{colour}] in {seconds:.0f} s: {escape(state.message or '')}",
+        soft_wrap=True, highlight=False,
+    )  # fmt: skip
+    space = folder.parents[1]
+
+    def line(*command: str) -> str:
+        return rlhf_line(*command, workspace=space, here=True)
+
+    rows = [("report", str(folder / "report.html")), ("dashboard", server.url)]
     written = folder / "report.json"  # a run that was terminated may not have got that far
     registered = json.loads(written.read_text("utf-8")).get("registered") if written.exists() else None
     if registered:
-        lines += [
-            f"model      {registered['folder']}",
-            f"try it     rlhf chat {registered['name']}/{registered['version']}",
+        rows += [
+            ("model", registered["folder"]),
+            ("try it", line("chat", f"{registered['name']}/{registered['version']}")),
         ]
-    for line in lines:
-        console.print(line, soft_wrap=True, highlight=False)
+    if state.name == "Failed":
+        rows.append(("what failed", line("logs", folder.name)))
+    if server.pid is not None:
+        rows.append(("stop dashboard", line("dashboard", "--stop")))
+    for name, text in rows:
+        console.print(f"{name:<15} {text}", soft_wrap=True, highlight=False, markup=False)

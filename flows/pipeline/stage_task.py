@@ -55,6 +55,7 @@ class Job:
     inputs: Mapping[str, Artifact]
     data: Mapping[str, Path]
     workspace: Workspace
+    refresh: bool = False  # it is made anew although the cache knows it
 
     @property
     def settings(self) -> StageSettings:
@@ -100,7 +101,8 @@ def stage_task(job: Job) -> Task[[Job], dict[str, Any]]:
         cache_key_fn=lambda _context, _parameters: key,
         persist_result=True,
         result_serializer="json",
-        refresh_cache=job.workspace.find(job.name, key) is None,  # the artifact was removed: Prefect cannot know
+        refresh_cache=job.refresh
+        or job.workspace.find(job.name, key) is None,  # the artifact was removed: Prefect cannot know
         retries=len(RETRIES),
         retry_delay_seconds=RETRIES,
         retry_condition_fn=_passes_by_itself,
@@ -112,11 +114,23 @@ def execute(job: Job) -> dict[str, Any]:
     """Runs a job to its published artifact, or finds the artifact that another run just published."""
     key, workspace = job.key, job.workspace
     with letting_steps_end(), _alone(workspace, key):
-        found = workspace.find(job.name, key)
+        found = None if job.refresh else workspace.find(job.name, key)
+        if job.refresh:
+            _begin_anew(workspace.folder("partial", key))
         artifact = found or _make(job, key)
         shutil.rmtree(workspace.root / "partial" / key, ignore_errors=True)  # also of a run that died just before this
     show_artifact(artifact, job.settings.kind)
     return artifact.model_dump(mode="json")
+
+
+def _begin_anew(partial: Path) -> None:
+    """Removes the checkpoints of a stage to be refreshed, once: where that is interrupted, it goes on from its own."""
+    mark = partial / "refreshed"
+    if mark.exists():
+        return
+    for path in partial.iterdir():
+        shutil.rmtree(path, ignore_errors=True)
+    mark.touch()
 
 
 def _make(job: Job, key: str) -> Artifact:

@@ -112,7 +112,8 @@ def under_prefect(resolved: Any, space: Any) -> dict[str, Any]:
     """The project's own flow on a server that is running."""
     from prefect.settings import PREFECT_API_URL, PREFECT_RESULTS_LOCAL_STORAGE_PATH, temporary_settings
 
-    from flows.pipeline.pipeline import RunRequest, pipeline
+    from flows.pipeline.pipeline import pipeline
+    from flows.pipeline.run_state import RunRequest
     from flows.services import servers
 
     server = servers.begin(space, "prefect")
