@@ -88,7 +88,7 @@ def check(
 @app.command()
 def schema() -> None:
     """Prints the JSON Schema of recipes, by which an editor completes and checks one."""
-    from alignment.recipe.schema import schema_text
+    from alignment.checks.schema import schema_text
 
     print(schema_text(), end="")
 

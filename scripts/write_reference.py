@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from alignment.recipe.schema import recipe_schema
+from alignment.checks.schema import recipe_schema
 
 FOLDER = Path(__file__).parents[1] / "docs" / "reference"
 NOTE = "<!-- Written by scripts/write_reference.py from the settings' docstrings: `make reference`. -->\n"

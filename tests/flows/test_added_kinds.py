@@ -80,7 +80,7 @@ def test_what_the_pages_add_is_read_and_described(copy: Copy) -> None:
         "import pathlib, sys\n"
         "from alignment.errors import InputError\n"
         "from alignment.recipe.load import load_recipe\n"
-        "from alignment.recipe.schema import recipe_schema\n"
+        "from alignment.checks.schema import recipe_schema\n"
         f"path = pathlib.Path({str(copy.recipe)!r})\n"
         "print([stage.kind for stage in load_recipe(path).stages.values()])\n"
         "try:\n    load_recipe(path, ['stages.kto.bet=1'])\n"

@@ -8,8 +8,8 @@ from typing import Any
 import jsonschema
 import pytest
 
+from alignment.checks.schema import recipe_schema, schema_text
 from alignment.recipe import yaml_file
-from alignment.recipe.schema import recipe_schema, schema_text
 from flows.recipe_source import RECIPES
 
 FIRST_LINE = "# yaml-language-server: $schema=recipe.schema.json"
