@@ -86,6 +86,14 @@ def check(
 
 
 @app.command()
+def schema() -> None:
+    """Prints the JSON Schema of recipes, by which an editor completes and checks one."""
+    from alignment.checks.schema import schema_text
+
+    print(schema_text(), end="")
+
+
+@app.command()
 def plan(
     recipe: RecipeArgument,
     workspace: WorkspaceOption = WORKSPACE,

@@ -114,6 +114,7 @@ def _render(name: str, model: str, paths: dict[str, str], small: dict[str, Path]
     is_folder = not model.startswith(EMBEDDED_PREFIX) and Path(model).expanduser().is_dir()
     base = _written(Path(model).expanduser()) if is_folder else model
     return environment.get_template("recipe.yaml.j2").render(
+        schema=(RECIPES / "recipe.schema.json").as_uri(),
         name=name,
         description=_yaml(f"{Path(model).name} learns what {'people' if 'preferences' in paths else 'raters'} prefer."),
         model=_yaml(f"./{base}" if is_folder and not is_path(base) else base),

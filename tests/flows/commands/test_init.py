@@ -11,6 +11,7 @@ import yaml
 
 from alignment.models.embedded import EMBEDDED
 from alignment.recipe.load import load_recipe
+from flows.recipe_source import RECIPES
 from tests.flows.conftest import call
 
 MakeRecipe = Callable[..., Path]
@@ -71,6 +72,7 @@ def test_without_anything_it_brings_small_data(folder: Path) -> None:
     ]  # fmt: skip
     text = (folder / "starter.yaml").read_text()
     assert text.count("#") > 20  # commented
+    assert text.splitlines()[0] == f"# yaml-language-server: $schema={(RECIPES / 'recipe.schema.json').as_uri()}"
     assert yaml.safe_load(text)["model"]["base"] == "embedded:smollm2-135m"
     try:
         importlib.metadata.distribution(EMBEDDED["smollm2-135m"])
