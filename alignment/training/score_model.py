@@ -19,6 +19,7 @@ from alignment.durable_files import write_text
 from alignment.evaluation.held_out_pairs import HeldOutFigures
 from alignment.models.adapters import add_lora
 from alignment.models.reward_model import narrow_trunk, new_reward_model
+from alignment.models.weights import require_finite
 from alignment.recipe.base import BASE, Lora
 from alignment.stage import StageContext, StageResult
 from alignment.training.curves import Curves, final_metrics, write_curves
@@ -68,6 +69,7 @@ class ScoreTraining:
         narrow_trunk(whole, getattr(torch, context.run.model.dtype))
         with context.working():
             held_out = evaluate(whole)
+        require_finite(whole.named_parameters(), context.name)
         whole.save_pretrained(context.output)
         self.tokenizer.save_pretrained(context.output)
         write_curves(outcome.curves, context.output)
