@@ -29,4 +29,8 @@ def check_command(given: str, workspace: Path, overrides: list[str], *, as_json:
     if faults:
         raise InputError(faults)
     if not as_json:
+        from alignment.checks.row_counts import row_notices
+
+        for notice in row_notices(resolved, space):
+            Console().print(notice, highlight=False)
         Console().print(f"{resolved.path}: {len(recipe.stages)} stages, nothing wrong", highlight=False)

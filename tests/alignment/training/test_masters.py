@@ -57,7 +57,8 @@ def test_bfloat16_follows_float32(stage: str, curve: Callable[..., tuple[list[fl
 
 GRPO: dict[str, Any] = {
     "kind": "grpo", "model": "base", "lora": None, "steps": 20, "episodes": 64, "per_prompt": 16, "batch_size": 32,
-    "sampling": {"max_new_tokens": 6}, "learning_rate": 4e-4, "schedule": "constant", "beta": 0.0, "scale_rewards": "none",
+    "sampling": {"max_new_tokens": 6}, "learning_rate": 4e-4, "schedule": "constant", "beta": 0.0,
+    "scale_rewards": "none",
     "rewards": [{"kind": "length_penalty", "unit": "characters", "free": 4, "full": 30}],
 }  # fmt: skip
 
