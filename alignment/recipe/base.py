@@ -42,5 +42,8 @@ class Lora(Settings):
 def refuse_dropout(lora: Lora | None) -> Lora | None:
     """For stages that compare a policy with what it started from. Raises ValueError where an adapter has dropout."""
     if lora is not None and lora.dropout:
-        raise ValueError("dropout is off where the policy is compared with what it started from: leave it out")
+        raise ValueError(
+            f"lora.dropout={lora.dropout:g}: the policy is compared with what it was, so dropout stays off; "
+            "leave it at 0"
+        )
     return lora

@@ -64,7 +64,7 @@ def run(settings: DpoStage, context: StageContext) -> StageResult:
         "opposite": float(opposite_pairs(pairs)),
         "end_cut": float(cut_pairs(learnable, settings.max_length)),
     }
-    log_counts(context.name, counts)
+    log_counts(context, counts)
 
     def make_trainer(callback: StageCallback) -> Any:
         return _trainer(settings, context, training, Dataset.from_list(learnable), callback)

@@ -38,7 +38,7 @@ def run(settings: GrpoStage | RlooStage, context: StageContext) -> StageResult:
     updates_per_step = settings.epochs * settings.minibatches
     training = begin_policy(settings, context, reference=True, updates_per_step=updates_per_step)
     prompts, dropped = training_prompts(settings, context, training.tokenizer)
-    log_counts(context.name, {"dropped": dropped})
+    log_counts(context, {"dropped": dropped})
     rollouts = _rollouts(settings, context, training, prompts, updates_per_step)
     tables = context.checkpoints / "samples"  # not in the output, which a restart begins anew
 

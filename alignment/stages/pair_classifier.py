@@ -55,7 +55,7 @@ def run(settings: PairClassifierStage, context: StageContext) -> StageResult:
         "identical": float(len(both) - len(distinct)),
         "opposite": float(opposite_pairs(pairs)),
     }
-    log_counts(context.name, counts)
+    log_counts(context, counts)
 
     def make_trainer(callback: StageCallback) -> Any:
         return _trainer(settings, context, training, fitting, callback)

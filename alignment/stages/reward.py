@@ -46,7 +46,7 @@ def run(settings: RewardStage, context: StageContext) -> StageResult:
         "identical": float(len(fitting) - len(learnable)),
         "opposite": float(opposite_pairs(pairs)),
     }
-    log_counts(context.name, counts)
+    log_counts(context, counts)
 
     def make_trainer(callback: StageCallback) -> Any:
         return _trainer(settings, context, training, learnable, callback)

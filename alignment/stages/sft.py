@@ -44,7 +44,7 @@ def run(settings: SftStage, context: StageContext) -> StageResult:
         "duplicates": float(duplicates),
         "end_cut": float(sum(is_cut(mask, settings.max_length) for _ids, mask in learnable)),
     }
-    log_counts(context.name, counts)
+    log_counts(context, counts)
 
     def make_trainer(callback: StageCallback) -> Any:
         return _trainer(

@@ -14,8 +14,9 @@ from alignment.distributed.fsdp import whole_state
 from alignment.durable_files import write_text
 from alignment.models.adapters import add_lora, is_adapter
 from alignment.models.load import Policy, load_policy, save_policy
+from alignment.models.rope import check_rope
 from alignment.recipe.base import BASE, Lora
-from alignment.records import Artifact
+from alignment.records import Artifact, Sampling
 from alignment.stage import StageContext, StageResult
 from alignment.training.curves import Curves, final_metrics, write_curves
 from alignment.training.dropout import configured_dropout, switch_off_dropout
@@ -31,6 +32,9 @@ class PolicySettings(Protocol):
     @property
     def lora(self) -> Lora | None: ...
     def snapshot_steps(self) -> int | None: ...
+    def trained_length(self) -> int | None: ...
+    def longest_prompt(self) -> int | None: ...
+    def sampling_used(self) -> Sampling | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +106,8 @@ def begin_policy(
         updates_per_step: optimizer steps in each of the stage's steps, which snapshots count.
 
     Raises:
-        StageError: an adapter was made on another base.
+        StageError: an adapter was made on another base, or sequences may be so long that they change the positions
+            of those beside them.
     """
     seed_everything(context.run)
     start, base = context.inputs[settings.model], context.inputs[BASE]
@@ -112,7 +117,16 @@ def begin_policy(
     )
     if settings.lora is not None and not is_adapter(start):
         policy = add_lora(policy, settings.lora)
+    check_rope(policy.config, _longest_sequence(settings))
     if reference:
         switch_off_dropout(policy)
     snapshots = Snapshots(settings.snapshot_steps(), tokenizer, base, context, updates_per_step=updates_per_step)
     return PolicyTraining(policy, tokenizer, start, base, snapshots, context)
+
+
+def _longest_sequence(settings: PolicySettings) -> int | None:
+    """Tokens of the longest prompt and answer that a stage trains on, where its settings bound them."""
+    sampling, prompt = settings.sampling_used(), settings.longest_prompt()
+    if sampling is not None and prompt is not None:
+        return prompt + sampling.max_new_tokens
+    return settings.trained_length()

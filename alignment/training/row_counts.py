@@ -10,6 +10,7 @@ import logging
 from collections.abc import Mapping, Sequence
 
 from alignment.records import PreferencePair
+from alignment.stage import StageContext
 
 WORDS = {
     "duplicates": "{} are duplicates and left out",
@@ -55,7 +56,7 @@ def describe_counts(counts: Mapping[str, float]) -> str:
     return ", ".join(words.values())
 
 
-def log_counts(stage: str, counts: Mapping[str, float]) -> None:
+def log_counts(context: StageContext, counts: Mapping[str, float]) -> None:
     """Says it in the log, which the terminal shows."""
-    if text := describe_counts(counts):
-        _log.warning("%s: of its rows %s", stage, text)
+    if context.rank == 0 and (text := describe_counts(counts)):
+        _log.warning("%s: of its rows %s", context.name, text)

@@ -19,6 +19,7 @@ from alignment.durable_files import write_text
 from alignment.evaluation.held_out_pairs import HeldOutFigures
 from alignment.models.adapters import add_lora
 from alignment.models.reward_model import narrow_trunk, new_reward_model
+from alignment.models.rope import check_rope
 from alignment.models.weights import require_finite
 from alignment.recipe.base import BASE, Lora
 from alignment.stage import StageContext, StageResult
@@ -33,6 +34,8 @@ class ScoreModelSettings(Protocol):
     def model(self) -> str: ...
     @property
     def lora(self) -> Lora | None: ...
+    @property
+    def max_length(self) -> int: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,4 +101,5 @@ def begin_score_model(
         return model if settings.lora is None else add_lora(model, settings.lora, reward=True), tokenizer
 
     model, tokenizer = make(placed=not context.sharded)
+    check_rope(model.config, settings.max_length)
     return ScoreTraining(model, tokenizer, lambda: make()[0], context)

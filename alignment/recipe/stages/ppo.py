@@ -164,11 +164,6 @@ class PpoStage(StageSettings):
             )
         if self.kl_in == "loss" and self.kl_estimator == "k1":
             raise ValueError("kl_estimator=k1 has no expected gradient in the loss: set it to k2 or k3 for kl_in=loss")
-        if self.lora is not None and self.lora.dropout:
-            raise ValueError(
-                f"lora.dropout={self.lora.dropout:g}: PPO compares the policy with what it was when it answered, so "
-                "dropout stays off; leave lora.dropout at 0"
-            )
         sampling = self.sampling
         if sampling.temperature == 0 or sampling.top_k or sampling.top_p < 1 or sampling.min_p:
             raise ValueError("PPO samples from the whole distribution: a temperature above 0, no top_k, top_p or min_p")

@@ -129,9 +129,9 @@ WIDE = tuple(SETTINGS)
 # In bfloat16 rounding tips a token of the second step's answers, as it does between one worker and two without
 # sharding: what follows is other experience. So one step of PPO is compared, of four updates.
 SETTINGS |= {f"{kind}, one step": ("ppo", {**SETTINGS[kind][1], "steps": 1}) for kind in ("ppo", "ppo, all weights")}
-NARROW = [
-    (kind, "bfloat16") for kind in ("sft", "dpo", "sft, all weights", "ppo, one step", "ppo, all weights, one step")
-]
+NARROW_KINDS = ("sft", "dpo", "reward", "sft, all weights", "dpo, all weights", "ppo, one step",
+                "ppo, all weights, one step")  # fmt: skip
+NARROW = [(kind, "bfloat16") for kind in NARROW_KINDS]
 
 
 @pytest.mark.slow

@@ -82,3 +82,21 @@ def test_demonstrations(
     figures = {name: result.metrics[name] for name in ("demonstrations", "duplicates", "dropped", "end_cut")}
     assert figures == {"demonstrations": 13, "duplicates": 2, "dropped": 0, "end_cut": 1}
     assert "2 are duplicates and left out, 1 are cut before an answer's end" in caplog.text
+
+
+def test_the_check_counts_by_the_same_rule(make_recipe: Callable[..., Path], tmp_path: Path) -> None:
+    from alignment.checks.row_counts import row_notices
+    from alignment.recipe.resolved import resolve_recipe
+
+    pairs = [{"prompt": p.prompt[0].content, "chosen": p.chosen, "rejected": p.rejected} for p in PAIRS]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pairs), "utf-8")
+    changes = {
+        "data.preferences": "pairs.jsonl", "stages.sft.max_length": 36,
+        "stages.preferences": {"kind": "preference_file"}, "stages.dpo.max_length": 27,
+    }  # fmt: skip
+    path = make_recipe(tmp_path, stages=("sft", "dpo"), changes=changes)
+    rows = (tmp_path / "demonstrations.jsonl").read_text("utf-8").splitlines()
+    (tmp_path / "demonstrations.jsonl").write_text("\n".join([*rows, rows[0]]) + "\n", "utf-8")
+    sft, dpo = row_notices(resolve_recipe(path))
+    assert sft == "sft: of its rows 1 are duplicates and left out"
+    assert dpo.startswith("dpo: of its rows 2 have identical answers and are left out, 2 are contradicted by another")
