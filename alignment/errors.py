@@ -5,11 +5,15 @@ raises one :class:`InputError` with all of them; the command line prints the lin
 """
 
 import difflib
-from collections.abc import Iterable, Sequence
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +57,19 @@ def suggestion(name: str, known: Iterable[str]) -> str:
     names = list(known)
     near = nearest(name, names)
     return f"did you mean {near}?" if near else f"known here: {', '.join(names) or 'none'}"
+
+
+@contextmanager
+def keeping(error: BaseException, doing: str) -> Iterator[None]:
+    """For what is still done after ``error``: where that fails too, it is logged and noted, and never told instead.
+
+    What ends a process (Ctrl-C, SystemExit) ends it in here as well.
+    """
+    try:
+        yield
+    except Exception as second:
+        _log.warning("%s failed as well: %s: %s", doing, type(second).__name__, second)
+        error.add_note(f"{doing} failed as well: {type(second).__name__}: {second}")
 
 
 def errors_of(error: ValidationError) -> list[ErrorDetails]:

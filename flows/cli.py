@@ -35,8 +35,6 @@ app = typer.Typer(
 app.add_typer(models_app, name="models")
 app.add_typer(votes_app, name="votes")
 app.add_typer(runs_app, name="runs")
-for command in (report, logs, stop):
-    app.command()(command)
 
 DISTRIBUTION = "rlhf-flows"
 INTERRUPTED = 130  # typer's exit code for Ctrl-C
@@ -66,10 +64,12 @@ def init(
     model: Annotated[str, typer.Option(help="A folder, a hub name, or embedded:smollm2-135m.")] = EMBEDDED,
     prompts: Annotated[Path | None, typer.Option(metavar="FILE", help="What the model is to answer.")] = None,
     demonstrations: Annotated[Path | None, typer.Option(metavar="FILE", help="Good answers to learn from.")] = None,
-    preferences: Annotated[Path | None, typer.Option(metavar="FILE", help="Pairs of a chosen, a rejected one.")] = None,
+    preferences: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Pairs of answers: chosen, rejected.")
+    ] = None,
     json: JsonOption = False,
 ) -> None:
-    """Writes a commented recipe with your model and data in it, ready to run; without data it brings small ones."""
+    """Writes a commented recipe with your model and data in it. Without data it brings small ones."""
     from flows.commands.init import init_command
 
     init_command(name, model, prompts, demonstrations, preferences, as_json=json)
@@ -102,7 +102,7 @@ def plan(
     measure: Annotated[bool, typer.Option("--measure", help="Measure this processor, for a second.")] = False,
     json: JsonOption = False,
 ) -> None:
-    """Says what a recipe will take before it runs: memory, tokens, time and cost of each stage, and what is cached."""
+    """Says what a recipe will take: memory, tokens, time, cost. And what of it is in the cache."""
     from flows.commands.plan import plan_command
 
     plan_command(recipe, workspace, set_ or [], on or [], measure=measure, as_json=json)
@@ -124,6 +124,10 @@ def run(
     from flows.commands.run import run_command
 
     raise typer.Exit(run_command(recipe, workspace, set_ or [], only=only, start=from_, refresh=refresh or []))
+
+
+for command in (logs, stop, report):  # in the order of the help
+    app.command()(command)
 
 
 @app.command()

@@ -55,7 +55,7 @@ def logs(
 
 
 def stop(name: RunArgument, workspace: WorkspaceOption = WORKSPACE, json: JsonOption = False) -> None:
-    """Ends a run under way after its step, with a checkpoint; of a deployment too."""
+    """Ends a run under way, with a checkpoint. One of a deployment is cancelled."""
     from flows.commands.runs import stop_command
 
     stop_command(name, workspace, as_json=json)

@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from alignment.cache_key import data_digest
-from alignment.workspace import write_text
+from alignment.durable_files import write_text
 
 RECORD_FILE = "started.json"
 

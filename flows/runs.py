@@ -1,6 +1,7 @@
 """The runs of a workspace: their names, their folders, and how each one stands."""
 
 import json
+import os
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -9,7 +10,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
+from alignment.durable_files import write_text
 from alignment.errors import Fault, InputError, suggestion
+from alignment.recipe.files import with_absolute_data
+from alignment.recipe.load import dump_recipe
+from alignment.recipe.resolved import ResolvedRecipe
 from alignment.workspace import Workspace
 from flows.run_record import RunRecord, read_record
 
@@ -40,10 +45,36 @@ class RunSummary(BaseModel):
     folder: Path
 
 
-def next_run_name(workspace: Workspace, recipe: str) -> str:
-    """``<recipe>-<n>``, one more than the newest."""
-    taken = [int(m[1]) for p in workspace.folder("runs").iterdir() if (m := re.fullmatch(rf"{recipe}-(\d+)", p.name))]
-    return f"{recipe}-{max(taken, default=0) + 1}"
+def claim_run(workspace: Workspace, recipe: str) -> str:
+    """Takes the next free name, ``<recipe>-<n>``, by making its folder: two runs never have the same one."""
+    home = workspace.folder("runs")
+    pattern = re.compile(rf"{re.escape(recipe)}-(\d+)")
+    number = max((int(match[1]) for path in home.iterdir() if (match := pattern.fullmatch(path.name))), default=0)
+    while True:
+        number += 1
+        try:
+            (home / f"{recipe}-{number}").mkdir()
+        except FileExistsError:  # another run was faster
+            continue
+        return f"{recipe}-{number}"
+
+
+def keep_recipe(path: Path, resolved: ResolvedRecipe, workspace: Workspace) -> None:
+    """Writes a recipe as it ran, to be run again from any folder: its files are named by absolute paths.
+
+    A file inside the workspace is named from the recipe's own folder instead: a copied workspace then reads its own.
+    """
+    root, here = workspace.root.resolve(), path.parent.resolve()
+
+    def relative(value: Path) -> Path:
+        return Path(os.path.relpath(value, here)) if value.is_absolute() and value.is_relative_to(root) else value
+
+    model = resolved.recipe.model
+    changed = {"base": str(relative(Path(model.base)))} if Path(model.base).is_absolute() else {}
+    if model.chat_template is not None:
+        changed["chat_template"] = str(relative(Path(model.chat_template)))
+    whole = with_absolute_data(resolved.recipe, {name: relative(file) for name, file in resolved.data.items()})
+    write_text(path, dump_recipe(whole.model_copy(update={"model": model.model_copy(update=changed)})))
 
 
 def run_folders(workspace: Workspace) -> list[Path]:

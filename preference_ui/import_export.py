@@ -12,6 +12,7 @@ from sqlalchemy import select
 
 from alignment.errors import Fault, InputError
 from alignment.preferences.consensus import consensus, preference_pairs
+from alignment.preferences.dawid_skene import rater_skill
 from alignment.preferences.preference_files import (
     Correction,
     Form,
@@ -135,7 +136,9 @@ class CastVotes:
 
     def pairs(self, min_agreement: float) -> list[PreferencePair]:
         """The pairs to train on, in the order of their ids."""
-        agreed = preference_pairs(consensus(self.comparisons, self.votes), self.comparisons, min_agreement)
+        skill = rater_skill(self.comparisons, self.votes)
+        verdicts = consensus(self.comparisons, self.votes, skill=skill)
+        agreed = preference_pairs(verdicts, self.comparisons, min_agreement)
         by_id = {pair.id: pair for pair in [*corrected_pairs(self.corrections), *agreed]}
         return [by_id[name] for name in sorted(by_id)]
 

@@ -14,9 +14,9 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
+from alignment.durable_files import write_text
 from alignment.errors import Fault, InputError, errors_of
 from alignment.records import Record
-from alignment.workspace import write_text
 
 MAX_FAULTS = 20  # of one file; the rest are counted
 FORMATS = ".jsonl, .jsonl.gz, .json, .json.gz or .parquet"

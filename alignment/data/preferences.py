@@ -16,9 +16,9 @@ from alignment.data.columns import listed
 from alignment.data.jsonl import Row, parse_rows, raise_faults, read_rows
 from alignment.data.pairing import PreferenceFile, Skip
 from alignment.data.split import opening, split_by_digest
+from alignment.durable_files import sync, temporary_beside, write_text
 from alignment.errors import Fault, InputError
 from alignment.records import PreferencePair
-from alignment.workspace import write_text
 
 Format = Literal["auto", "trl", "hh_rlhf", "oasst"]
 Form = Literal["text", "messages"]
@@ -133,6 +133,8 @@ def _write_parquet(path: Path, rows: list[dict[str, Any]], form: Form) -> None:
     if rows and "raters" in rows[0]:
         columns += [("raters", pyarrow.int64()), ("agreement", pyarrow.float64())]
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = temporary_beside(path)
     pq.write_table(pyarrow.Table.from_pylist(rows, schema=pyarrow.schema(columns)), temporary)
+    sync(temporary)
     temporary.replace(path)
+    sync(path.parent)

@@ -19,11 +19,11 @@ from transformers import (
 from transformers.utils.logging import disable_progress_bar
 
 from alignment.chat import load_tokenizer
+from alignment.durable_files import write_text
 from alignment.models.adapters import check_base, is_adapter
 from alignment.models.device import pick_device
 from alignment.recipe.run_settings import RunSettings
 from alignment.records import Artifact
-from alignment.workspace import write_text
 
 disable_progress_bar()  # of loading and writing weights: a stage says where it stands by itself
 Policy: TypeAlias = PreTrainedModel | PeftModel

@@ -25,7 +25,6 @@ from alignment.recipe.stages.sft import SftStage
 
 NODES = 512  # of a batch's tree, which attend to each other (alignment/models/prefix_sharing.py, which imports torch)
 ENGINE_BATCH = 64  # rows that reinforcement learning samples together
-FORWARD_ONLY = 4  # a PPO pass without gradients holds so many times the rows of one with them
 CHINCHILLA = 20  # tokens per parameter (Hoffmann et al. 2022, table A3)
 
 
@@ -247,11 +246,11 @@ class Planner:
         work.parameters += self.size.hidden + 1
         new = stage.sampling.max_new_tokens
         mean, longest = sum(lengths) / max(1, len(lengths)) + new, max(lengths, default=0) + new
-        size, big = min(stage.batch_size, stage.episodes // stage.minibatches), FORWARD_ONLY * stage.batch_size
+        size = min(stage.batch_size, stage.episodes // stage.minibatches)
         own, beginning = mean - self._beginning(), self._beginning()
         for _ in range(2 + critics):  # the policy before its update, and the reference
-            tokens = rows * own + rows / big * beginning
-            work.activities.append(Pass(tokens, rows * new, rows / big, mean, big * longest, big * new))
+            tokens = rows * own + rows / size * beginning
+            work.activities.append(Pass(tokens, rows * new, rows / size, mean, size * longest, size * new))
         repeats = rows * stage.epochs
         options = {"trains": True, "checkpointed": stage.gradient_checkpointing, "autocast": False}
         for critic in range(1 + critics):

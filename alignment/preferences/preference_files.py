@@ -14,9 +14,9 @@ from alignment.data.jsonl import Row, parse_rows, write_records
 from alignment.data.preferences import write_preferences
 from alignment.data.prompts import prompt_turns
 from alignment.digests import content_id, pair_id, prompt_id
+from alignment.durable_files import file_digest
 from alignment.errors import Fault, InputError
 from alignment.records import Comparison, Demonstration, Message, PreferencePair, Prompt, Record, Response, Sampling
-from alignment.workspace import file_digest
 
 Ranking = tuple[tuple[str, ...], ...]
 Form = Literal["messages", "text"]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from alignment.precision import natural_precision
 from alignment.recipe.base import Settings
-from alignment.recipe.files import EMBEDDED_PREFIX, beside, is_path, resolve_data, with_absolute_data
+from alignment.recipe.files import EMBEDDED_PREFIX, beside, is_path, resolve_data
 from alignment.recipe.load import load_recipe, recipe_digest
 from alignment.recipe.recipe import Recipe
 from alignment.recipe.resources import Resources
@@ -32,10 +32,6 @@ class ResolvedRecipe(Settings):
     def digest(self) -> str:
         """SHA-256 of the recipe's values (:func:`recipe_digest`)."""
         return recipe_digest(self.recipe)
-
-    def written_out(self) -> Recipe:
-        """The recipe with every path absolute, so that it runs from any folder."""
-        return with_absolute_data(self.recipe, self.data)
 
     def with_model(self, model: ModelSettings) -> "ResolvedRecipe":
         """The same with another model to begin with."""

@@ -22,12 +22,12 @@ import httpx
 import torch
 from peft import PeftModel
 
+from alignment.durable_files import folder_digest, temporary_beside
 from alignment.errors import StageError
 from alignment.models.load import save_policy
 from alignment.recipe.resources import Vllm
 from alignment.records import Artifact, Sampling
 from alignment.rollouts.engine import Completion
-from alignment.workspace import folder_digest
 
 TRIES = 4  # of a request that fails for a reason that may pass
 PAUSE = 1.0  # seconds before the second try, doubled before each further one
@@ -67,8 +67,7 @@ class VllmEngine:
         """Has the server sample from the policy as it is now."""
         if self.policy is None:
             return
-        partial = self.folder / "vllm-partial"
-        shutil.rmtree(partial, ignore_errors=True)
+        partial = temporary_beside(self.folder / "vllm-policy")  # runs may share a server, and so this folder
         partial.mkdir(parents=True)
         save_policy(self.policy, self.tokenizer, self.base, partial)
         name = folder_digest(partial)[:16]

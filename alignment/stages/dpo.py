@@ -17,6 +17,7 @@ from trl import DPOConfig, DPOTrainer
 from alignment.chat import render_answer, render_prompt
 from alignment.data.jsonl import read_records
 from alignment.distributed.fsdp import shard_frozen, whole_state
+from alignment.durable_files import write_text
 from alignment.errors import StageError
 from alignment.models.adapters import add_lora, is_adapter
 from alignment.models.load import load_policy, save_policy
@@ -27,7 +28,6 @@ from alignment.stage import StageContext, StageResult
 from alignment.training.response_head import add_response_head
 from alignment.training.snapshots import Snapshots
 from alignment.training.trl import final_metrics, fit, seed_everything, trainer_arguments
-from alignment.workspace import write_text
 
 
 class TokenisedDPOTrainer(DPOTrainer):  # type: ignore[misc]  # TRL is untyped

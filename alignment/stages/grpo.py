@@ -15,6 +15,7 @@ from trl import GRPOConfig, RLOOConfig
 from alignment.chat import render_prompt
 from alignment.data.prompts import load_prompts
 from alignment.distributed.fsdp import whole_state
+from alignment.durable_files import write_text
 from alignment.errors import StageError
 from alignment.models.adapters import add_lora, is_adapter
 from alignment.models.load import load_policy, save_policy, stop_ids
@@ -29,7 +30,6 @@ from alignment.stage import StageContext, StageResult
 from alignment.training.response_head import add_response_head
 from alignment.training.snapshots import Snapshots
 from alignment.training.trl import final_metrics, fit, seed_everything, shared_arguments
-from alignment.workspace import write_text
 
 
 def run(settings: GrpoStage | RlooStage, context: StageContext) -> StageResult:

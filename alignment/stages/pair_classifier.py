@@ -17,6 +17,7 @@ from transformers import DataCollatorWithPadding, Trainer, TrainingArguments
 
 from alignment.chat import template_digest
 from alignment.distributed.fsdp import whole_model
+from alignment.durable_files import write_text
 from alignment.errors import StageError
 from alignment.evaluation.calibration import expected_calibration_error, pair_accuracy, reliability
 from alignment.judges.pair_classifier import FILE, encoded
@@ -30,7 +31,6 @@ from alignment.recipe.stages.pair_classifier import PairClassifierStage
 from alignment.records import PreferencePair
 from alignment.stage import StageContext, StageResult
 from alignment.training.trl import final_metrics, fit, seed_everything, trainer_arguments
-from alignment.workspace import write_text
 
 
 def run(settings: PairClassifierStage, context: StageContext) -> StageResult:
@@ -115,7 +115,7 @@ def _evaluate(
     odds = score(model, tokenizer, rows, batch_size=2 * settings.batch_size)
     first, last = odds[::2], [0.0 - value for value in odds[1::2]]
     both = [(one + other) / 2 for one, other in zip(first, last, strict=True)]
-    accuracy = pair_accuracy(both, [0.0] * len(both))
+    accuracy = pair_accuracy(both, [0.0] * len(both), clusters=[pair.prompt_id for pair in pairs])
     probabilities = torch.sigmoid(torch.tensor(both, dtype=torch.float64))
     sides = [*probabilities.tolist(), *(1 - probabilities).tolist()]
     outcomes = [1] * len(both) + [0] * len(both)

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import logging
 import shutil
 from typing import Any
 
@@ -11,6 +12,7 @@ from alignment.chat import render_prompt
 from alignment.data.prompts import load_prompts
 from alignment.distributed.fsdp import check_devices, whole_state
 from alignment.distributed.workers import Team
+from alignment.durable_files import write_text
 from alignment.errors import StageError
 from alignment.models.adapters import add_lora, is_adapter
 from alignment.models.device import pick_device
@@ -32,8 +34,8 @@ from alignment.rollouts.factory import team_engine
 from alignment.stage import Progress, StageContext, StageResult
 from alignment.training.snapshots import Snapshots
 from alignment.training.trl import seed_everything
-from alignment.workspace import write_text
 
+_log = logging.getLogger(__name__)
 SHOWN = 8  # answers in each sample table
 
 
@@ -49,7 +51,7 @@ def run(settings: PpoStage, context: StageContext) -> StageResult:
     if settings.lora is not None and not is_adapter(start):
         policy = add_lora(policy, settings.lora)
     reward_model, reward = episode_reward(settings, context, tokenizer)
-    prompts, held_out = _prompts(settings, context, tokenizer)
+    prompts, held_out, dropped = _prompts(settings, context, tokenizer)
     critic = _critic(settings, policy, reward_model)  # before the reference adds its adapter
     if reward_model is not None:
         reward_model.to(pick_device(context.run.resources))
@@ -100,7 +102,11 @@ def run(settings: PpoStage, context: StageContext) -> StageResult:
     }
     write_text(context.output / "curves.json", json.dumps(curves))
     write_text(context.output / "alarms.json", json.dumps(state.alarms, indent=1))
-    metrics = final_metrics(state.history) | {"prompts": float(len(prompts)), "alarms": float(len(state.alarms))}
+    metrics = final_metrics(state.history) | {
+        "prompts": float(len(prompts)),
+        "dropped": float(dropped),
+        "alarms": float(len(state.alarms)),
+    }
     return StageResult("model", metrics, curves, state.tokens_trained, state.tokens_sampled)
 
 
@@ -111,7 +117,7 @@ def sample_table(experience: Experience) -> list[dict[str, Any]]:
         {
             "prompt": episode.prompt.messages[-1].content,
             "answer": episode.completion.text,
-            "score": float(experience.scores[row]),
+            "score": float(experience.raw_scores[row]),
             "kl": float(kl[row]),
             "tokens": len(episode.completion.tokens),
             "finished": episode.completion.finished,
@@ -139,20 +145,28 @@ def _names(history: list[dict[str, float]]) -> list[str]:
     return list(dict.fromkeys(name for metrics in history for name in metrics))
 
 
-def _prompts(settings: PpoStage, context: StageContext, tokenizer: Any) -> tuple[list[PromptIds], list[PromptIds]]:
-    """The training prompts and the held-out ones that are watched, those that are too long left out of both."""
+def _prompts(settings: PpoStage, context: StageContext, tokenizer: Any) -> tuple[list[PromptIds], list[PromptIds], int]:
+    """The training prompts and the held-out ones that are watched, those that are too long left out of both; and how
+    many training prompts are."""
 
-    def rendered(prompts: list[Prompt]) -> list[PromptIds]:
-        found = [(prompt, tuple(render_prompt(tokenizer, prompt.messages))) for prompt in prompts]
-        return [(prompt, ids) for prompt, ids in found if len(ids) <= settings.max_prompt_length]
+    def rendered(prompts: list[Prompt], kind: str) -> list[PromptIds]:
+        ids = [(prompt, tuple(render_prompt(tokenizer, prompt.messages))) for prompt in prompts]
+        short = [row for row in ids if len(row[1]) <= settings.max_prompt_length]
+        if len(short) < len(prompts) and context.rank == 0:
+            _log.warning(
+                "%s: %d of %d %s prompts left out, longer than max_prompt_length=%d tokens",
+                context.name, len(prompts) - len(short), len(prompts), kind, settings.max_prompt_length,
+            )  # fmt: skip
+        return short
 
     train, held_out = load_prompts(context.data["prompts"], context.run.held_out)
-    kept = rendered(train)
+    kept = rendered(train, "training")
     if not kept:
         raise StageError(
             f"none of {len(train)} training prompts is at most max_prompt_length={settings.max_prompt_length} tokens"
         )
-    return kept, rendered(sorted(held_out, key=lambda prompt: prompt.id))[: settings.watch_prompts]
+    watched = sorted(held_out, key=lambda prompt: prompt.id) if settings.raters is not None else []
+    return kept, rendered(watched, "held-out")[: settings.watch_prompts], len(train) - len(kept)
 
 
 def _watch(settings: PpoStage, context: StageContext, engine: Engine, held_out: list[PromptIds]) -> Watch | None:

@@ -14,6 +14,7 @@ from trl import RewardConfig, RewardTrainer
 
 from alignment.chat import render_answer, render_prompt, template_digest
 from alignment.distributed.fsdp import whole_model
+from alignment.durable_files import write_text
 from alignment.errors import StageError
 from alignment.evaluation.calibration import (
     calibration_error,
@@ -31,7 +32,6 @@ from alignment.recipe.stages.reward import RewardStage
 from alignment.records import PreferencePair
 from alignment.stage import StageContext, StageResult
 from alignment.training.trl import final_metrics, fit, seed_everything, trainer_arguments
-from alignment.workspace import write_text
 
 
 def run(settings: RewardStage, context: StageContext) -> StageResult:
@@ -111,12 +111,13 @@ def _evaluate(model: Any, tokenizer: Any, pairs: list[PreferencePair], settings:
     )
     chosen, rejected = scores[: len(rows)], scores[len(rows) :]
     margins = [c - r for c, r in zip(chosen, rejected, strict=True)]
-    accuracy = pair_accuracy(chosen, rejected)
+    prompts = [pair.prompt_id for pair in pairs]
+    accuracy = pair_accuracy(chosen, rejected, clusters=prompts)
     # A pair's order carries no information, so calibration looks at both: P(left wins) and P(right wins).
     probabilities = torch.sigmoid(torch.tensor(margins, dtype=torch.float64))
     both = [*probabilities.tolist(), *(1 - probabilities).tolist()]
     outcomes = [1] * len(rows) + [0] * len(rows)
-    error = calibration_error(*(side.tolist() for side in pair_predictions(chosen, rejected)))
+    error = calibration_error(*(side.tolist() for side in pair_predictions(chosen, rejected)), clusters=prompts)
     metrics = {
         "accuracy": accuracy.value,
         "accuracy.low": accuracy.low,

@@ -12,6 +12,7 @@ from trl import SFTConfig, SFTTrainer
 from alignment.chat import render_example
 from alignment.data.demonstrations import read_demonstrations
 from alignment.distributed.fsdp import whole_state
+from alignment.durable_files import write_text
 from alignment.errors import StageError
 from alignment.models.adapters import add_lora, is_adapter
 from alignment.models.load import load_policy, save_policy
@@ -20,7 +21,6 @@ from alignment.recipe.stages.sft import SftStage
 from alignment.stage import StageContext, StageResult
 from alignment.training.response_head import add_response_head
 from alignment.training.trl import final_metrics, fit, seed_everything, trainer_arguments
-from alignment.workspace import write_text
 
 IGNORED = -100  # the label that cross-entropy leaves out
 

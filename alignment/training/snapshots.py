@@ -12,10 +12,10 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from alignment.distributed.fsdp import whole_state
+from alignment.durable_files import folder_digest, rename_synced
 from alignment.models.load import save_policy
 from alignment.records import Artifact
 from alignment.stage import StageContext
-from alignment.workspace import folder_digest
 
 FOLDER = "snapshots"
 
@@ -43,7 +43,7 @@ class Snapshots(TrainerCallback):  # type: ignore[misc]  # transformers is untyp
             shutil.rmtree(old, ignore_errors=True)
         partial.mkdir(parents=True)
         save_policy(policy, self.tokenizer, self.base, partial, state=state)
-        partial.rename(folder)
+        rename_synced(partial, folder)
 
     def publish(self) -> None:
         """Moves what was kept into the stage's output."""

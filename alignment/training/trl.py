@@ -16,6 +16,7 @@ from transformers import PrinterCallback, TrainerCallback, TrainerControl, Train
 
 from alignment.distributed.fsdp import prepare_trainer, sharding, sharding_arguments
 from alignment.distributed.workers import share_batches, wait_for_workers
+from alignment.durable_files import sync_tree, write_text
 from alignment.models.cpu_attention import quick_backward
 from alignment.models.device import pick_device
 from alignment.models.prefix_sharing import share_prefixes
@@ -140,7 +141,9 @@ class StageCallback(TrainerCallback):  # type: ignore[misc]  # transformers is u
         """Called by the trainer once a checkpoint is written; every worker has put its random state in it."""
         wait_for_workers(self.context)
         if self.context.rank == 0:
-            (Path(str(args.output_dir)) / f"checkpoint-{state.global_step}" / COMPLETE).touch()
+            folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
+            sync_tree(folder)  # a power cut must not leave the mark and lose what it marks
+            write_text(folder / COMPLETE, "")
         self.context.saved()
 
 

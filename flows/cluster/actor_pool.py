@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from alignment.errors import StageError
+from alignment.errors import StageError, keeping
 from alignment.parallel_map import Build, Each, Pool, here
 from alignment.recipe.graph import workers_of
 from alignment.stage import StageContext, silent
@@ -65,8 +65,9 @@ def spread(home: Path, environment: Mapping[str, str]) -> Pool:
 
         try:
             yield each
-        except BaseException:  # what they do, if anything, is of no use any more
-            release()
+        except BaseException as error:  # what they do, if anything, is of no use any more
+            with keeping(error, "ending the actors"):
+                release()
             raise
         finally:
             context.gpu_seconds += (time.perf_counter() - began) * asked * gpus

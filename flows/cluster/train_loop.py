@@ -16,10 +16,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from alignment.durable_files import write_text
 from alignment.errors import InputError, StageError
 from alignment.models.memory import naming_what_ran_out
 from alignment.stage import Progress, StageContext, StageResult, silent
-from alignment.workspace import write_text
 from flows.cluster.ray_session import on_this_machine
 from flows.cluster.stack_dump import say_where
 from flows.cluster.train_workers import WorkerGroup, abort, release, worker_group_for

@@ -6,9 +6,9 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from alignment.durable_files import write_text
 from alignment.errors import StageError
 from alignment.stage import Progress, StageContext
-from alignment.workspace import write_text
 from flows.cluster.stack_dump import all_stacks
 
 _log = logging.getLogger(__name__)

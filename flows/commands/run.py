@@ -7,7 +7,6 @@ from rich.console import Console
 
 from alignment.workspace import Workspace
 from flows.recipe_source import prepare
-from flows.runs import next_run_name
 from flows.services import servers
 
 
@@ -24,5 +23,4 @@ def run_command(
 
     server = servers.begin(space, "prefect")  # starts while the recipe is checked
     checked(resolved, space)
-    name = next_run_name(space, resolved.recipe.name)
-    return launch(resolved, space, server, name, only, start, refresh, console, began)
+    return launch(resolved, space, server, only, start, refresh, console, began)

@@ -5,7 +5,6 @@ process, which looks after them (:mod:`flows.services.supervisor`) and serves on
 (:mod:`flows.commands.up_page`).
 """
 
-import fcntl
 import json
 import os
 import re
@@ -14,9 +13,10 @@ import socket
 import sys
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
+from filelock import FileLock, Timeout
 from rich.console import Console
 
 from alignment.errors import Fault, InputError
@@ -30,6 +30,7 @@ from flows.services import servers
 from flows.services.supervisor import Child, Supervisor
 
 HOST = "127.0.0.1"
+LOGS_SHOWN = 3  # failures to start whose log's end is shown
 PORTS = {"up": 8080, "prefect": 4200, "mlflow": 5000, "app": 7860}
 
 
@@ -59,16 +60,18 @@ def up_command(recipes: Sequence[str], workspace: Path, overrides: list[str], po
 def _look_after(supervisor: Supervisor, space: Workspace, port: int, console: Console) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: supervisor.stopping.set())
-    said: set[str] = set()
+    up: set[str] = set()
+    restarts: dict[str, int] = {}
 
     def say() -> None:
         for child in supervisor.children:
-            if child.state == "up" and child.name not in said:
-                said.add(child.name)
+            if child.restarts > restarts.get(child.name, 0):
+                restarts[child.name] = child.restarts
+                console.print(_trouble(child, was_up=child.name in up), markup=False)
+                up.discard(child.name)
+            if child.state == "up" and child.name not in up:
+                up.add(child.name)
                 console.print(f"{child.name:<16} {child.url}", markup=False)
-            if child.state == "down" and child.name in said:
-                said.discard(child.name)
-                console.print(f"{child.name:<16} {child.problem}; it is started again", markup=False)
 
     console.print(f"{'all of it':<16} http://{HOST}:{port}   (Ctrl-C ends everything)", markup=False)
     with serve_page(supervisor, space, HOST, port):
@@ -78,6 +81,14 @@ def _look_after(supervisor: Supervisor, space: Workspace, port: int, console: Co
     console.print("everything has ended")
 
 
+def _trouble(child: Child, *, was_up: bool) -> str:
+    """That a child ended, and where it never was up, the end of its log: nobody would look for what never showed."""
+    if was_up:
+        return f"{child.name:<16} {child.problem}; it is started again"
+    log = servers.end_of_log(child.log) if child.restarts <= LOGS_SHOWN else ""
+    return f"{child.name:<16} did not come up: it {child.problem}; it is tried again. Its log is {child.log}{log}"
+
+
 def _services(space: Workspace, ports: Mapping[str, int], console: Console) -> Iterator[Child]:
     own = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
     for name in ("prefect", "mlflow"):
@@ -85,6 +96,7 @@ def _services(space: Workspace, ports: Mapping[str, int], console: Console) -> I
         yield Child(
             name, servers.command(space, name, ports[name]), _answers(url + servers.HEALTH[name]), _log(space, name),
             {**own, "PREFECT_UI_API_URL": f"{url}/api"}, url=url, started=_noted(space, name, url),
+            inherits=_life(space, name),
         )  # fmt: skip
     url = f"http://{HOST}:{ports['app']}"
     command = [sys.executable, "-m", "flows.cli", "rate", "--workspace", str(space.root), "--port", str(ports["app"])]
@@ -124,6 +136,17 @@ def _log(space: Workspace, name: str) -> Path:
 def _noted(space: Workspace, name: str, url: str) -> Callable[[int], None]:
     """Notes where a service is, so that `rlhf run` in the same workspace finds it."""
     return lambda pid: servers.note(space, servers.Service(name, url, pid))
+
+
+def _life(space: Workspace, name: str) -> Callable[[], AbstractContextManager[list[int]]]:
+    """What makes a service hold its lock for as long as it lives."""
+
+    @contextmanager
+    def inherited() -> Iterator[list[int]]:
+        with servers.lifelong_lock(space, name) as descriptor:
+            yield [descriptor]
+
+    return inherited
 
 
 def _answers(url: str) -> Callable[[], bool]:
@@ -196,9 +219,12 @@ def _running(space: Workspace) -> list[Fault]:
 @contextmanager
 def _alone(space: Workspace) -> Iterator[None]:
     """One `rlhf up` a workspace."""
-    with (space.folder("services") / "up.lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError([Fault("rlhf up already runs in this workspace", "end that one first")]) from None
+    lock = FileLock(space.folder("services") / "up.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise InputError([Fault("rlhf up already runs in this workspace", "end that one first")]) from None
+    try:
         yield
+    finally:
+        lock.release()

@@ -16,9 +16,10 @@ from prefect.input import RunInput
 from prefect.states import Completed, Failed
 from pydantic import BaseModel, Field
 
+from alignment.durable_files import write_text
 from alignment.recipe.recipe import Recipe
 from alignment.registry import promote
-from alignment.workspace import Workspace, write_text
+from alignment.workspace import Workspace
 from flows.command_lines import rlhf_line
 
 KEY = "approval"
@@ -28,17 +29,24 @@ class Approval(RunInput):
     """The form on the dashboard. Without ``approve`` the version stays a candidate."""
 
     approve: bool = Field(description="Whether this version becomes the champion.")
-    name: str = Field(description="Who you are: it is kept with the version.", min_length=1)
-    comment: str = Field(default="", description="Why.")
+    name: str = Field(description="Who you are: it is kept with the version.", min_length=1, max_length=200)
+    comment: str = Field(default="", description="Why.", max_length=3000)
 
 
 class ApprovalRequest(BaseModel):
     """What a suspended run asks a person."""
 
-    recipe: Path  # as it ran
+    run: str
     version: str
-    report: str
     hours: float
+
+    def recipe(self, space: Workspace) -> Path:
+        """The recipe, as it ran."""
+        return space.root.resolve() / "runs" / self.run / "recipe.yaml"
+
+    def report(self, space: Workspace) -> str:
+        """Where the run's report is."""
+        return (space.root.resolve() / "runs" / self.run / "report.html").as_uri()
 
 
 def asked_before(space: Workspace) -> ApprovalRequest | None:
@@ -54,10 +62,8 @@ def question(space: Workspace, recipe: Recipe, run: str) -> ApprovalRequest | No
         return None
     folder = space.root.resolve() / "runs" / run
     registered = json.loads((folder / "report.json").read_text("utf-8"))["registered"]
-    asked = ApprovalRequest(
-        recipe=folder / "recipe.yaml", version=f"{registered['name']}/{registered['version']}",
-        report=(folder / "report.html").as_uri(), hours=recipe.gate.approval_hours,
-    )  # fmt: skip
+    version = f"{registered['name']}/{registered['version']}"
+    asked = ApprovalRequest(run=run, version=version, hours=recipe.gate.approval_hours)
     write_text(path, asked.model_dump_json(indent=1) + "\n")
     return asked
 
@@ -66,7 +72,7 @@ def ask(space: Workspace, asked: ApprovalRequest) -> State[Any]:
     """Suspends this run until a person has answered; then promotes the version, or leaves it a candidate."""
     line = rlhf_line("models", "promote", asked.version, workspace=space.root)
     words = (
-        f"**{asked.version}** holds every condition of its gate. Read its report first: {asked.report}\n\n"
+        f"**{asked.version}** holds every condition of its gate. Read its report first: {asked.report(space)}\n\n"
         f"Without an answer in {asked.hours:g} hours it stays a candidate, which `{line}` can promote later."
     )
     form = Approval.with_initial_data(description=words)

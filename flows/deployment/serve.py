@@ -23,14 +23,14 @@ from prefect.exceptions import TerminationSignal
 from prefect.runner import Runner
 from prefect.runtime import flow_run as running
 
+from alignment.durable_files import write_text
 from alignment.errors import InputError
 from alignment.recipe.deployment import Deployment
 from alignment.recipe.graph import of_type
-from alignment.recipe.load import dump_recipe
 from alignment.recipe.recipe import Recipe
 from alignment.recipe.resolved import ResolvedRecipe
 from alignment.recipe.stages.preferences import HumanPreferencesStage
-from alignment.workspace import Workspace, write_text
+from alignment.workspace import Workspace
 from flows.deployment.approval import ask, asked_before, question
 from flows.deployment.schedule import schedule_of, triggers
 from flows.monitoring.logs import set_up
@@ -40,7 +40,7 @@ from flows.pipeline.launch import checked
 from flows.pipeline.pipeline import pipeline
 from flows.pipeline.run_state import RunRequest
 from flows.recipe_source import prepare
-from flows.runs import next_run_name
+from flows.runs import claim_run, keep_recipe
 from flows.shutdown import SERVED_STEP_SECONDS, SERVED_TOTAL_SECONDS, end_in_time, hear_sigterm
 
 AGAIN = ("Failed", "TimedOut")  # states that another try may mend; a refusal and a wait are none
@@ -68,7 +68,7 @@ def recipe_flow(
     end_in_time(SERVED_STEP_SECONDS, SERVED_TOTAL_SECONDS)
     space = Workspace(Path(workspace))
     if (asked := asked_before(space)) is not None:
-        loaded = prepare(str(asked.recipe))
+        loaded = prepare(str(asked.recipe(space)))
         return _follow(loaded, space, ask(space, asked))
     waited = waiting_recipe(space, queue) if queue else None
     answered = waited is not None and waited.exists()
@@ -116,8 +116,8 @@ def _run(resolved: ResolvedRecipe, space: Workspace, ready: dict[str, str]) -> t
     except InputError as error:  # its files have changed since it was deployed
         tell(recipe, "", resolved.path, state=None, error=error)
         raise
-    name = next_run_name(space, recipe.name)
-    write_text(space.folder("runs", name) / "recipe.yaml", dump_recipe(resolved.written_out()))
+    name = claim_run(space, recipe.name)
+    keep_recipe(space.folder("runs", name) / "recipe.yaml", resolved, space)
     request = RunRequest(resolved=resolved, workspace=space.root, run=name, ready=ready)
     timed = pipeline.with_options(timeout_seconds=recipe.deployment.timeout_seconds)
     state: State[Any] = timed(request, return_state=True)

@@ -1,5 +1,6 @@
 """Who hears of a run's progress: the terminal, the dashboard, or nobody."""
 
+import logging
 from contextvars import ContextVar
 from typing import Protocol
 
@@ -18,6 +19,9 @@ class Listener(Protocol):
     def stage_finished(self, name: str, *, status: str, cached: bool, seconds: float, summary: str) -> None:
         """A stage ended; ``status`` is "completed" or "failed"."""
 
+    def warned(self, line: str) -> None:
+        """Something is not as it should be, and the run goes on."""
+
 
 class Silent:
     """Hears nothing."""
@@ -30,6 +34,10 @@ class Silent:
 
     def stage_finished(self, name: str, *, status: str, cached: bool, seconds: float, summary: str) -> None:
         """Nothing."""
+
+    def warned(self, line: str) -> None:
+        """Logged: nobody else would say it."""
+        logging.getLogger(__name__).warning(line)
 
 
 listener: ContextVar[Listener] = ContextVar("listener", default=Silent())  # noqa: B039 - Silent has no state

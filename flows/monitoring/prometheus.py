@@ -4,6 +4,7 @@
 that stands still for a stage that has long ended would be a lie.
 """
 
+import contextlib
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -84,7 +85,8 @@ class StageMetrics:
     def close(self) -> None:
         """Removes the file, and stops looking at the GPUs."""
         self._gpus.close()
-        self.path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a file that stays is a lesser fault than an error of the stage's, lost
+            self.path.unlink(missing_ok=True)
 
 
 def gauge(name: str, rows: Rows, labels: Mapping[str, str]) -> GaugeMetricFamily:

@@ -9,10 +9,11 @@ from prefect.client.schemas.objects import FlowRun, State
 from prefect.runtime import flow_run as running
 from prefect.settings import get_current_settings
 
+from alignment.durable_files import write_text
 from alignment.errors import InputError
 from alignment.recipe.deployment import Ending
 from alignment.recipe.recipe import Recipe
-from alignment.workspace import Workspace, write_text
+from alignment.workspace import Workspace
 from flows.monitoring.dashboard import link
 from flows.monitoring.notifiers import News, notify
 from flows.pipeline.register import Finish

@@ -18,17 +18,18 @@ from rich.markup import escape
 from alignment.cache_key import code_digest
 from alignment.checks.recipe import check_recipe
 from alignment.digests import digest_of
+from alignment.durable_files import file_digest, write_text
 from alignment.errors import InputError
-from alignment.recipe.load import dump_recipe
 from alignment.recipe.recipe import Recipe
 from alignment.recipe.resolved import ResolvedRecipe
-from alignment.workspace import Workspace, file_digest, write_text
+from alignment.workspace import Workspace
 from flows.command_lines import rlhf_line
 from flows.monitoring.progress import listener
 from flows.monitoring.terminal import Terminal, shown_stages
 from flows.pipeline.environment import running_faults
 from flows.pipeline.pipeline import check_start, pipeline
 from flows.pipeline.run_state import RunRequest
+from flows.runs import claim_run, keep_recipe
 from flows.services import servers
 from flows.shutdown import leaving_on_sigterm
 
@@ -41,12 +42,19 @@ def checked(resolved: ResolvedRecipe, workspace: Workspace) -> None:
     digests = {name: file_digest(file) for name, file in data.items() if file.is_file()}
     identity = digest_of([resolved.digest, digests, code_digest("alignment.checks.recipe"), _model_stamp(recipe)])
     passed = workspace.folder("services") / "checked.json"
-    known: list[str] = json.loads(passed.read_text("utf-8")) if passed.exists() else []
+    known = _known(passed)
     if identity in known:
         return
     if faults := check_recipe(resolved, workspace):
         raise InputError(faults)
     write_text(passed, json.dumps([*known[-99:], identity]))
+
+
+def _known(path: Path) -> list[str]:
+    try:
+        return [str(one) for one in json.loads(path.read_text("utf-8"))]
+    except (OSError, ValueError, TypeError):
+        return []
 
 
 def _model_stamp(recipe: Recipe) -> list[tuple[str, int, int]]:
@@ -59,7 +67,6 @@ def launch(
     resolved: ResolvedRecipe,
     workspace: Workspace,
     server: servers.Service,
-    name: str,
     only: str | None,
     start: str | None,
     refresh: list[str],
@@ -67,11 +74,12 @@ def launch(
     began: float,
 ) -> int:
     """Runs the flow and says how it ended. Returns the exit code."""
+    check_start(resolved.recipe, only, start, refresh)  # a mistyped stage leaves no run
+    name = claim_run(workspace, resolved.recipe.name)
     request = RunRequest(
         resolved=resolved, workspace=workspace.root, run=name, only=only, start=start, refresh=tuple(refresh)
     )
-    check_start(request)  # a mistyped stage leaves no run
-    write_text(workspace.folder("runs", name) / "recipe.yaml", dump_recipe(resolved.written_out()))
+    keep_recipe(workspace.folder("runs", name) / "recipe.yaml", resolved, workspace)
     with console.status("waiting for the Prefect server"):
         servers.wait(workspace, server)
     settings: dict[Any, Any] = {PREFECT_RESULTS_LOCAL_STORAGE_PATH: workspace.folder("prefect", "results")}

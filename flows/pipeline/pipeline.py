@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -12,10 +12,11 @@ from typing import Any
 from prefect import flow
 from prefect.client.schemas.objects import State
 
-from alignment.errors import Fault, InputError, suggestion
+from alignment.errors import Fault, InputError, StageError, keeping, suggestion
 from alignment.recipe.base import BASE, CHAMPION
 from alignment.recipe.graph import of_type, stage_inputs
 from alignment.recipe.load import dump_recipe
+from alignment.recipe.recipe import Recipe
 from alignment.recipe.stages.preferences import HumanPreferencesStage
 from alignment.records import Artifact
 from alignment.report import Registered, build_report, write_report
@@ -51,9 +52,11 @@ def run_to_its_end(run: Run) -> State[Any]:
     """Runs the stages, and tells whoever wants to hear how it ended."""
     request = run.request
     try:
-        run_stages(run)
+        with run.workspace.under_way(request.run):
+            run_stages(run)
     except Exception as error:
-        tell(run.recipe, request.run, run.report, state=None, error=error)
+        with keeping(error, "telling of it"):
+            tell(run.recipe, request.run, run.report, state=None, error=error)
         raise
     state = final_state(run)
     if run.finish is not None:
@@ -72,8 +75,11 @@ def run_stages(run: Run) -> None:
         decide(run)
     except WaitingForRaters as wait:
         run.waiting = str(wait)
-    finally:
-        publish_report(run)
+    except BaseException as error:
+        with keeping(error, "writing its report"):
+            publish_report(run)
+        raise
+    publish_report(run)
 
 
 def prepare_base(run: Run) -> None:
@@ -97,18 +103,20 @@ def run_stage(run: Run, name: str) -> None:
         from alignment.registry.champion import with_champion  # MLflow takes its time
 
         recipe, made = with_champion(run.workspace, name, recipe, made)
-    job = make_job(name, recipe, made, data, run.workspace)
+    if (champion := made.get(CHAMPION)) is not None and not run.workspace.claim(champion, run.request.run):
+        raise StageError(f"{champion.ref()} was removed while this run began to use it; give the same command again")
+    job = make_job(name, recipe, made, data, run.workspace, run.request.run)
     job = replace(job, refresh=name in run.request.refresh)
-    found = None if job.refresh else run.workspace.find(name, job.key)
     if not wanted:
-        if found is not None:
+        found = run.workspace.find(name, job.key, listener.get().warned)
+        if found is not None and run.workspace.claim(found, run.request.run):
             run.made[name] = found
         return
     with outcome(run, name, job.settings.kind) as result:
         state = stage_task(job)(job, return_state=True)
         artifact = Artifact.model_validate(state.result())
         result.artifact = run.made[name] = artifact
-        result.cached = state.name == "Cached" or found is not None
+        result.cached = state.name == "Cached"
 
 
 def data_of(run: Run, name: str, *, wanted: bool) -> dict[str, Path] | None:
@@ -187,10 +195,10 @@ def publish_report(run: Run) -> None:
     show_report(report, write_report(report, folder))
 
 
-def missing_inputs(request: RunRequest) -> list[Fault]:
+def missing_inputs(recipe: Recipe, only: str | None, start: str | None, refresh: Sequence[str]) -> list[Fault]:
     """Faults of ``only``, ``start`` and ``refresh``: stages that the recipe does not have, or that are left out."""
-    stages = list(request.recipe.stages)
-    named = [("--only", request.only), ("--from", request.start), *(("--refresh", name) for name in request.refresh)]
+    stages = list(recipe.stages)
+    named = [("--only", only), ("--from", start), *(("--refresh", name) for name in refresh)]
     unknown = [(option, name) for option, name in named if name is not None and name not in stages]
     faults = [
         Fault(f"no stage {name!r} in the recipe", suggestion(name, stages), field=option) for option, name in unknown
@@ -199,17 +207,20 @@ def missing_inputs(request: RunRequest) -> list[Fault]:
         return faults
     return [
         Fault(f"stage {name} is not run at all", f"leave {name} out here, or ask for it there", field="--refresh")
-        for name in request.refresh
-        if not _wanted(request, name)
+        for name in refresh
+        if not _is_wanted(stages, only, start, name)
     ]
 
 
 def _wanted(request: RunRequest, name: str) -> bool:
     """Whether a stage is to be run or found, and not only to be taken from the cache for others."""
-    stages = list(request.recipe.stages)
-    if request.only is not None:
-        return name == request.only
-    return request.start is None or stages.index(name) >= stages.index(request.start)
+    return _is_wanted(list(request.recipe.stages), request.only, request.start, name)
+
+
+def _is_wanted(stages: Sequence[str], only: str | None, start: str | None, name: str) -> bool:
+    if only is not None:
+        return name == only
+    return start is None or stages.index(name) >= stages.index(start)
 
 
 @contextmanager
@@ -224,30 +235,33 @@ def outcome(run: Run, name: str, kind: str) -> Iterator[StageOutcome]:
             yield result
     except WaitingForRaters as wait:
         result.status, result.note = "waiting", str(wait)
+        with keeping(wait, f"telling of {name}"):
+            _tell_of_outcome(run, result, started)
         raise
     except BaseException as error:
         result.status, result.error = "failed", f"{type(error).__name__}: {error}"
+        with keeping(error, f"telling of {name}"):
+            _tell_of_outcome(run, result, started)
         raise
-    finally:
-        result.seconds = time.perf_counter() - started
-        run.outcomes.append(result)
-        summary = (
-            result.error.splitlines()[0]
-            if result.error
-            else str(result.artifact.ref())
-            if result.artifact
-            else result.note
-        )
-        made = {"version": str(result.artifact.ref()), "digest": result.artifact.digest} if result.artifact else {}
-        ended = "cached" if result.cached else result.status
-        say(_log, f"{name}: {ended}", stage=name, kind=kind, status=ended, seconds=round(result.seconds, 3),
-            error=result.error or None, **made)  # fmt: skip
-        listener.get().stage_finished(
-            name, status=result.status, cached=result.cached, seconds=result.seconds, summary=summary
-        )
+    _tell_of_outcome(run, result, started)
 
 
-def check_start(request: RunRequest) -> None:
+def _tell_of_outcome(run: Run, result: StageOutcome, started: float) -> None:
+    """Adds a stage's outcome to the run's, and tells the log and the listener."""
+    result.seconds = time.perf_counter() - started
+    run.outcomes.append(result)
+    reference = str(result.artifact.ref()) if result.artifact else ""
+    summary = result.error.splitlines()[0] if result.error else reference or result.note
+    made = {"version": reference, "digest": result.artifact.digest} if result.artifact else {}
+    ended = "cached" if result.cached else result.status
+    say(_log, f"{result.name}: {ended}", stage=result.name, kind=result.kind, status=ended,
+        seconds=round(result.seconds, 3), error=result.error or None, **made)  # fmt: skip
+    listener.get().stage_finished(
+        result.name, status=result.status, cached=result.cached, seconds=result.seconds, summary=summary
+    )
+
+
+def check_start(recipe: Recipe, only: str | None, start: str | None, refresh: Sequence[str] = ()) -> None:
     """Raises InputError where ``only``, ``start`` or ``refresh`` cannot be done."""
-    if faults := missing_inputs(request):
+    if faults := missing_inputs(recipe, only, start, refresh):
         raise InputError(faults)

@@ -1,5 +1,6 @@
 """What follows the stages: the gate's verdict, and the version's place in the registry."""
 
+import json
 import os
 import subprocess
 from collections.abc import Mapping
@@ -8,11 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from prefect import task
+from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
+from prefect.states import Completed
 from pydantic import BaseModel
 
 from alignment.cache_key import code_digest
 from alignment.digests import digest_of
+from alignment.durable_files import write_text
 from alignment.evaluation.gate import GateVerdict, decide
 from alignment.recipe.base import CHAMPION
 from alignment.recipe.graph import of_type
@@ -104,7 +108,13 @@ def with_approval(finish: Finish, workspace: Workspace) -> Finish:
 
 
 def finish_task(recipe: Recipe, made: Mapping[str, Artifact], workspace: Workspace, run: str) -> State[Any]:
-    """Runs :func:`finish` as a task, cached by what it decides on; returns the task's final state."""
+    """Runs :func:`finish` as a task; returns the task's final state, with a :class:`Finish` as JSON.
+
+    What it decides on is its key: the same decision on the same artifacts, whose version still stands, is read from
+    the workspace and its state is named "Cached".
+    """
+    from alignment.registry.store import is_own
+
     assert recipe.gate is not None
     settings = dict(of_type(recipe.stages, EvaluateStage))[recipe.gate.evaluation]
     key = digest_of(
@@ -114,27 +124,36 @@ def finish_task(recipe: Recipe, made: Mapping[str, Artifact], workspace: Workspa
             made[recipe.gate.evaluation].digest,
             made[settings.model].digest,
             code_digest("alignment.registry"),
+            None if is_own(workspace) else workspace.mlflow_uri,  # another registry does not have the version
         ]
     )
-    state: State[Any] = _task(key, refresh=False)(recipe, made, workspace, run, return_state=True)
-    if state.name == "Cached" and not _still_there(workspace, Finish.model_validate(state.result())):
-        state = _task(key, refresh=True)(recipe, made, workspace, run, return_state=True)
-    return state
-
-
-def _task(key: str, *, refresh: bool) -> Any:
-    return task(
+    work = task(
         name="register",
         task_run_name="register",
         tags={"register"},
-        cache_key_fn=lambda _context, _parameters: key,
-        refresh_cache=refresh,
-        persist_result=True,
-        result_serializer="json",
+        cache_policy=NO_CACHE,
+        persist_result=False,
         retries=len(RETRIES),
         retry_delay_seconds=RETRIES,
         retry_condition_fn=lambda _task, _run, state: isinstance(state.data, ConnectionError | TimeoutError),
-    )(finish)
+    )(_finish_once)
+    state: State[Any] = work(recipe, made, workspace, run, key, return_state=True)
+    return state
+
+
+def _finish_once(
+    recipe: Recipe, made: Mapping[str, Artifact], workspace: Workspace, run: str, key: str
+) -> State[dict[str, Any]]:
+    memory = workspace.folder("registry", recipe.model.registered_name, "decisions") / f"{key}.json"
+    try:
+        before = Finish.model_validate_json(memory.read_text("utf-8"))
+    except (OSError, ValueError):
+        before = None
+    if before is not None and _still_there(workspace, before):
+        return Completed(name="Cached", data=before.model_dump(mode="json"))
+    data = finish(recipe, made, workspace, run)
+    write_text(memory, json.dumps(data, indent=1) + "\n")
+    return Completed(data=data)
 
 
 def _still_there(workspace: Workspace, finish: Finish) -> bool:

@@ -5,21 +5,23 @@ and of the code that makes it; a stage with a known key is answered from the wor
 folder ``partial/<key>``, so the same stage, run again after any kind of death, goes on from its last checkpoint.
 """
 
-import fcntl
 import logging
-import shutil
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
 from prefect import Task, task
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
 from prefect.context import TaskRunContext
+from prefect.states import Completed
 
 from alignment.cache_key import stage_key
+from alignment.durable_files import folder_digest, remove_tree
 from alignment.errors import Fault, InputError
 from alignment.models.base_model import prepare_base
 from alignment.models.memory import keep_freed_memory
@@ -31,7 +33,7 @@ from alignment.recipe.rewards import FunctionReward, data_name
 from alignment.recipe.stages.spec import StageSettings
 from alignment.records import Artifact
 from alignment.stage import Progress, StageContext
-from alignment.workspace import Workspace, folder_digest
+from alignment.workspace import Workspace
 from flows.cluster import run_stage
 from flows.monitoring.dashboard import show_artifact, slug
 from flows.monitoring.logs import say
@@ -46,6 +48,10 @@ DASHBOARD_SECONDS = 5.0  # between two updates of a progress artifact
 RETRIES = [2.0, 10.0]  # seconds before each retry, of failures that pass by themselves
 
 
+def _ignored(_line: str) -> None:
+    """Hears nothing."""
+
+
 @dataclass(frozen=True)
 class Job:
     """One stage of one run, ready to be run."""
@@ -55,6 +61,7 @@ class Job:
     inputs: Mapping[str, Artifact]
     data: Mapping[str, Path]
     workspace: Workspace
+    run: str | None = None  # whose job it is: what it uses is not removed
     refresh: bool = False  # it is made anew although the cache knows it
 
     @property
@@ -68,7 +75,12 @@ class Job:
 
 
 def make_job(
-    name: str, recipe: Recipe, made: Mapping[str, Artifact], data: Mapping[str, Path], workspace: Workspace
+    name: str,
+    recipe: Recipe,
+    made: Mapping[str, Artifact],
+    data: Mapping[str, Path],
+    workspace: Workspace,
+    run: str | None = None,
 ) -> Job:
     """A stage's job from what was made before it; it is given the inputs and data that its settings name, no others."""
     settings = recipe.stages[name]
@@ -87,22 +99,22 @@ def make_job(
     if missing := sorted(wanted - made.keys()):
         problem = f"stage {name} needs {', '.join(missing)}, never run with these settings"
         raise InputError([Fault(problem, "run the recipe without --only and --from first", field=f"stages.{name}")])
-    return Job(name, recipe, {source: made[source] for source in wanted}, files, workspace)
+    return Job(name, recipe, {source: made[source] for source in wanted}, files, workspace, run)
 
 
-def stage_task(job: Job) -> Task[[Job], dict[str, Any]]:
-    """The Prefect task that runs a job: named after the stage, tagged by its kind, cached under the job's key."""
-    key = job.key
+def stage_task(job: Job) -> Task[[Job], State[dict[str, Any]]]:
+    """The Prefect task that runs a job: named after the stage and tagged by its kind.
+
+    The workspace alone decides what is cached, and Prefect persists no result: a result would name its artifact by
+    an absolute path, and would know neither that its files were removed nor that they were damaged.
+    """
     return task(
         name=job.name,
         task_run_name=job.name,
         tags=[job.settings.kind],
         description=(type(job.settings).__doc__ or "").strip(),
-        cache_key_fn=lambda _context, _parameters: key,
-        persist_result=True,
-        result_serializer="json",
-        refresh_cache=job.refresh
-        or job.workspace.find(job.name, key) is None,  # the artifact was removed: Prefect cannot know
+        cache_policy=NO_CACHE,
+        persist_result=False,
         retries=len(RETRIES),
         retry_delay_seconds=RETRIES,
         retry_condition_fn=_passes_by_itself,
@@ -110,17 +122,38 @@ def stage_task(job: Job) -> Task[[Job], dict[str, Any]]:
     )(execute)
 
 
-def execute(job: Job) -> dict[str, Any]:
-    """Runs a job to its published artifact, or finds the artifact that another run just published."""
-    key, workspace = job.key, job.workspace
-    with letting_steps_end(), _alone(workspace, key):
-        found = None if job.refresh else workspace.find(job.name, key)
+def execute(job: Job) -> State[dict[str, Any]]:
+    """Runs a job to its published artifact, or finds the one that was made under its key, unless it is to be refreshed.
+
+    The state's data is the artifact as JSON. Its name is "Cached" where the workspace had the artifact, or another
+    process made it while this one waited for it; else "Completed".
+    """
+    key = job.key
+    if not job.refresh and (found := _claimed(job, key)) is not None:
+        return _ended("Cached", found)
+    with letting_steps_end(), FileLock(job.workspace.folder("partial") / f"{key}.lock"):  # one process makes it
+        found = None if job.refresh else _claimed(job, key, listener.get().warned)
         if job.refresh:
-            _begin_anew(workspace.folder("partial", key))
+            _begin_anew(job.workspace.folder("partial", key))
         artifact = found or _make(job, key)
-        shutil.rmtree(workspace.root / "partial" / key, ignore_errors=True)  # also of a run that died just before this
+        remove_tree(job.workspace.root / "partial" / key)  # also of a run that died just before this
+    if found is not None:
+        return _ended("Cached", found)
     show_artifact(artifact, job.settings.kind)
-    return artifact.model_dump(mode="json")
+    return _ended("Completed", artifact)
+
+
+def _claimed(job: Job, key: str, damaged: Callable[[str], None] = _ignored) -> Artifact | None:
+    """The whole artifact of a key, noted as used by the job's run."""
+    found = job.workspace.find(job.name, key, damaged)
+    if found is None or (job.run is not None and not job.workspace.claim(found, job.run)):
+        return None
+    return found
+
+
+def _ended(name: str, artifact: Artifact) -> State[dict[str, Any]]:
+    state: State[dict[str, Any]] = Completed(name=name, data=artifact.model_dump(mode="json"))
+    return state
 
 
 def _begin_anew(partial: Path) -> None:
@@ -129,7 +162,7 @@ def _begin_anew(partial: Path) -> None:
     if mark.exists():
         return
     for path in partial.iterdir():
-        shutil.rmtree(path, ignore_errors=True)
+        remove_tree(path)
     mark.touch()
 
 
@@ -139,7 +172,7 @@ def _make(job: Job, key: str) -> Artifact:
     started, processor = time.perf_counter(), time.process_time()
     partial = job.workspace.folder("partial", key)
     output = partial / "output"
-    shutil.rmtree(output, ignore_errors=True)  # what a dead run had half written
+    remove_tree(output)  # what a dead run had half written
     output.mkdir()
     metrics = StageMetrics(job.workspace, job.name, {"recipe": job.recipe.name, "kind": job.settings.kind})
     context = StageContext(
@@ -177,7 +210,7 @@ def _make(job: Job, key: str) -> Artifact:
         tokens_trained=result.tokens_trained,
         tokens_sampled=result.tokens_sampled,
     )
-    return job.workspace.publish(draft, output)
+    return job.workspace.publish(draft, output, job.run)
 
 
 def _reporter(job: Job, metrics: StageMetrics) -> Any:
@@ -216,15 +249,6 @@ def _passes_by_itself(_task: Any, _run: Any, state: Any) -> bool:
     except BaseException:
         return False
     return False
-
-
-@contextmanager
-def _alone(workspace: Workspace, key: str) -> Iterator[None]:
-    """One process at a time makes an artifact; the lock ends with its holder, however that one ends."""
-    path = workspace.folder("partial") / f"{key}.lock"
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield  # the file stays: unlinking it would let two processes lock two files of one name
 
 
 @task(name=BASE, task_run_name=BASE, tags={"base"})

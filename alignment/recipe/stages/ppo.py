@@ -75,30 +75,39 @@ class PpoStage(StageSettings):
     """The adapter to train. null: all weights, beside a frozen copy that is the reference."""
 
     kl_coefficient: NotNegative = 0.05
-    """Coefficient of the KL penalty in the reward, at the start where it is adaptive. 0.05: Huang et al. 2024."""
+    """Coefficient of the KL divergence, at the start where it is adaptive. 0.05: Huang et al. 2024."""
+    kl_in: Literal["reward", "loss"] = "reward"
+    """Where the KL divergence from the reference is taken off. `reward`: Ouyang et al. 2022; `loss`: Shao et al. 2024
+    (GRPO)."""
     kl_estimator: Literal["k1", "k2", "k3"] = "k1"
-    """Estimator of the KL penalty in the reward (Schulman 2020): k1, k2 or k3."""
+    """In the reward k1 alone is a penalty: no gradient flows through a reward, and the expected gradients that k2 and
+    k3 give there are nearly nothing. In the loss k2 has the gradient of KL(policy ‖ reference), k3 that of KL(reference
+    ‖ policy), and k1 none at all (Tang & Munos 2025, "On a few pitfalls in KL divergence gradient estimation")."""
     kl_target: Positive | None = None
     """KL in nats per answer that the adaptive coefficient aims at (Ziegler et al. 2019). null: a constant
     coefficient."""
     kl_horizon: Positive = 10_000
     """Episodes in which the adaptive coefficient changes by a fifth at most. 10,000: Ziegler et al. 2019."""
     missing_eos_penalty: NotNegative = 1.0
-    """Subtracted from the score of an answer that was cut off."""
-    normalise_scores: bool = False
-    """Scores in standard deviations of the start's own, from their mean (Ziegler et al. 2019, section 2.1; Huang et al.
-    2024, detail 11), measured on the first step's answers: then one kl_coefficient fits any reward model."""
+    """Taken off the score of an answer that was cut off (Huang et al. 2024, the "EOS trick"; Stiennon et al. 2020): in
+    deviations of the scores, or in the reward's own units where scores are not normalised."""
+    normalise_scores: bool = True
+    """Scores in standard deviations from their mean, both over all answers so far (Zheng et al. 2023, "Secrets of RLHF
+    Part I: PPO"): kl_coefficient, missing_eos_penalty and value_clip then fit rewards of any offset and
+    scale. ``score`` is reported in the reward's own units all the same."""
     baseline: Literal["none", "prompt"] = "none"
     """``prompt`` takes off a score the mean score of the other answers to its prompt (Kool et al. 2019; Ahmadian et al.
     2024, RLOO): easy prompts no longer look like good answers while the critic is young. Wants per_prompt ≥ 2."""
     whiten_rewards: bool = False
-    """Divide each step's rewards by their standard deviation."""
+    """Divide the rewards of tokens by their standard deviation; their mean is left alone."""
     whiten_advantages: bool = True
-    """Normalise each step's advantages to mean 0 and standard deviation 1."""
+    """Normalise advantages to mean 0 over answers and unit variance over tokens."""
     gamma: Fraction = 1.0
-    """Discount γ of later rewards, per token. 1: none."""
-    lam: Fraction = 0.95
-    """λ of generalised advantage estimation (Schulman et al. 2016). 0.95: Huang et al. 2024."""
+    """Discount γ of later rewards, per token. 1: none (Stiennon et al. 2020)."""
+    lam: Fraction = 1.0
+    """Of the advantages: every token answers for the whole score (Hu et al. 2025, Open-Reasoner-Zero; Yuan et al. 2025,
+    VC-PPO). At 0.95 (Stiennon et al. 2020) a critic that knows nothing yet has a token 60 places before the end learn
+    from a twentieth of the score, and what the first steps teach is where a token stands."""
     clip_low: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """Lower clipping bound ε of the probability ratio. 0.2: Schulman et al. 2017."""
     clip_high: Positive = 0.2
@@ -106,7 +115,8 @@ class PpoStage(StageSettings):
     dual_clip: Annotated[float, Field(gt=1)] | None = None
     """Bound on the ratio where the advantage is negative. 3.0 in Ye et al. 2020; null: none."""
     value_clip: Positive | None = 0.2
-    """Distance from the old value at which a new one is clipped. null: no clipping."""
+    """Distance from the old value at which a new one is clipped, in standard deviations of the scores. null: no
+    clipping."""
     value_coefficient: Positive = 0.1
     """Weight of the value loss beside the policy's. 0.1: Huang et al. 2024."""
     max_approximate_kl: Positive | None = None
@@ -141,6 +151,18 @@ class PpoStage(StageSettings):
                 raise ValueError(f"episodes={self.episodes} is not a multiple of {name}={getattr(self, name)}")
         if self.baseline == "prompt" and self.per_prompt < 2:
             raise ValueError("baseline=prompt compares the answers to one prompt: per_prompt must be at least 2")
+        if self.kl_in == "reward" and self.kl_estimator != "k1":
+            raise ValueError(
+                f"kl_estimator={self.kl_estimator} is no penalty in the reward, through which no gradient flows: "
+                "leave it at k1, or set kl_in to loss"
+            )
+        if self.kl_in == "loss" and self.kl_estimator == "k1":
+            raise ValueError("kl_estimator=k1 has no expected gradient in the loss: set it to k2 or k3 for kl_in=loss")
+        if self.lora is not None and self.lora.dropout:
+            raise ValueError(
+                f"lora.dropout={self.lora.dropout:g}: PPO compares the policy with what it was when it answered, so "
+                "dropout stays off; leave lora.dropout at 0"
+            )
         sampling = self.sampling
         if sampling.temperature == 0 or sampling.top_k or sampling.top_p < 1 or sampling.min_p:
             raise ValueError("PPO samples from the whole distribution: a temperature above 0, no top_k, top_p or min_p")

@@ -106,11 +106,9 @@ def test_a_gpt2_and_an_untied_head() -> None:
 def test_constants_are_those_of_the_code_that_is_planned() -> None:
     from alignment.models import prefix_sharing
     from alignment.plan import memory, stages
-    from alignment.policy.ppo import experience
     from alignment.training import token_logprobs
 
     assert prefix_sharing.NODES["cpu"] == stages.NODES
-    assert stages.FORWARD_ONLY == experience.FORWARD_ONLY
     assert (memory.CHUNK_ENTRIES, memory.CHUNK_TOKENS) == (token_logprobs.CHUNK_ENTRIES, token_logprobs.CHUNK_TOKENS)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from alignment.durable_files import folder_digest
 from alignment.errors import InputError, StageError
 from alignment.evaluation.gate import GateVerdict
 from alignment.recipe.recipe import Recipe
@@ -16,7 +17,7 @@ from alignment.records import Artifact
 from alignment.registry import Provenance, RegisteredVersion, find, list_versions, promote, register, rollback, show
 from alignment.registry.champion import champion_artifact
 from alignment.registry.store import Store
-from alignment.workspace import Workspace, folder_digest
+from alignment.workspace import Workspace
 
 Run = dict[str, Artifact]
 Register = Callable[..., RegisteredVersion]
@@ -200,6 +201,7 @@ def test_an_empty_workspace_has_no_versions_and_no_store_is_made(tmp_path: Path)
 )
 def test_tampering_shows(add: Register, workspace: Workspace, damaged: str, named: str) -> None:
     add()
+    (workspace.root / damaged).chmod(0o644)
     with (workspace.root / damaged).open("ab") as file:
         file.write(b" ")
     details = show(workspace, "policy/1")
@@ -210,6 +212,7 @@ def test_tampering_shows(add: Register, workspace: Workspace, damaged: str, name
 def test_a_changed_record_and_a_missing_artifact_show(add: Register, workspace: Workspace) -> None:
     add()
     record = workspace.root / "artifacts/dpo/v1/artifact.json"
+    record.chmod(0o644)
     record.write_text(record.read_text().replace('"version": 1', '"version": 9', 1))
     (workspace.root / "artifacts/votes/v1").rename(workspace.root / "elsewhere")
     assert set(show(workspace, "policy/1").problems) == {"dpo@1", "votes@1"}

@@ -24,6 +24,7 @@ from tests.flows.conftest import Room, call
 Rlhf = Callable[..., Any]
 MakeRecipe = Callable[..., Path]
 STAGES = ("sft", "responses", "preferences", "reward")
+pytestmark = pytest.mark.timeout(900)  # two runs and a server at the first test: minutes on a busy machine
 CHANGE = ("--set", "stages.reward.learning_rate=0.002")
 
 
@@ -228,7 +229,6 @@ def test_a_process_id_that_was_given_again_is_another_process() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
 def test_a_run_is_stopped_with_a_checkpoint_and_goes_on(
     make_recipe: MakeRecipe, make_room: Callable[[Path, Path], Room], tmp_path: Path
 ) -> None:
@@ -251,7 +251,6 @@ def test_a_run_is_stopped_with_a_checkpoint_and_goes_on(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
 def test_a_run_of_a_deployment_is_cancelled(
     make_recipe: MakeRecipe, make_room: Callable[[Path, Path], Room], tmp_path: Path
 ) -> None:
@@ -273,7 +272,6 @@ def test_a_run_of_a_deployment_is_cancelled(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
 def test_the_commands_at_a_runs_end_work_as_printed(make_recipe: MakeRecipe, tmp_path: Path) -> None:
     """In a shell, from where the user stands, with a workspace that has to be quoted; those of the report anywhere."""
     program = Path(sys.executable).with_name("rlhf")
