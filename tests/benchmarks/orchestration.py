@@ -103,7 +103,7 @@ def bare(recipe: Any, data: Any, space: Any) -> dict[str, Any]:
     stages = {}
     for name in STAGES:
         start = time.perf_counter()
-        made[name] = Artifact.model_validate(execute(make_job(name, recipe, made, data, space)))
+        made[name] = Artifact.model_validate(execute(make_job(name, recipe, made, data, space)).data)
         stages[name] = (time.perf_counter() - start, made[name].work_seconds)
     return {"seconds": time.perf_counter() - began, "stages": stages}
 
