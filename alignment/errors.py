@@ -4,8 +4,9 @@ One line per fault: file, row, field, what is wrong, what to do. Everything that
 raises one :class:`InputError` with all of them; the command line prints the lines and exits with 2.
 """
 
+import difflib
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
@@ -83,6 +84,18 @@ class FaultCollector:
 
 class StageError(Exception):
     """A stage could not do its work (exit code 1): not the input's fault, or not known to be before the run."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name most like ``name``, where one is like it."""
+    return next(iter(difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)), None)
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """A remedy for an unknown name: the nearest known one, else all of them."""
+    names = list(known)
+    near = nearest(name, names)
+    return f"did you mean {near}?" if near else f"known here: {', '.join(names) or 'none'}"
 
 
 class NotFiniteError(StageError):

@@ -4,10 +4,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from alignment.data.columns import shown
-from alignment.errors import Fault, InputError
+from alignment.errors import Fault, InputError, suggestion
 from alignment.models import embedded
 from alignment.models.weights import tensor_shapes, weight_faults
-from alignment.recipe.error_messages import suggestion
 from alignment.recipe.files import EMBEDDED_PREFIX, is_path
 from alignment.recipe.graph import making, workers_of
 from alignment.recipe.recipe import Recipe

@@ -12,9 +12,9 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from alignment.digests import digest_of
-from alignment.errors import Fault, InputError, errors_of
+from alignment.errors import Fault, InputError, errors_of, suggestion
 from alignment.recipe import yaml_file
-from alignment.recipe.error_messages import STAGE_KINDS, location, recipe_fault, submodel, suggestion
+from alignment.recipe.error_messages import STAGE_KINDS, location, recipe_fault, submodel
 from alignment.recipe.files import DATA_FILES, EMBEDDED_PREFIX, is_path
 from alignment.recipe.metrics import with_kinds
 from alignment.recipe.recipe import Recipe

@@ -28,4 +28,9 @@ def check_command(given: str, workspace: Path, overrides: list[str], *, as_json:
     if faults:
         raise InputError(faults)
     if not as_json:
-        PlainConsole().print(f"{resolved.path}: {len(recipe.stages)} stages, nothing wrong")
+        from alignment.checks.row_counts import row_notices
+
+        console = PlainConsole()
+        for notice in row_notices(resolved, space):
+            console.print(notice)
+        console.print(f"{resolved.path}: {len(recipe.stages)} stages, nothing wrong")

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from alignment.errors import Fault, InputError
+from flows.command_lines import rlhf_line
 from flows.console import PlainConsole
 from flows.failures import open_workspace
 from flows.services import servers
@@ -49,4 +50,5 @@ def models_evaluate_command(
     for task, figures in results.results.items():
         words = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
         console.print(f"{task} ({results.n.get(task, 0)} examples): {words}")
-    console.print(f"kept with {version}: `rlhf models show {version.name}/{version.version}` shows it")
+    show = rlhf_line("models", "show", f"{version.name}/{version.version}", workspace=workspace, here=True)
+    console.print(f"kept with {version}: `{show}` shows it")

@@ -1,7 +1,7 @@
 """``rlhf plan``: what a recipe will take, before anything runs."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +11,6 @@ from rich.table import Table
 from alignment.errors import Fault, InputError
 from alignment.plan.hardware import GIB, GPUS, Machine, this_processor
 from alignment.precision import natural_precision
-from alignment.recipe.recipe import Recipe
 from flows.console import PlainConsole
 from flows.failures import open_workspace
 from flows.recipe_source import prepare
@@ -19,6 +18,7 @@ from flows.services import servers
 
 if TYPE_CHECKING:
     from alignment.plan.plan import StagePlan
+    from flows.pipeline.cached_stages import CacheState
 
 
 def plan_command(
@@ -34,6 +34,7 @@ def plan_command(
     from alignment.plan import plan
     from alignment.plan.sizes import model_size
     from alignment.plan.texts import measure_texts
+    from flows.pipeline.cached_stages import cached_stages
 
     resolved = prepare(given, overrides)
     recipe = resolved.recipe
@@ -45,16 +46,21 @@ def plan_command(
     texts = measure_texts(data, recipe.data.held_out, inspect_model(recipe.model, space).tokenizer)
     size = model_size(read_config(recipe.model, space))
     plans = plan.make_plan(recipe, size, texts, machines, precision=resolved.precision)
+    cache = cached_stages(resolved, space)
     if as_json:
         value = {
             "recipe": recipe.name,
             "digest": resolved.digest,
             "machines": [asdict(machine) for machine in machines],
-            "stages": [plan.as_json(one) for one in plans],
+            "stages": [plan.as_json(one) | _cache_json(cache[one.name]) for one in plans],
         }
         print(json.dumps(value, indent=2))
     else:
-        _show(PlainConsole(), recipe, plans, machines)
+        _show(PlainConsole(), plans, machines, cache)
+
+
+def _cache_json(state: "CacheState") -> dict[str, str | None]:
+    return {"cache": state.state, "artifact": str(state.artifact.ref()) if state.artifact else None}
 
 
 def _machines(on: Sequence[str], measure: bool) -> list[Machine]:
@@ -69,7 +75,12 @@ def _machines(on: Sequence[str], measure: bool) -> list[Machine]:
     return [known[name.lower()] for name in dict.fromkeys(on)] if on else list(known.values())
 
 
-def _show(console: PlainConsole, recipe: Recipe, plans: "Sequence[StagePlan]", machines: Sequence[Machine]) -> None:
+def _show(
+    console: PlainConsole,
+    plans: "Sequence[StagePlan]",
+    machines: Sequence[Machine],
+    cache: "Mapping[str, CacheState]",
+) -> None:
     bound = any(one.at_most for one in plans)
     table = Table("stage", "kind", "parameters", "trainable", "tokens trained", "sampled", "TFLOPs", box=None)
     for one in plans:
@@ -82,6 +93,7 @@ def _show(console: PlainConsole, recipe: Recipe, plans: "Sequence[StagePlan]", m
     if bound:
         console.print("≤: answers at their longest, and as many pairs as the raters can make")
     _show_first(console, plans, machines[0])
+    _show_cache(console, plans, cache)
     _show_machines(console, plans, machines)
     for one in plans:
         for remark in one.remarks:
@@ -101,6 +113,24 @@ def _show_first(console: PlainConsole, plans: "Sequence[StagePlan]", machine: Ma
         table.add_row(one.name, *cells, _time(here.seconds))
     console.print()
     console.print(table)
+
+
+def _show_cache(console: PlainConsole, plans: "Sequence[StagePlan]", cache: "Mapping[str, CacheState]") -> None:
+    """What a run would take from the cache, and what is left to do on the first machine."""
+    words = {
+        "cached": "from the cache", "unfinished": "goes on from a checkpoint", "new": "made now",
+        "unknown": "made now, or found when the run comes to it",
+    }  # fmt: skip
+    console.print()
+    for state, what in words.items():
+        names = [f"{name} v{one.artifact.version}" if one.artifact else name
+                 for name, one in cache.items() if one.state == state]  # fmt: skip
+        if names:
+            console.print(f"{what}: {', '.join(names)}")
+    if any(one.state == "cached" for one in cache.values()):
+        left = sum(one.machines[0].seconds for one in plans if cache[one.name].state != "cached")
+        whole = sum(one.machines[0].seconds for one in plans)
+        console.print(f"left to do on {plans[0].machines[0].machine}: {_time(left)} of {_time(whole)}")
 
 
 def _show_machines(console: PlainConsole, plans: "Sequence[StagePlan]", machines: Sequence[Machine]) -> None:

@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.table import Table
 
@@ -10,9 +9,6 @@ from flows.console import PlainConsole
 from flows.failures import open_workspace
 from flows.runs import find_run
 from flows.services import servers
-
-if TYPE_CHECKING:
-    pass
 
 
 def report_command(name: str | None, workspace: Path, *, as_json: bool) -> None:

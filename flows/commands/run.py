@@ -9,7 +9,9 @@ from flows.recipe_source import prepare
 from flows.services import servers
 
 
-def run_command(given: str, workspace: Path, overrides: list[str], *, only: str | None, start: str | None) -> int:
+def run_command(
+    given: str, workspace: Path, overrides: list[str], *, only: str | None, start: str | None, refresh: list[str]
+) -> int:
     """Runs a recipe and returns the exit code: 0, or 1 where the gate refused or a stage failed."""
     console = PlainConsole()
     began = time.monotonic()
@@ -20,4 +22,4 @@ def run_command(given: str, workspace: Path, overrides: list[str], *, only: str 
 
     server = servers.begin(space, "prefect")  # starts while the recipe is checked
     checked(resolved, space)
-    return launch(resolved, space, server, only, start, console, began)
+    return launch(resolved, space, server, only, start, refresh, console, began)

@@ -21,6 +21,7 @@ from filelock import FileLock, Timeout
 from alignment.errors import Fault, InputError
 from alignment.recipe.resolved import ResolvedRecipe
 from alignment.workspace import Workspace
+from flows.command_lines import rlhf_line
 from flows.commands.up_page import serve_page
 from flows.console import PlainConsole
 from flows.failures import open_workspace
@@ -211,7 +212,8 @@ def _running(space: Workspace) -> list[Fault]:
     for name in ("prefect", "mlflow"):
         if (service := servers.find(space, name)) is not None:
             problem = f"{name} already runs in this workspace, at {service.url}"
-            found.append(Fault(problem, f"end it first: rlhf dashboard --stop --workspace {space.root}"))
+            end = rlhf_line("dashboard", "--stop", workspace=space.root, here=True)
+            found.append(Fault(problem, f"end it first: {end}"))
     return found
 
 

@@ -23,12 +23,14 @@ from alignment.errors import InputError, StageError
 from alignment.recipe.recipe import Recipe
 from alignment.recipe.resolved import ResolvedRecipe
 from alignment.workspace import Workspace
+from flows.command_lines import rlhf_line
 from flows.console import styled
 from flows.failures import keep_traceback
 from flows.monitoring.progress import listener
 from flows.monitoring.terminal import Terminal, shown_stages
 from flows.pipeline.environment import running_faults
-from flows.pipeline.pipeline import RunRequest, check_start, pipeline
+from flows.pipeline.pipeline import check_start, pipeline
+from flows.pipeline.run_state import RunRequest
 from flows.runs import claim_run, keep_recipe
 from flows.services import servers
 from flows.shutdown import leaving_on_sigterm
@@ -69,13 +71,16 @@ def launch(
     server: servers.Service,
     only: str | None,
     start: str | None,
+    refresh: list[str],
     console: Console,
     began: float,
 ) -> int:
     """Runs the flow and says how it ended. Returns the exit code."""
-    check_start(resolved.recipe, only, start)  # a mistyped stage leaves no run
+    check_start(resolved.recipe, only, start, refresh)  # a mistyped stage leaves no run
     name = claim_run(workspace, resolved.recipe.name)
-    request = RunRequest(resolved=resolved, workspace=workspace.root, run=name, only=only, start=start)
+    request = RunRequest(
+        resolved=resolved, workspace=workspace.root, run=name, only=only, start=start, refresh=tuple(refresh)
+    )
     keep_recipe(workspace.folder("runs", name) / "recipe.yaml", resolved, workspace)
     with console.status(Text("waiting for the Prefect server")):
         servers.wait(workspace, server)
@@ -115,17 +120,23 @@ def say_end(console: Console, folder: Path, server: servers.Service, state: Stat
     word = words.get(state.name or "", (state.name or "completed").lower())
     colour = colours.get(state.name or "", "green")
     ended = f" in {seconds:.0f} s: {state.message or ''}"
-    lines: list[str | Text] = [
-        styled("\n", (folder.name, "bold"), " ", (word, colour), ended),
-        f"report     {folder / 'report.html'}",
-        f"dashboard  {server.url}   (stop it with: rlhf dashboard --stop)",
-    ]
+    console.print(styled("\n", (folder.name, "bold"), " ", (word, colour), ended))
+    space = folder.parents[1]
+
+    def line(*command: str) -> str:
+        return rlhf_line(*command, workspace=space, here=True)
+
+    rows = [("report", str(folder / "report.html")), ("dashboard", server.url)]
     written = folder / "report.json"  # a run that was terminated may not have got that far
     registered = json.loads(written.read_text("utf-8")).get("registered") if written.exists() else None
     if registered:
-        lines += [
-            f"model      {registered['folder']}",
-            f"try it     rlhf chat {registered['name']}/{registered['version']}",
+        rows += [
+            ("model", registered["folder"]),
+            ("try it", line("chat", f"{registered['name']}/{registered['version']}")),
         ]
-    for line in lines:
-        console.print(line)
+    if state.name == "Failed":
+        rows.append(("what failed", line("logs", folder.name)))
+    if server.pid is not None:
+        rows.append(("stop dashboard", line("dashboard", "--stop")))
+    for name, text in rows:
+        console.print(f"{name:<15} {text}")
