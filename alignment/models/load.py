@@ -22,6 +22,7 @@ from alignment.chat import load_tokenizer
 from alignment.durable_files import write_text
 from alignment.models.adapters import check_base, is_adapter
 from alignment.models.device import pick_device
+from alignment.models.weights import require_finite
 from alignment.recipe.run_settings import RunSettings
 from alignment.records import Artifact
 
@@ -48,6 +49,7 @@ def load_policy(
 
     Raises:
         StageError: the adapter was made on another base.
+        NotFiniteError: a weight is NaN or infinite.
     """
     adapter = is_adapter(artifact)
     if adapter:
@@ -59,6 +61,7 @@ def load_policy(
         model = PeftModel.from_pretrained(model, artifact.path, is_trainable=trainable)
     if placed:
         model.to(pick_device(run.resources))
+    require_finite(model.named_parameters(), str(artifact.ref()))
     return model.train(trainable), policy_tokenizer(artifact, base, run)
 
 
@@ -81,7 +84,11 @@ def save_policy(
     Args:
         state: its whole weights where the model holds only parts of them (:mod:`alignment.distributed.fsdp`).
         dtype: the format in which whole weights are written; None: the model's own. Adapters keep theirs.
+
+    Raises:
+        NotFiniteError: a weight is NaN or infinite; nothing is written.
     """
+    require_finite(model.named_parameters() if state is None else state.items(), "the trained policy")
     if isinstance(model, PeftModel):
         config = model.peft_config["default"]
         config.base_model_name_or_path = base.key

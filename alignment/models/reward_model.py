@@ -4,6 +4,7 @@ The head is in float32 whatever the trunk computes in: a bfloat16 score has 8 bi
 worth are exact ties.
 """
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,11 @@ from transformers import (
 )
 
 from alignment.chat import load_tokenizer
-from alignment.errors import StageError
+from alignment.errors import NotFiniteError, StageError
 from alignment.models.device import pick_device
 from alignment.models.load import load_policy
 from alignment.models.prefix_sharing import share_prefixes
+from alignment.models.weights import require_finite
 from alignment.recipe.run_settings import RunSettings
 from alignment.records import Artifact
 
@@ -44,6 +46,7 @@ def load_reward_model(
     share_prefixes(model)  # several answers to one prompt are the rule where rewards are asked for
     if placed:
         model.to(pick_device(run.resources))
+    require_finite(model.named_parameters(), str(artifact.ref()))
     return model.eval(), load_tokenizer(artifact.path)
 
 
@@ -101,7 +104,8 @@ def _reward_config(trunk: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -
 def score(model: Any, tokenizer: Any, sequences: list[list[int]], *, batch_size: int = 32) -> list[float]:
     """The reward of each token sequence (prompt and answer, EOS included), in the order given.
 
-    Sorted by length inside, so that padding costs little; right-padded, as in training.
+    Sorted by length inside, so that padding costs little; right-padded, as in training. Raises NotFiniteError for a
+    score that is none.
     """
     order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
     scores = [0.0] * len(sequences)
@@ -111,5 +115,7 @@ def score(model: Any, tokenizer: Any, sequences: list[list[int]], *, batch_size:
         batch = tokenizer.pad({"input_ids": [sequences[i] for i in chunk]}, return_tensors="pt").to(model.device)
         logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits.float().squeeze(-1)
         for index, value in zip(chunk, logits.tolist(), strict=True):
+            if not math.isfinite(value):
+                raise NotFiniteError(f"the reward model gave {value} to a text of {len(sequences[index])} tokens")
             scores[index] = float(value)
     return scores

@@ -9,7 +9,6 @@ Order makes it safe: files are written aside and renamed, then the entry is made
 """
 
 import contextlib
-import difflib
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 
 from alignment.digests import digest_of
 from alignment.durable_files import file_digest, make_read_only, remove_tree, rename_synced, write_text
-from alignment.errors import Fault, InputError, StageError
+from alignment.errors import Fault, InputError, StageError, suggestion
 from alignment.evaluation.gate import GateVerdict
 from alignment.recipe.recipe import Recipe
 from alignment.records import Artifact, ArtifactRef
@@ -119,7 +118,8 @@ def list_versions(workspace: Workspace, name: str | None = None) -> list[Registe
     """Every version (of one registered model), newest first. Raises InputError for a model that is not there."""
     models = Store.models(workspace)
     if name is not None and name not in models:
-        raise InputError([_unknown("registered model", name, sorted(models))])
+        remedy = suggestion(name, models) if models else "run a recipe with a gate first"
+        raise InputError([Fault(f"there is no registered model {name!r}", remedy)])
     versions = []
     for model, state in models.items():
         if name in (None, model):
@@ -142,17 +142,19 @@ def find(workspace: Workspace, reference: str) -> RegisteredVersion:
 def _named(workspace: Workspace, reference: str) -> RegisteredVersion:
     name, _, alias = reference.partition("@")
     name, _, number = name.partition("/")
+    if name not in Store.models(workspace):
+        raise _unknown(workspace, reference, f"there is no registered model {name!r}")
     versions = list_versions(workspace, name)
     if number:
         for version in versions:
             if str(version.version) == number.removeprefix("v"):
                 return version
-        raise InputError([_unknown(f"version of {name}", number, [str(v.version) for v in versions])])
+        raise _unknown(workspace, reference, f"there is no version {number} of {name}")
     alias = alias or CHAMPION
     for version in versions:
         if alias in version.aliases:
             return version
-    raise InputError([_unknown(f"alias of {name}", alias, sorted({a for v in versions for a in v.aliases}))])
+    raise _unknown(workspace, reference, f"{name} has no alias {alias!r}")
 
 
 def show(workspace: Workspace, reference: str) -> VersionDetails:
@@ -258,9 +260,10 @@ def _listed(store: Store, row: Any, state: ModelState | None = None) -> Register
     )
 
 
-def _unknown(what: str, given: str, known: list[str]) -> Fault:
-    nearest = difflib.get_close_matches(given, known, n=1, cutoff=0.0)
-    remedy = (
-        f"the nearest is {nearest[0]!r}; `rlhf models list` shows all" if nearest else "run a recipe with a gate first"
-    )
-    return Fault(f"there is no {what} {given!r}", remedy)
+def _unknown(workspace: Workspace, reference: str, problem: str) -> InputError:
+    """That a reference names nothing, and which one was probably meant."""
+    versions = list_versions(workspace)
+    known = [f"{version.name}@{alias}" for version in versions for alias in version.aliases]
+    known += [str(version).replace(" v", "/") for version in versions]
+    remedy = suggestion(reference, known) if known else "run a recipe with a gate first"
+    return InputError([Fault(problem, remedy)])

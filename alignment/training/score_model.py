@@ -20,6 +20,7 @@ from alignment.evaluation.held_out_pairs import HeldOutFigures
 from alignment.models.adapters import add_lora
 from alignment.models.reward_model import narrow_trunk, new_reward_model
 from alignment.models.rope import check_rope
+from alignment.models.weights import require_finite
 from alignment.recipe.base import BASE, Lora
 from alignment.stage import StageContext, StageResult
 from alignment.training.curves import Curves, final_metrics, write_curves
@@ -71,6 +72,7 @@ class ScoreTraining:
         narrow_trunk(whole, getattr(torch, context.run.model.dtype))
         with context.working():
             held_out = evaluate(whole)
+        require_finite(whole.named_parameters(), context.name)
         whole.save_pretrained(context.output)
         self.tokenizer.save_pretrained(context.output)
         write_curves(outcome.curves, context.output)

@@ -23,7 +23,7 @@ from flows.cluster.ray_session import actor_options
 from flows.cluster.stack_dump import say_where
 
 
-class Rollouts:
+class ActorEngineFactory:
     """Makes the engine of a stage that has ``number`` rollout workers: what its context's ``rollouts`` is."""
 
     def __init__(self, number: int, home: Path, environment: Mapping[str, str], context: StageContext) -> None:
@@ -42,8 +42,7 @@ class Rollouts:
 
 
 class ActorEngine:
-    """A :class:`alignment.rollouts.distributed_engine.PushedEngine` over rollout workers, each of which draws for some
-    prompts."""
+    """A :class:`~alignment.rollouts.distributed_engine.PushedEngine`: each rollout worker draws for some prompts."""
 
     def __init__(self, actors: Sequence[Any], name: str) -> None:
         self.actors, self.name = tuple(actors), name

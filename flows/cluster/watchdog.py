@@ -1,4 +1,4 @@
-"""Who watches over a stage on Ray: passes its progress on, and ends it where it fails for good or stands still."""
+"""The watchdog of a stage on Ray: passes its progress on, and ends it where it fails for good or stands still."""
 
 import json
 import logging
@@ -26,7 +26,7 @@ def stalled(home: Path, context: StageContext) -> StageError:
 
 
 @dataclass
-class Watch:
+class StageWatchdog:
     """Reads what the workers of a stage write under ``home``."""
 
     home: Path

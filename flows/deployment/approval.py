@@ -20,6 +20,7 @@ from alignment.durable_files import write_text
 from alignment.recipe.recipe import Recipe
 from alignment.registry import promote
 from alignment.workspace import Workspace
+from flows.command_lines import rlhf_line
 
 KEY = "approval"
 
@@ -32,8 +33,8 @@ class Approval(RunInput):
     comment: str = Field(default="", description="Why.", max_length=3000)
 
 
-class Question(BaseModel):
-    """What a suspended run waits for."""
+class ApprovalRequest(BaseModel):
+    """What a suspended run asks a person."""
 
     run: str
     version: str
@@ -48,30 +49,31 @@ class Question(BaseModel):
         return (space.root.resolve() / "runs" / self.run / "report.html").as_uri()
 
 
-def asked_before(space: Workspace) -> Question | None:
+def asked_before(space: Workspace) -> ApprovalRequest | None:
     """The question of this very run, where it was suspended with one."""
     path = _place(space)
-    return Question.model_validate_json(path.read_text("utf-8")) if path is not None and path.exists() else None
+    return ApprovalRequest.model_validate_json(path.read_text("utf-8")) if path is not None and path.exists() else None
 
 
-def question(space: Workspace, recipe: Recipe, run: str) -> Question | None:
+def question(space: Workspace, recipe: Recipe, run: str) -> ApprovalRequest | None:
     """What to ask after a run whose gate waits for a person; None where nobody can be asked: in no deployment."""
     path = _place(space)
     if path is None or recipe.gate is None:
         return None
     folder = space.root.resolve() / "runs" / run
     registered = json.loads((folder / "report.json").read_text("utf-8"))["registered"]
-    asked = Question(run=run, version=f"{registered['name']}/{registered['version']}", hours=recipe.gate.approval_hours)
+    version = f"{registered['name']}/{registered['version']}"
+    asked = ApprovalRequest(run=run, version=version, hours=recipe.gate.approval_hours)
     write_text(path, asked.model_dump_json(indent=1) + "\n")
     return asked
 
 
-def ask(space: Workspace, asked: Question) -> State[Any]:
+def ask(space: Workspace, asked: ApprovalRequest) -> State[Any]:
     """Suspends this run until a person has answered; then promotes the version, or leaves it a candidate."""
+    line = rlhf_line("models", "promote", asked.version, workspace=space.root)
     words = (
         f"**{asked.version}** holds every condition of its gate. Read its report first: {asked.report(space)}\n\n"
-        f"Without an answer in {asked.hours:g} hours it stays a candidate, which `rlhf models promote {asked.version}` "
-        "can promote later."
+        f"Without an answer in {asked.hours:g} hours it stays a candidate, which `{line}` can promote later."
     )
     form = Approval.with_initial_data(description=words)
     answer = suspend_flow_run(wait_for_input=form, timeout=int(asked.hours * 3600), key=KEY)

@@ -37,7 +37,8 @@ from flows.monitoring.logs import set_up
 from flows.pipeline.announce import tell, tell_of_the_end
 from flows.pipeline.human_votes import heard, unheard, waiting_recipe
 from flows.pipeline.launch import checked
-from flows.pipeline.pipeline import RunRequest, pipeline
+from flows.pipeline.pipeline import pipeline
+from flows.pipeline.run_state import RunRequest
 from flows.recipe_source import prepare
 from flows.runs import claim_run, keep_recipe
 from flows.shutdown import SERVED_STEP_SECONDS, SERVED_TOTAL_SECONDS, end_in_time, hear_sigterm

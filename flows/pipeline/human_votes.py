@@ -20,6 +20,7 @@ from alignment.recipe.resolved import ResolvedRecipe
 from alignment.recipe.stages.preferences import HumanPreferencesStage
 from alignment.records import Artifact, Comparison, Prompt, Response
 from alignment.workspace import Workspace
+from flows.command_lines import rlhf_line
 from flows.pipeline.uncertainty_sampling import doubts
 from flows.runs import keep_recipe
 from preference_ui.import_export import Export
@@ -32,8 +33,8 @@ from preference_ui.store.store import Store
 
 
 def store_url(workspace: Workspace, url: str | None = None) -> str:
-    """The raters' store: the URL given, else ``RLHF_STORE``, else SQLite in the workspace."""
-    return url or os.environ.get("RLHF_STORE") or f"sqlite:///{workspace.folder('raters')}/votes.db"
+    """The raters' store: the URL given, else ``RLHF_STORE``, else the path of SQLite's file in the workspace."""
+    return url or os.environ.get("RLHF_STORE") or str(workspace.folder("raters") / "votes.db")
 
 
 def snapshots(workspace: Workspace) -> Path:
@@ -159,7 +160,8 @@ def remember_waiting(name: str, resolved: ResolvedRecipe, made: Mapping[str, Art
     keep_recipe(waiting_recipe(workspace, queue), resolved, workspace)
     return (
         f"{name} waits for raters: {settings.pairs} pairs of {settings.votes_per_comparison} votes each, in the queue "
-        f"{queue}. People vote in `rlhf rate`; `rlhf deploy` goes on by itself when they are done, or run this again"
+        f"{queue}. People vote in the app of `{rlhf_line('rate', workspace=workspace.root)}`; when they are done, the "
+        f"same run goes on, by hand or under `rlhf deploy`"
     )
 
 

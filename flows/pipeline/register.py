@@ -54,10 +54,7 @@ class Finish(BaseModel):
     def sentence(self) -> str:
         """The outcome in one sentence, with what failed and by how much."""
         if self.verdict.waits and not self.approved:
-            return (
-                f"{self.name} v{self.version} waits for a person's approval: every condition of the gate holds. Read "
-                f"the report; `rlhf models promote {self.reference}` approves it, and until then it is a candidate"
-            )
+            return f"{self.name} v{self.version} waits for a person's approval: every condition of the gate holds"
         if self.promoted:
             place = "is the champion" if self.alias == "champion" else "was champion before"
             return f"{self.name} v{self.version} {place}: every condition of the gate holds"

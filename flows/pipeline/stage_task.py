@@ -22,7 +22,7 @@ from prefect.states import Completed
 
 from alignment.cache_key import stage_key
 from alignment.durable_files import folder_digest, remove_tree
-from alignment.errors import Fault, InputError
+from alignment.errors import Fault, InputError, NotFiniteError, StageError
 from alignment.models.base_model import prepare_base
 from alignment.models.memory import keep_freed_memory
 from alignment.recipe.base import BASE
@@ -62,6 +62,7 @@ class Job:
     data: Mapping[str, Path]
     workspace: Workspace
     run: str | None = None  # whose job it is: what it uses is not removed
+    refresh: bool = False  # it is made anew although the cache knows it
 
     @property
     def settings(self) -> StageSettings:
@@ -122,16 +123,18 @@ def stage_task(job: Job) -> Task[[Job], State[dict[str, Any]]]:
 
 
 def execute(job: Job) -> State[dict[str, Any]]:
-    """Runs a job to its published artifact, or finds the one that was made under its key.
+    """Runs a job to its published artifact, or finds the one that was made under its key, unless it is to be refreshed.
 
     The state's data is the artifact as JSON. Its name is "Cached" where the workspace had the artifact, or another
     process made it while this one waited for it; else "Completed".
     """
     key = job.key
-    if (found := _claimed(job, key)) is not None:
+    if not job.refresh and (found := _claimed(job, key)) is not None:
         return _ended("Cached", found)
     with letting_steps_end(), FileLock(job.workspace.folder("partial") / f"{key}.lock"):  # one process makes it
-        found = _claimed(job, key, listener.get().warned)
+        found = None if job.refresh else _claimed(job, key, listener.get().warned)
+        if job.refresh:
+            _begin_anew(job.workspace.folder("partial", key))
         artifact = found or _make(job, key)
         remove_tree(job.workspace.root / "partial" / key)  # also of a run that died just before this
     if found is not None:
@@ -151,6 +154,16 @@ def _claimed(job: Job, key: str, damaged: Callable[[str], None] = _ignored) -> A
 def _ended(name: str, artifact: Artifact) -> State[dict[str, Any]]:
     state: State[dict[str, Any]] = Completed(name=name, data=artifact.model_dump(mode="json"))
     return state
+
+
+def _begin_anew(partial: Path) -> None:
+    """Removes the checkpoints of a stage to be refreshed, once: where that is interrupted, it goes on from its own."""
+    mark = partial / "refreshed"
+    if mark.exists():
+        return
+    for path in partial.iterdir():
+        remove_tree(path)
+    mark.touch()
 
 
 def _make(job: Job, key: str) -> Artifact:
@@ -178,6 +191,8 @@ def _make(job: Job, key: str) -> Artifact:
     try:
         with slots(job.recipe, job.settings):
             result = run_stage(job.settings.spec.run, job.settings, context)
+    except NotFiniteError as error:
+        raise StageError(f"{job.name}: {error}") from error
     finally:
         metrics.close()
     seconds = time.perf_counter() - started

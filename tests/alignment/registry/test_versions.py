@@ -165,13 +165,22 @@ def test_a_champion_with_whole_weights_meets_candidates_of_another_base(
     assert show(workspace, "policy/1").intact
 
 
-@pytest.mark.parametrize("reference", ["polcy@champion", "policy@champoin", "policy/7"])
+@pytest.mark.parametrize(
+    ("reference", "meant"),
+    [("polcy@champion", "policy@champion"), ("policy@champoin", "policy@champion"), ("policy/7", "policy/1")],
+)
 def test_unknown_names_are_the_users_error_with_the_nearest(
-    add: Register, workspace: Workspace, reference: str
+    add: Register, workspace: Workspace, reference: str, meant: str
 ) -> None:
     add()
-    with pytest.raises(InputError, match=r"the nearest is '(policy|champion|1)'"):
+    with pytest.raises(InputError, match=rf"; did you mean {meant}\?$"):
         show(workspace, reference)
+
+
+def test_a_name_like_none_is_answered_with_what_there_is(add: Register, workspace: Workspace) -> None:
+    add()
+    with pytest.raises(InputError, match=r"there is no registered model 'x'; known here: policy@champion, policy/1$"):
+        show(workspace, "x/1")
 
 
 def test_an_empty_workspace_has_no_versions_and_no_store_is_made(tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ class Runner:
         token = listener.set(heard)
         try:
             job = make_job(stage, recipe, self.made, resolve_data(recipe, path), workspace)
-            return Artifact.model_validate(execute(job)), heard
+            return Artifact.model_validate(execute(job).data), heard
         finally:
             listener.reset(token)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from alignment.errors import InputError
 from alignment.workspace import Workspace
 from flows.recipe_source import RECIPES, find_recipe
 from flows.runs import claim_run
@@ -45,4 +46,8 @@ def test_a_folder_of_a_shipped_recipes_name_does_not_hide_it(tmp_path: Path, mon
     (tmp_path / "rlaif").rmdir()
     (tmp_path / "rlaif").write_text("name: mine\n")
     assert find_recipe("rlaif") == Path("rlaif")
-    assert find_recipe("nothing-of-that-name") == Path("nothing-of-that-name")
+    with pytest.raises(InputError, match="no recipe 'nothing-of-that-name'; known here: "):
+        find_recipe("nothing-of-that-name")
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(InputError, match="'mine' is a folder, not a recipe"):
+        find_recipe("mine")
