@@ -118,7 +118,7 @@ def _run(resolved: ResolvedRecipe, space: Workspace, ready: dict[str, str]) -> t
         raise
     name = claim_run(space, recipe.name)
     keep_recipe(space.folder("runs", name) / "recipe.yaml", resolved, space)
-    request = RunRequest(resolved=resolved, workspace=space.root, run=name, ready=ready)
+    request = RunRequest(resolved=resolved, workspace=space.root, run=name, ready=ready, flow_run=running.get_id())
     timed = pipeline.with_options(timeout_seconds=recipe.deployment.timeout_seconds)
     state: State[Any] = timed(request, return_state=True)
     if state.name == "TimedOut":  # the flow itself could not say so: it was interrupted

@@ -40,7 +40,7 @@ def pipeline(request: RunRequest) -> State[Any]:
     run = Run(request)
     folder = run.workspace.folder("runs", request.run)
     with about(run=request.run, recipe=run.recipe.name), log_file(folder / LOG_FILE):
-        write_record(folder, request.data)
+        write_record(folder, request.data, request.flow_run)
         try:
             return run_to_its_end(run)
         except Exception:

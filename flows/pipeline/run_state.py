@@ -21,7 +21,7 @@ class RunRequest(BaseModel):
 
     ``only`` runs one stage and ``start`` runs from one on; the stages before are then taken from the cache and nowhere
     else. The stages of ``refresh`` are made anew although the cache knows them. ``ready`` maps a queue of people's
-    votes to the digest of the snapshot that the run was started for.
+    votes to the digest of the snapshot that the run was started for. ``flow_run`` is the deployment's that asks for it.
     """
 
     resolved: ResolvedRecipe
@@ -31,6 +31,7 @@ class RunRequest(BaseModel):
     start: str | None = None
     refresh: tuple[str, ...] = ()
     ready: dict[str, str] = {}
+    flow_run: str | None = None
 
     @property
     def recipe(self) -> Recipe:

@@ -256,7 +256,9 @@ def test_a_run_of_a_deployment_is_cancelled(
 ) -> None:
     changes = {"stages.sft.epochs": 2000, "stages.sft.checkpoint_every": 100_000}
     room = make_room(make_recipe(tmp_path / "recipe", stages=("sft",), changes=changes), tmp_path / "w")
-    room.start("deploy", room.recipe, "--every", 3600)
+    room.start("deploy", room.recipe)
+    [deployment] = room.until(lambda: room.post("/deployments/filter", {}) or None, 200)
+    room.post(f"/deployments/{deployment['id']}/create_flow_run", {"state": {"type": "SCHEDULED"}})
     room.until(lambda: re.search(r"step \d+ of ", (room.root / "runs/tiny-1/log.jsonl").read_text()), 300)
     record = read_record(room.root / "runs" / "tiny-1")
     assert record is not None
