@@ -29,7 +29,7 @@ from alignment.recipe.metrics import (
     metric_name,
 )
 from alignment.records import Prompt, Response
-from alignment.reward.protocol import Answer
+from alignment.reward.protocol import RewardInput
 from alignment.reward.rules import measured
 
 ORDERS = 4  # of BLEU's n-grams
@@ -145,7 +145,7 @@ def _classification(metric: Classification, prompts: Sequence[Prompt], answers: 
 def _length(metric: Length, prompts: Sequence[Prompt], answers: Sequence[Response]) -> Sums:
     return averaged(
         [
-            float(measured(Answer(prompt, answer.text, answer.tokens, answer.finished), metric.unit))
+            float(measured(RewardInput(prompt, answer.text, answer.tokens, answer.finished), metric.unit))
             for prompt, answer in zip(prompts, answers, strict=True)
         ]
     )

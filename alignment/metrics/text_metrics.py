@@ -14,7 +14,7 @@ _NUMBER = re.compile(r"(?:(?<!\w)[-−+])?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\
 
 
 @dataclass(frozen=True, slots=True)
-class Bleu:
+class BleuScore:
     """Corpus BLEU in [0, 100], and the signature that says exactly how it was computed (Post 2018)."""
 
     score: float
@@ -22,7 +22,7 @@ class Bleu:
 
 
 @dataclass(frozen=True, slots=True)
-class Rouge:
+class RougeScores:
     """Mean F1 over the texts, each in [0, 1] (Lin 2004), words stemmed."""
 
     rouge1: float
@@ -70,18 +70,18 @@ def finished_rate(finished: Sequence[bool]) -> float:
     return sum(finished) / len(finished)
 
 
-def bleu(texts: Sequence[str], references: Sequence[str]) -> Bleu:
+def bleu(texts: Sequence[str], references: Sequence[str]) -> BleuScore:
     """Corpus BLEU by sacrebleu with its default settings, one reference for each text."""
     _pairs(texts, references)
     metric = BLEU()
     score = metric.corpus_score(list(texts), [list(references)]).score
-    return Bleu(float(score), str(metric.get_signature()))
+    return BleuScore(float(score), str(metric.get_signature()))
 
 
-def rouge(texts: Sequence[str], references: Sequence[str]) -> Rouge:
+def rouge(texts: Sequence[str], references: Sequence[str]) -> RougeScores:
     """ROUGE-1, -2 and -L by rouge-score, the mean F1 over texts."""
     _pairs(texts, references)
-    return Rouge(*(fmean(rouge_scores(texts, references, name)) for name in ("rouge1", "rouge2", "rougeL")))
+    return RougeScores(*(fmean(rouge_scores(texts, references, name)) for name in ("rouge1", "rouge2", "rougeL")))
 
 
 def rouge_scores(texts: Sequence[str], references: Sequence[str], name: str) -> list[float]:

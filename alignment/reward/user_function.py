@@ -8,7 +8,7 @@ from pathlib import Path
 
 from alignment.errors import StageError
 from alignment.recipe.rewards import FunctionReward, is_file, module_of, reward_name
-from alignment.reward.protocol import Answer, FunctionError, Reward, Scores
+from alignment.reward.protocol import FunctionError, Reward, RewardInput, Scores
 from alignment.reward.side_process import SideProcess
 
 
@@ -39,7 +39,7 @@ def function(settings: FunctionReward, path: Path | None) -> Reward:
         process.close()
         raise StageError(f"the reward {settings.function} cannot be loaded: {greeting}")
 
-    def call(answers: Sequence[Answer]) -> Scores:
+    def call(answers: Sequence[RewardInput]) -> Scores:
         question = {
             "prompts": [[message.model_dump() for message in answer.prompt.messages] for answer in answers],
             "responses": [answer.text for answer in answers],

@@ -25,7 +25,7 @@ from alignment.stage import StageContext, StageResult
 from alignment.training.arguments import shared_arguments
 from alignment.training.callback import StageCallback
 from alignment.training.fit import fit
-from alignment.training.policy import Outcome, PolicyTraining, begin_policy
+from alignment.training.policy import PolicyTraining, TrainingOutcome, begin_policy
 from alignment.training.response_head import add_response_head
 from alignment.training.row_counts import log_counts
 
@@ -62,7 +62,7 @@ def run(settings: GrpoStage | RlooStage, context: StageContext) -> StageResult:
         "alarms": float(len(alarms)),
     }
     sampled = round(sum(length * settings.episodes for _step, length in fitted.curves["length"]))
-    outcome = Outcome(fitted.curves, metrics, fitted.tokens, sampled, {"alarms.json": alarms}, tables)
+    outcome = TrainingOutcome(fitted.curves, metrics, fitted.tokens, sampled, {"alarms.json": alarms}, tables)
     return training.finish(fitted.model, outcome)
 
 

@@ -26,7 +26,7 @@ from alignment.records import Artifact
 from alignment.registry.store import read_curves
 from alignment.report import RunReport
 from alignment.report.page import figures, stage_figures
-from alignment.report.svg import Figure
+from alignment.report.svg import SvgFigure
 from alignment.report.svg_export import figure_svg, lineage_svg
 from alignment.report.words import headline
 
@@ -99,7 +99,7 @@ def story(report: RunReport, page: Path) -> str:
         f"{', '.join(str(ref) for ref in one.outputs)} |"
         for one in report.stages
     ))  # fmt: skip
-    found: list[Figure] = figures(report)
+    found: list[SvgFigure] = figures(report)
     if found:
         parts.append("## Evidence\n\n" + "\n\n".join(_image(one.title, figure_svg(one)) for one in found))
     if report.lineage:
