@@ -69,6 +69,7 @@ sys.argv[1:] = []
 def load():
     if not file:
         return importlib.import_module(module)
+    sys.path.insert(0, os.path.dirname(os.path.abspath(file)))  # it may import what lies beside it
     spec = importlib.util.spec_from_file_location("reward_" + os.path.basename(file).removesuffix(".py"), file)
     loaded = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(loaded)

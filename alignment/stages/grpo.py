@@ -140,7 +140,7 @@ def _trainer(
         per_step=settings.episodes // settings.per_prompt,
         seed=context.run.seed,
     )
-    if isinstance(settings, GrpoStage):
+    if settings.kind == "grpo":
         kind, arguments = OurGRPOTrainer, GRPOConfig(**shared, **_grpo_arguments(settings))
     else:
         kind = OurRLOOTrainer
@@ -155,7 +155,7 @@ def _trainer(
         processing_class=training.tokenizer,
         callbacks=[callback],
     )
-    if not getattr(settings, "entropy_coefficient", 0.0):  # its gradient needs TRL's own head
+    if not settings.entropy_weight():  # its gradient needs TRL's own head
         for model in filter(None, (trainer.model, trainer.ref_model)):
             add_response_head(model, temperature=settings.sampling.temperature, statistics=False)
     trainer.rollouts = rollouts

@@ -232,7 +232,7 @@ def test_a_process_id_that_was_given_again_is_another_process() -> None:
 def test_a_run_is_stopped_with_a_checkpoint_and_goes_on(
     make_recipe: MakeRecipe, make_room: Callable[[Path, Path], Room], tmp_path: Path
 ) -> None:
-    from alignment.training.trl import COMPLETE
+    from alignment.training.checkpoints import COMPLETE
 
     changes = {"stages.sft.epochs": 200, "stages.sft.checkpoint_every": 100_000}
     room = make_room(make_recipe(tmp_path / "recipe", stages=("sft",), changes=changes), tmp_path / "w")
