@@ -65,6 +65,7 @@ def run_command(given: str, workspace: Path, overrides: list[str], *, only: str 
     recipe, path = prepare(given, overrides)
     space = Workspace(workspace.resolve())
     services.quiet_environment(space)
+    services.reach_named_servers(space)
     from flows.launch import checked, launch
 
     server = services.begin(space, "prefect")  # starts while the recipe is checked
@@ -116,7 +117,8 @@ def dashboard_command(workspace: Path, *, stop: bool, as_json: bool) -> None:
         words = {name: "stopped" if services.stop(space, name) else "was not running" for name in names}
     else:
         begun = [services.begin(space, name) for name in names]
-        words = {service.name: services.wait(space, service).url for service in begun}
+        said = Console(stderr=True, highlight=False, soft_wrap=True, markup=False).print
+        words = {service.name: services.wait(space, service, said).url for service in begun}
     if as_json:
         print(json.dumps(words))
         return
@@ -216,7 +218,7 @@ def _announce(space: Workspace, version: "RegisteredVersion") -> None:
     server = services.find(space, "prefect")
     if server is None:
         return
-    os.environ.setdefault("PREFECT_API_URL", f"{server.url}/api")
+    os.environ.setdefault("PREFECT_API_URL", server.api)
     from flows.schedule import CHAMPION
     from preference_ui.announcing import send_event
 

@@ -1,11 +1,10 @@
 """What Prefect's dashboard shows of a run beside its tasks: figures, tables, pictures and links, as Prefect artifacts.
 
 Pictures are SVG inside the artifact (``data:`` addresses), so they show wherever the dashboard is read from. Nothing
-here may fail a run: what cannot be shown is logged.
+here may fail a run or hold it up: it is sent from the background.
 """
 
 import base64
-import logging
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -17,7 +16,9 @@ from prefect.artifacts import (
     create_image_artifact,
     create_link_artifact,
     create_markdown_artifact,
+    create_progress_artifact,
     create_table_artifact,
+    update_progress_artifact,
 )
 from prefect.client.orchestration import get_client
 from prefect.context import FlowRunContext, TaskRunContext
@@ -29,24 +30,20 @@ from alignment.report.page import figures, stage_figures
 from alignment.report.picture import figure_svg, lineage_svg
 from alignment.report.svg import Figure
 from alignment.report.words import headline
+from flows.background import background
 from flows.services import PAGES
 
 if TYPE_CHECKING:
     from preference_ui.standing import QueueStanding
 
-_log = logging.getLogger(__name__)
 P = ParamSpec("P")
 
 
 def _shown(work: Callable[P, None]) -> Callable[P, None]:
     @wraps(work)
     def tried(*args: P.args, **kwargs: P.kwargs) -> None:
-        if FlowRunContext.get() is None and TaskRunContext.get() is None:
-            return
-        try:
-            work(*args, **kwargs)
-        except Exception as error:  # the server may be away; the report has all of it
-            _log.warning("not shown on the dashboard: %s: %s", type(error).__name__, error)
+        if FlowRunContext.get() is not None or TaskRunContext.get() is not None:
+            background.later(lambda: work(*args, **kwargs))
 
     return tried
 
@@ -70,6 +67,25 @@ def show_artifact(artifact: Artifact, kind: str) -> None:
     curves = {name: tuple(curve) for name, curve in read_curves(Path(artifact.path)).items()}
     for one in stage_figures(artifact.name, kind, curves):
         _picture(figure_svg(one), slug(one.title), one.alternative)
+
+
+class ProgressBar:
+    """A stage's bar on the dashboard, moved from the background: the newest step, whenever the server takes it."""
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+        self._artifact: Any = None
+
+    def show(self, percent: float, text: str) -> None:
+        """Moves the bar; outside of a task there is none."""
+        if TaskRunContext.get() is not None:
+            background.later(lambda: self._move(percent, text), key=self.key)
+
+    def _move(self, percent: float, text: str) -> None:
+        if self._artifact is None:
+            self._artifact = create_progress_artifact(percent, key=self.key, description=text)
+        else:
+            update_progress_artifact(self._artifact, percent, description=text)
 
 
 @_shown

@@ -80,6 +80,10 @@ class Terminal:
         if self.live is None:
             self.console.print(f"{name:<12} {word:<10} {clock(seconds):>7}  {summary}", highlight=False, soft_wrap=True)
 
+    def note(self, text: str) -> None:
+        """A line above the table."""
+        self.console.print(f"  {text}", highlight=False, markup=False, soft_wrap=True)
+
     def _table(self) -> Table:
         table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
         colours = {"running": "cyan", "completed": "green", "cached": "blue", "failed": "red", "waiting": "dim"}

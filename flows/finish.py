@@ -2,7 +2,7 @@
 
 import os
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from alignment.loading import recipe_digest
 from alignment.recipe import CHAMPION, EvaluateStage, Recipe
 from alignment.records import Artifact
 from alignment.workspace import Workspace
+from flows.orchestration import run_task
 
 RETRIES = [2.0, 10.0]
 
@@ -103,8 +104,10 @@ def with_approval(finish: Finish, workspace: Workspace) -> Finish:
     return finish.model_copy(update={"approved": not version.waits, "alias": alias})
 
 
-def finish_task(recipe: Recipe, made: Mapping[str, Artifact], workspace: Workspace, run: str) -> State[Any]:
-    """Runs :func:`finish` as a task, cached by what it decides on; returns the task's final state."""
+def finish_task(
+    recipe: Recipe, made: Mapping[str, Artifact], workspace: Workspace, run: str, inputs: Sequence[State[Any]]
+) -> tuple[Finish, bool]:
+    """Runs :func:`finish` as a task after ``inputs``, cached by what it decides on. Says whether the cache answered."""
     assert recipe.gate is not None
     settings = recipe.stages[recipe.gate.evaluation]
     assert isinstance(settings, EvaluateStage)
@@ -117,10 +120,13 @@ def finish_task(recipe: Recipe, made: Mapping[str, Artifact], workspace: Workspa
             code_digest("alignment.registry"),
         ]
     )
-    state: State[Any] = _task(key, refresh=False)(recipe, made, workspace, run, return_state=True)
-    if state.name == "Cached" and not _still_there(workspace, Finish.model_validate(state.result())):
-        state = _task(key, refresh=True)(recipe, made, workspace, run, return_state=True)
-    return state
+    given = recipe, made, workspace, run
+    state, value = run_task(workspace.root, _task(key, refresh=False), finish, *given, wait_for=list(inputs))
+    cached = state is not None and state.name == "Cached"
+    if cached and not _still_there(workspace, Finish.model_validate(value)):
+        cached = False
+        _state, value = run_task(workspace.root, _task(key, refresh=True), finish, *given, wait_for=list(inputs))
+    return Finish.model_validate(value), cached
 
 
 def _task(key: str, *, refresh: bool) -> Any:

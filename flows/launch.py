@@ -1,7 +1,10 @@
 """From a checked recipe to the end of its run: the server, the display, the flow, the last words."""
 
 import json
+import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +28,11 @@ from flows.cluster import cluster_faults
 from flows.commands import shown_stages
 from flows.display import Terminal
 from flows.ending import leaving_on_sigterm
-from flows.pipeline import RunRequest, check_start, pipeline
-from flows.progress import listener
+from flows.guard import guarded
+from flows.orchestration import address, settle
+from flows.pipeline import RunRequest, check_start, run_pipeline
+from flows.process_records import Registration, at_work
+from flows.progress import Guarded, listener
 from flows.schedule import running_faults
 
 
@@ -67,15 +73,21 @@ def launch(
     request = RunRequest(recipe=recipe, data=data, workspace=workspace.root, run=name, only=only, start=start)
     check_start(request)  # a mistyped stage leaves no run
     write_text(workspace.folder("runs", name) / "recipe.yaml", dump_recipe(with_absolute_data(recipe, data)))
+    said = Console(stderr=True, highlight=False, soft_wrap=True, markup=False).print
     with console.status("waiting for the Prefect server"):
-        services.wait(workspace, server)
+        services.wait(workspace, server, said)
     settings: dict[Any, Any] = {PREFECT_RESULTS_LOCAL_STORAGE_PATH: workspace.folder("prefect", "results")}
     if get_current_settings().api.url is None:
-        settings[PREFECT_API_URL] = f"{server.url}/api"
-    with leaving_on_sigterm(), temporary_settings(settings), Terminal(shown_stages(recipe), console) as terminal:
-        token = listener.set(terminal)
+        settings[PREFECT_API_URL] = server.api
+    with (
+        temporary_settings(settings),
+        keeping_account(workspace.root),
+        leaving_on_sigterm(),
+        Terminal(shown_stages(recipe), console) as terminal,
+    ):
+        token = listener.set(Guarded(terminal))
         try:
-            state = pipeline(request, return_state=True)
+            state = run_pipeline(request)
         finally:
             listener.reset(token)
     if state.name == "Failed":
@@ -84,6 +96,22 @@ def launch(
             raise error
     say_end(console, workspace.root / "runs" / name, server, state, time.monotonic() - began)
     return 0 if state.is_completed() else 1
+
+
+@contextmanager
+def keeping_account(root: Path) -> Iterator[Registration]:
+    """Around what a process does on Prefect's server: it is recorded and guarded, and at the end all is said.
+
+    What processes said too little of that were killed before is said at the beginning.
+    """
+    logging.raiseExceptions = False  # a log that cannot be sent to a server that is away is no traceback
+    where = address(root)
+    settle(root)
+    with guarded(root), at_work(root, where["api"], ours=where["ours"]) as registration:
+        try:
+            yield registration
+        finally:
+            settle(root)
 
 
 def say_end(console: Console, folder: Path, server: services.Service, state: State[Any], seconds: float) -> None:

@@ -5,14 +5,18 @@ that stands still for a stage that has long ended would be a lie. The format is 
 (https://prometheus.io/docs/instrumenting/exposition_formats/).
 """
 
+import contextlib
+import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from alignment.stage import Progress
 from alignment.workspace import Workspace, write_text
 from flows.gpu_use import GpuWatch
+from flows.process_records import is_deserted, owner_line
 
+_log = logging.getLogger(__name__)
 SECONDS = 5.0  # between two versions of a file; Prometheus usually looks every 15
 HELP = {
     "rlhf_stage_step": "The optimizer step (or batch) that a stage has finished.",
@@ -37,6 +41,7 @@ class StageMetrics:
         self.labels = {"stage": stage, **labels}
         self._last, self._tokens, self._rate = float("-inf"), 0, 0.0
         self._gpus = GpuWatch()
+        self._silent = False
 
     def write(self, progress: Progress) -> None:
         """Writes the file, if its last version is old enough or this step is the last."""
@@ -53,11 +58,17 @@ class StageMetrics:
             "rlhf_stage_tokens_per_second": self._rate,
             "rlhf_stage_updated_seconds": time.time(),
         }
-        lines = [line for name, value in values.items() for line in family(name, [({}, value)], self.labels)]
+        lines = [owner_line()]
+        lines += [line for name, value in values.items() for line in family(name, [({}, value)], self.labels)]
         own = [({"metric": name}, value) for name, value in sorted(progress.metrics.items())]
         lines += family("rlhf_stage_metric", own, self.labels)
         lines += self._gpu_lines()
-        write_text(self.path, "\n".join(lines) + "\n")
+        try:
+            write_text(self.path, "\n".join(lines) + "\n")
+        except OSError as error:  # no space, no right to write: that is no reason to stop a training
+            if not self._silent:
+                _log.warning("no metrics are written: %s", error)
+            self._silent = True
 
     def _gpu_lines(self) -> list[str]:
         uses = self._gpus.now
@@ -71,7 +82,8 @@ class StageMetrics:
     def close(self) -> None:
         """Removes the file, and stops looking at the GPUs."""
         self._gpus.close()
-        self.path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self.path.unlink(missing_ok=True)
 
 
 def family(name: str, rows: list[tuple[dict[str, str], float]], labels: Mapping[str, str]) -> list[str]:
@@ -94,14 +106,21 @@ def _escaped(text: str) -> str:
     return text.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')
 
 
-def all_stages(workspace: Workspace) -> str:
-    """What every stage under way says, as one page: HELP and TYPE of a metric stand once, before all of its values."""
-    families: dict[str, list[str]] = {name: [] for name in HELP}
+def stages_at_work(workspace: Workspace) -> Iterator[tuple[str, str]]:
+    """The stages under way, each with its file's text; a file that a killed process left is none's."""
     for path in sorted(workspace.folder("metrics").glob("*.prom")):
         try:
             text = path.read_text("utf-8")
         except FileNotFoundError:  # it ended meanwhile
             continue
+        if not is_deserted(text):
+            yield path.stem, text
+
+
+def all_stages(workspace: Workspace) -> str:
+    """What every stage under way says, as one page: HELP and TYPE of a metric stand once, before all of its values."""
+    families: dict[str, list[str]] = {name: [] for name in HELP}
+    for _stage, text in stages_at_work(workspace):
         for line in text.splitlines():
             if not line.startswith("#") and (values := families.get(line.partition("{")[0])) is not None:
                 values.append(line)

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from prefect import flow
 from prefect.client.schemas.objects import State
+from prefect.runtime import flow_run as running
 from prefect.states import Completed, Failed
 from pydantic import BaseModel
 
@@ -21,12 +22,15 @@ from alignment.recipe import BASE, CHAMPION, HumanPreferencesStage, Recipe, stag
 from alignment.records import Artifact
 from alignment.report import Command, Registered, build_report, write_report
 from alignment.workspace import Workspace
+from flows.background import background, server_answers
 from flows.dashboard import name_version, show_queues, show_report
 from flows.finish import Finish, commit, finish_task, with_approval
 from flows.human_games import human_games, registered_names
 from flows.logs import about, say
+from flows.orchestration import endings, give_up_on_the_server, run_flow, run_task, watched
+from flows.process_records import answer_for
 from flows.progress import listener
-from flows.stages import base_task, make_job, stage_task
+from flows.stages import base_task, execute, make_job, stage_task
 from flows.telling import announce, tell
 
 _log = logging.getLogger(__name__)
@@ -75,6 +79,7 @@ class Run:
     request: RunRequest
     started: datetime = field(default_factory=lambda: datetime.now(UTC))
     made: dict[str, Artifact] = field(default_factory=dict)
+    states: dict[str, State[Any] | None] = field(default_factory=dict)  # of the tasks that made them
     outcomes: list[StageOutcome] = field(default_factory=list)
     finish: Finish | None = None
     waiting: str = ""
@@ -95,13 +100,31 @@ class Run:
 @flow(name="alignment", flow_run_name="{request.run}", validate_parameters=False, persist_result=False)
 def pipeline(request: RunRequest) -> State[Any]:
     """Runs a recipe. The final state says whether the gate promoted, refused, or had nothing to decide."""
+    answer_for(running.get_id())
+    with endings.noting(request.run) as note, watched(request.workspace, listener.get().note):
+        state = run_to_its_end(request)
+        note(state)
+        if not server_answers():
+            give_up_on_the_server()
+        return state
+
+
+def run_pipeline(request: RunRequest, timeout_seconds: float | None = None) -> State[Any]:
+    """Runs a recipe as a Prefect flow to its final state, which a server that goes away meanwhile does not change."""
+    timed = pipeline.with_options(timeout_seconds=timeout_seconds) if timeout_seconds else pipeline
+    state = run_flow(timed, lambda: run_to_its_end(request), request, run=request.run, root=request.workspace)
+    background.drain()
+    return state
+
+
+def run_to_its_end(request: RunRequest) -> State[Any]:
+    """Runs the stages, and tells whoever wants to hear how it ended."""
     run = Run(request)
     with about(run=request.run, recipe=run.recipe.name):
-        return run_to_its_end(run)
+        return _to_its_end(run)
 
 
-def run_to_its_end(run: Run) -> State[Any]:
-    """Runs the stages, and tells whoever wants to hear how it ended."""
+def _to_its_end(run: Run) -> State[Any]:
     request = run.request
     try:
         run_stages(run)
@@ -132,7 +155,9 @@ def run_stages(run: Run) -> None:
 def prepare_base(run: Run) -> None:
     """Finds or converts the base model."""
     with outcome(run, BASE, "base") as result:
-        result.artifact = run.made[BASE] = Artifact.model_validate(base_task(run.recipe, run.workspace))
+        state, made = run_task(run.workspace.root, base_task, base_task.fn, run.recipe, run.workspace)
+        run.states[BASE] = state
+        result.artifact = run.made[BASE] = Artifact.model_validate(made)
         result.cached = result.artifact.work_seconds == 0.0
 
 
@@ -157,10 +182,11 @@ def run_stage(run: Run, name: str) -> None:
             run.made[name] = found
         return
     with outcome(run, name, job.settings.kind) as result:
-        state = stage_task(job)(job, return_state=True)
-        artifact = Artifact.model_validate(state.result())
-        result.artifact = run.made[name] = artifact
-        result.cached = state.name == "Cached" or found is not None
+        inputs = [state for source in job.inputs if (state := run.states.get(source)) is not None]
+        state, made = run_task(run.workspace.root, stage_task(job), execute, job, wait_for=inputs)
+        run.states[name] = state
+        result.artifact = run.made[name] = Artifact.model_validate(made)
+        result.cached = found is not None or (state is not None and state.name == "Cached")
 
 
 def data_of(run: Run, name: str, *, wanted: bool) -> dict[str, Path] | None:
@@ -203,9 +229,9 @@ def decide(run: Run) -> None:
     if gate is None or not _wanted(run, gate.evaluation) or gate.evaluation not in run.made:
         return
     with outcome(run, "register", "register") as result:
-        state = finish_task(run.recipe, run.made, run.workspace, run.request.run)
-        run.finish = with_approval(Finish.model_validate(state.result()), run.workspace)
-        result.cached = state.name == "Cached"
+        inputs = [state for state in run.states.values() if state is not None]
+        finish, result.cached = finish_task(run.recipe, run.made, run.workspace, run.request.run, inputs)
+        run.finish = with_approval(finish, run.workspace)
         announce(run.recipe, run.finish, run.workspace, run.request.run)
 
 

@@ -36,7 +36,7 @@ def rate_command(
     space = Workspace(workspace.resolve())
     services.quiet_environment(space)
     server = services.begin(space, "prefect")  # raters need not wait for it: what cannot be said is said again
-    os.environ["PREFECT_API_URL"] = f"{server.url}/api"
+    os.environ["PREFECT_API_URL"] = server.api
     from flows import collect
     from preference_ui.app import serve
 
@@ -70,8 +70,10 @@ def deploy_command(
     recipe, path = prepare(given, [*overrides, *clock])
     space = Workspace(workspace.resolve())
     services.quiet_environment(space)
-    server = services.wait(space, services.begin(space, "prefect"))
-    os.environ["PREFECT_API_URL"] = f"{server.url}/api"
+    services.reach_named_servers(space)
+    said = Console(stderr=True, highlight=False, soft_wrap=True, markup=False).print
+    server = services.wait(space, services.begin(space, "prefect"), said)
+    os.environ["PREFECT_API_URL"] = server.api
     from flows.deployments import serve_recipe
     from flows.launch import checked
     from flows.slots import limit_faults, set_limits

@@ -16,8 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from prefect import Task, task
-from prefect.artifacts import create_progress_artifact, update_progress_artifact
-from prefect.context import TaskRunContext
 
 from alignment.digests import code_digest, digest_of
 from alignment.faults import Fault, InputError
@@ -31,7 +29,7 @@ from alignment.reward.settings import FunctionReward
 from alignment.stage import Progress, StageContext
 from alignment.workspace import Workspace, file_digest, folder_digest
 from flows.cluster import run_stage
-from flows.dashboard import show_artifact, slug
+from flows.dashboard import ProgressBar, show_artifact, slug
 from flows.display import describe
 from flows.ending import letting_steps_end
 from flows.logs import say
@@ -223,25 +221,21 @@ def _reporter(job: Job, metrics: StageMetrics) -> Any:
     """Passes a stage's progress on to the run's listener, and now and then to Prometheus and the dashboard."""
     hears = listener.get()
     started = time.monotonic()
-    artifact_id: Any = None
     last = float("-inf")
+    shows = ProgressBar(f"{slug(job.name)}-progress")
 
     def report(progress: Progress) -> None:
-        nonlocal artifact_id, last
+        nonlocal last
         hears.stage_progress(job.name, progress)
         metrics.write(progress)
         done = progress.step >= progress.total
-        if TaskRunContext.get() is None or (time.monotonic() - last < DASHBOARD_SECONDS and not done):
+        if time.monotonic() - last < DASHBOARD_SECONDS and not done:
             return
-        say(_log, f"{job.name}: step {progress.step} of {progress.total}", stage=job.name, step=progress.step,
-            steps=progress.total, tokens=progress.tokens, metrics=dict(progress.metrics))  # fmt: skip
         last = time.monotonic()
-        share = 100.0 * progress.step / max(progress.total, 1)
         text = describe(progress, time.monotonic() - started)
-        if artifact_id is None:
-            artifact_id = create_progress_artifact(share, key=f"{slug(job.name)}-progress", description=text)
-        else:
-            update_progress_artifact(artifact_id, share, description=text)
+        say(_log, f"{job.name}: step {text}", stage=job.name, step=progress.step, steps=progress.total,
+            tokens=progress.tokens, metrics=dict(progress.metrics))  # fmt: skip
+        shows.show(100.0 * progress.step / max(progress.total, 1), text)
 
     return report
 

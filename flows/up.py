@@ -6,13 +6,11 @@ process, which looks after them (:mod:`flows.supervise`) and serves one page wit
 """
 
 import fcntl
-import json
 import os
 import re
 import signal
 import socket
 import sys
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +21,7 @@ from alignment.faults import Fault, InputError
 from alignment.workspace import Workspace
 from flows import services
 from flows.commands import prepare
+from flows.http_client import UnreachableError, answers, ask
 from flows.supervise import Child, Supervisor
 from flows.up_page import serve_page
 
@@ -123,27 +122,19 @@ def _noted(space: Workspace, name: str, url: str) -> Callable[[int], None]:
 
 
 def _answers(url: str) -> Callable[[], bool]:
-    def ask() -> bool:
-        try:
-            with urllib.request.urlopen(url, timeout=2) as answer:
-                return bool(answer.status == 200)
-        except (OSError, ValueError):
-            return False
-
-    return ask
+    return lambda: answers(url)
 
 
 def _is_ready(url: str) -> Callable[[], bool]:
     """Whether a deployment's worker asks for work: Prefect calls it READY while it does."""
 
-    def ask() -> bool:
+    def is_ready() -> bool:
         try:
-            with urllib.request.urlopen(url, timeout=2) as answer:
-                return bool(json.load(answer).get("status") == "READY")
-        except (OSError, ValueError):
+            return bool(ask(url).json().get("status") == "READY")
+        except (UnreachableError, ValueError):
             return False
 
-    return ask
+    return is_ready
 
 
 def _ports(given: Sequence[str]) -> dict[str, int]:
