@@ -19,6 +19,7 @@ from pydantic import BaseModel, Field
 from alignment.recipe import Recipe
 from alignment.registry import promote
 from alignment.workspace import Workspace, write_text
+from flows.links import report_place
 
 KEY = "approval"
 
@@ -55,7 +56,7 @@ def question(space: Workspace, recipe: Recipe, run: str) -> Question | None:
     registered = json.loads((folder / "report.json").read_text("utf-8"))["registered"]
     asked = Question(
         recipe=folder / "recipe.yaml", version=f"{registered['name']}/{registered['version']}",
-        report=(folder / "report.html").as_uri(), hours=recipe.gate.approval_hours,
+        report=report_place(folder / "report.html"), hours=recipe.gate.approval_hours,
     )  # fmt: skip
     write_text(path, asked.model_dump_json(indent=1) + "\n")
     return asked

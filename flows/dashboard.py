@@ -5,7 +5,6 @@ here may fail a run or hold it up: it is sent from the background.
 """
 
 import base64
-import os
 import re
 from collections.abc import Callable, Sequence
 from functools import wraps
@@ -31,7 +30,7 @@ from alignment.report.picture import figure_svg, lineage_svg
 from alignment.report.svg import Figure
 from alignment.report.words import headline
 from flows.background import background
-from flows.services import PAGES
+from flows.links import report_link
 
 if TYPE_CHECKING:
     from preference_ui.standing import QueueStanding
@@ -98,16 +97,22 @@ def show_report(report: RunReport, page: Path) -> None:
         for one in report.stages
     ]  # fmt: skip
     create_table_artifact(rows, key="stages", description=f"Stages of {report.run}")
-    create_link_artifact(link(page), "report.html", key="report", description=f"Report of {report.run}")
+    if address := report_link(page):
+        create_link_artifact(address, "report.html", key="report", description=f"Report of {report.run}")
     if report.lineage:
         _picture(lineage_svg(report.lineage), "lineage", f"What {report.run} was made of")
     for one in figures(report):
         _picture(figure_svg(one), slug(one.title), one.alternative)
 
 
+def _whole_report(page: Path) -> str:
+    address = report_link(page)
+    return f"[The whole report]({address})" if address else f"The whole report: `{page.resolve()}`"
+
+
 def story(report: RunReport, page: Path) -> str:
     """The run in Markdown, from the verdict to the lineage; pictures inside."""
-    parts = [f"# {report.run}", headline(report), f"[The whole report]({link(page)})"]
+    parts = [f"# {report.run}", headline(report), _whole_report(page)]
     if report.gate:
         checks = "\n".join(f"| {'✓' if check.passed else '✗'} | {check} |" for check in report.gate.checks)
         parts.append(f"## Gate\n\n| | condition |\n|---|---|\n{checks}")
@@ -140,12 +145,6 @@ def name_version(run: str, version: str) -> None:
         return
     with get_client(sync_client=True) as client:
         client.update_flow_run(context.flow_run.id, name=f"{run}: {version}")
-
-
-def link(page: Path) -> str:
-    """The address of a run's page: on `rlhf up`'s server where there is one, else the file."""
-    base = os.environ.get(PAGES)
-    return f"{base}/runs/{page.parent.name}/{page.name}" if base else page.resolve().as_uri()
 
 
 def _picture(svg: str, key: str, description: str) -> None:

@@ -9,6 +9,7 @@ held; the next one goes on from its checkpoint.
 """
 
 import asyncio
+import logging
 import os
 import time
 from pathlib import Path
@@ -32,7 +33,7 @@ from flows.commands import next_run_name, prepare
 from flows.ending import SERVED_STEP_SECONDS, SERVED_TOTAL_SECONDS, end_in_time, hear_sigterm
 from flows.guard import guarded
 from flows.launch import checked
-from flows.logs import set_up
+from flows.logs import set_up, to_the_dashboard
 from flows.orchestration import address
 from flows.pipeline import RunRequest, run_pipeline
 from flows.process_records import answer_for, at_work
@@ -62,6 +63,8 @@ def recipe_flow(
 ) -> State[Any]:
     """Runs a recipe as it is on the disk now; for a ``queue`` that is ready, the recipe that waited for its votes."""
     set_up()
+    to_the_dashboard()
+    logging.raiseExceptions = False  # a log that cannot be sent to a server that is away is no traceback
     end_with_the_worker(os.getppid())
     hear_sigterm()
     end_in_time(SERVED_STEP_SECONDS, SERVED_TOTAL_SECONDS)

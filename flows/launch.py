@@ -29,6 +29,7 @@ from flows.commands import shown_stages
 from flows.display import Terminal
 from flows.ending import leaving_on_sigterm
 from flows.guard import guarded
+from flows.logs import to_the_dashboard
 from flows.orchestration import address, settle
 from flows.pipeline import RunRequest, check_start, run_pipeline
 from flows.process_records import Registration, at_work
@@ -105,6 +106,7 @@ def keeping_account(root: Path) -> Iterator[Registration]:
     What processes said too little of that were killed before is said at the beginning.
     """
     logging.raiseExceptions = False  # a log that cannot be sent to a server that is away is no traceback
+    to_the_dashboard()
     where = address(root)
     settle(root)
     with guarded(root), at_work(root, where["api"], ours=where["ours"]) as registration:

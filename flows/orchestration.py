@@ -74,8 +74,7 @@ def give_up_on_the_server() -> None:
 
     What Prefect still would send from the background is forgotten, and requests are tried once.
     """
-    for name in ("prefect", "prefect._internal.concurrency"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # each would say that it could not be sent
+    logging.getLogger("prefect").setLevel(logging.CRITICAL)  # each service would say that it could not send
     _to_the_flows_end.enter_context(temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}))
     for service in list(_active_services):
         loop, task = service._loop, service._task

@@ -30,7 +30,7 @@ from flows.logs import about, say
 from flows.orchestration import endings, give_up_on_the_server, run_flow, run_task, watched
 from flows.process_records import answer_for
 from flows.progress import listener
-from flows.stages import base_task, execute, make_job, stage_task
+from flows.stages import base_task, execute, made_elsewhere, made_of, make_job, stage_task
 from flows.telling import announce, tell
 
 _log = logging.getLogger(__name__)
@@ -135,7 +135,7 @@ def _to_its_end(run: Run) -> State[Any]:
     if run.finish is not None:
         made = f"{run.finish.name} v{run.finish.version}"
         name_version(request.run, f"{made} {str(state.name).lower()}")
-    tell(run.recipe, request.run, run.report, state=state)
+    tell(run.recipe, request.run, run.report, state=state, finish=run.finish, workspace=run.workspace)
     return state
 
 
@@ -182,11 +182,12 @@ def run_stage(run: Run, name: str) -> None:
             run.made[name] = found
         return
     with outcome(run, name, job.settings.kind) as result:
+        say(_log, made_of(job))
         inputs = [state for source in job.inputs if (state := run.states.get(source)) is not None]
         state, made = run_task(run.workspace.root, stage_task(job), execute, job, wait_for=inputs)
         run.states[name] = state
         result.artifact = run.made[name] = Artifact.model_validate(made)
-        result.cached = found is not None or (state is not None and state.name == "Cached")
+        result.cached = found is not None or (state is not None and state.name == "Cached") or job.key in made_elsewhere
 
 
 def data_of(run: Run, name: str, *, wanted: bool) -> dict[str, Path] | None:

@@ -60,7 +60,9 @@ def quiet_environment(workspace: Workspace) -> None:
         "PREFECT_RESULTS_LOCAL_STORAGE_PATH": str(workspace.folder("prefect", "results")),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # the terminal has a display of its own
+        "PREFECT_LOGGING_INTERNAL_LEVEL": "CRITICAL",  # a server that is away is said once, and by us
         "PREFECT_CLI_PROMPT": "false",
+        "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",  # what is said outside of a run belongs to none
         "PREFECT_CLIENT_MAX_RETRIES": "3",  # 14 s for a server that restarts; what is longer away is told later
         "DO_NOT_TRACK": "1",
         "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -206,7 +208,8 @@ def command(workspace: Workspace, name: str, port: int) -> list[str]:
     """The command line of a service on a port of this machine."""
     if name == "prefect":
         return [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
-    store = ["--backend-store-uri", workspace.mlflow_uri, "--workers", "1"]
+    files = str(workspace.root.resolve() / "mlartifacts")  # else they land wherever the server was started
+    store = ["--backend-store-uri", workspace.mlflow_uri, "--artifacts-destination", files, "--workers", "1"]
     return [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), *store]
 
 

@@ -6,14 +6,17 @@ folder ``partial/<key>``, so the same stage, run again after any kind of death, 
 """
 
 import fcntl
+import json
 import logging
+import os
 import shutil
+import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from prefect import Task, task
 
@@ -67,6 +70,8 @@ BESIDE: Any = {
 }
 """Settings that do not count as they are written: paths (what their files hold counts), and who does the work."""
 DASHBOARD_SECONDS = 5.0  # between two updates of a progress artifact
+WAIT_SECONDS = 3.0  # for another process that makes the same artifact, before the wait is put into words
+made_elsewhere: set[str] = set()  # keys of artifacts that another process published while this one waited for it
 RETRIES = [2.0, 10.0]  # seconds before each retry, of failures that pass by themselves
 
 
@@ -139,6 +144,14 @@ def make_job(
     return Job(name, recipe, {source: made[source] for source in wanted}, files, workspace)
 
 
+def made_of(job: Job) -> str:
+    """What a stage is made of, in one sentence: its inputs, its files and its settings."""
+    inputs = ", ".join(str(artifact.ref()) for artifact in job.inputs.values())
+    files = "".join(f", {name} {path}" for name, path in job.data.items())
+    settings = json.dumps(job.settings.model_dump(mode="json", exclude_unset=True))
+    return f"{job.name} is made of {inputs}{files}, with {settings}; its key is {job.key[:12]}"
+
+
 def stage_task(job: Job) -> Task[[Job], dict[str, Any]]:
     """The Prefect task that runs a job: named after the stage, tagged by its kind, cached under the job's key."""
     key = job.key
@@ -161,10 +174,14 @@ def stage_task(job: Job) -> Task[[Job], dict[str, Any]]:
 def execute(job: Job) -> dict[str, Any]:
     """Runs a job to its published artifact, or finds the artifact that another run just published."""
     key, workspace = job.key, job.workspace
-    with letting_steps_end(), _alone(workspace, key):
+    with letting_steps_end(), _alone(workspace, key, job.name):
         found = workspace.find(job.name, key)
+        if found is not None:
+            made_elsewhere.add(key)
         artifact = found or _make(job, key)
         shutil.rmtree(workspace.root / "partial" / key, ignore_errors=True)  # also of a run that died just before this
+    figures = ", ".join(f"{name} {value:.4g}" for name, value in sorted(artifact.metrics.items()))
+    say(_log, f"{artifact.ref()}, {artifact.seconds:.0f} s: {figures or 'no metrics'}")
     show_artifact(artifact, job.settings.kind)
     return artifact.model_dump(mode="json")
 
@@ -252,12 +269,35 @@ def _passes_by_itself(_task: Any, _run: Any, state: Any) -> bool:
 
 
 @contextmanager
-def _alone(workspace: Workspace, key: str) -> Iterator[None]:
-    """One process at a time makes an artifact; the lock ends with its holder, however that one ends."""
+def _alone(workspace: Workspace, key: str, name: str) -> Iterator[None]:
+    """One process at a time makes an artifact; the lock ends with its holder, however that one ends.
+
+    Who has to wait says so, and for whom: the holder's name stands in the file.
+    """
     path = workspace.folder("partial") / f"{key}.lock"
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with path.open("a+") as file:
+        waits(file, lambda holder: f"{name} waits: {holder or 'another process'} is making it")
+        file.seek(0)
+        file.truncate()
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
         yield  # the file stays: unlinking it would let two processes lock two files of one name
+
+
+def waits(file: TextIO, words: Callable[[str], str]) -> None:
+    """Locks a file. A wait of more than :data:`WAIT_SECONDS` is said, with what stands in the file."""
+    deadline = time.monotonic() + WAIT_SECONDS
+    while time.monotonic() < deadline:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            time.sleep(0.05)
+    file.seek(0)
+    sentence = words(file.read().strip())
+    say(_log, sentence)
+    listener.get().note(sentence)
+    fcntl.flock(file, fcntl.LOCK_EX)
 
 
 @task(name=BASE, task_run_name=BASE, tags={"base"})

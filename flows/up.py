@@ -22,6 +22,7 @@ from alignment.workspace import Workspace
 from flows import services
 from flows.commands import prepare
 from flows.http_client import UnreachableError, answers, ask
+from flows.links import note_pages
 from flows.supervise import Child, Supervisor
 from flows.up_page import serve_page
 
@@ -68,7 +69,11 @@ def _look_after(supervisor: Supervisor, space: Workspace, port: int, console: Co
 
     console.print(f"{'all of it':<16} http://{HOST}:{port}   (Ctrl-C ends everything)", markup=False)
     with serve_page(supervisor, space, HOST, port):
-        supervisor.run(say)
+        pages = note_pages(space.root, f"http://{HOST}:{port}")
+        try:
+            supervisor.run(say)
+        finally:
+            pages.unlink(missing_ok=True)
     for child in supervisor.children:
         services.forget(space, child.name)
     console.print("everything has ended")

@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 
 from alignment.faults import InputError
-from alignment.workspace import Workspace
 from flows import services
 from flows.http_client import UnreachableError, answers, ask, is_loopback
 
@@ -28,14 +27,12 @@ class Receiver:
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
-            def _answer(self) -> None:
+            def do_GET(self) -> None:
                 self.rfile.read(int(self.headers.get("Content-Length") or 0))
                 outer.asked.append((self.command, self.path, self.headers.get("Authorization")))
                 self.send_response(status)
                 self.end_headers()
                 self.wfile.write(b"true")
-
-            do_GET = do_POST = do_PATCH = _answer
 
             def log_message(self, *_: Any) -> None:
                 """Says nothing."""
@@ -89,9 +86,7 @@ def test_loopback_ignores_proxies(receiver: Receiver, dead_port: int, monkeypatc
     assert answers(f"{receiver.url}/health")
 
 
-def test_other_libraries_ignore_proxies_on_loopback_too(
-    receiver: Receiver, dead_port: int, tmp_path: Path
-) -> None:
+def test_other_libraries_ignore_proxies_on_loopback_too(receiver: Receiver, dead_port: int, tmp_path: Path) -> None:
     """Prefect's client is httpx, MLflow's is requests: both read the environment that every command sets up."""
     code = (
         "import sys, pathlib; from alignment.workspace import Workspace; from flows.services import quiet_environment\n"
@@ -117,7 +112,8 @@ def test_elsewhere_goes_through_the_proxy(receiver: Receiver, monkeypatch: pytes
 def test_a_dead_proxy_is_named(dead_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", f"http://user:secret@127.0.0.1:{dead_port}")
     monkeypatch.setenv("no_proxy", "localhost")
-    with pytest.raises(UnreachableError, match=rf"through the proxy 127\.0\.0\.1:{dead_port}, which http_proxy") as told:
+    proxy = rf"through the proxy 127\.0\.0\.1:{dead_port}, which http_proxy names"
+    with pytest.raises(UnreachableError, match=proxy) as told:
         ask("http://prefect.invalid/api/health")
     assert "secret" not in str(told.value)
 
