@@ -31,7 +31,8 @@ def serve(room: Any) -> tuple[Any, dict[str, Any]]:
 
 def training(room: Any, worker: Any, deployment: dict[str, Any]) -> psutil.Process:
     """Starts a run, waits until it trains, and returns its process."""
-    room.post(f"/deployments/{deployment['id']}/create_flow_run", {"state": {"type": "SCHEDULED"}})
+    place = f"/deployments/{deployment['id']}/create_flow_run"
+    room.until(lambda: room.post(place, {"state": {"type": "SCHEDULED"}}), 60)  # a busy server answers 503
     room.until(lambda: True if (room.root / "metrics" / "sft.prom").exists() else None, 300)
     [run] = [
         one for one in psutil.Process(worker.pid).children(recursive=True) if "spawn_main" in " ".join(one.cmdline())
