@@ -60,7 +60,9 @@ def check_command(given: str, workspace: Path, overrides: list[str], *, as_json:
 
 def run_command(given: str, workspace: Path, overrides: list[str], *, only: str | None, start: str | None) -> int:
     """Runs a recipe and returns the exit code: 0, or 1 where the gate refused or a stage failed."""
-    console = Console()
+    from flows.display import SteadyConsole
+
+    console = SteadyConsole()
     began = time.monotonic()
     recipe, path = prepare(given, overrides)
     space = Workspace(workspace.resolve())

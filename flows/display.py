@@ -1,5 +1,7 @@
 """The terminal during a run: a live table of stages where there is a terminal, a line per event where there is none."""
 
+import os
+import sys
 import time
 from types import TracebackType
 from typing import Self
@@ -29,6 +31,16 @@ def describe(progress: Progress, seconds: float) -> str:
 def clock(seconds: float) -> str:
     """Seconds as ``m:ss``, or with a decimal below ten."""
     return f"{seconds:.1f} s" if seconds < 10 else f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+
+
+class SteadyConsole(Console):
+    """A console whose reader may go away (`rlhf run | head`): it falls silent, and nothing ends."""
+
+    def on_broken_pipe(self) -> None:
+        """In the place of rich's own, which ends the program."""
+        self.quiet = True
+        if self.file is sys.stdout:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still in its buffer goes nowhere
 
 
 class Terminal:
