@@ -19,10 +19,11 @@ quickstart: .venv/runtime ## from raw prompts to a promoted version, on this mac
 test: .venv/dev check ## the fast tests, the linter and the types
 	$(BIN)/python -m pytest -m "not slow" --numprocesses 2 --dist loadfile
 
-check: .venv/dev ## ruff and mypy --strict
+check: .venv/dev ## ruff, mypy --strict, and the floors of the house
 	$(BIN)/ruff check --quiet .
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache >/dev/null || $(BIN)/lint-imports --no-cache
 
 test-slow: .venv/dev ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow

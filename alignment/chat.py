@@ -19,7 +19,7 @@ from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from alignment.faults import Fault, InputError
+from alignment.errors import Fault, InputError
 from alignment.records import Message
 
 PROBE = (Message(role="user", content="one"), Message(role="assistant", content="two"))

@@ -1,15 +1,13 @@
-"""Digests of what makes an artifact: its settings, and the code that runs them."""
+"""Digests of values, and ids that are digests: the same text has the same id in every file, run and machine."""
 
-import ast
 import hashlib
-import importlib.metadata
-import importlib.util
 import json
-from functools import cache
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
-LIBRARIES = ("torch", "transformers", "trl", "peft")  # whose versions change what training computes
+from alignment.records import Message
+
+ID_DIGITS = 16  # hex: 64 bits, so that a million prompts collide with a chance of 3e-8
 
 
 def digest_of(value: Any) -> str:
@@ -18,65 +16,16 @@ def digest_of(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-@cache
-def code_digest(module: str) -> str:
-    """SHA-256 over a module of ours, everything of ours that it imports in turn, and the libraries' versions.
-
-    Comments and formatting do not count: what is digested is each file's syntax tree.
-    """
-    seen: dict[str, str] = {}
-    queue = [module]
-    while queue:
-        name = queue.pop()
-        if name in seen or (path := _source(name)) is None:
-            continue
-        seen[name], imports = _file(path)
-        queue.extend(imports)
-    versions = {library: importlib.metadata.version(library) for library in LIBRARIES}
-    return digest_of({"code": seen, "versions": versions})
+def content_id(value: Any) -> str:
+    """The first 16 hex digits of the SHA-256 of ``value`` as canonical JSON."""
+    return digest_of(value)[:ID_DIGITS]
 
 
-@cache
-def _file(path: Path) -> tuple[str, list[str]]:
-    """The digest of a file's code, and what of ours it imports. Read once: most stages stand on the same files."""
-    tree = ast.parse(path.read_text("utf-8"))
-    return hashlib.sha256(ast.dump(_without_docstrings(tree)).encode()).hexdigest(), _imports(tree)
+def prompt_id(messages: Sequence[Message]) -> str:
+    """The id of a prompt (or of a whole conversation): the digest of its messages."""
+    return content_id([message.model_dump() for message in messages])
 
 
-@cache
-def _source(name: str) -> Path | None:
-    spec = importlib.util.find_spec(name) if name.split(".")[0] == "alignment" else None
-    return Path(spec.origin) if spec and spec.origin else None
-
-
-def _imports(tree: ast.Module) -> list[str]:
-    """The modules of ours that a file imports, wherever in the file; ``from package import module`` included."""
-    names: list[str] = []
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            names += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-            names.append(node.module)
-            if node.module.split(".")[0] == "alignment":
-                names += [f"{node.module}.{alias.name}" for alias in node.names if _is_module(node.module, alias.name)]
-    return [name for name in names if name.split(".")[0] == "alignment"]
-
-
-@cache
-def _is_module(package: str, name: str) -> bool:
-    spec = importlib.util.find_spec(package)
-    folders = spec.submodule_search_locations if spec else None
-    return any((Path(folder) / f"{name}.py").exists() or (Path(folder) / name).is_dir() for folder in folders or ())
-
-
-def _without_docstrings(tree: ast.Module) -> ast.Module:
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            first = node.body[0] if node.body else None
-            if (
-                isinstance(first, ast.Expr)
-                and isinstance(first.value, ast.Constant)
-                and isinstance(first.value.value, str)
-            ):
-                node.body = node.body[1:] or [ast.Pass()]
-    return tree
+def pair_id(prompt: Sequence[Message], chosen: str, rejected: str) -> str:
+    """The id of a preference pair: the digest of its prompt and both answers, in their order."""
+    return content_id([[message.model_dump() for message in prompt], chosen, rejected])

@@ -1,8 +1,8 @@
 """What a stage is to the library: a function from a context to a result.
 
 A stage's function has the signature ``(settings, context) -> StageResult``. It writes its artifact's files under
-``context.output`` and its checkpoints under ``context.checkpoints``; whoever runs it (:mod:`flows.stages`) makes both
-folders, names and digests the artifact, and runs it again on the same folders after a crash.
+``context.output`` and its checkpoints under ``context.checkpoints``; whoever runs it (:mod:`flows.pipeline.stage_task`)
+makes both folders, names and digests the artifact, and runs it again on the same folders after a crash.
 """
 
 import time
@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from alignment.pieces import Pool, here
-from alignment.recipe import Recipe
+from alignment.parallel_map import Pool, here
+from alignment.recipe.run_settings import RunSettings
 from alignment.records import Artifact
 
 
@@ -51,7 +51,7 @@ class StageContext:
     """
 
     name: str
-    recipe: Recipe
+    run: RunSettings
     inputs: Mapping[str, Artifact]
     data: Mapping[str, Path]
     output: Path
@@ -71,7 +71,7 @@ class StageContext:
     @property
     def sharded(self) -> bool:
         """Whether each of several workers holds a part of the model in training, and none holds all of it."""
-        return self.workers > 1 and self.recipe.resources.sharding != "none"
+        return self.workers > 1 and self.run.resources.sharding != "none"
 
     @contextmanager
     def working(self) -> Iterator[None]:

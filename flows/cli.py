@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from alignment.faults import InputError, StageError
+from alignment.errors import InputError, StageError
 from flows.cli_models import models_app
 from flows.cli_options import (
     WORKSPACE,
@@ -22,7 +22,7 @@ from flows.cli_options import (
     WorkspaceOption,
 )
 from flows.cli_votes import votes_app
-from flows.logs import set_up
+from flows.monitoring.logs import set_up
 
 app = typer.Typer(
     help="From raw prompts to a promoted, aligned model version.",
@@ -43,7 +43,7 @@ def check(
     recipe: RecipeArgument, workspace: WorkspaceOption = WORKSPACE, set_: SetOption = None, json: JsonOption = False
 ) -> None:
     """Finds everything wrong with a recipe, its data and its model, without training."""
-    from flows.commands import check_command
+    from flows.commands.check import check_command
 
     check_command(recipe, workspace, set_ or [], as_json=json)
 
@@ -58,7 +58,7 @@ def plan(
     json: JsonOption = False,
 ) -> None:
     """Says what a recipe will take before it runs: memory, tokens, time and cost of each stage."""
-    from flows.planning import plan_command
+    from flows.commands.plan import plan_command
 
     plan_command(recipe, workspace, set_ or [], on or [], measure=measure, as_json=json)
 
@@ -72,7 +72,7 @@ def run(
     from_: Annotated[str | None, typer.Option("--from", metavar="STAGE", help="Run from this stage on.")] = None,
 ) -> None:
     """Runs a recipe, or goes on with it where it stopped."""
-    from flows.commands import run_command
+    from flows.commands.run import run_command
 
     raise typer.Exit(run_command(recipe, workspace, set_ or [], only=only, start=from_))
 
@@ -84,7 +84,7 @@ def report(
     json: JsonOption = False,
 ) -> None:
     """Says where a run's report is, and what it says in short."""
-    from flows.commands import report_command
+    from flows.commands.report import report_command
 
     report_command(name, workspace, as_json=json)
 
@@ -96,7 +96,7 @@ def dashboard(
     json: JsonOption = False,
 ) -> None:
     """Starts or finds the Prefect server and the MLflow page, and prints their addresses."""
-    from flows.commands import dashboard_command
+    from flows.commands.report import dashboard_command
 
     dashboard_command(workspace, stop=stop, as_json=json)
 
@@ -111,7 +111,7 @@ def up(
     port: Annotated[list[str] | None, typer.Option(metavar="NAME=N", help="Of up, prefect, mlflow or app.")] = None,
 ) -> None:
     """Starts everything on this machine and looks after it: dashboard, registry, raters' app, and workers."""
-    from flows.up import up_command
+    from flows.commands.up import up_command
 
     up_command(recipes or [], workspace, set_ or [], port or [])
 
@@ -128,7 +128,7 @@ def generate(
     json: JsonOption = False,
 ) -> None:
     """Answers prompts with a model version."""
-    from flows.talk import generate_command
+    from flows.commands.chat import generate_command
 
     generate_command(model, prompt or [], prompts, workspace, temperature, max_new_tokens, seed, as_json=json)
 
@@ -141,7 +141,7 @@ def chat(
     max_new_tokens: Annotated[int, typer.Option(min=1)] = 256,
 ) -> None:
     """Talks with a model version in the terminal."""
-    from flows.talk import chat_command
+    from flows.commands.chat import chat_command
 
     chat_command(model, workspace, temperature, max_new_tokens)
 
@@ -160,7 +160,7 @@ def deploy(
     ] = None,
 ) -> None:
     """Serves a recipe: runs it on its schedule, after the events it names, and when its raters' votes are ready."""
-    from flows.raters import deploy_command
+    from flows.commands.deploy import deploy_command
 
     deploy_command(recipe, workspace, set_ or [], cron=cron, every=every, limits=limit or [])
 
@@ -179,7 +179,7 @@ def rate(
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Of each of the arena's answers.")] = 256,
 ) -> None:
     """Serves the app in which people rank responses, and with --arena talk to two versions at once."""
-    from flows.raters import rate_command
+    from flows.commands.rate import rate_command
 
     rate_command(workspace, store, host, port, public_url, arena, temperature, max_new_tokens)
 
@@ -195,7 +195,7 @@ def backup(
     json: JsonOption = False,
 ) -> None:
     """Writes the workspace into one file: artifacts, votes wherever they are, Prefect's and MLflow's databases."""
-    from flows.keeping import backup_command
+    from flows.commands.backup import backup_command
 
     backup_command(workspace, file, as_json=json, store=store, without=without or [])
 
@@ -208,7 +208,7 @@ def restore(
     json: JsonOption = False,
 ) -> None:
     """Makes a new workspace from a backup, every file checked; votes go into the raters' store that is named."""
-    from flows.keeping import restore_command
+    from flows.commands.backup import restore_command
 
     restore_command(file, workspace, as_json=json, store=store)
 
@@ -222,7 +222,7 @@ def gc(
     json: JsonOption = False,
 ) -> None:
     """Lists the artifacts and unfinished stages that nothing refers to, and removes them with --yes."""
-    from flows.keeping import gc_command
+    from flows.commands.backup import gc_command
 
     gc_command(workspace, runs=runs, days=days, remove=yes, as_json=json)
 

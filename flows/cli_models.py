@@ -15,7 +15,7 @@ models_app = typer.Typer(
 @models_app.command("list")
 def models_list(workspace: WorkspaceOption = WORKSPACE, json: JsonOption = False) -> None:
     """Every registered version, with its aliases."""
-    from flows.commands import models_list_command
+    from flows.commands.models import models_list_command
 
     models_list_command(workspace, as_json=json)
 
@@ -23,7 +23,7 @@ def models_list(workspace: WorkspaceOption = WORKSPACE, json: JsonOption = False
 @models_app.command("show")
 def models_show(model: ModelArgument, workspace: WorkspaceOption = WORKSPACE, json: JsonOption = False) -> None:
     """A version with its whole lineage."""
-    from flows.commands import models_show_command
+    from flows.commands.models import models_show_command
 
     models_show_command(model, workspace, as_json=json)
 
@@ -39,7 +39,7 @@ def models_evaluate(
     json: JsonOption = False,
 ) -> None:
     """Runs lm-eval on a registered version and keeps the results with it."""
-    from flows.evaluating import models_evaluate_command
+    from flows.commands.lm_eval import models_evaluate_command
 
     names = [name.strip() for name in tasks.split(",") if name.strip()]
     models_evaluate_command(model, workspace, names, include_path, limit, batch_size, as_json=json)
@@ -54,7 +54,7 @@ def models_promote(
     force: Annotated[bool, typer.Option("--force", help="Although the gate refused it; needs --reason.")] = False,
 ) -> None:
     """Makes a version the champion: approves one that waits for a person, or brings an earlier one back."""
-    from flows.commands import models_promote_command
+    from flows.commands.models import models_promote_command
 
     models_promote_command(model, workspace, reason, by, force=force)
 
@@ -62,6 +62,6 @@ def models_promote(
 @models_app.command("rollback")
 def models_rollback(name: Annotated[str, typer.Argument()] = "policy", workspace: WorkspaceOption = WORKSPACE) -> None:
     """Gives the champion's place back to the version that had it before."""
-    from flows.commands import models_rollback_command
+    from flows.commands.models import models_rollback_command
 
     models_rollback_command(name, workspace)

@@ -31,7 +31,7 @@ def votes_import(
     gold: Annotated[bool, typer.Option(help="The better answer is known: mixed in silently to test raters.")] = False,
 ) -> None:
     """Queues a file's comparisons for the raters."""
-    from flows.raters import votes_import_command
+    from flows.commands.votes import votes_import_command
 
     votes_import_command(workspace, store, file, votes_wanted, gold=gold)
 
@@ -51,7 +51,7 @@ def votes_export(
     json: JsonOption = False,
 ) -> None:
     """Writes preference pairs, the votes, the raters' corrections, or the arena's talks."""
-    from flows.raters import votes_export_command
+    from flows.commands.votes import votes_export_command
 
     chosen = (rater or [], since, until, min_agreement, queue)
     votes_export_command(workspace, store, file, what, form, chosen, as_json=json)
@@ -68,6 +68,6 @@ def votes_agreement(
     json: JsonOption = False,
 ) -> None:
     """How far the raters agree, with intervals."""
-    from flows.raters import votes_agreement_command
+    from flows.commands.votes import votes_agreement_command
 
     votes_agreement_command(workspace, store, (rater or [], since, until, 0.0, queue), as_json=json)

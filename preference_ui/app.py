@@ -13,21 +13,21 @@ from fastapi.responses import JSONResponse, RedirectResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.responses import Response
 
-from alignment.faults import Fault, InputError
-from preference_ui import accounts
-from preference_ui.announcing import show_raters
-from preference_ui.arena import Contestant
-from preference_ui.collecting import Watcher, announce_to_prefect
-from preference_ui.guard import Guard, account_in
-from preference_ui.metrics import AppMetrics, Timed
-from preference_ui.store import Store, ping
-from preference_ui.talking import Speakers
-from preference_ui.trial import seed_trial
-from preference_ui.views.administrator import administrator_page
-from preference_ui.views.arena import arena_page
-from preference_ui.views.doors import Door, doors
-from preference_ui.views.oidc import OidcSettings, add_oidc
-from preference_ui.views.rater import rater_page
+from alignment.errors import Fault, InputError
+from preference_ui.accounts import accounts
+from preference_ui.arena.responders import Speakers
+from preference_ui.arena.talks import Contestant
+from preference_ui.labelling.tutorial import seed_trial
+from preference_ui.snapshots.collections import Watcher, announce_to_prefect
+from preference_ui.snapshots.prefect_events import show_raters
+from preference_ui.store.store import Store, ping
+from preference_ui.web.admin_page import administrator_page
+from preference_ui.web.arena_page import arena_page
+from preference_ui.web.auth_pages import Door, doors
+from preference_ui.web.middleware import Guard, account_in
+from preference_ui.web.oidc import OidcSettings, add_oidc
+from preference_ui.web.prometheus import AppMetrics, Timed
+from preference_ui.web.rater_page import rater_page
 
 _STYLES = "".join(f'<link rel="stylesheet" href="/desk/{name}.css">' for name in ("base", "desk", "admin", "arena"))
 _HEAD = f'{_STYLES}<link rel="icon" href="/desk/icon.svg"><script src="/desk/theme.js"></script>'

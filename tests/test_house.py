@@ -69,7 +69,7 @@ def test_packages_import_only_what_they_may(package: str, forbidden: tuple[str, 
 
 
 def test_the_app_knows_records_and_preferences_alone() -> None:
-    allowed = ("alignment.records", "alignment.preferences", "alignment.faults")
+    allowed = ("alignment.records", "alignment.preferences", "alignment.errors")
     ours = [(file, name) for file, name in modules("preference_ui") if name.split(".")[0] == "alignment"]
     assert [item for item in ours if not item[1].startswith(allowed)] == []
 
@@ -150,8 +150,8 @@ def test_the_light_modules_import_nothing_heavy() -> None:
 
 @pytest.mark.parametrize("path", sorted((ROOT / "flows" / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_shipped_recipe_parses_and_fits_together(path: Path) -> None:
-    from alignment.loading import dump_recipe, load_recipe
-    from alignment.wiring import wiring_faults
+    from alignment.checks.graph import wiring_faults
+    from alignment.recipe.load import dump_recipe, load_recipe
 
     recipe = load_recipe(path)
     assert wiring_faults(recipe) == []
@@ -189,7 +189,7 @@ def test_the_readmes_commands_exist() -> None:
     import typer.main
 
     from flows.cli import app
-    from flows.commands import RECIPES
+    from flows.recipe_source import RECIPES
 
     program: Any = typer.main.get_command(app)
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Any, NoReturn
 
 from alignment.data.jsonl import Row
-from alignment.faults import Fault, InputError
+from alignment.errors import Fault, InputError
 from alignment.records import Message
 
 Messages = tuple[Message, ...]

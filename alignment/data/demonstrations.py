@@ -4,10 +4,9 @@ import logging
 from pathlib import Path
 
 from alignment.data.columns import Messages, conversation, fail, listed, messages, optional_text, require_turns
-from alignment.data.digests import prompt_id
 from alignment.data.jsonl import Row, parse_rows
 from alignment.data.prompts import prompt_turns, with_system
-from alignment.data.split import opening, split_by_digest
+from alignment.digests import prompt_id
 from alignment.records import Demonstration
 
 _log = logging.getLogger(__name__)
@@ -26,11 +25,6 @@ def read_demonstrations(path: Path) -> list[Demonstration]:
     if duplicates:
         _log.warning("%s: %d duplicate demonstrations left out", path, duplicates)
     return [demonstration for _row, demonstration in demonstrations]
-
-
-def load_demonstrations(path: Path, held_out: float) -> tuple[list[Demonstration], list[Demonstration]]:
-    """(train, held out) demonstrations of a file, split by :func:`alignment.data.split.opening`."""
-    return split_by_digest(read_demonstrations(path), held_out, key=opening)
 
 
 def numbered_demonstrations(path: Path) -> tuple[list[tuple[int, Demonstration]], int]:

@@ -14,9 +14,8 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from alignment.faults import Fault, InputError
+from alignment.errors import Fault, InputError, errors_of
 from alignment.records import Record
-from alignment.validation import errors_of
 from alignment.workspace import write_text
 
 MAX_FAULTS = 20  # of one file; the rest are counted

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from alignment.data.columns import Messages
-from alignment.data.digests import pair_id, prompt_id
+from alignment.digests import pair_id, prompt_id
 from alignment.records import Message, PreferencePair
 
 

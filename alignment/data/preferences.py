@@ -16,7 +16,7 @@ from alignment.data.columns import listed
 from alignment.data.jsonl import Row, parse_rows, raise_faults, read_rows
 from alignment.data.pairing import PreferenceFile, Skip
 from alignment.data.split import opening, split_by_digest
-from alignment.faults import Fault, InputError
+from alignment.errors import Fault, InputError
 from alignment.records import PreferencePair
 from alignment.workspace import write_text
 

@@ -4,10 +4,10 @@ import logging
 from pathlib import Path
 
 from alignment.data.columns import conversation, fail, listed, messages, optional_text, require_turns, text
-from alignment.data.digests import prompt_id
 from alignment.data.jsonl import Row, parse_rows, raise_faults
 from alignment.data.split import opening, split_by_digest
-from alignment.faults import Fault
+from alignment.digests import prompt_id
+from alignment.errors import Fault
 from alignment.records import Message, Prompt
 
 _log = logging.getLogger(__name__)

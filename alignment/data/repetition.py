@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from datasketch import MinHash, MinHashLSH
 
-from alignment.preferences.text import words
+from alignment.data.text import words
 
 SHINGLE = SHORTEST = 3  # words
 PERMUTATIONS = 128

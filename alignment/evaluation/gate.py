@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from alignment.evaluation.metric_names import directions, evaluation_judges
-from alignment.evaluation.metric_settings import Better
-from alignment.recipe import CHAMPION, Condition, EvaluateStage, Gate
+from alignment.recipe.base import CHAMPION
+from alignment.recipe.gate import Condition, Gate
+from alignment.recipe.metrics import Better
+from alignment.recipe.rewards import reward_name
+from alignment.recipe.stages.evaluate import EvaluateStage
 from alignment.records import Record
-from alignment.reward.settings import reward_name
 
 Bound = Literal["above", "below"]
 EVEN = 0.5  # the win rate of equals

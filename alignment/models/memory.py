@@ -4,9 +4,9 @@ import ctypes
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
-from alignment.faults import StageError
+from alignment.errors import StageError
+from alignment.recipe.stages.spec import StageSettings
 
 M_MMAP_THRESHOLD, M_TRIM_THRESHOLD = -3, -1  # glibc's malloc.h
 LARGEST = 2**30
@@ -27,7 +27,7 @@ def keep_freed_memory() -> None:
 
 
 @contextmanager
-def naming_what_ran_out(stage: str, settings: Any) -> Iterator[None]:
+def naming_what_ran_out(stage: str, settings: StageSettings) -> Iterator[None]:
     """Turns an allocation that failed into a StageError that says which of the stage's settings to lower.
 
     A process that the kernel kills for its memory says nothing: that can be told from :mod:`alignment.plan` alone.
@@ -44,14 +44,10 @@ def naming_what_ran_out(stage: str, settings: Any) -> Iterator[None]:
         raise StageError(_what_to_change(stage, settings, "there is no memory left")) from error
 
 
-def _what_to_change(stage: str, settings: Any, problem: str) -> str:
-    lower = [
-        f"{name} (it is {value})"
-        for name in ("batch_size", "max_length")
-        if (value := getattr(settings, name, None)) is not None
-    ]
+def _what_to_change(stage: str, settings: StageSettings, problem: str) -> str:
+    lower = [f"{name} (it is {value})" for name, value in settings.memory_settings().items()]
     remedies = [f"lower {' or '.join(lower)}"] if lower else []
-    if getattr(settings, "gradient_checkpointing", None) is False:
+    if "gradient_checkpointing" in (settings.lighter() or {}):
         remedies.append("set gradient_checkpointing: true")
     remedies.append("see what `rlhf plan` says each stage needs")
     return f"{stage}: {problem}; {', or '.join(remedies)}. A finished stage and the last checkpoint are kept"

@@ -3,11 +3,14 @@
 import math
 from typing import Any
 
-from alignment.evaluation.metric_settings import PassAtK, Perplexity
-from alignment.evaluation.settings import EvaluateStage, OveroptimisationStage, TournamentStage
 from alignment.plan.judges import judged
 from alignment.plan.work import StageWork
-from alignment.recipe_base import CHAMPION
+from alignment.recipe.base import CHAMPION
+from alignment.recipe.metrics import PassAtK, Perplexity
+from alignment.recipe.stages.evaluate import EvaluateStage
+from alignment.recipe.stages.overoptimisation import OveroptimisationStage
+from alignment.recipe.stages.spec import StageSettings
+from alignment.recipe.stages.tournament import TournamentStage
 
 
 def _asked(planner: Any, limit: int | None, part: str) -> tuple[tuple[int, ...], int]:
@@ -90,9 +93,9 @@ def overoptimisation(planner: Any, work: StageWork, stage: OveroptimisationStage
     work.sampled, work.at_most = sum(rows) * count * new, True
 
 
-def _moments(stage: Any) -> int:
+def _moments(stage: StageSettings | None) -> int:
     """How many snapshots a policy has, its end included; an epoch's steps are not known here, so at most ten."""
-    every, steps = getattr(stage, "snapshot_every", None), getattr(stage, "steps", None)
+    every, steps = (None, None) if stage is None else (stage.snapshot_steps(), stage.steps_planned())
     if every is None:
         return 1
     return math.ceil(steps / every) if steps else 10

@@ -5,7 +5,9 @@ from typing import Any
 
 from alignment.plan.texts import Measured, Pair
 from alignment.plan.work import StageWork
-from alignment.recipe import BASE, ConstitutionStage, HumanPreferencesStage, SynthesisStage, stage_inputs
+from alignment.recipe.base import BASE
+from alignment.recipe.graph import stage_inputs
+from alignment.recipe.stages.ai_feedback import ConstitutionStage, SynthesisStage
 
 BATCH = 64  # rows that a local writer writes together
 REQUEST = 40  # tokens of a principle and what is said around it, about
@@ -15,11 +17,10 @@ def made_pairs(planner: Any, source: Any) -> Measured:
     """The pairs that a stage makes of sampled answers, at most and at their longest."""
     drawn, asked, new = _drawn(planner, source)
     answers = sum(one.per_prompt for one in drawn)
-    if isinstance(source, ConstitutionStage):
+    if not source.compares_responses():  # each response is revised, and its revision is preferred
         return Measured(asked * answers, _alike(planner, Pair, new))
-    comparisons: int = getattr(source, "comparisons_per_prompt", 1)
-    count = asked * min(comparisons, math.comb(answers, 2))
-    count = min(count, source.pairs) if isinstance(source, HumanPreferencesStage) else count
+    count = asked * min(source.comparisons_per_prompt, math.comb(answers, 2))
+    count = min(count, source.pairs_wanted() or count)
     return Measured(count, _alike(planner, Pair, new))
 
 
@@ -35,8 +36,7 @@ def _drawn(planner: Any, source: Any) -> tuple[list[Any], int, int]:
     drawn: list[Any] = [planner.recipe.stages[name] for name in stage_inputs(source)["responses"]]
     prompts = planner.texts.prompts
     new = max(one.sampling.max_new_tokens for one in drawn)
-    if isinstance(source, ConstitutionStage):
-        new = max(new, source.writer.max_tokens)
+    new = max(new, source.written_tokens())
     return drawn, max(min(prompts.count, one.limit or prompts.count) for one in drawn), new
 
 

@@ -6,9 +6,12 @@ from typing import Any
 
 from alignment.plan.texts import Pair
 from alignment.plan.work import StageWork
-from alignment.preferences.judges.settings import AnyJudge, GenerativeJudge, JudgeStage, judge_role, scores_alone
-from alignment.recipe import BASE, PairClassifierStage, stage_inputs
-from alignment.reward.settings import JudgeReward
+from alignment.recipe.base import BASE
+from alignment.recipe.graph import stage_inputs
+from alignment.recipe.judges import AnyJudge, GenerativeJudge, judge_role, scores_alone
+from alignment.recipe.rewards import JudgeReward
+from alignment.recipe.stages.judge import JudgeStage
+from alignment.recipe.stages.pair_classifier import PairClassifierStage
 
 BATCH = 64  # rows that a local judge writes together
 

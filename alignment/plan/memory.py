@@ -7,7 +7,7 @@ from alignment.plan.hardware import Machine
 from alignment.plan.sizes import ModelSize
 from alignment.plan.work import BYTES, Draw, Pass, StageWork, key_value_bytes
 
-CHUNK_ENTRIES, CHUNK_TOKENS = 2**23, 32  # alignment/policy/token_logprobs.py, which a light module does not import
+CHUNK_ENTRIES, CHUNK_TOKENS = 2**23, 32  # alignment/training/token_logprobs.py, which a light module does not import
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ def _part(held: int, parts: int) -> int:
 
 
 def _gathered(work: StageWork, size: ModelSize, entry: int) -> int:
-    """What a worker holds of the others' parts of the weights (alignment/sharding.py).
+    """What a worker holds of the others' parts of the weights (alignment/distributed/fsdp.py).
 
     Where it samples, a whole model. Else the embedding and a head of its own, from a step's beginning to its end, and
     two layers: the one at work and the next, whose weights are on their way; a critic has an embedding as well. Once
@@ -119,9 +119,9 @@ def layer_activations(
     """Bytes that one layer keeps of one token for its backward pass.
 
     Two norms keep their input in float32 (and in the model's format, where their weight is trained). Attention keeps
-    queries, keys, values and its output: in float32 on a processor (alignment/models/attention.py). The feed-forward
-    part keeps what its product was made of. Below an adapter each linear layer keeps a copy of its input, cast for it;
-    where all is one format, layers with one input share it.
+    queries, keys, values and its output: in float32 on a processor (alignment/models/cpu_attention.py). The
+    feed-forward part keeps what its product was made of. Below an adapter each linear layer keeps a copy of its input,
+    cast for it; where all is one format, layers with one input share it.
     """
     entry = BYTES[precision]
     norms = 2 * 4 * size.hidden + (2 * entry * size.hidden if work.full else 0)

@@ -11,8 +11,9 @@ from alignment.plan.sizes import ModelSize
 from alignment.plan.stages import Planner
 from alignment.plan.texts import Texts
 from alignment.plan.work import StageWork, flops, seconds
-from alignment.recipe import Recipe
-from alignment.recipe_base import Lora
+from alignment.recipe.base import Lora
+from alignment.recipe.recipe import Recipe
+from alignment.recipe.stages.spec import StageSettings
 
 USABLE = 0.9  # of a device's memory: the rest goes to fragments and to what is not counted
 
@@ -82,7 +83,7 @@ def _on(machine: Machine, planner: Planner, work: StageWork, precision: str) -> 
 
 def _remedies(machine: Machine, planner: Planner, work: StageWork, precision: str) -> tuple[str, ...]:
     """Changes of the stage's settings, one after the other as far as is needed, that the arithmetic finds to fit."""
-    stage: Any = planner.recipe.stages[work.name]
+    stage: StageSettings = planner.recipe.stages[work.name]
     said: list[str] = []
 
     def fits() -> bool:
@@ -102,15 +103,10 @@ def _remedies(machine: Machine, planner: Planner, work: StageWork, precision: st
         said.append("model.dtype=bfloat16")
         if fits():
             return tuple(said)
-    if getattr(stage, "gradient_checkpointing", None) is False and change(gradient_checkpointing=True):
-        return tuple(said)
-    while getattr(stage, "batch_size", 1) > 1:
-        smaller: dict[str, int] = {"batch_size": stage.batch_size // 2}
-        if hasattr(stage, "gradient_accumulation"):
-            smaller["gradient_accumulation"] = stage.gradient_accumulation * 2
-        if change(**smaller):
+    while (changes := stage.lighter()) is not None:
+        if change(**changes):
             return tuple(said)
-    if work.full and hasattr(stage, "lora"):
+    if work.full and stage.trains_adapter():
         found = change(lora=Lora())
         said[-1] = f"stages.{work.name}.lora={{}}"
         if found:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from alignment.recipe_base import Lora
+from alignment.recipe.base import Lora
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class ModelSize:
     inner: int
     gated: bool  # its activation is multiplied with a second product (SwiGLU)
     tied: bool  # the head is the embedding
-    shares_prefixes: bool = True  # equal beginnings in a batch are computed once (alignment/models/shared_prefix.py)
+    shares_prefixes: bool = True  # equal beginnings in a batch are computed once (alignment/models/prefix_sharing.py)
 
     @property
     def head(self) -> int:
@@ -51,7 +51,7 @@ def model_size(config: Any) -> ModelSize:
     from accelerate import init_empty_weights
     from transformers import AutoModelForCausalLM
 
-    from alignment.models.shared_prefix import shareable
+    from alignment.models.prefix_sharing import shareable
 
     with init_empty_weights():
         model = AutoModelForCausalLM.from_config(config)

@@ -5,7 +5,6 @@ Answers that are yet to be drawn count at their longest, and pairs that raters a
 
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 from alignment.plan.experiments import evaluate, overoptimisation, tournament
@@ -14,25 +13,17 @@ from alignment.plan.judges import judge_online, judge_stage, pair_classifier
 from alignment.plan.sizes import ModelSize
 from alignment.plan.texts import Measured, Pair, Texts
 from alignment.plan.work import Draw, Pass, StageWork, largest_batch
-from alignment.recipe import (
-    BASE,
-    DpoStage,
-    GrpoStage,
-    PpoStage,
-    PreferenceFileStage,
-    Recipe,
-    RlooStage,
-    SampleStage,
-    SftStage,
-    TournamentStage,
-    trains_on_several,
-    workers_of,
-)
-from alignment.recipe_base import Lora, Training
-from alignment.reward.settings import JudgeReward, ModelReward
+from alignment.recipe.base import BASE, Lora
+from alignment.recipe.graph import judge_rewards, trains_on_several, workers_of
+from alignment.recipe.recipe import Recipe
+from alignment.recipe.rewards import ModelReward
+from alignment.recipe.stages.dpo import DpoStage
+from alignment.recipe.stages.grpo import GrpoStage, RlooStage
+from alignment.recipe.stages.ppo import PpoStage
+from alignment.recipe.stages.sample import SampleStage
+from alignment.recipe.stages.sft import SftStage
 
-TRAINERS = (SftStage, DpoStage, PpoStage, GrpoStage, RlooStage)  # those that make a policy
-NODES = 512  # of a batch's tree, which attend to each other (alignment/models/shared_prefix.py, which imports torch)
+NODES = 512  # of a batch's tree, which attend to each other (alignment/models/prefix_sharing.py, which imports torch)
 ENGINE_BATCH = 64  # rows that reinforcement learning samples together
 FORWARD_ONLY = 4  # a PPO pass without gradients holds so many times the rows of one with them
 CHINCHILLA = 20  # tokens per parameter (Hoffmann et al. 2022, table A3)
@@ -47,29 +38,19 @@ class Planner:
     def work(self, name: str, stage: Any | None = None) -> StageWork:
         """The work of the recipe's stage ``name``, or of ``stage`` in its place."""
         settings = self.recipe.stages[name] if stage is None else stage
-        kinds: dict[str, Callable[[StageWork, Any], None]] = {
-            "sft": self._sft, "sample": self._sample, "reward": self.reward, "dpo": self._dpo, "ppo": self._ppo,
-            "grpo": self._group, "rloo": self._group, "evaluate": partial(evaluate, self),
-            "preferences": self._programs, "preference_file": self._programs, "human_preferences": self._people,
-            "judge": partial(judge_stage, self),
-            "tournament": partial(tournament, self), "overoptimisation": partial(overoptimisation, self),
-            "pair_classifier": partial(pair_classifier, self), "constitution": partial(constitution, self),
-            "synthesis": partial(synthesis, self),
-        }  # fmt: skip
         work = StageWork(name, settings.kind)
-        if self.recipe.resources.sharding != "none" and trains_on_several(self.recipe, settings):
-            work.parts = workers_of(self.recipe, settings)
-        kinds[settings.kind](work, settings)
+        if self.recipe.resources.sharding != "none" and trains_on_several(self.recipe.resources, settings):
+            work.parts = workers_of(self.recipe.resources, settings)
+        WORK[settings.kind](self, work, settings)
         return work
 
     def adapter_of(self, name: str) -> Lora | None:
         """The adapter of the policy that a stage makes: an adapter is trained on, whatever the next stage says."""
         stage = self.recipe.stages.get(name)
-        if isinstance(stage, TournamentStage):  # its output is one of these, and they are mostly of one kind
-            return self.adapter_of(stage.policies[0])
-        if name == BASE or not isinstance(stage, TRAINERS):
+        if stage is None or "policy" not in stage.spec.makes:
             return None
-        return self.adapter_of(stage.model) or stage.lora
+        start = stage.inputs()["policies" if stage.evaluates() else "model"][0]  # a tournament's are mostly alike
+        return self.adapter_of(start) or stage.adapter_trained()
 
     def is_whole(self, name: str) -> bool:
         """Whether a policy has weights of its own."""
@@ -85,8 +66,9 @@ class Planner:
 
     def _steps_each_batch(self, stage: Any) -> bool:
         """Whether a training batch is a step by itself, and its gradients are nobody else's."""
-        alone = not trains_on_several(self.recipe, stage)
-        return isinstance(stage, Training) and stage.gradient_accumulation == 1 and alone
+        alone = not trains_on_several(self.recipe.resources, stage)
+        batch = stage.even_batch()
+        return stage.steps_planned() is None and batch is not None and batch[1] == 1 and alone
 
     def _beginning(self) -> float:
         """Tokens that all rows of a batch begin with and that are computed once for all of them."""
@@ -114,7 +96,7 @@ class Planner:
             **{"trains": True, "checkpointed": stage.gradient_checkpointing} | options,
         )
 
-    def _sft(self, work: StageWork, stage: SftStage) -> None:
+    def sft(self, work: StageWork, stage: SftStage) -> None:
         self._train_policy(work, stage)
         rows = self.texts.demonstrations
         if stage.demonstrations is not None:
@@ -134,7 +116,7 @@ class Planner:
     def _pairs(self, stage: Any) -> tuple[Measured, bool]:
         """The pairs that a stage reads, and whether their number and lengths are bounds."""
         source = self.recipe.stages[stage.preferences]
-        if isinstance(source, PreferenceFileStage):
+        if "preferences" in source.spec.data:
             return self.texts.pairs, False
         return made_pairs(self, source), True
 
@@ -166,7 +148,7 @@ class Planner:
         none = [0.0] * len(rows)
         work.activities.append(self._pass(stage, rows, none, held_out.scale * unseen, trains=False))
 
-    def _dpo(self, work: StageWork, stage: DpoStage) -> None:
+    def dpo(self, work: StageWork, stage: DpoStage) -> None:
         self._train_policy(work, stage)
         if self.adapter_of(stage.model) is not None:
             work.adapters += work.trainable  # the reference: a frozen copy of the adapter that training starts from
@@ -196,8 +178,8 @@ class Planner:
 
     def hold_reward_models(self, work: StageWork, stage: Any) -> int:
         """Holds a stage's reward models; returns how many there are."""
-        named = [stage.reward] if getattr(stage, "reward", None) else []
-        named += [reward.model for reward in getattr(stage, "rewards", ()) if isinstance(reward, ModelReward)]
+        named = [stage.reward_model_used()] if stage.reward_model_used() is not None else []
+        named += [reward.model for reward in stage.rewards_used() if isinstance(reward, ModelReward)]
         work.models += [self.size.trunk + self.size.hidden] * len(named)
         return len(named)
 
@@ -210,7 +192,7 @@ class Planner:
         work.models += [self.size.parameters] * (len(whole) + based)
         work.parameters = max(work.parameters, self.size.parameters + work.adapters)
 
-    def _sample(self, work: StageWork, stage: SampleStage) -> None:
+    def sample(self, work: StageWork, stage: SampleStage) -> None:
         self.hold_policies(work, [stage.model])
         prompts, new = self.texts.prompts, stage.sampling.max_new_tokens
         count = min(prompts.count, stage.limit or prompts.count)
@@ -232,9 +214,8 @@ class Planner:
         work.activities.append(self.draw(lengths, scale, stage.per_prompt, ENGINE_BATCH, new))
         for _ in range(self.hold_reward_models(work, stage)):
             work.activities.append(self.scored(rows, lengths, new, 32))
-        for reward in getattr(stage, "rewards", ()):
-            if isinstance(reward, JudgeReward):
-                judge_online(self, work, reward, rows, lengths, new)
+        for reward in judge_rewards(stage):
+            judge_online(self, work, reward, rows, lengths, new)
         work.sampled = rows * new if lengths else 0.0
         work.trained = stage.epochs * rows * (sum(lengths) / max(1, len(lengths)) + new)
         return lengths, rows
@@ -250,7 +231,7 @@ class Planner:
         elif self.adapter_of(stage.model) is not None:
             work.adapters += work.trainable
 
-    def _ppo(self, work: StageWork, stage: PpoStage) -> None:
+    def ppo(self, work: StageWork, stage: PpoStage) -> None:
         lengths, rows = self._online(work, stage)
         work.masters = work.full
         self._hold_reference(work, stage)
@@ -281,7 +262,7 @@ class Planner:
             times = 1 + stage.steps // stage.watch_every
             work.activities += [self.draw(held_out, 1, 1, ENGINE_BATCH, new)] * times
 
-    def _group(self, work: StageWork, stage: GrpoStage | RlooStage) -> None:
+    def group(self, work: StageWork, stage: GrpoStage | RlooStage) -> None:
         lengths, rows = self._online(work, stage)
         new = stage.sampling.max_new_tokens
         wholes = [float(length + new) for length in lengths]
@@ -290,7 +271,7 @@ class Planner:
         if stage.beta > 0:
             self._hold_reference(work, stage)
         # TRL computes the policy's own log-probabilities first where they will be several updates old, RLOO always.
-        old = isinstance(stage, RlooStage) or stage.epochs * stage.minibatches > 1
+        old = stage.kind == "rloo" or stage.epochs * stage.minibatches > 1
         for _ in range(int(old) + int(stage.beta > 0)):
             work.activities.append(self._pass(stage, wholes, answers, scale, trains=False))
         work.activities.append(self._pass(stage, wholes, answers, scale * stage.epochs))
@@ -304,11 +285,32 @@ class Planner:
         rows = 2 * prompts * per_prompt
         work.activities.append(Pass(rows * mean, rows * new, rows, mean, longest, new))
 
-    def _programs(self, work: StageWork, stage: Any) -> None:
+    def programs(self, work: StageWork, stage: Any) -> None:
         work.remarks.append("no model is loaded: programs read and compare texts, in seconds")
 
-    def _people(self, work: StageWork, stage: Any) -> None:
+    def people(self, work: StageWork, stage: Any) -> None:
         votes = stage.pairs * stage.votes_per_comparison
         work.remarks.append(
             f"people judge {stage.pairs} pairs or more, {votes} votes; the run takes no compute meanwhile"
         )
+
+
+WORK: dict[str, Callable[[Planner, StageWork, Any], None]] = {  # what a stage of each kind does, by its settings
+    "sft": Planner.sft,
+    "sample": Planner.sample,
+    "preferences": Planner.programs,
+    "human_preferences": Planner.people,
+    "preference_file": Planner.programs,
+    "judge": judge_stage,
+    "constitution": constitution,
+    "synthesis": synthesis,
+    "reward": Planner.reward,
+    "pair_classifier": pair_classifier,
+    "dpo": Planner.dpo,
+    "ppo": Planner.ppo,
+    "grpo": Planner.group,
+    "rloo": Planner.group,
+    "evaluate": evaluate,
+    "tournament": tournament,
+    "overoptimisation": overoptimisation,
+}

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from alignment.chat import render_answer, render_example, render_prompt
-from alignment.data.check import RecipeData
+from alignment.checks.data import RecipeData
 from alignment.data.split import opening, split_by_digest
 
 SAMPLE = 2000  # rows of a file that are tokenised; of longer files, as many, evenly spread

@@ -53,7 +53,7 @@ class StageWork:
     trainable: int = 0
     full: bool = False  # all weights are trained
     steps_each_batch: bool = False  # no gradient outlives its batch: none is accumulated, or added to other workers'
-    masters: bool = False  # float32 copies of bfloat16 weights (alignment/policy/ppo_optimizer.py)
+    masters: bool = False  # float32 copies of bfloat16 weights (alignment/policy/ppo/master_adamw.py)
     models: list[int] = field(default_factory=list)
     adapters: int = 0
     parts: int = 1

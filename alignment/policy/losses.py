@@ -10,7 +10,7 @@ from typing import Literal, TypeAlias
 
 import torch
 
-from alignment.policy.token_logprobs import token_logprobs
+from alignment.training.token_logprobs import token_logprobs
 
 __all__ = [
     "importance_weights", "kl_estimate", "masked_mean", "ppo_policy_loss", "ppo_value_loss", "token_logprobs",

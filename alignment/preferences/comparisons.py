@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from alignment.data.digests import content_id
+from alignment.digests import content_id
 from alignment.records import Comparison, Prompt, Response
 
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from alignment.data.digests import pair_id
+from alignment.digests import pair_id
 from alignment.records import Comparison, PreferencePair, RaterKind, Record, Response, Vote
 
 Choice = Literal["left", "right", "tie", "both_bad", "skipped", "flagged"]

@@ -17,7 +17,7 @@ def split_pairs(preferences: str, context: StageContext) -> tuple[list[Preferenc
     pairs = read_records(folder / "pairs.jsonl", PreferencePair)
     if (folder / "held_out.jsonl").exists():
         return pairs, read_records(folder / "held_out.jsonl", PreferencePair)
-    return split_both_sides(pairs, context.recipe.data.held_out, key=_split_key)
+    return split_both_sides(pairs, context.run.held_out, key=_split_key)
 
 
 def _split_key(pair: PreferencePair) -> str:

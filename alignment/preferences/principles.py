@@ -6,9 +6,9 @@ from typing import Any, Self
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from alignment.faults import Fault, InputError
-from alignment.preferences.feedback_settings import Principle, check_principles
-from alignment.recipe_base import Settings
+from alignment.errors import Fault, InputError
+from alignment.recipe.base import Settings
+from alignment.recipe.stages.ai_feedback import Principle, check_principles
 
 
 class Constitution(Settings):

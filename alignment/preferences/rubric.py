@@ -10,8 +10,8 @@ from typing import Annotated, Any, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from alignment.faults import Fault, InputError
-from alignment.preferences.measures import (
+from alignment.errors import Fault, InputError
+from alignment.preferences.rubric_measures import (
     Answer,
     Copying,
     Direct,

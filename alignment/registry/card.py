@@ -1,24 +1,19 @@
 """The model card of a registered version: what it is, how it was made, how good it is, and what it is not."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import resources
 from pathlib import Path
 
-from alignment.recipe import (
-    BASE,
-    ConstitutionStage,
-    HumanPreferencesStage,
-    JudgeStage,
-    PreferenceFileStage,
-    PreferencesStage,
-    Recipe,
-)
+from alignment.recipe.base import BASE
+from alignment.recipe.graph import of_type
+from alignment.recipe.recipe import Recipe
+from alignment.recipe.stages.preferences import PreferencesStage
 from alignment.records import Artifact
 from alignment.registry.files import CARD_FILE, is_adapter
 from alignment.registry.lineage import LineageNode
 from alignment.registry.records import VersionRecord
-from alignment.report.win_rates import WinRate, win_rates
+from alignment.registry.win_rates import WinRate, win_rates
 from alignment.workspace import write_text
 
 EMBEDDED = {"embedded:smollm2-135m": ("HuggingFaceTB/SmolLM2-135M-Instruct", "apache-2.0")}
@@ -121,21 +116,29 @@ def _data(recipe: Recipe, artifacts: Mapping[str, Artifact]) -> str:
     files = {"prompts": recipe.data.prompts, "demonstrations": recipe.data.demonstrations}
     parts = [f"{what} from `{path}`" for what, path in files.items() if path]
     for name, stage in recipe.stages.items():
-        if name in artifacts and isinstance(stage, PreferencesStage):
-            parts.append(
-                f"preferences by {stage.raters.count} simulated raters with the rubric `{stage.raters.rubric}`"
-            )
-        if name in artifacts and isinstance(stage, HumanPreferencesStage):
-            figures = artifacts[name].metrics
-            parts.append(f"preferences by {figures['raters']:.0f} people ({figures['votes']:.0f} votes)")
-        if name in artifacts and isinstance(stage, JudgeStage):
-            parts.append(f"preferences by an AI judge ({_calibration(artifacts[name])})")
-        if name in artifacts and isinstance(stage, ConstitutionStage):
-            revised = artifacts[name].metrics["revised"]
-            parts.append(f"{revised:.0f} revisions by a constitution, which a model wrote and no person read")
-        if name in artifacts and isinstance(stage, PreferenceFileStage):
-            parts.append(f"preferences from the file `{recipe.data.preferences}`")
+        if name in artifacts and stage.kind in _FEEDBACK:
+            parts.append(_FEEDBACK[stage.kind](recipe, artifacts[name]))
     return f"Data: {'; '.join(parts)}." if parts else "Data: none is named by the recipe."
+
+
+def _programs(recipe: Recipe, artifact: Artifact) -> str:
+    raters = dict(of_type(recipe.stages, PreferencesStage))[artifact.name].raters
+    return f"preferences by {raters.count} simulated raters with the rubric `{raters.rubric}`"
+
+
+def _people(_recipe: Recipe, artifact: Artifact) -> str:
+    return f"preferences by {artifact.metrics['raters']:.0f} people ({artifact.metrics['votes']:.0f} votes)"
+
+
+_FEEDBACK: dict[str, Callable[[Recipe, Artifact], str]] = {  # where feedback came from, by the kind of the stage
+    "preferences": _programs,
+    "human_preferences": _people,
+    "judge": lambda _recipe, artifact: f"preferences by an AI judge ({_calibration(artifact)})",
+    "constitution": lambda _recipe, artifact: (
+        f"{artifact.metrics['revised']:.0f} revisions by a constitution, which a model wrote and no person read"
+    ),
+    "preference_file": lambda recipe, _artifact: f"preferences from the file `{recipe.data.preferences}`",
+}
 
 
 def _calibration(judged: Artifact) -> str:
@@ -151,7 +154,8 @@ def _held_out(evaluation: Artifact | None) -> str:
 
 
 def _limits(recipe: Recipe, rates: list[WinRate]) -> list[str]:
-    simulated = any(isinstance(stage, PreferencesStage) for stage in recipe.stages.values())
+    kinds = {stage.kind for stage in recipe.stages.values()}
+    simulated = "preferences" in kinds
     limits = []
     if simulated:
         limits.append(
@@ -167,11 +171,11 @@ def _limits(recipe: Recipe, rates: list[WinRate]) -> list[str]:
         limits.append(
             "The reward model that judges was trained on the same preferences; it can be wrong in the same way."
         )
-    if any(isinstance(stage, JudgeStage) for stage in recipe.stages.values()):
+    if "judge" in kinds:
         limits.append(
             "Preferences come from an AI judge: its own leanings, such as for length or place, are learned too."
         )
-    if any(isinstance(stage, ConstitutionStage) for stage in recipe.stages.values()):
+    if "constitution" in kinds:
         limits.append("A model revised its own answers: what it takes for better was learned, whether it is or not.")
     limits.append(
         "Nothing here measures safety, truthfulness or bias. What the base model gets wrong, this one may too."

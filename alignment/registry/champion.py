@@ -7,8 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from alignment.digests import digest_of
-from alignment.faults import StageError
-from alignment.recipe import BASE, CHAMPION, EvaluateStage, Recipe
+from alignment.errors import StageError
+from alignment.recipe.base import BASE, CHAMPION
+from alignment.recipe.graph import of_type
+from alignment.recipe.recipe import Recipe
+from alignment.recipe.stages.evaluate import EvaluateStage
 from alignment.records import Artifact
 from alignment.registry.files import LINEAGE_FILE, is_adapter
 from alignment.registry.records import RegisteredVersion
@@ -21,8 +24,7 @@ def with_champion(
     workspace: Workspace, name: str, recipe: Recipe, made: Mapping[str, Artifact]
 ) -> tuple[Recipe, dict[str, Artifact]]:
     """The recipe and the artifacts with which the evaluation ``name`` meets the champion; without it where none is."""
-    settings = recipe.stages[name]
-    assert isinstance(settings, EvaluateStage)
+    settings = dict(of_type(recipe.stages, EvaluateStage))[name]
     champion = None
     if settings.model in made:
         champion = champion_artifact(workspace, recipe.model.registered_name, made[settings.model], made[BASE])

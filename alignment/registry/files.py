@@ -5,8 +5,8 @@ import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from alignment.faults import Fault, InputError
-from alignment.recipe import BASE
+from alignment.errors import Fault, InputError
+from alignment.recipe.base import BASE
 from alignment.records import Artifact
 from alignment.registry.records import VersionRecord
 from alignment.workspace import file_digest, write_text

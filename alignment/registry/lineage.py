@@ -13,8 +13,8 @@ from pathlib import Path
 
 from pydantic import Field
 
-from alignment.faults import StageError
-from alignment.recipe import BASE
+from alignment.errors import StageError
+from alignment.recipe.base import BASE
 from alignment.records import Artifact, ArtifactRef, Record
 from alignment.workspace import Workspace, folder_digest
 

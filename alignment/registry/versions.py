@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from alignment.digests import digest_of
+from alignment.errors import Fault, InputError, StageError
 from alignment.evaluation.gate import GateVerdict
-from alignment.faults import Fault, InputError, StageError
-from alignment.recipe import Recipe
+from alignment.recipe.recipe import Recipe
 from alignment.records import Artifact, ArtifactRef
 from alignment.registry.card import write_card
 from alignment.registry.files import (

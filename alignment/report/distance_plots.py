@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 
-from alignment.report.model import Interval, OveroptimisationReport, TournamentReport, Way
+from alignment.report.run_report import Interval, OveroptimisationReport, TournamentReport, Way
 from alignment.report.svg import WIDTH, Dot, Figure, Label, Path, Plane, Shape, nice_ticks, padded
 from alignment.report.words import percent, percent_range, short
 

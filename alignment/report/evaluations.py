@@ -5,9 +5,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from alignment.recipe import EvaluateStage, Recipe
+from alignment.recipe.graph import of_type
+from alignment.recipe.recipe import Recipe
+from alignment.recipe.stages.evaluate import EvaluateStage
 from alignment.records import Artifact
-from alignment.report.model import (
+from alignment.report.run_report import (
     EvaluationReport,
     FigureReport,
     Interval,
@@ -24,7 +26,7 @@ MODEL_FIGURES = (
 
 def evaluated(recipe: Recipe, artifacts: Mapping[str, Artifact]) -> tuple[str, EvaluationReport] | None:
     """The evaluation that the gate looks at, else the last one; with its stage's name."""
-    names = [name for name, stage in recipe.stages.items() if isinstance(stage, EvaluateStage) and name in artifacts]
+    names = [name for name, _stage in of_type(recipe.stages, EvaluateStage) if name in artifacts]
     if not names:
         return None
     name = recipe.gate.evaluation if recipe.gate and recipe.gate.evaluation in names else names[-1]

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from alignment.evaluation.leaderboard import Leaderboard, Player
-from alignment.report.model import FigureReport
+from alignment.report.run_report import FigureReport
 
 METRIC_WORDS = {
     "bleu": "BLEU",

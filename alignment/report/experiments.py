@@ -5,9 +5,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from alignment.recipe import OveroptimisationStage, Recipe, TournamentStage
+from alignment.recipe.graph import of_type
+from alignment.recipe.recipe import Recipe
+from alignment.recipe.stages.overoptimisation import OveroptimisationStage
+from alignment.recipe.stages.tournament import TournamentStage
 from alignment.records import Artifact
-from alignment.report.model import (
+from alignment.report.run_report import (
     Interval,
     OveroptimisationReport,
     StandingReport,
@@ -20,8 +23,8 @@ from alignment.report.model import (
 def tournaments(recipe: Recipe, artifacts: Mapping[str, Artifact]) -> tuple[TournamentReport, ...]:
     """Every tournament of a run that was played."""
     found = []
-    for name, stage in recipe.stages.items():
-        if isinstance(stage, TournamentStage) and name in artifacts:
+    for name, _stage in of_type(recipe.stages, TournamentStage):
+        if name in artifacts:
             told = _read(artifacts[name], "tournament.json")
             whole = {part: told[part] for part in ("start", "winner", "prompts", "judge")}
             found.append(TournamentReport(stage=name, standings=tuple(map(_standing, told["standings"])), **whole))
@@ -31,8 +34,8 @@ def tournaments(recipe: Recipe, artifacts: Mapping[str, Artifact]) -> tuple[Tour
 def overoptimisations(recipe: Recipe, artifacts: Mapping[str, Artifact]) -> tuple[OveroptimisationReport, ...]:
     """Every over-optimisation experiment of a run that was measured."""
     found = []
-    for name, stage in recipe.stages.items():
-        if isinstance(stage, OveroptimisationStage) and name in artifacts:
+    for name, _stage in of_type(recipe.stages, OveroptimisationStage):
+        if name in artifacts:
             told = _read(artifacts[name], "overoptimisation.json")
             whole = {part: told[part] for part in ("start", "prompts", "judge")}
             ways = {way: _way(points, told["shapes"][way]) for way, points in told["ways"].items()}

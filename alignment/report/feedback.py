@@ -4,8 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar
 
-from alignment.preferences.feedback_report import ConstitutionFigures, SynthesisFigures
-from alignment.recipe import ConstitutionStage, Recipe, SynthesisStage
+from alignment.preferences.ai_feedback_report import ConstitutionFigures, SynthesisFigures
+from alignment.recipe.graph import of_type
+from alignment.recipe.recipe import Recipe
+from alignment.recipe.stages.ai_feedback import ConstitutionStage, SynthesisStage
+from alignment.recipe.stages.spec import StageSettings
 from alignment.records import Artifact, Record
 
 R = TypeVar("R", bound=Record)
@@ -21,8 +24,10 @@ def syntheses(recipe: Recipe, artifacts: Mapping[str, Artifact]) -> dict[str, Sy
     return _found(recipe, artifacts, SynthesisStage, "synthesis.json", SynthesisFigures)
 
 
-def _found(recipe: Recipe, artifacts: Mapping[str, Artifact], kind: type, file: str, record: type[R]) -> dict[str, R]:
-    names = [name for name, stage in recipe.stages.items() if isinstance(stage, kind) and name in artifacts]
+def _found(
+    recipe: Recipe, artifacts: Mapping[str, Artifact], kind: type[StageSettings], file: str, record: type[R]
+) -> dict[str, R]:
+    names = [name for name, _stage in of_type(recipe.stages, kind) if name in artifacts]
     return {name: record.model_validate_json((Path(artifacts[name].path) / file).read_text("utf-8")) for name in names}
 
 

@@ -3,17 +3,16 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from alignment.preferences.judges.report import Figure, JudgeReport
-from alignment.preferences.judges.settings import JudgeStage
-from alignment.recipe import EvaluateStage, Recipe, TournamentStage
+from alignment.judges.report import Figure, JudgeReport
+from alignment.recipe.graph import judge_rewards, making
+from alignment.recipe.recipe import Recipe
 from alignment.records import Artifact
 from alignment.report.words import count, percent, percent_range, short
-from alignment.reward.settings import JudgeReward
 
 
 def judge_reports(recipe: Recipe, artifacts: Mapping[str, Artifact]) -> dict[str, JudgeReport]:
     """What was measured of each judge, by its stage."""
-    stages = [name for name, stage in recipe.stages.items() if isinstance(stage, JudgeStage) and name in artifacts]
+    stages = [name for name in making(recipe.stages, "calibration") if name in artifacts]
     return {
         name: JudgeReport.model_validate_json((Path(artifacts[name].path) / "judge.json").read_text("utf-8"))
         for name in stages
@@ -31,15 +30,14 @@ def uncalibrated(
     rating = [
         name
         for name, stage in recipe.stages.items()
-        if isinstance(stage, EvaluateStage | TournamentStage) and name in artifacts and stage.judge is not None
-        and not measured(stage.calibrated_by)
+        if stage.evaluates() and name in artifacts and stage.judge_used() is not None
+        and not measured(stage.calibration_used())
     ]  # fmt: skip
     rewarded = [
         name
         for name, stage in recipe.stages.items()
-        for reward in getattr(stage, "rewards", ())
-        if name in artifacts and isinstance(reward, JudgeReward)
-        and not measured(reward.calibrated_by)
+        for reward in judge_rewards(stage)
+        if name in artifacts and not measured(reward.calibrated_by)
     ]  # fmt: skip
     return tuple(dict.fromkeys([*(name for name, judge in judges.items() if not judge.calibrated), *rewarded, *rating]))
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
-from alignment.report import distance_plots, evidence_words, feedback, graph, plots, words
+from alignment.report import distance_plots, evidence_words, feedback, lineage_graph, plots, words
 from alignment.report.judges import judge_rows
-from alignment.report.model import Curve, RunReport, WinRateReport
+from alignment.report.run_report import Curve, RunReport, WinRateReport
 from alignment.report.svg import Figure
 from alignment.workspace import write_text
 
@@ -67,8 +67,8 @@ def render(report: RunReport) -> str:
             draw(reward) for reward in report.rewards for draw in (plots.margin_plot, plots.calibration_plot)
         ],
         evaluation_figures=_evaluation_figures(report),
-        wide=graph.draw(report.lineage) if report.lineage else None,
-        tall=graph.draw(report.lineage, downwards=True) if report.lineage else None,
+        wide=lineage_graph.draw(report.lineage) if report.lineage else None,
+        tall=lineage_graph.draw(report.lineage, downwards=True) if report.lineage else None,
         longest=max((stage.seconds for stage in report.stages), default=0.0) or 1.0,
     )
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from statistics import median
 
-from alignment.report.model import Curve, EvaluationReport, RewardReport, Tally, WinRateReport
+from alignment.report.run_report import Curve, EvaluationReport, RewardReport, Tally, WinRateReport
 from alignment.report.svg import WIDTH, Dot, Figure, Label, Path, Plane, Rect, Shape, histogram, nice_ticks, padded
 from alignment.report.words import model_words, percent, percent_range
 

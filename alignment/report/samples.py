@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from alignment.report.model import Answer, EvaluationReport, Judgement, Sample, Verdict
+from alignment.report.run_report import Answer, EvaluationReport, Judgement, Sample, Verdict
 
 MOST, LOSSES = 12, 3
 Row = dict[str, Any]

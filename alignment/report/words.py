@@ -3,25 +3,21 @@
 from collections.abc import Mapping
 
 from alignment.evaluation.gate import GateCheck
-from alignment.report.model import RunReport, StageReport
+from alignment.recipe.error_messages import STAGE_KINDS
+from alignment.report.run_report import RunReport, StageReport
 
-KEY_METRICS = {  # by a stage's kind: the metric that says most, and how to say it
-    "sft": (("loss", "loss {:.3f}"),),
-    "sample": (("responses", "{:,.0f} responses"),),
-    "preferences": (("pairs", "{:,.0f} pairs"),),
-    "human_preferences": (("pairs", "{:,.0f} pairs"), ("raters", "{:,.0f} raters")),
-    "judge": (("pairs", "{:,.0f} pairs"),),
-    "constitution": (("revised", "{:,.0f} responses revised"), ("pairs", "{:,.0f} pairs")),
-    "synthesis": (("responses", "{:,.0f} responses"),),
-    "preference_file": (("pairs", "{:,.0f} pairs"),),
-    "reward": (("accuracy", "{:.0%} of held-out pairs right"),),
-    "pair_classifier": (("accuracy", "{:.0%} of held-out pairs right"),),
-    "ppo": (("score", "score {:.3f}"),),
-    "dpo": (("rewards/accuracies", "{:.0%} of training pairs right"), ("loss", "loss {:.3f}")),
-    "grpo": (("reward", "reward {:.3f}"),),
-    "rloo": (("reward", "reward {:.3f}"),),
-    "tournament": (("players", "{:.0f} players"),),
-    "overoptimisation": (("points", "{:.0f} points measured"),),
+HEADLINES = {  # how a stage's headline metric is said; one that is not here stands with its name
+    "loss": "loss {:.3f}",
+    "responses": "{:,.0f} responses",
+    "pairs": "{:,.0f} pairs",
+    "raters": "{:,.0f} raters",
+    "revised": "{:,.0f} responses revised",
+    "accuracy": "{:.0%} of held-out pairs right",
+    "score": "score {:.3f}",
+    "rewards/accuracies": "{:.0%} of training pairs right",
+    "reward": "reward {:.3f}",
+    "players": "{:.0f} players",
+    "points": "{:.0f} points measured",
 }
 
 
@@ -118,17 +114,22 @@ def model_words(model: str, candidate: str) -> str:
 
 def key_metric(stage: StageReport) -> str:
     """What a stage has to say in a few words; empty where it has no figure of note."""
-    if stage.kind == "evaluate":
-        for name, value in stage.metrics.items():
-            if name.startswith("win_rate.") and name.endswith(".value"):
-                return f"wins {percent(value)} against {name.split('.')[1]}"
-        for name, value in stage.metrics.items():
-            if name.startswith("reward.") and name.endswith(".value"):  # the candidate's comes first
-                return f"{name.split('.')[2]} {short(value)}"
-    for name, words in KEY_METRICS.get(stage.kind, ()):
+    for name, value in stage.metrics.items():
+        if name.startswith("win_rate.") and name.endswith(".value") and stage.kind == "evaluate":
+            return f"wins {percent(value)} against {name.split('.')[1]}"
+    for name, value in stage.metrics.items():
+        if name.startswith("reward.") and name.endswith(".value") and stage.kind == "evaluate":  # the candidate's first
+            return f"{name.split('.')[2]} {short(value)}"
+    for name in headline_metrics(stage.kind):
         if name in stage.metrics:
+            words = HEADLINES.get(name, f"{name.replace('_', ' ')} {{:.3g}}")
             return words.format(stage.metrics[name]).replace("%", "\u202f%")
     return ""
+
+
+def headline_metrics(kind: str) -> tuple[str, ...]:
+    """The metrics that say most of a stage of this kind; none where the kind is of another version."""
+    return STAGE_KINDS[kind].spec.headline if kind in STAGE_KINDS else ()
 
 
 def outcome(report: RunReport) -> str:

@@ -12,7 +12,7 @@ import sys
 import threading
 from collections.abc import Sequence
 
-from alignment.faults import StageError
+from alignment.errors import StageError
 
 LONGEST = 4000  # characters, from the end: that is where an answer's result stands
 SECONDS = 20.0  # for one pair; math-verify itself gives up after 5 for each part

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from inspect import isawaitable
 from typing import Protocol
 
-from alignment.faults import StageError
+from alignment.errors import StageError
 from alignment.records import Prompt
 
 

@@ -5,8 +5,7 @@ import re
 import unicodedata
 from collections.abc import Callable
 
-from alignment.reward.protocol import Answer, Reward
-from alignment.reward.settings import (
+from alignment.recipe.rewards import (
     FormatReward,
     KeywordsReward,
     LanguageReward,
@@ -14,6 +13,7 @@ from alignment.reward.settings import (
     LengthReward,
     RepetitionPenalty,
 )
+from alignment.reward.protocol import Answer, Reward
 from alignment.reward.verifiable import each
 
 _BULLET, _NUMBERED = re.compile(r"\s*[-*•]\s+\S"), re.compile(r"\s*\d+[.)]\s+\S")

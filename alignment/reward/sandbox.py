@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from alignment.faults import StageError
+from alignment.errors import StageError
 
 CHILD = Path(__file__).with_name("sandbox_child.py")
 

@@ -6,18 +6,11 @@ from collections.abc import Callable, Sequence
 
 from jsonschema import Draft202012Validator
 
-from alignment.faults import StageError
+from alignment.errors import StageError
+from alignment.recipe.rewards import ChoiceReward, CodeReward, ExactReward, JsonReward, NumberReward, RegexReward
 from alignment.reward.math_check import MathChecker
 from alignment.reward.protocol import Answer, Reward, shown
 from alignment.reward.sandbox import run_all
-from alignment.reward.settings import (
-    ChoiceReward,
-    CodeReward,
-    ExactReward,
-    JsonReward,
-    NumberReward,
-    RegexReward,
-)
 
 _FENCE = re.compile(r"```[\w+-]*[ \t]*\n(.*?)(?:```|\Z)", re.DOTALL)
 

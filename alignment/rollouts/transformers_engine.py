@@ -17,10 +17,10 @@ from dataclasses import dataclass, field
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from alignment.faults import StageError
+from alignment.errors import StageError
 from alignment.records import Sampling
-from alignment.rollouts.cache import is_buffered, new_cache
 from alignment.rollouts.engine import Completion
+from alignment.rollouts.kv_cache import is_buffered, new_cache
 from alignment.rollouts.sampling import inverse_cdf, processors, uniforms
 
 COMPACT_AT = 8  # finished rows are dropped once they are 1/8 of the batch: dropping copies the cache

@@ -22,9 +22,9 @@ import httpx
 import torch
 from peft import PeftModel
 
-from alignment.faults import StageError
-from alignment.models.loading import save_policy
-from alignment.recipe_base import Vllm
+from alignment.errors import StageError
+from alignment.models.load import save_policy
+from alignment.recipe.resources import Vllm
 from alignment.records import Artifact, Sampling
 from alignment.rollouts.engine import Completion
 from alignment.workspace import folder_digest

@@ -1,58 +1,47 @@
 """Where a stage runs: in this process, on a Ray of this machine, or on a cluster by its address.
 
 One worker without an address needs no Ray, and none is started. Else a stage that trains runs on a crew of Ray Train's
-workers (:mod:`flows.cluster.crew`, :mod:`flows.cluster.training`) that share each batch, and one whose work falls into
-pieces gives them to a pool of actors (:mod:`flows.cluster.pool`). What workers say while they work are files below
-the stage's folder: the workspace has to be on storage that all of them see. This package is the only one that imports
-Ray.
+workers (:mod:`flows.cluster.train_workers`, :mod:`flows.cluster.train_loop`) that share each batch, and one whose work
+falls into pieces gives them to a pool of actors (:mod:`flows.cluster.actor_pool`). What workers say while they work are
+files below the stage's folder: the workspace has to be on storage that all of them see. This package is the only one
+that imports Ray.
 """
 
 import importlib
-import importlib.util
 import os
 import shutil
 import time
 from pathlib import Path
-from typing import Any
 
-from alignment.faults import Fault
 from alignment.models.memory import naming_what_ran_out
-from alignment.recipe import Recipe, has_workers, trains_together, workers_of
+from alignment.recipe.graph import trains_together, workers_of
+from alignment.recipe.resources import Resources
+from alignment.recipe.stages.spec import StageSettings
 from alignment.stage import StageContext, StageResult
-from flows.cluster.pool import spread
-from flows.cluster.session import gpus_per_worker, start, stop
-from flows.cluster.training import Task, fit
-from flows.ending import saved, told_to_end
+from flows.cluster.actor_pool import spread
+from flows.cluster.ray_session import gpus_per_worker, start, stop
+from flows.cluster.train_loop import Task, fit
+from flows.shutdown import saved, told_to_end
 
-__all__ = ["cluster_faults", "on_ray", "run_stage", "start", "stop"]
+__all__ = ["on_ray", "run_stage", "start", "stop"]
 # What a worker is given of the environment.
 CARRIED = ("CUBLAS_", "GOMP_", "HF_", "RLHF_", "TOKENIZERS_", "TQDM_", "TRANSFORMERS_", "TRL_")
 
 
-def on_ray(recipe: Recipe, settings: Any) -> bool:
+def on_ray(resources: Resources, settings: StageSettings) -> bool:
     """Whether a stage runs on Ray: several workers do it, or a cluster does. Other stages run in this process."""
-    if recipe.resources.vllm is not None and settings.kind == "sample":
+    if resources.vllm is not None and settings.spec.samples and not trains_together(settings):
         return False  # the server's GPUs do all of the work
-    rollouts = getattr(settings, "rollout_workers", 0)
-    on_cluster = recipe.resources.address is not None and has_workers(settings)
-    return workers_of(recipe, settings) > 1 or rollouts > 0 or on_cluster
+    on_cluster = resources.address is not None and settings.can_be_shared()
+    return workers_of(resources, settings) > 1 or settings.rollout_processes() > 0 or on_cluster
 
 
-def cluster_faults(recipe: Recipe) -> list[Fault]:
-    """The fault of asking for Ray where it is not installed."""
-    wanted = [name for name, settings in recipe.stages.items() if on_ray(recipe, settings)]
-    if not wanted or importlib.util.find_spec("ray") is not None:
-        return []
-    problem = f"{', '.join(wanted)} would run on Ray, which is not installed"
-    return [Fault(problem, "pip install 'rlhf-flows[cluster]', or leave workers and address out", field="resources")]
-
-
-def run_stage(module: str, settings: Any, context: StageContext) -> StageResult:
+def run_stage(module: str, settings: StageSettings, context: StageContext) -> StageResult:
     """Runs a stage (``run`` of ``module``) where its recipe says.
 
     Raises StageError where workers died too often, stood still, or found that the work cannot be done.
     """
-    if not on_ray(context.recipe, settings):
+    if not on_ray(context.run.resources, settings):
         return _here(module, settings, context)
     home = context.checkpoints.parent / "ray"
     shutil.rmtree(home, ignore_errors=True)
@@ -66,28 +55,28 @@ def run_stage(module: str, settings: Any, context: StageContext) -> StageResult:
     return _together(module, settings, context, home, environment)
 
 
-def _here(module: str, settings: Any, context: StageContext) -> StageResult:
+def _here(module: str, settings: StageSettings, context: StageContext) -> StageResult:
     import torch
 
     started = time.perf_counter()
     context.preempted, context.saved = told_to_end, saved
     with naming_what_ran_out(context.name, settings):
         result: StageResult = importlib.import_module(module).run(settings, context)
-    if torch.cuda.is_available() and context.recipe.resources.device != "cpu":
+    if torch.cuda.is_available() and context.run.resources.device != "cpu":
         context.gpu_seconds = time.perf_counter() - started
     return result
 
 
 def _together(
-    module: str, settings: Any, context: StageContext, home: Path, environment: dict[str, str]
+    module: str, settings: StageSettings, context: StageContext, home: Path, environment: dict[str, str]
 ) -> StageResult:
-    recipe = context.recipe
-    workers = workers_of(recipe, settings)
-    rollouts = getattr(settings, "rollout_workers", 0)
-    start(recipe, workers + rollouts)
+    resources = context.run.resources
+    workers = workers_of(resources, settings)
+    rollouts = settings.rollout_processes()
+    start(resources, workers + rollouts)
     started = time.perf_counter()
     result, seconds = fit(Task(module, settings, context, home, environment))
     context.work_seconds += seconds
-    context.gpu_seconds = (time.perf_counter() - started) * (workers + rollouts) * gpus_per_worker(recipe)
+    context.gpu_seconds = (time.perf_counter() - started) * (workers + rollouts) * gpus_per_worker(resources)
     context.cpu_seconds += sum(float(path.read_text()) for path in home.glob("usage/*"))
     return result

@@ -2,7 +2,7 @@
 
 from alembic import context
 
-from preference_ui.schema import metadata
+from preference_ui.store.schema import metadata
 
 context.configure(connection=context.config.attributes["connection"], target_metadata=metadata, transactional_ddl=True)
 with context.begin_transaction():

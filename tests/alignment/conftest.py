@@ -16,15 +16,17 @@ from typing import Any
 
 import pytest
 
-from alignment.data.digests import pair_id, prompt_id
 from alignment.data.jsonl import write_records
-from alignment.loading import load_recipe, resolve_data
-from alignment.models.base import prepare_base
-from alignment.recipe import Recipe
+from alignment.digests import pair_id, prompt_id
+from alignment.models.base_model import prepare_base
+from alignment.recipe.files import resolve_data
+from alignment.recipe.load import load_recipe
+from alignment.recipe.recipe import Recipe
 from alignment.records import Artifact, Message, PreferencePair
 from alignment.stage import Progress, StageContext
-from alignment.training import COMPLETE
+from alignment.training.trl import COMPLETE
 from alignment.workspace import Workspace, folder_digest
+from tests.contexts import stage_context
 
 MakeContext = Callable[..., StageContext]
 LIKED = ("Red.", "The cat.", "It is red.", "Blue.", "The dog.", "It is blue.")
@@ -79,7 +81,7 @@ def make_context(make_recipe: Callable[..., Path]) -> MakeContext:
         data["rubric"] = path.parent / "rubric.yaml"
         for part in ("output", "checkpoints"):
             (folder / part).mkdir(exist_ok=True)
-        return StageContext(name, recipe, inputs, data, folder / "output", folder / "checkpoints", report)
+        return stage_context(name, recipe, inputs, data, folder / "output", folder / "checkpoints", report)
 
     return make
 
@@ -87,7 +89,7 @@ def make_context(make_recipe: Callable[..., Path]) -> MakeContext:
 @pytest.fixture(scope="session")
 def base(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     """The tiny model as the run's base."""
-    from alignment.recipe import ModelSettings
+    from alignment.recipe.run_settings import ModelSettings
 
     return prepare_base(Workspace(tmp_path_factory.mktemp("space")), ModelSettings(base=str(tiny_model)))
 
@@ -103,7 +105,7 @@ def preferences(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
 @pytest.fixture(scope="session")
 def sft(base: Artifact, make_context: MakeContext, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     """An adapter on the tiny model, really trained on the demonstrations: far from the base."""
-    from alignment.policy.sft import run
+    from alignment.stages.sft import run
 
     context = make_context(tmp_path_factory.mktemp("sft"), "sft", {"base": base})
     result = run(context.recipe.stages["sft"], context)  # type: ignore[arg-type]
@@ -117,9 +119,9 @@ def curve(folder: Path, name: str = "loss") -> list[float]:
 
 
 MODULES = {
-    "sft": "alignment.policy.sft", "dpo": "alignment.policy.dpo", "reward": "alignment.reward.model",
-    "grpo": "alignment.policy.grpo", "rloo": "alignment.policy.grpo", "ppo": "alignment.policy.ppo",
-    "pair_classifier": "alignment.preferences.judges.classifier",
+    "sft": "alignment.stages.sft", "dpo": "alignment.stages.dpo", "reward": "alignment.stages.reward",
+    "grpo": "alignment.stages.grpo", "rloo": "alignment.stages.grpo", "ppo": "alignment.stages.ppo",
+    "pair_classifier": "alignment.stages.pair_classifier",
 }  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alignment.chat import load_tokenizer, render_answer, render_example, render_prompt, template_digest
-from alignment.faults import InputError
+from alignment.errors import InputError
 from alignment.records import Message
 
 MakeModel = Callable[..., Path]

@@ -16,10 +16,9 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from alignment.chat import load_tokenizer
-from alignment.faults import StageError
+from alignment.errors import StageError
 from alignment.models.memory import naming_what_ran_out
-from alignment.models.precision import natural_precision
-from alignment.recipe import Resources
+from alignment.precision import natural_precision
 from alignment.records import Artifact, Sampling
 from alignment.rollouts.transformers_engine import TransformersEngine
 from alignment.stage import Progress, StageContext
@@ -150,7 +149,7 @@ def test_the_engine_draws_what_generate_draws_and_the_processors_likelihoods(tin
 
 def test_a_gpu_of_this_kind_computes_in_bfloat16() -> None:
     expected = "bfloat16" if torch.cuda.get_device_capability() >= (8, 0) else "float32"
-    assert natural_precision(Resources()) == expected
+    assert natural_precision("auto") == expected
 
 
 def test_memory_that_runs_out_is_said() -> None:

@@ -14,11 +14,11 @@ from transformers import AutoModelForCausalLM
 
 from alignment.records import Artifact
 from alignment.stage import Progress, StageContext
-from alignment.training import COMPLETE, last_checkpoint, restore_adapter
+from alignment.training.trl import COMPLETE, last_checkpoint, restore_adapter
 from alignment.workspace import folder_digest
 
 MakeContext = Callable[..., StageContext]
-MODULES = {"sft": "alignment.policy.sft", "dpo": "alignment.policy.dpo", "reward": "alignment.reward.model"}
+MODULES = {"sft": "alignment.stages.sft", "dpo": "alignment.stages.dpo", "reward": "alignment.stages.reward"}
 SETTINGS: Mapping[str, Any] = {"epochs": 2, "batch_size": 4, "checkpoint_every": 2}
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from alignment.records import Artifact
 from alignment.stage import Progress, StageContext
-from alignment.training import COMPLETE
+from alignment.training.trl import COMPLETE
 from alignment.workspace import folder_digest
 
 MakeContext = Callable[..., StageContext]
@@ -21,9 +21,9 @@ RL = {
     "sampling": {"max_new_tokens": 6}, "lora": {"rank": 4, "alpha": 8}, "rewards": REWARDS,
 }  # fmt: skip
 STAGES: dict[str, tuple[str, dict[str, Any]]] = {
-    "sft": ("alignment.policy.sft", {}),
-    "ppo": ("alignment.policy.ppo", {"kind": "ppo", "critic_learning_rate": 1e-2, "epochs": 2, "minibatches": 2} | RL),
-    "grpo": ("alignment.policy.grpo", {"kind": "grpo", "per_prompt": 4, "epochs": 2, "beta": 0.05} | RL),
+    "sft": ("alignment.stages.sft", {}),
+    "ppo": ("alignment.stages.ppo", {"kind": "ppo", "critic_learning_rate": 1e-2, "epochs": 2, "minibatches": 2} | RL),
+    "grpo": ("alignment.stages.grpo", {"kind": "grpo", "per_prompt": 4, "epochs": 2, "beta": 0.05} | RL),
 }
 AT = 3  # the step after which it is told
 

@@ -42,10 +42,10 @@ def _characters(pair: PreferencePair) -> int:
 
 def _judge(name: str, pairs: Sequence[PreferencePair], base: Artifact, arguments: Namespace) -> None:
     """Both orders, the bonus of the first place taken off; a tie counts half."""
-    from alignment.preferences.judges import calibration
-    from alignment.preferences.judges.labels import LabelJudge
-    from alignment.preferences.judges.protocol import side
-    from alignment.preferences.judges.settings import LabelProbabilitiesJudge
+    from alignment.judges import calibration
+    from alignment.judges.logprob_judge import LabelJudge
+    from alignment.judges.protocol import side
+    from alignment.recipe.judges import LabelProbabilitiesJudge
 
     known = calibration.known_from_pairs(pairs)
     model, tokenizer = _loaded(base, arguments)
@@ -100,8 +100,8 @@ def _reward(
 ) -> None:
     """The stage ``reward`` on so many pairs (or a reward model that is there), on pairs that it never saw."""
     from alignment.evaluation.calibration import pair_accuracy
-    from alignment.models.loading import load_reward_model
-    from alignment.reward.model import _row, score
+    from alignment.models.reward_model import load_reward_model, score
+    from alignment.stages.reward import _row
 
     started = time.perf_counter()
     recipe = _recipe(arguments)
@@ -111,7 +111,7 @@ def _reward(
     else:
         artifact, what = _trained(train, held_out, base, recipe, folder), f"a reward model of {len(train)} pairs"
     seconds = time.perf_counter() - started
-    model, tokenizer = load_reward_model(artifact, recipe)
+    model, tokenizer = load_reward_model(artifact, recipe.run_settings())
     rows = [_row(tokenizer, pair, settings) for pair in held_out]
     scores = score(model, tokenizer, [row[side] for side in ("chosen_ids", "rejected_ids") for row in rows])
     found = pair_accuracy(scores[: len(rows)], scores[len(rows) :])
@@ -123,7 +123,10 @@ def _reward(
 
 
 def _recipe(arguments: Namespace) -> Any:
-    from alignment.recipe import ModelSettings, PreferenceFileStage, Recipe, RewardStage
+    from alignment.recipe.recipe import Recipe
+    from alignment.recipe.run_settings import ModelSettings
+    from alignment.recipe.stages.preferences import PreferenceFileStage
+    from alignment.recipe.stages.reward import RewardStage
 
     return Recipe(
         name="agreement",
@@ -144,14 +147,14 @@ def _trained(
     train: Sequence[PreferencePair], held_out: Sequence[PreferencePair], base: Artifact, recipe: Any, folder: Path
 ) -> Artifact:
     from alignment.data.jsonl import write_records
-    from alignment.reward.model import run
-    from alignment.stage import StageContext
+    from alignment.stages.reward import run
+    from tests.contexts import stage_context
 
     for part in ("people", "output", "checkpoints"):
         (folder / part).mkdir(parents=True)
     write_records(folder / "people" / "pairs.jsonl", train)
     write_records(folder / "people" / "held_out.jsonl", held_out)
     inputs = {"base": base, "people": _artifact(folder / "people")}
-    context = StageContext("reward", recipe, inputs, {}, folder / "output", folder / "checkpoints")
+    context = stage_context("reward", recipe, inputs, {}, folder / "output", folder / "checkpoints")
     run(recipe.stages["reward"], context)
     return _artifact(folder / "output")

@@ -57,7 +57,7 @@ def prepare(arguments: argparse.Namespace) -> None:
     from alignment.data.jsonl import write_records
     from alignment.data.preferences import read_preferences
     from alignment.models.embedded import convert
-    from alignment.policy.dpo import tokenised_pair
+    from alignment.stages.dpo import tokenised_pair
 
     convert("smollm2-135m", arguments.folder / "model")
     tokenizer = load_tokenizer(arguments.folder / "model")
@@ -108,8 +108,8 @@ def resident() -> float:
 
 
 def recipe_of(arguments: argparse.Namespace) -> Any:
-    from alignment.models.precision import natural_precision
-    from alignment.recipe import Recipe, Resources
+    from alignment.precision import natural_precision
+    from alignment.recipe.recipe import Recipe
 
     stage = {
         "kind": "dpo", "model": "base", "preferences": "preferences", "learning_rate": LEARNING_RATE, "warmup": 0.0,
@@ -117,16 +117,16 @@ def recipe_of(arguments: argparse.Namespace) -> Any:
     }  # fmt: skip
     return Recipe.model_validate({
         "name": "benchmark", "seed": arguments.seed, "stages": {"dpo": stage},
-        "model": {"base": str(arguments.folder / "model"), "dtype": natural_precision(Resources())},
+        "model": {"base": str(arguments.folder / "model"), "dtype": natural_precision("auto")},
     })  # fmt: skip
 
 
 def ours(arguments: argparse.Namespace) -> dict[str, Any]:
     sys.path.insert(0, str(ROOT))
-    from alignment.policy.dpo import run
     from alignment.records import Artifact
-    from alignment.stage import StageContext
+    from alignment.stages.dpo import run
     from alignment.workspace import folder_digest
+    from tests.contexts import stage_context
 
     def artifact(name: str, folder: Path) -> Artifact:
         digest = folder_digest(folder)
@@ -141,7 +141,7 @@ def ours(arguments: argparse.Namespace) -> dict[str, Any]:
         output, checkpoints = Path(folder) / "output", Path(folder) / "checkpoints"
         output.mkdir()
         checkpoints.mkdir()
-        context = StageContext("dpo", recipe, inputs, {}, output, checkpoints)
+        context = stage_context("dpo", recipe, inputs, {}, output, checkpoints)
         before, cpu = resident(), time.process_time()
         result = run(recipe.stages["dpo"], context)
         cpu = time.process_time() - cpu

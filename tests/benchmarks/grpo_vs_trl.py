@@ -70,14 +70,14 @@ def train(arguments: argparse.Namespace) -> dict[str, float]:
     from transformers import TrainerCallback
     from trl import GRPOConfig
 
-    from alignment.models.precision import natural_precision
-    from alignment.recipe import Resources
-    from alignment.training import choose_kernels
+    from alignment.precision import natural_precision
+    from alignment.recipe.resources import Resources
+    from alignment.training.trl import choose_kernels
 
     resources = Resources(device=arguments.device)
     if arguments.side == "ours":
         choose_kernels(resources)
-    bf16 = natural_precision(resources) == "bfloat16"
+    bf16 = natural_precision(resources.device) == "bfloat16"
     marks: list[tuple[float, float]] = []
     rewards: list[float] = []
 
@@ -155,8 +155,8 @@ def peer(config: Any, arguments: argparse.Namespace, clock: Any) -> Any:
 
 
 def ours(config: Any, arguments: argparse.Namespace, clock: Any) -> Any:
-    from alignment.models.shared_prefix import share_prefixes
-    from alignment.policy.group_trainer import OurGRPOTrainer, Rollouts, reward_stub, run_dataset
+    from alignment.models.prefix_sharing import share_prefixes
+    from alignment.policy.grpo.trainer import OurGRPOTrainer, Rollouts, reward_stub, run_dataset
     from alignment.records import Message, Prompt, Sampling
     from alignment.reward.protocol import Answer, Component, Rewards
     from alignment.rollouts.transformers_engine import TransformersEngine

@@ -35,15 +35,15 @@ def main() -> int:
 
     import torch
 
-    from alignment.faults import InputError
-    from alignment.models.base import prepare_base
-    from alignment.models.precision import natural_precision
-    from alignment.recipe import ModelSettings, Resources
+    from alignment.errors import InputError
+    from alignment.models.base_model import prepare_base
+    from alignment.precision import natural_precision
+    from alignment.recipe.run_settings import ModelSettings
     from alignment.workspace import Workspace
 
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    dtype = arguments.dtype or natural_precision(Resources())
+    dtype = arguments.dtype or natural_precision("auto")
     with tempfile.TemporaryDirectory() as space:
         try:
             base = prepare_base(Workspace(Path(space)), ModelSettings(base=arguments.model or "embedded:smollm2-135m"))
@@ -71,9 +71,9 @@ def _arguments() -> argparse.Namespace:
 
 def problems(path: Path, count: int) -> list[tuple[str, Decimal]]:
     """(question, number) of ``count`` problems, in the order of their digests: no part of the file is preferred."""
-    from alignment.data.digests import content_id
     from alignment.data.jsonl import read_rows
-    from alignment.evaluation.text_metrics import last_number
+    from alignment.digests import content_id
+    from alignment.metrics.text_metrics import last_number
 
     rows = [row for _number, row in read_rows(path)]
     chosen = sorted(rows, key=lambda row: content_id(row["question"]))[:count]
@@ -96,8 +96,8 @@ def solve(model_path: str, path: Path, dtype: str, arguments: argparse.Namespace
     from transformers import AutoModelForCausalLM
 
     from alignment.chat import load_tokenizer, render_prompt
-    from alignment.evaluation.text_metrics import last_number
-    from alignment.models.loading import stop_ids
+    from alignment.metrics.text_metrics import last_number
+    from alignment.models.load import stop_ids
     from alignment.records import Message, Sampling
     from alignment.rollouts.transformers_engine import TransformersEngine
 

@@ -42,15 +42,15 @@ def main() -> int:
     from transformers import AutoModelForCausalLM
 
     from alignment.chat import load_tokenizer
-    from alignment.faults import InputError
-    from alignment.models.base import prepare_base
-    from alignment.models.precision import natural_precision
-    from alignment.recipe import ModelSettings, Resources
+    from alignment.errors import InputError
+    from alignment.models.base_model import prepare_base
+    from alignment.precision import natural_precision
+    from alignment.recipe.run_settings import ModelSettings
     from alignment.workspace import Workspace
 
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    arguments.dtype = arguments.dtype or natural_precision(Resources(device=arguments.device))
+    arguments.dtype = arguments.dtype or natural_precision(arguments.device)
     with tempfile.TemporaryDirectory() as folder:
         try:
             base = prepare_base(Workspace(Path(folder)), ModelSettings(base=arguments.model or "embedded:smollm2-135m"))
@@ -134,8 +134,8 @@ def operations_per_token(model: Any) -> float:
 
 def measured(model: Any, tokenizer: Any, arguments: argparse.Namespace, peak: float, *, shares: bool) -> str:
     """One pass over all pairs by a fresh judge, whose common beginning is not computed yet."""
-    from alignment.preferences.judges.labels import LabelJudge
-    from alignment.preferences.judges.settings import LabelProbabilitiesJudge
+    from alignment.judges.logprob_judge import LabelJudge
+    from alignment.recipe.judges import LabelProbabilitiesJudge
 
     settings = LabelProbabilitiesJudge(kind="label_probabilities", form=arguments.form, min_label_mass=0.0)
     judge = LabelJudge(settings, model, tokenizer, "embedded")

@@ -51,25 +51,24 @@ def main() -> int:
 
 def measure(kind: str, workers: int) -> dict[str, Any]:
     """The seconds of all, and per stage: of the whole stage, and of its own work."""
-    from alignment.loading import load_recipe, resolve_data
-    from alignment.recipe import Recipe
+    from alignment.recipe.resolved import resolve_recipe
     from alignment.workspace import Workspace
-    from flows import services
+    from flows.services import servers
 
     with tempfile.TemporaryDirectory(prefix="orchestration-") as folder:
         space = Workspace(Path(folder) / "workspace")
-        services.quiet_environment(space)
+        servers.quiet_environment(space)
         path = write_recipe(Path(folder))
-        recipe: Recipe = load_recipe(path)
-        data = resolve_data(recipe, path)
+        resolved = resolve_recipe(path)
+        recipe, data = resolved.recipe, resolved.data
         if kind == "bare":
             return bare(recipe, data, space)
         if kind == "prefect":
-            return under_prefect(recipe, data, space)
+            return under_prefect(resolved, space)
         began = time.perf_counter()
-        recipe = on_ray(recipe, workers)
+        resolved = resolved.model_copy(update={"recipe": on_ray(recipe, workers)})
         start = time.perf_counter() - began
-        return {"start": start} | under_prefect(recipe, data, space)
+        return {"start": start} | under_prefect(resolved, space)
 
 
 def write_recipe(folder: Path) -> Path:
@@ -100,9 +99,9 @@ def on_ray(recipe: Any, workers: int) -> Any:
 
 def bare(recipe: Any, data: Any, space: Any) -> dict[str, Any]:
     """The stages one after another, by calls of functions."""
-    from alignment.models.base import prepare_base
+    from alignment.models.base_model import prepare_base
     from alignment.records import Artifact
-    from flows.stages import execute, make_job
+    from flows.pipeline.stage_task import execute, make_job
 
     began = time.perf_counter()
     made = {"base": prepare_base(space, recipe.model)}
@@ -114,15 +113,15 @@ def bare(recipe: Any, data: Any, space: Any) -> dict[str, Any]:
     return {"seconds": time.perf_counter() - began, "stages": stages}
 
 
-def under_prefect(recipe: Any, data: Any, space: Any) -> dict[str, Any]:
+def under_prefect(resolved: Any, space: Any) -> dict[str, Any]:
     """The project's own flow on a server that is running."""
     from prefect.settings import PREFECT_API_URL, PREFECT_RESULTS_LOCAL_STORAGE_PATH, temporary_settings
 
-    from flows import services
-    from flows.pipeline import RunRequest, pipeline
+    from flows.pipeline.pipeline import RunRequest, pipeline
+    from flows.services import servers
 
-    server = services.begin(space, "prefect")
-    services.wait(space, server)
+    server = servers.begin(space, "prefect")
+    servers.wait(space, server)
     try:
         settings = {
             PREFECT_API_URL: f"{server.url}/api",
@@ -130,10 +129,10 @@ def under_prefect(recipe: Any, data: Any, space: Any) -> dict[str, Any]:
         }
         began = time.perf_counter()
         with temporary_settings(settings):
-            pipeline(RunRequest(recipe=recipe, data=data, workspace=space.root, run="tiny-1"), return_state=True)
+            pipeline(RunRequest(resolved=resolved, workspace=space.root, run="tiny-1"), return_state=True)
         seconds = time.perf_counter() - began
     finally:
-        services.stop(space, "prefect")
+        servers.stop(space, "prefect")
     report = json.loads((space.root / "runs" / "tiny-1" / "report.json").read_text("utf-8"))
     rows = {row["name"]: (row["seconds"], row["work_seconds"]) for row in report["stages"] if row["name"] in STAGES}
     return {"seconds": seconds, "stages": rows}

@@ -89,35 +89,34 @@ def write_recipe(root: Path, dtype: str) -> None:
     }), "utf-8")  # fmt: skip
 
 
-def prepared(root: Path) -> tuple[Any, Path, Any]:
-    """The recipe, its file and its workspace."""
+def prepared(root: Path) -> tuple[Any, dict[str, Path], Any]:
+    """The recipe, its files and its workspace."""
     from alignment.workspace import Workspace
-    from flows import services
-    from flows.commands import prepare
+    from flows.recipe_source import prepare
+    from flows.services import servers
 
     space = Workspace(root / "workspace")
-    services.quiet_environment(space)
-    recipe, path = prepare(str(root / "recipe.yaml"), [])
-    return recipe, path, space
+    servers.quiet_environment(space)
+    resolved = prepare(str(root / "recipe.yaml"))
+    return resolved.recipe, resolved.data, space
 
 
 def measure(stage: str, root: Path) -> dict[str, Any]:
     """Runs one stage here, and reads this process's own figures."""
-    recipe, path, space = prepared(root)
-    from alignment.loading import resolve_data
-    from alignment.models.base import prepare_base
+    recipe, files, space = prepared(root)
+    from alignment.models.base_model import prepare_base
 
     base = prepare_base(space, recipe.model)
     if stage == "base":
         return {}
     import importlib
 
-    from flows.stages import RUNNERS, execute, make_job
+    from flows.pipeline.stage_task import execute, make_job
 
-    importlib.import_module(RUNNERS[recipe.stages[stage].kind][0])
+    importlib.import_module(recipe.stages[stage].spec.run)
     before = status("VmRSS")
     made = {"base": base} | {one.name: one for one in space.artifacts()}
-    execute(make_job(stage, recipe, made, resolve_data(recipe, path), space))
+    execute(make_job(stage, recipe, made, files, space))
     return {"before": before, "peak": status("VmHWM")}
 
 
@@ -129,16 +128,15 @@ def status(field: str) -> int:
 
 def foreseen(root: Path) -> dict[str, Any]:
     """The plan's memory of each stage on this processor."""
-    recipe, path, space = prepared(root)
-    from alignment.data.check import read_data
-    from alignment.loading import resolve_data
-    from alignment.models.check import inspect_model, read_config
+    recipe, files, space = prepared(root)
+    from alignment.checks.data import read_data
+    from alignment.checks.model import inspect_model, read_config
     from alignment.plan import plan
     from alignment.plan.hardware import this_processor
     from alignment.plan.sizes import model_size
     from alignment.plan.texts import measure_texts
 
-    data, faults = read_data(recipe, resolve_data(recipe, path))
+    data, faults = read_data(recipe, files)
     assert not faults, faults
     texts = measure_texts(data, recipe.data.held_out, inspect_model(recipe.model, space).tokenizer)
     size = model_size(read_config(recipe.model, space))

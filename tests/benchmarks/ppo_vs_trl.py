@@ -161,18 +161,19 @@ def ours(arguments: argparse.Namespace) -> dict[str, Any]:
     sys.path.insert(0, str(ROOT))
     import torch
 
-    from alignment.models.precision import natural_precision
-    from alignment.policy.ppo_models import frozen_copy
-    from alignment.policy.ppo_trainer import PpoTrainer
-    from alignment.recipe import PpoStage, Resources
+    from alignment.policy.ppo.actor_critic import frozen_copy
+    from alignment.policy.ppo.trainer import PpoTrainer
+    from alignment.precision import natural_precision
+    from alignment.recipe.resources import Resources
+    from alignment.recipe.stages.ppo import PpoStage
     from alignment.records import Message, Prompt, Sampling
     from alignment.rollouts.transformers_engine import TransformersEngine
-    from alignment.training import choose_kernels
+    from alignment.training.trl import choose_kernels
 
     resources = Resources(device=arguments.device, deterministic=arguments.deterministic)
     choose_kernels(resources)
     before = resident(arguments.device)
-    policy = build(arguments, getattr(torch, arguments.dtype or natural_precision(resources)))
+    policy = build(arguments, getattr(torch, arguments.dtype or natural_precision(resources.device)))
     settings = PpoStage(
         kind="ppo", model="base", reward="rule", steps=arguments.updates, episodes=BATCH, epochs=EPOCHS,
         sampling=Sampling(temperature=0.7, max_new_tokens=NEW_TOKENS), learning_rate=LEARNING_RATE,

@@ -35,11 +35,11 @@ import aiohttp
 from sqlalchemy import func, insert, select
 
 from alignment.records import Comparison, Message, Prompt, Response, Sampling
-from preference_ui import schema
-from preference_ui.auth import open_session
-from preference_ui.guard import COOKIE
-from preference_ui.queueing import queue_comparisons
-from preference_ui.store import Store, now
+from preference_ui.accounts.auth import open_session
+from preference_ui.labelling.queue import queue_comparisons
+from preference_ui.store import schema
+from preference_ui.store.store import Store, now
+from preference_ui.web.middleware import COOKIE
 
 VOTES_WANTED = 3
 

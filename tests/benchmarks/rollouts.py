@@ -25,15 +25,15 @@ def main() -> int:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from alignment.faults import InputError
+    from alignment.errors import InputError
     from alignment.models.embedded import convert
-    from alignment.models.precision import natural_precision
-    from alignment.recipe import Resources
+    from alignment.precision import natural_precision
+    from alignment.recipe.resources import Resources
 
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     resources = Resources(device=arguments.device)
-    dtype = getattr(torch, arguments.dtype or natural_precision(resources))
+    dtype = getattr(torch, arguments.dtype or natural_precision(resources.device))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(arguments.model or f"{folder}/smollm2")
         try:

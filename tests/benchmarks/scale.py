@@ -97,16 +97,15 @@ def write_recipe(root: Path) -> int:
 
 def step(root: Path, batch: int, workers: int) -> float:
     """Seconds of one optimizer step, the median after the first."""
-    from alignment.models.base import prepare_base
-    from alignment.recipe import Recipe
-    from alignment.stage import StageContext
+    from alignment.models.base_model import prepare_base
+    from alignment.recipe.recipe import Recipe
     from alignment.workspace import Workspace
-    from flows import services
     from flows.cluster import run_stage
-    from flows.stages import RUNNERS
+    from flows.services import servers
+    from tests.contexts import stage_context
 
     space = Workspace(root / f"{batch}-{workers}")
-    services.quiet_environment(space)
+    servers.quiet_environment(space)
     recipe = Recipe.model_validate({
         "name": "scale", "model": {"base": str(root / "model"), "dtype": "float32"},
         "stages": {"sft": {"kind": "sft", "lora": None, "batch_size": batch, "epochs": STEPS * batch / 256,
@@ -114,7 +113,7 @@ def step(root: Path, batch: int, workers: int) -> float:
         "resources": {"device": "cpu", "threads": 1, "workers": workers},
     })  # fmt: skip
     times: list[float] = []
-    context = StageContext(
+    context = stage_context(
         name="sft", recipe=recipe, inputs={"base": prepare_base(space, recipe.model)},
         data={"demonstrations": root / "demonstrations.jsonl"}, output=space.folder("output"),
         checkpoints=space.folder("partial", "checkpoints"), report=lambda _progress: times.append(time.perf_counter()),
@@ -122,7 +121,7 @@ def step(root: Path, batch: int, workers: int) -> float:
     import torch
 
     torch.set_num_threads(1)
-    run_stage(RUNNERS["sft"][0], recipe.stages["sft"], context)
+    run_stage("alignment.stages.sft", recipe.stages["sft"], context)
     return statistics.median(later - earlier for earlier, later in pairwise(times[1:]))
 
 

@@ -19,13 +19,13 @@ import pytest
 from sqlalchemy import insert, select, update
 
 from alignment.records import Comparison, Message, Prompt, Response, Sampling, Vote
-from preference_ui import schema
-from preference_ui.auth import open_session
-from preference_ui.desk_settings import DeskSettings
-from preference_ui.guard import COOKIE
-from preference_ui.queueing import queue_comparisons
-from preference_ui.store import Store, now
-from preference_ui.voting import to_record
+from preference_ui.accounts.auth import open_session
+from preference_ui.labelling.queue import queue_comparisons
+from preference_ui.labelling.voting import to_record
+from preference_ui.store import schema
+from preference_ui.store.settings import DeskSettings
+from preference_ui.store.store import Store, now
+from preference_ui.web.middleware import COOKIE
 
 OUTPUT = Path(__file__).parents[1] / "output"
 FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",

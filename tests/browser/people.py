@@ -22,9 +22,9 @@ from typing import Any
 from playwright.sync_api import sync_playwright
 
 from alignment.workspace import Workspace
-from flows.collect import store_url
-from preference_ui import accounts
-from preference_ui.store import Store
+from flows.pipeline.human_votes import store_url
+from preference_ui.accounts import accounts
+from preference_ui.store.store import Store
 
 PASSWORD = "three calm green rivers"
 FLAGS = ("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking")

@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from preference_ui import schema
-from preference_ui.arena import Contestant, say, settle_turn, talk_in_hand, vote_on_talk
+from preference_ui.arena.talks import Contestant, say, settle_turn, talk_in_hand, vote_on_talk
+from preference_ui.store import schema
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(900)]
 SETUP = """
 from pathlib import Path
 from alignment.records import Sampling
 from alignment.workspace import Workspace
-from flows.arena import contestants
+from flows.services.arena_models import contestants
 ring = contestants([{first!r}, {second!r}], Workspace(Path({root!r})), Sampling(max_new_tokens=24))
 """
 

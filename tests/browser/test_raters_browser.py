@@ -11,9 +11,10 @@ import pytest
 from sqlalchemy import select, update
 
 from alignment.records import Comparison
-from preference_ui import accounts, schema
-from preference_ui.assignment import next_lease
-from preference_ui.store import now
+from preference_ui.accounts import accounts
+from preference_ui.labelling.assignment import next_lease
+from preference_ui.store import schema
+from preference_ui.store.store import now
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(900)]
 Make = Callable[..., Comparison]

@@ -17,11 +17,11 @@ import httpx
 import pytest
 from sqlalchemy import select
 
-from preference_ui import schema
-from preference_ui.assignment import next_lease
-from preference_ui.guard import COOKIE
-from preference_ui.store import Store, StoreError
-from preference_ui.voting import cast_vote
+from preference_ui.labelling.assignment import next_lease
+from preference_ui.labelling.voting import cast_vote
+from preference_ui.store import schema
+from preference_ui.store.store import Store, StoreError
+from preference_ui.web.middleware import COOKIE
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 BOTH_BAD = {"outcome": "both_bad"}

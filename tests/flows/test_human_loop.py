@@ -13,12 +13,12 @@ import httpx
 import pytest
 from sqlalchemy import insert
 
-from preference_ui import schema
-from preference_ui.assignment import next_lease
-from preference_ui.auth import open_session
-from preference_ui.guard import COOKIE
-from preference_ui.store import Store, now
-from preference_ui.voting import cast_vote
+from preference_ui.accounts.auth import open_session
+from preference_ui.labelling.assignment import next_lease
+from preference_ui.labelling.voting import cast_vote
+from preference_ui.store import schema
+from preference_ui.store.store import Store, now
+from preference_ui.web.middleware import COOKIE
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 PEOPLE = {"kind": "human_preferences", "responses": "responses", "votes_per_comparison": 2, "pairs": 6,

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
+from alignment.data.text import sentences, words
 from alignment.preferences.rubric import Rubric, load_rubric, score
-from alignment.preferences.text import sentences, words
 from alignment.records import Message, Prompt, Response, Sampling
 
 FOLDER = Path(__file__).parents[2] / "flows" / "recipes" / "quickstart"

@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 
-from alignment.training import COMPLETE
+from alignment.training.trl import COMPLETE
 from alignment.workspace import Workspace
-from flows.ending import TERMINATED, TOTAL_SECONDS
+from flows.shutdown import TERMINATED, TOTAL_SECONDS
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 ROOT = Path(__file__).parents[2]

@@ -10,9 +10,9 @@ import yaml
 
 from alignment.stage import Progress
 from alignment.workspace import Workspace
-from flows import metrics as stages
-from flows.gpu_use import GpuUse
-from preference_ui.store import Store
+from flows.monitoring import prometheus as stages
+from flows.monitoring.gpu import GpuUse
+from preference_ui.store.store import Store
 
 INFRA = Path(__file__).parents[2] / "infra"
 BOARD: dict[str, Any] = json.loads((INFRA / "grafana" / "rlhf.json").read_text("utf-8"))
@@ -32,9 +32,9 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
     from prometheus_client.parser import text_string_to_metric_families
     from sqlalchemy import insert
 
-    from preference_ui import schema
-    from preference_ui.metrics import AppMetrics
-    from preference_ui.store import now
+    from preference_ui.store import schema
+    from preference_ui.store.store import now
+    from preference_ui.web.prometheus import AppMetrics
 
     folder = tmp_path_factory.mktemp("board")
     store = Store.open(f"sqlite:///{folder}/votes.db")

@@ -107,7 +107,7 @@ def test_every_container_on_kubernetes_is_bounded_and_unprivileged() -> None:
 
 def test_what_trains_has_time_for_a_checkpoint_when_it_is_told_to_end() -> None:
     """Docker kills after ten seconds, Kubernetes after thirty: a run takes up to `TOTAL_SECONDS` after SIGTERM."""
-    from flows.ending import TOTAL_SECONDS
+    from flows.shutdown import TOTAL_SECONDS
 
     for name in ("worker", "ray-head", "ray-worker"):
         assert int(COMPOSE["services"][name]["stop_grace_period"].removesuffix("s")) >= TOTAL_SECONDS + 10, name
@@ -178,7 +178,7 @@ def test_the_other_programs_know_theirs() -> None:
     from prefect.cli import app as prefect
     from ray.scripts.scripts import cli as ray
 
-    assert prefect  # its own options are in tests/flows/test_services.py, which starts it
+    assert prefect  # its own options are in tests/flows/services/test_servers.py, which starts it
     seen = set()
     for program, *words in commands():
         if program not in ("ray", "mlflow"):

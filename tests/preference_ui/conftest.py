@@ -17,10 +17,10 @@ import pytest
 from sqlalchemy import insert
 
 from alignment.records import Comparison, Message, Prompt, Response, Sampling
-from preference_ui.auth import open_session
-from preference_ui.guard import COOKIE
-from preference_ui.schema import accounts
-from preference_ui.store import Store, now
+from preference_ui.accounts.auth import open_session
+from preference_ui.store.schema import accounts
+from preference_ui.store.store import Store, now
+from preference_ui.web.middleware import COOKIE
 from tests.postgres_server import empty_database, postgres
 
 __all__ = ["postgres"]
@@ -135,7 +135,7 @@ class RunningApp:
 _APP = """
 import time
 from preference_ui.app import serve
-from preference_ui.arena import Contestant
+from preference_ui.arena.talks import Contestant
 
 def contestant(name):
     def answer(messages, seed):  # says again what it heard, in three pieces

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alignment.data.jsonl import read_records, read_rows, write_records
-from alignment.faults import InputError
+from alignment.errors import InputError
 from alignment.records import Message, Prompt
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))

@@ -5,11 +5,13 @@ import pytest
 
 from alignment.data.jsonl import read_records
 from alignment.data.split import opening
-from alignment.data.stage import run
-from alignment.faults import StageError
-from alignment.recipe import PreferenceFileStage, Recipe
+from alignment.errors import StageError
+from alignment.recipe.recipe import Recipe
+from alignment.recipe.stages.preferences import PreferenceFileStage
 from alignment.records import PreferencePair, Prompt
 from alignment.stage import StageContext
+from alignment.stages.preference_file import run
+from tests.contexts import stage_context
 
 Writer = Callable[..., Path]
 
@@ -25,7 +27,7 @@ def context(path: Path, folder: Path, **stage: object) -> tuple[PreferenceFileSt
         }
     )
     (folder / "output").mkdir()
-    made = StageContext("pairs", recipe, {}, {"preferences": path}, folder / "output", folder / "checkpoints")
+    made = stage_context("pairs", recipe, {}, {"preferences": path}, folder / "output", folder / "checkpoints")
     return PreferenceFileStage.model_validate(settings), made
 
 

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alignment.data import hh_rlhf, oasst, trl
-from alignment.data.digests import pair_id, prompt_id
 from alignment.data.pairing import Skip
 from alignment.data.preferences import Form, Format, read_preferences, write_preferences
-from alignment.faults import InputError
+from alignment.digests import pair_id, prompt_id
+from alignment.errors import InputError
 from alignment.records import Message, PreferencePair
 
 Writer = Callable[..., Path]

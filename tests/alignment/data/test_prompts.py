@@ -8,7 +8,7 @@ import pytest
 
 from alignment.data.demonstrations import read_demonstrations
 from alignment.data.prompts import load_prompts, read_prompts
-from alignment.faults import InputError
+from alignment.errors import InputError
 from alignment.records import Message
 
 Writer = Callable[..., Path]

@@ -1,8 +1,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alignment.data.digests import pair_id, prompt_id
 from alignment.data.split import is_held_out, opening, split_both_sides, split_by_digest
+from alignment.digests import pair_id, prompt_id
 from alignment.records import Demonstration, Message, PreferencePair, Prompt
 
 KEYS = st.lists(st.text(max_size=8), max_size=40)

@@ -10,8 +10,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from alignment.chat import load_tokenizer, render_answer, render_prompt
-from alignment.models.loading import new_reward_model, save_policy
-from alignment.recipe import Recipe
+from alignment.models.load import save_policy
+from alignment.models.reward_model import new_reward_model
+from alignment.recipe.recipe import Recipe
 from alignment.records import Artifact, Message, Prompt
 from alignment.workspace import folder_digest
 
@@ -55,7 +56,7 @@ def policies(tmp_path_factory: pytest.TempPathFactory, recipe: Recipe) -> dict[s
     _teach(short, tokenizer)
     save_policy(short, tokenizer, base, root / "short")
     save_policy(_adapter(base, seed=2), tokenizer, base, root / "other")
-    reward, _ = new_reward_model(base, base, recipe)
+    reward, _ = new_reward_model(base, base, recipe.run_settings())
     torch.manual_seed(4)
     torch.nn.init.normal_(reward.score.weight)
     reward.save_pretrained(root / "reward")

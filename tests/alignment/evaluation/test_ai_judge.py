@@ -9,20 +9,23 @@ import pytest
 from pydantic import ValidationError
 
 from alignment.data.jsonl import read_records
-from alignment.evaluation import stage as evaluation_stage
-from alignment.evaluation import tournament
+from alignment.errors import StageError
 from alignment.evaluation.metric_names import evaluation_metric_names
-from alignment.evaluation.results import Evaluation, Sample
-from alignment.evaluation.tournament import read_tournament
-from alignment.faults import StageError
-from alignment.preferences.judges.protocol import Correction
-from alignment.preferences.judges.report import Figure, JudgeReport
-from alignment.preferences.judges.settings import judge_digest
-from alignment.recipe import EvaluateStage, Recipe, TournamentStage
+from alignment.judges.protocol import Correction
+from alignment.judges.report import Figure, JudgeReport
+from alignment.metrics.results import Evaluation, Sample
+from alignment.recipe.judges import judge_digest
+from alignment.recipe.recipe import Recipe
+from alignment.recipe.stages.evaluate import EvaluateStage
+from alignment.recipe.stages.tournament import TournamentStage
 from alignment.records import Artifact, Prompt
-from alignment.report.win_rates import win_rates
+from alignment.registry.win_rates import win_rates
 from alignment.stage import StageContext
-from tests.alignment.preferences.judges.fake_server import Answer, FakeServer, prefers_shorter
+from alignment.stages import evaluate as evaluation_stage
+from alignment.stages import tournament
+from alignment.stages.tournament import Tournament
+from tests.alignment.judges.fake_server import Answer, FakeServer, prefers_shorter
+from tests.contexts import stage_context
 
 MakeContext = Callable[..., StageContext]
 
@@ -44,7 +47,7 @@ def make(tmp_path: Path, policies: dict[str, Artifact], recipe: Recipe, prompts:
         for part in ("output", "checkpoints", "kept"):
             (tmp_path / folder / part).mkdir(parents=True, exist_ok=True)
         root = tmp_path / folder
-        return StageContext("check", recipe, policies | more, data, root / "output", root / "checkpoints",
+        return stage_context("check", recipe, policies | more, data, root / "output", root / "checkpoints",
                             kept=root / "kept")  # fmt: skip
 
     return make
@@ -123,7 +126,7 @@ def test_a_tournament_is_judged(server: FakeServer, make: MakeContext) -> None:
          "judge": settings(server).judge, "sampling": {"temperature": 0.0, "max_new_tokens": 10}}
     )  # fmt: skip
     tournament.run(stage, context)
-    found = read_tournament(context.output)
+    found = Tournament.model_validate_json((context.output / "tournament.json").read_text())
     assert found.winner == "short"
     assert found.judge.startswith("an AI judge, uncalibrated")
     assert set(found.games) == {"base/other", "base/short", "other/short"}

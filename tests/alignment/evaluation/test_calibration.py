@@ -3,12 +3,7 @@ import pytest
 from sklearn.calibration import calibration_curve
 from statsmodels.stats.proportion import proportion_confint
 
-from alignment.evaluation.calibration import (
-    expected_calibration_error,
-    pair_accuracy,
-    pair_predictions,
-    reliability,
-)
+from alignment.evaluation.calibration import expected_calibration_error, pair_accuracy, pair_predictions, reliability
 
 
 def test_pair_accuracy_with_wilsons_interval() -> None:

@@ -10,19 +10,21 @@ import torch
 
 from alignment.chat import render_answer, render_prompt
 from alignment.data.jsonl import read_records, write_records
+from alignment.errors import StageError
 from alignment.evaluation.bootstrap import estimate
 from alignment.evaluation.metric_names import evaluation_metric_names
-from alignment.evaluation.metric_settings import with_kinds
-from alignment.evaluation.models import PolicyPool
-from alignment.evaluation.probes import probe, reference_likelihoods
-from alignment.evaluation.results import Evaluation, Sample
-from alignment.evaluation.stage import run
-from alignment.faults import StageError
-from alignment.recipe import EvaluateStage, Recipe
+from alignment.metrics.model_metrics import probe, reference_likelihoods
+from alignment.metrics.results import Evaluation, Sample
+from alignment.recipe.metrics import with_kinds
+from alignment.recipe.recipe import Recipe
+from alignment.recipe.stages.evaluate import EvaluateStage
 from alignment.records import Artifact, Prompt, Response
 from alignment.rollouts.engine import Completion
-from alignment.stage import Progress, StageContext, StageResult
+from alignment.rollouts.policy_pool import PolicyPool
+from alignment.stage import Progress, StageResult
+from alignment.stages.evaluate import run
 from alignment.workspace import folder_digest
+from tests.contexts import stage_context
 
 RUBRIC = """
 name: brief
@@ -49,7 +51,7 @@ def evaluate(tmp_path: Path, policies: dict[str, Artifact], recipe: Recipe, prom
             folder.mkdir(exist_ok=True)
         stage = EvaluateStage.model_validate(SETTINGS | settings)
         heard: list[Progress] = []
-        context = StageContext("check", recipe, policies, data, output, checkpoints, heard.append)
+        context = stage_context("check", recipe, policies, data, output, checkpoints, heard.append)
         result = run(stage, context)
         assert heard[-1].step == heard[-1].total
         assert context.work_seconds > 0
@@ -150,7 +152,7 @@ def test_prompts_of_a_preference_file(
     for name in ("output", "checkpoints"):
         (tmp_path / name).mkdir()
     inputs = policies | {"pairs": brought}
-    context = StageContext("check", recipe, inputs, {}, tmp_path / "output", tmp_path / "checkpoints")
+    context = stage_context("check", recipe, inputs, {}, tmp_path / "output", tmp_path / "checkpoints")
     result = run(stage, context)
     assert list(result.metrics) == evaluation_metric_names(stage)
     assert [sample.prompt_id for sample in read(tmp_path / "output")[1]] == ["0000", "0001", "0002"]
@@ -158,7 +160,7 @@ def test_prompts_of_a_preference_file(
 
 def test_no_prompts_is_said(tmp_path: Path, policies: dict[str, Artifact], recipe: Recipe) -> None:
     stage = EvaluateStage(kind="evaluate", model="short")
-    context = StageContext("check", recipe, policies, {}, tmp_path, tmp_path)
+    context = stage_context("check", recipe, policies, {}, tmp_path, tmp_path)
     with pytest.raises(StageError, match="no prompts to ask"):
         run(stage, context)
 
@@ -225,7 +227,7 @@ def test_perplexity_is_the_models_own_loss(
     asked = [
         prompt.model_copy(update={"reference": "yes red" if i % 2 else "no"}) for i, prompt in enumerate(prompts[:7])
     ]
-    policy = PolicyPool(policies["base"], recipe).use(policies["short"])
+    policy = PolicyPool(policies["base"], recipe.run_settings()).use(policies["short"])
     found = reference_likelihoods(policy, asked, batch_size=3)
     for prompt, (nats, tokens) in zip(asked, found, strict=True):
         ids = render_prompt(policy.tokenizer, prompt.messages)
@@ -260,12 +262,12 @@ def test_pass_at_k_runs_the_tests_of_each_prompt(
         prompts[2].model_copy(update={"kind": "x"}),
     ]
     right, wrong = "```python\ndef double(n):\n    return 2 * n\n```", "def double(n): return n"
-    tokenizer = PolicyPool(policies["base"], recipe).tokenizer(policies["base"])
+    tokenizer = PolicyPool(policies["base"], recipe.run_settings()).tokenizer(policies["base"])
     policy: Any = Scripted(tokenizer, [right, wrong, "raise SystemExit(0)", right])
     stage = EvaluateStage.model_validate(SETTINGS | {"metrics": [
         {"kind": "pass_at_k", "k": k, "samples": 4, "seconds": 60, "kinds": ["odd"]} for k in (1, 2)
     ]})  # fmt: skip
-    context = StageContext("check", recipe, policies, {}, tmp_path, tmp_path)
+    context = stage_context("check", recipe, policies, {}, tmp_path, tmp_path)
     found, tokens = probe(
         stage.metrics, context, lambda: policy, policies["base"], code, sampling=stage.sampling, batch_size=8
     )

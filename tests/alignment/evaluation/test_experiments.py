@@ -8,16 +8,18 @@ from typing import Any
 
 import pytest
 
-from alignment.evaluation import overoptimisation, tournament
-from alignment.evaluation.frontier import best_of_kl
-from alignment.evaluation.overoptimisation import read_overoptimisation
-from alignment.evaluation.settings import OveroptimisationStage, TournamentStage
-from alignment.evaluation.tournament import read_tournament
-from alignment.models.loading import load_policy
-from alignment.recipe import Recipe
+from alignment.evaluation.reward_kl_curve import best_of_kl
+from alignment.models.load import load_policy
+from alignment.recipe.recipe import Recipe
+from alignment.recipe.stages.overoptimisation import OveroptimisationStage
+from alignment.recipe.stages.tournament import TournamentStage
 from alignment.records import Artifact, Prompt
 from alignment.stage import Progress, StageContext
+from alignment.stages import overoptimisation, tournament
+from alignment.stages.overoptimisation import Overoptimisation
+from alignment.stages.tournament import Tournament
 from alignment.workspace import folder_digest
+from tests.contexts import stage_context
 
 RUBRIC = """
 name: brief
@@ -38,7 +40,7 @@ def make(tmp_path: Path, policies: dict[str, Artifact], recipe: Recipe, prompts:
         for part in ("output", "checkpoints"):
             (tmp_path / folder / part).mkdir(parents=True, exist_ok=True)
         root = tmp_path / folder
-        return StageContext("check", recipe, inputs or policies, data, root / "output", root / "checkpoints", report)
+        return stage_context("check", recipe, inputs or policies, data, root / "output", root / "checkpoints", report)
 
     return make
 
@@ -54,7 +56,7 @@ def test_the_best_policy_goes_on(make: MakeContext, policies: dict[str, Artifact
     context = make("played", report=heard.append)
     stage = TournamentStage.model_validate(TOURNAMENT)
     result = tournament.run(stage, context)
-    found = read_tournament(context.output)
+    found = Tournament.model_validate_json((context.output / "tournament.json").read_text())
     assert result.kind == "model"
     assert heard[-1].step == heard[-1].total
     assert found.winner == found.standings[0].player == "short"
@@ -74,7 +76,7 @@ def test_the_best_policy_goes_on(make: MakeContext, policies: dict[str, Artifact
     # The output is the winner, and loads as one.
     winner = Artifact(name="t", kind="model", version=1, digest=folder_digest(context.output), path=str(context.output),
                       key="t")  # fmt: skip
-    load_policy(winner, policies["base"], recipe)
+    load_policy(winner, policies["base"], recipe.run_settings())
     weights = "adapter_model.safetensors"
     assert (context.output / weights).read_bytes() == (Path(policies["short"].path) / weights).read_bytes()
 
@@ -90,7 +92,7 @@ def test_a_tournament_goes_on_from_the_answers_it_has(make: MakeContext) -> None
 
 
 def test_halves_share_no_prompt(make: MakeContext) -> None:
-    from alignment.evaluation.answers import held_out_prompts
+    from alignment.rollouts.held_out import held_out_prompts
 
     context = make("halves")
     parts = {
@@ -116,7 +118,7 @@ def test_the_way_of_a_policy_is_measured(make: MakeContext, policies: dict[str, 
     heard: list[Progress] = []
     context = make("measured", policies | {"ppo": policy}, heard.append)
     result = overoptimisation.run(stage, context)
-    found = read_overoptimisation(context.output)
+    found = Overoptimisation.model_validate_json((context.output / "overoptimisation.json").read_text())
     # Eight answers of the start, two of each of two snapshots: the end is the second of them.
     assert heard[-1].step == heard[-1].total == found.prompts * (8 + 2 * 2)
     assert [one.step for one in heard] == sorted(one.step for one in heard)

@@ -3,7 +3,8 @@ import math
 import pytest
 
 from alignment.evaluation.gate import decide
-from alignment.recipe import Condition, EvaluateStage, Gate
+from alignment.recipe.gate import Condition, Gate
+from alignment.recipe.stages.evaluate import EvaluateStage
 
 
 def gate(*conditions: Condition) -> Gate:

@@ -2,10 +2,10 @@ from pathlib import Path
 
 import pytest
 
-from alignment.evaluation.judging import rubric_outcomes, score_outcomes
-from alignment.preferences.raters import SimulatedRater, simulated_raters
+from alignment.preferences.outcomes import rubric_outcomes, score_outcomes
 from alignment.preferences.rubric import Rubric, load_rubric
-from alignment.recipe import SimulatedRaters
+from alignment.preferences.simulated_raters import SimulatedRater, simulated_raters
+from alignment.recipe.base import SimulatedRaters
 from alignment.records import Message, Prompt, Response, Sampling
 
 RUBRIC = """

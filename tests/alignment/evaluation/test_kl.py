@@ -7,12 +7,12 @@ from hypothesis import strategies as st
 from torch.distributions import Categorical, kl_divergence
 
 from alignment.chat import render_prompt
-from alignment.evaluation import kl
-from alignment.evaluation.kl import kl_estimate, response_kl, token_kl
-from alignment.evaluation.models import PolicyPool
-from alignment.models.loading import load_policy
-from alignment.recipe import Recipe
+from alignment.metrics import kl
+from alignment.metrics.kl import mean_kl, response_kl, token_kl
+from alignment.models.load import load_policy
+from alignment.recipe.recipe import Recipe
 from alignment.records import Artifact, Prompt, Sampling
+from alignment.rollouts.policy_pool import PolicyPool
 from alignment.rollouts.transformers_engine import TransformersEngine
 
 PROMPT, RESPONSE = [3, 5, 6, 7, 4], [12, 7, 8, 9, 9, 6, 1]
@@ -45,12 +45,12 @@ def test_response_kl_is_the_whole_forward_passes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(kl, "CHUNK", chunk)
-    pool = PolicyPool(policies["base"], recipe)
+    pool = PolicyPool(policies["base"], recipe.run_settings())
     found = response_kl(lambda: pool.use(policies[policy]), lambda: pool.use(policies[reference]), PROMPT, RESPONSE)
     distributions = []
     with torch.inference_mode():
         for name in (policy, reference):
-            model, _ = load_policy(policies[name], policies["base"], recipe)
+            model, _ = load_policy(policies[name], policies["base"], recipe.run_settings())
             logits = model(input_ids=torch.tensor([PROMPT + RESPONSE])).logits[0, len(PROMPT) - 1 : -1]
             distributions.append(Categorical(logits=logits.double()))
     assert found == pytest.approx(float(kl_divergence(*distributions).sum()), rel=1e-4)
@@ -58,7 +58,7 @@ def test_response_kl_is_the_whole_forward_passes(
 
 
 def test_a_policy_is_at_no_distance_from_itself(policies: dict[str, Artifact], recipe: Recipe) -> None:
-    pool = PolicyPool(policies["base"], recipe)
+    pool = PolicyPool(policies["base"], recipe.run_settings())
     use = lambda: pool.use(policies["short"])  # noqa: E731
     assert response_kl(use, use, PROMPT, RESPONSE) == 0.0
     assert response_kl(use, use, PROMPT, RESPONSE[:1]) == 0.0
@@ -68,8 +68,8 @@ def test_it_estimates_the_same_as_the_sampled_log_ratio(
     policies: dict[str, Artifact], recipe: Recipe, prompts: list[Prompt]
 ) -> None:
     """E[Σ KL] = E[log p(y) - log q(y)] over responses y of the policy, and with less variance."""
-    pool = PolicyPool(policies["base"], recipe)
-    base, _ = load_policy(policies["base"], policies["base"], recipe)
+    pool = PolicyPool(policies["base"], recipe.run_settings())
+    base, _ = load_policy(policies["base"], policies["base"], recipe.run_settings())
     loaded = pool.use(policies["other"])
     asked = render_prompt(loaded.tokenizer, prompts[0].messages)
     engine = TransformersEngine(loaded.model, loaded.tokenizer, stop_ids=loaded.stop_ids, batch_size=120)
@@ -95,18 +95,18 @@ def test_it_estimates_the_same_as_the_sampled_log_ratio(
 
 
 def test_estimate_with_its_interval() -> None:
-    estimate = kl_estimate([1.0, 2.0, 3.0, 4.0, 10.0], max_new_tokens=8, seed=0)
+    estimate = mean_kl([1.0, 2.0, 3.0, 4.0, 10.0], max_new_tokens=8, seed=0)
     assert (estimate.value, estimate.n) == (4.0, 5)
     assert estimate.low is not None
     assert estimate.high is not None
     assert 1 < estimate.low < 4 < estimate.high < 10
-    single = kl_estimate([2.0], max_new_tokens=8, seed=0)
+    single = mean_kl([2.0], max_new_tokens=8, seed=0)
     assert (single.value, single.low, single.high) == (2.0, None, None)
     with pytest.raises(ValueError, match="at least one response"):
-        kl_estimate([], max_new_tokens=8, seed=0)
+        mean_kl([], max_new_tokens=8, seed=0)
 
 
 def test_nothing_to_compare_is_refused(policies: dict[str, Artifact], recipe: Recipe) -> None:
-    pool = PolicyPool(policies["base"], recipe)
+    pool = PolicyPool(policies["base"], recipe.run_settings())
     with pytest.raises(ValueError, match="at least one token"):
         response_kl(lambda: pool.use(policies["base"]), lambda: pool.use(policies["base"]), PROMPT, [])

@@ -1,5 +1,6 @@
 from alignment.evaluation.metric_names import evaluated_models, evaluation_judges, evaluation_metric_names
-from alignment.recipe import EvaluateStage, SimulatedRaters
+from alignment.recipe.base import SimulatedRaters
+from alignment.recipe.stages.evaluate import EvaluateStage
 
 
 def test_names_of_a_full_evaluation() -> None:

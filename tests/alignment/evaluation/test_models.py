@@ -1,11 +1,11 @@
 import pytest
 import torch
 
-from alignment.evaluation.models import PolicyPool
-from alignment.faults import StageError
-from alignment.models.loading import load_policy
-from alignment.recipe import Recipe
+from alignment.errors import StageError
+from alignment.models.load import load_policy
+from alignment.recipe.recipe import Recipe
 from alignment.records import Artifact
+from alignment.rollouts.policy_pool import PolicyPool
 
 IDS = torch.tensor([[3, 5, 6, 7, 4]])
 
@@ -17,12 +17,12 @@ def logits(pool: PolicyPool, artifact: Artifact) -> torch.Tensor:
 
 @torch.inference_mode()
 def alone(artifact: Artifact, base: Artifact, recipe: Recipe) -> torch.Tensor:
-    return load_policy(artifact, base, recipe)[0](input_ids=IDS).logits
+    return load_policy(artifact, base, recipe.run_settings())[0](input_ids=IDS).logits
 
 
 @pytest.mark.parametrize("order", [["base", "short", "other", "whole"], ["other", "base", "whole", "short", "base"]])
 def test_each_policy_is_itself_in_any_order(order: list[str], policies: dict[str, Artifact], recipe: Recipe) -> None:
-    pool = PolicyPool(policies["base"], recipe)
+    pool = PolicyPool(policies["base"], recipe.run_settings())
     expected = {name: alone(policies[name], policies["base"], recipe) for name in order}
     for name in order + order[::-1]:
         torch.testing.assert_close(logits(pool, policies[name]), expected[name], rtol=0, atol=0)
@@ -30,7 +30,7 @@ def test_each_policy_is_itself_in_any_order(order: list[str], policies: dict[str
 
 
 def test_adapters_share_the_base_and_nothing_is_loaded_twice(policies: dict[str, Artifact], recipe: Recipe) -> None:
-    pool = PolicyPool(policies["base"], recipe)
+    pool = PolicyPool(policies["base"], recipe.run_settings())
     weights = set()
     for name in ("base", "short", "other", "base", "short"):
         weights.add(pool.use(policies[name]).model.get_input_embeddings().weight.data_ptr())
@@ -42,6 +42,6 @@ def test_adapters_share_the_base_and_nothing_is_loaded_twice(policies: dict[str,
 
 
 def test_an_adapter_of_another_base_is_refused(policies: dict[str, Artifact], recipe: Recipe) -> None:
-    pool = PolicyPool(policies["whole"], recipe)
+    pool = PolicyPool(policies["whole"], recipe.run_settings())
     with pytest.raises(StageError, match="adapter for"):
         pool.use(policies["short"])

@@ -11,7 +11,7 @@ from scipy.optimize import minimize
 from scipy.special import log_expit
 
 from alignment.evaluation import ratings as solver
-from alignment.evaluation.ratings import POINTS, bradley_terry, win_probability
+from alignment.evaluation.ratings import POINTS, bradley_terry
 
 Rows = list[tuple[str, str, float]]
 
@@ -47,7 +47,6 @@ def test_two_players_by_hand() -> None:
     assert list(ratings) == ["a", "b"]
     assert ratings["a"].value == pytest.approx(1000 + 200 * math.log10(3))
     assert ratings["b"].value == pytest.approx(1000 - 200 * math.log10(3))
-    assert win_probability(ratings["a"], ratings["b"]) == pytest.approx(0.75)
     assert (ratings["a"].low, ratings["a"].games, ratings["a"].smoothed) == (None, 4, False)
 
 
@@ -94,8 +93,6 @@ def test_groups_that_never_met_are_told_apart() -> None:
     assert [ratings[p].smoothed for p in ("a", "x", "y")] == [False, True, True]
     assert ratings["a"].value == pytest.approx(1000)
     assert ratings["x"].value + ratings["y"].value == pytest.approx(2000)
-    with pytest.raises(ValueError, match="cannot be compared"):
-        win_probability(ratings["a"], ratings["x"])
 
 
 def test_ties_only() -> None:

@@ -4,9 +4,9 @@ import pytest
 
 from alignment.evaluation.bootstrap import difference, mean
 from alignment.evaluation.metric_names import evaluation_metric_names
-from alignment.evaluation.reward_metrics import all_sums, score_answers
 from alignment.evaluation.slices import leads_of
-from alignment.recipe import EvaluateStage
+from alignment.metrics.reward_metrics import all_sums, score_answers
+from alignment.recipe.stages.evaluate import EvaluateStage
 from alignment.records import Message, Prompt, Response, Sampling
 from alignment.reward.protocol import Component, Rewards
 

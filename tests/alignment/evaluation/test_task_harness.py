@@ -4,8 +4,8 @@ import sys
 
 import pytest
 
-from alignment.evaluation.task_harness import run_tasks
-from alignment.faults import InputError
+from alignment.errors import InputError
+from alignment.metrics.lm_eval import run_tasks
 
 
 def test_without_lm_eval_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

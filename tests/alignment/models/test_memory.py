@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from alignment.faults import StageError
+from alignment.errors import StageError
 from alignment.models.memory import naming_what_ran_out
 
 

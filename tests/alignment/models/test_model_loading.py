@@ -12,22 +12,19 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from alignment.chat import load_tokenizer, render_example
-from alignment.faults import StageError
-from alignment.loading import load_recipe
-from alignment.models.base import prepare_base
+from alignment.errors import StageError
+from alignment.models.adapters import add_lora
+from alignment.models.base_model import prepare_base
+from alignment.models.device import pick_device
 from alignment.models.export import export_merged
-from alignment.models.loading import (
-    add_lora,
-    load_policy,
-    load_reward_model,
-    new_reward_model,
-    pick_device,
-    save_policy,
-    stop_ids,
-)
-from alignment.recipe import Lora, ModelSettings, Recipe, Resources
+from alignment.models.load import load_policy, save_policy, stop_ids
+from alignment.models.reward_model import load_reward_model, new_reward_model, score
+from alignment.recipe.base import Lora
+from alignment.recipe.load import load_recipe
+from alignment.recipe.recipe import Recipe
+from alignment.recipe.resources import Resources
+from alignment.recipe.run_settings import ModelSettings
 from alignment.records import Artifact, Message
-from alignment.reward.model import score
 from alignment.workspace import Workspace, folder_digest
 
 MakeModel = Callable[..., Path]
@@ -50,7 +47,7 @@ def model(recipe: Recipe, make_model: MakeModel, tmp_path: Path) -> Artifact:
 
 def adapter_on(base: Artifact, recipe: Recipe, folder: Path, seed: int = 1) -> tuple[Artifact, PeftModel]:
     """An adapter that changes what its base says, saved; and as it was in memory."""
-    loaded, tokenizer = load_policy(base, base, recipe)
+    loaded, tokenizer = load_policy(base, base, recipe.run_settings())
     adapter = add_lora(loaded, Lora(rank=4))
     torch.manual_seed(seed)
     for name, weight in adapter.named_parameters():
@@ -68,16 +65,16 @@ def logits(policy: torch.nn.Module, tokenizer: object) -> torch.Tensor:
 
 def test_an_adapter_comes_back_to_the_bit(recipe: Recipe, model: Artifact, tmp_path: Path) -> None:
     saved, before = adapter_on(model, recipe, tmp_path / "adapter")
-    loaded, tokenizer = load_policy(saved, model, recipe)
+    loaded, tokenizer = load_policy(saved, model, recipe.run_settings())
     assert torch.equal(logits(loaded, tokenizer), logits(before, tokenizer))
-    plain, _ = load_policy(model, model, recipe)
+    plain, _ = load_policy(model, model, recipe.run_settings())
     assert not torch.allclose(logits(loaded, tokenizer), logits(plain, tokenizer), atol=0.1)
     assert not loaded.training
     assert not (tmp_path / "adapter" / "README.md").exists()
 
 
 def test_whole_weights_come_back_to_the_bit(recipe: Recipe, model: Artifact, tmp_path: Path) -> None:
-    before, tokenizer = load_policy(model, model, recipe)
+    before, tokenizer = load_policy(model, model, recipe.run_settings())
     with torch.no_grad():
         before.model.layers[0].mlp.up_proj.weight.mul_(1.5)
     save_policy(before, tokenizer, model, tmp_path / "whole")
@@ -88,7 +85,7 @@ def test_whole_weights_come_back_to_the_bit(recipe: Recipe, model: Artifact, tmp
 
 def test_adapters_stay_in_float32(recipe: Recipe, model: Artifact) -> None:
     """In bfloat16 an update a hundred times smaller than the weight would be lost."""
-    loaded, _ = load_policy(model, model, recipe, trainable=True)
+    loaded, _ = load_policy(model, model, recipe.run_settings(), trainable=True)
     adapter = add_lora(loaded, Lora(rank=4))
     trained = {weight.dtype for weight in adapter.parameters() if weight.requires_grad}
     assert trained == {torch.float32}
@@ -97,11 +94,11 @@ def test_adapters_stay_in_float32(recipe: Recipe, model: Artifact) -> None:
 
 def test_a_trainable_adapter_trains_its_own_weights_alone(recipe: Recipe, model: Artifact, tmp_path: Path) -> None:
     saved, _ = adapter_on(model, recipe, tmp_path / "adapter")
-    loaded, _ = load_policy(saved, model, recipe, trainable=True)
+    loaded, _ = load_policy(saved, model, recipe.run_settings(), trainable=True)
     trained = [name for name, weight in loaded.named_parameters() if weight.requires_grad]
     assert trained
     assert all("lora_" in name for name in trained)
-    frozen, _ = load_policy(saved, model, recipe)
+    frozen, _ = load_policy(saved, model, recipe.run_settings())
     assert not any(weight.requires_grad for name, weight in frozen.named_parameters() if "lora_" in name)
 
 
@@ -111,7 +108,7 @@ def test_an_adapter_on_another_base_is_refused(
     saved, _ = adapter_on(model, recipe, tmp_path / "adapter")
     other = artifact("base", make_model(tmp_path / "other", seed=9, dtype=recipe.model.dtype))
     with pytest.raises(StageError, match=rf"an adapter for base \({model.digest[:12]}\).*{other.digest[:12]}"):
-        load_policy(saved, other, recipe)
+        load_policy(saved, other, recipe.run_settings())
 
 
 def test_an_adapter_loads_without_this_project(recipe: Recipe, model: Artifact, tmp_path: Path) -> None:
@@ -126,8 +123,8 @@ def test_an_adapter_loads_without_this_project(recipe: Recipe, model: Artifact, 
 
 def test_a_new_reward_model_is_its_policy_with_a_head_of_zeros(recipe: Recipe, model: Artifact, tmp_path: Path) -> None:
     saved, _ = adapter_on(model, recipe, tmp_path / "adapter")
-    reward, tokenizer = new_reward_model(saved, model, recipe)
-    policy, _ = load_policy(saved, model, recipe)
+    reward, tokenizer = new_reward_model(saved, model, recipe.run_settings())
+    policy, _ = load_policy(saved, model, recipe.run_settings())
     trunk = policy.merge_and_unload()
     ids = torch.tensor([render_example(tokenizer, MESSAGES)[0]])
     with torch.inference_mode():
@@ -148,7 +145,7 @@ def test_a_score_depends_on_its_text_alone(
     """Not on what it is padded with or beside, also where the pad token is EOS."""
     recipe = load_recipe(make_recipe(tmp_path / "recipe"))
     base = artifact("base", make_model(tmp_path / "base", pad=pad))
-    reward, tokenizer = new_reward_model(base, base, recipe)
+    reward, tokenizer = new_reward_model(base, base, recipe.run_settings())
     torch.manual_seed(2)
     torch.nn.init.normal_(reward.score.weight)
     reward.save_pretrained(tmp_path / "reward")
@@ -206,8 +203,8 @@ def test_an_adapter_has_the_same_bytes_in_every_process(tiny_model: Path, tmp_pa
     program = (
         "import sys, torch\nfrom pathlib import Path\n"
         "from transformers import AutoModelForCausalLM, AutoTokenizer\n"
-        "from alignment.models.loading import add_lora, save_policy\n"
-        "from alignment.recipe import Lora\nfrom alignment.records import Artifact\n"
+        "from alignment.models.load import add_lora, save_policy\n"
+        "from alignment.recipe.recipe import Lora\nfrom alignment.records import Artifact\n"
         "base, output = sys.argv[1:]\ntorch.manual_seed(0)\n"
         "model = add_lora(AutoModelForCausalLM.from_pretrained(base), Lora(rank=2))\n"
         "artifact = Artifact(name='base', kind='model', version=1, digest='0', path=base, key=base)\n"

@@ -13,7 +13,9 @@ from alignment.plan.sizes import ModelSize, model_size
 from alignment.plan.stages import Planner
 from alignment.plan.texts import Measured, Pair, Texts
 from alignment.plan.work import Draw, Pass, StageWork, flops, key_value_bytes, largest_batch, seconds
-from alignment.recipe import Lora, Recipe, Resources, Stage
+from alignment.recipe.base import Lora
+from alignment.recipe.recipe import Recipe, Stage
+from alignment.recipe.resources import Resources
 
 SMOLLM2 = {
     "vocab_size": 49152, "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30,
@@ -102,17 +104,18 @@ def test_a_gpt2_and_an_untied_head() -> None:
 
 
 def test_constants_are_those_of_the_code_that_is_planned() -> None:
-    from alignment.models import shared_prefix
+    from alignment.models import prefix_sharing
     from alignment.plan import memory, stages
-    from alignment.policy import ppo_rollout, token_logprobs
+    from alignment.policy.ppo import experience
+    from alignment.training import token_logprobs
 
-    assert shared_prefix.NODES["cpu"] == stages.NODES
-    assert stages.FORWARD_ONLY == ppo_rollout.FORWARD_ONLY
+    assert prefix_sharing.NODES["cpu"] == stages.NODES
+    assert stages.FORWARD_ONLY == experience.FORWARD_ONLY
     assert (memory.CHUNK_ENTRIES, memory.CHUNK_TOKENS) == (token_logprobs.CHUNK_ENTRIES, token_logprobs.CHUNK_TOKENS)
 
 
 def test_the_known_configuration_of_the_embedded_model_is_this_one() -> None:
-    from alignment.models.check import EMBEDDED_SHAPE
+    from alignment.checks.model import EMBEDDED_SHAPE
 
     assert SMOLLM2.items() <= EMBEDDED_SHAPE["smollm2-135m"].items()
 

@@ -7,9 +7,9 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
 
-from alignment.policy.ppo_models import frozen_copy
-from alignment.policy.ppo_trainer import PpoTrainer
-from alignment.recipe import PpoStage
+from alignment.policy.ppo.actor_critic import frozen_copy
+from alignment.policy.ppo.trainer import PpoTrainer
+from alignment.recipe.stages.ppo import PpoStage
 from alignment.records import Message, Prompt, Sampling
 from alignment.rollouts.transformers_engine import TransformersEngine
 

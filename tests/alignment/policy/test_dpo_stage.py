@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from alignment.data.jsonl import read_records, write_records
-from alignment.faults import StageError
-from alignment.models.loading import load_policy
-from alignment.policy.dpo import run
+from alignment.errors import StageError
+from alignment.models.load import load_policy
 from alignment.records import Artifact, PreferencePair
 from alignment.stage import StageContext
+from alignment.stages.dpo import run
 from alignment.workspace import folder_digest
 
 MakeContext = Callable[..., StageContext]
@@ -31,7 +31,7 @@ def curve(folder: Path, name: str = "loss") -> list[float]:
 
 def answer_logprobs(artifact: Artifact, base: Artifact, context: StageContext) -> list[tuple[float, float]]:
     """log π(chosen | prompt) and log π(rejected | prompt) of every pair, EOS included, from the text alone."""
-    model, tokenizer = load_policy(artifact, base, context.recipe)
+    model, tokenizer = load_policy(artifact, base, context.run)
     pairs = read_records(Path(context.inputs["preferences"].path) / "pairs.jsonl", PreferencePair)
 
     def logprob(pair: PreferencePair, answer: str) -> float:
@@ -148,7 +148,7 @@ def test_pairs_that_leave_no_room_for_an_answer_are_counted(
 def test_snapshots_are_models_and_the_last_is_the_end(
     one_step: StageContext, base: Artifact, make_context: MakeContext, tmp_path: Path
 ) -> None:
-    from alignment.policy.snapshots import snapshots_of
+    from alignment.training.snapshots import snapshots_of
 
     settings = WHOLE_BATCH | {"epochs": 2, "snapshot_every": 1}
     again = make_context(tmp_path, "dpo", one_step.inputs, settings=settings)
@@ -161,4 +161,4 @@ def test_snapshots_are_models_and_the_last_is_the_end(
 
     assert weights(found[1].path) == weights(one_step.output)  # two steps, and one: the first is the same
     assert weights(found[2].path) == weights(again.output)
-    load_policy(found[1], base, again.recipe)
+    load_policy(found[1], base, again.run)

@@ -11,11 +11,11 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
-from alignment.policy.grpo import run
-from alignment.recipe import Recipe
+from alignment.recipe.recipe import Recipe
 from alignment.records import Artifact
-from alignment.stage import StageContext
+from alignment.stages.grpo import run
 from alignment.workspace import folder_digest
+from tests.contexts import stage_context
 
 DIGITS = range(10, 16)
 TEMPLATE = (
@@ -88,7 +88,7 @@ def train(tiny, tmp_path):
              "stages": {"policy": stage}, "resources": {"device": "cpu"}}
         )  # fmt: skip
         task = stage["rewards"][0]["function"].split(":")[1]
-        context = StageContext(
+        context = stage_context(
             "policy", recipe, {"base": artifact("base", root / "base")},
             {"prompts": root / "prompts.jsonl", f"function:{task}": root / "rewards.py"},
             root / "output", root / "checkpoints",
@@ -162,7 +162,7 @@ def test_a_model_that_tells_stories_learns_short_sentences(kind, seed, tmp_path,
     )  # fmt: skip
     data = {"prompts": tmp_path / "prompts.jsonl", "function:short_sentences": tmp_path / "rewards.py"}
     inputs = {"base": artifact("base", tmp_path / "base")}
-    context = StageContext("policy", recipe, inputs, data, tmp_path / "output", tmp_path / "checkpoints")
+    context = stage_context("policy", recipe, inputs, data, tmp_path / "output", tmp_path / "checkpoints")
     for path in (context.output, context.checkpoints):
         path.mkdir()
     result = run(recipe.stages["policy"], context)

@@ -8,14 +8,16 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from alignment.faults import StageError
-from alignment.models.loading import is_adapter, load_policy, new_reward_model
-from alignment.policy.group_monitor import all_alarms
-from alignment.policy.group_settings import GrpoLoss, GrpoStage
-from alignment.policy.group_trainer import run_dataset
-from alignment.policy.grpo import run
+from alignment.errors import StageError
+from alignment.models.adapters import is_adapter
+from alignment.models.load import load_policy
+from alignment.models.reward_model import new_reward_model
+from alignment.policy.grpo.metrics import all_alarms
+from alignment.policy.grpo.trainer import run_dataset
+from alignment.recipe.stages.grpo import GrpoLoss, GrpoStage
 from alignment.records import Artifact, Message, Prompt
 from alignment.stage import Progress
+from alignment.stages.grpo import run
 from alignment.workspace import folder_digest
 
 LORA = {"rank": 4, "alpha": 8}
@@ -73,8 +75,8 @@ def moved(context, base):
         path=str(context.output),
         key="policy",
     )
-    before, tokenizer = load_policy(context.inputs[settings.model], base, context.recipe)
-    after, _ = load_policy(trained, base, context.recipe)
+    before, tokenizer = load_policy(context.inputs[settings.model], base, context.run)
+    after, _ = load_policy(trained, base, context.run)
     ids = torch.tensor([tokenizer("What colour", add_special_tokens=False)["input_ids"]])
     return trained, not torch.equal(before(ids).logits, after(ids).logits)
 
@@ -193,7 +195,7 @@ def test_a_broken_reward_stops_the_run_and_shows_the_answer(train, tmp_path):
 
 def test_another_chat_template_is_an_error_before_training(train, base, make_context, tmp_path):
     context = make_context(tmp_path / "made", "sft", {"base": base})
-    model, tokenizer = new_reward_model(base, base, context.recipe)
+    model, tokenizer = new_reward_model(base, base, context.run)
     folders = {}
     for name in ("same", "other"):
         folders[name] = tmp_path / name

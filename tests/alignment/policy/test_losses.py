@@ -8,13 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alignment.policy.losses import (
-    importance_weights,
-    kl_estimate,
-    masked_mean,
-    ppo_policy_loss,
-    ppo_value_loss,
-)
+from alignment.policy.losses import importance_weights, kl_estimate, masked_mean, ppo_policy_loss, ppo_value_loss
 
 NAN = float("nan")
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from alignment.faults import StageError
+from alignment.errors import StageError
 from alignment.rollouts.transformers_engine import TransformersEngine
 
 

@@ -7,11 +7,10 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, Gemma2Config, GPT2Config
 
-from alignment.faults import StageError
-from alignment.models.attention import quick_backward
-from alignment.models.shared_prefix import share_prefixes
-from alignment.policy.ppo_batch import Episode, collate
-from alignment.policy.ppo_models import (
+from alignment.errors import StageError
+from alignment.models.cpu_attention import quick_backward
+from alignment.models.prefix_sharing import share_prefixes
+from alignment.policy.ppo.actor_critic import (
     ActorCritic,
     adapter_off,
     check_head,
@@ -19,6 +18,7 @@ from alignment.policy.ppo_models import (
     frozen_copy,
     reference_logprobs,
 )
+from alignment.policy.ppo.batch import Episode, collate
 from alignment.rollouts.engine import Completion
 
 ADAPTER = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")

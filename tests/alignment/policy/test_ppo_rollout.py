@@ -5,11 +5,11 @@ import math
 import pytest
 import torch
 
-from alignment.faults import StageError
-from alignment.policy.ppo_batch import by_length, collate, dealt
-from alignment.policy.ppo_controller import KlController
-from alignment.policy.ppo_models import ActorCritic, frozen_copy
-from alignment.policy.ppo_rollout import (
+from alignment.distributed.workers import Team
+from alignment.errors import StageError
+from alignment.policy.ppo.actor_critic import ActorCritic, frozen_copy
+from alignment.policy.ppo.batch import by_length, collate, dealt
+from alignment.policy.ppo.experience import (
     beyond_others,
     checked_scores,
     choose_prompts,
@@ -17,9 +17,9 @@ from alignment.policy.ppo_rollout import (
     sample,
     token_rewards,
 )
+from alignment.policy.ppo.kl_controller import KlController
 from alignment.rollouts.engine import Completion
 from alignment.rollouts.transformers_engine import TransformersEngine
-from alignment.workers import Team
 
 
 def episodes_of(tiny, policy, settings, step=0):

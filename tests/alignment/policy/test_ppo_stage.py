@@ -11,14 +11,18 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from alignment.chat import load_tokenizer
 from alignment.data.prompts import load_prompts
-from alignment.faults import StageError
-from alignment.models.loading import add_lora, is_adapter, load_policy, new_reward_model, save_policy
-from alignment.policy.ppo import run
-from alignment.policy.snapshots import snapshots_of
-from alignment.recipe import Lora, PpoStage, Recipe
+from alignment.errors import StageError
+from alignment.models.adapters import add_lora, is_adapter
+from alignment.models.load import load_policy, save_policy
+from alignment.models.reward_model import new_reward_model
+from alignment.recipe.base import Lora
+from alignment.recipe.recipe import Recipe
+from alignment.recipe.stages.ppo import PpoStage
 from alignment.records import Artifact
-from alignment.stage import StageContext
+from alignment.stages.ppo import run
+from alignment.training.snapshots import snapshots_of
 from alignment.workspace import folder_digest
+from tests.contexts import stage_context
 
 SPECIAL = ["<unk>", "</s>", "<pad>", "<user>", "<assistant>"]
 WORDS = [*SPECIAL, "say", "red", "blue", "green", "gold", "very", "so", "and", "yes", "no", "then"]
@@ -67,13 +71,13 @@ def made(tmp_path_factory):
     tokenizer.save_pretrained(root / "base")
     base = artifact("base", root / "base")
     recipe = recipe_of({})
-    policy, tokenizer = load_policy(base, base, recipe)
+    policy, tokenizer = load_policy(base, base, recipe.run_settings())
     policy = add_lora(policy, Lora(rank=4, alpha=8))
     for name, parameter in policy.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.2)
     save_policy(policy, tokenizer, base, root / "sft")
-    reward, _ = new_reward_model(base, base, recipe)
+    reward, _ = new_reward_model(base, base, recipe.run_settings())
     torch.nn.init.normal_(reward.score.weight)
     reward.save_pretrained(root / "reward")
     tokenizer.save_pretrained(root / "reward")
@@ -86,7 +90,7 @@ def made(tmp_path_factory):
 def context_of(made, folder, stage, dtype="float32", **replaced):
     inputs, data = made
     seen = []
-    context = StageContext(
+    context = stage_context(
         "ppo", recipe_of(stage, dtype), inputs | replaced, data, folder / "output", folder / "checkpoints", seen.append
     )
     for path in (context.output, context.checkpoints):
@@ -125,8 +129,8 @@ def test_a_run_makes_a_policy_that_moved(stage, dtype, made, tmp_path):
     assert is_adapter(trained) == (settings.lora is not None)
     weights = Path(context.output) / ("adapter_model.safetensors" if settings.lora else "model.safetensors")
     assert weights.exists()
-    before, tokenizer = load_policy(context.inputs[settings.model], context.inputs["base"], context.recipe)
-    after, _ = load_policy(trained, context.inputs["base"], context.recipe)
+    before, tokenizer = load_policy(context.inputs[settings.model], context.inputs["base"], context.run)
+    after, _ = load_policy(trained, context.inputs["base"], context.run)
     ids = torch.tensor([tokenizer("<user> say red blue <assistant>", add_special_tokens=False)["input_ids"]])
     assert not torch.equal(before(ids).logits, after(ids).logits)
 
@@ -231,4 +235,4 @@ def test_snapshots_are_models_and_the_last_is_the_end(made, tmp_path):
     assert list(found) == [2, 4]
     weights = [(Path(one.path) / "adapter_model.safetensors").read_bytes() for one in found.values()]
     assert weights[0] != weights[1] == (context.output / "adapter_model.safetensors").read_bytes()
-    load_policy(found[2], context.inputs["base"], context.recipe)
+    load_policy(found[2], context.inputs["base"], context.run)

@@ -6,11 +6,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from alignment.faults import StageError
-from alignment.policy.ppo_batch import by_length
-from alignment.policy.ppo_optimizer import MasterAdamW, factor
-from alignment.policy.ppo_rollout import checked_scores, choose_prompts, make_experience, sample
-from alignment.policy.ppo_update import piece_loss, update
+from alignment.errors import StageError
+from alignment.policy.ppo.batch import by_length
+from alignment.policy.ppo.experience import checked_scores, choose_prompts, make_experience, sample
+from alignment.policy.ppo.master_adamw import MasterAdamW, factor
+from alignment.policy.ppo.update import piece_loss, update
 
 
 def made(tiny, **options):

@@ -7,7 +7,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from trl.trainer.utils import add_fused_lm_head
 
-from alignment.policy.response_head import add_response_head
+from alignment.training.response_head import add_response_head
 
 
 @pytest.fixture

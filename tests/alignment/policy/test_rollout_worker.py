@@ -3,12 +3,13 @@
 import pytest
 import torch
 
-from alignment.faults import StageError
-from alignment.models.loading import add_lora, load_policy
-from alignment.policy.rollout_worker import RolloutWorker, trained
-from alignment.recipe import Lora
+from alignment.errors import StageError
+from alignment.models.adapters import add_lora
+from alignment.models.load import load_policy
+from alignment.policy.ppo.rollout_worker import RolloutWorker, trained
+from alignment.recipe.base import Lora
 from alignment.records import Sampling
-from alignment.rollouts.build import local_engine
+from alignment.rollouts.factory import local_engine
 
 PPO = {"kind": "ppo", "model": "sft", "steps": 1, "rewards": [{"kind": "length"}], "lora": {"rank": 4, "alpha": 8}}
 PROMPTS = [(5, 6, 7), (8, 9)]
@@ -29,7 +30,7 @@ def test_it_draws_what_the_policy_draws(kind, base, sft, make_context, tmp_path)
     changes = {"model": model} | ({"lora": None} if kind == "whole weights" else {})
     context = make_context(tmp_path, "ppo", {"base": base, "sft": sft}, changes={"stages.ppo": PPO | changes})
     settings = context.recipe.stages["ppo"]
-    policy, tokenizer = load_policy(context.inputs[model], base, context.recipe, trainable=True)
+    policy, tokenizer = load_policy(context.inputs[model], base, context.run, trainable=True)
     if kind == "fresh adapter":
         policy = add_lora(policy, Lora(rank=4, alpha=8))
     worker = RolloutWorker(settings, context)

@@ -10,10 +10,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from alignment.faults import StageError
-from alignment.policy.sft import run
+from alignment.errors import StageError
 from alignment.records import Artifact
 from alignment.stage import StageContext
+from alignment.stages.sft import run
 
 MakeContext = Callable[..., StageContext]
 ONE_STEP = {"epochs": 1, "batch_size": 12, "learning_rate": 1e-3, "warmup": 0, "schedule": "constant"}

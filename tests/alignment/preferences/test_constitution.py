@@ -8,16 +8,17 @@ import pytest
 from pydantic import ValidationError
 
 from alignment.data.jsonl import read_records, write_records
-from alignment.faults import InputError, StageError
-from alignment.preferences.constitution import Revision, draw, run
-from alignment.preferences.feedback_report import ConstitutionFigures
-from alignment.preferences.feedback_settings import ConstitutionStage, Principle
-from alignment.preferences.judges import endpoint as endpoint_module
+from alignment.errors import InputError, StageError
+from alignment.judges import openai_endpoint as endpoint_module
+from alignment.preferences.ai_feedback_report import ConstitutionFigures
 from alignment.preferences.principles import load_constitution
-from alignment.recipe import ModelSettings, Recipe
+from alignment.recipe.recipe import Recipe
+from alignment.recipe.run_settings import ModelSettings
+from alignment.recipe.stages.ai_feedback import ConstitutionStage, Principle
 from alignment.records import Artifact, Demonstration, Message, PreferencePair, Prompt, Response, Sampling
-from alignment.stage import StageContext
-from tests.alignment.preferences.judges.fake_server import Answer, FakeServer
+from alignment.stages.constitution import Revision, draw, run
+from tests.alignment.judges.fake_server import Answer, FakeServer
+from tests.contexts import stage_context
 
 PRINCIPLES = [
     {"name": "short", "critique": "What is too long?", "revision": "Make it short."},
@@ -63,7 +64,7 @@ def context(folder: Path, settings: ConstitutionStage, texts: list[str], data: d
         (folder / part).mkdir(parents=True, exist_ok=True)
     recipe = Recipe(name="r", seed=3, model=ModelSettings(base="b"), stages={"revisions": settings})
     inputs = {"responses": sampled(folder / "responses", texts)}
-    return StageContext("revisions", recipe, inputs, data or {}, folder / "output", folder / "checkpoints",
+    return stage_context("revisions", recipe, inputs, data or {}, folder / "output", folder / "checkpoints",
                         kept=folder / "kept")  # fmt: skip
 
 

@@ -5,11 +5,15 @@ from statistics import fmean
 import pytest
 
 from alignment.data.jsonl import read_records, write_records
-from alignment.faults import StageError
-from alignment.preferences.stage import run
-from alignment.recipe import ModelSettings, PreferencesStage, Recipe, SimulatedRaters
+from alignment.errors import StageError
+from alignment.recipe.base import SimulatedRaters
+from alignment.recipe.recipe import Recipe
+from alignment.recipe.run_settings import ModelSettings
+from alignment.recipe.stages.preferences import PreferencesStage
 from alignment.records import Artifact, Comparison, Message, PreferencePair, Prompt, Response, Sampling, Vote
 from alignment.stage import Progress, StageContext
+from alignment.stages.preferences import run
+from tests.contexts import stage_context
 
 RUBRIC = Path(__file__).parents[3] / "flows" / "recipes" / "quickstart" / "rubric.yaml"
 ANSWERS = {
@@ -45,7 +49,7 @@ def context(tmp_path: Path, answers: dict[tuple[str, str, str | None], list[str]
     output, checkpoints = tmp_path / "output", tmp_path / "checkpoints"
     output.mkdir(parents=True, exist_ok=True)
     checkpoints.mkdir(exist_ok=True)
-    return StageContext(
+    return stage_context(
         name="preferences",
         recipe=Recipe(name="r", seed=3, model=ModelSettings(base="b"), stages={"preferences": settings()}),
         inputs={"sample": Artifact(name="sample", kind="responses", version=1, digest="0", path=str(sampled), key="k")},

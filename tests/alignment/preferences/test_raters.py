@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from alignment.preferences.raters import Rater, SimulatedRater, simulated_raters
 from alignment.preferences.rubric import Rubric
-from alignment.recipe import SimulatedRaters
+from alignment.preferences.simulated_raters import Rater, SimulatedRater, simulated_raters
+from alignment.recipe.base import SimulatedRaters
 
 Make = Callable[..., Any]
 

@@ -7,9 +7,9 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alignment.faults import InputError
-from alignment.preferences.measures import ramp, short_answer
+from alignment.errors import InputError
 from alignment.preferences.rubric import Rubric, load_rubric, score
+from alignment.preferences.rubric_measures import ramp, short_answer
 from alignment.records import Message, Prompt, Response, Sampling
 
 Make = Callable[..., Any]

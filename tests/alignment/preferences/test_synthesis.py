@@ -9,14 +9,15 @@ from typing import Any
 import pytest
 
 from alignment.data.jsonl import read_records
-from alignment.faults import StageError
-from alignment.preferences.feedback_report import SynthesisFigures
-from alignment.preferences.feedback_settings import SynthesisStage
-from alignment.preferences.synthesis import Origin, plan, run
-from alignment.recipe import Recipe
+from alignment.errors import StageError
+from alignment.preferences.ai_feedback_report import SynthesisFigures
+from alignment.recipe.recipe import Recipe
+from alignment.recipe.stages.ai_feedback import SynthesisStage
 from alignment.records import Artifact, Message, Prompt, Response
 from alignment.stage import StageContext
-from tests.alignment.preferences.judges.fake_server import Answer, FakeServer
+from alignment.stages.synthesis import Origin, plan, run
+from tests.alignment.judges.fake_server import Answer, FakeServer
+from tests.contexts import stage_context
 
 PRINCIPLES = {"brief": "Be brief.", "full": "Explain.", "plain": "Be plain."}
 MakeContext = Callable[..., StageContext]
@@ -80,7 +81,7 @@ def test_endpoints_answer_and_repeats_are_left_out(server: FakeServer, tmp_path:
     )
     for part in ("output", "checkpoints", "kept"):
         (tmp_path / part).mkdir()
-    context = StageContext("s", recipe, {}, {"prompts": path}, tmp_path / "output", tmp_path / "checkpoints",
+    context = stage_context("s", recipe, {}, {"prompts": path}, tmp_path / "output", tmp_path / "checkpoints",
                            kept=tmp_path / "kept")  # fmt: skip
     result = run(settings, context)
     figures = SynthesisFigures.model_validate_json((context.output / "synthesis.json").read_text())

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from alignment.evaluation.gate import GateVerdict, decide
-from alignment.recipe import Recipe
+from alignment.recipe.recipe import Recipe
 from alignment.records import Artifact
 from alignment.registry import Provenance
 from alignment.registry.store import connect

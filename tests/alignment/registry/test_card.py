@@ -7,7 +7,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 from alignment.evaluation.gate import GateVerdict
-from alignment.recipe import Recipe
+from alignment.recipe.recipe import Recipe
 from alignment.records import Artifact
 from alignment.registry import Provenance, register
 from alignment.workspace import Workspace

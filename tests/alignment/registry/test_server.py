@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from alignment.evaluation.gate import GateVerdict
-from alignment.recipe import Recipe
+from alignment.recipe.recipe import Recipe
 from alignment.records import Artifact
 from alignment.registry import Provenance, list_versions, register, show
 from alignment.registry.store import Store

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from alignment.errors import InputError, StageError
 from alignment.evaluation.gate import GateVerdict
-from alignment.faults import InputError, StageError
-from alignment.recipe import Recipe
+from alignment.recipe.recipe import Recipe
 from alignment.records import Artifact
 from alignment.registry import Provenance, RegisteredVersion, find, list_versions, promote, register, rollback, show
 from alignment.registry.champion import champion_artifact

@@ -12,15 +12,17 @@ import pytest
 from alignment.data.prompts import load_prompts
 from alignment.evaluation.calibration import calibration_error, pair_accuracy, pair_predictions, reliability
 from alignment.evaluation.gate import decide
-from alignment.evaluation.kl import kl_estimate
-from alignment.evaluation.metrics import measure
-from alignment.evaluation.results import evaluation, metrics, samples
 from alignment.evaluation.slices import accuracy_slices
-from alignment.loading import dump_recipe, load_recipe, recipe_digest
-from alignment.recipe import EvaluateStage, Recipe, stage_inputs
+from alignment.metrics.kl import mean_kl
+from alignment.metrics.measure import measure
+from alignment.metrics.results import evaluation, metrics, samples
+from alignment.recipe.graph import stage_inputs
+from alignment.recipe.load import dump_recipe, load_recipe, recipe_digest
+from alignment.recipe.recipe import Recipe
+from alignment.recipe.stages.evaluate import EvaluateStage
 from alignment.records import Artifact, Message, PreferencePair, Prompt, Response, Sampling
 from alignment.report import build_report
-from alignment.report.model import Command, Registered, RunReport
+from alignment.report.run_report import Command, Registered, RunReport
 from alignment.workspace import Workspace, folder_digest
 
 QUICKSTART = Path(__file__).parents[3] / "flows" / "recipes" / "quickstart.yaml"
@@ -228,7 +230,7 @@ def _evaluation_files(
     }
     rewards = {model: [rng.gauss(0, 1) for _ in prompts] for model in answers}
     judges = {"rubric": "3 simulated raters that follow quickstart/rubric.yaml", "reward": "the reward model reward@1"}
-    kl = kl_estimate([rng.gauss(21, 6) for _ in range(16)], max_new_tokens=64, seed=0)
+    kl = mean_kl([rng.gauss(21, 6) for _ in range(16)], max_new_tokens=64, seed=0)
     sums = {model: measure(settings.metrics, prompts, given) for model, given in answers.items()}
     templates = dict.fromkeys(answers, "5a2f" * 16)
     found = evaluation(

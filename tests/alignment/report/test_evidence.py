@@ -7,8 +7,8 @@ import pytest
 
 from alignment.evaluation.leaderboard import Game, leaderboard
 from alignment.report import evidence_words
-from alignment.report.model import FigureReport
 from alignment.report.page import render
+from alignment.report.run_report import FigureReport
 from alignment.workspace import Workspace
 
 Run: TypeAlias = Any  # the FinishedRun of conftest.py, which cannot be imported

@@ -7,7 +7,7 @@ from typing import Any
 import lxml.html
 import pytest
 
-from alignment.recipe import Recipe
+from alignment.recipe.recipe import Recipe
 from alignment.records import Artifact
 from alignment.report import distance_plots
 from alignment.report.experiments import overoptimisations, tournaments

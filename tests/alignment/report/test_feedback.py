@@ -5,8 +5,8 @@ from typing import Any
 
 import lxml.html
 
-from alignment.preferences.feedback_report import Check, ConstitutionFigures, PrincipleFigures, SynthesisFigures
-from alignment.recipe import Recipe
+from alignment.preferences.ai_feedback_report import Check, ConstitutionFigures, PrincipleFigures, SynthesisFigures
+from alignment.recipe.recipe import Recipe
 from alignment.records import Artifact
 from alignment.report.feedback import constitutions, syntheses
 from alignment.report.judges import uncalibrated

@@ -2,9 +2,9 @@
 
 import xml.etree.ElementTree as ET
 
-from alignment.report.model import Edge, LineageReport, Node
-from alignment.report.picture import figure_svg, lineage_svg
+from alignment.report.run_report import Edge, LineageReport, Node
 from alignment.report.svg import Figure, Label
+from alignment.report.svg_export import figure_svg, lineage_svg
 
 SVG = "{http://www.w3.org/2000/svg}"
 

@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 import lxml.html
 import pytest
 
-from alignment.recipe import Recipe
+from alignment.recipe.recipe import Recipe
 from alignment.records import Message, Prompt
 from alignment.report import RunReport, write_report
 from alignment.report.page import render

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alignment.report.graph import BOX, draw
-from alignment.report.model import Edge, LineageReport, Node
+from alignment.report.lineage_graph import BOX, draw
+from alignment.report.run_report import Edge, LineageReport, Node
 from alignment.report.svg import Plane, histogram, nice_ticks, padded
 
 numbers = st.floats(-1e6, 1e6, allow_nan=False)

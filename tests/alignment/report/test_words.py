@@ -3,7 +3,7 @@
 import pytest
 
 from alignment.evaluation.gate import decide
-from alignment.recipe import Condition, Gate
+from alignment.recipe.gate import Condition, Gate
 from alignment.report import words
 
 

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from alignment.faults import StageError
+from alignment.errors import StageError
+from alignment.recipe.rewards import FunctionReward
 from alignment.records import Message, Prompt
-from alignment.reward.functions import function, problem_of
 from alignment.reward.protocol import Answer, Component, Rewards
-from alignment.reward.settings import FunctionReward
+from alignment.reward.user_function import function, problem_of
 
 USERS = """
 import asyncio

@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 
-from alignment.data.check import RecipeData
+from alignment.checks.data import RecipeData
+from alignment.checks.graph import wiring_faults
+from alignment.checks.rewards import reward_faults
 from alignment.data.prompts import numbered_prompts
-from alignment.faults import InputError
-from alignment.loading import load_recipe, resolve_data, with_absolute_data
-from alignment.recipe import stage_inputs
-from alignment.reward.check import reward_faults
-from alignment.wiring import wiring_faults
+from alignment.errors import InputError
+from alignment.recipe.files import resolve_data, with_absolute_data
+from alignment.recipe.graph import stage_inputs
+from alignment.recipe.load import load_recipe
 
 MakeRecipe = Callable[..., Path]
 FUNCTION = "def score(prompts, responses, references):\n    return [1.0] * len(responses)\n"
@@ -118,7 +119,7 @@ def test_what_the_file_holds_is_part_of_the_key_and_its_place_is_not(
 ) -> None:
     from alignment.records import Artifact
     from alignment.workspace import Workspace
-    from flows.stages import make_job
+    from flows.pipeline.stage_task import make_job
 
     base = Artifact(name="base", kind="model", version=1, digest="0", path=str(tmp_path), key="base")
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from alignment.data.jsonl import read_records
-from alignment.models.loading import load_reward_model
+from alignment.models.reward_model import load_reward_model
 from alignment.records import Artifact, PreferencePair
-from alignment.reward.model import run
 from alignment.stage import StageContext
+from alignment.stages.reward import run
 from alignment.workspace import folder_digest
 
 MakeContext = Callable[..., StageContext]
@@ -51,7 +51,7 @@ def test_held_out_accuracy_is_of_the_saved_model_on_pairs_it_never_saw(trained: 
     context, result = trained
     folder = context.output
     saved = Artifact(name="reward", kind="reward_model", version=1, digest="0", path=str(folder), key="reward")
-    model, tokenizer = load_reward_model(saved, context.recipe)
+    model, tokenizer = load_reward_model(saved, context.run)
     pairs = read_records(Path(context.inputs["preferences"].path) / "pairs.jsonl", PreferencePair)
 
     def reward(pair: PreferencePair, answer: str) -> float:

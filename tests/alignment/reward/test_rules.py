@@ -2,6 +2,14 @@
 
 import pytest
 
+from alignment.recipe.rewards import (
+    FormatReward,
+    KeywordsReward,
+    LanguageReward,
+    LengthPenalty,
+    LengthReward,
+    RepetitionPenalty,
+)
 from alignment.records import Message, Prompt
 from alignment.reward.protocol import Answer
 from alignment.reward.rules import (
@@ -13,14 +21,6 @@ from alignment.reward.rules import (
     length_penalty,
     measured,
     repetition_penalty,
-)
-from alignment.reward.settings import (
-    FormatReward,
-    KeywordsReward,
-    LanguageReward,
-    LengthPenalty,
-    LengthReward,
-    RepetitionPenalty,
 )
 
 

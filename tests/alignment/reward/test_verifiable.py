@@ -2,10 +2,10 @@
 
 import pytest
 
-from alignment.faults import StageError
+from alignment.errors import StageError
+from alignment.recipe.rewards import ChoiceReward, CodeReward, ExactReward, JsonReward, NumberReward, RegexReward
 from alignment.records import Message, Prompt
 from alignment.reward.protocol import Answer
-from alignment.reward.settings import ChoiceReward, CodeReward, ExactReward, JsonReward, NumberReward, RegexReward
 from alignment.reward.verifiable import choice, code, exact, fenced, json_schema, number, regex
 
 

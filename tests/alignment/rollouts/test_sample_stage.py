@@ -6,11 +6,11 @@ from pydantic import ValidationError
 
 from alignment.chat import render_prompt
 from alignment.data.jsonl import read_records
-from alignment.models.loading import load_policy, new_reward_model
-from alignment.recipe import SampleStage
+from alignment.models.load import load_policy
+from alignment.models.reward_model import new_reward_model, score
+from alignment.recipe.stages.sample import SampleStage
 from alignment.records import Prompt, Response
-from alignment.reward.model import score
-from alignment.rollouts.stage import run
+from alignment.stages.sample import run
 from alignment.workspace import folder_digest
 
 STAGE = {"kind": "sample", "model": "base", "per_prompt": 2, "batch_size": 16,
@@ -20,13 +20,13 @@ STAGE = {"kind": "sample", "model": "base", "per_prompt": 2, "batch_size": 16,
 def test_the_kept_responses_score_higher_than_plain_ones(make_context, base, tmp_path):
     plain = make_context(tmp_path / "plain", "responses", {"base": base})
     torch.manual_seed(0)
-    model, tokenizer = new_reward_model(base, base, plain.recipe)
+    model, tokenizer = new_reward_model(base, base, plain.run)
     torch.nn.init.normal_(model.score.weight)
     model.save_pretrained(tmp_path / "reward")
     tokenizer.save_pretrained(tmp_path / "reward")
     reward = replace_artifact(base, "reward", tmp_path / "reward")
     best = make_context(tmp_path / "best", "responses", {"base": base, "reward": reward})
-    _, policy_tokenizer = load_policy(base, base, plain.recipe)
+    _, policy_tokenizer = load_policy(base, base, plain.run)
     means = {}
     for context, extra in ((plain, {}), (best, {"best_of": 4, "reward": "reward"})):
         result = run(SampleStage.model_validate(STAGE | {"limit": 6} | extra), context)

@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from alignment.records import Sampling
-from alignment.rollouts.best_of import best_of
+from alignment.rollouts.best_of_n import best_of
 from alignment.rollouts.sampling import TopP, inverse_cdf, processors, uniforms
 from alignment.rollouts.transformers_engine import TransformersEngine
 

@@ -12,9 +12,11 @@ from peft import PeftModel
 
 from alignment.chat import render_prompt
 from alignment.data.prompts import load_prompts
-from alignment.faults import StageError
-from alignment.models.loading import add_lora, load_policy, stop_ids
-from alignment.recipe import Lora, Vllm
+from alignment.errors import StageError
+from alignment.models.adapters import add_lora
+from alignment.models.load import load_policy, stop_ids
+from alignment.recipe.base import Lora
+from alignment.recipe.resources import Vllm
 from alignment.records import Sampling
 from alignment.rollouts import vllm_engine
 from alignment.rollouts.transformers_engine import TransformersEngine
@@ -30,7 +32,7 @@ def context(base, sft, make_context, tmp_path):
 
 @pytest.fixture
 def loaded(base, context):
-    model, tokenizer = load_policy(base, base, context.recipe)
+    model, tokenizer = load_policy(base, base, context.run)
     prompts, _ = load_prompts(context.data["prompts"], 0.3)
     return model, tokenizer, [render_prompt(tokenizer, prompt.messages) for prompt in prompts[:3]]
 
@@ -130,7 +132,7 @@ def test_what_comes_back_is_what_this_process_would_draw(sampling, engine_of, lo
 def test_rollouts_use_the_new_weights_after_each_update(engine_of, loaded, server, base, context):
     """The field's most common silent fault: what is sampled must follow what is trained, update by update."""
     _, tokenizer, prompts = loaded
-    policy, _ = load_policy(base, base, context.recipe, trainable=True)
+    policy, _ = load_policy(base, base, context.run, trainable=True)
     policy = add_lora(policy, Lora(rank=4, alpha=8))
     engine = engine_of(policy=policy)
     here = TransformersEngine(policy, tokenizer, stop_ids=stop_ids(policy, tokenizer))
@@ -155,7 +157,7 @@ def test_rollouts_use_the_new_weights_after_each_update(engine_of, loaded, serve
 
 def test_an_adapter_is_sampled_from_as_it_is(engine_of, loaded, sft, base, context):
     _, tokenizer, prompts = loaded
-    policy, _ = load_policy(sft, base, context.recipe)
+    policy, _ = load_policy(sft, base, context.run)
     here = TransformersEngine(policy, tokenizer, stop_ids=stop_ids(policy, tokenizer))
     theirs = engine_of(adapter=sft).generate(prompts, sampling=GREEDY, seeds=[0, 0, 0])
     mine = here.generate(prompts, sampling=GREEDY, seeds=[0, 0, 0])

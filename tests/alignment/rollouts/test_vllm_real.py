@@ -14,9 +14,11 @@ import torch
 
 from alignment.chat import render_prompt
 from alignment.data.prompts import load_prompts
+from alignment.models.adapters import add_lora
 from alignment.models.embedded import convert
-from alignment.models.loading import add_lora, load_policy, stop_ids
-from alignment.recipe import Lora, Vllm
+from alignment.models.load import load_policy, stop_ids
+from alignment.recipe.base import Lora
+from alignment.recipe.resources import Vllm
 from alignment.records import Artifact, Sampling
 from alignment.rollouts.transformers_engine import TransformersEngine
 from alignment.rollouts.vllm_engine import VllmEngine
@@ -75,7 +77,7 @@ def server(model, tmp_path_factory):
 
 def test_the_server_samples_what_is_trained(server, model, make_context, tmp_path):
     context = make_context(tmp_path, "responses", {"base": model})
-    policy, tokenizer = load_policy(model, model, context.recipe, trainable=True)
+    policy, tokenizer = load_policy(model, model, context.run, trainable=True)
     policy = add_lora(policy, Lora(rank=16, alpha=32))
     stops = stop_ids(policy, tokenizer)
     train, _ = load_prompts(context.data["prompts"], 0.3)

@@ -12,14 +12,15 @@ from typing import Any
 
 import pytest
 
-from alignment.loading import load_recipe, resolve_data
-from alignment.models.base import prepare_base
+from alignment.models.base_model import prepare_base
+from alignment.recipe.files import resolve_data
+from alignment.recipe.load import load_recipe
 from alignment.records import Artifact
 from alignment.stage import Progress
 from alignment.workspace import Workspace
 from flows.cluster import stop
-from flows.progress import Silent, listener
-from flows.stages import execute, make_job
+from flows.monitoring.progress import Silent, listener
+from flows.pipeline.stage_task import execute, make_job
 
 MakeRecipe = Callable[..., Path]
 REWARDS = [{"kind": "length_penalty", "unit": "characters", "free": 4, "full": 14}]

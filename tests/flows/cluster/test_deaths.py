@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from alignment.faults import StageError
+from alignment.errors import StageError
 
 BEFORE = ("sft", "responses", "preferences")
 TWO = {"resources.workers": 2}

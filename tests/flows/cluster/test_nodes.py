@@ -29,7 +29,7 @@ def cluster() -> Iterator[Any]:
     from ray.cluster_utils import Cluster
 
     from flows.cluster import stop
-    from flows.cluster.session import SETTINGS
+    from flows.cluster.ray_session import SETTINGS
 
     stop()
     os.environ.update(SETTINGS | {"RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1"})

@@ -7,14 +7,15 @@ from typing import Any
 
 import pytest
 
-from alignment.faults import InputError
-from alignment.loading import load_recipe, resolve_data
-from alignment.models.base import prepare_base
-from alignment.recipe import workers_of
-from alignment.wiring import wiring_faults
+from alignment.checks.graph import wiring_faults
+from alignment.errors import InputError
+from alignment.models.base_model import prepare_base
+from alignment.recipe.files import resolve_data
+from alignment.recipe.graph import workers_of
+from alignment.recipe.load import load_recipe
 from alignment.workspace import Workspace
 from flows.cluster import on_ray
-from flows.stages import make_job
+from flows.pipeline.stage_task import make_job
 
 MakeRecipe = Callable[..., Path]
 
@@ -99,7 +100,7 @@ def test_a_server_that_samples_takes_no_rollout_workers(
 def test_one_worker_needs_no_ray(make_recipe: MakeRecipe, tools: SimpleNamespace, tmp_path: Path) -> None:
     def spread(changes: dict[str, Any]) -> set[str]:
         recipe = load_recipe(make_recipe(tmp_path, changes=changes))
-        return {name for name, stage in recipe.stages.items() if on_ray(recipe, stage)}
+        return {name for name, stage in recipe.stages.items() if on_ray(recipe.resources, stage)}
 
     assert spread({}) == set()
     assert spread({"resources.workers": 2}) == {"sft", "responses", "reward", "dpo", "evaluation"}
@@ -117,7 +118,7 @@ def test_a_judge_of_ones_own_is_spread_and_an_endpoint_is_not(make_recipe: MakeR
     def workers(judge: dict[str, Any], **more: Any) -> tuple[int, bool]:
         stage = {"kind": "judge", "responses": "responses", "judge": judge, **more}
         recipe = load_recipe(make_recipe(tmp_path, changes={"stages.judged": stage, "resources.workers": 2}))
-        return workers_of(recipe, recipe.stages["judged"]), on_ray(recipe, recipe.stages["judged"])
+        return workers_of(recipe.resources, recipe.stages["judged"]), on_ray(recipe.resources, recipe.stages["judged"])
 
     assert workers({"kind": "label_probabilities"}) == (2, True)
     assert workers({"kind": "label_probabilities"}, workers=1) == (1, False)

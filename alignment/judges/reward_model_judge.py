@@ -1,0 +1,45 @@
+"""A reward model as a judge."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from alignment.chat import render_answer, render_prompt
+from alignment.judges.protocol import Judgement, Tally, bounded, gives_orders
+from alignment.recipe.judges import (
+    RewardModelJudge,
+)
+from alignment.records import Comparison
+
+
+class RewardJudge:
+    """See :class:`~alignment.recipe.judges.RewardModelJudge`."""
+
+    def __init__(self, settings: RewardModelJudge, model: Any, tokenizer: Any) -> None:
+        self.settings, self.model, self.tokenizer = settings, model, tokenizer
+        self.name = f"reward model {settings.model}"
+        self.tally = Tally()
+
+    async def judge(self, comparisons: Sequence[Comparison], /) -> list[Judgement]:
+        from alignment.models.reward_model import score  # brings TRL along
+
+        shown = [one for one in comparisons if not any(gives_orders(response.text) for response in one.responses)]
+        wanted = {(one.prompt.id, response.text): one.prompt.messages for one in shown for response in one.responses}
+        rows = [
+            render_prompt(self.tokenizer, messages) + render_answer(self.tokenizer, messages, text)
+            for (_id, text), messages in wanted.items()
+        ]
+        self.tally.asked += len(rows)
+        self.tally.prompt_tokens += sum(map(len, rows))
+        scores = dict(
+            zip(wanted, score(self.model, self.tokenizer, rows, batch_size=self.settings.batch_size), strict=True)
+        )
+        leads = {
+            one.id: bounded(scores[one.prompt.id, one.responses[0].text] - scores[one.prompt.id, one.responses[1].text])
+            for one in shown
+        }
+        return [
+            Judgement(comparison_id=one.id, left_first=leads[one.id], left_last=leads[one.id])
+            if one.id in leads
+            else Judgement(comparison_id=one.id, note="suspect")
+            for one in comparisons
+        ]

@@ -1,0 +1,173 @@
+"""What an evaluation or a tournament asks policies, in pieces: of one policy, and of some of the prompts each.
+
+The pieces may be done side by side (:mod:`alignment.parallel_map`); every one is kept as a checkpoint, so that a run
+that was stopped asks nothing twice. Prompts of like length stand together, and a piece is one batch: what it brings
+depends on nothing outside of it.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from alignment.chat import render_prompt
+from alignment.data.jsonl import read_records, write_records
+from alignment.digests import content_id
+from alignment.metrics.kl import response_kls
+from alignment.metrics.model_metrics import probe
+from alignment.parallel_map import all_of
+from alignment.recipe.base import BASE
+from alignment.records import Artifact, Prompt, Response
+from alignment.rollouts.best_of_n import Score, best_of, reward_model_score
+from alignment.rollouts.held_out import draw
+from alignment.rollouts.policy_pool import PolicyPool
+from alignment.rollouts.seeds import response_seed
+from alignment.stage import StageContext
+from alignment.workspace import write_text
+
+BEST_OF = "best_of_n"
+What = Literal["answers", "best-of-n", "kl", "probes"]
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One piece. ``answers``: one to each prompt; ``best-of-n``: the best of ``settings.best_of`` to each; ``kl``: from
+    ``reference``, on answers of their own; ``probes``: the metrics that ask the model itself, kept by themselves."""
+
+    what: What
+    model: str  # a stage's name
+    prompts: tuple[Prompt, ...]
+    reference: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a piece brings: its responses, or (KL in nats, tokens) of each prompt; in the prompts' order."""
+
+    responses: tuple[Response, ...] = ()
+    divergences: tuple[tuple[float, int], ...] = ()
+
+    @property
+    def tokens(self) -> int:
+        return sum(one.tokens for one in self.responses) + sum(tokens for _value, tokens in self.divergences)
+
+
+Answered = tuple[Question, Found]
+
+
+def questions(what: What, model: str, prompts: Sequence[Prompt], *, size: int, reference: str = "") -> list[Question]:
+    """The pieces that ask ``model`` about all prompts, ``size`` at a time."""
+    ordered = sorted(prompts, key=lambda prompt: (sum(len(one.content) for one in prompt.messages), prompt.id))
+    return [
+        Question(what, model, tuple(ordered[start : start + size]), reference) for start in range(0, len(ordered), size)
+    ]
+
+
+def ask_all(
+    settings: Any, context: StageContext, asked: Sequence[Question], heard: Callable[[Question, Found], None]
+) -> list[Answered]:
+    """What all pieces bring, in their order; ``heard`` is told of each when it is there.
+
+    ``settings`` are an evaluation's or a tournament's. Raises StageError where a policy cannot be asked.
+    """
+    paths = [context.checkpoints / _name(question, context) for question in asked]
+
+    def read(place: int) -> Answered | None:
+        path = paths[place]
+        if not path.exists():
+            return None
+        if path.suffix == ".jsonl":
+            return asked[place], Found(responses=tuple(read_records(path, Response)))
+        rows = json.loads(path.read_text("utf-8"))
+        return asked[place], Found(divergences=tuple((float(value), int(tokens)) for value, tokens in rows))
+
+    def write(place: int, result: Answered) -> None:
+        if paths[place].suffix == ".jsonl":
+            write_records(paths[place], result[1].responses)
+        else:
+            write_text(paths[place], json.dumps(result[1].divergences) + "\n")
+
+    return all_of(asked, asker, settings, context, read=read, write=write, heard=lambda both: heard(*both))
+
+
+def responses_of(asked: Sequence[Answered], what: What, model: str, prompts: Sequence[Prompt]) -> list[Response]:
+    """A model's responses, one to each prompt, in the prompts' order."""
+    every = {
+        response.prompt_id: response
+        for question, found in asked
+        if (question.what, question.model) == (what, model)
+        for response in found.responses
+    }
+    return [every[prompt.id] for prompt in prompts]
+
+
+def divergences_of(asked: Sequence[Answered], model: str, prompts: Sequence[Prompt]) -> list[float]:
+    """A model's KL from its reference, of one response to each prompt, in the prompts' order."""
+    every = {
+        prompt.id: value
+        for question, found in asked
+        if (question.what, question.model) == ("kl", model)
+        for prompt, (value, _tokens) in zip(question.prompts, found.divergences, strict=True)
+    }
+    return [every[prompt.id] for prompt in prompts]
+
+
+def asker(settings: Any, context: StageContext) -> Callable[[Question], Answered]:
+    """What asks, wherever it is called."""
+    scores: list[Score] = []  # the reward model that chooses, once it was needed
+    pool = PolicyPool(context.inputs[BASE], context.run)
+    roles = settings.inputs()
+    often = [context.inputs[name] for role in ("model", "reference") for name in roles.get(role, ())]
+
+    def ask(question: Question) -> Answered:
+        artifact = context.inputs[question.model]
+        pool.keep_only(artifact, *often)
+        if question.what == "answers":
+            policy = pool.use(artifact)
+            drawn = draw(policy, artifact, question.prompts, sampling=settings.sampling, seed=context.run.seed,
+                         batch_size=settings.batch_size)  # fmt: skip
+            return question, Found(responses=tuple(response for (response,) in drawn))
+        if question.what == "best-of-n":
+            return question, Found(responses=_best_of(settings, context, pool, question, scores))
+        if question.what == "probes":
+            probe(settings.metrics, context, lambda: pool.use(artifact), artifact, question.prompts,
+                  sampling=settings.sampling, batch_size=settings.batch_size)  # fmt: skip
+            return question, Found()
+        rows = response_kls(
+            pool, artifact, context.inputs[question.reference], question.prompts, seed=context.run.seed,
+            max_new_tokens=settings.sampling.max_new_tokens, batch_size=settings.batch_size,
+        )  # fmt: skip
+        return question, Found(divergences=tuple(rows))
+
+    return ask
+
+
+def _best_of(
+    settings: Any, context: StageContext, pool: PolicyPool, question: Question, scores: list[Score]
+) -> tuple[Response, ...]:
+    """The answers that the reward model likes best among ``settings.best_of`` to each prompt.
+
+    Raises StageError where the reward model was trained with another chat template.
+    """
+    policy = pool.use(context.inputs[question.model])
+    if not scores:
+        scores.append(reward_model_score(context, settings.reward, settings.model, policy.tokenizer,
+                                         batch_size=settings.batch_size))  # fmt: skip
+    sampling = settings.sampling.model_copy(update={"temperature": settings.best_of_temperature})
+    seeds = [response_seed(context.run.seed, prompt.id, 0) for prompt in question.prompts]
+    engine = policy.engine(settings.batch_size)
+    asked = [render_prompt(policy.tokenizer, prompt.messages) for prompt in question.prompts]
+    drawn = best_of(engine, asked, candidates=settings.best_of, score=scores[0], sampling=sampling, seeds=seeds)
+    return tuple(
+        Response(id=content_id(["answer", BEST_OF, prompt.id, seed]), prompt_id=prompt.id, text=one.text, model=BEST_OF,
+                 sampling=sampling, seed=seed, tokens=len(one.tokens), finished=one.finished)
+        for prompt, seed, (one,) in zip(question.prompts, seeds, drawn, strict=True)
+    )  # fmt: skip
+
+
+def _name(question: Question, context: StageContext) -> str:
+    """The checkpoint's name: whom it asks what."""
+    named: list[Artifact] = [context.inputs[name] for name in (question.model, question.reference) if name]
+    who = [[str(one.ref()), one.digest] for one in named]
+    identity = content_id([who, [prompt.id for prompt in question.prompts]])
+    return f"{question.what}-{identity}.{'jsonl' if question.what in ('answers', 'best-of-n') else 'json'}"

@@ -1,0 +1,124 @@
+"""How far a policy has moved from its reference: KL(policy‖reference) of whole responses.
+
+The estimator is Rao-Blackwellised (Amini et al. 2025): responses are sampled from the policy at temperature 1, and at
+each of their tokens the KL of the two next-token distributions is summed over the whole vocabulary, not estimated from
+the one token that was drawn. The same mean as the sampled log-ratio, with less variance, and never negative. Responses
+are cut at ``max_new_tokens``, so it is the KL of responses up to that length.
+"""
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from alignment.chat import render_prompt
+from alignment.errors import StageError
+from alignment.evaluation.bootstrap import paired_bootstrap
+from alignment.records import Artifact, Prompt, Record, Sampling
+from alignment.rollouts.kv_cache import new_cache
+from alignment.rollouts.policy_pool import LoadedPolicy, PolicyPool
+from alignment.rollouts.seeds import response_seed
+
+CHUNK = 128  # positions whose (positions × vocabulary) logits are held at once
+Use = Callable[[], LoadedPolicy]
+
+
+class KlEstimate(Record):
+    """Mean KL in nats per response over ``n`` prompts, with a 95 % bootstrap interval (None for a single prompt)."""
+
+    value: float
+    low: float | None
+    high: float | None
+    n: int
+    max_new_tokens: int
+
+
+def mean_kl(values: Sequence[float], *, max_new_tokens: int, seed: int) -> KlEstimate:
+    """The estimate from one value for each response. Raises ValueError without values."""
+    if not values:
+        raise ValueError("a KL needs at least one response")
+    if len(values) == 1:
+        return KlEstimate(value=values[0], low=None, high=None, n=1, max_new_tokens=max_new_tokens)
+    mean = paired_bootstrap(values, [0.0] * len(values), seed=seed)
+    return KlEstimate(value=mean.value, low=mean.low, high=mean.high, n=mean.n, max_new_tokens=max_new_tokens)
+
+
+def token_kl(logits: torch.Tensor, reference_logits: torch.Tensor) -> torch.Tensor:
+    """Exact KL(policy‖reference) of next-token distributions: (T, V) and (T, V) → (T,), float32 (float64 stays)."""
+    logprobs = _wide(logits).log_softmax(-1)
+    difference = logprobs - _wide(reference_logits).log_softmax(-1)
+    # A token that the policy rules out (-inf) adds nothing, where 0 × -inf would add NaN.
+    terms = torch.where(logprobs.isneginf(), torch.zeros_like(logprobs), logprobs.exp() * difference)
+    return terms.sum(-1).clamp(min=0)
+
+
+@torch.inference_mode()
+def response_kl(policy: Use, reference: Use, prompt: Sequence[int], response: Sequence[int]) -> float:
+    """The sum of :func:`token_kl` over a response's tokens, each given the prompt and the tokens before it.
+
+    ``policy`` and ``reference`` give the two models, in turns, so they may share their weights.
+    Raises StageError where their vocabularies differ, ValueError for an empty prompt or response.
+    """
+    if not prompt or not response:
+        raise ValueError("the KL of a response needs a prompt and a response of at least one token")
+    context = [*prompt, *response[:-1]]
+    sides = [_Stream(policy, len(context)), _Stream(reference, len(context))]
+    total, start = 0.0, 0
+    first = len(prompt) - 1  # the position that predicts the response's first token
+    for begin in range(first, len(context), CHUNK):
+        end = min(begin + CHUNK, len(context))
+        logits, reference_logits = (side.logits(context[start:end], end - begin) for side in sides)
+        if logits.shape != reference_logits.shape:
+            sizes = f"{logits.shape[-1]} and {reference_logits.shape[-1]}"
+            raise StageError(f"KL needs one vocabulary, but policy and reference have {sizes} tokens")
+        total += float(token_kl(logits, reference_logits).double().sum())
+        start = end
+    return total
+
+
+def response_kls(
+    pool: PolicyPool,
+    policy: Artifact,
+    reference: Artifact,
+    prompts: Sequence[Prompt],
+    *,
+    max_new_tokens: int,
+    batch_size: int,
+    seed: int,
+) -> list[tuple[float, int]]:
+    """(KL(policy‖reference), tokens) of one answer to each prompt, which the policy draws at temperature 1."""
+    drawing = pool.use(policy)
+    engine = drawing.engine(batch_size)
+    asked = [render_prompt(drawing.tokenizer, prompt.messages) for prompt in prompts]
+    sampling = Sampling(temperature=1.0, max_new_tokens=max_new_tokens)
+    drawn = engine.generate(asked, sampling=sampling, seeds=[response_seed(seed, prompt.id, 1) for prompt in prompts])
+    found = []
+    for ids, (completion,) in zip(asked, drawn, strict=True):
+        value = response_kl(lambda: pool.use(policy), lambda: pool.use(reference), ids, completion.tokens)
+        found.append((value, len(completion.tokens)))
+    return found
+
+
+class _Stream:
+    """A model that reads one sequence piece by piece, so that the logits of the whole are never held."""
+
+    def __init__(self, use: Use, capacity: int) -> None:
+        self.use, self.capacity = use, capacity
+        self.cache: Any = None
+
+    def logits(self, ids: Sequence[int], keep: int) -> torch.Tensor:
+        """Logits (keep, V) after the last ``keep`` of the next ``ids``."""
+        model: Any = self.use().model
+        plain = model.get_base_model() if hasattr(model, "get_base_model") else model
+        if self.cache is None:
+            self.cache = new_cache(plain.config, self.capacity)
+        options = {"logits_to_keep": keep} if "logits_to_keep" in inspect.signature(plain.forward).parameters else {}
+        tokens = torch.tensor([list(ids)], device=model.device)
+        output = model(input_ids=tokens, past_key_values=self.cache, use_cache=True, **options)
+        logits: torch.Tensor = output.logits[0, -keep:]
+        return logits
+
+
+def _wide(logits: torch.Tensor) -> torch.Tensor:
+    return logits if logits.dtype == torch.float64 else logits.float()

@@ -1,0 +1,193 @@
+"""Each token of a batch is computed once: rows that begin alike share their beginning.
+
+The rows of a preference batch are pairs of answers to one prompt, and every prompt begins with the template's system
+message. Causal attention gives equal beginnings equal hidden states, so here a batch becomes a tree of its distinct
+prefixes: one sequence of nodes in which each attends to its ancestors alone. Padding is no node. Hidden states and
+gradients are those of the plain pass, up to the order of sums; at the length of the quickstart's texts, two thirds of
+the work falls away. (The same tree is known from inference, as in Miao et al. 2024, "SpecInfer", section 4.)
+"""
+
+import inspect
+import types
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from alignment.models.cpu_attention import NAME as SDPA_FLOAT32
+
+NODES = {"cpu": 512}  # in one sequence: its attention costs the square, so on a processor short ones pay
+NODES_ELSEWHERE = 4096
+SAVES = 0.9  # a tree is worth its building and its mask where it costs at most this share of the padded batch
+ATTENTION = ("sdpa", SDPA_FLOAT32)  # those that take any mask
+SPECIAL = ("past_key_values", "position_ids", "inputs_embeds", "output_hidden_states", "output_attentions")
+
+
+def share_prefixes(model: Any) -> bool:
+    """Has a model's trunk compute each distinct prefix of a batch once, for as long as the model lives.
+
+    Returns whether it does: models without rotary positions, with windowed or linear attention, or with another
+    attention implementation than PyTorch's are left as they are. Calls with a cache, given positions, embeddings or no
+    padding mask run as before, and so do batches whose rows have too little in common for a tree to pay.
+    """
+    trunk = model.base_model
+    if not shareable(trunk):
+        return False
+    if getattr(trunk, "shares_prefixes", False):
+        return True
+    method = trunk.forward
+    function = getattr(method, "__func__", None)  # unbound: a deep copy of the model must not run the original's layers
+
+    def forward(self: Any, input_ids: Any = None, attention_mask: Any = None, **kwargs: Any) -> Any:
+        plain = method if function is None else types.MethodType(function, self)
+        usual = input_ids is not None and attention_mask is not None and attention_mask.dim() == 2
+        special = any(kwargs.get(name) is not None for name in SPECIAL)
+        if not usual or special or self.config._attn_implementation not in ATTENTION:
+            return plain(input_ids=input_ids, attention_mask=attention_mask, **kwargs)
+        kwargs = {name: value for name, value in kwargs.items() if name not in SPECIAL}
+        one_tree = getattr(self, "one_tree", False)
+        return _shared(plain, self.config, input_ids, attention_mask.bool(), kwargs | {"use_cache": False}, one_tree)
+
+    trunk.forward = types.MethodType(forward, trunk)
+    trunk.shares_prefixes = True
+    return True
+
+
+def one_call_a_pass(model: Any) -> None:
+    """Has a trunk that shares prefixes compute one tree for a whole batch, or none: never several.
+
+    For sharded models, whose workers gather a layer's weights together each time that it is called.
+    """
+    model.base_model.one_tree = True
+
+
+def shareable(trunk: Any) -> bool:
+    """Whether :func:`share_prefixes` can do so for this trunk."""
+    config = trunk.config.get_text_config()
+    windowed = getattr(config, "sliding_window", None) is not None and getattr(config, "use_sliding_window", True)
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    takes_positions = "position_ids" in inspect.signature(trunk.forward).parameters
+    return hasattr(trunk, "rotary_emb") and takes_positions and not windowed and kinds == {"full_attention"}
+
+
+def _shared(
+    plain: Any, config: Any, input_ids: torch.Tensor, row_mask: torch.Tensor, kwargs: dict[str, Any], one_tree: bool
+) -> Any:
+    """input_ids and row_mask (B, T) → the trunk's output with last_hidden_state (B, T, D), 0 at padding of a tree."""
+    device = input_ids.device
+    rows = [ids[mask].tolist() for ids, mask in zip(input_ids.cpu(), row_mask.cpu(), strict=True)]
+    groups = packs(rows, NODES.get(device.type, NODES_ELSEWHERE))
+    trees, paths = grow(rows, groups)
+    several = one_tree and len(trees) > 1
+    if several or not pays([len(tree.tokens) for tree in trees], len(rows), row_mask.shape[1], config):
+        return plain(input_ids=input_ids, attention_mask=row_mask, **kwargs)
+    places: list[list[int]] = [[] for _ in rows]  # of each row's tokens among all nodes
+    hidden: list[torch.Tensor] = []
+    before = 0
+    for members, tree in zip(groups, trees, strict=True):
+        for row in members:
+            places[row] = [before + node for node in paths[row]]
+        output = plain(
+            input_ids=torch.tensor([tree.tokens], device=device),
+            attention_mask=tree.ancestor_mask().to(device)[None, None],
+            position_ids=torch.tensor([tree.depths], device=device),
+            **kwargs,
+        )
+        hidden.append(output.last_hidden_state[0])
+        before += len(tree.tokens)
+    nodes = torch.cat(hidden)
+    flat = nodes.new_zeros(*row_mask.shape, nodes.shape[-1])
+    index = torch.tensor([place for row in places for place in row], device=device)
+    output.last_hidden_state = flat.masked_scatter(row_mask[..., None], _gathered(nodes, index))
+    return output
+
+
+def _gathered(nodes: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """nodes (N, D), index (M,) → (M, D), with a gradient that is summed in one order.
+
+    Several rows share a node, and each adds to its gradient. A GPU's ``index_select`` adds in whatever order its
+    threads come; its advanced indexing sorts first. A processor's does the reverse.
+    """
+    return nodes[index] if nodes.is_cuda else nodes.index_select(0, index)
+
+
+def grow(rows: list[list[int]], groups: list[list[int]]) -> tuple[list["PrefixTree"], list[list[int]]]:
+    """A tree of each group's rows, and each row's nodes in its tree."""
+    paths: list[list[int]] = [[] for _ in rows]
+    trees = []
+    for members in groups:
+        trees.append(PrefixTree())
+        for row in members:
+            paths[row] = trees[-1].add(rows[row])
+    return trees, paths
+
+
+def pays(nodes: list[int], rows: int, width: int, config: Any) -> bool:
+    """Whether trees of so many ``nodes`` cost fewer operations than ``rows`` padded to ``width``.
+
+    A token costs two operations a weight of the trunk's layers and, to look at one key, four for each number that
+    queries have; a tree's nodes look at all nodes, visible or not, and a padded row's tokens at all of the row.
+    """
+    text = config.get_text_config()
+    heads = text.num_attention_heads
+    size = getattr(text, "head_dim", None) or text.hidden_size // heads
+    shared = getattr(text, "num_key_value_heads", None) or heads
+    inner = getattr(text, "intermediate_size", None) or 4 * text.hidden_size
+    products = 2 * text.hidden_size * size * (heads + shared) + 3 * text.hidden_size * inner
+    look = 4 * heads * size
+
+    def cost(sequences: list[int]) -> int:
+        return sum(length * (2 * products + length * look) for length in sequences)
+
+    return cost(nodes) <= SAVES * cost([width] * rows)
+
+
+def packs(rows: list[list[int]], limit: int) -> list[list[int]]:
+    """The rows' numbers in groups of at most ``limit`` distinct prefixes (or one row); rows that begin alike meet."""
+    groups: list[list[int]] = []
+    size, last = 0, list[int]()
+    for number in sorted(range(len(rows)), key=rows.__getitem__):
+        fresh = len(rows[number]) - common_prefix(last, rows[number])
+        if not groups or size + fresh > limit:
+            groups.append([])
+            size, fresh = 0, len(rows[number])
+        groups[-1].append(number)
+        size, last = size + fresh, rows[number]
+    return groups
+
+
+def common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
+    """How many tokens two rows begin with alike."""
+    pairs = enumerate(zip(left, right, strict=False))
+    return next((position for position, (a, b) in pairs if a != b), min(len(left), len(right)))
+
+
+class PrefixTree:
+    """The distinct prefixes of some rows. A node is a token after one particular beginning; parents come first."""
+
+    def __init__(self) -> None:
+        self.tokens: list[int] = []
+        self.depths: list[int] = []
+        self.parents: list[int] = []
+        self._known: dict[tuple[int, int], int] = {}
+
+    def add(self, row: list[int]) -> list[int]:
+        """The nodes of a row's tokens, made where they are new."""
+        path, parent = [], -1
+        for depth, token in enumerate(row):
+            node = self._known.setdefault((parent, token), len(self.tokens))
+            if node == len(self.tokens):
+                self.tokens.append(token)
+                self.depths.append(depth)
+                self.parents.append(parent)
+            path.append(node)
+            parent = node
+        return path
+
+    def ancestor_mask(self) -> torch.Tensor:
+        """(N, N) bool: row i is True at i and at all that lie on its way from the root."""
+        mask = torch.eye(len(self.tokens), dtype=torch.bool)
+        for node, parent in enumerate(self.parents):
+            if parent >= 0:
+                mask[node] |= mask[parent]
+        return mask

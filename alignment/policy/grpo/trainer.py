@@ -1,0 +1,170 @@
+"""What TRL's GRPO and RLOO trainers get from us: our rollouts, our rewards, our names, and an order that resumes.
+
+TRL keeps the mathematics. Its prompts are drawn by a sampler that starts again after a restart in a later pass over the
+data, so here one pass is the whole run: the prompts of all steps stand in a row, in an order that depends on the seed
+alone, and TRL reads them from where it stopped.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from accelerate.utils import gather
+from datasets import Dataset
+from trl import GRPOTrainer, RLOOTrainer
+
+from alignment.chat import render_prompt
+from alignment.distributed.fsdp import gathered
+from alignment.models.cpu_attention import NAME as SDPA_FLOAT32
+from alignment.records import Message, Prompt, Sampling
+from alignment.reward.protocol import Answer, Rewards
+from alignment.rollouts.engine import Engine
+from alignment.rollouts.seeds import derived_seed
+
+NAMES = {  # TRL's names → ours; what stands in neither is left out
+    "reward": "reward",
+    "reward_std": "reward_deviation",
+    "frac_reward_zero_std": "groups_without_spread",
+    "kl": "kl_per_token",
+    "entropy": "entropy",
+    "completions/mean_length": "length",
+    "completions/max_length": "length_max",
+    "clip_ratio/region_mean": "clip_fraction",
+    "clip_ratio/low_mean": "clip_fraction_low",
+    "clip_ratio/high_mean": "clip_fraction_high",
+    "cispo_clip_ratio": "clip_fraction_high",
+    "vespo/phi_seq_mean": "vespo_weight",
+}
+
+
+@dataclass(slots=True)
+class Rollouts:
+    """What the trainers below sample with and score by. ``answers`` and ``scores`` are the newest step's."""
+
+    engine: Engine
+    policy: Any
+    base: Any  # the policy without its adapter's wrapper
+    tokenizer: Any
+    stop_ids: set[int]
+    sampling: Sampling
+    rewards: Rewards
+    prompts: Sequence[Prompt]
+    seed: int
+    updates_per_step: int  # optimizer steps on one step's answers
+    epochs: int
+    rank: int = 0  # of this worker: each samples and scores as many of a step's answers, in the order of the ranks
+    answers: list[Answer] = field(default_factory=list)
+    scores: dict[str, list[float]] = field(default_factory=dict)
+    tokens: int = 0  # of prompts and answers that passed through training since this process began
+
+    def sample(self, prompts: Sequence[Sequence[int]], optimizer_step: int) -> list[list[int]]:
+        """The tokens of one answer to each prompt; equal prompts stand together and are prefilled once."""
+        step = optimizer_step // self.updates_per_step
+        first = self.rank * len(prompts)
+        seeds = [derived_seed(self.seed, "answer", step, first + index) for index in range(len(prompts))]
+        with _usual_attention(self.base), gathered(self.policy):
+            groups = self.engine.generate(prompts, sampling=self.sampling, seeds=seeds)
+        return [list(completion.tokens) for (completion,) in groups]
+
+    def score(self, indices: Sequence[int], texts: Sequence[str], tokens: Sequence[Sequence[int]]) -> torch.Tensor:
+        """(answers, components) float32, without weights. Raises StageError where a reward fails at its task."""
+        rendered = {index: render_prompt(self.tokenizer, self.prompts[index].messages) for index in set(indices)}
+        self.answers = [
+            Answer(self.prompts[index], text, len(ids), ids[-1] in self.stop_ids, (*rendered[index], *ids))
+            for index, text, ids in zip(indices, texts, tokens, strict=True)
+        ]
+        self.tokens += self.epochs * sum(len(answer.token_ids or ()) for answer in self.answers)
+        self.scores = self.rewards.score(self.answers)
+        return torch.tensor([self.scores[name] for name in self.rewards.names], dtype=torch.float32).T
+
+
+@contextmanager
+def _usual_attention(model: Any) -> Iterator[None]:
+    """PyTorch's own attention for as long as the context lasts: what training widens for backward is slower."""
+    widened = model.config._attn_implementation == SDPA_FLOAT32
+    if widened:
+        model.set_attn_implementation("sdpa")
+    try:
+        yield
+    finally:
+        if widened:
+            model.set_attn_implementation(SDPA_FLOAT32)
+
+
+class OurRollouts:
+    """The part that both trainers share; it stands before TRL's class."""
+
+    rollouts: Rollouts
+
+    def _tokenize_prompts(self, prompts: list[list[dict[str, str]]]) -> tuple[list[list[int]], None, dict[str, Any]]:
+        messages = ([Message.model_validate(message) for message in prompt] for prompt in prompts)
+        return [render_prompt(self.rollouts.tokenizer, prompt) for prompt in messages], None, {}
+
+    def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> torch.Tensor:
+        texts = [messages[0]["content"] for messages in completions]
+        scores = self.rollouts.score([row["index"] for row in inputs], texts, completion_ids_list)
+        gathered: torch.Tensor = gather(scores.to(self.accelerator.device))  # type: ignore[attr-defined]
+        return gathered
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        metrics = self._metrics["train"]  # type: ignore[has-type]
+        named = dict(our_metrics(metrics))
+        if named:
+            tokens = torch.tensor([self.rollouts.tokens], device=self.accelerator.device)  # type: ignore[attr-defined]
+            named["num_tokens"] = [float(gather(tokens).sum())]
+        self._metrics = {"train": defaultdict(list, named), "eval": defaultdict(list)}
+        super().log(logs, start_time)  # type: ignore[misc]
+
+
+class OurGRPOTrainer(OurRollouts, GRPOTrainer):  # type: ignore[misc]  # TRL is untyped
+    """GRPO with our rollouts and rewards."""
+
+    def _generate_single_turn(self, prompt_ids: Any, *_: Any, **__: Any) -> tuple[list[list[int]], None]:
+        return self.rollouts.sample(prompt_ids, self.state.global_step), None
+
+
+class OurRLOOTrainer(OurRollouts, RLOOTrainer):  # type: ignore[misc]
+    """RLOO with our rollouts and rewards."""
+
+    def _generate_single_turn(self, prompt_ids: Any, *_: Any, **__: Any) -> list[list[int]]:
+        return self.rollouts.sample(prompt_ids, self.state.global_step)
+
+
+def our_metrics(metrics: Mapping[str, list[float]]) -> Iterator[tuple[str, list[float]]]:
+    """TRL's metrics under our names; ``kl`` is nats per answer, and ``eos_rate`` the share that ended by itself."""
+    for name, values in metrics.items():
+        if name in NAMES:
+            yield NAMES[name], values
+        elif name.startswith("rewards/") and name.endswith("/mean"):
+            yield f"reward.{name.split('/')[1]}", values
+    if "completions/clipped_ratio" in metrics:
+        yield "eos_rate", [1 - value for value in metrics["completions/clipped_ratio"]]
+    if metrics.get("kl") and metrics.get("completions/mean_length"):
+        kl, length = (metrics[name] for name in ("kl", "completions/mean_length"))
+        yield "kl", [sum(kl) / len(kl) * sum(length) / len(length)]
+
+
+def reward_stub(name: str) -> Any:
+    """TRL wants a function for each metric; ``_calculate_rewards`` above scores with all of them at once instead."""
+
+    def stub(**_: Any) -> list[float]:
+        raise NotImplementedError(name)
+
+    stub.__name__ = name
+    return stub
+
+
+def run_dataset(prompts: Sequence[Prompt], *, steps: int, per_step: int, seed: int) -> Dataset:
+    """The rows of a whole run, ``per_step`` prompts for each step; every pass over the prompts has its own order."""
+    rows = [
+        {"prompt": [message.model_dump() for message in prompt.messages], "index": index}
+        for index, prompt in enumerate(prompts)
+    ]
+    order: list[int] = []
+    while len(order) < steps * per_step:
+        generator = torch.Generator().manual_seed(derived_seed(seed, "order", len(order) // len(prompts)))
+        order += torch.randperm(len(prompts), generator=generator).tolist()
+    return Dataset.from_list(rows).select(order[: steps * per_step])

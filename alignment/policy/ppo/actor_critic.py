@@ -1,0 +1,188 @@
+"""The three models of PPO in as little memory as their weights allow: policy, reference and critic.
+
+With LoRA one trunk serves them all: the reference is the trunk with the adapter off (or with the frozen adapter that
+training started from), and the critic is a head on the policy's hidden states. Without LoRA the reference is a frozen
+copy. Nothing here computes logits over a whole response at once.
+"""
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from peft import PeftModel
+from torch import nn
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from alignment.distributed.fsdp import one_pass, reshard, shard_frozen, shard_trained
+from alignment.errors import StageError
+from alignment.models.prefix_sharing import one_call_a_pass, share_prefixes
+from alignment.policy.ppo.batch import Tokens
+from alignment.training.token_logprobs import token_logprobs_and_entropy
+
+Reference: TypeAlias = Callable[[], AbstractContextManager[Any]]
+PROBE = 5  # tokens on which `check_head` compares
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """Of every response token: (B, R) float32, 0 where masked out. ``entropy`` carries no gradient."""
+
+    logprobs: torch.Tensor
+    values: torch.Tensor
+    entropy: torch.Tensor
+
+
+class ActorCritic(nn.Module):
+    """A policy and its value function.
+
+    ``critic`` is a trunk of the value function's own, or None for a head on the policy's. The value head starts at
+    zero: the first advantages are then the returns, not noise (Huang et al. 2024 find it as good as any).
+    """
+
+    def __init__(self, policy: Any, *, critic: Any | None = None, temperature: float) -> None:
+        super().__init__()
+        self.policy = policy.eval()
+        self.critic = None if critic is None else critic.eval()
+        for trunk in self.trunks():
+            share_prefixes(trunk)
+        self.temperature, self.sharded = temperature, False
+        weight = policy.get_output_embeddings().weight
+        width = weight.shape[1] if critic is None else critic.config.get_text_config().hidden_size
+        self.value_head = nn.Linear(width, 1, device=weight.device, dtype=torch.float32)
+        nn.init.zeros_(self.value_head.weight)
+        nn.init.zeros_(self.value_head.bias)
+
+    def forward(self, tokens: Tokens) -> Outputs:
+        """Log-probabilities at the sampling temperature, values and entropies; one pass through a shared trunk."""
+        states, logprobs, entropy = read(self.policy, tokens, self.temperature)
+        if self.critic is not None:
+            states = tokens.states(hidden_states(self.critic, tokens.ids, tokens.ids_mask))
+        values = self.value_head(states.float()).squeeze(-1)
+        return Outputs(tokens.scatter(logprobs), tokens.scatter(values), tokens.scatter(entropy))
+
+    def shard(self) -> None:
+        """Has this worker keep a part of all weights: from now on all workers have to make each pass, at once."""
+        for trunk in self.trunks():
+            one_call_a_pass(trunk)
+        for model in (self.policy, self.critic, self.value_head):
+            if model is not None:
+                shard_trained(model)
+        self.sharded = True
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """What the optimizer changes, by name: this, and nothing else, is what a checkpoint must hold."""
+        reshard(self)  # the optimizer's are the parts
+        return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
+
+    def trunks(self) -> list[Any]:
+        """The models that are trained, without PEFT's wrapper."""
+        return [base_of(trunk) for trunk in (self.policy, self.critic) if trunk is not None]
+
+    def checkpoint_activations(self) -> None:
+        """Recomputes each layer's activations in the backward pass, with dropout still off.
+
+        Transformers does so only in layers in training mode, so the layers alone, not what is in them, are in it.
+        """
+        for trunk in self.trunks():
+            if not any(getattr(module, "gradient_checkpointing", False) for module in trunk.modules()):
+                enable = getattr(trunk, "activation_checkpointing_enable", None)  # its name until transformers 5.17:
+                (enable or trunk.gradient_checkpointing_enable)({"use_reentrant": False})
+            for module in trunk.modules():
+                if isinstance(module, GradientCheckpointingLayer):
+                    module.training = True
+
+
+def reference_logprobs(model: Any, tokens: Tokens, *, temperature: float) -> torch.Tensor:
+    """(B, R) log-probabilities of the responses under a frozen model."""
+    _states, logprobs, _entropy = read(model, tokens, temperature)
+    return tokens.scatter(logprobs)
+
+
+def read(model: Any, tokens: Tokens, temperature: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Of the M response tokens: the states (M, D) that choose them, their log-probabilities and entropies (M,)."""
+    return one_pass(model, _read, tokens, temperature)  # type: ignore[no-any-return]
+
+
+def _read(model: Any, tokens: Tokens, temperature: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    states = tokens.states(hidden_states(model, tokens.ids, tokens.ids_mask))
+    weight, bias = _head(model)
+    labels = tokens.labels[tokens.mask]
+    return states, *token_logprobs_and_entropy(states, weight, labels, temperature=temperature, head_bias=bias)
+
+
+def hidden_states(model: Any, ids: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+    """The trunk's last hidden states (B, L, D) for right-padded ids (B, L); adapters act as they are set.
+
+    With ``mask`` (B, L) what rows have in common is computed once, where the model allows it.
+    """
+    output = base_of(model).base_model(input_ids=ids, attention_mask=mask, use_cache=False)
+    return output.last_hidden_state  # type: ignore[no-any-return]
+
+
+def check_head(model: Any) -> None:
+    """Raises StageError where logits are not the plain product of hidden states and head (soft caps, scales …)."""
+    ids = torch.arange(PROBE, device=model.device)[None]
+    with torch.no_grad():
+        expected = model(input_ids=ids).logits.float()
+        weight, bias = _head(model)
+        found = nn.functional.linear(hidden_states(model, ids), weight, bias).float()
+    if not torch.allclose(expected, found, rtol=1e-2, atol=1e-2 * expected.abs().max().item()):
+        raise StageError(f"{type(model).__name__} changes its logits after the head; PPO here cannot train it")
+
+
+def base_of(model: Any) -> Any:
+    """The transformers model, without PEFT's wrapper."""
+    return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
+def _head(model: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
+    head = model.get_output_embeddings()
+    return head.weight, getattr(head, "bias", None)
+
+
+def adapter_off(model: PeftModel) -> Reference:
+    """The policy's own weights without its adapter: what a fresh adapter started from."""
+
+    @contextmanager
+    def reference() -> Iterator[Any]:
+        with model.disable_adapter():
+            yield model
+
+    return reference
+
+
+def frozen_adapter(model: PeftModel, folder: str) -> Reference:
+    """The policy's trunk under the adapter in ``folder``: what an adapter that is trained further started from."""
+    model.load_adapter(folder, adapter_name="reference", is_trainable=False)
+    model.set_adapter("default")
+
+    @contextmanager
+    def reference() -> Iterator[Any]:
+        model.set_adapter("reference")
+        try:
+            yield model
+        finally:
+            model.set_adapter("default")
+
+    return reference
+
+
+def frozen_copy(model: Any, *, sharded: bool = False) -> Reference:
+    """A copy of all weights: where all of them are trained. Each of several workers holds a part where ``sharded``."""
+    frozen = copy.deepcopy(model).requires_grad_(False).eval()
+    share_prefixes(base_of(frozen))
+    if sharded:
+        one_call_a_pass(frozen)
+        shard_frozen(frozen)
+
+    @contextmanager
+    def reference() -> Iterator[Any]:
+        try:
+            yield frozen
+        finally:
+            reshard(frozen)  # no backward pass follows, which would
+
+    return reference

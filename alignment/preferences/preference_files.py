@@ -1,0 +1,153 @@
+"""Comparisons from files that people bring, and preference sets as files that training reads."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from pydantic import ValidationError
+
+from alignment.data import trl
+from alignment.data.columns import fail
+from alignment.data.jsonl import Row, parse_rows, write_records
+from alignment.data.preferences import write_preferences
+from alignment.data.prompts import prompt_turns
+from alignment.digests import content_id, pair_id, prompt_id
+from alignment.errors import Fault, InputError
+from alignment.records import Comparison, Demonstration, Message, PreferencePair, Prompt, Record, Response, Sampling
+from alignment.workspace import file_digest
+
+Ranking = tuple[tuple[str, ...], ...]
+Form = Literal["messages", "text"]
+FROM_FILE = "file"  # the "model" of an answer whose maker is not known
+
+
+class KnownComparison(NamedTuple):
+    """A comparison from a file; ``ranking`` (best first) where the file says which answer is better."""
+
+    comparison: Comparison
+    ranking: Ranking | None
+
+
+def read_comparisons(path: Path) -> list[KnownComparison]:
+    """The comparisons of a .jsonl, .json or .parquet file, in its order, each once.
+
+    A row is a whole `Comparison` record; or ``prompt`` (text or messages) with ``responses`` (2 to 9 texts, or objects
+    with ``text`` and ``model``); or TRL's ``prompt``, ``chosen``, ``rejected``. Raises InputError with every fault.
+    """
+    found: dict[str, KnownComparison] = {}
+    for _number, known in parse_rows(path, _parse):
+        found.setdefault(known.comparison.id, known)
+    return list(found.values())
+
+
+def write_snapshot(path: Path, pairs: Sequence[PreferencePair], form: Form = "messages") -> str:
+    """Writes TRL's columns with ``margin``, ``raters`` and ``agreement``, as .jsonl or .parquet. Returns the digest.
+
+    The digest is of the pairs, not of the file's bytes: the same votes give the same digest in either format.
+    """
+    write_preferences(path, pairs, form, details=True)
+    return pairs_digest(pairs)
+
+
+def pairs_digest(pairs: Sequence[PreferencePair]) -> str:
+    """SHA-256 of pairs in their order."""
+    digest = hashlib.sha256()
+    for pair in pairs:
+        digest.update(json.dumps(pair.model_dump(mode="json"), sort_keys=True).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def write_votes(path: Path, records: Sequence[Record]) -> str:
+    """Writes votes (or demonstrations) as .jsonl. Returns the file's SHA-256. Raises InputError for another name."""
+    if path.suffix != ".jsonl":
+        raise InputError([Fault("the format is not known by its name", "use .jsonl", file=str(path))])
+    write_records(path, records)
+    return file_digest(path)
+
+
+class Correction(NamedTuple):
+    """A rater's better version of one answer of a comparison."""
+
+    comparison: Comparison
+    response: str
+    text: str
+
+
+def corrected_pairs(corrections: Sequence[Correction]) -> list[PreferencePair]:
+    """Each correction as a preference over the answer that it was made from."""
+    pairs = []
+    for comparison, response, text in corrections:
+        original = next(one.text for one in comparison.responses if one.id == response)
+        if text == original:
+            continue
+        prompt = comparison.prompt
+        identifier = pair_id(prompt.messages, text, original)
+        pairs.append(
+            PreferencePair(id=identifier, prompt_id=prompt.id, prompt=prompt.messages, chosen=text, rejected=original,
+                           rater_kind="human", kind=prompt.kind)
+        )  # fmt: skip
+    return pairs
+
+
+def demonstrations(corrections: Sequence[Correction]) -> list[Demonstration]:
+    """Each correction as a conversation to imitate, in the order of the ids, each once."""
+    made = {}
+    for comparison, _response, text in corrections:
+        turns = (*comparison.prompt.messages, Message(role="assistant", content=text))
+        identifier = prompt_id(turns)
+        made[identifier] = Demonstration(
+            id=identifier, messages=turns, kind=comparison.prompt.kind, source="correction"
+        )
+    return [made[identifier] for identifier in sorted(made)]
+
+
+def _parse(row: Row) -> KnownComparison:
+    if "responses" not in row:
+        return _from_pair(row)
+    if isinstance(row.get("prompt"), dict):
+        try:
+            return KnownComparison(Comparison.model_validate(row), None)
+        except ValidationError as error:
+            faults = [
+                Fault(one["msg"], "write a whole comparison", field=_dotted(one["loc"])) for one in error.errors()
+            ]
+            raise InputError(faults) from None
+    return KnownComparison(_comparison(prompt_turns(row), row["responses"], row), None)
+
+
+def _from_pair(row: Row) -> KnownComparison:
+    pair = trl.parse(row)[0]
+    if not isinstance(pair, PreferencePair):
+        fail("the two answers are not to the same prompt", "give two answers to one prompt", "chosen")
+    comparison = _comparison(pair.prompt, [pair.chosen, pair.rejected], row)
+    chosen, rejected = comparison.responses
+    return KnownComparison(comparison, ((chosen.id,), (rejected.id,)))
+
+
+def _comparison(messages: Sequence[Message], answers: Any, row: Row) -> Comparison:
+    if not isinstance(answers, list) or not 2 <= len(answers) <= 9:
+        fail("not a list of 2 to 9 answers", 'write "responses": ["…", "…"]', "responses")
+    question = prompt_id(messages)
+    responses = [_response(answer, question, at) for at, answer in enumerate(answers)]
+    if len({response.text for response in responses}) != len(responses):
+        fail("two answers are the same", "leave one of them out", "responses")
+    identifier = content_id(["comparison", question, [response.id for response in responses]])
+    prompt = Prompt(id=question, messages=tuple(messages), kind=str(row.get("kind") or "general"), source=FROM_FILE)
+    return Comparison(id=identifier, prompt=prompt, responses=tuple(responses))
+
+
+def _response(answer: Any, question: str, at: int) -> Response:
+    told = answer if isinstance(answer, dict) else {"text": answer}
+    text, model = told.get("text"), told.get("model", FROM_FILE)
+    if not isinstance(text, str) or not text.strip() or not isinstance(model, str):
+        fail("not a text, or empty", 'write the answer, or {"text": …, "model": …}', f"responses.{at}")
+    identifier = content_id(["response", question, model, text])
+    return Response(
+        id=identifier, prompt_id=question, text=text, model=model, sampling=Sampling(), seed=0, tokens=0, finished=True
+    )
+
+
+def _dotted(location: Sequence[int | str]) -> str:
+    return ".".join(map(str, location))

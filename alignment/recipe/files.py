@@ -1,0 +1,76 @@
+"""The files that a recipe names, as absolute paths."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from alignment.recipe.graph import judges_of
+from alignment.recipe.judges import folder_data, judge_folder
+from alignment.recipe.recipe import Recipe
+from alignment.recipe.rewards import FunctionReward, data_name, is_file, module_file, module_of
+
+EMBEDDED_PREFIX = "embedded:"
+
+
+DATA_FILES = ("prompts", "demonstrations", "preferences")
+
+
+def resolve_data(recipe: Recipe, recipe_path: Path) -> dict[str, Path]:
+    """Absolute paths of the files a recipe names: "prompts", "demonstrations" and "preferences" where they are set,
+    each rubric and constitution under the name that the recipe gives it (``settings.raters.rubric``), the file of each
+    function that is a reward under :func:`~alignment.recipe.rewards.data_name`, and each judge's folder under
+    :func:`folder_data`."""
+    named = {name: value for name in DATA_FILES if (value := getattr(recipe.data, name)) is not None}
+    for stage in recipe.stages.values():
+        named |= {path: path for path in stage.named_files().values()}
+        folders = (judge_folder(judge) for judge in judges_of(stage).values())
+        named |= {folder_data(folder): folder for folder in folders if folder is not None}
+    files = {name: beside(recipe_path, value) for name, value in named.items()}
+    for name, reward in reward_functions(recipe).items():
+        path = beside(recipe_path, module_of(reward)) if is_file(reward) else module_file(reward)
+        if path is not None:
+            files[name] = path
+    return files
+
+
+def with_absolute_data(recipe: Recipe, data: Mapping[str, Path]) -> Recipe:
+    """The recipe with every path of :func:`resolve_data` written out, so that it runs from any folder."""
+    values = recipe.model_dump(mode="json")
+    for name in DATA_FILES:
+        if name in data:
+            values["data"][name] = str(data[name])
+    for stage in values["stages"].values():
+        if stage.get("raters"):
+            stage["raters"]["rubric"] = str(data[stage["raters"]["rubric"]])
+        if stage.get("constitution"):
+            stage["constitution"] = str(data[stage["constitution"]])
+    for name, stage in recipe.stages.items():
+        _absolute_judges(values["stages"][name], data)
+        for index, reward in enumerate(stage.rewards_used()):
+            if isinstance(reward, FunctionReward) and is_file(reward):
+                attribute = reward.function.rpartition(":")[2]
+                values["stages"][name]["rewards"][index]["function"] = f"{data[data_name(reward)]}:{attribute}"
+    return Recipe.model_validate(values)
+
+
+def _absolute_judges(stage: dict[str, Any], data: Mapping[str, Path]) -> None:
+    """Writes out the folders of a dumped stage's judges."""
+    judges = [stage.get("judge"), *(reward.get("judge") for reward in stage.get("rewards") or ())]
+    for judge in judges:
+        if isinstance(judge, dict) and judge.get("folder") is not None:
+            judge["folder"] = str(data[folder_data(judge["folder"])])
+
+
+def is_path(base: str) -> bool:
+    """Whether a model's name can only be a path: a hub's name is ``model`` or ``owner/model``."""
+    return base.startswith(("/", ".", "~")) or base.count("/") > 1
+
+
+def beside(recipe_path: Path, value: str) -> Path:
+    return (recipe_path.resolve().parent / Path(value).expanduser()).resolve()
+
+
+def reward_functions(recipe: Recipe) -> dict[str, FunctionReward]:
+    """Every function that a recipe's rewards name, by the name that its file goes under as data."""
+    rewards = (reward for stage in recipe.stages.values() for reward in stage.rewards_used())
+    return {data_name(reward): reward for reward in rewards if isinstance(reward, FunctionReward)}

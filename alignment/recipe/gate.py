@@ -1,0 +1,49 @@
+"""The gate as a recipe writes it: what must hold, and who must agree, before a version becomes the champion."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from alignment.recipe.base import Name, NotNegative, Positive, Settings
+from alignment.recipe.metrics import Better
+
+
+class Condition(Settings):
+    """One condition: a metric of the evaluation, by name, and its bound; or the same metric of an opponent.
+
+    ``{metric: win_rate.base.rubric.low, above: 0.5}`` holds it against a constant. With ``against`` (``base``,
+    ``champion`` or any opponent of the evaluation) the metric is named without a model (``rouge_l``,
+    ``win_rate.rubric``) and the whole 95 % interval of the candidate's lead must lie above 0; a ``margin``, in the
+    metric's own unit, allows it to be so much worse (non-inferiority). Against a champion that is not there yet every
+    condition holds.
+    """
+
+    metric: str  # `rlhf check` lists the names there are
+    above: float | None = Field(default=None, allow_inf_nan=False)
+    below: float | None = Field(default=None, allow_inf_nan=False)
+    against: Name | None = None
+    margin: NotNegative = 0.0
+    better: Better | None = None  # where the metric does not say it itself: length, refusal, readability
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if self.against is not None and (self.above is not None or self.below is not None):
+            raise ValueError("a condition is against a version or a constant: remove against, or above and below")
+        if self.against is None and (self.margin or self.better):
+            raise ValueError("margin and better belong to a condition against a version: add against")
+        return self
+
+
+class Gate(Settings):
+    """What must hold before a version becomes the champion. All conditions must.
+
+    With ``approval: human`` a person must agree as well: the version then waits as the candidate. A run that ``rlhf
+    deploy`` started asks on the dashboard, for ``approval_hours``; any other says how to answer (``rlhf models
+    promote``) and ends. Whatever is not approved stays what it is, and can be promoted later.
+    """
+
+    evaluation: Name
+    conditions: Annotated[tuple[Condition, ...], Field(min_length=1)]
+    merge: bool = False  # also write the merged weights beside the adapter
+    approval: Literal["none", "human"] = "none"
+    approval_hours: Positive = 72.0

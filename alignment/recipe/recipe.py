@@ -1,0 +1,68 @@
+"""The recipe: one YAML file that says all of a run. Unknown keys are errors; defaults are the methods' published ones.
+
+A recipe's ``stages`` are a mapping from a name to a stage; the order is the order they run in. A stage names its inputs
+by the stages that make them (``base`` is the base model). :mod:`alignment.checks.recipe` finds what is wrong with one.
+"""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from alignment.recipe.base import Name, Settings
+from alignment.recipe.deployment import Deployment, Notify
+from alignment.recipe.gate import Gate
+from alignment.recipe.resources import Resources
+from alignment.recipe.run_settings import DataSettings, ModelSettings, RunSettings
+from alignment.recipe.stages.ai_feedback import ConstitutionStage, SynthesisStage
+from alignment.recipe.stages.dpo import DpoStage
+from alignment.recipe.stages.evaluate import EvaluateStage
+from alignment.recipe.stages.grpo import GrpoStage, RlooStage
+from alignment.recipe.stages.judge import JudgeStage
+from alignment.recipe.stages.overoptimisation import OveroptimisationStage
+from alignment.recipe.stages.pair_classifier import PairClassifierStage
+from alignment.recipe.stages.ppo import PpoStage
+from alignment.recipe.stages.preferences import HumanPreferencesStage, PreferenceFileStage, PreferencesStage
+from alignment.recipe.stages.reward import RewardStage
+from alignment.recipe.stages.sample import SampleStage
+from alignment.recipe.stages.sft import SftStage
+from alignment.recipe.stages.tournament import TournamentStage
+
+Stage = Annotated[
+    SftStage
+    | SampleStage
+    | PreferencesStage
+    | HumanPreferencesStage
+    | PreferenceFileStage
+    | JudgeStage
+    | RewardStage
+    | PairClassifierStage
+    | ConstitutionStage
+    | SynthesisStage
+    | DpoStage
+    | PpoStage
+    | GrpoStage
+    | RlooStage
+    | EvaluateStage
+    | TournamentStage
+    | OveroptimisationStage,
+    Field(discriminator="kind"),
+]  # fmt: skip
+
+
+class Recipe(Settings):
+    """All of a run."""
+
+    name: Name
+    description: str = ""
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    model: ModelSettings
+    data: DataSettings = DataSettings()
+    stages: dict[Name, Stage] = Field(min_length=1)
+    gate: Gate | None = None
+    resources: Resources = Resources()
+    deployment: Deployment = Deployment()
+    notify: Notify | None = None
+
+    def run_settings(self) -> RunSettings:
+        """What every stage is told of the recipe."""
+        return RunSettings(seed=self.seed, model=self.model, held_out=self.data.held_out, resources=self.resources)

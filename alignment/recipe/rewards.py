@@ -1,0 +1,267 @@
+"""Rewards as a recipe names them: a list, each told apart by its ``kind``, with a weight and a metric of its own.
+
+    rewards:
+      - {kind: number}
+      - {kind: length, unit: words, at_most: 40, weight: 0.5}
+
+What trains on them sees the weighted sum; what reports sees each. Rewards lie in [0, 1] and penalties in [-1, 0],
+except those of a reward model and of a user's function. ``number``, ``exact``, ``choice`` and ``code`` compare with a
+prompt's ``reference``, which every prompt must then have.
+"""
+
+import importlib
+import importlib.util
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from alignment.recipe.base import Count, Fraction, Name, Positive, Product, Settings
+from alignment.recipe.judges import JUDGE_READS, GenerativeJudge, LabelProbabilitiesJudge, scores_alone
+
+Unit = Literal["words", "sentences", "lines", "characters", "tokens"]
+Form = Literal[
+    "bullets", "numbered", "json", "one_paragraph", "one_line", "lowercase", "uppercase", "capitalised", "no_comma",
+    "quoted", "ends_with_full_stop", "ends_with_question_mark", "no_markdown",
+]  # fmt: skip
+Script = Literal[
+    "latin", "cyrillic", "greek", "arabic", "hebrew", "devanagari", "cjk", "hiragana", "katakana", "hangul"
+]
+
+
+class RewardSettings(Settings):
+    """What all rewards have: a weight in the sum, and a name for their metric (None: the kind)."""
+
+    weight: float = Field(default=1.0, allow_inf_nan=False)
+    name: Name | None = None
+
+
+class ModelReward(RewardSettings):
+    """The score of a trained reward model, which must know the policy's chat template."""
+
+    kind: Literal["model"]
+    model: Name  # a stage of kind reward
+    batch_size: Count = 32
+
+
+class NumberReward(RewardSettings):
+    """1 where the answer's result equals the reference as mathematics (``math-verify``): 1/2, 0.5 and \\frac12.
+
+    Where the reference is a number, so must the result be: a sum that is still to be done, or a fraction that can be
+    reduced, may be the question itself.
+    """
+
+    kind: Literal["number"]
+    decimals: Annotated[int, Field(ge=0, le=15)] = 6  # to which numbers are rounded before they are compared
+
+
+class ExactReward(RewardSettings):
+    """1 where the answer is the reference, apart from white space; by default from case and end punctuation too."""
+
+    kind: Literal["exact"]
+    strict: bool = False  # True: case and punctuation count
+
+
+class ChoiceReward(RewardSettings):
+    """1 where the letter chosen is the reference's: ``B``, ``(b)``, ``Answer: B``; the last one that is named."""
+
+    kind: Literal["choice"]
+    letters: Annotated[str, Field(pattern=r"^[A-Z]{2,26}$")] = "ABCD"
+
+
+class RegexReward(RewardSettings):
+    """1 where a regular expression matches the answer; ``{reference}`` in it stands for the reference's text."""
+
+    kind: Literal["regex"]
+    pattern: Annotated[str, Field(min_length=1)]
+    whole: bool = False  # True: it must match from the answer's first character to its last
+    ignore_case: bool = False
+
+    @model_validator(mode="after")
+    def _compiles(self) -> Self:
+        try:
+            re.compile(self.pattern.replace("{reference}", "x"))
+        except re.error as error:
+            raise ValueError(f"the pattern is no regular expression: {error}") from None
+        return self
+
+
+class JsonReward(RewardSettings):
+    """1 where the answer (or its last fenced block) is JSON that a JSON Schema (2020-12) allows."""
+
+    kind: Literal["json_schema"]
+    definition: dict[str, Any] = Field(default_factory=dict)  # the schema itself; {} allows any JSON
+
+    @model_validator(mode="after")
+    def _is_a_schema(self) -> Self:
+        from jsonschema import Draft202012Validator, SchemaError
+
+        try:
+            Draft202012Validator.check_schema(self.definition)
+        except SchemaError as error:
+            raise ValueError(f"the definition is no JSON Schema: {error.message}") from None
+        return self
+
+
+class CodeReward(RewardSettings):
+    """1 where the answer's Python passes the reference's, run after it: ``assert double(2) == 4``.
+
+    See :mod:`alignment.reward.sandbox` for what the process may do.
+    """
+
+    kind: Literal["code"]
+    seconds: Positive = 5.0  # of the clock, for one answer
+    memory_mb: Annotated[int, Field(ge=64)] = 512
+    processes: Count | None = None  # at once; None: one for each core
+
+
+class LengthReward(RewardSettings):
+    """1 where the answer's length lies within the bounds."""
+
+    kind: Literal["length"]
+    unit: Unit = "words"
+    at_least: Annotated[int, Field(ge=0)] = 0
+    at_most: Annotated[int, Field(ge=0)] | None = None
+
+    @model_validator(mode="after")
+    def _bounds(self) -> Self:
+        if self.at_most is not None and self.at_most < self.at_least:
+            raise ValueError(f"no length is at least {self.at_least} and at most {self.at_most}")
+        return self
+
+
+class FormatReward(RewardSettings):
+    """The share of the forms that the answer has."""
+
+    kind: Literal["format"]
+    forms: tuple[Form, ...] = Field(min_length=1)
+
+
+class KeywordsReward(RewardSettings):
+    """The share of the conditions that hold: each required word stands in the answer, each forbidden one does not."""
+
+    kind: Literal["keywords"]
+    required: tuple[str, ...] = ()
+    forbidden: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if not all(word.strip() for word in (*self.required, *self.forbidden)):
+            raise ValueError("a keyword is empty")
+        if not self.required and not self.forbidden:
+            raise ValueError("give required or forbidden words")
+        return self
+
+
+class LanguageReward(RewardSettings):
+    """The share of the answer's letters that are of one script: a check of the language as far as letters tell it."""
+
+    kind: Literal["language"]
+    script: Script
+
+
+class LengthPenalty(RewardSettings):
+    """0 up to ``free``, then falling in a line to -1 at ``full`` (soft overlong punishment, Yu et al. 2025, eq. 13)."""
+
+    kind: Literal["length_penalty"]
+    unit: Unit = "words"
+    free: Annotated[int, Field(ge=0)]
+    full: Count
+
+    @model_validator(mode="after")
+    def _falls(self) -> Self:
+        if self.full <= self.free:
+            raise ValueError(f"full={self.full} is not more than free={self.free}")
+        return self
+
+
+class RepetitionPenalty(RewardSettings):
+    """Minus the share of the answer's word n-grams that stood in it before (Welleck et al. 2020, seq-rep-n)."""
+
+    kind: Literal["repetition_penalty"]
+    ngram: Count = 3
+
+
+class FunctionReward(RewardSettings):
+    """A function of the user's: ``rewards.py:polite`` (a file beside the recipe) or ``package.module:polite``.
+
+    It is called as ``polite(prompts, responses, references, **options)`` with lists of messages, texts and texts or
+    None, and returns one number for each. It may be ``async``.
+    """
+
+    kind: Literal["function"]
+    function: Annotated[str, Field(pattern=r"^[^:]+:[A-Za-z_]\w*$")]
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
+class JudgeReward(RewardSettings):
+    """What a judge says of an answer while the policy trains (direct RLAIF, Lee et al. 2023).
+
+    A judge of form ``score`` scores each answer by itself, in [0, 1]. Any other compares it with ``opponents`` other
+    answers to its prompt, in both orders: the reward is the mean probability that it is the better one, disagreement
+    counting half. An answer without any verdict gets its batch's mean, which teaches nothing.
+    """
+
+    kind: Literal["judge"]
+    judge: Annotated[LabelProbabilitiesJudge | GenerativeJudge, Field(discriminator="kind")]
+    calibrated_by: Name | None = None  # a stage of kind judge with the very same judge; None: uncalibrated
+    opponents: Count = 2  # other answers to the prompt that each is compared with
+    max_unread: Fraction = 0.5  # a batch of which a larger share has no verdict ends the run
+
+    @property
+    def alone(self) -> bool:
+        """Whether each answer is judged by itself."""
+        return scores_alone(self.judge)
+
+
+RewardComponent = Annotated[
+    ModelReward | NumberReward | ExactReward | ChoiceReward | RegexReward | JsonReward | CodeReward | LengthReward
+    | FormatReward | KeywordsReward | LanguageReward | LengthPenalty | RepetitionPenalty | FunctionReward | JudgeReward,
+    Field(discriminator="kind"),
+]  # fmt: skip
+RewardList = tuple[RewardComponent, ...]
+REWARD_READS: dict[str, Product] = {"rewards": "reward_model", **JUDGE_READS}  # by the role of what rewards are made of
+WITH_REFERENCE = (NumberReward, ExactReward, ChoiceReward, CodeReward)
+
+
+def reward_name(reward: RewardSettings) -> str:
+    """What a reward's metric is called."""
+    return reward.name or str(reward.kind)  # type: ignore[attr-defined]  # every member of the union has one
+
+
+def needs_reference(reward: RewardSettings) -> bool:
+    """Whether a reward compares with the prompt's reference."""
+    return isinstance(reward, WITH_REFERENCE) or (isinstance(reward, RegexReward) and "{reference}" in reward.pattern)
+
+
+def unique_names(rewards: RewardList) -> RewardList:
+    """``rewards``, where no two share a name. Raises ValueError: their metrics could not be told apart."""
+    names = [reward_name(reward) for reward in rewards]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"two rewards are called {name}; give one of them a name")
+    return rewards
+
+
+def is_file(settings: FunctionReward) -> bool:
+    """Whether the function's module is named by its file (else by the name that Python imports it under)."""
+    return module_of(settings).endswith(".py")
+
+
+def module_of(settings: FunctionReward) -> str:
+    return settings.function.rpartition(":")[0]
+
+
+def data_name(settings: FunctionReward) -> str:
+    """Under which name a stage is given the function's file; it changes with whatever makes another function of it."""
+    return f"{reward_name(settings)}:{settings.function.rpartition(':')[2]}"
+
+
+def module_file(settings: FunctionReward) -> Path | None:
+    """The source of a function's module that is named by import; None where it cannot be found."""
+    try:
+        spec = importlib.util.find_spec(module_of(settings))
+    except (ImportError, ValueError):
+        return None
+    return Path(spec.origin) if spec is not None and spec.origin is not None and spec.has_location else None

@@ -1,0 +1,100 @@
+"""The settings of an evaluation: a candidate against opponents on held-out prompts."""
+
+from typing import ClassVar, Literal, Self
+
+from pydantic import field_validator, model_validator
+
+from alignment.recipe.base import BASE, Count, Name, Part
+from alignment.recipe.judges import JudgeSettings, check_calibration
+from alignment.recipe.metrics import MetricList, distinguishable
+from alignment.recipe.raters import SimulatedRaters
+from alignment.recipe.rewards import REWARD_READS, RewardList, reward_name, unique_names
+from alignment.recipe.stages.spec import StageSettings, StageSpec
+from alignment.records import Sampling
+
+
+class EvaluateStage(StageSettings):
+    """Candidate against opponents on held-out prompts: win rates, metrics, rewards, KL, length, repetition.
+
+    An opponent may be ``champion``: the registered version that is promoted when the stage runs, where there is one.
+    """
+
+    spec: ClassVar[StageSpec] = StageSpec(
+        run="alignment.stages.evaluate",
+        makes=("evaluation",),
+        reads={
+            "model": "policy",
+            "reward": "reward_model",
+            "reference": "policy",
+            "prompts": "held_out_prompts",
+            "against": "policy",
+            **REWARD_READS,
+        },
+        data=("prompts",),
+        sharing="pieces",
+        champion_roles=("against",),
+    )
+    kind: Literal["evaluate"]
+    model: Name
+    against: tuple[Name, ...] = (BASE,)
+    reference: Name = BASE  # KL is measured from this model
+    prompts: Name | None = None  # a preference_file stage whose held-out prompts to ask; None: those of data.prompts
+    raters: SimulatedRaters | None = None  # judge by the written rubric
+    judge: JudgeSettings | None = None  # judge by an AI judge, both orders of every pair
+    calibrated_by: Name | None = None  # a stage of kind judge with the very same judge; None: uncalibrated
+    reward: Name | None = None  # judge by this reward model
+    rewards: RewardList = ()  # reward functions as metrics: means, and differences from each opponent
+    metrics: MetricList = ()
+    sampling: Sampling = Sampling(temperature=0.0, max_new_tokens=128)
+    kl_prompts: Count = 16  # KL needs samples at temperature 1 of its own
+    batch_size: Count = 64
+    limit: Count | None = None  # held-out prompts
+    part: Part = "all"
+    workers: Count | None = None  # None: as many as `resources.workers`; what they find is the same
+
+    @field_validator("rewards")
+    @classmethod
+    def _names(cls, rewards: RewardList) -> RewardList:
+        return unique_names(rewards)
+
+    @model_validator(mode="after")
+    def _distinguishable(self) -> Self:
+        distinguishable(self.metrics, [reward_name(reward) for reward in self.rewards])
+        return self
+
+    @model_validator(mode="after")
+    def _a_judge_is_calibrated(self) -> Self:
+        check_calibration(self.judge, self.calibrated_by)
+        return self
+
+    def named_files(self) -> dict[str, str]:
+        """The rubric, where raters follow one."""
+        return {} if self.raters is None else {"rubric": self.raters.rubric}
+
+    def rewards_used(self) -> RewardList:
+        """Its reward functions."""
+        return self.rewards
+
+    def judge_used(self) -> JudgeSettings | None:
+        """The judge that compares."""
+        return self.judge
+
+    def calibration_used(self) -> str | None:
+        """The stage that says how far its judge can be trusted."""
+        return self.calibrated_by
+
+    def asks_held_out(self) -> bool:
+        """Whether it asks the held-out part of ``data.prompts``."""
+        return self.prompts is None
+
+    def sampling_used(self) -> Sampling:
+        """How it draws its answers."""
+        return self.sampling
+
+    def evaluates(self) -> bool:
+        """Whether it measures policies, on prompts that none was trained on."""
+        return True
+
+    def answers_per_prompt(self) -> int:
+        """Answers that it draws to each prompt."""
+        return 1

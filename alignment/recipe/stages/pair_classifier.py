@@ -1,0 +1,28 @@
+"""The settings of the pair classifier."""
+
+from typing import ClassVar, Literal
+
+from alignment.recipe.base import BASE, Count, Name, Positive
+from alignment.recipe.stages.spec import StageSpec
+from alignment.recipe.stages.training import Training
+
+
+class PairClassifierStage(Training):
+    """A discriminative judge: a classifier that reads a prompt and two answers and says which one people prefer.
+
+    It is trained on both orders of every pair, so that the place of an answer teaches it nothing (cross-entropy on the
+    log-odds that the first answer is better). The judge of kind ``pair_classifier`` asks it.
+    """
+
+    spec: ClassVar[StageSpec] = StageSpec(
+        run="alignment.stages.pair_classifier",
+        makes=("pair_classifier",),
+        reads={"model": "policy", "preferences": "preferences"},
+        sharing="batches",
+        headline=("accuracy",),
+    )
+    kind: Literal["pair_classifier"]
+    model: Name = BASE
+    preferences: Name
+    learning_rate: Positive = 1e-4  # LoRA: as for a reward model
+    max_answer_tokens: Count = 256  # of each answer; the rest is left out, in training and when it judges

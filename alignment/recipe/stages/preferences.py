@@ -1,0 +1,84 @@
+"""The settings of the stages that make preferences of simulated raters' votes, of people's, and of a file."""
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from alignment.recipe.base import Count, Fraction, Name
+from alignment.recipe.raters import SimulatedRaters
+from alignment.recipe.stages.spec import StageSettings, StageSpec
+
+
+class PreferencesStage(StageSettings):
+    """Raters compare the responses; their votes become consensus pairs with margins."""
+
+    spec: ClassVar[StageSpec] = StageSpec(
+        run="alignment.stages.preferences",
+        makes=("preferences",),
+        reads={"responses": "responses"},
+        computes=False,
+        headline=("pairs",),
+    )
+    kind: Literal["preferences"]
+    responses: Name | Annotated[tuple[Name, ...], Field(min_length=1)]  # of several policies, where several are named
+    raters: SimulatedRaters
+    comparisons_per_prompt: Count = 2
+    min_agreement: Fraction = 0.5  # pairs on which fewer of the raters agree are kept as votes, not trained on
+
+    def named_files(self) -> dict[str, str]:
+        """The rubric."""
+        return {"rubric": self.raters.rubric}
+
+    def compares_responses(self) -> bool:
+        """Whether it has the responses to a prompt compared with each other."""
+        return True
+
+
+CriterionName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,23}$")]
+
+
+class HumanPreferencesStage(StageSettings):
+    """People compare the responses in the raters' app. The run waits for them without taking compute.
+
+    Enough are ``pairs`` pairs, each judged by ``votes_per_comparison`` people of whom ``min_agreement`` agree.
+    ``criteria`` (name: what 1, 3 and 5 mean) are what they may score each answer by; left out, the desk's own.
+    """
+
+    spec: ClassVar[StageSpec] = StageSpec(
+        run="alignment.stages.human_preferences",
+        makes=("preferences",),
+        reads={"responses": "responses"},
+        data=("snapshot", "collection"),
+        computes=False,
+        headline=("pairs", "raters"),
+    )
+    kind: Literal["human_preferences"]
+    responses: Name
+    comparisons_per_prompt: Count = 1
+    votes_per_comparison: Count = 3
+    pairs: Count = 100
+    min_agreement: Fraction = 0.5
+    criteria: dict[CriterionName, Annotated[str, Field(min_length=1, max_length=500)]] = Field({}, max_length=8)
+
+    def compares_responses(self) -> bool:
+        """Whether it has the responses to a prompt compared with each other."""
+        return True
+
+    def pairs_wanted(self) -> int:
+        """Pairs that are enough for it."""
+        return self.pairs
+
+
+class PreferenceFileStage(StageSettings):
+    """Preferences that the user brings (``data.preferences``)."""
+
+    spec: ClassVar[StageSpec] = StageSpec(
+        run="alignment.stages.preference_file",
+        makes=("preferences", "held_out_prompts"),
+        data=("preferences",),
+        computes=False,
+        headline=("pairs",),
+    )
+    kind: Literal["preference_file"]
+    format: Literal["auto", "trl", "hh_rlhf", "oasst"] = "auto"
+    limit: Count | None = None  # pairs, taken in the order of their digests

@@ -1,0 +1,30 @@
+"""The settings of supervised fine-tuning."""
+
+from typing import ClassVar, Literal
+
+from alignment.recipe.base import BASE, Name, Positive
+from alignment.recipe.stages.spec import StageSpec
+from alignment.recipe.stages.training import Training
+
+
+class SftStage(Training):
+    """Supervised fine-tuning, loss on the assistant's tokens only."""
+
+    spec: ClassVar[StageSpec] = StageSpec(
+        run="alignment.stages.sft",
+        makes=("policy",),
+        reads={"model": "policy", "demonstrations": "demonstrations"},
+        data=("demonstrations",),
+        sharing="batches",
+        headline=("loss",),
+    )
+    kind: Literal["sft"]
+    model: Name = BASE
+    demonstrations: Name | None = None  # a stage that makes them; None: the file data.demonstrations
+    learning_rate: Positive = 2e-4  # LoRA: ten times full fine-tuning's 2e-5 (Dettmers et al. 2023, table 9)
+    epochs: Positive = 3.0  # Ouyang et al. 2022 and Zhou et al. 2023 train several epochs on little data
+    packing: bool = False
+
+    def trained_length(self) -> int:
+        """Tokens at which the conversations that it trains on are cut, or left out."""
+        return self.max_length

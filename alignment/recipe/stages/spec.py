@@ -1,0 +1,187 @@
+"""What a kind of stage is to everything but the stage itself, asked by pipeline, checks, plan and report.
+
+No words that are shown stand here: this module's code is part of every stage's cache key.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+from alignment.recipe.base import Lora, Product, Settings
+from alignment.records import Sampling
+
+Sharing = Literal["batches", "pieces", "none"]
+
+UNCOUNTED: Any = {
+    "raters": {"rubric"},
+    "judge": {"folder"},
+    "constitution": True,
+    "rewards": {"__all__": {"function": True, "judge": {"folder"}}},
+    "workers": True,
+}
+"""Settings that do not count as they are written: paths, whose files count by what they hold, and who does the work."""
+
+
+@dataclass(frozen=True, slots=True)
+class StageSpec:
+    """What a kind of stage reads, makes and needs.
+
+    Attributes:
+        run: the module whose ``run(settings, context)`` makes the stage.
+        makes: what other stages can read of its artifact.
+        reads: by role, what the stages must make that the setting of that name gives.
+        data: the data files that it reads; a setting of the same name takes a file's place.
+        sharing: how several workers do it: they share each batch, and so each sum ("batches"), do pieces that depend
+            on no other ("pieces"), or not at all ("none").
+        computes: whether it runs a model, and so takes its share of a limited resource such as GPUs.
+        samples: whether it draws answers from a policy, which a vLLM server may do in its place.
+        champion_roles: the roles in which the promoted version may stand for a stage.
+        headline: the metrics that say most of it, the most telling first.
+    """
+
+    run: str
+    makes: tuple[Product, ...]
+    reads: Mapping[str, Product] = field(default_factory=dict)
+    data: tuple[str, ...] = ()
+    sharing: Sharing = "none"
+    computes: bool = True
+    samples: bool = False
+    champion_roles: tuple[str, ...] = ()
+    headline: tuple[str, ...] = ()
+
+
+class StageSettings(Settings):
+    """The settings of a stage. What only some kinds have is asked by a method that says ``None`` for the others."""
+
+    spec: ClassVar[StageSpec]
+    kind: str
+
+    def counted(self) -> dict[str, Any]:
+        """Its settings as the cache key counts them."""
+        return self.model_dump(mode="json", exclude=UNCOUNTED)
+
+    def inputs(self) -> dict[str, tuple[str, ...]]:
+        """The stages (or ``base``) that its own settings name, by role.
+
+        :func:`alignment.recipe.graph.stage_inputs` adds those of its judge and its rewards.
+        """
+        named = {role: getattr(self, role, None) for role in self.spec.reads}
+        lists = {role: (value,) if isinstance(value, str) else value for role, value in named.items()}
+        return {
+            role: value
+            for role, value in lists.items()
+            if isinstance(value, tuple) and value and all(isinstance(name, str) for name in value)
+        }
+
+    def data_files(self) -> tuple[str, ...]:
+        """The data files that it reads, of ``spec.data``."""
+        return tuple(name for name in self.spec.data if getattr(self, name, None) is None)
+
+    def named_files(self) -> dict[str, str]:
+        """Files of its own that it names by a path, by what they are: a rubric, a constitution."""
+        return {}
+
+    def rewards_used(self) -> tuple[Any, ...]:
+        """Its reward functions (:data:`alignment.recipe.rewards.RewardList`)."""
+        return ()
+
+    def judge_used(self) -> Any | None:
+        """The judge that it asks (:data:`alignment.recipe.judges.AnyJudge`), but for those of its rewards."""
+        return None
+
+    def endpoints_used(self) -> tuple[tuple[str, Any], ...]:
+        """The endpoints that write for it and judge nothing, each with its field."""
+        return ()
+
+    def calibration_used(self) -> str | None:
+        """The stage that says how far its judge can be trusted."""
+        return None
+
+    def workers_wanted(self) -> int | None:
+        """How many processes do its work; None: as many as the recipe says for all stages."""
+        workers: int | None = getattr(self, "workers", None)
+        return workers
+
+    def can_be_shared(self) -> bool:
+        """Whether its work may be given to workers."""
+        return self.spec.sharing != "none"
+
+    def even_batch(self) -> tuple[int, int] | None:
+        """``batch_size`` and ``gradient_accumulation`` of batches that workers share evenly; None: parts may differ."""
+        return None
+
+    def rollout_processes(self) -> int:
+        """Processes apart from its workers that draw its answers."""
+        return 0
+
+    def snapshot_steps(self) -> int | None:
+        """Optimizer steps between two snapshots of the policy that it trains."""
+        return None
+
+    def answers_per_prompt(self) -> int | None:
+        """Responses that it makes to each prompt."""
+        return None
+
+    def compares_responses(self) -> bool:
+        """Whether it has the responses to a prompt compared with each other."""
+        return False
+
+    def pairs_wanted(self) -> int | None:
+        """Pairs that are enough for it."""
+        return None
+
+    def written_tokens(self) -> int:
+        """The longest text that it has a model write, in tokens, but for sampled answers."""
+        return 0
+
+    def sampling_used(self) -> Sampling | None:
+        """How it draws answers to the prompts of its file."""
+        return None
+
+    def longest_prompt(self) -> int | None:
+        """Tokens above which a prompt is left out."""
+        return None
+
+    def trained_length(self) -> int | None:
+        """Tokens at which the conversations that it trains on are cut, or left out."""
+        return None
+
+    def evaluates(self) -> bool:
+        """Whether it measures policies, on prompts that none was trained on."""
+        return False
+
+    def steps_planned(self) -> int | None:
+        """Steps that it takes, where its settings say so."""
+        return None
+
+    def reward_model_used(self) -> str | None:
+        """The stage whose reward model it asks, but for those of its rewards."""
+        named: str | None = getattr(self, "reward", None)
+        return named
+
+    def adapter_trained(self) -> Lora | None:
+        """The adapter that it trains; None where it trains all weights or none."""
+        adapter: Lora | None = getattr(self, "lora", None)
+        return adapter
+
+    def memory_settings(self) -> dict[str, int]:
+        """Its settings that memory grows with, and their values."""
+        named = {name: getattr(self, name, None) for name in ("batch_size", "max_length")}
+        return {name: value for name, value in named.items() if value is not None}
+
+    def lighter(self) -> dict[str, Any] | None:
+        """The next change of its settings with which it needs less memory for the same result; None: none is left."""
+        if getattr(self, "gradient_checkpointing", None) is False:
+            return {"gradient_checkpointing": True}
+        size, accumulation = getattr(self, "batch_size", 1), getattr(self, "gradient_accumulation", None)
+        if size < 2:
+            return None
+        return {"batch_size": size // 2} | ({"gradient_accumulation": 2 * accumulation} if accumulation else {})
+
+    def trains_adapter(self) -> bool:
+        """Whether it can train an adapter in place of all weights."""
+        return "lora" in type(self).model_fields
+
+    def asks_held_out(self) -> bool:
+        """Whether it asks the held-out part of ``data.prompts``."""
+        return False

@@ -1,0 +1,76 @@
+"""The settings of a tournament between policies."""
+
+from typing import Annotated, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from alignment.recipe.base import Count, Name, Part
+from alignment.recipe.judges import JUDGE_READS, JudgeSettings, check_calibration
+from alignment.recipe.raters import SimulatedRaters
+from alignment.recipe.stages.spec import StageSettings, StageSpec
+from alignment.records import Sampling
+
+
+class TournamentStage(StageSettings):
+    """Every policy against every other on held-out prompts; its output is the best of them, a model like any other.
+
+    The best is the one with the highest win rate against ``model``, from which all started. Best-of-n from ``model``
+    plays along as the baseline that needs no training; it is no model, so it cannot be the output.
+    """
+
+    spec: ClassVar[StageSpec] = StageSpec(
+        run="alignment.stages.tournament",
+        makes=("policy",),
+        reads={"model": "policy", "policies": "policy", "reward": "reward_model", **JUDGE_READS},
+        data=("prompts",),
+        sharing="pieces",
+        headline=("players",),
+    )
+    kind: Literal["tournament"]
+    policies: tuple[Name, ...] = Field(min_length=2)
+    model: Name
+    raters: SimulatedRaters | None = None
+    judge: JudgeSettings | None = None  # an AI judge in the raters' place
+    calibrated_by: Name | None = None  # a stage of kind judge with the very same judge; None: uncalibrated
+    reward: Name | None = None  # chooses among the answers of best-of-n
+    best_of: Count = 1  # candidates for each answer of best-of-n; 1: it does not play
+    sampling: Sampling = Sampling(temperature=0.0, max_new_tokens=128)
+    best_of_temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    kl_prompts: Count = 16  # KL from `model` needs samples at temperature 1 of its own
+    batch_size: Count = 64
+    limit: Count | None = None  # held-out prompts
+    part: Part = "first half"
+    workers: Count | None = None  # None: as many as `resources.workers`; what they find is the same
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if (self.best_of > 1) != (self.reward is not None):
+            raise ValueError("best_of above 1 needs a reward that chooses, and a reward chooses only among best_of")
+        if (self.raters is None) == (self.judge is None):
+            raise ValueError("name raters or a judge: who compares")
+        check_calibration(self.judge, self.calibrated_by)
+        return self
+
+    def named_files(self) -> dict[str, str]:
+        """The rubric, where raters follow one."""
+        return {} if self.raters is None else {"rubric": self.raters.rubric}
+
+    def judge_used(self) -> JudgeSettings | None:
+        """The judge that compares."""
+        return self.judge
+
+    def calibration_used(self) -> str | None:
+        """The stage that says how far its judge can be trusted."""
+        return self.calibrated_by
+
+    def asks_held_out(self) -> bool:
+        """Whether it asks the held-out part of ``data.prompts``."""
+        return True
+
+    def evaluates(self) -> bool:
+        """Whether it measures policies, on prompts that none was trained on."""
+        return True
+
+    def sampling_used(self) -> Sampling:
+        """How it draws its answers."""
+        return self.sampling

@@ -1,0 +1,71 @@
+"""From a recipe's list of rewards to rewards that score."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from alignment.chat import render_answer, render_prompt, template_digest
+from alignment.errors import StageError
+from alignment.models.reward_model import load_reward_model, score
+from alignment.recipe.rewards import FunctionReward, JudgeReward, ModelReward, RewardList, data_name, reward_name
+from alignment.reward import rules, verifiable
+from alignment.reward.judge_reward import judge_reward
+from alignment.reward.protocol import Answer, Component, Reward, Rewards
+from alignment.reward.user_function import function
+from alignment.stage import StageContext
+
+MAKERS: Mapping[str, Callable[[Any], Reward]] = {  # those that need nothing but their settings
+    "number": verifiable.number,
+    "exact": verifiable.exact,
+    "choice": verifiable.choice,
+    "regex": verifiable.regex,
+    "json_schema": verifiable.json_schema,
+    "code": verifiable.code,
+    "length": rules.length,
+    "format": rules.form,
+    "keywords": rules.keywords,
+    "language": rules.language,
+    "length_penalty": rules.length_penalty,
+    "repetition_penalty": rules.repetition_penalty,
+}
+
+
+def build_rewards(settings: RewardList, context: StageContext, tokenizer: Any | None = None) -> Rewards:
+    """The rewards of a stage. ``tokenizer`` is the policy's, where one is trained.
+
+    Raises StageError where a reward model knows another chat template than the policy, or a function cannot be loaded.
+    """
+    return Rewards([Component(reward_name(one), one.weight, _build(one, context, tokenizer)) for one in settings])
+
+
+def model_reward(settings: ModelReward, context: StageContext, tokenizer: Any | None) -> Reward:
+    """The score of a trained reward model; it reads prompt and answer as the policy wrote them, where that is known."""
+    model, own_tokenizer = load_reward_model(context.inputs[settings.model], context.run)
+    if tokenizer is not None:
+        check_template(tokenizer, own_tokenizer, settings.model)
+
+    def ids(answer: Answer) -> list[int]:
+        if answer.token_ids is not None and tokenizer is not None:
+            return list(answer.token_ids)
+        messages = answer.prompt.messages
+        return render_prompt(own_tokenizer, messages) + render_answer(own_tokenizer, messages, answer.text)
+
+    return lambda answers: score(model, own_tokenizer, list(map(ids, answers)), batch_size=settings.batch_size)
+
+
+def check_template(policy: Any, reward: Any, name: str) -> None:
+    """Raises StageError where a reward model's tokenizer shapes conversations in another way than the policy's."""
+    if template_digest(policy) != template_digest(reward):
+        raise StageError(
+            f"{name} was trained with another chat template than the policy answers with; "
+            "train the reward model from the same base"
+        )
+
+
+def _build(settings: Any, context: StageContext, tokenizer: Any | None) -> Reward:
+    if isinstance(settings, ModelReward):
+        return model_reward(settings, context, tokenizer)
+    if isinstance(settings, JudgeReward):
+        return judge_reward(settings, context)
+    if isinstance(settings, FunctionReward):
+        return function(settings, context.data.get(data_name(settings)))
+    return MAKERS[settings.kind](settings)

@@ -1,0 +1,81 @@
+"""What policies are asked, and their answers: the same prompts and the same seeds for each of them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from alignment.chat import render_prompt
+from alignment.data.jsonl import read_records
+from alignment.data.prompts import load_prompts
+from alignment.digests import content_id
+from alignment.errors import StageError
+from alignment.recipe.base import Part
+from alignment.records import Artifact, Prompt, Response, Sampling
+from alignment.rollouts.policy_pool import LoadedPolicy
+from alignment.rollouts.seeds import response_seed
+from alignment.stage import StageContext
+
+
+def held_out_prompts(
+    context: StageContext, *, source: str | None = None, limit: int | None = None, part: Part = "all"
+) -> list[Prompt]:
+    """The prompts to ask: of the stage that ``source`` names, else the held-out share of data.prompts.
+
+    ``part`` takes half of them, and ``limit`` so many, in the order of their ids, which are digests: no part of the
+    file is preferred. Raises StageError where none is left.
+    """
+    if source is not None:
+        path = Path(context.inputs[source].path) / "prompts.jsonl"
+        prompts = read_records(path, Prompt)
+    elif "prompts" in context.data:
+        path = context.data["prompts"]
+        _train, prompts = load_prompts(path, context.run.held_out)
+    else:
+        raise StageError(f"{context.name}: no prompts to ask; set data.prompts, or stages.{context.name}.prompts")
+    ordered = sorted(prompt.id for prompt in prompts)
+    middle = (len(ordered) + 1) // 2
+    halves = {"all": ordered, "first half": ordered[:middle], "second half": ordered[middle:]}
+    chosen = set(halves[part][:limit])
+    if not chosen:
+        raise StageError(f"{path} has too few held-out prompts; add prompts, or raise data.held_out")
+    return [prompt for prompt in prompts if prompt.id in chosen]
+
+
+def draw(
+    policy: LoadedPolicy,
+    artifact: Artifact,
+    prompts: Sequence[Prompt],
+    *,
+    sampling: Sampling,
+    seed: int,
+    first: int = 0,
+    per_prompt: int = 1,
+    batch_size: int = 64,
+) -> list[list[Response]]:
+    """``per_prompt`` responses to each prompt, the ``first``-th and those after it.
+
+    A response's seed depends on the prompt and its place alone: every model draws with the same, which takes noise out
+    of their comparison.
+    """
+    places = range(first, first + per_prompt)
+    seeds = [response_seed(seed, prompt.id, place) for prompt in prompts for place in places]
+    engine = policy.engine(batch_size)
+    tokens = [render_prompt(policy.tokenizer, prompt.messages) for prompt in prompts]
+    drawn = engine.generate(tokens, sampling=sampling, seeds=seeds, per_prompt=per_prompt)
+    rows = iter(seeds)
+    return [
+        [
+            Response(
+                id=content_id(["answer", artifact.digest, prompt.id, own]),
+                prompt_id=prompt.id,
+                text=completion.text,
+                model=str(artifact.ref()),
+                sampling=sampling,
+                seed=own,
+                tokens=len(completion.tokens),
+                finished=completion.finished,
+            )
+            for completion in group
+            for own in [next(rows)]
+        ]
+        for prompt, group in zip(prompts, drawn, strict=True)
+    ]

@@ -1,0 +1,13 @@
+"""The seeds of single responses."""
+
+import hashlib
+
+
+def derived_seed(*parts: object) -> int:
+    """A seed that depends on ``parts`` alone, so that a restarted run draws what the first one would have."""
+    return int.from_bytes(hashlib.sha256("/".join(map(str, parts)).encode()).digest()[:4], "big")
+
+
+def response_seed(seed: int, prompt_id: str, index: int) -> int:
+    """A response's own seed: it depends on nothing but the recipe's seed, the prompt and its place among the K."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{prompt_id}/{index}".encode()).digest()[:4], "big")

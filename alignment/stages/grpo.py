@@ -1,0 +1,175 @@
+"""The stages ``grpo`` and ``rloo``: TRL's trainers with every loss they offer, on our rollouts and rewards.
+
+Of a group's answers, those that score above the others become likelier. GRPO (Shao et al. 2024) divides by the group's
+deviation and clips ratios of tokens; RLOO (Ahmadian et al. 2024) takes the mean of the others as the baseline and
+weighs whole answers. Neither needs a critic, nor, at ``beta: 0``, a reference.
+"""
+
+import json
+import shutil
+from typing import Any
+
+from peft import PeftModel
+from trl import GRPOConfig, RLOOConfig
+
+from alignment.chat import render_prompt
+from alignment.data.prompts import load_prompts
+from alignment.distributed.fsdp import whole_state
+from alignment.errors import StageError
+from alignment.models.adapters import add_lora, is_adapter
+from alignment.models.load import load_policy, save_policy, stop_ids
+from alignment.policy.grpo.metrics import GroupCallback, all_alarms
+from alignment.policy.grpo.trainer import OurGRPOTrainer, OurRLOOTrainer, Rollouts, reward_stub, run_dataset
+from alignment.recipe.base import BASE
+from alignment.recipe.stages.grpo import GroupStage, GrpoStage, RlooStage
+from alignment.records import Prompt
+from alignment.reward.factory import build_rewards
+from alignment.rollouts.factory import build_engine
+from alignment.stage import StageContext, StageResult
+from alignment.training.response_head import add_response_head
+from alignment.training.snapshots import Snapshots
+from alignment.training.trl import final_metrics, fit, seed_everything, shared_arguments
+from alignment.workspace import write_text
+
+
+def run(settings: GrpoStage | RlooStage, context: StageContext) -> StageResult:
+    """Trains ``settings.model`` on its rewards of its own answers to the training prompts.
+
+    Raises StageError where no prompt is short enough, a reward model has another template, or a reward fails.
+    """
+    seed_everything(context.run)
+    start, base = context.inputs[settings.model], context.inputs[BASE]
+    policy, tokenizer = load_policy(start, base, context.run, trainable=True, placed=not context.sharded)
+    if settings.lora is not None and not is_adapter(start):
+        policy = add_lora(policy, settings.lora)
+    prompts, dropped = training_prompts(settings, context, tokenizer)
+    stops = stop_ids(policy, tokenizer)
+    rollouts = Rollouts(
+        engine=build_engine(context, policy, tokenizer),
+        policy=policy,
+        base=policy.get_base_model() if isinstance(policy, PeftModel) else policy,
+        tokenizer=tokenizer,
+        stop_ids=stops,
+        sampling=settings.sampling,
+        rewards=build_rewards(settings.rewards, context, tokenizer),
+        prompts=prompts,
+        seed=context.run.seed,
+        updates_per_step=settings.epochs * settings.minibatches,
+        epochs=settings.epochs,
+        rank=context.rank,
+    )
+    tables = context.checkpoints / "samples"  # not in the output, which a restart begins anew
+
+    def make_trainer(callback: Any) -> Any:
+        return _trainer(settings, context, policy, tokenizer, rollouts, callback)
+
+    snapshots = Snapshots(settings.snapshot_every, tokenizer, base, context, updates_per_step=rollouts.updates_per_step)
+    trainer, callback, loss = fit(
+        policy,
+        make_trainer,
+        context,
+        callback=GroupCallback(context, settings, rollouts, tables),
+        also=(snapshots,),
+    )
+    state = whole_state(trainer.model, trained_only=True)
+    if context.rank > 0:
+        return StageResult("model", {})
+    save_policy(trainer.model, tokenizer, base, context.output, state=state)
+    snapshots.publish()
+    shutil.copytree(tables, context.output / "samples")
+    write_text(context.output / "curves.json", json.dumps(callback.curves, sort_keys=True))
+    alarms = all_alarms(trainer.state.log_history)
+    write_text(context.output / "alarms.json", json.dumps(alarms, indent=1))
+    metrics = final_metrics(callback) | {
+        "mean_loss": loss,
+        "prompts": float(len(prompts)),
+        "dropped": float(dropped),
+        "alarms": float(len(alarms)),
+    }
+    sampled = round(sum(length * settings.episodes for _step, length in callback.curves["length"]))
+    return StageResult("model", metrics, callback.curves, callback.tokens, sampled)
+
+
+def training_prompts(settings: GroupStage, context: StageContext, tokenizer: Any) -> tuple[list[Prompt], int]:
+    """The training prompts that are short enough, and how many are not. Raises StageError where none is."""
+    train, _held_out = load_prompts(context.data["prompts"], context.run.held_out)
+    longest = settings.max_prompt_length
+    kept = [prompt for prompt in train if len(render_prompt(tokenizer, prompt.messages)) <= longest]
+    if not kept:
+        raise StageError(f"none of {len(train)} training prompts is at most max_prompt_length={longest} tokens")
+    return kept, len(train) - len(kept)
+
+
+def group_arguments(settings: GroupStage, context: StageContext, weights: list[float]) -> dict[str, Any]:
+    """The keyword arguments that GRPOConfig and RLOOConfig share."""
+    per_generation = settings.episodes // settings.batch_size
+    updates = settings.epochs * settings.minibatches
+    return shared_arguments(settings, context) | {
+        "max_steps": settings.steps * updates,
+        "steps_per_generation": per_generation,
+        "gradient_accumulation_steps": per_generation // settings.minibatches,
+        "num_iterations": settings.epochs,
+        "num_generations": settings.per_prompt,
+        "max_completion_length": settings.sampling.max_new_tokens,
+        "temperature": settings.sampling.temperature,
+        "logging_steps": updates,
+        "save_steps": settings.checkpoint_every * updates,  # only ever between two steps: answers are not kept
+        "shuffle_dataset": False,
+        "beta": settings.beta,
+        "epsilon": settings.clip_low,
+        "epsilon_high": settings.clip_high,
+        "mask_truncated_completions": settings.mask_truncated,
+        "reward_weights": weights,
+    }
+
+
+def _trainer(
+    settings: GrpoStage | RlooStage,
+    context: StageContext,
+    policy: Any,
+    tokenizer: Any,
+    rollouts: Rollouts,
+    callback: Any,
+) -> Any:
+    shared = group_arguments(settings, context, [component.weight for component in rollouts.rewards.components])
+    rows = run_dataset(
+        rollouts.prompts,
+        steps=settings.steps,
+        per_step=settings.episodes // settings.per_prompt,
+        seed=context.run.seed,
+    )
+    if isinstance(settings, GrpoStage):
+        kind, arguments = OurGRPOTrainer, GRPOConfig(**shared, **_grpo_arguments(settings))
+    else:
+        kind = OurRLOOTrainer
+        arguments = RLOOConfig(
+            **shared, normalize_advantages=settings.normalize_advantages, reward_clip_range=settings.clip_rewards
+        )
+    trainer = kind(
+        model=policy,
+        reward_funcs=[reward_stub(name) for name in rollouts.rewards.names],
+        args=arguments,
+        train_dataset=rows,
+        processing_class=tokenizer,
+        callbacks=[callback],
+    )
+    if not getattr(settings, "entropy_coefficient", 0.0):  # its gradient needs TRL's own head
+        for model in filter(None, (trainer.model, trainer.ref_model)):
+            add_response_head(model, temperature=settings.sampling.temperature, statistics=False)
+    trainer.rollouts = rollouts
+    return trainer
+
+
+def _grpo_arguments(settings: GrpoStage) -> dict[str, Any]:
+    positive, negative = settings.sapo_temperatures
+    return {
+        "loss_type": settings.loss,
+        "scale_rewards": settings.scale_rewards,
+        "importance_sampling_level": settings.importance_level,
+        "multi_objective_aggregation": settings.aggregation,
+        "delta": settings.delta,
+        "top_entropy_quantile": settings.top_entropy,
+        "entropy_coef": settings.entropy_coefficient,
+        "sapo_temperature_pos": positive,
+        "sapo_temperature_neg": negative,
+    }

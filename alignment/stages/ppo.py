@@ -1,0 +1,190 @@
+"""The PPO stage: loads policy, reference, critic and reward model, trains, and writes the policy as an artifact."""
+
+import copy
+import json
+import shutil
+from typing import Any
+
+from peft import LoraConfig, PeftModel, inject_adapter_in_model
+
+from alignment.chat import render_prompt
+from alignment.data.prompts import load_prompts
+from alignment.distributed.fsdp import check_devices, whole_state
+from alignment.distributed.workers import Team
+from alignment.errors import StageError
+from alignment.models.adapters import add_lora, is_adapter
+from alignment.models.device import pick_device
+from alignment.models.load import load_policy, save_policy
+from alignment.policy.losses import kl_estimate
+from alignment.policy.ppo.actor_critic import Reference, adapter_off, frozen_adapter, frozen_copy
+from alignment.policy.ppo.batch import Experience
+from alignment.policy.ppo.episode_reward import episode_reward
+from alignment.policy.ppo.held_out_win_rate import Watch
+from alignment.policy.ppo.trainer import PpoTrainer
+from alignment.preferences.rubric import load_rubric
+from alignment.preferences.simulated_raters import simulated_raters
+from alignment.recipe.base import BASE, Lora
+from alignment.recipe.stages.ppo import PpoStage
+from alignment.records import Prompt
+from alignment.rollouts.distributed_engine import PushedEngine
+from alignment.rollouts.engine import Engine, PromptIds
+from alignment.rollouts.factory import team_engine
+from alignment.stage import Progress, StageContext, StageResult
+from alignment.training.snapshots import Snapshots
+from alignment.training.trl import seed_everything
+from alignment.workspace import write_text
+
+SHOWN = 8  # answers in each sample table
+
+
+def run(settings: PpoStage, context: StageContext) -> StageResult:
+    """Trains ``settings.model`` against its reward model and reward functions on the training prompts.
+
+    Raises StageError where no prompt is short enough, templates differ, or training goes wrong.
+    """
+    seed_everything(context.run)
+    start, base = context.inputs[settings.model], context.inputs[BASE]
+    check_devices(context)
+    policy, tokenizer = load_policy(start, base, context.run, trainable=True, placed=not context.sharded)
+    if settings.lora is not None and not is_adapter(start):
+        policy = add_lora(policy, settings.lora)
+    reward_model, reward = episode_reward(settings, context, tokenizer)
+    prompts, held_out = _prompts(settings, context, tokenizer)
+    critic = _critic(settings, policy, reward_model)  # before the reference adds its adapter
+    if reward_model is not None:
+        reward_model.to(pick_device(context.run.resources))
+    engine = team_engine(settings, context, policy, tokenizer)
+    if isinstance(engine, PushedEngine):
+        engine.push(policy, 0)  # the start, of which the watch below asks
+    trainer = PpoTrainer(
+        settings,
+        policy=policy,
+        reference=_reference(policy, start.path if is_adapter(start) else None, sharded=context.sharded),
+        critic=critic,
+        engine=engine,
+        reward=reward,
+        prompts=prompts,
+        seed=context.run.seed,
+        checkpoints=context.checkpoints,
+        team=Team(context.rank, context.workers),
+        sharded=context.sharded,
+        preempted=context.preempted,
+        saved=context.saved,
+    )
+    # It samples from the start, which waits in main memory until the trainer has sharded it.
+    trainer.watch = _watch(settings, context, engine, held_out)
+
+    tables = context.checkpoints / "samples"  # not in the output, which a restart begins anew
+    snapshots = Snapshots(settings.snapshot_every, tokenizer, base, context)
+
+    def on_step(step: int, metrics: dict[str, float], experience: Experience) -> None:
+        state = trainer.state
+        context.report(Progress(step, settings.steps, metrics, state.tokens_sampled + state.tokens_trained))
+        due = step == 1 or step % settings.checkpoint_every == 0 or step == settings.steps
+        if due and context.rank == 0:
+            table = json.dumps(sample_table(experience), indent=1, ensure_ascii=False)
+            write_text(tables / f"step-{step:06d}.json", table)
+        snapshots.take(policy, step)
+
+    with context.working():
+        state = trainer.train(on_step=on_step)
+    weights = whole_state(policy, trained_only=True)
+    if context.rank > 0:
+        return StageResult("model", {})
+    save_policy(policy, tokenizer, base, context.output, state=weights)
+    snapshots.publish()
+    shutil.copytree(tables, context.output / "samples")
+    curves = {
+        name: [(step, metrics[name]) for step, metrics in enumerate(state.history, start=1) if name in metrics]
+        for name in _names(state.history)
+    }
+    write_text(context.output / "curves.json", json.dumps(curves))
+    write_text(context.output / "alarms.json", json.dumps(state.alarms, indent=1))
+    metrics = final_metrics(state.history) | {"prompts": float(len(prompts)), "alarms": float(len(state.alarms))}
+    return StageResult("model", metrics, curves, state.tokens_trained, state.tokens_sampled)
+
+
+def sample_table(experience: Experience) -> list[dict[str, Any]]:
+    """The first ``SHOWN`` answers of a step with their figures, for the report."""
+    kl = kl_estimate(experience.logprobs, experience.ref_logprobs, estimator="k1").sum(dim=1)
+    return [
+        {
+            "prompt": episode.prompt.messages[-1].content,
+            "answer": episode.completion.text,
+            "score": float(experience.scores[row]),
+            "kl": float(kl[row]),
+            "tokens": len(episode.completion.tokens),
+            "finished": episode.completion.finished,
+        }
+        for row, episode in enumerate(experience.episodes[:SHOWN])
+    ]
+
+
+def final_metrics(history: list[dict[str, float]]) -> dict[str, float]:
+    """The mean of each metric over the last tenth of the steps (at least one): one step alone is too noisy to quote.
+
+    A metric that none of them has (the held-out win rate is not measured at every step) is quoted from its last step.
+    """
+    recent = max(1, len(history) // 10)
+    found = {}
+    for name in _names(history):
+        values = [step[name] for step in history[-recent:] if name in step]
+        values = values or [step[name] for step in history if name in step][-1:]
+        found[name] = sum(values) / len(values)
+    return found
+
+
+def _names(history: list[dict[str, float]]) -> list[str]:
+    """Every metric that some step has, in the order of their first steps."""
+    return list(dict.fromkeys(name for metrics in history for name in metrics))
+
+
+def _prompts(settings: PpoStage, context: StageContext, tokenizer: Any) -> tuple[list[PromptIds], list[PromptIds]]:
+    """The training prompts and the held-out ones that are watched, those that are too long left out of both."""
+
+    def rendered(prompts: list[Prompt]) -> list[PromptIds]:
+        found = [(prompt, tuple(render_prompt(tokenizer, prompt.messages))) for prompt in prompts]
+        return [(prompt, ids) for prompt, ids in found if len(ids) <= settings.max_prompt_length]
+
+    train, held_out = load_prompts(context.data["prompts"], context.run.held_out)
+    kept = rendered(train)
+    if not kept:
+        raise StageError(
+            f"none of {len(train)} training prompts is at most max_prompt_length={settings.max_prompt_length} tokens"
+        )
+    return kept, rendered(sorted(held_out, key=lambda prompt: prompt.id))[: settings.watch_prompts]
+
+
+def _watch(settings: PpoStage, context: StageContext, engine: Engine, held_out: list[PromptIds]) -> Watch | None:
+    """The raters' comparison with the start, where the recipe asks for one and there are prompts to ask."""
+    if settings.raters is None:
+        return None
+    if not held_out:
+        raise StageError(f"{context.name}: raters are to watch it, but no held-out prompt is short enough to ask")
+    raters = simulated_raters(settings.raters, load_rubric(context.data["rubric"]), context.run.seed)
+    return Watch(engine, held_out, raters, longest=settings.sampling.max_new_tokens, folder=context.checkpoints,
+                 writes=context.rank == 0)  # fmt: skip
+
+
+def _reference(policy: Any, adapter: str | None, *, sharded: bool) -> Reference:
+    """What the policy started from: see :mod:`alignment.policy.ppo.actor_critic`."""
+    if not isinstance(policy, PeftModel):
+        return frozen_copy(policy, sharded=sharded)
+    return adapter_off(policy) if adapter is None else frozen_adapter(policy, adapter)
+
+
+def _critic(settings: PpoStage, policy: Any, reward_model: Any) -> Any | None:
+    """The value function's own trunk, or None where it shares the policy's."""
+    if settings.critic == "shared":
+        return None
+    if settings.critic == "policy":
+        base = policy.get_base_model() if isinstance(policy, PeftModel) else policy
+        return copy.deepcopy(base.base_model)
+    trunk = copy.deepcopy(reward_model.base_model)
+    return trunk if settings.lora is None else _with_adapter(trunk, settings.lora)
+
+
+def _with_adapter(trunk: Any, lora: Lora) -> Any:
+    linear = {name for name, module in trunk.named_modules() if type(module).__name__ == "Linear"}
+    config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=sorted(linear))
+    return inject_adapter_in_model(config, trunk)

@@ -1,0 +1,119 @@
+"""Sampling responses: K to every training prompt, block by block, so that a run that was stopped goes on.
+
+Every response carries its sampling settings and its own seed; with the policy's version that is what it takes to draw
+it again.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+from alignment.chat import render_prompt
+from alignment.data.jsonl import read_records, write_records
+from alignment.data.prompts import load_prompts
+from alignment.models.load import load_policy, policy_tokenizer
+from alignment.parallel_map import all_of
+from alignment.recipe.base import BASE
+from alignment.recipe.stages.sample import SampleStage
+from alignment.records import Response
+from alignment.rollouts.best_of_n import Score, best_of, reward_model_score
+from alignment.rollouts.engine import Engine, PromptIds
+from alignment.rollouts.factory import build_engine
+from alignment.rollouts.seeds import response_seed
+from alignment.stage import Progress, StageContext, StageResult
+
+Block: TypeAlias = list[PromptIds]
+
+
+def run(settings: SampleStage, context: StageContext) -> StageResult:
+    """Writes ``prompts.jsonl`` and ``responses.jsonl`` (in the prompts' order, a prompt's responses together)."""
+    tokenizer = policy_tokenizer(context.inputs[settings.model], context.inputs[BASE], context.run)
+    prompts, _held_out = load_prompts(context.data["prompts"], context.run.held_out)
+    prompts = prompts[: settings.limit]
+    blocks = _blocks([(prompt, tuple(render_prompt(tokenizer, prompt.messages))) for prompt in prompts], settings)
+    drawn: dict[str, list[Response]] = {}
+
+    def read(place: int) -> list[Response] | None:
+        path = _checkpoint(context, place)
+        return read_records(path, Response) if path.exists() else None
+
+    def write(place: int, responses: list[Response]) -> None:
+        write_records(_checkpoint(context, place), responses)
+
+    def heard(responses: Sequence[Response]) -> None:
+        for response in responses:
+            drawn.setdefault(response.prompt_id, []).append(response)
+        done = sum(response.tokens for kept in drawn.values() for response in kept)
+        context.report(Progress(len(drawn), len(prompts), {}, done))
+
+    all_of(blocks, sampler, settings, context, read=read, write=write, heard=heard)
+    responses = [response for prompt in prompts for response in drawn[prompt.id]]
+    write_records(context.output / "prompts.jsonl", prompts)
+    write_records(context.output / "responses.jsonl", responses)
+    tokens = sum(response.tokens for response in responses)
+    metrics = {
+        "prompts": float(len(prompts)),
+        "responses": float(len(responses)),
+        "mean_tokens": tokens / len(responses),
+        "finished": sum(response.finished for response in responses) / len(responses),
+    }
+    return StageResult("responses", metrics, tokens_sampled=tokens)
+
+
+def sampler(settings: SampleStage, context: StageContext) -> Callable[[Block], list[Response]]:
+    """What draws the responses to a block of prompts, wherever it is called: they are the same."""
+    artifact, base = context.inputs[settings.model], context.inputs[BASE]
+    model, tokenizer = load_policy(artifact, base, context.run)
+    engine = build_engine(context, model, tokenizer, batch_size=settings.batch_size, artifact=artifact)
+    score = None
+    if settings.reward is not None:
+        score = reward_model_score(context, settings.reward, settings.model, tokenizer)
+
+    def draw(block: Block) -> list[Response]:
+        return _draw(engine, block, settings, str(artifact.ref()), context.run.seed, score)
+
+    return draw
+
+
+def _checkpoint(context: StageContext, place: int) -> Path:
+    return context.checkpoints / f"block-{place:05d}.jsonl"
+
+
+def _blocks(prompts: Sequence[PromptIds], settings: SampleStage) -> list[Block]:
+    """Prompts of like length together, as many as fill one batch."""
+    size = max(1, settings.batch_size // (settings.per_prompt * settings.best_of))
+    ordered = sorted(prompts, key=lambda item: (len(item[1]), item[0].id))
+    return [ordered[begin : begin + size] for begin in range(0, len(ordered), size)]
+
+
+def _draw(
+    engine: Engine,
+    block: Block,
+    settings: SampleStage,
+    model: str,
+    seed: int,
+    score: Score | None,
+) -> list[Response]:
+    count = settings.per_prompt
+    seeds = [response_seed(seed, prompt.id, index) for prompt, _ids in block for index in range(count)]
+    asked, sampling = [ids for _prompt, ids in block], settings.sampling
+    if score is None:
+        completions = engine.generate(asked, per_prompt=count, sampling=sampling, seeds=seeds)
+    else:
+        completions = best_of(engine, asked, candidates=settings.best_of, score=score, sampling=sampling, seeds=seeds,
+                              per_prompt=count)  # fmt: skip
+    return [
+        Response(
+            id=hashlib.sha256(f"{model}/{prompt.id}/{seeds[row * count + index]}".encode()).hexdigest()[:16],
+            prompt_id=prompt.id,
+            text=completion.text,
+            model=model,
+            sampling=settings.sampling,
+            seed=seeds[row * count + index],
+            tokens=len(completion.tokens),
+            finished=completion.finished,
+        )
+        for row, ((prompt, _ids), group) in enumerate(zip(block, completions, strict=True))
+        for index, completion in enumerate(group)
+    ]

@@ -1,0 +1,88 @@
+"""TRL's fused language-model head, on the answers' tokens alone.
+
+TRL's trainers ask a patched model for log-probabilities instead of logits (``fused_lm_head=True``). Without Triton it
+projects every position through the vocabulary, prompts and padding included, in float32. Here only positions with a
+label are projected, with the gradient taken in the same pass: see :mod:`alignment.training.token_logprobs`.
+"""
+
+import types
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch.distributed.fsdp import FSDPModule
+from trl.trainer.utils import FusedCausalLMOutput
+
+from alignment.training.token_logprobs import token_logprobs_and_entropy, token_statistics
+
+IGNORED = -100
+
+
+def add_response_head(model: Any, *, temperature: float = 1.0, statistics: bool = True) -> None:
+    """Replaces the head that TRL patched onto a causal model (under its PEFT wrapper, too), same inputs and outputs.
+
+    Logits are divided by ``temperature``. Without ``statistics`` neither ``mean_logits`` nor ``is_top1`` is computed.
+    The entropy has no gradient: a loss that rewards it needs TRL's own head.
+
+    Left alone are models whose logits are scaled or capped after the head, and mixtures of experts: TRL knows them all.
+    """
+    model = model.get_base_model() if isinstance(model, PeftModel) else model
+    config = model.config.get_text_config()
+    special = ("final_logit_softcapping", "logit_scale", "logits_scaling", "output_multiplier", "lm_head_multiplier")
+    if any(getattr(config, name, None) is not None for name in special) or hasattr(config, "output_router_logits"):
+        return
+    patched = model.forward
+
+    def forward(
+        self: Any,
+        *args: Any,
+        fused_lm_head: bool = False,
+        labels: Any = None,
+        shift_labels: Any = None,
+        num_items_in_batch: Any = None,
+        **kwargs: Any,
+    ) -> Any:
+        if not fused_lm_head or labels is None or shift_labels is not None:
+            known = {"labels": labels, "shift_labels": shift_labels, "num_items_in_batch": num_items_in_batch}
+            return patched(*args, fused_lm_head=fused_lm_head, **known, **kwargs)
+        kwargs["use_cache"] = False
+        hidden = self.base_model(*args, **kwargs).last_hidden_state[:, :-1]
+        head = self.get_output_embeddings()
+        if isinstance(head, FSDPModule):
+            head.unshard()  # its weight is read here, and not by its own forward, which would gather it
+        return _output(hidden, head, labels[:, 1:], num_items_in_batch, temperature, statistics)
+
+    model.forward = types.MethodType(forward, model)
+
+
+def _output(
+    hidden: torch.Tensor, head: Any, labels: torch.Tensor, items: Any, temperature: float, statistics: bool
+) -> Any:
+    """hidden (B, T, D), labels (B, T) with -100 where nothing is learned → TRL's output, fields (B, T), 0 there.
+
+    The loss is summed over the labels and divided by ``items``, the labels of all accumulated batches, where given.
+    """
+    label_mask = labels != IGNORED
+    kept, wanted = hidden[label_mask], labels[label_mask]
+
+    def spread(values: torch.Tensor) -> torch.Tensor:
+        return values.new_zeros(label_mask.shape).masked_scatter(label_mask, values)
+
+    options = {"temperature": temperature, "head_bias": head.bias}
+    more = {}
+    if statistics:
+        logprobs, entropy, is_top1 = token_statistics(kept, head.weight, wanted, **options)
+        with torch.no_grad():  # the mean over the vocabulary of linear logits is linear itself
+            bias = 0 if head.bias is None else head.bias.float().mean()
+            mean_logits = (kept.float() @ head.weight.float().mean(0) + bias) / temperature
+        more = {"mean_logits": spread(mean_logits), "is_top1": spread(is_top1)}
+    else:
+        logprobs, entropy = token_logprobs_and_entropy(kept, head.weight, wanted, **options)
+    log_probs = spread(logprobs)
+    return FusedCausalLMOutput(
+        loss=-log_probs.sum() / (label_mask.sum().clamp(min=1) if items is None else items),
+        log_probs=log_probs,
+        entropy=spread(entropy),
+        label_mask=label_mask,
+        **more,
+    )

@@ -1,0 +1,32 @@
+"""`rlhf check`."""
+
+import json
+from pathlib import Path
+
+from rich.console import Console
+
+from alignment.errors import InputError
+from alignment.workspace import Workspace
+from flows.recipe_source import prepare
+from flows.services import servers
+
+
+def check_command(given: str, workspace: Path, overrides: list[str], *, as_json: bool) -> None:
+    """Prints that all is well, or raises InputError with every fault."""
+    space = Workspace(workspace.resolve())
+    servers.quiet_environment(space)
+    from alignment.checks.recipe import check_recipe
+    from flows.pipeline.environment import running_faults
+
+    resolved = prepare(given, overrides)
+    recipe = resolved.recipe
+    faults = check_recipe(resolved, space) + running_faults(recipe)
+    if as_json:
+        rows = [
+            {"file": f.file, "row": f.row, "field": f.field, "problem": f.problem, "remedy": f.remedy} for f in faults
+        ]
+        print(json.dumps({"recipe": recipe.name, "digest": resolved.digest, "faults": rows}, indent=2))
+    if faults:
+        raise InputError(faults)
+    if not as_json:
+        Console().print(f"{resolved.path}: {len(recipe.stages)} stages, nothing wrong", highlight=False)

@@ -1,0 +1,53 @@
+"""``rlhf models evaluate``: lm-eval on a registered version, its results kept with the version."""
+
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from rich.console import Console
+
+from alignment.errors import Fault, InputError
+from alignment.workspace import Workspace
+from flows.services import servers
+
+
+def models_evaluate_command(
+    reference: str,
+    workspace: Path,
+    tasks: Sequence[str],
+    include_path: Path | None,
+    limit: int | None,
+    batch_size: int,
+    *,
+    as_json: bool,
+) -> None:
+    """Runs the tasks on the version, keeps what they found and prints it."""
+    space = Workspace(workspace.resolve())
+    servers.quiet_environment(space)
+    if include_path is not None and not include_path.is_dir():
+        raise InputError(
+            [Fault(f"there is no folder {include_path}", "name one with tasks in it", field="--include-path")]
+        )
+    from alignment.metrics.lm_eval import run_tasks
+    from alignment.registry import find
+    from alignment.registry.records import TaskResults
+    from alignment.registry.task_results import keep_task_results
+    from flows.services.model_version import load_version
+
+    version = find(space, reference)
+    model, tokenizer = load_version(f"{version.name}/{version.version}", space)
+    harvest = run_tasks(model, tokenizer, tasks, include_path=include_path, limit=limit, batch_size=batch_size)
+    results = TaskResults(
+        at=datetime.now(UTC), lm_eval=harvest.version, candidate=version.candidate, tasks=tuple(tasks), limit=limit,
+        results=harvest.results, n=harvest.n,
+    )  # fmt: skip
+    keep_task_results(space, version, results)
+    if as_json:
+        print(json.dumps(results.model_dump(mode="json"), indent=2))
+        return
+    console = Console(highlight=False, soft_wrap=True)
+    for task, figures in results.results.items():
+        words = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
+        console.print(f"{task} ({results.n.get(task, 0)} examples): {words}", markup=False)
+    console.print(f"kept with {version}: `rlhf models show {version.name}/{version.version}` shows it")

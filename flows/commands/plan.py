@@ -1,0 +1,142 @@
+"""``rlhf plan``: what a recipe will take, before anything runs."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+from alignment.errors import Fault, InputError
+from alignment.plan.hardware import GIB, GPUS, Machine, this_processor
+from alignment.precision import natural_precision
+from alignment.recipe.recipe import Recipe
+from alignment.workspace import Workspace
+from flows.recipe_source import prepare
+from flows.services import servers
+
+if TYPE_CHECKING:
+    from alignment.plan.plan import StagePlan
+
+
+def plan_command(
+    given: str, workspace: Path, overrides: list[str], on: Sequence[str], *, measure: bool, as_json: bool
+) -> None:
+    """Prints the plan of a recipe, or raises InputError with every fault that ``rlhf check`` finds."""
+    machines = _machines(on, measure)
+    space = Workspace(workspace.resolve())
+    servers.quiet_environment(space)
+    from alignment.checks.data import read_data
+    from alignment.checks.model import inspect_model, read_config
+    from alignment.checks.recipe import check_recipe
+    from alignment.plan import plan
+    from alignment.plan.sizes import model_size
+    from alignment.plan.texts import measure_texts
+
+    resolved = prepare(given, overrides)
+    recipe = resolved.recipe
+    faults = check_recipe(resolved, space)
+    # The GPU that a plan is for need not be in this machine.
+    if faults := [fault for fault in faults if fault.field != "resources.device"]:
+        raise InputError(faults)
+    data, _faults = read_data(recipe, resolved.data)
+    texts = measure_texts(data, recipe.data.held_out, inspect_model(recipe.model, space).tokenizer)
+    size = model_size(read_config(recipe.model, space))
+    plans = plan.make_plan(recipe, size, texts, machines, precision=resolved.precision)
+    if as_json:
+        value = {
+            "recipe": recipe.name,
+            "digest": resolved.digest,
+            "machines": [asdict(machine) for machine in machines],
+            "stages": [plan.as_json(one) for one in plans],
+        }
+        print(json.dumps(value, indent=2))
+    else:
+        _show(Console(), recipe, plans, machines)
+
+
+def _machines(on: Sequence[str], measure: bool) -> list[Machine]:
+    processor = this_processor(natural_precision("cpu"), measured=measure)
+    known = {machine.name.lower(): machine for machine in (processor, *GPUS)}
+    unknown = [name for name in on if name.lower() not in known]
+    if unknown:
+        names = ", ".join(machine.name for machine in (processor, *GPUS))
+        raise InputError(
+            [Fault(f"no machine {name!r}", f"the machines are: {names}", field="--on") for name in unknown]
+        )
+    return [known[name.lower()] for name in dict.fromkeys(on)] if on else list(known.values())
+
+
+def _show(console: Console, recipe: Recipe, plans: "Sequence[StagePlan]", machines: Sequence[Machine]) -> None:
+    bound = any(one.at_most for one in plans)
+    table = Table("stage", "kind", "parameters", "trainable", "tokens trained", "sampled", "TFLOPs", box=None)
+    for one in plans:
+        mark = "≤ " if one.at_most else ""
+        table.add_row(
+            one.name, one.kind, _millions(one.parameters), _millions(one.trainable), f"{mark}{one.tokens_trained:,}",
+            f"{mark}{one.tokens_sampled:,}", f"{mark}{one.flops / 1e12:,.1f}",
+        )  # fmt: skip
+    console.print(table)
+    if bound:
+        console.print("≤: answers at their longest, and as many pairs as the raters can make", highlight=False)
+    _show_first(console, plans, machines[0])
+    _show_machines(console, plans, machines)
+    for one in plans:
+        for remark in one.remarks:
+            console.print(f"{one.name}: {remark}", highlight=False, soft_wrap=True)
+
+
+def _show_first(console: Console, plans: "Sequence[StagePlan]", machine: Machine) -> None:
+    """Each stage's memory, part by part, and time on one machine."""
+    parts = ("program", "weights", "gradients", "optimizer", "activations", "logits", "kv_cache", "total")
+    short = {"gradients": "grads", "optimizer": "AdamW", "kv_cache": "KV"}
+    table = Table(
+        f"GiB, {machine.name}", *(short.get(part, part) for part in parts), "time", box=None, padding=(0, 1, 0, 0)
+    )
+    for one in plans:
+        here = one.machines[0]
+        cells = [f"{getattr(here.memory, part) / GIB:.2f}" for part in parts]
+        table.add_row(one.name, *cells, _time(here.seconds))
+    console.print()
+    console.print(table)
+
+
+def _show_machines(console: Console, plans: "Sequence[StagePlan]", machines: Sequence[Machine]) -> None:
+    """The whole run on each machine, and what to change where a stage does not fit."""
+    table = Table("machine", "memory", "peak", "fits", "time", "$ an hour", "cost", box=None)
+    advice = []
+    for index, machine in enumerate(machines):
+        stages = [one.machines[index] for one in plans]
+        peak, took = max(here.memory.total for here in stages), sum(here.seconds for here in stages)
+        fits = all(here.fits for here in stages)
+        table.add_row(
+            machine.name, f"{machine.memory / GIB:.0f} GiB", f"{peak / GIB:.1f} GiB", "yes" if fits else "no",
+            _time(took), f"{machine.price:.2f}", f"{sum(here.cost for here in stages):.2f}",
+        )  # fmt: skip
+        advice += [
+            f"{machine.name}: {one.name} needs {here.memory.total / GIB:.1f} GiB; {_advice(here.remedies)}"
+            for one, here in zip(plans, stages, strict=True)
+            if not here.fits
+        ]
+    console.print()
+    console.print(table)
+    console.print("prices are assumptions; times are estimates, without loading models", highlight=False)
+    for line in advice:
+        console.print(line, highlight=False, soft_wrap=True)
+
+
+def _advice(remedies: Sequence[str]) -> str:
+    settings = all("=" in remedy.split(" ")[0] for remedy in remedies)
+    return f"it fits with {' '.join(f'--set {one}' for one in remedies)}" if settings else f"take {remedies[0]}"
+
+
+def _millions(parameters: int) -> str:
+    return f"{parameters / 1e6:,.1f} M"
+
+
+def _time(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,87 @@
+"""``rlhf rate`` and ``rlhf votes``: the raters' app, and what goes into and comes out of its store."""
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from rich.console import Console
+
+from alignment.workspace import Workspace
+from flows.services import servers
+
+if TYPE_CHECKING:
+    from preference_ui.import_export import Filter
+Chosen: TypeAlias = tuple[list[str], datetime | None, datetime | None, float, str | None]
+
+
+def _store_url(workspace: Path, url: str | None) -> str:
+    from flows.pipeline.human_votes import store_url
+
+    return store_url(Workspace(workspace.resolve()), url)
+
+
+def votes_import_command(workspace: Path, url: str | None, file: Path, votes_wanted: int, *, gold: bool) -> None:
+    """Queues a file's comparisons for the raters."""
+    servers.quiet_environment(Workspace(workspace.resolve()))
+    from preference_ui.import_export import import_comparisons
+    from preference_ui.store.store import Store
+
+    new = import_comparisons(Store.open(_store_url(workspace, url)), file, votes_wanted=votes_wanted, gold=gold)
+    Console().print(f"{new} new comparisons", highlight=False)
+
+
+def votes_export_command(
+    workspace: Path,
+    url: str | None,
+    file: Path,
+    what: Literal["pairs", "votes", "demonstrations", "arena", "arena_pairs"],
+    form: Literal["messages", "text"],
+    chosen: Chosen,
+    *,
+    as_json: bool,
+) -> None:
+    """Writes preference pairs, votes, corrections or the arena's talks to a file, and says their digest.
+
+    ``chosen`` are raters, from when, until when, the least agreement, and the queue.
+    """
+    servers.quiet_environment(Workspace(workspace.resolve()))
+    from preference_ui.arena.votes import export_talks
+    from preference_ui.import_export import export_votes
+    from preference_ui.store.store import Store
+
+    store = Store.open(_store_url(workspace, url))
+    if what == "arena" or what == "arena_pairs":
+        export = export_talks(store, file, pairs=what == "arena_pairs", chosen=_filter(chosen))
+    else:
+        export = export_votes(store, file, what=what, form=form, chosen=_filter(chosen))
+    if as_json:
+        print(export.model_dump_json(indent=2))
+    else:
+        said = f"{export.rows} rows of {export.votes} votes by {export.raters} raters, digest {export.digest[:12]}"
+        Console().print(f"{export.path}: {said}", highlight=False, soft_wrap=True)
+
+
+def _filter(chosen: Chosen) -> "Filter":
+    from preference_ui.import_export import Filter
+
+    raters, since, until, least, queue = chosen
+    start, end = (moment and moment.replace(tzinfo=moment.tzinfo or UTC) for moment in (since, until))
+    return Filter(raters=tuple(raters), since=start, until=end, min_agreement=least, queue=queue)
+
+
+def votes_agreement_command(workspace: Path, url: str | None, chosen: Chosen, *, as_json: bool) -> None:
+    """How far the raters agree, with 95 % intervals."""
+    servers.quiet_environment(Workspace(workspace.resolve()))
+    from preference_ui.import_export import agreement
+    from preference_ui.store.store import Store
+
+    figures = agreement(Store.open(_store_url(workspace, url)), chosen=_filter(chosen))
+    if as_json:
+        print(json.dumps([figure.model_dump(mode="json") for figure in figures], indent=2))
+        return
+    console = Console(highlight=False)
+    for figure in figures:
+        value = "undefined" if figure.value is None else f"{figure.value:.3f}"
+        interval = "" if figure.low is None else f"  [{figure.low:.3f}, {figure.high:.3f}]"
+        console.print(f"{figure.of:<14} {figure.statistic:<20} {value}{interval}  ({figure.units} units)", markup=False)

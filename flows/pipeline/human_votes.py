@@ -1,0 +1,186 @@
+"""Preferences by people: a stage queues its comparisons in the raters' store, and its votes come back as a snapshot.
+
+A run that must wait ends: it holds no process, no slot and no thread. All that it made is in the cache, so the run that
+the event ``preferences.ready`` starts (:mod:`flows.deployment.serve`) comes to the same stage in seconds, finds the
+snapshot under the queue's name, and goes on. The snapshot's file is part of the stage's cache key.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from alignment.data.jsonl import read_records
+from alignment.digests import digest_of
+from alignment.errors import Fault, InputError, StageError
+from alignment.preferences.comparisons import make_comparisons
+from alignment.recipe.graph import of_type
+from alignment.recipe.load import dump_recipe
+from alignment.recipe.recipe import Recipe
+from alignment.recipe.resolved import ResolvedRecipe
+from alignment.recipe.stages.preferences import HumanPreferencesStage
+from alignment.records import Artifact, Comparison, Prompt, Response
+from alignment.workspace import Workspace, write_text
+from flows.pipeline.uncertainty_sampling import doubts
+from preference_ui.import_export import Export
+from preference_ui.labelling.queue import queue_comparisons
+from preference_ui.labelling.vote_schema import storable
+from preference_ui.quality.queue_stats import QueueStanding, queue_standings
+from preference_ui.snapshots.collections import Condition, find_collection, open_collection, records_of, take_if_ready
+from preference_ui.store.settings import Criterion
+from preference_ui.store.store import Store
+
+
+def store_url(workspace: Workspace, url: str | None = None) -> str:
+    """The raters' store: the URL given, else ``RLHF_STORE``, else SQLite in the workspace."""
+    return url or os.environ.get("RLHF_STORE") or f"sqlite:///{workspace.folder('raters')}/votes.db"
+
+
+def snapshots(workspace: Workspace) -> Path:
+    """Where the snapshots of collections are written."""
+    return workspace.folder("raters", "snapshots")
+
+
+def waiting_recipe(workspace: Workspace, queue: str) -> Path:
+    """The recipe, as it ran, of the run that waits for a queue."""
+    return workspace.folder("raters", "waiting") / f"{queue}.yaml"
+
+
+def heard(workspace: Workspace, queue: str) -> Path:
+    """Where the digest of the snapshot is noted that a run went on from, to its end."""
+    return waiting_recipe(workspace, queue).with_suffix(".heard")
+
+
+def unheard(recipe: Recipe, workspace: Workspace) -> dict[str, str]:
+    """The queues of a recipe that are ready and that no run went on from, with their snapshots' digests.
+
+    An event is heard by those who listen when it is sent: votes may be ready before anybody serves the recipe.
+    """
+    waiting = workspace.folder("raters", "waiting").glob(f"{queue_prefix(recipe)}*.yaml")
+    found = {}
+    for path in sorted(waiting):
+        queue = path.name.removesuffix(".yaml")
+        snapshot = _snapshot(workspace, queue)
+        mark = heard(workspace, queue)
+        if snapshot is not None and not (mark.exists() and mark.read_text("utf-8").strip() == snapshot.digest):
+            found[queue] = snapshot.digest
+    return found
+
+
+def standings(workspace: Workspace) -> list[QueueStanding]:
+    """How every queue of the raters' store stands."""
+    store = Store.open(store_url(workspace))
+    try:
+        return queue_standings(store)
+    finally:
+        store.close()
+
+
+def queue_prefix(recipe: Recipe) -> str:
+    """What the names of all queues of a recipe begin with; no other recipe's do (a recipe's name has no dot)."""
+    return f"{recipe.name[:24]}."
+
+
+def queue_name(name: str, recipe: Recipe, responses: Artifact) -> str:
+    """The queue of one stage on one set of responses. The condition is no part of it: to change it loses no vote."""
+    settings = _settings(recipe, name)
+    identity = [recipe.name, name, responses.digest, settings.comparisons_per_prompt, recipe.seed]
+    return f"{queue_prefix(recipe)}{name[:24]}.{digest_of(identity)[:12]}"
+
+
+def queue_for_raters(name: str, recipe: Recipe, made: Mapping[str, Artifact], workspace: Workspace) -> None:
+    """Puts a stage's comparisons before the raters and starts to wait. Doing so again changes nothing."""
+    settings = _settings(recipe, name)
+    responses = made[settings.responses]
+    queue = queue_name(name, recipe, responses)
+    items = comparisons(settings, recipe, responses, queue)
+    if len(items) < settings.pairs:
+        problem = f"{settings.pairs} pairs are wanted, and the responses make {len(items)} comparisons"
+        raise InputError([Fault(problem, "ask for fewer, or sample more responses", field=f"stages.{name}.pairs")])
+    store = Store.open(store_url(workspace))
+    try:
+        weights = None  # what was queued before is not weighed again
+        if find_collection(store, queue) is None:
+            weights = doubts(name, recipe, items, workspace)
+            _ask_for_scores(store, settings.criteria, recipe.name)
+        queue_comparisons(store, items, votes_wanted=settings.votes_per_comparison, queue=queue,
+                          informativeness=weights, actor=recipe.name)  # fmt: skip
+        condition = Condition(
+            votes_per_comparison=settings.votes_per_comparison,
+            pairs=settings.pairs,
+            min_agreement=settings.min_agreement,
+        )
+        open_collection(store, queue, condition, actor=recipe.name)
+    finally:
+        store.close()
+
+
+def comparisons(settings: HumanPreferencesStage, recipe: Recipe, responses: Artifact, queue: str) -> list[Comparison]:
+    """What people are asked. The ids are the queue's own, so that two queues never share a comparison.
+
+    A model may say what no database keeps (a NUL) and no person could judge: such answers are not asked about.
+    """
+    folder = Path(responses.path)
+    made = make_comparisons(
+        read_records(folder / "prompts.jsonl", Prompt),
+        [one for one in read_records(folder / "responses.jsonl", Response) if storable(one.text)],
+        settings.comparisons_per_prompt,
+        recipe.seed,
+    )
+    return [one.model_copy(update={"id": f"{queue.rpartition('.')[2]}-{one.id}"}) for one in made]
+
+
+def collected(
+    name: str, recipe: Recipe, made: Mapping[str, Artifact], workspace: Workspace, ready: Mapping[str, str]
+) -> dict[str, Path] | None:
+    """The stage's data, once there are votes enough: the snapshot and what was counted with it; else None.
+
+    ``ready`` maps a queue to the digest that its event named. Raises StageError where the snapshot is another.
+    """
+    settings = _settings(recipe, name)
+    if settings.responses not in made:
+        return None
+    queue = queue_name(name, recipe, made[settings.responses])
+    snapshot = _snapshot(workspace, queue)
+    if snapshot is None:
+        return None
+    if ready.get(queue, snapshot.digest) != snapshot.digest:
+        raise StageError(f"the run was started for snapshot {ready[queue][:12]}, and {queue} is {snapshot.digest[:12]}")
+    counted = snapshots(workspace) / f"{queue}.taken.json"
+    write_text(counted, snapshot.model_dump_json(exclude={"path"}, indent=2) + "\n")
+    return {"snapshot": records_of(snapshot), "collection": counted}
+
+
+def remember_waiting(name: str, resolved: ResolvedRecipe, made: Mapping[str, Artifact], workspace: Workspace) -> str:
+    """Remembers which recipe waits, and says for what."""
+    recipe = resolved.recipe
+    settings = _settings(recipe, name)
+    queue = queue_name(name, recipe, made[settings.responses])
+    write_text(waiting_recipe(workspace, queue), dump_recipe(resolved.written_out()))
+    return (
+        f"{name} waits for raters: {settings.pairs} pairs of {settings.votes_per_comparison} votes each, in the queue "
+        f"{queue}. People vote in `rlhf rate`; `rlhf deploy` goes on by itself when they are done, or run this again"
+    )
+
+
+def _ask_for_scores(store: Store, criteria: Mapping[str, str], recipe: str) -> None:
+    """Makes a recipe's criteria the desk's: one set for all that raters see, or gold would be told by its questions."""
+    wanted = tuple(Criterion(name=name, rubric=rubric) for name, rubric in criteria.items())
+    _version, now = store.settings()
+    if wanted and now.criteria != wanted:
+        store.change_settings(now.model_copy(update={"criteria": wanted}), author=recipe)
+
+
+def _settings(recipe: Recipe, name: str) -> HumanPreferencesStage:
+    return dict(of_type(recipe.stages, HumanPreferencesStage))[name]
+
+
+def _snapshot(workspace: Workspace, queue: str) -> Export | None:
+    store = Store.open(store_url(workspace))
+    try:
+        snapshot = take_if_ready(store, queue, snapshots(workspace))
+    finally:
+        store.close()
+    if snapshot is not None and not records_of(snapshot).exists():
+        problem = f"the snapshot of {queue} is not on this machine"
+        raise InputError([Fault(problem, "bring it here from where the raters' app runs", file=snapshot.path)])
+    return snapshot

@@ -1,0 +1,143 @@
+"""From a checked recipe to the end of its run: the server, the display, the flow, the last words."""
+
+import json
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from prefect.client.schemas.objects import State
+from prefect.settings import (
+    PREFECT_API_URL,
+    PREFECT_RESULTS_LOCAL_STORAGE_PATH,
+    get_current_settings,
+    temporary_settings,
+)
+from rich.console import Console
+
+from alignment.cache_key import code_digest
+from alignment.checks.recipe import check_recipe
+from alignment.digests import digest_of
+from alignment.errors import InputError
+from alignment.recipe.load import dump_recipe
+from alignment.recipe.recipe import Recipe
+from alignment.recipe.resolved import ResolvedRecipe
+from alignment.workspace import Workspace, file_digest, write_text
+from flows.monitoring.logs import to_the_dashboard
+from flows.monitoring.progress import GuardedListener, listener
+from flows.monitoring.terminal import Terminal, shown_stages
+from flows.pipeline.environment import running_faults
+from flows.pipeline.orchestration import address
+from flows.pipeline.pipeline import RunRequest, check_start, run_pipeline
+from flows.services import servers
+from flows.services.guard import guarded
+from flows.services.process_records import ProcessRegistration, at_work, settle
+from flows.shutdown import leaving_on_sigterm
+
+
+def checked(resolved: ResolvedRecipe, workspace: Workspace) -> None:
+    """Checks a recipe, unless these very settings, files and checks were found good before. Raises InputError."""
+    recipe, data = resolved.recipe, resolved.data
+    if faults := running_faults(recipe):  # of the environment, which is no part of what was found good before
+        raise InputError(faults)
+    digests = {name: file_digest(file) for name, file in data.items() if file.is_file()}
+    identity = digest_of([resolved.digest, digests, code_digest("alignment.checks.recipe"), _model_stamp(recipe)])
+    passed = workspace.folder("services") / "checked.json"
+    known: list[str] = json.loads(passed.read_text("utf-8")) if passed.exists() else []
+    if identity in known:
+        return
+    if faults := check_recipe(resolved, workspace):
+        raise InputError(faults)
+    write_text(passed, json.dumps([*known[-99:], identity]))
+
+
+def _model_stamp(recipe: Recipe) -> list[tuple[str, int, int]]:
+    folder = Path(recipe.model.base)
+    files = sorted(folder.iterdir()) if folder.is_dir() else []
+    return [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+
+
+def launch(
+    resolved: ResolvedRecipe,
+    workspace: Workspace,
+    server: servers.Service,
+    name: str,
+    only: str | None,
+    start: str | None,
+    console: Console,
+    began: float,
+) -> int:
+    """Runs the flow and says how it ended. Returns the exit code."""
+    request = RunRequest(resolved=resolved, workspace=workspace.root, run=name, only=only, start=start)
+    check_start(request)  # a mistyped stage leaves no run
+    write_text(workspace.folder("runs", name) / "recipe.yaml", dump_recipe(resolved.written_out()))
+    said = Console(stderr=True, highlight=False, soft_wrap=True, markup=False).print
+    with console.status("waiting for the Prefect server"):
+        servers.wait(workspace, server, said)
+    settings: dict[Any, Any] = {PREFECT_RESULTS_LOCAL_STORAGE_PATH: workspace.folder("prefect", "results")}
+    if get_current_settings().api.url is None:
+        settings[PREFECT_API_URL] = server.api
+    with (
+        temporary_settings(settings),
+        keeping_account(workspace.root),
+        leaving_on_sigterm(),
+        Terminal(shown_stages(resolved.recipe), console) as terminal,
+    ):
+        token = listener.set(GuardedListener(terminal))
+        try:
+            state = run_pipeline(request)
+        finally:
+            listener.reset(token)
+    if state.name == "Failed":
+        error = state.result(raise_on_failure=False)
+        if isinstance(error, InputError):
+            raise error
+    say_end(console, workspace.root / "runs" / name, server, state, time.monotonic() - began)
+    return 0 if state.is_completed() else 1
+
+
+@contextmanager
+def keeping_account(root: Path) -> Iterator[ProcessRegistration]:
+    """Around what a process does on Prefect's server: it is recorded and guarded, and at the end all is said.
+
+    What processes said too little of that were killed before is said at the beginning.
+    """
+    logging.raiseExceptions = False  # a log that cannot be sent to a server that is away is no traceback
+    to_the_dashboard()
+    where = address(root)
+    settle(root)
+    with guarded(root), at_work(root, where["api"], ours=where["ours"]) as registration:
+        try:
+            yield registration
+        finally:
+            settle(root)
+
+
+def say_end(console: Console, folder: Path, server: servers.Service, state: State[Any], seconds: float) -> None:
+    """Where the report, the dashboard and the model are, and what to do next."""
+    colours = {
+        "Promoted": "green",
+        "Waiting": "yellow",
+        "AwaitingApproval": "yellow",
+        "Refused": "red",
+        "Failed": "red",
+    }
+    words = {"AwaitingApproval": "awaits approval"}
+    word = words.get(state.name or "", (state.name or "completed").lower())
+    colour = colours.get(state.name or "", "green")
+    lines = [
+        f"\n[bold]{folder.name}[/bold] [{colour}]{word}[/{colour}] in {seconds:.0f} s: {state.message or ''}",
+        f"report     {folder / 'report.html'}",
+        f"dashboard  {server.url}   (stop it with: rlhf dashboard --stop)",
+    ]
+    written = folder / "report.json"  # a run that was terminated may not have got that far
+    registered = json.loads(written.read_text("utf-8")).get("registered") if written.exists() else None
+    if registered:
+        lines += [
+            f"model      {registered['folder']}",
+            f"try it     rlhf chat {registered['name']}/{registered['version']}",
+        ]
+    for line in lines:
+        console.print(line, soft_wrap=True, highlight=False)

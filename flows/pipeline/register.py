@@ -1,0 +1,166 @@
+"""What follows the stages: the gate's verdict, and the version's place in the registry."""
+
+import os
+import subprocess
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from prefect import task
+from prefect.client.schemas.objects import State
+from pydantic import BaseModel
+
+from alignment.cache_key import code_digest
+from alignment.digests import digest_of
+from alignment.evaluation.gate import GateVerdict, decide
+from alignment.recipe.base import CHAMPION
+from alignment.recipe.graph import of_type
+from alignment.recipe.load import recipe_digest
+from alignment.recipe.recipe import Recipe
+from alignment.recipe.stages.evaluate import EvaluateStage
+from alignment.records import Artifact
+from alignment.workspace import Workspace
+from flows.pipeline.orchestration import run_task
+
+RETRIES = [2.0, 10.0]
+
+
+class Finish(BaseModel):
+    """How a run with a gate ended. ``approved``: the gate asks for a person, and one has promoted the version."""
+
+    verdict: GateVerdict
+    name: str
+    version: int
+    folder: str  # below the workspace, which may be moved
+    alias: str
+    work_seconds: float
+    approved: bool = False
+
+    @property
+    def promoted(self) -> bool:
+        """Whether the version became the champion, by the gate alone or with a person's approval."""
+        return self.verdict.passed or (self.verdict.waits and self.approved)
+
+    @property
+    def reference(self) -> str:
+        """How commands name the version."""
+        return f"{self.name}/{self.version}"
+
+    @property
+    def sentence(self) -> str:
+        """The outcome in one sentence, with what failed and by how much."""
+        if self.verdict.waits and not self.approved:
+            return (
+                f"{self.name} v{self.version} waits for a person's approval: every condition of the gate holds. Read "
+                f"the report; `rlhf models promote {self.reference}` approves it, and until then it is a candidate"
+            )
+        if self.promoted:
+            place = "is the champion" if self.alias == "champion" else "was champion before"
+            return f"{self.name} v{self.version} {place}: every condition of the gate holds"
+        failed = "; ".join(str(check) for check in self.verdict.checks if not check.passed)
+        return f"{self.name} v{self.version} was refused: {failed}"
+
+
+def finish(recipe: Recipe, made: Mapping[str, Artifact], workspace: Workspace, run: str) -> dict[str, Any]:
+    """Decides, registers and moves the alias. Returns a :class:`Finish` as JSON."""
+    import time
+
+    from alignment.models.export import export_merged
+    from alignment.registry import Provenance, register
+
+    assert recipe.gate is not None
+    settings = dict(of_type(recipe.stages, EvaluateStage))[recipe.gate.evaluation]
+    started = time.perf_counter()
+    evaluated = made[recipe.gate.evaluation]
+    verdict = decide(recipe.gate, evaluated.metrics, settings, champion=CHAMPION in evaluated.inputs)
+    base = made["base"]
+    version = register(
+        workspace,
+        recipe,
+        made,
+        settings.model,
+        verdict,
+        Provenance(run=run, recipe_digest=recipe_digest(recipe), commit=commit()),
+        merge=lambda artifact, target: export_merged(artifact, base, recipe.run_settings(), target),
+    )
+    alias = "champion" if "champion" in version.aliases else next(iter(version.aliases), "")
+    result = Finish(
+        verdict=verdict,
+        name=version.name,
+        version=version.version,
+        folder=os.path.relpath(version.folder, workspace.root.resolve()),
+        alias=alias,
+        work_seconds=time.perf_counter() - started,
+    )
+    return result.model_dump(mode="json")
+
+
+def with_approval(finish: Finish, workspace: Workspace) -> Finish:
+    """The same, with what a person has said since: a result from the cache does not know."""
+    if not finish.verdict.waits:
+        return finish
+    from alignment.registry import find
+
+    version = find(workspace, finish.reference)
+    alias = "champion" if "champion" in version.aliases else next(iter(version.aliases), "")
+    return finish.model_copy(update={"approved": not version.waits, "alias": alias})
+
+
+def finish_task(
+    recipe: Recipe, made: Mapping[str, Artifact], workspace: Workspace, run: str, inputs: Sequence[State[Any]]
+) -> tuple[Finish, bool]:
+    """Runs :func:`finish` as a task after ``inputs``, cached by what it decides on. Says whether the cache answered."""
+    assert recipe.gate is not None
+    settings = dict(of_type(recipe.stages, EvaluateStage))[recipe.gate.evaluation]
+    key = digest_of(
+        [
+            recipe.model.registered_name,
+            recipe.gate.model_dump(mode="json"),
+            made[recipe.gate.evaluation].digest,
+            made[settings.model].digest,
+            code_digest("alignment.registry"),
+        ]
+    )
+    given = recipe, made, workspace, run
+    state, value = run_task(workspace.root, _task(key, refresh=False), finish, *given, wait_for=list(inputs))
+    cached = state is not None and state.name == "Cached"
+    if cached and not _still_there(workspace, Finish.model_validate(value)):
+        cached = False
+        _state, value = run_task(workspace.root, _task(key, refresh=True), finish, *given, wait_for=list(inputs))
+    return Finish.model_validate(value), cached
+
+
+def _task(key: str, *, refresh: bool) -> Any:
+    return task(
+        name="register",
+        task_run_name="register",
+        tags={"register"},
+        cache_key_fn=lambda _context, _parameters: key,
+        refresh_cache=refresh,
+        persist_result=True,
+        result_serializer="json",
+        retries=len(RETRIES),
+        retry_delay_seconds=RETRIES,
+        retry_condition_fn=lambda _task, _run, state: isinstance(state.data, ConnectionError | TimeoutError),
+    )(finish)
+
+
+def _still_there(workspace: Workspace, finish: Finish) -> bool:
+    """Whether a version from the cache still has its files and, where that is a file here, its registry."""
+    _scheme, slashes, database = workspace.mlflow_uri.partition("sqlite:///")
+    return (workspace.root / finish.folder).is_dir() and (not slashes or Path(database).exists())
+
+
+@cache
+def commit() -> str | None:
+    """The commit of the code that runs, marked where the tree has changes; None outside a repository."""
+    where = Path(__file__).parent
+    try:
+        head = subprocess.run(
+            ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"],
+            cwd=where, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return head.stdout.strip()

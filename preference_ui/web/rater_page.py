@@ -1,0 +1,156 @@
+"""The rater's page. Every function that the browser can call checks who calls, and answers with data or a sentence.
+
+What goes to the browser about a comparison is listed in :func:`_screen` and nowhere else: no model's name, no id of an
+answer or a comparison, and nothing that tells gold from work.
+"""
+
+import logging
+from collections.abc import Callable
+from importlib.resources import files
+from typing import Any
+
+import gradio as gr
+
+from preference_ui.accounts import accounts
+from preference_ui.accounts.auth import Account
+from preference_ui.labelling.assignment import Lease, next_lease, reopen
+from preference_ui.labelling.rater_progress import ProgressBook
+from preference_ui.labelling.vote_schema import FLAG_REASONS, SKIP_REASONS
+from preference_ui.labelling.voting import cast_and_draw, read_draft, save_draft
+from preference_ui.store.errors import Refusal
+from preference_ui.store.store import Store, StoreError
+from preference_ui.web.middleware import UNAVAILABLE, account_in
+from preference_ui.web.rendering import to_html
+
+_log = logging.getLogger(__name__)
+Answer = dict[str, Any]
+
+
+def rater_page(store: Store, *, arena: bool = False) -> gr.Blocks:
+    """The page where comparisons are voted on; it leads to the arena where there is one."""
+    with gr.Blocks(title="Which answer is better?", analytics_enabled=False) as page:
+        script = files("preference_ui").joinpath("widgets/rater.js").read_text("utf-8")
+        gr.HTML(
+            html_template="<div class='desk' id='desk'></div>",
+            js_on_load=script,
+            apply_default_css=False,
+            server_functions=RaterHandlers(store, arena=arena).functions(),
+        )
+    return page
+
+
+class RaterHandlers:
+    """What the rater's browser can ask for."""
+
+    def __init__(self, store: Store, *, arena: bool = False) -> None:
+        self.store = store
+        self.arena = arena
+        self.progress = ProgressBook(store)
+
+    def functions(self) -> list[Callable[..., Any]]:
+        """The handlers, under the names that the browser calls them by."""
+
+        def begin(_data: Any, request: gr.Request) -> Answer:
+            return answer(request, self._begin)
+
+        def vote(data: Any, request: gr.Request) -> Answer:
+            return answer(request, lambda account: self._vote(account, data))
+
+        def undo(_data: Any, request: gr.Request) -> Answer:
+            return answer(request, self._undo)
+
+        def draft(data: Any, request: gr.Request) -> Answer:
+            return answer(request, lambda account: self._draft(account, data))
+
+        def read_guidelines(data: Any, request: gr.Request) -> Answer:
+            return answer(request, lambda account: self._read_guidelines(account, data))
+
+        return [begin, vote, undo, draft, read_guidelines]
+
+    def _begin(self, account: Account) -> Answer:
+        version, settings = self.store.settings()
+        about = {
+            "name": account.name,
+            "administrator": account.is_administrator,
+            "arena": self.arena,
+            "guidelines": {"html": to_html(settings.guidelines), "version": version},
+            "criteria": [criterion.model_dump() for criterion in settings.criteria],
+            "reasons": {"skip": SKIP_REASONS, "flag": FLAG_REASONS},
+        }
+        if account.guidelines_read <= version:
+            return about | {"must_read": True, "screen": None}
+        return about | {"must_read": False, "screen": self._next(account)}
+
+    def _vote(self, account: Account, data: Any) -> Answer:
+        sent = fields(data, "lease", "verdict")
+        receipt, lease = cast_and_draw(self.store, account.id, sent["lease"], sent["verdict"])
+        return {"feedback": receipt.feedback, "repeated": receipt.repeated, "screen": self._show(account, lease)}
+
+    def _undo(self, account: Account) -> Answer:
+        return {"screen": self._screen(account, reopen(self.store, account.id))}
+
+    def _draft(self, account: Account, data: Any) -> Answer:
+        sent = fields(data, "lease", "draft")
+        save_draft(self.store, account.id, sent["lease"], sent["draft"])
+        return {}
+
+    def _read_guidelines(self, account: Account, data: Any) -> Answer:
+        version = fields(data, "version")["version"]
+        current, _ = self.store.settings()
+        if type(version) is not int or version != current:
+            raise Refusal("malformed", "The guidelines have changed meanwhile. Please reload the page.")
+        accounts.guidelines_were_read(self.store, account.id, version)
+        return {"screen": self._next(account)}
+
+    def _next(self, account: Account) -> Answer:
+        return self._show(account, next_lease(self.store, account.id))
+
+    def _show(self, account: Account, lease: Lease | None) -> Answer:
+        if lease is None:
+            return {"lease": None, "progress": self.progress.of(account.id) | {"left": 0, "minutes": None}}
+        return self._screen(account, lease)
+
+    def _screen(self, account: Account, lease: Lease) -> Answer:
+        by_id = {response.id: response for response in lease.comparison.responses}
+        return {
+            "lease": lease.id,
+            "trial": lease.purpose == "trial",
+            "undoing": lease.revises is not None,
+            "prompt": [{"role": turn.role, "html": to_html(turn.content)} for turn in lease.comparison.prompt.messages],
+            "answers": [
+                {"html": to_html(by_id[one].text), "text": by_id[one].text, "names_itself": one in lease.self_naming}
+                for one in lease.order
+            ],
+            "draft": None if lease.fresh else read_draft(self.store, lease.id, lease.revises),
+            "progress": self.progress.of(account.id),
+        }
+
+
+def answer(request: gr.Request, act: Callable[[Account], Answer], *, administrator: bool = False) -> Answer:
+    """Runs a handler for whoever the guard let in, and turns what goes wrong into a sentence.
+
+    ``request`` is the raw request here (Gradio passes it so to a component's own functions); the account comes from the
+    session's cookie alone, never from a session hash or the body.
+    """
+    account = account_in(request.scope)
+    if account is None:
+        return {"ok": False, "code": "signed_out", "say": "Please sign in again."}
+    if administrator and not account.is_administrator:
+        return {"ok": False, "code": "forbidden", "say": "This is for administrators."}
+    try:
+        return {"ok": True} | act(account)
+    except Refusal as refusal:
+        return {"ok": False, "code": refusal.code, "say": refusal.sentence}
+    except StoreError as error:
+        _log.warning("the store failed: %s", error)
+        return {"ok": False, "code": "unavailable", "say": UNAVAILABLE}
+    except Exception:  # a fault of ours: it goes into the log, and the rater is told that nothing was done
+        _log.exception("a handler failed")
+        return {"ok": False, "code": "failed", "say": "Something went wrong here, and nothing was changed."}
+
+
+def fields(data: Any, *names: str) -> dict[str, Any]:
+    """Exactly these fields of what was sent. Raises Refusal for anything else."""
+    if not isinstance(data, dict) or set(data) != set(names):
+        raise Refusal("malformed", "This request could not be read. Please reload the page and try again.")
+    return data

@@ -1,0 +1,255 @@
+"""A stage that waits for people: its queue, its snapshot, and the stage that learns of them. No training, no server."""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from sqlalchemy import insert, select
+
+from alignment.data.jsonl import read_records, write_records
+from alignment.errors import InputError, StageError
+from alignment.recipe.recipe import Recipe
+from alignment.recipe.stages.reward import RewardStage
+from alignment.records import Artifact, Message, PreferencePair, Prompt, Response, Sampling
+from alignment.stages import human_preferences as stage
+from alignment.workspace import Workspace
+from flows.pipeline import human_votes
+from flows.pipeline.uncertainty_sampling import doubt, doubts
+from preference_ui.labelling.assignment import next_lease
+from preference_ui.labelling.voting import cast_vote
+from preference_ui.store import schema
+from preference_ui.store.settings import DeskSettings
+from preference_ui.store.store import Store, now
+from tests.contexts import stage_context
+
+PROMPTS = 4
+
+
+@pytest.fixture
+def recipe() -> Recipe:
+    return _recipe(votes_per_comparison=2, pairs=3, min_agreement=0.9)
+
+
+def _recipe(**condition: float) -> Recipe:
+    stages = {
+        "responses": {"kind": "sample", "per_prompt": 2},
+        "people": {"kind": "human_preferences", "responses": "responses", **condition},
+    }
+    return Recipe.model_validate({"name": "loop", "model": {"base": "x"}, "stages": stages})
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> dict[str, Artifact]:
+    """Two answers each to four prompts: "good" and "bad"."""
+    folder = tmp_path / "responses"
+    prompts = [
+        Prompt(id=f"p{at}", messages=(Message(role="user", content=f"Q{at}?"),), kind="code") for at in range(PROMPTS)
+    ]
+    answers = [
+        Response(id=f"{prompt.id}-{text}", prompt_id=prompt.id, text=f"{text} {prompt.id}", model="m",
+                 sampling=Sampling(), seed=0, tokens=2, finished=True)
+        for prompt in prompts
+        for text in ("good", "bad")
+    ]  # fmt: skip
+    write_records(folder / "prompts.jsonl", prompts)
+    write_records(folder / "responses.jsonl", answers)
+    return {"responses": Artifact(name="responses", kind="r", version=1, digest="d1", path=str(folder), key="k")}
+
+
+@pytest.fixture
+def space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    monkeypatch.delenv("RLHF_STORE", raising=False)
+    return Workspace(tmp_path / "workspace")
+
+
+def vote(space: Workspace, rater: str, *, against: str = "bad", at_most: int = 100) -> int:
+    """A rater who prefers what is not ``against`` votes on all there is. Returns how many votes that were."""
+    store = Store.open(human_votes.store_url(space))
+    with store.write() as connection:
+        row = {"id": rater, "name": rater, "role": "rater", "state": "active", "created": now(), "guidelines_read": 9,
+               "trial_passed": True}  # fmt: skip
+        if connection.execute(select(schema.accounts.c.id).where(schema.accounts.c.id == rater)).first() is None:
+            connection.execute(insert(schema.accounts).values(row))
+    cast = 0
+    while cast < at_most and (lease := next_lease(store, rater)) is not None:
+        texts = {one.id: one.text for one in lease.comparison.responses}
+        first_is_worse = texts[lease.order[0]].startswith(against)
+        cast_vote(store, rater, lease.id, {"outcome": "ranked", "strength": 2 if first_is_worse else -2})
+        cast += 1
+    store.close()
+    return cast
+
+
+def test_votes_come_back_as_pairs_once_there_are_enough(
+    recipe: Recipe, made: dict[str, Artifact], space: Workspace
+) -> None:
+    human_votes.queue_for_raters("people", recipe, made, space)
+    human_votes.queue_for_raters("people", recipe, made, space)  # a run that is started again queues nothing twice
+    assert human_votes.collected("people", recipe, made, space, {}) is None
+    assert vote(space, "ada") == PROMPTS
+    assert human_votes.collected("people", recipe, made, space, {}) is None  # one vote each, and two are wanted
+    assert vote(space, "bob") == PROMPTS
+
+    data = human_votes.collected("people", recipe, made, space, {})
+    assert data is not None
+    context = stage_context(
+        name="people", recipe=recipe, inputs=made, data=data, output=space.folder("out"), checkpoints=space.folder("c")
+    )
+    result = stage.run(recipe.stages["people"], context)  # type: ignore[arg-type]
+    pairs = read_records(context.output / "pairs.jsonl", PreferencePair)
+    assert [pair.chosen.split()[0] for pair in pairs] == ["good"] * PROMPTS
+    assert {(pair.margin, pair.raters, pair.agreement, pair.rater_kind, pair.kind) for pair in pairs} == {
+        (2.0, 2, 1.0, "human", "code")
+    }
+    assert {name: result.metrics[name] for name in ("raters", "votes", "comparisons", "pairs", "agreement")} == {
+        "raters": 2, "votes": 8, "comparisons": 4, "pairs": 4, "agreement": 1.0,
+    }  # fmt: skip
+    said = json.loads((context.output / "agreement.json").read_text())
+    assert said["digest"] == json.loads(data["collection"].read_text())["digest"]
+
+
+def test_a_snapshot_is_taken_once_and_a_run_for_another_is_refused(
+    recipe: Recipe, made: dict[str, Artifact], space: Workspace
+) -> None:
+    human_votes.queue_for_raters("people", recipe, made, space)
+    vote(space, "ada")
+    assert vote(space, "bob", at_most=3) == 3
+    first = human_votes.collected("people", recipe, made, space, {})
+    assert first is not None
+    before = first["snapshot"].read_bytes()
+    assert vote(space, "bob") == 1
+    assert human_votes.collected("people", recipe, made, space, {}) == first
+    assert first["snapshot"].read_bytes() == before
+    queue = human_votes.queue_name("people", recipe, made["responses"])
+    with pytest.raises(StageError, match="was started for snapshot"):
+        human_votes.collected("people", recipe, made, space, {queue: "0" * 64})
+    first["snapshot"].write_bytes(before[: before.index(b"\n") + 1])
+    context = stage_context(
+        name="people", recipe=recipe, inputs=made, data=first, output=space.folder("o"), checkpoints=space.folder("c")
+    )
+    with pytest.raises(InputError, match="no longer"):
+        stage.run(recipe.stages["people"], context)  # type: ignore[arg-type]
+
+
+def test_raters_who_disagree_make_no_pair_and_a_looser_condition_keeps_their_votes(
+    recipe: Recipe, made: dict[str, Artifact], space: Workspace
+) -> None:
+    human_votes.queue_for_raters("people", recipe, made, space)
+    vote(space, "ada")
+    vote(space, "bob", against="good")
+    assert human_votes.collected("people", recipe, made, space, {}) is None
+    stricter = _recipe(votes_per_comparison=3, pairs=3, min_agreement=0.6)
+    human_votes.queue_for_raters(
+        "people", stricter, made, space
+    )  # the same answers: the same queue, one vote more each
+    assert vote(space, "eve") == PROMPTS
+    data = human_votes.collected("people", stricter, made, space, {})
+    assert data is not None
+    assert json.loads(data["collection"].read_text())["votes"] == 12
+
+
+def test_other_answers_are_another_queue_and_another_recipes_queue_is_not_its_own(
+    recipe: Recipe, made: dict[str, Artifact]
+) -> None:
+    other = {"responses": made["responses"].model_copy(update={"digest": "d2"})}
+    names = [human_votes.queue_name("people", recipe, one["responses"]) for one in (made, other)]
+    assert len(set(names)) == 2
+    longer = recipe.model_copy(update={"name": "loop-2"})
+    assert not human_votes.queue_name("people", longer, made["responses"]).startswith(human_votes.queue_prefix(recipe))
+
+
+def test_more_pairs_than_comparisons_are_refused_at_once(made: dict[str, Artifact], space: Workspace) -> None:
+    with pytest.raises(InputError, match="5 pairs are wanted"):
+        human_votes.queue_for_raters("people", _recipe(votes_per_comparison=1, pairs=5), made, space)
+
+
+def test_doubt_by_hand() -> None:
+    assert doubt(0.3, 0.3) == 1.0
+    assert doubt(math.log(3), 0.0) == pytest.approx(0.75)  # p = 3/4
+    assert doubt(1000.0, -1000.0) == pytest.approx(0.0)
+
+
+def test_what_the_reward_model_doubts_is_asked_first(
+    recipe: Recipe, made: dict[str, Artifact], space: Workspace, make_model: Callable[..., Path]
+) -> None:
+    """A real, untrained reward model in the workspace, as a round before would have left it."""
+    reward = RewardStage.model_validate({"kind": "reward", "preferences": "people"})
+    model = recipe.model.model_copy(update={"dtype": "float32"})
+    recipe = recipe.model_copy(update={"stages": {**recipe.stages, "reward": reward}, "model": model})
+    assert doubts("people", recipe, [], space) == {}
+    output = space.folder("partial", "reward")
+    _reward_model(make_model(space.folder("tiny")), output)
+    draft = Artifact(name="reward", kind="reward_model", version=0, digest="d", path="", key="k")
+    space.publish(draft, output)
+    human_votes.queue_for_raters("people", recipe, made, space)
+    store = Store.open(human_votes.store_url(space))
+    with store.read() as connection:
+        rows = connection.execute(select(schema.comparisons.c.id, schema.comparisons.c.informativeness)).all()
+    weights = {row.id: row.informativeness for row in rows if row.id != "trial-1"}
+    assert len(weights) == PROMPTS
+    assert len(set(weights.values())) == PROMPTS
+    assert all(0 < weight <= 1 for weight in weights.values())
+    most = DeskSettings(policy="most_informative", gold_share=0, repeat_share=0, random_share=0, trial_required=False)
+    store.change_settings(most, author="test")
+    vote(space, "ada", at_most=0)
+    asked = []
+    while (lease := next_lease(store, "ada")) is not None:
+        asked.append(lease.comparison.id)
+        cast_vote(store, "ada", lease.id, {"outcome": "both_bad"})
+    assert asked == sorted(weights, key=lambda name: -weights[name])
+    store.close()
+
+
+def _reward_model(policy: Path, output: Path) -> None:
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(policy)
+    torch.manual_seed(0)
+    model = AutoModelForSequenceClassification.from_pretrained(
+        policy, num_labels=1, pad_token_id=tokenizer.pad_token_id
+    )
+    model.save_pretrained(output)
+    tokenizer.save_pretrained(output)
+
+
+def test_a_recipes_criteria_are_asked_about_and_a_later_change_of_the_desk_stands(
+    made: dict[str, Artifact], space: Workspace
+) -> None:
+    plain = _recipe(pairs=3)
+    stage_of = plain.stages["people"].model_copy(update={"criteria": {"warm": "1: cold; 3: polite; 5: kind."}})
+    recipe = plain.model_copy(update={"stages": {**plain.stages, "people": stage_of}})
+    human_votes.queue_for_raters("people", recipe, made, space)
+    store = Store.open(human_votes.store_url(space))
+    version, desk = store.settings()
+    assert [(one.name, one.rubric) for one in desk.criteria] == [("warm", "1: cold; 3: polite; 5: kind.")]
+    store.change_settings(desk.model_copy(update={"criteria": ()}), author="root")
+    human_votes.queue_for_raters("people", recipe, made, space)
+    assert store.settings()[1].criteria == ()
+    assert store.settings()[0] == version + 1
+    store.close()
+
+
+@pytest.mark.parametrize("name", ["Warm", "", "w" * 25, "a b"])
+def test_a_criterion_has_a_name_that_the_desk_can_keep(name: str) -> None:
+    with pytest.raises(ValueError, match="criteria"):
+        _recipe(pairs=3, criteria={name: "1: no; 5: yes."})  # type: ignore[arg-type]
+
+
+def test_votes_that_were_ready_while_nobody_listened_are_found_until_a_run_heard_them(
+    recipe: Recipe, made: dict[str, Artifact], space: Workspace
+) -> None:
+    human_votes.queue_for_raters("people", recipe, made, space)
+    human_votes.remember_waiting("people", recipe, {}, made, space)
+    queue = human_votes.queue_name("people", recipe, made["responses"])
+    assert human_votes.unheard(recipe, space) == {}  # votes are missing
+    vote(space, "ada")
+    vote(space, "bob")
+    snapshot = human_votes.unheard(recipe, space)
+    assert list(snapshot) == [queue]
+    other = recipe.model_copy(update={"name": "loop-two"})
+    assert human_votes.unheard(other, space) == {}
+    human_votes.heard(space, queue).write_text(snapshot[queue] + "\n")
+    assert human_votes.unheard(recipe, space) == {}

@@ -1,0 +1,139 @@
+"""The services beside a run: found where they are, never taken for another workspace's, stopped for good."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from alignment.errors import StageError
+from alignment.workspace import Workspace
+from flows.services import servers
+
+DEAD = 2**22 - 3  # above the kernel's own limit on most machines: no process has this id
+
+
+@pytest.fixture
+def space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    """A workspace whose services are its own."""
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    return Workspace(tmp_path / "workspace")
+
+
+def record(space: Workspace, name: str, url: str, pid: int) -> Path:
+    path = space.folder("services") / f"{name}.json"
+    path.write_text(json.dumps({"url": url, "pid": pid, "name": name}))
+    return path
+
+
+def test_nothing_is_there_at_first(space: Workspace) -> None:
+    assert servers.find(space, "prefect") is None
+    assert servers.find(space, "mlflow") is None
+    assert not servers.stop(space, "prefect")
+
+
+def test_a_server_of_ones_own_is_used_and_never_stopped(
+    space: Workspace, prefect_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", prefect_server)
+    service = servers.begin(space, "prefect")
+    assert service == servers.Service("prefect", prefect_server.removesuffix("/api"), None)
+    assert servers.wait(space, service) == service
+    assert not servers.stop(space, "prefect")
+    assert not (space.root / "services" / "prefect.json").exists()
+
+
+def test_a_record_of_a_dead_process_is_not_a_service(space: Workspace, prefect_server: str) -> None:
+    """Another workspace's server may have taken the port since: it answers, and is not ours."""
+    path = record(space, "prefect", prefect_server.removesuffix("/api"), DEAD)
+    with urllib.request.urlopen(f"{prefect_server}/health", timeout=10) as answer:
+        assert answer.status == 200
+    assert servers.find(space, "prefect") is None
+    assert not servers.stop(space, "prefect")
+    assert not path.exists()
+
+
+def test_a_process_id_that_is_used_again_is_left_alone(space: Workspace) -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, start_new_session=True) as other:
+        record(space, "prefect", "http://127.0.0.1:1", other.pid)
+        assert servers.find(space, "prefect") is None
+        assert not servers.stop(space, "prefect")
+        time.sleep(0.1)
+        assert other.poll() is None
+        other.communicate(b"\n")
+
+
+def test_a_service_that_does_not_start_says_where_its_log_is(space: Workspace) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # bound, and nobody listens
+        dead = servers.Service("prefect", f"http://127.0.0.1:{taken.getsockname()[1]}", DEAD)
+        with pytest.raises(StageError, match=r"the prefect service did not start; its log is .*prefect\.log"):
+            servers.wait(space, dead)
+
+
+def test_a_taken_port_is_not_chosen() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        wanted = taken.getsockname()[1]
+        assert servers._free_port(wanted) != wanted
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_dashboard_starts_is_found_and_stops(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_recipe: Callable[..., Path]
+) -> None:
+    """Prefect's server and MLflow's page, by the commands that a user gives; and a run that uses them."""
+    root = tmp_path / "workspace"
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "MLFLOW_"))}
+
+    def rlhf(*arguments: Any) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "flows.cli", *map(str, arguments), "-w", str(root)]
+        return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    space = Workspace(root)
+    try:
+        begun = rlhf("dashboard", "--json")
+        assert (begun.returncode, begun.stderr) == (0, "")
+        urls = json.loads(begun.stdout)
+        assert set(urls) == {"prefect", "mlflow"}
+        with urllib.request.urlopen(f"{urls['prefect']}/api/health", timeout=30) as answer:
+            assert answer.read() == b"true"
+        with urllib.request.urlopen(urls["mlflow"], timeout=30) as answer:
+            assert b"MLflow" in answer.read()
+        first = servers.find(space, "prefect")
+        assert first is not None
+        assert first.pid is not None
+        assert json.loads(rlhf("dashboard", "--json").stdout) == urls  # found, not started again
+        assert servers.find(space, "prefect") == first
+        assert servers.begin(space, "prefect") == first
+
+        ended = rlhf("run", make_recipe(tmp_path / "recipe", stages=("sft",)))
+        assert ended.returncode == 0, ended.stdout + ended.stderr
+        assert urls["prefect"] in ended.stdout
+        body = json.dumps({"flow_runs": {"name": {"any_": ["tiny-1"]}}}).encode()
+        request = urllib.request.Request(
+            f"{urls['prefect']}/api/flow_runs/filter", body, {"Content-Type": "application/json"}
+        )
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            [run] = json.loads(answer.read())
+        assert run["state_type"] == "COMPLETED"
+    finally:
+        stopped = rlhf("dashboard", "--stop", "--json")
+    assert json.loads(stopped.stdout) == {"prefect": "stopped", "mlflow": "stopped"}
+    deadline = time.monotonic() + 60
+    while Path(f"/proc/{first.pid}").exists() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert not Path(f"/proc/{first.pid}").exists()
+    assert servers.find(space, "prefect") is None
+    assert json.loads(rlhf("dashboard", "--stop", "--json").stdout) == {
+        "prefect": "was not running", "mlflow": "was not running",
+    }  # fmt: skip

@@ -1,0 +1,80 @@
+"""SIGTERM ends a process in time, also one that is inside a long step in C and does not hear it."""
+
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+BEGIN = "from flows.shutdown import end_in_time\nend_in_time(step=0.2, total=0.5)\n"
+# Python's own handler waits for the C function to return, which this one does in an hour.
+IN_C = "import hashlib\nprint('ready', flush=True)\nhashlib.pbkdf2_hmac('sha256', b'x', b'y', 2**31 - 1)\n"
+POLITE = (
+    "import signal, sys, time\nsignal.signal(signal.SIGTERM, lambda *_: sys.exit(7))\n"
+    "print('ready', flush=True)\ntime.sleep(60)\n"
+)
+# What a trainer does: a step, a look, a checkpoint. `saving` False: it never comes to the end of its step.
+TRAINER = """
+import signal, sys, time
+from flows.shutdown import end_in_time, hear_sigterm, letting_steps_end, saved, told_to_end
+from prefect.exceptions import TerminationSignal
+from prefect.utilities.engine import can_ack_control_intent, capture_sigterm
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(9))
+hear_sigterm()
+end_in_time(step={step}, total=30)
+try:
+    with capture_sigterm(), letting_steps_end():
+        assert can_ack_control_intent()  # Prefect's runner may say that this is a cancel
+        told_to_end()
+        print('ready', flush=True)
+        for _step in range(600):
+            time.sleep(0.1)
+            if {saving} and told_to_end():
+                print('checkpoint', flush=True)
+                saved()
+                print('went on', flush=True)
+finally:
+    print('report', flush=True)
+"""
+
+
+def start(program: str) -> subprocess.Popen[str]:
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    time.sleep(0.2)
+    return process
+
+
+@pytest.mark.parametrize(("program", "code"), [(IN_C, -signal.SIGKILL), (POLITE, 7)])
+def test_sigterm(program: str, code: int) -> None:
+    handler = "import signal\nsignal.signal(signal.SIGTERM, lambda *_: None)\n"  # as Prefect installs one
+    process = start(handler + BEGIN + program)
+    process.terminate()
+    assert process.wait(60) == code
+
+
+def test_a_step_under_way_ends_with_a_checkpoint() -> None:
+    process = start(TRAINER.format(step=30, saving=True))
+    process.terminate()
+    said, _errors = process.communicate(timeout=60)
+    assert said == "checkpoint\nreport\n"
+    assert process.returncode == 9  # who had the signal before the flow has it after
+
+
+def test_a_step_that_takes_too_long_is_not_waited_for() -> None:
+    process = start(TRAINER.format(step=0.5, saving=False))
+    process.terminate()
+    said, _errors = process.communicate(timeout=60)
+    assert (said, process.returncode) == ("report\n", 9)
+
+
+def test_a_second_sigterm_ends_it_at_once() -> None:
+    process = start(TRAINER.format(step=30, saving=False))
+    process.terminate()
+    time.sleep(0.5)
+    assert process.poll() is None
+    process.terminate()
+    said, _errors = process.communicate(timeout=25)
+    assert (said, process.returncode) == ("report\n", 9)
