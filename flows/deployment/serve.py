@@ -67,6 +67,12 @@ def recipe_flow(
     recipe: str, workspace: str, overrides: list[str] | None = None, queue: str = "", digest: str = ""
 ) -> State[Any]:
     """Runs a recipe as it is on the disk now; for a ``queue`` that is ready, the recipe that waited for its votes."""
+    # Prefect pickles the flow's function by value, with what it names: it names what is pickled by reference.
+    return _deployed(recipe, workspace, overrides or [], queue, digest)
+
+
+def _deployed(recipe: str, workspace: str, overrides: list[str], queue: str, digest: str) -> State[Any]:
+    """What the process of one run of the deployment does."""
     set_up()
     to_the_dashboard()
     logging.raiseExceptions = False  # a log that cannot be sent to a server that is away is no traceback
@@ -77,7 +83,7 @@ def recipe_flow(
     where = address(space.root)
     with at_work(space.root, where["api"], ours=where["ours"]):
         answer_for(running.get_id())
-        state = _serve_one(recipe, space, overrides or [], queue, digest)
+        state = _serve_one(recipe, space, overrides, queue, digest)
         background.drain()
         _wait_for_the_server()
         return named(state)
