@@ -20,11 +20,11 @@ from typing import Any
 import httpx
 import pytest
 
-from alignment.recipe import stage_inputs
+from alignment.recipe.graph import stage_inputs
 from alignment.workspace import Workspace
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 LONG = {"stages.sft.epochs": 4000, "stages.sft.checkpoint_every": 100000, "stages.sft.schedule": "constant"}
 
 
@@ -83,7 +83,7 @@ def story(
         said.append(ended.stdout)
     code = (
         "import sys; from pathlib import Path; from alignment.workspace import Workspace\n"
-        "from flows.services import quiet_environment\n"
+        "from flows.services.servers import quiet_environment\n"
         "quiet_environment(Workspace(Path(sys.argv[2])))\n"
         "from flows.deployment.serve import recipe_flow\n"
         "state = recipe_flow(sys.argv[1], sys.argv[2], return_state=True)\n"
@@ -135,7 +135,7 @@ def test_the_inputs_of_each_task_are_what_the_stage_is_made_of(story: Story) -> 
         }
         for task in tasks
     }
-    from alignment.loading import load_recipe
+    from alignment.recipe.load import load_recipe
 
     recipe = load_recipe(story.root / "runs" / "tiny-1" / "recipe.yaml")
     wanted = {

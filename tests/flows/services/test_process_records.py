@@ -16,7 +16,7 @@ import pytest
 
 from alignment.stage import Progress
 from alignment.workspace import Workspace
-from flows import metrics
+from flows.monitoring import prometheus as metrics
 from flows.monitoring.background import BackgroundSender
 from flows.monitoring.prometheus import StageMetrics, all_stages
 from flows.services.process_records import ProcessIdentity, ServerRequest, at_work, deliver, post, state_message, sweep
