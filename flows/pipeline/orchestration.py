@@ -11,18 +11,18 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
 from prefect._internal.concurrency.services import _active_services
-from prefect.client.schemas.objects import State, StateType
+from prefect.client.schemas.objects import State, StateDetails, StateType
 from prefect.exceptions import PrefectHTTPStatusError
 from prefect.runtime import flow_run as running
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, get_current_settings, temporary_settings
-from prefect.states import Failed
+from prefect.states import Completed, Failed
 from prefect.utilities.annotations import quote
 
 from flows.monitoring.background import server_answers
@@ -43,9 +43,15 @@ def of_the_server(error: BaseException) -> bool:
 
 
 def run_task(
-    root: Path, task: Callable[..., State[T]], function: Callable[..., T], *given: Any, **options: Any
+    root: Path,
+    task: Callable[..., State[T]],
+    function: Callable[..., T],
+    *given: Any,
+    inputs: Sequence[State[Any]] = (),
 ) -> tuple[State[T] | None, T]:
     """Runs ``function`` as a Prefect task, or as it is where the server does not answer. Its errors are raised.
+
+    ``inputs`` are the final states of the tasks that made what it is given: the dashboard draws them.
 
     Returns the task's final state (None without Prefect) and the value.
     """
@@ -54,7 +60,8 @@ def run_task(
         return None, function(*given)
     try:
         # Quoted, or Prefect takes every string in them that it has seen before for another task's result.
-        state: State[T] = task(*map(quote, given), return_state=True, **options)
+        after = [_only_its_task(one) for one in inputs]
+        state: State[T] = task(*map(quote, given), return_state=True, wait_for=after)
     except Exception as error:
         if not of_the_server(error):
             raise
@@ -66,6 +73,11 @@ def run_task(
         body = {"state": {"type": "COMPLETED", "name": state.name, "message": state.message}, "force": True}
         post(root, ServerRequest("POST", f"/task_runs/{task_run}/set_state", body, **address(root)))
     return state, value
+
+
+def _only_its_task(state: State[Any]) -> State[Any]:
+    """A task's final state without its result, whose parts Prefect would take for results of other tasks."""
+    return Completed(data=0, state_details=StateDetails(task_run_id=state.state_details.task_run_id))
 
 
 def give_up_on_the_server() -> None:

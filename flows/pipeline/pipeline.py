@@ -195,7 +195,7 @@ def run_stage(run: Run, name: str) -> None:
     with outcome(run, name, job.settings.kind) as result:
         say(_log, made_of(job))
         inputs = [state for source in job.inputs if (state := run.states.get(source)) is not None]
-        state, made = run_task(run.workspace.root, stage_task(job), execute, job, wait_for=inputs)
+        state, made = run_task(run.workspace.root, stage_task(job), execute, job, inputs=inputs)
         run.states[name] = state
         result.artifact = run.made[name] = Artifact.model_validate(made)
         result.cached = found is not None or (state is not None and state.name == "Cached") or job.key in made_elsewhere

@@ -123,11 +123,11 @@ def finish_task(
         ]
     )
     given = recipe, made, workspace, run
-    state, value = run_task(workspace.root, _task(key, refresh=False), finish, *given, wait_for=list(inputs))
+    state, value = run_task(workspace.root, _task(key, refresh=False), finish, *given, inputs=inputs)
     cached = state is not None and state.name == "Cached"
     if cached and not _still_there(workspace, Finish.model_validate(value)):
         cached = False
-        _state, value = run_task(workspace.root, _task(key, refresh=True), finish, *given, wait_for=list(inputs))
+        _state, value = run_task(workspace.root, _task(key, refresh=True), finish, *given, inputs=inputs)
     return Finish.model_validate(value), cached
 
 

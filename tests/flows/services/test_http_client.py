@@ -89,7 +89,8 @@ def test_loopback_ignores_proxies(receiver: Receiver, dead_port: int, monkeypatc
 def test_other_libraries_ignore_proxies_on_loopback_too(receiver: Receiver, dead_port: int, tmp_path: Path) -> None:
     """Prefect's client is httpx, MLflow's is requests: both read the environment that every command sets up."""
     code = (
-        "import sys, pathlib; from alignment.workspace import Workspace; from flows.services.servers import quiet_environment\n"
+        "import sys, pathlib; from alignment.workspace import Workspace\n"
+        "from flows.services.servers import quiet_environment\n"
         "quiet_environment(Workspace(pathlib.Path(sys.argv[1])))\n"
         "import httpx, requests, os\n"
         "print(httpx.get(sys.argv[2]).status_code, requests.get(sys.argv[2]).status_code, os.environ['no_proxy'])"
