@@ -16,13 +16,14 @@ help: ## what there is to make
 quickstart: .venv/runtime ## from raw prompts to a promoted version, on this machine
 	$(BIN)/rlhf run quickstart --workspace $(WORKSPACE)
 
-test: .venv/dev check ## the fast tests, the linter and the types
+test: .venv/dev check ## the fast tests, those in the browser, the linters and the types
 	$(BIN)/python -m pytest -m "not slow" --numprocesses 2 --dist loadfile
 
-check: .venv/dev ## ruff, mypy --strict, and the floors of the house
+check: .venv/dev ## ruff, mypy --strict, oxlint for the JavaScript, and the floors of the house
 	$(BIN)/ruff check --quiet .
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/mypy
+	$(BIN)/oxlint --quiet --deny correctness --deny suspicious --allow consistent-function-scoping preference_ui alignment/report
 	$(BIN)/lint-imports --no-cache >/dev/null || $(BIN)/lint-imports --no-cache
 
 test-slow: .venv/dev ## the tests that take minutes

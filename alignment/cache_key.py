@@ -144,10 +144,10 @@ def _is_text(statement: ast.stmt) -> bool:
 def local_sources(path: Path) -> set[Path]:
     """The source of a user's module, and of every module that it imports in turn and that is no installed library's.
 
-    Looked for are modules beside it, those of its own package, and those that Python finds outside of the installed
-    libraries. What it reads while it runs, such as word lists, is not seen.
+    Looked for are modules beside the first one and beside the one that imports them, and those that Python finds
+    outside of the installed libraries. What a module reads while it runs, such as word lists, is not seen.
     """
-    sources: set[Path] = set()
+    root, sources = path.resolve().parent, set[Path]()
     queue = [path.resolve()]
     while queue:
         source = queue.pop()
@@ -158,40 +158,45 @@ def local_sources(path: Path) -> set[Path]:
             tree = ast.parse(source.read_text("utf-8"))
         except (SyntaxError, UnicodeDecodeError):
             continue  # the check says so; its bytes count as they are
-        queue.extend(_local_imports(tree, source))
+        for module, level in _named(tree):
+            folders = [source.parents[level - 1]] if level else [root, source.parent]
+            queue += [found for folder in folders for found in _beside(module, folder)]
+            if level == 0:
+                queue += _importable(module)
     return sources
 
 
-def _local_imports(tree: ast.Module, source: Path) -> Iterator[Path]:
+def _named(tree: ast.Module) -> Iterator[tuple[tuple[str, ...], int]]:
+    """The parts of every module's name that a file may import, and how many packages up it begins (0: at the top)."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            for alias in node.names:
-                yield from _found(alias.name, source.parent)
+            yield from ((tuple(alias.name.split(".")), 0) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            folder = source.parent if node.level < 2 else source.parents[node.level - 1]
-            module = node.module or ""
-            yield from _found(module, folder, relative=node.level > 0)
-            for alias in node.names:
-                yield from _found(f"{module}.{alias.name}".strip("."), folder, relative=node.level > 0)
+            package = tuple(part for part in (node.module or "").split(".") if part)
+            yield from (((*package, alias.name), node.level) for alias in node.names)
 
 
-def _found(module: str, folder: Path, *, relative: bool = False) -> Iterator[Path]:
-    """The files of a module that is not an installed library's: its own, and those of the packages that it is in."""
-    parts = [part for part in module.split(".") if part]
-    beside = folder.joinpath(*parts)
-    for candidate in (beside.with_suffix(".py"), beside / "__init__.py") if parts else (folder / "__init__.py",):
-        if candidate.is_file():
-            yield candidate.resolve()
-    if relative or not parts or parts[0] in sys.stdlib_module_names:
-        return
+def _beside(parts: tuple[str, ...], folder: Path) -> list[Path]:
+    """The files below ``folder`` that importing a module runs: its own, and those of the packages that it is in."""
+    steps = [folder.joinpath(*parts[:depth]) for depth in range(1, len(parts) + 1)]
+    candidates = [file for step in steps for file in (step.with_suffix(".py"), step / "__init__.py")]
+    return [file.resolve() for file in candidates if file.is_file()]
+
+
+def _importable(parts: tuple[str, ...]) -> list[Path]:
+    """The same for a module that Python finds by its name, unless it is an installed library's."""
+    files: list[Path] = []
+    if parts[0] in sys.stdlib_module_names:
+        return files
     for depth in range(1, len(parts) + 1):
         try:
             spec = importlib.util.find_spec(".".join(parts[:depth]))
         except (ImportError, ValueError, AttributeError):
-            return
+            break
         if spec is None or spec.origin is None or not spec.has_location or _is_installed(Path(spec.origin)):
-            return
-        yield Path(spec.origin).resolve()
+            break
+        files.append(Path(spec.origin).resolve())
+    return files
 
 
 def _is_installed(path: Path) -> bool:

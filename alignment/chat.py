@@ -13,7 +13,9 @@ The template's digest travels with every model; stages compare it.
 """
 
 import hashlib
+import re
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,11 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from alignment.errors import Fault, InputError
 from alignment.records import Message
 
+DATE = datetime(2024, 7, 26, tzinfo=UTC)
+"""The date in prompts of templates that write today's (Llama 3 and others): fixed in the template, which is saved with
+every model, so that one conversation has the same tokens on every day and a stage's key says all that decides its
+artifact. It is the day that Llama 3's own template names where it is told none."""
+_NOW = re.compile(r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""")
 PROBE = (Message(role="user", content="one"), Message(role="assistant", content="two"))
 
 
@@ -34,6 +41,8 @@ def load_tokenizer(folder: str | Path, chat_template: str | Path | None = None) 
     tokenizer = AutoTokenizer.from_pretrained(str(folder))
     if chat_template is not None:
         tokenizer.chat_template = Path(chat_template).read_text("utf-8")
+    if isinstance(tokenizer.chat_template, str):
+        tokenizer.chat_template = _with_fixed_date(tokenizer.chat_template)
     faults = template_faults(tokenizer, str(folder))
     if faults:
         raise InputError(faults)
@@ -43,9 +52,14 @@ def load_tokenizer(folder: str | Path, chat_template: str | Path | None = None) 
     return tokenizer
 
 
+def _with_fixed_date(template: str) -> str:
+    """A template in which each ``strftime_now("format")`` is :data:`DATE` in that format."""
+    return _NOW.sub(lambda call: repr(DATE.strftime(call[2])), template)
+
+
 def _spare_token(tokenizer: PreTrainedTokenizerBase) -> str:
     """A special token that no text and no template uses, else EOS."""
-    rendered = tokenizer.apply_chat_template(_dicts(PROBE), tokenize=False)
+    rendered = _text(tokenizer, PROBE)
     for token in sorted(
         tokenizer.all_special_tokens, key=lambda token: ("pad" not in token, "end" not in token, token)
     ):
@@ -87,6 +101,9 @@ def template_faults(tokenizer: PreTrainedTokenizerBase, file: str | None = None)
     if not tokenizer.chat_template:
         remedy = "use a chat model, or set model.chat_template to a Jinja file"
         return [Fault("the model has no chat template", remedy, file)]
+    if "strftime_now(" in str(tokenizer.chat_template):
+        problem = "the chat template writes the date of the day in a format that it computes"
+        return [Fault(problem, "write the format as text, such as strftime_now('%d %b %Y')", file)]
     try:
         before, answer = _segments(tokenizer, PROBE, 1)
     except Exception as error:

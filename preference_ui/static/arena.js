@@ -25,9 +25,9 @@ export function start(element, server) {
     onkeydown: onWriting });
 
   // ---- what is on the screen
-  function card(answer, at, writing) {
+  function card(answer, at, unfinished) {
     const names = screen.names;
-    return h("article", { class: "card answer" + (writing ? " writing" : ""), "aria-label": `Answer ${letter(at)}` },
+    return h("article", { class: "card answer" + (unfinished ? " writing" : ""), "aria-label": `Answer ${letter(at)}` },
       h("div", { class: "answer-head" }, h("h2", {}, letter(at)), names && h("span", { class: "revealed" }, names[at])),
       answer?.names_itself && h("p", { class: "warning" }, "This answer says who wrote it. Please judge the answer, not the name."),
       h("div", { class: "rendered", html: answer?.html ?? "" }));

@@ -4,7 +4,7 @@ import { h, key, letter } from "./dom.js";
 export function rankingView(screen, draft, changed, answerCard, announce) {
   const count = screen.answers.length;
   let order = [...Array(count).keys()];
-  let tied = new Array(count).fill(false); // tied[i]: the answer at place i is as good as the one above it
+  let tied = Array.from({ length: count }, () => false); // tied[i]: the answer at place i is as good as the one above it
   if (draft?.ranking?.flat().length === count) {
     order = draft.ranking.flat();
     tied = draft.ranking.flatMap((group) => group.map((_, at) => at > 0));

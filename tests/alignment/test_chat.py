@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import AutoTokenizer
 
 from alignment.chat import load_tokenizer, render_answer, render_example, render_prompt, template_digest
 from alignment.errors import InputError
@@ -159,3 +160,22 @@ def test_a_template_that_rewrites_earlier_turns_is_refused(tokenizer: Any, tiny_
     render_example(changed, turns("a", "b"))
     with pytest.raises(ValueError, match="renders earlier turns differently"):
         render_example(changed, turns("a", "b", "c", "d"))
+
+
+def test_a_template_that_writes_todays_date_says_the_same_on_every_day(tiny_model: Path, tmp_path: Path) -> None:
+    own = str(load_tokenizer(tiny_model).chat_template)
+    template = tmp_path / "dated.jinja"
+    template.write_text("{% if strftime_now is defined %}{{ strftime_now('%d %b %Y') }}{% endif %}" + own)
+    dated = load_tokenizer(tiny_model, template)
+    messages = (Message(role="user", content="What colour is the cat?"),)
+    assert dated.decode(render_prompt(dated, messages)).replace(" ", "").startswith("26Jul2024")
+    dated.save_pretrained(tmp_path / "saved")  # whoever loads it elsewhere renders the same
+    assert "26 Jul 2024" in str(AutoTokenizer.from_pretrained(tmp_path / "saved").chat_template)
+
+
+def test_a_template_whose_date_cannot_be_fixed_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+    template = tmp_path / "dated.jinja"
+    own = str(load_tokenizer(tiny_model).chat_template)
+    template.write_text("{% set form = '%Y' %}{{ strftime_now(form) }}" + own)
+    with pytest.raises(InputError, match="writes the date of the day"):
+        load_tokenizer(tiny_model, template)

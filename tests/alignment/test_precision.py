@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from alignment.models import precision
+from alignment import precision
 from alignment.precision import natural_precision
 from alignment.recipe.load import load_recipe
 from alignment.recipe.resolved import resolve_model

@@ -11,7 +11,7 @@ from sqlalchemy import select
 from preference_ui.arena.talks import Contestant, say, settle_turn, talk_in_hand, vote_on_talk
 from preference_ui.store import schema
 
-pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
 SETUP = """
 from pathlib import Path
 from alignment.records import Sampling

@@ -16,7 +16,7 @@ from preference_ui.labelling.assignment import next_lease
 from preference_ui.store import schema
 from preference_ui.store.store import now
 
-pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
 Make = Callable[..., Comparison]
 PASSWORD = "three calm green rivers"
 

@@ -44,14 +44,14 @@ def test_every_product_is_made_and_has_words() -> None:
         (
             {"reward": REWARD | {"preferences": "sft"}},
             "stages.reward.preferences: sft makes a model, not preferences; "
-            "give one of rate, or put a stage of kind preferences or human_preferences or judge or constitution or "
-            "preference_file before it",
+            "give one of rate, or put a stage of kind preferences or human_preferences or preference_file or "
+            "judge or constitution before it",
         ),
         (
             {"reward": REWARD | {"preferences": "base"}},
             "stages.reward.preferences: base makes a model, not preferences; "
-            "give one of rate, or put a stage of kind preferences or human_preferences or judge or constitution or "
-            "preference_file before it",
+            "give one of rate, or put a stage of kind preferences or human_preferences or preference_file or "
+            "judge or constitution before it",
         ),
         (
             {"dpo": DPO | {"model": "stf"}},

@@ -5,7 +5,7 @@ import pytest
 from alignment.preferences.outcomes import rubric_outcomes, score_outcomes
 from alignment.preferences.rubric import Rubric, load_rubric
 from alignment.preferences.simulated_raters import SimulatedRater, simulated_raters
-from alignment.recipe.base import SimulatedRaters
+from alignment.recipe.raters import SimulatedRaters
 from alignment.records import Message, Prompt, Response, Sampling
 
 RUBRIC = """

@@ -1,5 +1,5 @@
 from alignment.evaluation.metric_names import evaluated_models, evaluation_judges, evaluation_metric_names
-from alignment.recipe.base import SimulatedRaters
+from alignment.recipe.raters import SimulatedRaters
 from alignment.recipe.stages.evaluate import EvaluateStage
 
 

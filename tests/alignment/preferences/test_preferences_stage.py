@@ -6,7 +6,7 @@ import pytest
 
 from alignment.data.jsonl import read_records, write_records
 from alignment.errors import StageError
-from alignment.recipe.base import SimulatedRaters
+from alignment.recipe.raters import SimulatedRaters
 from alignment.recipe.recipe import Recipe
 from alignment.recipe.run_settings import ModelSettings
 from alignment.recipe.stages.preferences import PreferencesStage

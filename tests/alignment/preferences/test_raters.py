@@ -6,7 +6,7 @@ import pytest
 
 from alignment.preferences.rubric import Rubric
 from alignment.preferences.simulated_raters import Rater, SimulatedRater, simulated_raters
-from alignment.recipe.base import SimulatedRaters
+from alignment.recipe.raters import SimulatedRaters
 
 Make = Callable[..., Any]
 
