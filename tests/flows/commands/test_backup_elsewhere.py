@@ -28,9 +28,9 @@ from preference_ui.labelling.assignment import next_lease, reopen
 from preference_ui.labelling.queue import queue_comparisons
 from preference_ui.labelling.voting import cast_vote
 from preference_ui.snapshots.collections import Condition, open_collection
-from preference_ui.store import Store, now
 from preference_ui.store.schema import accounts, metadata
 from preference_ui.store.settings import DeskSettings
+from preference_ui.store.store import Store, now
 from tests.postgres_server import empty_database, postgres
 
 __all__ = ["postgres"]
