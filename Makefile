@@ -8,7 +8,7 @@ WORKSPACE ?= workspace
 # Where it is set, every command compiles a thousand modules anew: a quarter of a cached run.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: quickstart test check test-slow test-oldest bench lock clean help
+.PHONY: quickstart test check test-slow test-oldest bench docs reference lock clean help
 
 help: ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -38,6 +38,13 @@ test-oldest: ## the fast tests of alignment with the oldest transformers that ma
 	.venv-oldest/bin/pip install --quiet --no-compile --no-deps $(EMBEDDED)
 	.venv-oldest/bin/python -m pytest -m "not slow" --numprocesses 2 --dist loadfile tests/alignment
 
+docs: reference ## the documentation, in build/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs --quiet build --strict
+
+reference: .venv/dev ## the recipe's JSON Schema, and the pages of all settings
+	$(BIN)/rlhf schema > flows/recipes/recipe.schema.json
+	PYTHONPATH=. $(BIN)/python scripts/write_reference.py
+
 bench: .venv/dev ## the benchmarks; their results go to tests/benchmarks/RESULTS.md by hand
 	$(BIN)/python -m tests.benchmarks
 
@@ -50,12 +57,12 @@ bench: .venv/dev ## the benchmarks; their results go to tests/benchmarks/RESULTS
 	touch $@
 
 .venv/dev: .venv/runtime
-	$(PIP) install --no-compile --constraint requirements.lock --editable ".[dev,postgres,cluster]"
+	$(PIP) install --no-compile --constraint requirements.lock --editable ".[dev,postgres]"
 	touch $@
 
 lock: ## pins what a fresh environment resolves to, in requirements.lock
 	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
-	.venv-lock/bin/pip install --quiet --no-compile "torch==2.13.0" --editable ".[dev,postgres,cluster,lm-eval]"
+	.venv-lock/bin/pip install --quiet --no-compile "torch==2.13.0" --editable ".[dev,postgres,lm-eval]"
 	printf '# Made by `make lock`. torch is pinned there.\n' > requirements.lock
 	.venv-lock/bin/pip freeze --exclude-editable --all | sed 's/+cpu//' | grep -viE '^(pip|wheel)==' >> requirements.lock
 	rm -rf .venv-lock

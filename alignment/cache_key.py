@@ -15,11 +15,11 @@ from functools import cache
 from pathlib import Path
 
 from alignment.digests import digest_of
+from alignment.durable_files import file_digest, folder_digest
 from alignment.recipe.graph import trains_on_several, workers_of
 from alignment.recipe.run_settings import RunSettings
 from alignment.recipe.stages.spec import StageSettings
 from alignment.records import Artifact
-from alignment.workspace import file_digest, folder_digest
 
 # Libraries whose version may change a result, by the name that they are imported under.
 DECIDING = (

@@ -46,14 +46,24 @@ class Demonstration(Record):
 class Sampling(Record):
     """How a response is drawn. ``temperature=0`` is greedy, or with ``beams`` above 1 the best of that many beams."""
 
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
     temperature: float = Field(default=1.0, ge=0, allow_inf_nan=False)
-    top_k: int = Field(default=0, ge=0)  # 0: off
+    """Divisor of the logits. 0: greedy, or beam search where `beams` is above 1."""
+    top_k: int = Field(default=0, ge=0)
+    """Draw from the k most likely tokens only. 0: off."""
     top_p: float = Field(default=1.0, gt=0, le=1)
+    """Draw from the fewest tokens whose probabilities sum to this (Holtzman et al. 2020). 1: off."""
     min_p: float = Field(default=0.0, ge=0, lt=1)
+    """Draw from tokens at least this share as likely as the likeliest (Nguyen et al. 2024). 0: off."""
     repetition_penalty: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    """Divides positive and multiplies negative logits of tokens that occurred (Keskar et al. 2019). 1: off."""
     max_new_tokens: int = Field(default=64, ge=1)
+    """Tokens at which an answer is cut off, EOS included."""
     stop: tuple[str, ...] = ()
+    """Texts at which an answer ends."""
     beams: int = Field(default=1, ge=1)
+    """Beams of a beam search. 1: off."""
 
     @model_validator(mode="after")
     def _beams_fit(self) -> Self:

@@ -13,6 +13,7 @@ import typer
 from alignment.errors import InputError, StageError
 from flows.cli_models import models_app
 from flows.cli_options import (
+    EMBEDDED,
     WORKSPACE,
     JsonOption,
     ModelArgument,
@@ -21,21 +22,59 @@ from flows.cli_options import (
     StoreOption,
     WorkspaceOption,
 )
+from flows.cli_runs import logs, report, runs_app, stop
 from flows.cli_votes import votes_app
+from flows.console import printable
+from flows.failures import explain, keep_traceback
 from flows.monitoring.logs import set_up
 
 app = typer.Typer(
     help="From raw prompts to a promoted, aligned model version.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
     rich_markup_mode=None,  # drawing boxes around the help takes longer than all the rest of it
 )
 app.add_typer(models_app, name="models")
 app.add_typer(votes_app, name="votes")
+app.add_typer(runs_app, name="runs")
 
+DISTRIBUTION = "rlhf-flows"
 INTERRUPTED = 130  # typer's exit code for Ctrl-C
 TERMINATED = 143  # by SIGTERM, as a shell says it
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"{DISTRIBUTION} {version(DISTRIBUTION)}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and end.")
+    ] = False,
+) -> None:
+    """From raw prompts to a promoted, aligned model version."""
+
+
+@app.command()
+def init(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Of the recipe: it is written to NAME.yaml here.")],
+    model: Annotated[str, typer.Option(help="A folder, a hub name, or embedded:smollm2-135m.")] = EMBEDDED,
+    prompts: Annotated[Path | None, typer.Option(metavar="FILE", help="What the model is to answer.")] = None,
+    demonstrations: Annotated[Path | None, typer.Option(metavar="FILE", help="Good answers to learn from.")] = None,
+    preferences: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Pairs of answers: chosen, rejected.")
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Writes a commented recipe with your model and data in it. Without data it brings small ones."""
+    from flows.commands.init import init_command
+
+    init_command(name, model, prompts, demonstrations, preferences, as_json=json)
 
 
 @app.command()
@@ -49,6 +88,14 @@ def check(
 
 
 @app.command()
+def schema() -> None:
+    """Prints the JSON Schema of recipes, by which an editor completes and checks one."""
+    from alignment.checks.schema import schema_text
+
+    print(schema_text(), end="")
+
+
+@app.command()
 def plan(
     recipe: RecipeArgument,
     workspace: WorkspaceOption = WORKSPACE,
@@ -57,7 +104,7 @@ def plan(
     measure: Annotated[bool, typer.Option("--measure", help="Measure this processor, for a second.")] = False,
     json: JsonOption = False,
 ) -> None:
-    """Says what a recipe will take before it runs: memory, tokens, time and cost of each stage."""
+    """Says what a recipe will take: memory, tokens, time, cost. And what of it is in the cache."""
     from flows.commands.plan import plan_command
 
     plan_command(recipe, workspace, set_ or [], on or [], measure=measure, as_json=json)
@@ -70,23 +117,19 @@ def run(
     set_: SetOption = None,
     only: Annotated[str | None, typer.Option(metavar="STAGE", help="Run this stage alone.")] = None,
     from_: Annotated[str | None, typer.Option("--from", metavar="STAGE", help="Run from this stage on.")] = None,
+    refresh: Annotated[
+        list[str] | None,
+        typer.Option(metavar="STAGE", help="Make this stage anew although it is in the cache; may be repeated."),
+    ] = None,
 ) -> None:
     """Runs a recipe, or goes on with it where it stopped."""
     from flows.commands.run import run_command
 
-    raise typer.Exit(run_command(recipe, workspace, set_ or [], only=only, start=from_))
+    raise typer.Exit(run_command(recipe, workspace, set_ or [], only=only, start=from_, refresh=refresh or []))
 
 
-@app.command()
-def report(
-    name: Annotated[str | None, typer.Argument(metavar="RUN", help="A run's name; the newest if left out.")] = None,
-    workspace: WorkspaceOption = WORKSPACE,
-    json: JsonOption = False,
-) -> None:
-    """Says where a run's report is, and what it says in short."""
-    from flows.commands.report import report_command
-
-    report_command(name, workspace, as_json=json)
+for command in (logs, stop, report):  # in the order of the help
+    app.command()(command)
 
 
 @app.command()
@@ -227,17 +270,29 @@ def gc(
     gc_command(workspace, runs=runs, days=days, remove=yes, as_json=json)
 
 
+def _say(text: str) -> None:
+    """Writes to standard error what others may have a part in: names, values, answers."""
+    print(printable(text), file=sys.stderr)
+
+
 def main() -> NoReturn:
     """The entry point: a user's mistake is a line, not a traceback."""
     set_up()
     try:
         app()
     except InputError as error:
-        print(error, file=sys.stderr)
+        _say("\n".join(map(str, error.faults)))
         raise SystemExit(2) from None
     except StageError as error:
-        print(f"rlhf: {error}", file=sys.stderr)
+        _say(f"rlhf: {error}")
         raise SystemExit(1) from None
+    except BrokenPipeError:  # who read the output has enough of it
+        sys.stderr.close()
+        raise SystemExit(1) from None
+    except Exception as error:
+        line, code = explain(error)
+        _say(f"rlhf: {line}; {keep_traceback(error)}")
+        raise SystemExit(code) from None
     except SystemExit as ended:
         if ended.code not in (INTERRUPTED, TERMINATED):
             raise

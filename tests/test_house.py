@@ -4,13 +4,11 @@ import ast
 import os
 import re
 import resource
-import shlex
 import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -30,8 +28,9 @@ HEAVY = (
     "pandas",
 )
 TOP = {
-    ".ci", ".gitignore", "CONTRIBUTING.md", "LICENSE", "Makefile", "README.md", "alignment", "flows", "infra",
-    "preference_ui", "pyproject.toml", "requirements.lock", "scripts", "tests",
+    ".ci", ".gitignore", ".pre-commit-config.yaml", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "Makefile",
+    "README.md", "alignment", "docs", "flows", "infra", "mkdocs.yml", "preference_ui", "pyproject.toml",
+    "requirements.lock", "scripts", "tests",
 }  # fmt: skip
 HELP_SECONDS = 0.5
 
@@ -141,7 +140,17 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
 
 
 def test_the_light_modules_import_nothing_heavy() -> None:
-    light = ("recipe.resolved", "records", "workspace", "errors", "stage", "digests", "checks.graph", "checks.recipe")
+    light = (
+        "recipe.resolved",
+        "records",
+        "workspace",
+        "errors",
+        "stage",
+        "digests",
+        "checks.graph",
+        "checks.recipe",
+        "checks.schema",
+    )
     program = "import sys\n" + "".join(f"import alignment.{name}\n" for name in light)
     program += f"print(sorted(set(sys.modules) & set({HEAVY!r})))"
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
@@ -175,62 +184,52 @@ def test_no_file_knows_where_it_was_written() -> None:
     assert wrong == []
 
 
-def readme_commands() -> list[str]:
-    """Every line of README's code blocks, and every piece of inline code, that is an rlhf or make command."""
-    text = (ROOT / "README.md").read_text("utf-8")
-    lines = [line.strip() for line in text.splitlines() if line.startswith("    ")]
-    pieces = [*lines, *re.findall(r"`([^`\n]+)`", text)]
-    commands = [piece.removeprefix(".venv/bin/") for piece in pieces]
-    return [command for command in commands if re.match(r"(rlhf|make) [a-z]", command)]
-
-
-@pytest.mark.skipif(not (ROOT / "README.md").exists(), reason="no README yet")
-def test_the_readmes_commands_exist() -> None:
-    import typer.main
-
-    from flows.cli import app
-    from flows.recipe_source import RECIPES
-
-    program: Any = typer.main.get_command(app)
-    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
-    commands = readme_commands()
-    assert len([command for command in commands if command.startswith("rlhf")]) > 8
-    wrong = []
-    for command in commands:
-        kind, *words = shlex.split(command, comments=True)
-        if kind == "make":
-            wrong += [command for word in words if word not in targets]
-            continue
-        inside = program
-        while words and hasattr(inside, "commands"):
-            inside = inside.commands.get(words.pop(0))
-            if inside is None:
-                break
-        if inside is None or hasattr(inside, "commands"):
-            wrong.append(command)
-            continue
-        known = {name for parameter in inside.params for name in parameter.opts}
-        wrong += [f"{command}: {word}" for word in words if word.startswith("-") and word not in known]
-        if inside.name in ("run", "check") and words and re.fullmatch(r"[a-z_]+", words[0]):
-            wrong += [] if (RECIPES / f"{words[0]}.yaml").exists() else [f"{command}: no shipped recipe {words[0]}"]
-    assert wrong == []
-
-
-@pytest.mark.skipif(not (ROOT / "README.md").exists(), reason="no README yet")
 def test_the_readmes_map_matches_the_tree() -> None:
     _before, _heading, text = (ROOT / "README.md").read_text("utf-8").partition("## The map of the house")
     block = [line for line in text.splitlines() if line.startswith("    ")]
-    wrong, seen, top = [], set(), ROOT
+    named: dict[str, list[str]] = {}
+    top = ""
     for line in block:
         names = re.findall(r"(?:^|\s)([\w.]+(?:/|\.py))(?=\s|$)", line)
         if not line.startswith("     "):  # a first-level folder
-            top = ROOT / names[0]
-            seen.add(names.pop(0).rstrip("/"))
-        wrong += [f"{top.name}/{name}" for name in names if not (top / name).exists()]
-    assert wrong == []
-    assert {"alignment", "flows", "preference_ui", "tests"} <= seen
-    inside = {path.name for path in (ROOT / "alignment").iterdir() if path.is_dir() and path.name != "__pycache__"}
-    assert [name for name in sorted(inside) if f" {name}/" not in text] == []
+            top = names.pop(0)
+        named.setdefault(top, []).extend(names)
+    absent = [f"{top}{name}" for top, names in named.items() for name in names if not (ROOT / top / name).exists()]
+    assert absent == []
+    folders = {name.rpartition("/")[0] for name in tracked() if "/" in name and not name.startswith(".")}
+    assert {f"{name.split('/')[0]}/" for name in folders} == set(named)
+    for package in PACKAGES:
+        inside = {f"{name.split('/')[1]}/" for name in folders if name.startswith(f"{package}/")}
+        assert inside - set(named[f"{package}/"]) == set()
+
+
+def test_the_readme_is_for_a_newcomer() -> None:
+    text = (ROOT / "README.md").read_text("utf-8")
+    assert len(text.splitlines()) <= 200
+    for link in re.findall(r"\]\(([^)#:]+)\)", text):
+        assert (ROOT / link).exists(), link
+
+
+def test_the_readmes_table_of_stages_is_the_folder_of_stages() -> None:
+    from alignment.recipe.error_messages import STAGE_KINDS
+
+    rows = re.findall(
+        r"^\| (`[^|]+`) \| \[`(alignment/stages/\w+\.py)`\]\((\S+)\) \|",
+        (ROOT / "README.md").read_text("utf-8"),
+        re.MULTILINE,
+    )
+    modules = {f"alignment/stages/{path.name}" for path in (ROOT / "alignment" / "stages").glob("*.py")}
+    assert {shown for _kinds, shown, _link in rows} == modules - {"alignment/stages/__init__.py"}
+    assert all(shown == link for _kinds, shown, link in rows)
+    listed = {kind: shown for kinds, shown, _link in rows for kind in re.findall(r"`(\w+)`", kinds)}
+    assert listed == {kind: settings.spec.run.replace(".", "/") + ".py" for kind, settings in STAGE_KINDS.items()}
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_packages_say_that_they_are_typed(package: str) -> None:
+    assert (ROOT / package / "py.typed").exists()
+    shipped = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]["package-data"]
+    assert {"py.typed", "**/*"} & set(shipped[package])
 
 
 def test_ci_runs_the_test_command_and_nothing_less() -> None:

@@ -4,11 +4,11 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from alignment.data.columns import listed
-from alignment.errors import Fault
+from alignment.errors import Fault, nearest, suggestion
 from alignment.evaluation.gate import resolve
 from alignment.evaluation.metric_names import directions, evaluation_judges, evaluation_metric_names
 from alignment.recipe.base import BASE, CHAMPION, Product
-from alignment.recipe.error_messages import STAGE_KINDS, nearest, suggestion
+from alignment.recipe.error_messages import STAGE_KINDS
 from alignment.recipe.gate import Condition, Gate
 from alignment.recipe.graph import (
     fewest_workers,

@@ -20,7 +20,7 @@ from peft import PeftModel
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
-from alignment.errors import StageError
+from alignment.errors import StageError, keeping
 from alignment.models.device import pick_device
 from alignment.models.prefix_sharing import one_call_a_pass
 from alignment.stage import StageContext
@@ -192,10 +192,17 @@ def gathered(model: Any) -> Iterator[None]:
         part.unshard()
     try:
         yield
-    finally:
-        for layer in layers:
-            layer.set_reshard_after_forward(True, recurse=False)
-        reshard(model)
+    except BaseException as error:
+        with keeping(error, "giving the gathered weights back"):
+            _give_back(model, layers)
+        raise
+    _give_back(model, layers)
+
+
+def _give_back(model: Any, layers: list[FSDPModule]) -> None:
+    for layer in layers:
+        layer.set_reshard_after_forward(True, recurse=False)
+    reshard(model)
 
 
 def reshard(model: Any) -> None:

@@ -6,7 +6,7 @@ every metric its interval. Two versions are resampled together, prompt by prompt
 difficulty adds to both is no part of their difference.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from math import sqrt
 
@@ -72,6 +72,21 @@ class Sums:
         """The same metric on some of the prompts."""
         index = np.asarray(places, dtype=np.intp)
         return Sums(self.rows[index], self.applies[index], self.value, self.binary)
+
+
+def summed(rows: Floats, clusters: Sequence[Hashable] | None) -> Floats:
+    """Rows (N, K) added up by what they hang on, (clusters, K): what is not independent is resampled as one.
+
+    None: every row by itself. Raises ValueError for other than one cluster for each row.
+    """
+    if clusters is None:
+        return rows
+    if len(clusters) != len(rows):
+        raise ValueError(f"{len(rows)} rows need as many clusters, not {len(clusters)}")
+    place = {cluster: i for i, cluster in enumerate(dict.fromkeys(clusters))}
+    table = np.zeros((len(place), rows.shape[1]))
+    np.add.at(table, [place[cluster] for cluster in clusters], rows)
+    return table
 
 
 def averaged(values: Sequence[float | None], *, binary: bool = False) -> Sums:
@@ -161,11 +176,13 @@ def bootstrap(
     too thin, which at twenty prompts would leave out one case in twelve where one in twenty was promised. Where every
     prompt says the same there is no spread, and the interval is the value.
 
-    Resamples in which the statistic is not defined are left out. Raises ValueError without rows.
+    Resamples in which the statistic is not defined are left out. The order of the rows does not matter. Raises
+    ValueError without rows.
     """
     n = len(rows)
     if n == 0:
         raise ValueError("at least one prompt is needed")
+    rows = rows[np.lexsort(rows.T)]
     sums = rows.sum(axis=0)
     value = float(statistic(sums))
     drawn = statistic(_resampled(rows, resamples, seed))

@@ -1,6 +1,6 @@
 """Whether a reward model's scores mean what they say: accuracy on pairs, and calibration of its probabilities."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import TypedDict
 
 import numpy as np
@@ -26,16 +26,21 @@ class ReliabilityBin(TypedDict):
 
 
 def pair_accuracy(
-    chosen_scores: Sequence[float], rejected_scores: Sequence[float], *, confidence: float = 0.95
+    chosen_scores: Sequence[float],
+    rejected_scores: Sequence[float],
+    *,
+    confidence: float = 0.95,
+    clusters: Sequence[Hashable] | None = None,
 ) -> Rate:
     """The share of pairs whose chosen answer scores higher; equal scores count half.
 
-    Scores in any unit, one pair at each position. The interval is the one of
+    Scores in any unit, one pair at each position; ``clusters`` are the pairs' prompts, whose pairs share answers and
+    are not independent. The interval is the one of
     :func:`~alignment.evaluation.win_rate.win_rate`, Wilson's where no scores tie. Raises ValueError for no pairs,
     unequal numbers or scores not finite.
     """
     margins = _margins(chosen_scores, rejected_scores)
-    return win_rate(((np.sign(margins) + 1) / 2).tolist(), confidence=confidence)
+    return win_rate(((np.sign(margins) + 1) / 2).tolist(), confidence=confidence, clusters=clusters)
 
 
 def pair_predictions(chosen_scores: Sequence[float], rejected_scores: Sequence[float]) -> tuple[Floats, Floats]:
@@ -63,7 +68,7 @@ def reliability(probabilities: Sequence[float], outcomes: Sequence[float], bins:
     if bins < 1:
         raise ValueError("at least one bin is needed")
     edges = np.linspace(0, 1, bins + 1)
-    index = np.clip(np.searchsorted(edges, p, side="left") - 1, 0, bins - 1)
+    index = _bin_of(p, bins)
     table = []
     for i in np.unique(index):
         held = index == i
@@ -97,6 +102,7 @@ def calibration_error(
     *,
     confidence: float = 0.95,
     seed: int = 0,
+    clusters: Sequence[Hashable] | None = None,
 ) -> Measure:
     """ECE without its upward bias, and its interval: all errors under which the one that was found is no surprise.
 
@@ -106,7 +112,8 @@ def calibration_error(
     ones exceed what was found in 2.5 % and in 97.5 % of draws, ``value`` is the one that does in half of them (it is
     median-unbiased). A calibrated model's interval begins at 0.
 
-    Arguments and errors as in :func:`reliability`; ``outcomes`` are independent of each other.
+    Arguments and errors as in :func:`reliability`. ``clusters`` names for each outcome what it hangs on, the prompt as
+    a rule: the noise of its bins then scatters as the clusters do. None: outcomes are independent of each other.
     """
     table = reliability(probabilities, outcomes, bins)
     n = np.array([row["n"] for row in table], dtype=np.float64)
@@ -118,7 +125,14 @@ def calibration_error(
     shape = np.abs(gaps) if found > 0 else noise
     shape = shape / (weights @ shape)  # of an ECE of 1
     rng = np.random.default_rng(seed)
-    draws = rng.standard_normal((DRAWS, len(table))) * noise
+    if clusters is None:
+        draws = rng.standard_normal((DRAWS, len(table))) * noise
+    else:
+        together = _by_cluster(probabilities, outcomes, bins, clusters)
+        spread = np.sqrt((together**2).sum(axis=0))
+        together *= np.maximum(1.0, noise / np.where(spread > 0, spread, np.inf))  # never less than one by one
+        draws = rng.standard_normal((DRAWS, len(together))) @ together
+        draws += rng.standard_normal((DRAWS, len(table))) * np.where(spread > 0, 0.0, noise)
     # How many predictions fall in which bin is chance as well: another file would weigh the gaps in another way.
     weighing = rng.standard_normal(DRAWS) * np.sqrt(max(0.0, float(weights @ gaps**2) - found**2) / n.sum())
 
@@ -129,6 +143,29 @@ def calibration_error(
     tail = (1 - confidence) / 2
     low, value, high = (_where(above, share) for share in (tail, 0.5, 1 - tail))
     return Measure(value=value, low=low, high=high, n=int(n.sum()))
+
+
+def _by_cluster(
+    probabilities: Sequence[float], outcomes: Sequence[float], bins: int, clusters: Sequence[Hashable]
+) -> Floats:
+    """What each cluster adds to the noise of each bin's gap, (clusters, bins that hold something)."""
+    p, y = np.asarray(probabilities, dtype=np.float64), np.asarray(outcomes, dtype=np.float64)
+    if len(clusters) != p.size:
+        raise ValueError(f"{p.size} predictions need as many clusters, not {len(clusters)}")
+    _names, place = np.unique(_bin_of(p, bins), return_inverse=True)
+    order = {cluster: i for i, cluster in enumerate(dict.fromkeys(clusters))}
+    size = np.bincount(place)
+    gaps = np.bincount(place, p - y) / size
+    table = np.zeros((len(order), len(size)))
+    rows = np.array([order[cluster] for cluster in clusters], dtype=np.intp)
+    np.add.at(table, (rows, place), (p - y - gaps[place]) / size[place])
+    table = table[np.lexsort(table.T)]  # the order of the file decides nothing
+    return np.asarray(table * np.sqrt(len(table) / max(len(table) - 1, 1)), dtype=np.float64)
+
+
+def _bin_of(p: Floats, bins: int) -> NDArray[np.intp]:
+    edges = np.linspace(0, 1, bins + 1)
+    return np.clip(np.searchsorted(edges, p, side="left") - 1, 0, bins - 1)
 
 
 def _where(rising: Callable[[float], float], share: float) -> float:

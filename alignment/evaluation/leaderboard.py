@@ -25,6 +25,7 @@ BOOTSTRAP = 500
 class Game(Record):
     """``left`` against ``right``, artifacts by reference; ``outcome`` 1, 0.5 or 0 for left. ``id`` says which game.
 
+    ``prompt`` says what it hangs on: all verdicts on answers to one prompt are resampled as one, whoever gave them.
     The same game found twice, an evaluation that was made again with one setting changed, counts once.
     """
 
@@ -33,6 +34,7 @@ class Game(Record):
     right: str
     outcome: float
     who: Who
+    prompt: str = ""  # none: it hangs on nothing else, as a talk in the arena
 
 
 class PlayerRating(Record):
@@ -90,10 +92,12 @@ def leaderboard(
         return None
     rated: dict[str, dict[str, PlayerRating]] = {}
     for view in VIEWS:
-        rows = [(game.left, game.right, game.outcome) for game in games if view in ("all", game.who)]
-        if not rows:
+        seen = [game for game in games if view in ("all", game.who)]
+        if not seen:
             continue
-        for ref, one in bradley_terry(rows, bootstrap=BOOTSTRAP).items():
+        rows = [(game.left, game.right, game.outcome) for game in seen]
+        ratings = bradley_terry(rows, bootstrap=BOOTSTRAP, clusters=[game.prompt or game.id for game in seen])
+        for ref, one in ratings.items():
             rated.setdefault(ref, {})[view] = PlayerRating(
                 value=one.value, low=one.low, high=one.high, games=one.games, group=one.group, smoothed=one.smoothed
             )
@@ -133,7 +137,8 @@ def vote_games(comparisons: Iterable[Comparison], votes: Iterable[Vote]) -> Iter
             if models[one] != models[other]:
                 outcome = 0.5 if place[one] == place[other] else float(place[one] < place[other])
                 who: Who = "people" if vote.rater_kind == "human" else "programs"
-                yield _game(f"{vote.id}/{one}/{other}", models[one], models[other], outcome, who)
+                yield _game(f"{vote.id}/{one}/{other}", models[one], models[other], outcome, who,
+                            comparison.prompt.id)  # fmt: skip
 
 
 def _evaluation_games(folder: Path) -> Iterator[Game]:
@@ -148,7 +153,7 @@ def _evaluation_games(folder: Path) -> Iterator[Game]:
             for judge, outcome in judged.items():
                 left, right = sorted((mine, refs[opponent]))
                 told = f"{row['prompt_id']}/{left}/{right}/{found['judges'][judge]}"
-                yield _game(told, mine, refs[opponent], outcome, "programs")
+                yield _game(told, mine, refs[opponent], outcome, "programs", row["prompt_id"])
 
 
 def _tournament_games(artifact: Artifact, folder: Path) -> Iterator[Game]:
@@ -158,15 +163,18 @@ def _tournament_games(artifact: Artifact, folder: Path) -> Iterator[Game]:
     for pair, outcomes in found["games"].items():
         left, _, right = pair.partition("/")
         if left in refs and right in refs and refs[left] != refs[right]:
+            # Tournaments of earlier releases do not say which prompts they asked.
+            prompts = found.get("prompt_ids") or [f"{artifact.ref()}/{place}" for place in range(len(outcomes))]
             for place, outcome in enumerate(outcomes):
-                yield _game(f"{artifact.ref()}/{pair}/{place}", refs[left], refs[right], outcome, "programs")
+                told = f"{artifact.ref()}/{pair}/{place}"
+                yield _game(told, refs[left], refs[right], outcome, "programs", prompts[place])
 
 
-def _game(told: str, left: str, right: str, outcome: float, who: Who) -> Game:
+def _game(told: str, left: str, right: str, outcome: float, who: Who, prompt: str) -> Game:
     """A game with its players in the order of their names, so that it is the same from either side."""
     if left > right:
         left, right, outcome = right, left, 1 - outcome
-    return Game(id=told, left=left, right=right, outcome=outcome, who=who)
+    return Game(id=told, left=left, right=right, outcome=outcome, who=who, prompt=prompt)
 
 
 def _meetings(games: Sequence[Game], order: Sequence[str]) -> tuple[Meeting, ...]:

@@ -6,7 +6,9 @@ from alignment.recipe.metrics import Better, better, metric_name
 from alignment.recipe.rewards import reward_name
 from alignment.recipe.stages.evaluate import EvaluateStage
 
-WIN_RATE_PARTS = ("value", "low", "high", "length_controlled")
+WIN_RATE_PARTS = (
+    "value", "low", "high", "length_controlled", "length_controlled.low", "length_controlled.high"
+)  # fmt: skip
 INTERVAL_PARTS = ("value", "low", "high")
 MODEL_PARTS = ("length", "repetition", "distinct_2", "finished")
 

@@ -1,16 +1,17 @@
 """Bradley–Terry ratings over everything that ever played: one strength for each player from who beat whom."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from math import log
+from math import log, sqrt
 
 import evalica
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
-from scipy.special import expit
+from scipy.special import expit, ndtr
+from scipy.stats import t as student
 
 Floats = NDArray[np.float64]
 Results = tuple[tuple[int, int, float], ...]  # player, player, outcome for the first: 1 / 0.5 / 0
@@ -41,7 +42,12 @@ class Rating:
 
 
 def bradley_terry(
-    comparisons: Iterable[tuple[str, str, float]], *, bootstrap: int = 0, seed: int = 0, confidence: float = 0.95
+    comparisons: Iterable[tuple[str, str, float]],
+    *,
+    bootstrap: int = 0,
+    seed: int = 0,
+    confidence: float = 0.95,
+    clusters: Sequence[Hashable] | None = None,
 ) -> dict[str, Rating]:
     """Ratings by player, best first (by group, the largest first, where the players fall apart into groups).
 
@@ -54,10 +60,17 @@ def bradley_terry(
 
     ``bootstrap`` resamples give percentile intervals. It is Rubin's Bayesian bootstrap (1981): comparisons get random
     weights and none drops out, so no resample loses a player or takes a group apart, as plain resampling does.
+    ``clusters`` names for each row what it hangs on, the prompt as a rule: its rows get one weight together, for they
+    are no independent games (several raters of one pair, or several players' answers to one prompt). The percentiles
+    are moved outwards as Student's t asks for so many clusters (Hesterberg 2015, section 4.3). With a single cluster
+    there is no interval.
 
-    The order of the rows does not matter. Raises ValueError for no rows, another outcome, or a player against itself.
+    The order of the rows does not matter. Raises ValueError for no rows, another outcome, a player against itself, or
+    other than one cluster for each row.
     """
     rows, players = _checked(comparisons)
+    if clusters is not None and len(clusters) != len(rows):
+        raise ValueError(f"{len(rows)} comparisons need as many clusters, not {len(clusters)}")
     index = {player: i for i, player in enumerate(players)}
     counts = Counter((index[left], index[right], outcome) for left, right, outcome in rows)
     results: Results = tuple(sorted(counts))
@@ -66,7 +79,7 @@ def bradley_terry(
 
     ratings: list[Rating] = []
     rng = np.random.default_rng(seed)
-    tails = [(1 - confidence) / 2, (1 + confidence) / 2]
+    hangs = _per_cluster(rows, clusters, index, results)
     for group, members in enumerate(_groups(results, len(players))):
         inside = [i for i, (left, _, _) in enumerate(results) if left in members]
         table, own = tuple(results[i] for i in inside), weights[inside]
@@ -74,11 +87,12 @@ def bradley_terry(
         values = _strengths(table, own, members, smoothed)
         low: list[float | None] = [None] * len(members)
         high: list[float | None] = [None] * len(members)
-        if bootstrap > 0:
-            draws = rng.gamma(own, size=(bootstrap, own.size))
-            draws *= own.sum() / draws.sum(axis=1, keepdims=True)
+        independent = own.sum() if hangs is None else np.any(hangs[:, inside], axis=1).sum()
+        if bootstrap > 0 and independent > 1:
+            draws = _draws(rng, bootstrap, own, None if hangs is None else hangs[:, inside])
             resampled = _resampled(table, draws, members, smoothed, values)
-            low, high = np.quantile(resampled, tails, axis=0).tolist()
+            tail = student.ppf((1 + confidence) / 2, independent - 1) * sqrt(independent / (independent - 1))
+            low, high = np.quantile(resampled, ndtr([-tail, tail]), axis=0).tolist()
         for i, player in enumerate(members):
             name = players[player]
             ratings.append(Rating(name, float(values[i]), low[i], high[i], games[name], group, smoothed))
@@ -96,6 +110,34 @@ def _checked(comparisons: Iterable[tuple[str, str, float]]) -> tuple[list[tuple[
         if outcome not in _WINNER:
             raise ValueError(f"every outcome must be 1, 0.5 or 0, not {outcome} ({left} against {right})")
     return rows, sorted({player for left, right, _ in rows for player in (left, right)})
+
+
+def _per_cluster(
+    rows: Sequence[tuple[str, str, float]],
+    clusters: Sequence[Hashable] | None,
+    index: Mapping[str, int],
+    results: Results,
+) -> Floats | None:
+    """How often each cluster has each result, (clusters, results), in an order that no name and no row decides."""
+    if clusters is None:
+        return None
+    column = {result: i for i, result in enumerate(results)}
+    place = {cluster: i for i, cluster in enumerate(dict.fromkeys(clusters))}
+    table = np.zeros((len(place), len(results)))
+    for (left, right, outcome), cluster in zip(rows, clusters, strict=True):
+        table[place[cluster], column[index[left], index[right], outcome]] += 1
+    return np.asarray(table[np.lexsort(table.T)])
+
+
+def _draws(rng: np.random.Generator, resamples: int, counts: Floats, hangs: Floats | None) -> Floats:
+    """Random weights of the results, (resamples, results), that sum to the comparisons: a row, or a cluster, has a
+    standard exponential weight, and a result the sum of its own."""
+    if hangs is None:
+        draws = rng.gamma(counts, size=(resamples, counts.size))
+    else:
+        here = hangs[np.any(hangs, axis=1)]
+        draws = rng.exponential(size=(resamples, len(here))) @ here
+    return np.asarray(draws * (counts.sum() / draws.sum(axis=1, keepdims=True)), dtype=np.float64)
 
 
 def _groups(results: Results, players: int) -> list[list[int]]:

@@ -9,8 +9,12 @@ from math import comb, log, sqrt
 
 import numpy as np
 
-from alignment.evaluation.bootstrap import Measure, difference, mean
+from alignment.evaluation.bootstrap import Floats, Measure, difference, mean
 from alignment.records import Record
+
+ONE_SIDED = 0.975
+DRAWS = 20_000  # behind a quantile of the largest t
+NEAR = 3.0  # standard errors within which a point might as well be the best
 
 
 class Point(Record):
@@ -30,8 +34,9 @@ class Shape(Record):
     """How a policy's true reward went, in words and in figures.
 
     ``rise`` is its best point less the start, ``fall`` its last point less its best. The best point was chosen by the
-    same answers that it is measured on, so both are a little larger than they should be. ``quality`` and ``decay`` are
-    the α and β of Gao et al. 2022: eq. 1, d (α - β log d), for trained policies, eq. 2, d (α - β d), for best-of-n,
+    same answers that it is measured on, so both values are a little larger than they should be; the end of each
+    interval that says whether there was a rise, or a fall, allows for it (see :func:`shape`). ``quality`` and ``decay``
+    are the α and β of Gao et al. 2022: eq. 1, d (α - β log d), for trained policies, eq. 2, d (α - β d), for best-of-n,
     with d = √KL; None where there are fewer than three points. A positive ``decay`` is over-optimisation.
     """
 
@@ -84,18 +89,52 @@ def shape(
 ) -> Shape:
     """The shape of one policy's way: at each of its points the KL, and per prompt the true and the proxy reward.
 
-    Rewards are differences from the start's. ``trained`` is False for best-of-n. Raises ValueError without points.
+    Rewards are differences from the start's. ``trained`` is False for best-of-n.
+
+    Of flat points the best one always seems to have risen, and the last to have fallen from it. So ``rise.low`` and
+    ``fall.high`` are moved out as the largest of several correlated t statistics asks: one for each point that might as
+    well be the best (Hothorn, Bretz and Westfall 2008). A rise or a fall that is not there is claimed in 2.5 % of cases
+    each, however many points there are. Raises ValueError without points.
     """
     if not steps:
         raise ValueError("a shape needs at least one point")
-    means = [float(np.mean(values)) for values in true]
+    rewards = np.array(true, dtype=np.float64)
+    means = rewards.mean(axis=1).tolist()
     best = max(range(len(steps)), key=lambda place: means[place])
+    contenders = _contenders(rewards, best)
     rise, proxy_rise = mean(true[best]), mean(proxy[-1])
+    rise = rise.model_copy(update={"low": min(rise.low, rise.value - _reach(rewards[contenders], rewards[best]))})
     last = difference(true[-1], true[best])
-    fall = Measure(value=last.value, low=last.low, high=last.high, n=last.n)
+    reach = _reach(rewards[-1] - rewards[contenders], rewards[-1] - rewards[best])
+    fall = Measure(value=last.value, low=last.low, high=max(last.high, last.value + reach), n=last.n)
     quality, decay = fit(kl, means, trained=trained)
     return Shape(words=_words(rise, fall, proxy_rise), best_step=steps[best], best_kl=kl[best], rise=rise, fall=fall,
                  proxy_rise=proxy_rise, quality=quality, decay=decay)  # fmt: skip
+
+
+def _contenders(rewards: Floats, best: int) -> list[int]:
+    """The points that might be the best: those within ``NEAR`` standard errors of it, itself among them."""
+    apart = rewards[best] - rewards
+    return [place for place in range(len(rewards)) if apart[place].mean() <= NEAR * _error(apart[place])]
+
+
+def _reach(contenders: Floats, chosen: Floats) -> float:
+    """How far from its mean the one-sided 97.5 % bound of ``chosen`` (N,) lies, which was chosen among ``contenders``
+    (S, N): its standard error times the quantile of the largest of their t statistics."""
+    varied = contenders[contenders.std(axis=1) > 0]
+    n = chosen.size
+    if n < 2 or len(varied) < 2:  # with one there was no choice: the interval stands as it is
+        return 0.0
+    rng = np.random.default_rng(0)
+    _root, triangle = np.linalg.qr(((varied - varied.mean(axis=1, keepdims=True)) / varied.std(axis=1)[:, None]).T)
+    normal = rng.standard_normal((DRAWS, len(triangle))) @ triangle / sqrt(n)  # with the points' correlations
+    spread = np.sqrt(rng.chisquare(n - 1, size=DRAWS) / (n - 1))
+    return float(np.quantile(normal.max(axis=1) / spread, ONE_SIDED)) * _error(chosen)
+
+
+def _error(values: Floats) -> float:
+    """The standard error of a mean."""
+    return float(values.std(ddof=1)) / sqrt(values.size) if values.size > 1 else 0.0
 
 
 def fit(kl: Sequence[float], rewards: Sequence[float], *, trained: bool) -> tuple[float | None, float | None]:

@@ -115,7 +115,10 @@ def accuracy_slices(pairs: Sequence[PreferencePair], margins: Sequence[float]) -
     """A reward model's accuracy on every slice, from the margin (chosen less rejected) of each pair."""
     right = [1.0 if margin > 0 else 0.5 if margin == 0 else 0.0 for margin in margins]
     return tuple(
-        AccuracySlice(**part.model_dump(), accuracy=win_rate([right[i] for i in places]))
+        AccuracySlice(
+            **part.model_dump(),
+            accuracy=win_rate([right[i] for i in places], clusters=[pairs[i].prompt_id for i in places]),
+        )
         for part, places in pair_slices(pairs)
     )
 

@@ -13,10 +13,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from alignment.digests import digest_of
+from alignment.durable_files import write_text
 from alignment.judges.protocol import Tally
 from alignment.recipe.judges import Budget, Price
 from alignment.records import Record
-from alignment.workspace import write_text
 
 BYTES_PER_TOKEN = 3  # a low guess, so that what is set aside for a question is rather too much
 

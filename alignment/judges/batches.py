@@ -12,13 +12,13 @@ from typing import Any
 from pydantic import ValidationError
 
 from alignment.digests import content_id
+from alignment.durable_files import write_text
 from alignment.judges.factory import build_judge
 from alignment.judges.protocol import Judgement, Tally, wait_for
 from alignment.parallel_map import all_of, here
 from alignment.recipe.judges import pays
 from alignment.records import Comparison, Record
 from alignment.stage import StageContext
-from alignment.workspace import write_text
 
 BLOCK = 32  # comparisons in a piece
 Block = tuple[Comparison, ...]

@@ -1,6 +1,7 @@
 """How far a judge agrees with raters, before anyone trains on what it says.
 
-Agreement is with the raters' consensus: left, right, or a tie where it has no winner. The ceiling is what a rater
+Agreement is with the raters' consensus: left, right, or a tie where it has no winner; sides are dealt by digest, so no
+order of a file is in κ. Pairs of one prompt share answers, and are resampled as one. The ceiling is what a rater
 reaches against the consensus of the others. The bonus of the first place is fitted on the two orders of each pair and
 needs no votes; the temperature is fitted on the votes, and its calibration error measured on the halves it was not
 fitted on.
@@ -134,15 +135,16 @@ def agreement(
 ) -> tuple[Figure, Figure]:
     """The share of agreeing decisions, and Cohen's κ, of judge and consensus over pairs that both decided."""
     both = [
-        (known[comparison.id].decision, decision)
+        (comparison, known[comparison.id].decision, decision)
         for comparison, judgement in pairs
         if comparison.id in known and (decision := correction.decision(judgement, tie_margin)) is not None
     ]
     if not both:
         return Figure(value=None), Figure(value=None)
-    theirs, ours = zip(*both, strict=True)
-    kappa = cohen_kappa(theirs, ours, bootstrap=BOOTSTRAP)
-    return share([one == other for one, other in both]), Figure(
+    prompts = [comparison.prompt.id for comparison, _one, _other in both]
+    _pairs, theirs, ours = zip(*both, strict=True)
+    kappa = cohen_kappa(theirs, ours, bootstrap=BOOTSTRAP, clusters=prompts)
+    return share([one == other for _comparison, one, other in both], prompts), Figure(
         value=None if isnan(kappa) else float(kappa), low=kappa.low, high=kappa.high, n=len(both)
     )
 
@@ -185,10 +187,12 @@ def calibration_errors(
     return expected_calibration_error(predicted, outcomes), expected_calibration_error(raw, outcomes)
 
 
-def consistency(judgements: Sequence[Judgement], correction: Correction) -> Figure:
+def consistency(pairs: Pairs, correction: Correction) -> Figure:
     """The share of pairs on which both orders name the same answer."""
-    orders = [orders for one in judgements if (orders := correction.orders(one)) is not None]
-    return share([side(first) == side(last) for first, last in orders])
+    orders = [
+        (comparison.prompt.id, orders) for comparison, one in pairs if (orders := correction.orders(one)) is not None
+    ]
+    return share([side(first) == side(last) for _prompt, (first, last) in orders], [prompt for prompt, _ in orders])
 
 
 def longer_wins(pairs: Sequence[tuple[Comparison, Decision | None]]) -> Figure | None:
@@ -197,8 +201,8 @@ def longer_wins(pairs: Sequence[tuple[Comparison, Decision | None]]) -> Figure |
     for comparison, decision in pairs:
         left, right = (len(response.text.strip()) for response in comparison.responses)
         if left != right and decision in ("left", "right"):
-            won.append((left > right) == (decision == "left"))
-    return share(won) if won else None
+            won.append(((left > right) == (decision == "left"), comparison.prompt.id))
+    return share(*zip(*won, strict=True)) if won else None
 
 
 def own_wins(pairs: Sequence[tuple[Comparison, Decision | None]], model: str | None) -> Figure | None:
@@ -207,15 +211,15 @@ def own_wins(pairs: Sequence[tuple[Comparison, Decision | None]], model: str | N
     for comparison, decision in pairs:
         left, right = (response.model == model for response in comparison.responses)
         if left != right and decision in ("left", "right"):
-            won.append(left == (decision == "left"))
-    return share(won) if won else None
+            won.append((left == (decision == "left"), comparison.prompt.id))
+    return share(*zip(*won, strict=True)) if won else None
 
 
-def share(hits: Sequence[bool]) -> Figure:
-    """A share with Wilson's interval."""
+def share(hits: Sequence[bool], prompts: Sequence[str]) -> Figure:
+    """A share with its interval: Wilson's, or as wide as pairs of one prompt that say the same make it."""
     if not hits:
         return Figure(value=None)
-    rate = win_rate([float(hit) for hit in hits])
+    rate = win_rate([float(hit) for hit in hits], clusters=prompts)
     return Figure(value=rate.value, low=rate.low, high=rate.high, n=rate.n)
 
 

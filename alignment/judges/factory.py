@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from alignment.durable_files import folder_digest
 from alignment.errors import StageError
 from alignment.judges.answer_cache import Answers
 from alignment.judges.llm_judge import Asker, WritingJudge
@@ -25,7 +26,6 @@ from alignment.recipe.judges import (
 )
 from alignment.records import Artifact
 from alignment.stage import StageContext
-from alignment.workspace import folder_digest
 
 
 def build_judge(settings: AnyJudge, context: StageContext, place: str = "judge") -> Judge:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from alignment.chat import render_prompt
 from alignment.data.jsonl import read_records, write_records
 from alignment.digests import content_id
+from alignment.durable_files import write_text
 from alignment.metrics.kl import response_kls
 from alignment.metrics.model_metrics import probe
 from alignment.parallel_map import all_of
@@ -23,7 +24,6 @@ from alignment.rollouts.held_out import draw
 from alignment.rollouts.policy_pool import PolicyPool
 from alignment.rollouts.seeds import response_seed
 from alignment.stage import StageContext
-from alignment.workspace import write_text
 
 BEST_OF = "best_of_n"
 What = Literal["answers", "best-of-n", "kl", "probes"]

@@ -15,6 +15,7 @@ import torch
 
 from alignment.chat import render_answer, render_prompt
 from alignment.digests import digest_of
+from alignment.durable_files import write_text
 from alignment.evaluation.bootstrap import Floats, Sums, averaged, ratio
 from alignment.metrics.measure import asked
 from alignment.recipe.metrics import MetricList, PassAtK, Perplexity, metric_name
@@ -24,7 +25,6 @@ from alignment.reward.verifiable import fenced
 from alignment.rollouts.held_out import draw
 from alignment.rollouts.policy_pool import LoadedPolicy
 from alignment.stage import StageContext
-from alignment.workspace import write_text
 
 FIRST = 2  # place of the first sample among a prompt's seeds: the answer is the first, the KL's the second
 

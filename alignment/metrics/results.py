@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pydantic import Field
 
 from alignment.evaluation.bootstrap import Difference, Measure, Sums, estimate
+from alignment.evaluation.estimate import Estimate
 from alignment.evaluation.metric_names import (
     INTERVAL_PARTS,
     directions,
@@ -14,7 +15,7 @@ from alignment.evaluation.metric_names import (
     evaluation_metric_names,
 )
 from alignment.evaluation.slices import EvaluationSlice, evaluate_slices, leads_of
-from alignment.evaluation.win_rate import Rate, length_controlled_win_rate, win_rate
+from alignment.evaluation.win_rate import Games, Rate, length_controlled_win_rates, win_rate
 from alignment.metrics.kl import KlEstimate
 from alignment.metrics.reward_metrics import RewardScores, all_sums
 from alignment.metrics.text_metrics import (
@@ -37,12 +38,17 @@ Answers = Mapping[str, Sequence[Response]]  # model → one response for each pr
 
 
 class WinRate(Record):
-    """The candidate against one opponent by one judge; ``length_controlled`` as if answers were equally long."""
+    """The candidate against one opponent by one judge; ``length_controlled`` as if answers were equally long.
+
+    That figure and its 95 % interval are of all opponents together, whose games share the difficulty of the prompts.
+    """
 
     opponent: str
     judge: str
     rate: Rate
     length_controlled: float
+    length_controlled_low: float
+    length_controlled_high: float
     kinds: dict[str, Rate]
 
 
@@ -143,11 +149,7 @@ def evaluation(
         prompts=len(prompts),
         sampling=settings.sampling,
         models={name: model_metrics(prompts, answers[name]) for name in evaluated_models(settings)},
-        win_rates=tuple(
-            compare(opponent, judge, prompts, answers[settings.model], answers[opponent], outcomes[opponent][judge])
-            for opponent in opponents
-            for judge in evaluation_judges(settings)
-        ),
+        win_rates=win_rates(settings, prompts, answers, outcomes),
         kl=kl,
         metrics={
             model: {name: estimate(one) for name, one in of_model.items() if one.applies.any()}
@@ -168,24 +170,42 @@ def system_prompts(prompts: Sequence[Prompt]) -> tuple[SystemPrompt, ...]:
     return tuple(SystemPrompt(text=text, n=n) for text, n in Counter(said).most_common())
 
 
-def compare(
-    opponent: str,
-    judge: str,
-    prompts: Sequence[Prompt],
-    candidate: Sequence[Response],
-    answers: Sequence[Response],
-    outcomes: Sequence[float],
+def win_rates(
+    settings: EvaluateStage, prompts: Sequence[Prompt], answers: Answers, outcomes: Outcomes
+) -> tuple[WinRate, ...]:
+    """The win rate against every opponent by every judge: over all prompts, at equal length, and by kind."""
+    lengths = {name: [response.tokens for response in responses] for name, responses in answers.items()}
+    asked = [prompt.id for prompt in prompts]
+    opponents = tuple(dict.fromkeys(settings.against))
+    controlled = {
+        judge: length_controlled_win_rates({
+            opponent: Games(outcomes[opponent][judge], lengths[settings.model], lengths[opponent], asked)
+            for opponent in opponents
+        })
+        for judge in evaluation_judges(settings)
+    }  # fmt: skip
+    return tuple(
+        _win_rate(opponent, judge, prompts, outcomes[opponent][judge], controlled[judge][opponent])
+        for opponent in opponents
+        for judge in evaluation_judges(settings)
+    )
+
+
+def _win_rate(
+    opponent: str, judge: str, prompts: Sequence[Prompt], outcomes: Sequence[float], controlled: Estimate
 ) -> WinRate:
-    """The win rate over all prompts, at equal length, and for each kind of prompt."""
     by_kind: dict[str, list[float]] = {}
     for prompt, outcome in zip(prompts, outcomes, strict=True):
         by_kind.setdefault(prompt.kind, []).append(outcome)
-    lengths = [response.tokens for response in candidate], [response.tokens for response in answers]
+    assert controlled.low is not None
+    assert controlled.high is not None
     return WinRate(
         opponent=opponent,
         judge=judge,
         rate=win_rate(outcomes),
-        length_controlled=length_controlled_win_rate(outcomes, *lengths),
+        length_controlled=float(controlled),
+        length_controlled_low=controlled.low,
+        length_controlled_high=controlled.high,
         kinds={kind: win_rate(part) for kind, part in sorted(by_kind.items())},
     )
 
@@ -264,7 +284,11 @@ def metrics(settings: EvaluateStage, found: Evaluation, judged: Mapping[str, flo
     for won in found.win_rates:
         prefix = f"win_rate.{won.opponent}.{won.judge}"
         values |= {f"{prefix}.{part}": getattr(won.rate, part) for part in ("value", "low", "high")}
-        values[f"{prefix}.length_controlled"] = won.length_controlled
+        values |= {
+            f"{prefix}.length_controlled": won.length_controlled,
+            f"{prefix}.length_controlled.low": won.length_controlled_low,
+            f"{prefix}.length_controlled.high": won.length_controlled_high,
+        }
     # Rewards and other metrics stand in one table; the names that the settings do not have are left out below.
     tables: dict[str, Mapping[str, Mapping[str, Measure | Difference]]] = {
         "reward": found.metrics, "reward_lead": found.metric_leads,

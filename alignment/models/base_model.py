@@ -1,15 +1,30 @@
 """The base model as an artifact: where it is, and its digest."""
 
-import json
+import logging
+import shutil
 import time
 from pathlib import Path
 
+from filelock import FileLock
+
+from alignment.digest_memory import remember_digest, remembered_digest
+from alignment.digests import digest_of
+from alignment.durable_files import (
+    folder_digest,
+    make_read_only,
+    remove_tree,
+    rename_synced,
+    temporary_beside,
+    write_text,
+)
 from alignment.errors import Fault, InputError
 from alignment.models import embedded
 from alignment.recipe.base import BASE
 from alignment.recipe.run_settings import ModelSettings
 from alignment.records import Artifact
-from alignment.workspace import Workspace, folder_digest, write_text
+from alignment.workspace import Workspace
+
+_log = logging.getLogger(__name__)
 
 
 def prepare_base(workspace: Workspace, settings: ModelSettings) -> Artifact:
@@ -21,15 +36,13 @@ def prepare_base(workspace: Workspace, settings: ModelSettings) -> Artifact:
     started, work_seconds = time.perf_counter(), 0.0
     if settings.base.startswith("embedded:"):
         name = settings.base.removeprefix("embedded:")
-        folder = workspace.folder("models") / name
-        if not folder.exists():
-            embedded.convert(name, folder)
-            work_seconds = time.perf_counter() - started
+        folder, converted = _embedded(workspace, name)
+        work_seconds = time.perf_counter() - started if converted else 0.0
     elif Path(settings.base).is_dir():
         folder = Path(settings.base).resolve()
     else:
         folder = _download(settings)
-    digest = _digest(workspace, folder)
+    digest = remembered_digest(folder, _memory(workspace, folder))
     return Artifact(
         name=BASE,
         kind="model",
@@ -39,6 +52,20 @@ def prepare_base(workspace: Workspace, settings: ModelSettings) -> Artifact:
         key=settings.base,
         work_seconds=work_seconds,
     )
+
+
+def own_place(workspace: Workspace, base: str) -> str:
+    """A base model's name, as this workspace has it: a version that lies in a workspace's registry is its own.
+
+    A model that was trained on a promoted version names it by the path that the workspace had then.
+    """
+    parts = Path(base).parts
+    if Path(base).is_absolute() and "registry" in parts:
+        place = len(parts) - 1 - parts[::-1].index("registry")
+        own = workspace.root.resolve().joinpath(*parts[place:])
+        if own.is_dir():
+            return str(own)
+    return base
 
 
 def _download(settings: ModelSettings) -> Path:
@@ -54,12 +81,37 @@ def _download(settings: ModelSettings) -> Path:
         raise InputError([Fault(problem, remedy, field="model.base")]) from error
 
 
-def _digest(workspace: Workspace, folder: Path) -> str:
-    """The folder's digest, remembered by its files' sizes and times: hashing large weights takes minutes."""
-    stamp = json.dumps([[p.name, p.stat().st_size, p.stat().st_mtime_ns] for p in sorted(folder.iterdir())])
-    memory = workspace.folder("models") / "digests.json"
-    known: dict[str, list[str]] = json.loads(memory.read_text("utf-8")) if memory.exists() else {}
-    if known.get(str(folder), ["", ""])[0] != stamp:
-        known[str(folder)] = [stamp, folder_digest(folder)]
-        write_text(memory, json.dumps(known, indent=1))
-    return known[str(folder)][1]
+def _embedded(workspace: Workspace, name: str) -> tuple[Path, bool]:
+    """The folder of a converted model, and whether it was converted just now.
+
+    Its digest stands beside it. A folder that is no longer what was converted is said in a line and made again.
+    """
+    folder = workspace.folder("models") / name
+    digest_file = folder.with_name(f"{name}.sha256")
+    with FileLock(folder.with_name(f"{name}.lock")):
+        if folder.exists():
+            digest = remembered_digest(folder, _memory(workspace, folder))
+            if not digest_file.exists():  # it was converted before digests were kept
+                write_text(digest_file, digest + "\n")
+            if digest_file.read_text("utf-8").strip() == digest:
+                return folder, False
+            _log.warning("the base model in %s is damaged and is not used; it is converted again", folder)
+            remove_tree(folder)
+        temporary = temporary_beside(folder)
+        try:
+            embedded.convert(name, temporary)
+            digest = folder_digest(temporary)
+            write_text(digest_file, digest + "\n")
+            make_read_only(temporary)
+            rename_synced(temporary, folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+        remember_digest(folder, digest, _memory(workspace, folder))
+    return folder, True
+
+
+def _memory(workspace: Workspace, folder: Path) -> Path:
+    """Where a model's digest is remembered: by its place in the workspace, or by its path outside."""
+    root = workspace.root.resolve()
+    inside = folder.relative_to(root).as_posix() if folder.is_relative_to(root) else str(folder)
+    return root / "digests" / "models" / f"{digest_of(inside)[:32]}.json"

@@ -5,7 +5,6 @@ never imported, and is installed without its dependencies.
 """
 
 import importlib.metadata
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -50,19 +49,16 @@ def read_tokenizer(name: str) -> Any:
 
 
 def convert(name: str, target: Path) -> None:
-    """Writes an embedded model as a Hugging Face folder (bfloat16 safetensors), whole or not at all."""
+    """Writes an embedded model as a Hugging Face folder (bfloat16 safetensors); half of it where it is interrupted."""
     import torch
     from transformers import AutoModelForCausalLM, GgufConfig
     from transformers.utils.logging import disable_progress_bar
 
     source = gguf_file(name)
     disable_progress_bar()
-    temporary = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(temporary, ignore_errors=True)
     model = AutoModelForCausalLM.from_pretrained(
         source.parent, gguf_file=source.name, quantization_config=GgufConfig(dequantize=True), dtype=torch.bfloat16
     )
     model.config.name_or_path = f"embedded:{name}"
-    model.save_pretrained(temporary)
-    read_tokenizer(name).save_pretrained(temporary)
-    temporary.rename(target)
+    model.save_pretrained(target)
+    read_tokenizer(name).save_pretrained(target)

@@ -25,7 +25,6 @@ from alignment.recipe.stages.sft import SftStage
 
 NODES = 512  # of a batch's tree, which attend to each other (alignment/models/prefix_sharing.py, which imports torch)
 ENGINE_BATCH = 64  # rows that reinforcement learning samples together
-FORWARD_ONLY = 4  # a PPO pass without gradients holds so many times the rows of one with them
 CHINCHILLA = 20  # tokens per parameter (Hoffmann et al. 2022, table A3)
 
 
@@ -56,10 +55,11 @@ class Planner:
         """Whether a policy has weights of its own."""
         return name != BASE and self.adapter_of(name) is None
 
-    def _train_policy(self, work: StageWork, stage: Any) -> None:
+    def train_policy(self, work: StageWork, stage: Any) -> None:
         work.models.append(self.size.parameters)
         lora = self.adapter_of(stage.model) or stage.lora
         work.full = lora is None
+        work.wide = self.size.parameters if work.full else 0
         work.steps_each_batch = self._steps_each_batch(stage)
         work.trainable = self.size.parameters if lora is None else self.size.adapter(lora)
         work.parameters = self.size.parameters + (0 if lora is None else work.trainable)
@@ -78,7 +78,7 @@ class Planner:
         """Tokens that each row adds to a batch's common beginning."""
         return [row - self.texts.beginning for row in rows] if self.size.shares_prefixes else list(rows)
 
-    def _pass(
+    def training_pass(
         self, stage: Any, rows: Sequence[float], answers: Sequence[float], repeats: float, **options: Any
     ) -> Pass:
         """Training passes over rows (tokens to compute each), ``repeats`` times, in the stage's batches."""
@@ -97,14 +97,14 @@ class Planner:
         )
 
     def sft(self, work: StageWork, stage: SftStage) -> None:
-        self._train_policy(work, stage)
+        self.train_policy(work, stage)
         rows = self.texts.demonstrations
         if stage.demonstrations is not None:
             rows, work.at_most = made_demonstrations(self, self.recipe.stages[stage.demonstrations]), True
         kept = [(min(whole, stage.max_length), answer) for whole, answer in rows.lengths]
         repeats = rows.scale * stage.epochs
         wholes = [whole for whole, _answer in kept]
-        work.activities.append(self._pass(stage, wholes, [answer for _whole, answer in kept], repeats))
+        work.activities.append(self.training_pass(stage, wholes, [answer for _whole, answer in kept], repeats))
         work.trained = sum(wholes) * repeats
         if work.full:
             best = CHINCHILLA * self.size.parameters
@@ -113,7 +113,7 @@ class Planner:
                 f"{best:,} tokens ({CHINCHILLA} per parameter, Hoffmann et al. 2022); here are {work.trained:,.0f}"
             )
 
-    def _pairs(self, stage: Any) -> tuple[Measured, bool]:
+    def pairs(self, stage: Any) -> tuple[Measured, bool]:
         """The pairs that a stage reads, and whether their number and lengths are bounds."""
         source = self.recipe.stages[stage.preferences]
         if "preferences" in source.spec.data:
@@ -132,38 +132,44 @@ class Planner:
         parameters = size.trunk + size.hidden  # and a score head of one output
         work.models.append(parameters)
         work.full = stage.lora is None
+        work.wide = parameters if work.full else 0
         work.steps_each_batch = self._steps_each_batch(stage)
         work.trainable = parameters if stage.lora is None else size.adapter(stage.lora) + size.hidden
         work.parameters = parameters + (0 if stage.lora is None else work.trainable)
-        pairs, work.at_most = self._pairs(stage)
+        pairs, work.at_most = self.pairs(stage)
         kept = [p for p in map(shown, pairs.lengths) if p.prompt + max(p.chosen, p.rejected) <= stage.max_length]
         # A file's pairs are split already; of raters' pairs this stage holds some out itself, and measures on them.
         share = 1.0 if not work.at_most else 1 - self.recipe.data.held_out
         rows, none = self._pair_rows(kept, stage.max_length), [0.0] * len(kept)
-        work.activities.append(self._pass(stage, rows, none, pairs.scale * share * stage.epochs))
+        work.activities.append(self.training_pass(stage, rows, none, pairs.scale * share * stage.epochs))
         work.trained = sum(2 * p.prompt + p.chosen + p.rejected for p in kept) * pairs.scale * share * stage.epochs
         held_out = self.texts.held_out_pairs if not work.at_most else pairs
         unseen = 1.0 if not work.at_most else self.recipe.data.held_out
         rows = self._pair_rows(list(map(shown, held_out.lengths)), stage.max_length)
         none = [0.0] * len(rows)
-        work.activities.append(self._pass(stage, rows, none, held_out.scale * unseen, trains=False))
+        work.activities.append(self.training_pass(stage, rows, none, held_out.scale * unseen, trains=False))
 
     def dpo(self, work: StageWork, stage: DpoStage) -> None:
-        self._train_policy(work, stage)
+        self.train_policy(work, stage)
         if self.adapter_of(stage.model) is not None:
             work.adapters += work.trainable  # the reference: a frozen copy of the adapter that training starts from
         elif work.full and work.parts > 1:  # its log-probabilities are computed while the policy trains
             work.models.append(self.size.parameters)
-            work.divided = 2
-        pairs, work.at_most = self._pairs(stage)
+            work.divided, work.wide = 2, 2 * work.wide
+        elif work.full:  # in bfloat16 as well (alignment/stages/dpo.py)
+            work.narrow_models.append(self.size.parameters)
+        pairs, work.at_most = self.pairs(stage)
         kept = [p for p in pairs.lengths if p.prompt < stage.max_length]
         rows = self._pair_rows(kept, stage.max_length)
         answers: list[float] = [
             sum(min(answer, stage.max_length - p.prompt) for answer in (p.chosen, p.rejected)) for p in kept
         ]
-        times = 1 if work.parts == 1 else stage.epochs
-        work.activities.append(self._pass(stage, rows, answers, pairs.scale * times, trains=False))  # the reference's
-        work.activities.append(self._pass(stage, rows, answers, pairs.scale * stage.epochs))
+        once = work.parts == 1 and self.recipe.model.dtype == "float32"
+        times = 1 if once else stage.epochs
+        work.activities.append(
+            self.training_pass(stage, rows, answers, pairs.scale * times, trains=False)
+        )  # the reference's
+        work.activities.append(self.training_pass(stage, rows, answers, pairs.scale * stage.epochs))
         whole = (2 * min(p.prompt, stage.max_length) + a for p, a in zip(kept, answers, strict=True))
         work.trained = sum(whole) * pairs.scale * stage.epochs
 
@@ -206,7 +212,7 @@ class Planner:
 
     def _online(self, work: StageWork, stage: Any) -> tuple[list[int], float]:
         """What PPO, GRPO and RLOO share: the policy, its prompts, sampling and scoring. Returns prompts and rows."""
-        self._train_policy(work, stage)
+        self.train_policy(work, stage)
         work.at_most = True
         lengths = [length for length in self.texts.prompts.lengths if length <= stage.max_prompt_length]
         new, rows = stage.sampling.max_new_tokens, float(stage.steps * stage.episodes)
@@ -233,7 +239,7 @@ class Planner:
 
     def ppo(self, work: StageWork, stage: PpoStage) -> None:
         lengths, rows = self._online(work, stage)
-        work.masters = work.full
+        work.masters, work.wide = work.full, 0
         self._hold_reference(work, stage)
         critics = 0 if stage.critic == "shared" else 1
         if critics:
@@ -245,11 +251,11 @@ class Planner:
         work.parameters += self.size.hidden + 1
         new = stage.sampling.max_new_tokens
         mean, longest = sum(lengths) / max(1, len(lengths)) + new, max(lengths, default=0) + new
-        size, big = min(stage.batch_size, stage.episodes // stage.minibatches), FORWARD_ONLY * stage.batch_size
+        size = min(stage.batch_size, stage.episodes // stage.minibatches)
         own, beginning = mean - self._beginning(), self._beginning()
         for _ in range(2 + critics):  # the policy before its update, and the reference
-            tokens = rows * own + rows / big * beginning
-            work.activities.append(Pass(tokens, rows * new, rows / big, mean, big * longest, big * new))
+            tokens = rows * own + rows / size * beginning
+            work.activities.append(Pass(tokens, rows * new, rows / size, mean, size * longest, size * new))
         repeats = rows * stage.epochs
         options = {"trains": True, "checkpointed": stage.gradient_checkpointing, "autocast": False}
         for critic in range(1 + critics):
@@ -270,11 +276,12 @@ class Planner:
         answers = [float(new)] * len(wholes)
         if stage.beta > 0:
             self._hold_reference(work, stage)
+            work.wide *= 2
         # TRL computes the policy's own log-probabilities first where they will be several updates old, RLOO always.
         old = stage.kind == "rloo" or stage.epochs * stage.minibatches > 1
         for _ in range(int(old) + int(stage.beta > 0)):
-            work.activities.append(self._pass(stage, wholes, answers, scale, trains=False))
-        work.activities.append(self._pass(stage, wholes, answers, scale * stage.epochs))
+            work.activities.append(self.training_pass(stage, wholes, answers, scale, trains=False))
+        work.activities.append(self.training_pass(stage, wholes, answers, scale * stage.epochs))
 
     def measure_kl(
         self, work: StageWork, asked: Sequence[int], prompts: int, per_prompt: int, batch: int, new: int

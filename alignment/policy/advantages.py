@@ -51,8 +51,8 @@ def generalized_advantage_estimation(
 def whiten(x: torch.Tensor, mask: torch.Tensor, *, shift_mean: bool = True) -> torch.Tensor:
     """Scales kept entries to unit variance, and to mean 0 where ``shift_mean``; the rest come back as 0.
 
-    The variance is the population's (divided by n), as in Ziegler et al. 2019 and Huang et al. 2024. Rewards are
-    whitened without shifting the mean: a shift would turn "every answer was good" into "nothing happened".
+    The variance is the population's (divided by n), as in Ziegler et al. 2019 and Huang et al. 2024; without
+    ``shift_mean`` the mean is added back unscaled, as theirs is.
 
     Args:
         x: float, any shape.
@@ -65,6 +65,41 @@ def whiten(x: torch.Tensor, mask: torch.Tensor, *, shift_mean: bool = True) -> t
     variance, mean = torch.var_mean(kept, correction=0)
     whitened = (x - mean) * torch.rsqrt(variance + EPSILON)
     return torch.where(mask, whitened if shift_mean else whitened + mean, 0.0)
+
+
+@torch.no_grad()
+def whiten_by_answer(x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Scales kept entries to a mean square of 1 about the mean over answers; the rest come back as 0.
+
+    What is subtracted is the mean over answers of each one's own mean: an answer's length gives it no more weight in
+    it. Where long answers score lower, the mean over tokens lies below the mean over answers, and less it every answer
+    would seem better than expected at the tokens that all answers have: the first and the last.
+
+    Args:
+        x: (B, T) float, a row for each answer.
+        mask: (B, T) bool, True is keep.
+    """
+    mask = mask.bool()
+    counts = mask.sum(dim=1)
+    answers = counts > 0
+    if not answers.any():
+        return torch.zeros_like(x)
+    means = torch.where(mask, x, 0.0).sum(dim=1)[answers] / counts[answers]
+    centred = torch.where(mask, x - means.mean(), 0.0)
+    return centred * torch.rsqrt(centred.square().sum() / counts.sum() + EPSILON)
+
+
+@torch.no_grad()
+def unit_variance(x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Divides kept entries by their deviation (the population's); 0 stays 0, and so do entries that are masked out.
+
+    For rewards of tokens, most of which are 0. ``whiten`` with ``shift_mean=False`` turns each 0 into a constant, which
+    is a reward for length.
+    """
+    mask = mask.bool()
+    if not mask.any():
+        return torch.zeros_like(x)
+    return torch.where(mask, x * torch.rsqrt(x[mask].var(correction=0) + EPSILON), 0.0)
 
 
 @torch.no_grad()

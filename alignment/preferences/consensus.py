@@ -3,13 +3,15 @@
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
+from math import log
 from typing import Literal
 
 from pydantic import Field
 
-from alignment.digests import pair_id
+from alignment.digests import content_id, pair_id
 from alignment.records import Comparison, PreferencePair, RaterKind, Record, Response, Vote
 
+LEVEL = log(2)  # log-odds up to which votes that are level by heads stay so
 Choice = Literal["left", "right", "tie", "both_bad", "skipped", "flagged"]
 
 
@@ -50,19 +52,32 @@ def current_votes(votes: Iterable[Vote]) -> list[Vote]:
 
 
 def consensus(
-    comparisons: Sequence[Comparison], votes: Iterable[Vote], weights: Mapping[RaterKind, float] | None = None
+    comparisons: Sequence[Comparison],
+    votes: Iterable[Vote],
+    weights: Mapping[RaterKind, float] | None = None,
+    *,
+    skill: Mapping[str, Mapping[str, float]] | None = None,
 ) -> list[Verdict]:
     """One verdict for every pair of answers in every comparison, in the order of ``comparisons``.
 
     ``weights`` says what a vote counts by the kind of its rater (None: all count 1): winner, agreement and strength
-    are by weight, and who weighs nothing does not take part.
+    are by weight, and who weighs nothing does not take part. ``skill`` says it by comparison and rater, in log-odds
+    (:func:`~alignment.preferences.dawid_skene.rater_skill`), beside it; there votes that are level by heads have a
+    winner only where the better raters make it twice as likely as the other.
 
     A comparison without votes has a verdict with no winner. Raises ValueError for a vote on an unknown comparison or
     one whose ranking does not hold exactly the comparison's answers.
     """
     cast = _votes_by_comparison(comparisons, votes)
     return [
-        _verdict(comparison.id, left.id, right.id, cast[comparison.id], weights)
+        _verdict(
+            comparison.id,
+            left.id,
+            right.id,
+            cast[comparison.id],
+            weights,
+            None if skill is None else skill.get(comparison.id, {}),
+        )
         for comparison in comparisons
         for left, right in combinations(comparison.responses, 2)
     ]
@@ -92,19 +107,34 @@ def preference_pairs(
 def rating_table(comparisons: Sequence[Comparison], votes: Iterable[Vote]) -> dict[str, list[Choice | None]]:
     """What each rater said of each verdict's pair, in the order of :func:`consensus`: rows for agreement statistics.
 
+    "left" is here one of the two answers by the digest of its text (:func:`oriented`), wherever it stands: nothing that
+    the statistics say depends on which answer was written first in a file. (α and κ take the shares of "left" and
+    "right" for what chance gives: with every chosen answer on the left there would be nothing left to agree on.)
+
     Skips and flags are no ratings of the answers, and None, as is a vote never cast. Where a rater has several current
-    votes on one comparison, the last counts.
+    votes on one comparison, the newest counts.
     """
     cast = _votes_by_comparison(comparisons, votes)
     raters = sorted({vote.rater for group in cast.values() for vote in group})
     table: dict[str, list[Choice | None]] = {rater: [] for rater in raters}
     for comparison in comparisons:
-        by_rater = {vote.rater: vote for vote in cast[comparison.id]}
-        for left, right in combinations(comparison.responses, 2):
+        by_rater = {vote.rater: vote for vote in sorted(cast[comparison.id], key=vote_age)}
+        for pair in combinations(comparison.responses, 2):
+            left, right = (response.id for response in oriented(pair))
             for rater in raters:
-                choice = _choice(by_rater[rater], left.id, right.id) if rater in by_rater else None
+                choice = _choice(by_rater[rater], left, right) if rater in by_rater else None
                 table[rater].append(None if choice in ("skipped", "flagged") else choice)
     return table
+
+
+def oriented(pair: Iterable[Response]) -> list[Response]:
+    """Answers in an order that follows from their texts and says nothing about them: by digest."""
+    return sorted(pair, key=lambda response: (content_id(["side", response.text]), response.id))
+
+
+def vote_age(vote: Vote) -> tuple[float, str]:
+    """Oldest first; votes without a time are older than all that have one."""
+    return (vote.created.timestamp() if vote.created else float("-inf"), vote.id)
 
 
 def _votes_by_comparison(comparisons: Sequence[Comparison], votes: Iterable[Vote]) -> dict[str, list[Vote]]:
@@ -130,25 +160,32 @@ def _choice(vote: Vote, left: str, right: str) -> Choice:
 
 
 def _verdict(
-    comparison_id: str, left: str, right: str, votes: Sequence[Vote], weights: Mapping[RaterKind, float] | None
+    comparison_id: str,
+    left: str,
+    right: str,
+    votes: Sequence[Vote],
+    weights: Mapping[RaterKind, float] | None,
+    skill: Mapping[str, float] | None,
 ) -> Verdict:
-    weigh = {kind: 1.0 if weights is None else weights.get(kind, 0.0) for kind in ("human", "simulated", "judge")}
-    votes = [vote for vote in votes if weigh[vote.rater_kind] > 0]
+    by_kind = {kind: 1.0 if weights is None else weights.get(kind, 0.0) for kind in ("human", "simulated", "judge")}
+    votes = [vote for vote in votes if by_kind[vote.rater_kind] > 0]
+    weigh = [by_kind[vote.rater_kind] * (1.0 if skill is None else skill.get(vote.rater, 0.0)) for vote in votes]
     choices = [_choice(vote, left, right) for vote in votes]
     counts = Counter(choices)
     judged = len(votes) - counts["skipped"]
     heavy: dict[Choice, float] = defaultdict(float)
-    for vote, choice in zip(votes, choices, strict=True):
-        heavy[choice] += weigh[vote.rater_kind]
+    for weight, choice in zip(weigh, choices, strict=True):
+        heavy[choice] += weight
     total = sum(heavy.values()) - heavy["skipped"]
     winner = None
-    if heavy["left"] != heavy["right"]:
+    apart = abs(heavy["left"] - heavy["right"])
+    if apart > 0 and (skill is None or counts["left"] != counts["right"] or apart >= LEVEL):
         winner = left if heavy["left"] > heavy["right"] else right
     sign = {"left": 1, "right": -1, "tie": 0}
     known = [
-        (weigh[vote.rater_kind], sign[choice] * vote.strength)
-        for vote, choice in zip(votes, choices, strict=True)
-        if choice in sign and vote.strength is not None
+        (weight, sign[choice] * vote.strength)
+        for weight, vote, choice in zip(weigh, votes, choices, strict=True)
+        if choice in sign and vote.strength is not None and weight > 0
     ]
     kinds = {vote.rater_kind for vote in votes if vote.outcome != "skipped"}
     least_human: tuple[RaterKind, ...] = ("simulated", "judge", "human")

@@ -6,12 +6,13 @@ rated are answers and the ratings are scores; votes carry them as ``criteria["CR
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import combinations
 from typing import Any
 
 from pydantic import Field
 
 from alignment.evaluation.agreement import Estimate, fleiss_kappa, krippendorff_alpha, percent_agreement
-from alignment.preferences.consensus import current_votes, rating_table
+from alignment.preferences.consensus import current_votes, rating_table, vote_age
 from alignment.records import Comparison, Record, Vote
 
 
@@ -21,7 +22,7 @@ class Agreement(Record):
     statistic: str
     of: str  # "verdict", or a criterion's name
     value: float | None
-    low: float | None = None  # 95 % bootstrap interval over units
+    low: float | None = None  # 95 % bootstrap interval over prompts
     high: float | None = None
     units: int = Field(ge=0)
 
@@ -31,49 +32,65 @@ def agreement_figures(
 ) -> list[Agreement]:
     """Percent agreement, Krippendorff's α and Fleiss' κ of the verdicts, then α (ordinal) and κ of every criterion."""
     current = current_votes(votes)
-    figures = _figures("verdict", rating_table(comparisons, current), "nominal", bootstrap, seed)
-    for criterion, table in sorted(_score_tables(current).items()):
-        figures += _figures(criterion, table, "ordinal", bootstrap, seed)
+    prompts = {comparison.id: comparison.prompt.id for comparison in comparisons}
+    options = {"bootstrap": bootstrap, "seed": seed}
+    figures = _figures("verdict", rating_table(comparisons, current), verdict_prompts(comparisons), "nominal", options)
+    for criterion, (units, table) in sorted(_score_tables(current).items()):
+        clusters = [prompts.get(comparison, comparison) for comparison, _response in units]
+        figures += _figures(criterion, table, clusters, "ordinal", options)
     return figures
 
 
-def _figures(of: str, table: Mapping[str, Sequence[Any]], level: Any, bootstrap: int, seed: int) -> list[Agreement]:
+def verdict_prompts(comparisons: Sequence[Comparison]) -> list[str]:
+    """The prompt of every verdict, in the order of :func:`rating_table`: what its pairs of answers have in common."""
+    return [comparison.prompt.id for comparison in comparisons for _pair in combinations(comparison.responses, 2)]
+
+
+def _figures(
+    of: str, table: Mapping[str, Sequence[Any]], clusters: Sequence[str], level: Any, options: Mapping[str, int]
+) -> list[Agreement]:
     rows = [list(row) for row in table.values()]
     units = [Counter(one for one in unit if one is not None) for unit in zip(*rows, strict=True)]
-    shared = [unit for unit in units if unit.total() >= 2]
+    shared = [(unit, cluster) for unit, cluster in zip(units, clusters, strict=False) if unit.total() >= 2]
     if not shared:
         names = ("percent_agreement", "krippendorff_alpha", "fleiss_kappa")
         return [Agreement(statistic=name, of=of, value=None, units=0) for name in names]
-    options = {"bootstrap": bootstrap, "seed": seed}
-    counts, raters = _equally_rated(shared)
+    counts, own = _equally_rated(shared)
+    share = percent_agreement(rows, **options, clusters=clusters)
+    alpha = krippendorff_alpha(rows, level=level, **options, clusters=clusters)
     return [
-        _as_record("percent_agreement", of, percent_agreement(rows, **options), len(shared)),
-        _as_record("krippendorff_alpha", of, krippendorff_alpha(rows, level=level, **options), len(shared)),
-        _as_record("fleiss_kappa", of, fleiss_kappa(counts, **options), len(counts)) if raters else
-        Agreement(statistic="fleiss_kappa", of=of, value=None, units=0),
-    ]  # fmt: skip
+        _as_record("percent_agreement", of, share, len(shared)),
+        _as_record("krippendorff_alpha", of, alpha, len(shared)),
+        _as_record("fleiss_kappa", of, fleiss_kappa(counts, **options, clusters=own), len(counts)),
+    ]
 
 
-def _equally_rated(units: Sequence[Counter[Any]]) -> tuple[list[list[int]], int]:
-    """The units with the commonest number of ratings, as counts: Fleiss' κ wants the same number everywhere."""
-    raters = Counter(unit.total() for unit in units).most_common(1)[0][0]
-    chosen = [unit for unit in units if unit.total() == raters]
-    categories = sorted({category for unit in chosen for category in unit}, key=str)
-    return [[unit[category] for category in categories] for unit in chosen], raters
+def _equally_rated(units: Sequence[tuple[Counter[Any], str]]) -> tuple[list[list[int]], list[str]]:
+    """The units with the commonest number of ratings (of several, the largest), as counts, and their clusters: Fleiss'
+    κ wants the same number everywhere."""
+    sizes = Counter(unit.total() for unit, _cluster in units)
+    raters = max(sizes, key=lambda size: (sizes[size], size))
+    chosen = [(unit, cluster) for unit, cluster in units if unit.total() == raters]
+    categories = sorted({category for unit, _cluster in chosen for category in unit}, key=str)
+    return [[unit[category] for category in categories] for unit, _cluster in chosen], [c for _unit, c in chosen]
 
 
-def _score_tables(votes: Sequence[Vote]) -> dict[str, dict[str, list[int | None]]]:
-    scored: dict[str, dict[tuple[str, str], int]] = {}
-    for vote in votes:
+Unit = tuple[str, str]  # a comparison and one of its answers
+
+
+def _score_tables(votes: Sequence[Vote]) -> dict[str, tuple[list[Unit], dict[str, list[int | None]]]]:
+    """By criterion, what was scored and every rater's scores of it."""
+    scored: dict[str, dict[tuple[str, Unit], int]] = {}
+    for vote in sorted(votes, key=vote_age):
         for name, score in vote.criteria.items():
             criterion, _, response = name.partition(":")
             if response:
-                scored.setdefault(criterion, {})[vote.rater, f"{vote.comparison_id}:{response}"] = score
-    tables: dict[str, dict[str, list[int | None]]] = {}
+                scored.setdefault(criterion, {})[vote.rater, (vote.comparison_id, response)] = score
+    tables: dict[str, tuple[list[Unit], dict[str, list[int | None]]]] = {}
     for criterion, scores in scored.items():
         units = sorted({unit for _, unit in scores})
         raters = sorted({rater for rater, _ in scores})
-        tables[criterion] = {rater: [scores.get((rater, unit)) for unit in units] for rater in raters}
+        tables[criterion] = units, {rater: [scores.get((rater, unit)) for unit in units] for rater in raters}
     return tables
 
 

@@ -24,12 +24,23 @@ Product = Literal[
 class Settings(BaseModel):
     """Base of everything a recipe holds."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 class Lora(Settings):
     """Low-rank adapters on every linear layer (Hu et al. 2021; Dettmers et al. 2023 for "every")."""
 
     rank: Count = 16
-    alpha: Positive = 32  # 2 × rank: the common scaling, and the one that learning rates here assume
+    """Rank of the two factors. 16: Hu et al. 2021 find little gain above it."""
+    alpha: Positive = 32
+    """The adapter's output is scaled by alpha / rank. 32: twice the rank, the common choice, which the default learning
+    rates assume."""
     dropout: Fraction = 0.0
+    """Probability with which an input of the adapter is set to 0 in training. 0: none."""
+
+
+def refuse_dropout(lora: Lora | None) -> Lora | None:
+    """For stages that compare a policy with what it started from. Raises ValueError where an adapter has dropout."""
+    if lora is not None and lora.dropout:
+        raise ValueError("dropout is off where the policy is compared with what it started from: leave it out")
+    return lora

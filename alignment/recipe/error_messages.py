@@ -1,13 +1,12 @@
 """What pydantic finds wrong with a recipe, in the words of the recipe's author."""
 
-import difflib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, get_args
 
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
-from alignment.errors import Fault
+from alignment.errors import Fault, nearest, suggestion
 from alignment.recipe.judges import JudgeSettings
 from alignment.recipe.metrics import MetricComponent
 from alignment.recipe.recipe import Recipe, Stage
@@ -34,7 +33,9 @@ _VARIABLE = (
     "name the variable that holds it, such as OPENAI_API_KEY; a secret itself stands in no recipe",
 )
 _SECRETS = {
-    **dict.fromkeys(("api_key_env", "url_env", "secret_env", "user_env", "password_env", "slack"), _VARIABLE),
+    **dict.fromkeys(
+        ("api_key_env", "url_env", "secret_env", "user_env", "password_env", "slack", "apprise"), _VARIABLE
+    ),
     "url": ("not an http(s) address without a user and password in it", "write it as https://host/v1"),
 }
 _REMEDIES = {
@@ -71,18 +72,6 @@ def recipe_fault(error: ErrorDetails, data: Any, where: Callable[[Location], tup
     problem, remedy = _words(error, at, data)
     file, row = where(at[:-1] if error["type"] == "missing" else at)
     return Fault(problem, remedy, file, row, ".".join(str(part) for part in at) or None)
-
-
-def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name most like ``name``, where one is like it."""
-    return next(iter(difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)), None)
-
-
-def suggestion(name: str, known: Iterable[str]) -> str:
-    """A remedy for an unknown name: the nearest known one, else all of them."""
-    names = list(known)
-    near = nearest(name, names)
-    return f"did you mean {near}?" if near else f"known here: {', '.join(names) or 'none'}"
 
 
 def submodel(annotation: Any) -> type[BaseModel] | None:

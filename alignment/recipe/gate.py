@@ -18,12 +18,19 @@ class Condition(Settings):
     condition holds.
     """
 
-    metric: str  # `rlhf check` lists the names there are
+    metric: str
+    """Name of a metric of the evaluation; `rlhf check` lists those that exist."""
     above: float | None = Field(default=None, allow_inf_nan=False)
+    """Holds where the metric is greater than this constant, in the metric's unit."""
     below: float | None = Field(default=None, allow_inf_nan=False)
+    """Holds where the metric is less than this constant, in the metric's unit."""
     against: Name | None = None
+    """Opponent to compare with, such as `base` or `champion`, instead of a constant."""
     margin: NotNegative = 0.0
-    better: Better | None = None  # where the metric does not say it itself: length, refusal, readability
+    """How much worse than the opponent is still accepted, in the metric's unit (non-inferiority). 0: it must be
+    better."""
+    better: Better | None = None
+    """Direction of the comparison, for metrics that have none of their own: length, refusal, readability."""
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:
@@ -43,7 +50,12 @@ class Gate(Settings):
     """
 
     evaluation: Name
+    """The stage of kind `evaluate` whose metrics are tested."""
     conditions: Annotated[tuple[Condition, ...], Field(min_length=1)]
-    merge: bool = False  # also write the merged weights beside the adapter
+    """Conditions, all of which must hold."""
+    merge: bool = False
+    """Also write the merged weights beside the adapter."""
     approval: Literal["none", "human"] = "none"
+    """`human`: a person must approve the version as well."""
     approval_hours: Positive = 72.0
+    """Hours that a deployed run waits for the approval on the dashboard."""

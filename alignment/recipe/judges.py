@@ -27,41 +27,57 @@ class Example(Settings):
     """A pair that was judged before, shown to the judge (few-shot)."""
 
     prompt: Text
+    """The prompt."""
     a: Text
+    """The answer shown first."""
     b: Text
+    """The answer shown second."""
     verdict: Literal["A", "B", "tie"]
+    """The better answer, or a tie."""
     reason: str = ""
+    """Why, shown before the verdict where the judge reasons."""
 
 
 class ScoreExample(Settings):
     """An answer that was scored before, shown to the judge (few-shot)."""
 
     prompt: Text
+    """The prompt."""
     answer: Text
+    """The answer that was scored."""
     score: Annotated[int, Field(ge=1, le=10)]
+    """Its score; more is better."""
     reason: str = ""
+    """Why, shown before the score where the judge reasons."""
 
 
 class JudgeCriterion(Settings):
     """One criterion of a judge's rubric; each is judged by itself, and the verdicts are combined by weight."""
 
     name: Name
-    text: Text  # what a better answer does, in a sentence
+    """Name of the criterion in figures and votes."""
+    text: Text
+    """What a better answer does, in a sentence; shown to the judge."""
     weight: Positive = 1.0
+    """Weight of the criterion's verdict in the combined one."""
 
 
 class Price(Settings):
     """Money for a million tokens, in whatever currency the budget is in."""
 
     prompt: NotNegative = 0.0
+    """Price of a million prompt tokens."""
     answer: NotNegative = 0.0
+    """Price of a million generated tokens."""
 
 
 class Budget(Settings):
     """What may be spent, on all of a stage's questions; what was paid for before, and is kept, costs nothing again."""
 
-    tokens: Count | None = None  # of prompts and answers
+    tokens: Count | None = None
+    """Tokens of prompts and answers together. null: unbounded."""
     money: Positive | None = None
+    """Money, in the currency of `price`. null: unbounded."""
 
     @model_validator(mode="after")
     def _bounds_something(self) -> Self:
@@ -73,18 +89,30 @@ class Budget(Settings):
 class Endpoint(Settings):
     """An OpenAI-compatible server: ``POST <url>/chat/completions``."""
 
-    url: Annotated[str, Field(pattern=r"^https?://[^@\s]+$")]  # up to and with /v1; no password in it
+    url: Annotated[str, Field(pattern=r"^https?://[^@\s]+$")]
+    """Base address up to and with `/v1`; no user or password in it."""
     model: Text
-    api_key_env: Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]{2,63}$")] | None = None  # the variable's name
-    json_schema: bool = True  # ask the server to keep to the answer's schema (`response_format`)
+    """The model's name on the server."""
+    api_key_env: Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]{2,63}$")] | None = None
+    """Environment variable that holds the key. null: no key is sent."""
+    json_schema: bool = True
+    """Send the answer's JSON schema as `response_format`, which the server must support."""
     concurrency: Count = 8
+    """Requests in flight at a time."""
     requests_per_minute: Positive | None = None
-    timeout: Positive = 60.0  # seconds, for one attempt
-    retries: Annotated[int, Field(ge=0, le=20)] = 4  # after the first attempt, of failures that pass by themselves
-    max_wait: Positive = 120.0  # seconds, the longest between two attempts, whatever the server asks for
+    """Upper bound on the request rate. null: none."""
+    timeout: Positive = 60.0
+    """Seconds for one attempt."""
+    retries: Annotated[int, Field(ge=0, le=20)] = 4
+    """Attempts after the first, for transient failures."""
+    max_wait: Positive = 120.0
+    """Longest pause between two attempts in seconds, whatever the server asks for."""
     price: Price = Price()
+    """What tokens cost."""
     budget: Budget | None = None
-    when_spent: Literal["stop", "use"] = "stop"  # use: go on with the pairs that were judged until then
+    """What may be spent. null: unbounded."""
+    when_spent: Literal["stop", "use"] = "stop"
+    """When the budget is spent: `stop` ends the stage, `use` continues with what was answered until then."""
 
     @model_validator(mode="after")
     def _money_has_a_price(self) -> Self:
@@ -96,10 +124,14 @@ class Endpoint(Settings):
 class Writer(Settings):
     """A model that writes: one of a stage's, or one behind an OpenAI-compatible endpoint."""
 
-    model: Name | None = None  # a stage that makes a model, or base
+    model: Name | None = None
+    """A stage that makes a policy, or `base`. One of `model` and `endpoint` is required."""
     endpoint: Endpoint | None = None
-    max_tokens: Count = 256  # of one answer
+    """An OpenAI-compatible server that writes."""
+    max_tokens: Count = 256
+    """Tokens of one answer."""
     temperature: NotNegative = 0.7
+    """Sampling temperature. 0: greedy."""
 
     @model_validator(mode="after")
     def _someone_writes(self) -> Self:
@@ -116,15 +148,25 @@ class LabelProbabilitiesJudge(Settings):
     """
 
     kind: Literal["label_probabilities"]
-    model: Name = BASE  # a stage that makes a model, or base
-    folder: str | None = None  # a model's folder instead, such as a registered version's; relative to the recipe
+    """The judge reads label probabilities of a local model."""
+    model: Name = BASE
+    """A stage that makes a policy, or `base`."""
+    folder: str | None = None
+    """A model's folder instead of `model`, such as a registered version's; relative to the recipe."""
     form: Literal["pairwise", "score"] = "pairwise"
+    """`pairwise` compares two answers; `score` rates one from 1 to 5."""
     question: Text = QUESTION
+    """What the judge is asked about the answers."""
     examples: tuple[Example, ...] = ()
+    """Judged pairs shown to the judge (few-shot), for form `pairwise`."""
     score_examples: tuple[ScoreExample, ...] = ()
-    batch_size: Count = 16  # pairs
-    max_answer_tokens: Count = 512  # of each answer; the rest is left out, and said to be
-    min_label_mass: Fraction = 0.05  # a verdict to which the model gives less of its probability is no verdict
+    """Scored answers shown to the judge (few-shot), for form `score`."""
+    batch_size: Count = 16
+    """Pairs in one forward pass."""
+    max_answer_tokens: Count = 512
+    """Tokens at which each answer is truncated; the judge is told so."""
+    min_label_mass: Fraction = 0.05
+    """Least probability that the labels must have together; below it there is no verdict."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -137,16 +179,22 @@ class RewardModelJudge(Settings):
     """The sigmoid of the difference of two scores of a trained reward model (Bradley–Terry)."""
 
     kind: Literal["reward_model"]
-    model: Name  # a stage of kind reward
+    """The judge is a reward model."""
+    model: Name
+    """A stage of kind `reward`."""
     batch_size: Count = 32
+    """Answers in one forward pass."""
 
 
 class PairClassifierJudge(Settings):
     """A discriminative judge: a classifier that reads prompt and both answers together, trained on preferences."""
 
     kind: Literal["pair_classifier"]
-    model: Name  # a stage of kind pair_classifier
+    """The judge is a pair classifier."""
+    model: Name
+    """A stage of kind `pair_classifier`."""
     batch_size: Count = 32
+    """Pairs in one forward pass."""
 
 
 class GenerativeJudge(Settings):
@@ -156,17 +204,30 @@ class GenerativeJudge(Settings):
     """
 
     kind: Literal["generative"]
+    """The judge writes its verdict as JSON."""
     endpoint: Endpoint | None = None
-    model: Name | None = None  # a stage that makes a model, or base
-    folder: str | None = None  # a model's folder instead; relative to the recipe
+    """An OpenAI-compatible server that judges. One of `endpoint`, `model` and `folder` is required."""
+    model: Name | None = None
+    """A stage that makes a policy, or `base`."""
+    folder: str | None = None
+    """A model's folder, such as a registered version's; relative to the recipe."""
     form: Form = "pairwise"
+    """`pairwise` compares two answers, `score` rates one from 1 to 10, `ranking` orders all, `rubric` judges each
+    criterion."""
     question: Text = QUESTION
-    criteria: tuple[JudgeCriterion, ...] = ()  # of form rubric
-    reasoning: bool = False  # True: chain of thought, a reason before the verdict (a rubric's criteria always give one)
+    """What the judge is asked about the answers."""
+    criteria: tuple[JudgeCriterion, ...] = ()
+    """Criteria of form `rubric`."""
+    reasoning: bool = False
+    """Ask for a reason before the verdict (chain of thought). A rubric's criteria always have one."""
     examples: tuple[Example, ...] = ()
+    """Judged pairs shown to the judge (few-shot), for forms `pairwise` and `ranking`."""
     score_examples: tuple[ScoreExample, ...] = ()
-    max_tokens: Count = 256  # of one answer of the judge's
+    """Scored answers shown to the judge (few-shot), for form `score`."""
+    max_tokens: Count = 256
+    """Tokens of one of the judge's answers."""
     temperature: NotNegative = 0.0
+    """Sampling temperature of the judge. 0: greedy."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

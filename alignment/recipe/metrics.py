@@ -22,32 +22,39 @@ class MetricSettings(Settings):
     """What all metrics have: a name (None: the kind's own), and the kinds of prompts that they are counted on."""
 
     name: Name | None = None
-    kinds: tuple[str, ...] = ()  # prompts of these kinds alone; (): of every kind
+    """Name in the report and the gate. null: the kind's own."""
+    kinds: tuple[str, ...] = ()
+    """Kinds of prompts that are counted. Empty: all."""
 
 
 class Bleu(MetricSettings):
     """Corpus BLEU of sacrebleu in its default settings, 0 … 100; its signature stands beside it (Post 2018)."""
 
     kind: Literal["bleu"]
+    """Corpus BLEU."""
 
 
 class Rouge(MetricSettings):
     """The mean F1 of ROUGE (Lin 2004) by rouge-score, words stemmed, 0 … 1."""
 
     kind: Literal["rouge"]
+    """Overlap with the reference (ROUGE)."""
     variant: Literal["1", "2", "l"] = "l"
+    """`1` and `2` count n-grams, `l` the longest common subsequence."""
 
 
 class ExactMatch(MetricSettings):
     """The share equal to the reference, apart from case, white space and punctuation at the ends."""
 
     kind: Literal["exact_match"]
+    """Equality with the reference."""
 
 
 class NumberMatch(MetricSettings):
     """The share whose last number is the reference's, of the references that hold one (the convention of GSM8K)."""
 
     kind: Literal["number_match"]
+    """Equality of the last number with the reference's."""
 
 
 class Classification(MetricSettings):
@@ -58,8 +65,11 @@ class Classification(MetricSettings):
     """
 
     kind: Literal["classification"]
+    """Accuracy or F1 of a label."""
     labels: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=2)]
+    """The labels; the first that stands in an answer as a word is the prediction."""
     figure: Literal["accuracy", "macro_f1"] = "accuracy"
+    """The share that is right, or the mean F1 of the labels."""
 
     @model_validator(mode="after")
     def _differ(self) -> Self:
@@ -75,7 +85,9 @@ class Perplexity(MetricSettings):
     """
 
     kind: Literal["perplexity"]
+    """Perplexity of the references."""
     batch_size: Count = 8
+    """References in one forward pass."""
 
 
 class PassAtK(MetricSettings):
@@ -86,12 +98,19 @@ class PassAtK(MetricSettings):
     """
 
     kind: Literal["pass_at_k"]
+    """The probability that one of k answers passes tests."""
     k: Count = 1
+    """Answers of which one must pass."""
     samples: Annotated[int, Field(ge=1, le=1000)] = 10
-    temperature: Positive = 0.8  # what Chen et al. 2021 found best for large k; 0.2 for k = 1
-    seconds: Positive = 5.0  # of the clock, for one answer
+    """Answers drawn to each prompt, n ≥ k; more make the estimate more precise."""
+    temperature: Positive = 0.8
+    """Sampling temperature. 0.8: the best for large k in Chen et al. 2021, where it is 0.2 for k = 1."""
+    seconds: Positive = 5.0
+    """Wall-clock seconds for one answer's tests."""
     memory_mb: Annotated[int, Field(ge=64)] = 512
-    processes: Count | None = None  # at once; None: one for each core
+    """Memory of one answer's process in MB."""
+    processes: Count | None = None
+    """Processes that run tests at a time. null: one for each core."""
 
     @model_validator(mode="after")
     def _enough(self) -> Self:
@@ -104,7 +123,9 @@ class Length(MetricSettings):
     """The mean length of the answers."""
 
     kind: Literal["length"]
+    """Length of the answers."""
     unit: Unit = "words"
+    """What is counted; `tokens` are the evaluated model's."""
 
 
 class DistinctNgrams(MetricSettings):
@@ -114,14 +135,18 @@ class DistinctNgrams(MetricSettings):
     """
 
     kind: Literal["distinct"]
+    """Share of distinct n-grams."""
     ngram: Count = 2
+    """Words in an n-gram."""
 
 
 class RepeatedNgrams(MetricSettings):
     """The mean share of an answer's word n-grams that stood in it before (Welleck et al. 2020, seq-rep-n)."""
 
     kind: Literal["repetition"]
+    """Share of repeated n-grams."""
     ngram: Count = 4
+    """Words in an n-gram. 4: seq-rep-4 of Welleck et al. 2020."""
 
 
 class Refusals(MetricSettings):
@@ -132,7 +157,9 @@ class Refusals(MetricSettings):
     """
 
     kind: Literal["refusal"]
+    """Share of refusals."""
     phrases: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    """Phrases that count as a refusal beside the built-in ones."""
 
 
 class Profanity(MetricSettings):
@@ -142,7 +169,9 @@ class Profanity(MetricSettings):
     """
 
     kind: Literal["profanity"]
+    """Share of profane answers."""
     words: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    """Words that count as profane beside the built-in ones."""
 
 
 class Readability(MetricSettings):
@@ -153,7 +182,9 @@ class Readability(MetricSettings):
     """
 
     kind: Literal["readability"]
+    """Readability of the answers."""
     formula: Literal["flesch_reading_ease", "flesch_kincaid_grade"] = "flesch_reading_ease"
+    """Flesch reading ease (higher is easier) or Flesch–Kincaid grade (years of school)."""
 
 
 MetricComponent = Annotated[

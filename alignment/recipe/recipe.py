@@ -53,15 +53,25 @@ class Recipe(Settings):
     """All of a run."""
 
     name: Name
+    """Name of the recipe; its runs are named after it."""
     description: str = ""
+    """What the run is for, shown in the report."""
     seed: int = Field(default=0, ge=0, lt=2**31)
+    """Seed of every random draw."""
     model: ModelSettings
+    """The model to align."""
     data: DataSettings = DataSettings()
+    """The data files."""
     stages: dict[Name, Stage] = Field(min_length=1)
+    """The stages by name, in the order in which they run."""
     gate: Gate | None = None
+    """What a version must show before it is promoted. null: nothing is registered or promoted."""
     resources: Resources = Resources()
+    """Where stages run, and on how many processes."""
     deployment: Deployment = Deployment()
+    """When `rlhf deploy` starts runs by itself."""
     notify: Notify | None = None
+    """Who is told how a run ended."""
 
     def run_settings(self) -> RunSettings:
         """What every stage is told of the recipe."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from alignment.precision import natural_precision
 from alignment.recipe.base import Settings
-from alignment.recipe.files import EMBEDDED_PREFIX, beside, is_path, resolve_data, with_absolute_data
+from alignment.recipe.files import EMBEDDED_PREFIX, beside, is_path, resolve_data
 from alignment.recipe.load import load_recipe, recipe_digest
 from alignment.recipe.recipe import Recipe
 from alignment.recipe.resources import Resources
@@ -33,10 +33,6 @@ class ResolvedRecipe(Settings):
         """SHA-256 of the recipe's values (:func:`recipe_digest`)."""
         return recipe_digest(self.recipe)
 
-    def written_out(self) -> Recipe:
-        """The recipe with every path absolute, so that it runs from any folder."""
-        return with_absolute_data(self.recipe, self.data)
-
     def with_model(self, model: ModelSettings) -> "ResolvedRecipe":
         """The same with another model to begin with."""
         return self.model_copy(update={"recipe": self.recipe.model_copy(update={"model": model})})
@@ -48,7 +44,11 @@ def resolve_recipe(path: Path, overrides: Sequence[str] = ()) -> ResolvedRecipe:
     Raises:
         InputError: with every fault of the file at once.
     """
-    written = load_recipe(path, overrides)
+    return resolved(load_recipe(path, overrides), path)
+
+
+def resolved(written: Recipe, path: Path) -> ResolvedRecipe:
+    """A recipe with what it names resolved, as if it had been read from ``path``."""
     model = resolve_model(written.model, written.resources, path)
     recipe = written.model_copy(update={"model": model})
     return ResolvedRecipe(recipe=recipe, path=path, data=resolve_data(recipe, path), precision=written.model.dtype)

@@ -34,15 +34,20 @@ class RewardSettings(Settings):
     """What all rewards have: a weight in the sum, and a name for their metric (None: the kind)."""
 
     weight: float = Field(default=1.0, allow_inf_nan=False)
+    """Weight in the sum of the rewards."""
     name: Name | None = None
+    """Name of the reward's metric. null: the kind."""
 
 
 class ModelReward(RewardSettings):
     """The score of a trained reward model, which must know the policy's chat template."""
 
     kind: Literal["model"]
-    model: Name  # a stage of kind reward
+    """The score of a reward model."""
+    model: Name
+    """A stage of kind `reward`."""
     batch_size: Count = 32
+    """Answers in one forward pass."""
 
 
 class NumberReward(RewardSettings):
@@ -53,30 +58,42 @@ class NumberReward(RewardSettings):
     """
 
     kind: Literal["number"]
-    decimals: Annotated[int, Field(ge=0, le=15)] = 6  # to which numbers are rounded before they are compared
+    """Equality with the reference as mathematics."""
+    decimals: Annotated[int, Field(ge=0, le=15)] = 6
+    """Decimal places to which numbers are rounded before they are compared."""
 
 
 class ExactReward(RewardSettings):
     """1 where the answer is the reference, apart from white space; by default from case and end punctuation too."""
 
     kind: Literal["exact"]
-    strict: bool = False  # True: case and punctuation count
+    """Equality with the reference as text."""
+    strict: bool = False
+    """Case and punctuation count as well."""
 
 
 class ChoiceReward(RewardSettings):
     """1 where the letter chosen is the reference's: ``B``, ``(b)``, ``Answer: B``; the last one that is named."""
 
     kind: Literal["choice"]
+    """Equality of the chosen letter with the reference."""
     letters: Annotated[str, Field(pattern=r"^[A-Z]{2,26}$")] = "ABCD"
+    """The letters to choose from."""
 
 
 class RegexReward(RewardSettings):
     """1 where a regular expression matches the answer; ``{reference}`` in it stands for the reference's text."""
 
     kind: Literal["regex"]
+    """A match of a regular expression."""
     pattern: Annotated[str, Field(min_length=1)]
-    whole: bool = False  # True: it must match from the answer's first character to its last
+    """The expression in Python's syntax; `{reference}` stands for the reference's text, escaped."""
+    whole: bool = False
+    """It must match from the first character of the answer to the last."""
     ignore_case: bool = False
+    """Match without regard to case."""
+    seconds: Positive = 2.0
+    """Time limit for one answer in seconds, after which it gets 0: a pattern may backtrack for ever."""
 
     @model_validator(mode="after")
     def _compiles(self) -> Self:
@@ -91,7 +108,11 @@ class JsonReward(RewardSettings):
     """1 where the answer (or its last fenced block) is JSON that a JSON Schema (2020-12) allows."""
 
     kind: Literal["json_schema"]
-    definition: dict[str, Any] = Field(default_factory=dict)  # the schema itself; {} allows any JSON
+    """Validity under a JSON Schema."""
+    definition: dict[str, Any] = Field(default_factory=dict)
+    """The schema (JSON Schema 2020-12). Empty: any JSON is valid."""
+    seconds: Positive = 2.0
+    """Time limit for one answer in seconds, after which it gets 0."""
 
     @model_validator(mode="after")
     def _is_a_schema(self) -> Self:
@@ -111,18 +132,26 @@ class CodeReward(RewardSettings):
     """
 
     kind: Literal["code"]
-    seconds: Positive = 5.0  # of the clock, for one answer
+    """Passing the reference's tests."""
+    seconds: Positive = 5.0
+    """Wall-clock seconds for one answer."""
     memory_mb: Annotated[int, Field(ge=64)] = 512
-    processes: Count | None = None  # at once; None: one for each core
+    """Memory of one answer's process in MB."""
+    processes: Count | None = None
+    """Processes that run tests at a time. null: one for each core."""
 
 
 class LengthReward(RewardSettings):
     """1 where the answer's length lies within the bounds."""
 
     kind: Literal["length"]
+    """A length within bounds."""
     unit: Unit = "words"
+    """What is counted."""
     at_least: Annotated[int, Field(ge=0)] = 0
+    """Least length, in units."""
     at_most: Annotated[int, Field(ge=0)] | None = None
+    """Greatest length, in units. null: no upper bound."""
 
     @model_validator(mode="after")
     def _bounds(self) -> Self:
@@ -135,15 +164,20 @@ class FormatReward(RewardSettings):
     """The share of the forms that the answer has."""
 
     kind: Literal["format"]
+    """The share of required forms."""
     forms: tuple[Form, ...] = Field(min_length=1)
+    """The forms that an answer must have."""
 
 
 class KeywordsReward(RewardSettings):
     """The share of the conditions that hold: each required word stands in the answer, each forbidden one does not."""
 
     kind: Literal["keywords"]
+    """The share of keyword conditions that hold."""
     required: tuple[str, ...] = ()
+    """Words that must stand in the answer."""
     forbidden: tuple[str, ...] = ()
+    """Words that must not."""
 
     @model_validator(mode="after")
     def _says_something(self) -> Self:
@@ -158,16 +192,22 @@ class LanguageReward(RewardSettings):
     """The share of the answer's letters that are of one script: a check of the language as far as letters tell it."""
 
     kind: Literal["language"]
+    """The share of letters of a script."""
     script: Script
+    """The script that the letters should be of."""
 
 
 class LengthPenalty(RewardSettings):
     """0 up to ``free``, then falling in a line to -1 at ``full`` (soft overlong punishment, Yu et al. 2025, eq. 13)."""
 
     kind: Literal["length_penalty"]
+    """A penalty on long answers."""
     unit: Unit = "words"
+    """What is counted."""
     free: Annotated[int, Field(ge=0)]
+    """Length up to which the penalty is 0, in units."""
     full: Count
+    """Length at which the penalty reaches -1, in units."""
 
     @model_validator(mode="after")
     def _falls(self) -> Self:
@@ -180,19 +220,26 @@ class RepetitionPenalty(RewardSettings):
     """Minus the share of the answer's word n-grams that stood in it before (Welleck et al. 2020, seq-rep-n)."""
 
     kind: Literal["repetition_penalty"]
+    """A penalty on repeated n-grams."""
     ngram: Count = 3
+    """Words in an n-gram."""
 
 
 class FunctionReward(RewardSettings):
     """A function of the user's: ``rewards.py:polite`` (a file beside the recipe) or ``package.module:polite``.
 
-    It is called as ``polite(prompts, responses, references, **options)`` with lists of messages, texts and texts or
-    None, and returns one number for each. It may be ``async``.
+    It runs in a process of its own, and is called as ``polite(prompts, responses, references, **options)`` with lists
+    of messages, texts, and texts or None; it returns one number for each. It may be ``async``.
     """
 
     kind: Literal["function"]
+    """A function of the user's."""
     function: Annotated[str, Field(pattern=r"^[^:]+:[A-Za-z_]\w*$")]
+    """`file.py:name`, relative to the recipe, or `package.module:name`."""
     options: dict[str, Any] = Field(default_factory=dict)
+    """Keyword arguments of the function."""
+    seconds: Positive = 600.0
+    """Time limit for one call in seconds, after which the stage ends."""
 
 
 class JudgeReward(RewardSettings):
@@ -204,10 +251,15 @@ class JudgeReward(RewardSettings):
     """
 
     kind: Literal["judge"]
+    """The opinion of a judge."""
     judge: Annotated[LabelProbabilitiesJudge | GenerativeJudge, Field(discriminator="kind")]
-    calibrated_by: Name | None = None  # a stage of kind judge with the very same judge; None: uncalibrated
-    opponents: Count = 2  # other answers to the prompt that each is compared with
-    max_unread: Fraction = 0.5  # a batch of which a larger share has no verdict ends the run
+    """The judge: `label_probabilities` or `generative`."""
+    calibrated_by: Name | None = None
+    """A stage of kind `judge` with the very same judge. null: the reward is called uncalibrated."""
+    opponents: Count = 2
+    """Other answers to the prompt that each answer is compared with, for judges that compare."""
+    max_unread: Fraction = 0.5
+    """Share of a batch without a verdict above which the run ends."""
 
     @property
     def alone(self) -> bool:

@@ -14,25 +14,38 @@ class ModelSettings(Settings):
     """The model to align: a local folder, a hub name, or ``embedded:smollm2-135m``."""
 
     base: str
-    dtype: Precision = "auto"  # auto: what the machine is fast in; the run's recipe says
-    revision: str | None = None  # of a hub model; pin it, or the recipe can change under you
-    chat_template: str | None = None  # a Jinja file, for a base model that has none
+    """A local folder, a hub name, or `embedded:smollm2-135m`."""
+    dtype: Precision = "auto"
+    """Type of the weights. `auto`: what the machine multiplies fast; the run's own recipe says which."""
+    revision: str | None = None
+    """Revision of a hub model. Pin it: else the model can change under the recipe."""
+    chat_template: str | None = None
+    """A Jinja file, for a base model that has no chat template."""
     registered_name: Name = "policy"
+    """Name under which versions are registered, as in `policy@champion`."""
 
 
 class DataSettings(Settings):
     """Where the data is. Paths are relative to the recipe's own folder."""
 
     prompts: str | None = None
+    """File of prompts (JSONL, JSON or Parquet; may be gzipped)."""
     demonstrations: str | None = None
+    """File of demonstrations (JSONL, JSON or Parquet; may be gzipped)."""
     preferences: str | None = None
-    held_out: Annotated[float, Field(gt=0, lt=1)] = 0.2  # share of prompts kept for evaluation, chosen by digest
+    """File of preference pairs: TRL's, HH-RLHF's or Open-Assistant's."""
+    held_out: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    """Share of the prompts kept for evaluation, chosen by their digests."""
 
 
 class RunSettings(Settings):
     """What a stage is told of the recipe that it stands in: nothing of other stages, of schedules or of notices."""
 
     seed: int
+    """Seed of every random draw."""
     model: ModelSettings
-    held_out: float  # share of prompts kept for evaluation
+    """The model to align."""
+    held_out: float
+    """Share of the prompts kept for evaluation."""
     resources: Resources = Resources()
+    """Where stages run, and on how many processes."""

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from importlib import resources
 from pathlib import Path
 
+from alignment.durable_files import write_text
 from alignment.recipe.base import BASE
 from alignment.recipe.graph import of_type
 from alignment.recipe.recipe import Recipe
@@ -14,7 +15,6 @@ from alignment.registry.files import CARD_FILE, is_adapter
 from alignment.registry.lineage import LineageNode
 from alignment.registry.records import VersionRecord
 from alignment.registry.win_rates import WinRate, win_rates
-from alignment.workspace import write_text
 
 EMBEDDED = {"embedded:smollm2-135m": ("HuggingFaceTB/SmolLM2-135M-Instruct", "apache-2.0")}
 FIGURES = (  # metrics of a step that a card quotes

@@ -5,11 +5,11 @@ import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from alignment.durable_files import file_digest, write_text
 from alignment.errors import Fault, InputError
 from alignment.recipe.base import BASE
 from alignment.records import Artifact
 from alignment.registry.records import VersionRecord
-from alignment.workspace import file_digest, write_text
 
 CARD_FILE = "README.md"
 LINEAGE_FILE = "lineage.json"

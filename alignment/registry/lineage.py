@@ -13,10 +13,11 @@ from pathlib import Path
 
 from pydantic import Field
 
+from alignment.durable_files import folder_digest
 from alignment.errors import StageError
 from alignment.recipe.base import BASE
 from alignment.records import Artifact, ArtifactRef, Record
-from alignment.workspace import Workspace, folder_digest
+from alignment.workspace import Workspace
 
 
 class LineageNode(ArtifactRef):

@@ -65,6 +65,7 @@ class RegisteredVersion(Record):
     commit: str | None
     registered: datetime
     mlflow_run: str
+    lineage_sha256: str  # of its lineage.json, which holds the digests of its files
 
     def __str__(self) -> str:
         return f"{self.name} v{self.version}"

@@ -1,40 +1,85 @@
 """MLflow, as the registry uses it: one registered model's entries, aliases, history and runs."""
 
-import fcntl
 import json
 import logging
 import os
 import re
 import time
+import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from alignment.recipe.recipe import Recipe
 from alignment.records import Artifact
+from alignment.registry.database import prepare, sqlite_file
 from alignment.registry.records import Change
 from alignment.workspace import Workspace
 
 CHAMPION = "champion"
 CANDIDATE = "candidate"
-HISTORY_TAG = "champion.history"
+MOVE_TAG = "champion.move."  # one tag a move, with its number: MLflow keeps 5,000 characters in a tag
+OLD_HISTORY_TAG = "champion.history"  # where all moves stood in one tag, which is read and no longer written
+WHY_LENGTH = 4000
 SETTLED_TAG = "settled"  # a version's alias was set: what is left to do after a crash between entry and alias
-METRICS_PER_CALL, PARAMETERS_PER_CALL = 1000, 100  # MLflow's limits
+METRICS_PER_CALL, PARAMETERS_PER_CALL, ROWS_PER_CALL = 1000, 100, 1000  # within MLflow's limits
 PARAMETER_LENGTH = 6000
 
 
 @lru_cache(maxsize=4)
 def connect(uri: str) -> Any:
-    """An MLflow client for a store, its tables made on the first call (about 2 s on SQLite), silent."""
+    """An MLflow client for a store, its tables made on the first call (about 5 s on SQLite), silent.
+
+    Raises InputError for a database that this MLflow cannot use (:func:`alignment.registry.database.prepare`).
+    """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is imported
     from mlflow import MlflowClient
 
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    prepare(uri)
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+def is_own(workspace: Workspace) -> bool:
+    """Whether MLflow's store is the workspace's own file, and no other workspace registers there."""
+    file = sqlite_file(workspace.mlflow_uri)
+    return file is not None and file.resolve().parent == workspace.root.resolve()
+
+
+@dataclass(frozen=True, slots=True)
+class ModelState:
+    """What MLflow holds of a registered model beside its versions: ``aliases``, and every move of the champion's."""
+
+    aliases: dict[str, int]
+    history: tuple[Change, ...] = ()  # oldest first
+    last_number: int = 0  # of the newest move
+
+    def aliases_of(self, version: int) -> list[str]:
+        """One version's aliases."""
+        return sorted(alias for alias, holder in self.aliases.items() if holder == version)
+
+    def held(self) -> list[int]:
+        """The champion, last, and those it can be rolled back to.
+
+        A roll-back takes the last one off. What the alias says counts: a move that the history holds but that never
+        happened (a crash in between) is dropped, and a move made past us is added.
+        """
+        held: list[int] = []
+        for change in self.history:
+            if len(held) > 1 and change.why == "rolled back" and held[-2] == change.version:
+                held.pop()
+            else:
+                held.append(change.version)
+        champion = self.aliases.get(CHAMPION)
+        while held and held[-1] != champion:
+            held.pop()
+        return held or ([] if champion is None else [champion])
 
 
 class Store:
@@ -45,19 +90,17 @@ class Store:
         self.client = connect(workspace.mlflow_uri)
 
     @staticmethod
-    def names(workspace: Workspace) -> list[str]:
-        """The registered models. Makes no store where there is none yet."""
+    def models(workspace: Workspace) -> dict[str, ModelState]:
+        """The registered models by name. Makes no store where there is none yet."""
         uri = workspace.mlflow_uri
-        if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
-            return []
-        return sorted(model.name for model in _pages(connect(uri).search_registered_models))
+        file = sqlite_file(uri)
+        if file is not None and not file.exists():
+            return {}
+        return {model.name: _state(model) for model in _pages(connect(uri).search_registered_models)}
 
-    @contextmanager
-    def alone(self) -> Iterator[None]:
+    def alone(self) -> FileLock:
         """One process of this workspace at a time changes the model; the lock ends with its holder."""
-        with (self.workspace.folder("registry", self.name) / ".lock").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
+        return FileLock(self.workspace.folder("registry", self.name) / ".lock")
 
     def folder(self, version: int) -> Path:
         """Where a version's files are."""
@@ -65,8 +108,7 @@ class Store:
 
     def all(self) -> list[Any]:
         """Every entry that :mod:`alignment.registry` made, oldest first."""
-        rows = _pages(self.client.search_model_versions, filter_string=f"name='{self.name}'")
-        return sorted((row for row in rows if "identity" in row.tags), key=lambda row: int(row.version))
+        return [row for row in self._rows() if "identity" in row.tags]
 
     def find(self, identity: str) -> list[Any]:
         """The entries of one candidate under one verdict."""
@@ -78,8 +120,7 @@ class Store:
 
     def next_version(self) -> int:
         """The number that MLflow should give the next entry."""
-        rows = _pages(self.client.search_model_versions, filter_string=f"name='{self.name}'")
-        return 1 + max((int(row.version) for row in rows), default=0)
+        return 1 + max((int(row.version) for row in self._rows()), default=0)
 
     def create_version(self, folder: Path, run_id: str, tags: Mapping[str, str]) -> Any:
         """Makes an entry for a folder that is complete."""
@@ -100,48 +141,40 @@ class Store:
             return
         if row.tags["gate"] != "passed":
             self.client.set_registered_model_alias(self.name, CANDIDATE, str(version))
-        elif (history := self.history()) and history[-1].version == version:
-            self.client.set_registered_model_alias(self.name, CHAMPION, str(version))
+        elif (history := self.state().history) and history[-1].version == version:
+            self._follow_history()
         elif all(change.version < version for change in history):  # else a newer one overtook it
             self.set_champion(version, "the gate passed")
         self.client.set_model_version_tag(self.name, str(version), SETTLED_TAG, "true")
 
-    def aliases(self) -> dict[str, int]:
-        """The versions by alias."""
-        return {alias: int(v) for alias, v in self.client.get_registered_model(self.name).aliases.items()}
-
-    def aliases_of(self, version: int) -> list[str]:
-        """One version's aliases."""
-        return sorted(alias for alias, holder in self.aliases().items() if holder == version)
-
-    def history(self) -> list[Change]:
-        """Every move of the alias, oldest first."""
-        text = self.client.get_registered_model(self.name).tags.get(HISTORY_TAG, "[]")
-        return [Change.model_validate(change) for change in json.loads(text)]
-
-    def held(self) -> list[int]:
-        """The champion, last, and those it can be rolled back to.
-
-        A roll-back takes the last one off. What the alias says counts: a move that the history holds but that never
-        happened (a crash in between) is dropped, and a move made past us is added.
-        """
-        held: list[int] = []
-        for change in self.history():
-            if len(held) > 1 and change.why == "rolled back" and held[-2] == change.version:
-                held.pop()
-            else:
-                held.append(change.version)
-        champion = self.aliases().get(CHAMPION)
-        while held and held[-1] != champion:
-            held.pop()
-        return held or ([] if champion is None else [champion])
+    def state(self) -> ModelState:
+        """The model's aliases and history, as they are now."""
+        return _state(self.client.get_registered_model(self.name))
 
     def set_champion(self, version: int, why: str) -> None:
-        """Writes the move into the history, then moves the alias."""
-        changes = [*self.history(), Change(version=version, at=datetime.now(UTC), why=why)]
-        text = json.dumps([change.model_dump(mode="json") for change in changes[-500:]])
-        self.client.set_registered_model_tag(self.name, HISTORY_TAG, text)
-        self.client.set_registered_model_alias(self.name, CHAMPION, str(version))
+        """Writes the move into the history, then moves the alias.
+
+        Each move is a tag of its own, so that two workspaces which share a server both have theirs; where they move
+        the alias at the same time, it ends where the newest move in the history says.
+        """
+        number = 1 + self.state().last_number
+        change = Change(version=version, at=datetime.now(UTC), why=why[:WHY_LENGTH])
+        key = f"{MOVE_TAG}{number:08d}.{uuid.uuid4().hex[:12]}"
+        self.client.set_registered_model_tag(self.name, key, change.model_dump_json())
+        self._follow_history()
+
+    def _follow_history(self) -> None:
+        while True:
+            state = self.state()
+            newest = state.history[-1].version
+            if state.aliases.get(CHAMPION) == newest:
+                return
+            self.client.set_registered_model_alias(self.name, CHAMPION, str(newest))
+
+    def _rows(self) -> list[Any]:
+        """Every entry of the model, whoever made it, oldest first."""
+        rows = _pages(self.client.search_model_versions, filter_string=f"name='{self.name}'", max_results=ROWS_PER_CALL)
+        return sorted(rows, key=lambda row: int(row.version))
 
     def log_run(self, run_name: str, recipe: Recipe, artifacts: Mapping[str, Artifact], tags: Mapping[str, str]) -> str:
         """An MLflow run with the recipe as parameters and every stage's metrics and curves. Returns its id."""
@@ -177,16 +210,27 @@ class Store:
         self.client.log_batch(run_id, metrics=[Metric(_key(name), value, now, 0) for name, value in values.items()])
 
     def _ensure_model(self) -> None:
-        if not any(model.name == self.name for model in _pages(self.client.search_registered_models)):
+        from mlflow.exceptions import MlflowException
+
+        try:
             self.client.create_registered_model(self.name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
 
     def _experiment(self, name: str) -> str:
-        found = self.client.get_experiment_by_name(name)
-        if found is not None:
-            return str(found.experiment_id)
+        from mlflow.exceptions import MlflowException
+
+        if (experiment := self.client.get_experiment_by_name(name)) is not None:
+            return str(experiment.experiment_id)
         # In a local store MLflow would put artifacts under the current folder; a server knows its own place.
         place = self.workspace.folder("mlruns", name).as_uri() if self._is_local() else None
-        return str(self.client.create_experiment(name, artifact_location=place))
+        try:
+            return str(self.client.create_experiment(name, artifact_location=place))
+        except MlflowException as error:  # another process, perhaps of another workspace, was faster
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+            return str(self.client.get_experiment_by_name(name).experiment_id)
 
     def _is_local(self) -> bool:
         return not self.workspace.mlflow_uri.startswith(("http://", "https://"))
@@ -206,6 +250,17 @@ def read_curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
         return {}
     curves = json.loads(path.read_text("utf-8"))
     return {name: [(int(step), float(value)) for step, value in curve] for name, curve in curves.items()}
+
+
+def _state(model: Any) -> ModelState:
+    """A registered model's state from its MLflow entity."""
+    old = [Change.model_validate(change) for change in json.loads(model.tags.get(OLD_HISTORY_TAG, "[]"))]
+    keys = sorted(key for key in model.tags if key.startswith(MOVE_TAG))
+    return ModelState(
+        aliases={alias: int(version) for alias, version in model.aliases.items()},
+        history=(*old, *(Change.model_validate_json(model.tags[key]) for key in keys)),
+        last_number=max((int(key.removeprefix(MOVE_TAG).partition(".")[0]) for key in keys), default=0),
+    )
 
 
 def _pages(search: Any, **arguments: Any) -> Iterator[Any]:

@@ -1,7 +1,8 @@
 """What lm-eval measured of registered versions: beside their folders, which hold what was registered and no more."""
 
+from alignment.durable_files import write_text
 from alignment.registry.records import RegisteredVersion, TaskResults
-from alignment.workspace import Workspace, write_text
+from alignment.workspace import Workspace
 
 
 def task_results(workspace: Workspace, version: RegisteredVersion) -> list[TaskResults]:

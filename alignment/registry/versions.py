@@ -8,19 +8,20 @@ touches MLflow's global state.
 Order makes it safe: files are written aside and renamed, then the entry is made, then the alias moves.
 """
 
-import difflib
-import shutil
+import contextlib
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from alignment.digests import digest_of
-from alignment.errors import Fault, InputError, StageError
+from alignment.durable_files import file_digest, make_read_only, remove_tree, rename_synced, write_text
+from alignment.errors import Fault, InputError, StageError, suggestion
 from alignment.evaluation.gate import GateVerdict
 from alignment.recipe.recipe import Recipe
 from alignment.records import Artifact, ArtifactRef
 from alignment.registry.card import write_card
+from alignment.registry.fetch import fetch
 from alignment.registry.files import (
     LINEAGE_FILE,
     Merge,
@@ -32,9 +33,11 @@ from alignment.registry.files import (
 )
 from alignment.registry.lineage import chat_template_digest, problems, trace
 from alignment.registry.records import Provenance, RegisteredVersion, VersionDetails, VersionRecord
-from alignment.registry.store import CHAMPION, Store
+from alignment.registry.store import CHAMPION, ModelState, Store
 from alignment.registry.task_results import task_results
-from alignment.workspace import Workspace, file_digest, write_text
+from alignment.workspace import Workspace
+
+LONGEST_REASON = 3500  # characters of who and why together: MLflow keeps 5,000 of a move
 
 
 def register(
@@ -63,11 +66,11 @@ def register(
     store = Store(workspace, name)
     with store.alone():
         for row in store.find(identity):
-            if (found := _listed(store, row)) and Path(found.folder).is_dir():
+            if store.folder(int(row.version)).is_dir():
                 store.settle(row)
-                return _listed(store, store.get(found.version))
+                return _listed(store, store.get(int(row.version)))
         partial = workspace.folder("registry", name) / ".partial"
-        shutil.rmtree(partial, ignore_errors=True)
+        remove_tree(partial)
         write_model(partial, artifact, artifacts, merge if want_merged else None)
         record = VersionRecord(
             name=name,
@@ -97,9 +100,9 @@ def _enter(
         write_card(partial, record, recipe, artifacts)
         write_text(partial / LINEAGE_FILE, record.model_dump_json(indent=1) + "\n")
         tags = _tags(record, identity) | {"lineage_sha256": file_digest(partial / LINEAGE_FILE)}
-        if folder.exists():
-            shutil.rmtree(folder)  # no entry names it: it was left by a process that died here
-        partial.rename(folder)
+        make_read_only(partial)
+        remove_tree(folder)  # no entry names one that is there: it was left by a process that died here
+        rename_synced(partial, folder)
         row = store.create_version(folder, run_id, tags)
         if int(row.version) == record.version:
             break
@@ -113,39 +116,54 @@ def _enter(
 
 def list_versions(workspace: Workspace, name: str | None = None) -> list[RegisteredVersion]:
     """Every version (of one registered model), newest first. Raises InputError for a model that is not there."""
-    names = Store.names(workspace)
-    if name is not None and name not in names:
-        raise InputError([_unknown("registered model", name, names)])
-    stores = [Store(workspace, each) for each in names if name in (None, each)]
-    versions = [_listed(store, row) for store in stores for row in store.all()]
+    models = Store.models(workspace)
+    if name is not None and name not in models:
+        remedy = suggestion(name, models) if models else "run a recipe with a gate first"
+        raise InputError([Fault(f"there is no registered model {name!r}", remedy)])
+    versions = []
+    for model, state in models.items():
+        if name in (None, model):
+            store = Store(workspace, model)
+            versions += [_listed(store, row, state) for row in store.all()]
     return sorted(versions, key=lambda version: (version.registered, version.version), reverse=True)
 
 
 def find(workspace: Workspace, reference: str) -> RegisteredVersion:
-    """The version that ``policy@champion``, ``policy/3`` or ``policy`` (its champion) names.
+    """The version that ``policy@champion``, ``policy/3`` or ``policy`` (its champion) names, its files in its folder.
 
-    Raises InputError, with the nearest that there is, where there is none.
+    Where another workspace registered it, its files are read back from where MLflow has them. Raises InputError, with
+    the nearest that there is, where there is no such version, and where its files are not to be had.
     """
+    version = _named(workspace, reference)
+    fetch(Store(workspace, version.name), version)
+    return version
+
+
+def _named(workspace: Workspace, reference: str) -> RegisteredVersion:
     name, _, alias = reference.partition("@")
     name, _, number = name.partition("/")
+    if name not in Store.models(workspace):
+        raise _unknown(workspace, reference, f"there is no registered model {name!r}")
     versions = list_versions(workspace, name)
     if number:
         for version in versions:
             if str(version.version) == number.removeprefix("v"):
                 return version
-        raise InputError([_unknown(f"version of {name}", number, [str(v.version) for v in versions])])
+        raise _unknown(workspace, reference, f"there is no version {number} of {name}")
     alias = alias or CHAMPION
     for version in versions:
         if alias in version.aliases:
             return version
-    raise InputError([_unknown(f"alias of {name}", alias, sorted({a for v in versions for a in v.aliases}))])
+    raise _unknown(workspace, reference, f"{name} has no alias {alias!r}")
 
 
 def show(workspace: Workspace, reference: str) -> VersionDetails:
     """A version with its whole lineage, every digest checked against the disk. Raises InputError as :func:`find`."""
-    version = find(workspace, reference)
+    version = _named(workspace, reference)
     store = Store(workspace, version.name)
-    record, found = read_record(Path(version.folder), _lineage_digest(store, version))
+    with contextlib.suppress(InputError):  # what is missing is said below
+        fetch(store, version)
+    record, found = read_record(Path(version.folder), version.lineage_sha256)
     if record is not None:
         found |= problems(workspace, record.lineage)
     return VersionDetails(
@@ -153,7 +171,7 @@ def show(workspace: Workspace, reference: str) -> VersionDetails:
         record=record,
         intact=not found,
         problems=found,
-        history=tuple(store.history()),
+        history=store.state().history,
         tasks=tuple(task_results(workspace, version)),
     )
 
@@ -176,8 +194,11 @@ def promote(
     if refused and not reason.strip():
         problem = f"the gate refused {version}, and no reason is given"
         raise InputError([Fault(problem, "say why in --reason: it is kept with the version", field="--reason")])
+    if len(reason) + len(by) > LONGEST_REASON:
+        problem = f"the reason and the name have {len(reason) + len(by):,} characters"
+        raise InputError([Fault(problem, f"say it in at most {LONGEST_REASON:,}", field="--reason")])
     with store.alone():
-        require_whole(Path(version.folder), _lineage_digest(store, version))
+        require_whole(Path(version.folder), version.lineage_sha256)
         if CHAMPION not in version.aliases:
             how = "promoted despite the gate" if refused else "approved" if version.waits else "promoted by hand"
             who, why = f" by {by}" if by else "", f": {reason.strip()}" if reason.strip() else ""
@@ -193,17 +214,13 @@ def rollback(workspace: Workspace, name: str) -> RegisteredVersion:
     list_versions(workspace, name)
     store = Store(workspace, name)
     with store.alone():
-        held = store.held()
+        held = store.state().held()
         if len(held) < 2:
             raise InputError([Fault(f"no version of {name} was champion before", "promote a version by its number")])
         previous = find(workspace, f"{name}/{held[-2]}")
-        require_whole(Path(previous.folder), _lineage_digest(store, previous))
+        require_whole(Path(previous.folder), previous.lineage_sha256)
         store.set_champion(previous.version, "rolled back")
     return find(workspace, f"{name}@{CHAMPION}")
-
-
-def _lineage_digest(store: Store, version: RegisteredVersion) -> str:
-    return str(store.get(version.version).tags["lineage_sha256"])
 
 
 def _tags(record: VersionRecord, identity: str) -> dict[str, str]:
@@ -221,28 +238,32 @@ def _tags(record: VersionRecord, identity: str) -> dict[str, str]:
     return tags | {f"lineage.{node.name}": str(node) for node in record.lineage.nodes}
 
 
-def _listed(store: Store, row: Any) -> RegisteredVersion:
-    tags = row.tags
+def _listed(store: Store, row: Any, state: ModelState | None = None) -> RegisteredVersion:
+    """An entry as a record; ``state`` is the model's, where it was read already."""
+    tags, version = row.tags, int(row.version)
+    state = store.state() if state is None else state
     return RegisteredVersion(
         name=row.name,
-        version=int(row.version),
-        aliases=tuple(store.aliases_of(int(row.version))),
-        folder=str(store.folder(int(row.version))),
+        version=version,
+        aliases=tuple(state.aliases_of(version)),
+        folder=str(store.folder(version)),
         candidate=ArtifactRef.model_validate_json(tags["candidate"]),
         passed=tags["gate"] == "passed",
-        waits=tags["gate"] == "waiting" and all(one.version != int(row.version) for one in store.history()),
+        waits=tags["gate"] == "waiting" and all(change.version != version for change in state.history),
         run=tags["run"],
         recipe=tags["recipe"],
         recipe_digest=tags["recipe_digest"],
         commit=tags["commit"] or None,
         registered=datetime.fromtimestamp(row.creation_timestamp / 1000, UTC),
         mlflow_run=row.run_id,
+        lineage_sha256=tags["lineage_sha256"],
     )
 
 
-def _unknown(what: str, given: str, known: list[str]) -> Fault:
-    nearest = difflib.get_close_matches(given, known, n=1, cutoff=0.0)
-    remedy = (
-        f"the nearest is {nearest[0]!r}; `rlhf models list` shows all" if nearest else "run a recipe with a gate first"
-    )
-    return Fault(f"there is no {what} {given!r}", remedy)
+def _unknown(workspace: Workspace, reference: str, problem: str) -> InputError:
+    """That a reference names nothing, and which one was probably meant."""
+    versions = list_versions(workspace)
+    known = [f"{version.name}@{alias}" for version in versions for alias in version.aliases]
+    known += [str(version).replace(" v", "/") for version in versions]
+    remedy = suggestion(reference, known) if known else "run a recipe with a gate first"
+    return InputError([Fault(problem, remedy)])

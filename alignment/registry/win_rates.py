@@ -19,6 +19,8 @@ class WinRate(NamedTuple):
     low: float
     high: float
     length_controlled: float | None
+    length_controlled_low: float | None = None
+    length_controlled_high: float | None = None
     calibrated: bool = True  # False: an AI judge that nobody's votes were compared with
 
     @property
@@ -36,7 +38,13 @@ def win_rates(metrics: Mapping[str, float]) -> list[WinRate]:
         stem = name.removesuffix(".value")
         opponent, _, judge = stem.removeprefix("win_rate.").rpartition(".")
         if opponent and f"{stem}.low" in metrics and f"{stem}.high" in metrics:
-            low, high, controlled = (metrics.get(f"{stem}.{part}") for part in ("low", "high", "length_controlled"))
-            calibrated = judge != "judge" or bool(metrics.get("judge.calibrated"))
-            found.append(WinRate(opponent, judge, metrics[name], low or 0.0, high or 0.0, controlled, calibrated))
+            found.append(
+                WinRate(
+                    opponent, judge, metrics[name], metrics[f"{stem}.low"], metrics[f"{stem}.high"],
+                    length_controlled=metrics.get(f"{stem}.length_controlled"),
+                    length_controlled_low=metrics.get(f"{stem}.length_controlled.low"),
+                    length_controlled_high=metrics.get(f"{stem}.length_controlled.high"),
+                    calibrated=judge != "judge" or bool(metrics.get("judge.calibrated")),
+                )
+            )  # fmt: skip
     return found

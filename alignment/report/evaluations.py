@@ -95,7 +95,11 @@ def _win_rate(found: Mapping[str, Any], judges: Mapping[str, str]) -> WinRateRep
         value=rate["value"],
         low=rate["low"],
         high=rate["high"],
-        length_controlled=found["length_controlled"],
+        length_controlled=Interval(
+            value=found["length_controlled"],
+            low=found.get("length_controlled_low"),  # evaluations of earlier releases have none
+            high=found.get("length_controlled_high"),
+        ),
     )
 
 

@@ -47,6 +47,7 @@ def _standing(told: Mapping[str, Any]) -> StandingReport:
     return StandingReport(
         player=told["player"],
         rate=_interval(told["rate"]) if told["rate"] else None,
+        length_controlled=_interval(equal) if (equal := told.get("length_controlled")) else None,
         rating=Interval(value=told["rating"], low=told["rating_low"], high=told["rating_high"]),
         kl=told["kl"],
         kl_bound=told["kl_bound"],

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
+from alignment.durable_files import write_text
 from alignment.report import distance_plots, evidence_words, feedback, lineage_graph, plots, words
 from alignment.report.judges import judge_rows
 from alignment.report.run_report import Curve, RunReport, WinRateReport
 from alignment.report.svg import Figure
-from alignment.workspace import write_text
 
 STEP_CURVES = {  # of PPO: the curve, and what its axis says
     "score": "score",

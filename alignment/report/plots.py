@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from statistics import median
 
-from alignment.report.run_report import Curve, EvaluationReport, RewardReport, Tally, WinRateReport
+from alignment.report.run_report import Curve, EvaluationReport, Interval, RewardReport, Tally, WinRateReport
 from alignment.report.svg import WIDTH, Dot, Figure, Label, Path, Plane, Rect, Shape, histogram, nice_ticks, padded
 from alignment.report.words import model_words, percent, percent_range
 
@@ -105,12 +105,16 @@ def win_rate_plot(rates: Sequence[WinRateReport], candidate: str, prompts: int) 
         shapes.append(Rect(plane.left, y - 2, plane.right - plane.left, 4, "track", radius=2))
         left, right = plane.x(rate.low), plane.x(rate.high)
         shapes.append(Rect(left, y - 3, max(right - left, 1), 6, f"interval {css}", tip, radius=3))
-        if rate.length_controlled is not None:
-            at_length = f"{percent(rate.length_controlled)} if answers were equally long"
-            shapes.append(Dot(plane.x(rate.length_controlled), y, 4.5, "ring", at_length))
+        if (equal := rate.length_controlled) is not None:
+            tip_equal = length_words(equal)
+            if equal.low is not None and equal.high is not None:
+                begin, end = plane.x(equal.low), plane.x(equal.high)
+                shapes.append(Rect(begin, y + 5, max(end - begin, 1), 2, f"interval {css}", tip_equal, radius=1))
+            shapes.append(Dot(plane.x(equal.value), y, 4.5, "ring", tip_equal))
         shapes.append(Dot(plane.x(rate.value), y, 5.5, f"mark {css}", tip))
     words = "; ".join(
         f"against {r.opponent} by {r.judged_by} {percent(r.value)}, {percent(r.low)} to {percent(r.high)}"
+        + (f", {length_words(r.length_controlled)}" if r.length_controlled else "")
         for r in rates
     )
     return Figure(
@@ -119,13 +123,15 @@ def win_rate_plot(rates: Sequence[WinRateReport], candidate: str, prompts: int) 
         width=WIDTH,
         height=bottom + 44,
         shapes=tuple(shapes),
-        caption="An interval right of the line: wins more often than not. Ring: estimate for equally long answers.",
+        caption="An interval right of the line: wins more often than not. Ring and thin line: the same if answers were "
+        "equally long.",
     )
 
 
-def _at_length(rate: WinRateReport) -> str:
-    known = rate.length_controlled is not None
-    return f", {percent(rate.length_controlled or 0.0)} if answers were equally long" if known else ""
+def length_words(rate: Interval) -> str:
+    """A length-controlled win rate with its interval, in words."""
+    ends = "" if rate.low is None or rate.high is None else f" ({percent_range(rate.low, rate.high)})"
+    return f"{percent(rate.value)}{ends} if answers were equally long"
 
 
 def margin_plot(reward: RewardReport) -> Figure:

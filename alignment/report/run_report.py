@@ -58,7 +58,7 @@ class WinRateReport(Record):
     value: float
     low: float
     high: float
-    length_controlled: float | None = None
+    length_controlled: Interval | None = None
 
 
 class Answer(Record):
@@ -156,7 +156,8 @@ class EvaluationReport(Record):
 
 
 class StandingReport(Record):
-    """One player of a tournament. ``rate`` is its win rate against the start, None for the start itself.
+    """One player of a tournament. ``rate`` is its win rate against the start, None for the start itself, and
+    ``length_controlled`` what it would be if answers were equally long.
 
     ``kl`` is in nats an answer from the start; ``kl_bound`` marks a bound in a measurement's place. ``model`` is False
     for a way of sampling, which cannot be promoted.
@@ -164,6 +165,7 @@ class StandingReport(Record):
 
     player: str
     rate: Interval | None
+    length_controlled: Interval | None = None
     rating: Interval
     kl: float
     kl_bound: bool

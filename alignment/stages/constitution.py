@@ -14,6 +14,7 @@ from typing import Any, Literal
 from alignment.data.jsonl import read_records, write_records
 from alignment.data.text import words
 from alignment.digests import content_id, pair_id, prompt_id
+from alignment.durable_files import write_text
 from alignment.errors import StageError
 from alignment.judges.factory import build_writer
 from alignment.judges.llm_judge import Asker, Reply
@@ -24,7 +25,6 @@ from alignment.preferences.principles import load_constitution
 from alignment.recipe.stages.ai_feedback import ConstitutionStage, Principle
 from alignment.records import Demonstration, Message, PreferencePair, Prompt, Record, Response
 from alignment.stage import Progress, StageContext, StageResult
-from alignment.workspace import write_text
 
 BLOCK = 32  # responses between two checkpoints
 Why = Literal["", "empty", "unchanged", "cut_off", "unparsable", "failed", "unasked"]

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from alignment.chat import render_answer, render_prompt, template_digest
 from alignment.data.jsonl import write_records
 from alignment.digests import content_id
+from alignment.durable_files import write_text
 from alignment.evaluation.bootstrap import Sums
 from alignment.evaluation.metric_names import evaluated_models
 from alignment.judges.outcomes import judged_outcomes
@@ -33,7 +34,6 @@ from alignment.reward.factory import build_rewards
 from alignment.rollouts.held_out import held_out_prompts
 from alignment.rollouts.policy_pool import PolicyPool
 from alignment.stage import Progress, StageContext, StageResult
-from alignment.workspace import write_text
 
 Batch = tuple[tuple[Prompt, str], ...]  # prompts and answers to them
 

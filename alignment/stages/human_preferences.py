@@ -5,12 +5,12 @@ from statistics import fmean
 
 from alignment.data.jsonl import read_records, write_records
 from alignment.data.text import words
+from alignment.durable_files import write_text
 from alignment.errors import Fault, InputError
 from alignment.preferences.preference_files import pairs_digest
 from alignment.recipe.stages.preferences import HumanPreferencesStage
 from alignment.records import PreferencePair
 from alignment.stage import StageContext, StageResult
-from alignment.workspace import write_text
 
 
 def run(settings: HumanPreferencesStage, context: StageContext) -> StageResult:

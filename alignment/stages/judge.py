@@ -11,6 +11,7 @@ from statistics import fmean
 
 from alignment.data.jsonl import read_records, write_records
 from alignment.data.text import words
+from alignment.durable_files import write_text
 from alignment.errors import StageError
 from alignment.judges import calibration
 from alignment.judges.batches import Verdicts, blocks_of, judge_all
@@ -24,7 +25,6 @@ from alignment.recipe.judges import judge_digest, judge_models, judge_role, scor
 from alignment.recipe.stages.judge import JudgeStage
 from alignment.records import Comparison, PreferencePair, Prompt, Response, Vote
 from alignment.stage import Progress, StageContext, StageResult
-from alignment.workspace import write_text
 
 
 def run(settings: JudgeStage, context: StageContext) -> StageResult:
@@ -122,8 +122,8 @@ def _report(
         ceiling=calibration.ceiling(list(known.values())),
         ece=errors[0],
         ece_uncorrected=errors[1],
-        position_consistency=Figure(value=None) if alone else calibration.consistency(judged, correction),
-        position_consistency_uncorrected=Figure(value=None) if alone else calibration.consistency(judged, Correction()),
+        position_consistency=Figure(value=None) if alone else calibration.consistency(pairs, correction),
+        position_consistency_uncorrected=Figure(value=None) if alone else calibration.consistency(pairs, Correction()),
         position_bias=calibration.position_bias(judged),
         longer=calibration.longer_wins(decided),
         raters_longer=calibration.longer_wins(on_both),
@@ -148,15 +148,17 @@ def _refuse(settings: JudgeStage, name: str, report: JudgeReport) -> None:
             f"{name} refuses: Cohen's κ of the judge with its raters is undefined ({read} of {report.pairs} pairs have "
             f"a verdict), and min_kappa is {settings.min_kappa:g}; nothing was trained on its verdicts"
         )
-    if kappa.value < settings.min_kappa:
-        interval = f", 95 % interval {kappa.low:.2f} to {kappa.high:.2f}" if kappa.low is not None else ""
+    if kappa.low is None or kappa.low < settings.min_kappa:
+        interval = f"{kappa.low:.2f} to {kappa.high:.2f}" if kappa.low is not None else "none: they are of one prompt"
         most = report.ceiling.value if report.ceiling and report.ceiling.value is not None else None
         reach = f"; one rater reaches {most:.2f} with the others" if most is not None else ""
         raise StageError(
             f"{name} refuses: Cohen's κ of the judge ({report.judge}) with {report.raters} is {kappa.value:.2f} on "
-            f"{kappa.n} pairs{interval}, and min_kappa is {settings.min_kappa:g}{reach}; "
+            f"{kappa.n} pairs (95 % interval {interval}), and the interval must not reach below min_kappa, "
+            f"{settings.min_kappa:g}{reach}; "
             f"{_orders(report)}, and {report.unparsable} pairs have no parsable verdict. "
-            "Take a better judge or another question, give it examples, or lower min_kappa; nothing was trained on it"
+            "Take a better judge or another question, give it examples, have raters compare more pairs, or lower "
+            "min_kappa; nothing was trained on it"
         )
 
 

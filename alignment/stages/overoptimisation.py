@@ -13,6 +13,7 @@ from pydantic import Field
 
 from alignment.chat import render_prompt
 from alignment.digests import content_id
+from alignment.durable_files import file_digest, write_text
 from alignment.evaluation.bootstrap import mean
 from alignment.evaluation.reward_kl_curve import Point, Shape, best_of_kl, best_of_mean, powers_of_two, shape
 from alignment.metrics.kl import response_kl
@@ -27,7 +28,6 @@ from alignment.rollouts.policy_pool import PolicyPool
 from alignment.rollouts.seeds import response_seed
 from alignment.stage import Progress, StageContext, StageResult
 from alignment.training.snapshots import snapshots_of
-from alignment.workspace import file_digest, write_text
 
 BEST_OF = "best_of_n"
 

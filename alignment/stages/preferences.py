@@ -9,18 +9,20 @@ from typing import Any
 
 from alignment.data.jsonl import read_records, write_records
 from alignment.data.text import words
+from alignment.durable_files import write_text
 from alignment.errors import StageError
 from alignment.evaluation.agreement import krippendorff_alpha, percent_agreement
 from alignment.preferences.comparisons import make_comparisons
 from alignment.preferences.consensus import Verdict, consensus, preference_pairs, rating_table
+from alignment.preferences.dawid_skene import rater_skill
 from alignment.preferences.rubric import load_rubric
 from alignment.preferences.simulated_raters import simulated_raters
+from alignment.preferences.vote_agreement import verdict_prompts
 from alignment.recipe.stages.preferences import PreferencesStage
 from alignment.records import Comparison, PreferencePair, Prompt, Response, Vote
 from alignment.stage import Progress, StageContext, StageResult
-from alignment.workspace import write_text
 
-BOOTSTRAP = 200  # resamples behind the agreement's interval: enough for two digits, and under a second
+BOOTSTRAP = 1000  # resamples behind the agreement's interval
 
 
 def run(settings: PreferencesStage, context: StageContext) -> StageResult:
@@ -40,11 +42,12 @@ def run(settings: PreferencesStage, context: StageContext) -> StageResult:
         for step, rater in enumerate(raters, start=1):
             votes += rater.rate(comparisons)
             context.report(Progress(step, len(raters), {"votes": float(len(votes))}))
-        verdicts = consensus(comparisons, votes)
+        skill = rater_skill(comparisons, votes)
+        verdicts = consensus(comparisons, votes, skill=skill)
     pairs = preference_pairs(verdicts, comparisons, settings.min_agreement)
     if not pairs:
         raise StageError(_why_no_pairs(settings, responses, comparisons, verdicts))
-    agreement = _agreement(comparisons, votes)
+    agreement = _agreement(comparisons, votes) | {"consensus": "majority" if skill is None else "dawid_skene"}
     write_records(context.output / "comparisons.jsonl", comparisons)
     write_records(context.output / "votes.jsonl", votes)
     write_records(context.output / "pairs.jsonl", pairs)
@@ -77,8 +80,9 @@ def _agreement(comparisons: Sequence[Comparison], votes: Sequence[Vote]) -> dict
     """What ``agreement.json`` holds; null where a statistic is undefined (one rater, or one category throughout)."""
     table = rating_table(comparisons, votes)
     rows = list(table.values())
-    alpha = krippendorff_alpha(rows, bootstrap=BOOTSTRAP)
-    share = percent_agreement(rows, bootstrap=BOOTSTRAP)
+    prompts = verdict_prompts(comparisons)
+    alpha = krippendorff_alpha(rows, bootstrap=BOOTSTRAP, clusters=prompts)
+    share = percent_agreement(rows, bootstrap=BOOTSTRAP, clusters=prompts)
     return {
         "raters": list(table),
         "rater_kind": "simulated",

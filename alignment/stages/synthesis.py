@@ -14,6 +14,7 @@ from alignment.data.jsonl import read_records, write_records
 from alignment.data.prompts import load_prompts
 from alignment.data.repetition import Repeat, contaminated, near_duplicates
 from alignment.digests import content_id
+from alignment.durable_files import write_text
 from alignment.errors import StageError
 from alignment.judges.answer_cache import Answers
 from alignment.judges.openai_endpoint import EndpointAsker
@@ -28,7 +29,6 @@ from alignment.records import Message, Prompt, Record, Response
 from alignment.rollouts.factory import build_engine
 from alignment.rollouts.seeds import response_seed
 from alignment.stage import Progress, StageContext, StageResult
-from alignment.workspace import write_text
 
 EXAMPLES = 3  # of each check, in the report
 

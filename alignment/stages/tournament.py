@@ -9,9 +9,11 @@ import shutil
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 
+from alignment.durable_files import write_text
+from alignment.evaluation.bootstrap import Measure
 from alignment.evaluation.ratings import bradley_terry
 from alignment.evaluation.reward_kl_curve import best_of_kl
-from alignment.evaluation.win_rate import Rate, win_rate
+from alignment.evaluation.win_rate import Games, Rate, length_controlled_win_rates, win_rate
 from alignment.judges.outcomes import judged_outcomes
 from alignment.metrics.generate import BEST_OF, Found, Question, ask_all, divergences_of, questions, responses_of
 from alignment.metrics.kl import mean_kl
@@ -22,7 +24,6 @@ from alignment.recipe.stages.tournament import TournamentStage
 from alignment.records import Prompt, Record, Response
 from alignment.rollouts.held_out import held_out_prompts
 from alignment.stage import Progress, StageContext, StageResult
-from alignment.workspace import write_text
 
 LEFT_BEHIND = ("artifact.json", "curves.json", "alarms.json", "samples", "snapshots")
 BOOTSTRAP = 1000
@@ -31,11 +32,14 @@ BOOTSTRAP = 1000
 class Standing(Record):
     """One player. ``rate`` is against the start (None for the start itself); KL is from it, in nats an answer.
 
+    ``length_controlled`` is the rate if answers were equally long, all players' games sharing the prompts' difficulty.
+
     ``kl_bound``: the KL is not measured but the bound that best-of-n has. ``rating`` is in Elo points, 1000 the mean.
     """
 
     player: str
     rate: Rate | None
+    length_controlled: Measure | None = None
     rating: float
     rating_low: float | None
     rating_high: float | None
@@ -48,7 +52,8 @@ class Standing(Record):
 
 
 class Tournament(Record):
-    """The ranking, best first, and the games: for each pair of players, one outcome for each prompt."""
+    """The ranking, best first, and the games: for each pair of players, one outcome for each prompt, in the order of
+    ``prompt_ids``."""
 
     start: str
     winner: str
@@ -56,6 +61,7 @@ class Tournament(Record):
     judge: str
     standings: tuple[Standing, ...]
     games: dict[str, tuple[float, ...]]  # "left/right" → 1 / 0.5 / 0 for left
+    prompt_ids: tuple[str, ...] = ()  # empty in tournaments of earlier releases
 
 
 def run(settings: TournamentStage, context: StageContext) -> StageResult:
@@ -84,6 +90,7 @@ def run(settings: TournamentStage, context: StageContext) -> StageResult:
         start=settings.model, winner=winner, prompts=len(prompts),
         judge=judge, standings=tuple(standings),
         games={f"{left}/{right}": tuple(game) for (left, right), game in games.items()},
+        prompt_ids=tuple(prompt.id for prompt in prompts),
     )  # fmt: skip
     shutil.copytree(
         context.inputs[winner].path, context.output, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*LEFT_BEHIND)
@@ -118,9 +125,14 @@ def rank(
     candidates: int,
     seed: int,
 ) -> list[Standing]:
-    """The players, best first: by win rate against ``start``, then by rating. ``games`` name the start on the left."""
+    """The players, best first: by win rate against ``start``, then by rating. ``games`` name the start on the left.
+
+    All games on one prompt are resampled as one: a prompt that suits a player does so in each of its games.
+    """
     rows = [(left, right, outcome) for (left, right), game in games.items() for outcome in game]
-    ratings = bradley_terry(rows, bootstrap=BOOTSTRAP, seed=seed)
+    prompts = [place for game in games.values() for place in range(len(game))]
+    ratings = bradley_terry(rows, bootstrap=BOOTSTRAP, seed=seed, clusters=prompts)
+    equal = _at_equal_length(start, games, answers)
     standings = []
     for player, responses in answers.items():
         against = None if player == start else win_rate([1 - outcome for outcome in games[start, player]])
@@ -128,12 +140,29 @@ def rank(
         value, low, high = kl.get(player, (best_of_kl(candidates) if player == BEST_OF else 0.0, None, None))
         standings.append(
             Standing(
-                player=player, rate=against, rating=rating.value, rating_low=rating.low, rating_high=rating.high,
+                player=player, rate=against, length_controlled=equal.get(player),
+                rating=rating.value, rating_low=rating.low, rating_high=rating.high,
                 kl=value, kl_low=low, kl_high=high, kl_bound=player == BEST_OF, model=player != BEST_OF,
                 length=sum(response.tokens for response in responses) / len(responses),
             )
         )  # fmt: skip
     return sorted(standings, key=lambda one: (-(one.rate.value if one.rate else 0.5), -one.rating, one.player))
+
+
+def _at_equal_length(
+    start: str, games: Mapping[tuple[str, str], Sequence[float]], answers: Mapping[str, Sequence[Response]]
+) -> dict[str, Measure]:
+    """Each player's win rate against ``start`` if answers were equally long."""
+    lengths = {player: [response.tokens for response in responses] for player, responses in answers.items()}
+    found = length_controlled_win_rates({
+        player: Games([1 - outcome for outcome in games[start, player]], own, lengths[start], range(len(own)))
+        for player, own in lengths.items()
+        if player != start
+    })  # fmt: skip
+    return {
+        player: Measure(value=float(one), low=one.low or 0.0, high=one.high or 0.0, n=len(lengths[player]))
+        for player, one in found.items()
+    }
 
 
 def metrics(found: Tournament) -> dict[str, float]:
@@ -142,6 +171,9 @@ def metrics(found: Tournament) -> dict[str, float]:
     for one in found.standings:
         if one.rate is not None:
             values |= {f"win_rate.{one.player}.{part}": getattr(one.rate, part) for part in ("value", "low", "high")}
+        if (equal := one.length_controlled) is not None:
+            stem = f"win_rate.{one.player}.length_controlled"
+            values |= {stem: equal.value, f"{stem}.low": equal.low, f"{stem}.high": equal.high}
         values |= {f"rating.{one.player}": one.rating, f"kl.{one.player}": one.kl}
     return values
 

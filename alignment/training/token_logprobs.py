@@ -7,6 +7,9 @@ The gradient of a token's log-probability by its hidden state is ``(W[label] - E
 expectation over the vocabulary does not depend on what arrives from above. So the forward pass computes it while the
 chunk's probabilities are at hand, and the backward pass multiplies: two large matrix products where recomputing needs
 three. Only a head that is itself trained has its chunks computed again in the backward pass.
+
+For a confident token the two terms are nearly equal, and in bfloat16 their difference would be rounding alone. So it
+is taken in float32 between the probabilities, ``(1[label] - p) @ W``, and rounded to the head's dtype afterwards.
 """
 
 from typing import Any
@@ -93,8 +96,7 @@ class _TokenLogprobs(torch.autograd.Function):
             probs = (logits - normaliser[rows, None]).exp_()
             entropy[rows] = normaliser[rows] - logits.mul_(probs).sum(-1)
             if slope is not None:
-                expected = probs.to(weight.dtype) @ weight
-                slope[rows] = (weight[labels[rows]] - expected) / temperature
+                slope[rows] = (_less_expected(probs, labels[rows]).to(weight.dtype) @ weight) / temperature
         ctx.temperature, ctx.has_bias = temperature, bias is not None
         ctx.save_for_backward(slope, *((hidden, weight, labels, normaliser) if ctx.needs_input_grad[1] else ()))
         ctx.bias = bias
@@ -112,11 +114,21 @@ class _TokenLogprobs(torch.autograd.Function):
             wide = torch.zeros(weight.shape, dtype=normaliser.dtype, device=weight.device)
             for rows in _chunks(hidden.shape[0], weight.shape[0]):
                 probs = (_logits(hidden[rows], weight, ctx.temperature, ctx.bias) - normaliser[rows, None]).exp_()
-                scaled = grad[rows, None] / ctx.temperature
-                probs.mul_(-scaled).scatter_add_(-1, labels[rows, None], scaled)
-                wide += probs.to(weight.dtype).T @ hidden[rows]
+                by_logit = _less_expected(probs, labels[rows]).mul_(grad[rows, None] / ctx.temperature)
+                wide += by_logit.to(weight.dtype).T @ hidden[rows]
             grad_weight = wide.to(weight.dtype)
         return grad_hidden, grad_weight, None, None, None, None
+
+
+def _less_expected(probs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """The gradient ``1[label] - p`` (N, V) of log-probabilities by logits, in place of ``probs``.
+
+    At the label it is the sum of all other probabilities: ``1 - p`` would lose the digits that matter as p nears 1.
+    """
+    places = labels[:, None]
+    probs.scatter_(-1, places, 0.0)
+    others = probs.sum(-1, keepdim=True)
+    return probs.neg_().scatter_(-1, places, others)
 
 
 def _chunks(count: int, vocabulary: int) -> list[slice]:

@@ -1,10 +1,10 @@
 """Where a stage runs: in this process, on a Ray of this machine, or on a cluster by its address.
 
-One worker without an address needs no Ray, and none is started. Else a stage that trains runs on a crew of Ray Train's
+One worker without an address needs no Ray, and none is started. Else a stage that trains runs on a group of Ray Train's
 workers (:mod:`flows.cluster.train_workers`, :mod:`flows.cluster.train_loop`) that share each batch, and one whose work
 falls into pieces gives them to a pool of actors (:mod:`flows.cluster.actor_pool`). What workers say while they work are
 files below the stage's folder: the workspace has to be on storage that all of them see. This package is the only one
-that imports Ray.
+that imports Ray. Imports run from cleanup, ray_errors and stack_dump over ray_session up to train_loop and actor_pool.
 """
 
 import importlib

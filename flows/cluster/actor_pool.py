@@ -17,11 +17,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from alignment.errors import StageError
+from alignment.errors import StageError, keeping
 from alignment.parallel_map import Build, Each, Pool, here
 from alignment.recipe.graph import workers_of
 from alignment.stage import StageContext, silent
-from flows.cluster import train_workers
+from flows.cluster.cleanup import holds, release_all
 from flows.cluster.ray_errors import answer_of
 from flows.cluster.ray_session import actor_options, gpus_per_worker, on_this_machine, start
 from flows.cluster.stack_dump import say_where
@@ -53,7 +53,7 @@ def spread(home: Path, environment: Mapping[str, str]) -> Pool:
         start(context.run.resources, number)
         gpus = gpus_per_worker(context.run.resources)
         if gpus:
-            train_workers.dismiss()  # who trains holds them, also while waiting
+            release_all(but=release)  # who trains holds them, also while it waits for its next stage
         carried = replace(context, report=silent, pool=here)
         work = ray.put(Work(build, settings, carried, home, dict(environment)))
         began, asked = time.perf_counter(), 0
@@ -65,13 +65,14 @@ def spread(home: Path, environment: Mapping[str, str]) -> Pool:
 
         try:
             yield each
-        except BaseException:  # what they do, if anything, is of no use any more
-            dismiss()
+        except BaseException as error:  # what they do, if anything, is of no use any more
+            with keeping(error, "ending the actors"):
+                release()
             raise
         finally:
             context.gpu_seconds += (time.perf_counter() - began) * asked * gpus
         if gpus or not on_this_machine(context.run.resources):
-            dismiss()
+            release()
 
     return pool
 
@@ -86,14 +87,15 @@ def _actors(context: StageContext, number: int) -> list[Any]:
 
     options = actor_options(context.run.resources)
     if options != _options:
-        dismiss()
+        release()
         _options.update(options)
+    holds(release)
     worker = ray.remote(**options)(PieceWorker)
     _waiting.extend(worker.remote(str(place)) for place in range(len(_waiting), number))
     return _waiting[:number]
 
 
-def dismiss() -> None:
+def release() -> None:
     """Ends all actors, whatever they do."""
     import ray
 

@@ -7,6 +7,7 @@ import threading
 from typing import Any
 
 from alignment.recipe.resources import Resources
+from flows.cluster.cleanup import release_all
 
 SETTINGS = {  # what Ray reads when it is imported
     "RAY_USAGE_STATS_ENABLED": "0",  # no telemetry
@@ -94,9 +95,6 @@ def stop() -> None:
     """Ends everything of ours on Ray, and a Ray of our own."""
     import ray
 
-    from flows.cluster import actor_pool, train_workers
-
     if ray.is_initialized():
-        train_workers.dismiss()
-        actor_pool.dismiss()
+        release_all()
     ray.shutdown()

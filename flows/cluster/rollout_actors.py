@@ -13,17 +13,17 @@ from pathlib import Path
 from typing import Any
 
 from alignment.distributed.workers import Team
+from alignment.durable_files import write_text
 from alignment.policy.ppo.rollout_worker import RolloutWorker, trained
 from alignment.records import Sampling
 from alignment.rollouts.engine import Groups
 from alignment.stage import StageContext, silent
-from alignment.workspace import write_text
 from flows.cluster.ray_errors import answer_of
 from flows.cluster.ray_session import actor_options
 from flows.cluster.stack_dump import say_where
 
 
-class Rollouts:
+class ActorEngineFactory:
     """Makes the engine of a stage that has ``number`` rollout workers: what its context's ``rollouts`` is."""
 
     def __init__(self, number: int, home: Path, environment: Mapping[str, str], context: StageContext) -> None:
@@ -42,8 +42,7 @@ class Rollouts:
 
 
 class ActorEngine:
-    """A :class:`alignment.rollouts.distributed_engine.PushedEngine` over rollout workers, each of which draws for some
-    prompts."""
+    """A :class:`~alignment.rollouts.distributed_engine.PushedEngine`: each rollout worker draws for some prompts."""
 
     def __init__(self, actors: Sequence[Any], name: str) -> None:
         self.actors, self.name = tuple(actors), name
@@ -120,5 +119,5 @@ class RolloutActor:
         if self._worker.version != version:
             self._worker.load(version, ray.get(weights[0]))
         groups = self._worker.generate(prompts, sampling=sampling, seeds=seeds, per_prompt=per_prompt)
-        write_text(self.usage, str(time.process_time()))
+        write_text(self.usage, str(time.process_time()), synced=False)
         return groups

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from alignment.workspace import write_text
+from alignment.durable_files import write_text
 
 DUMP_SECONDS = 60
 

@@ -4,8 +4,8 @@ import asyncio
 from typing import Any
 
 
-class Desk:
-    """An actor between who has stages to be done and the crew that does them, one at a time."""
+class StageQueue:
+    """The actor through which the driver gives stages to a worker group, one at a time."""
 
     def __init__(self) -> None:
         self.number = self.finished = 0  # of the newest stage, and of the newest that is finished
@@ -18,11 +18,11 @@ class Desk:
         self._changed = asyncio.Condition()
 
     async def hello(self, controller: Any) -> None:
-        """Learns who leads the crew."""
+        """Takes the controller of the worker group, which announces itself."""
         self.controller = controller
 
     async def leader(self) -> Any:
-        """The crew's controller, None before there is one."""
+        """The worker group's controller, None before there is one."""
         return self.controller
 
     async def put(self, task: Any, allowed: int | None) -> int:
@@ -61,7 +61,7 @@ class Desk:
             return self.result
 
     async def close(self) -> None:
-        """Sends the crew home."""
+        """Ends the queue: workers that ask for the next stage get None."""
         async with self._changed:
             self.closed = True
             self._changed.notify_all()

@@ -16,14 +16,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from alignment.durable_files import write_text
 from alignment.errors import InputError, StageError
 from alignment.models.memory import naming_what_ran_out
 from alignment.stage import Progress, StageContext, StageResult, silent
-from alignment.workspace import write_text
 from flows.cluster.ray_session import on_this_machine
 from flows.cluster.stack_dump import say_where
-from flows.cluster.train_workers import Crew, crew_for, disband, dismiss
-from flows.cluster.watchdog import FAILED, Watch
+from flows.cluster.train_workers import WorkerGroup, abort, release, worker_group_for
+from flows.cluster.watchdog import FAILED, StageWatchdog
 
 POLL_SECONDS = 0.1
 # Errors that the same work would make again. A lost connection is a RuntimeError, and is what a worker's death looks
@@ -45,19 +45,18 @@ class Task:
 def fit(task: Task) -> tuple[StageResult, float]:
     """The stage on its workers. Returns rank 0's result, and the seconds that it was at work."""
     context = task.context
-    folder = (
-        None if on_this_machine(context.run.resources) else task.home / "train"
-    )  # a crew may outlive its first stage
-    crew = crew_for(context.run.resources, task.settings, folder)
-    watch = Watch(task.home, context)
+    # On this machine a worker group may outlive the folder of its first stage.
+    folder = None if on_this_machine(context.run.resources) else task.home / "train"
+    group = worker_group_for(context.run.resources, task.settings, folder, serve)
+    watchdog = StageWatchdog(task.home, context)
     try:
-        result, seconds = _wait(crew, _to_travel(task), watch)
+        result, seconds = _wait(group, _to_travel(task), watchdog)
     except BaseException:  # it failed, stood still, or Ctrl-C: whatever hangs where, all of it ends
-        disband()
+        abort()
         raise
-    watch.pass_on()
+    watchdog.pass_on()
     if not on_this_machine(context.run.resources):
-        dismiss()
+        release()
     return result, seconds
 
 
@@ -66,40 +65,40 @@ def _to_travel(task: Task) -> Task:
     return replace(task, context=replace(task.context, report=silent))
 
 
-def _wait(crew: Crew, task: Task, watch: Watch) -> tuple[StageResult, float]:
+def _wait(group: WorkerGroup, task: Task, watchdog: StageWatchdog) -> tuple[StageResult, float]:
     """Looks on until the stage is done."""
     import ray
 
     name, failures = task.context.name, task.context.run.resources.max_failures
     allowed = failures + 1 if on_this_machine(task.context.run.resources) else None
-    number = ray.get(crew.desk.put.remote([ray.put(task)], allowed))
-    reference = crew.desk.result_of.remote(number)
+    number = ray.get(group.queue.put.remote([ray.put(task)], allowed))
+    reference = group.queue.result_of.remote(number)
     while True:
         ready, _rest = ray.wait([reference], timeout=POLL_SECONDS)
         if ready:
             if (found := ray.get(reference)) is None:
                 raise StageError(f"{name}: its workers died more often than resources.max_failures={failures} times")
             return found  # type: ignore[no-any-return]
-        watch.look()
-        if not crew.there:
-            raise StageError(f"{name}: its workers failed too often; the last time: {crew.error}") from crew.error
+        watchdog.look()
+        if not group.there:
+            raise StageError(f"{name}: its workers failed too often; the last time: {group.error}") from group.error
 
 
 def serve(config: dict[str, Any]) -> None:
-    """What each worker runs: one stage after the other, as the desk gives them out, until there are no more."""
+    """What each worker runs: one stage after the other, as the queue gives them out, until there are no more."""
     import ray
     import ray.train
     import torch
 
-    desk, place = config["desk"], ray.train.get_context()
+    queue, place = config["queue"], ray.train.get_context()
     done, rank = 0, place.get_world_rank()
-    while (given := ray.get(desk.next.remote(done, rank))) is not None:
+    while (given := ray.get(queue.next.remote(done, rank))) is not None:
         done, (reference,) = given
         result = work(ray.get(reference), rank, place.get_world_size())
         if place.get_world_size() > 1:
             torch.distributed.barrier()  # a worker that dies at the very end is still this stage's
         if rank == 0:
-            ray.get(desk.finish.remote(done, result))
+            ray.get(queue.finish.remote(done, result))
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -117,9 +116,9 @@ def work(task: Task, rank: int, workers: int) -> tuple[StageResult, float]:
     if not on_this_machine(context.run.resources):
         context.preempted = preempted
     if rollouts := settings.rollout_processes():
-        from flows.cluster.rollout_actors import Rollouts  # brings torch along
+        from flows.cluster.rollout_actors import ActorEngineFactory  # brings torch along
 
-        context.rollouts = Rollouts(rollouts, task.home, task.environment, context)
+        context.rollouts = ActorEngineFactory(rollouts, task.home, task.environment, context)
     if resources.threads:
         torch.set_num_threads(resources.threads)
     with tempfile.TemporaryDirectory(prefix="rlhf-") as scratch:

@@ -1,4 +1,4 @@
-"""Who watches over a stage on Ray: passes its progress on, and ends it where it fails for good or stands still."""
+"""The watchdog of a stage on Ray: passes its progress on, and ends it where it fails for good or stands still."""
 
 import json
 import logging
@@ -6,9 +6,9 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from alignment.durable_files import write_text
 from alignment.errors import StageError
 from alignment.stage import Progress, StageContext
-from alignment.workspace import write_text
 from flows.cluster.stack_dump import all_stacks
 
 _log = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ def stalled(home: Path, context: StageContext) -> StageError:
 
 
 @dataclass
-class Watch:
+class StageWatchdog:
     """Reads what the workers of a stage write under ``home``."""
 
     home: Path

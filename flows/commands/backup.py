@@ -1,24 +1,25 @@
 """Keeping a workspace: a backup of it as one file, the way back, and the removal of what nothing refers to."""
 
 import contextlib
-import fcntl
 import hashlib
 import io
 import json
-import os
+import re
 import shutil
 import sqlite3
 import tarfile
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from rich.console import Console
+from filelock import FileLock, Timeout
 
+from alignment.durable_files import TEMPORARY_SUFFIX, file_digest, remove_tree, rename_synced, temporary_beside
 from alignment.errors import Fault, InputError
-from alignment.workspace import ARTIFACT_FILE, Workspace, file_digest
+from alignment.workspace import USES_FILE, Workspace, is_locked
 from flows.commands.backup_sources import (
     MLFLOW_FILE,
     PREFECT_FILE,
@@ -29,8 +30,11 @@ from flows.commands.backup_sources import (
     open_runs,
     restored_votes,
 )
+from flows.console import PlainConsole
 from flows.services.process_records import post, state_message
 
+TEMPORARY = re.compile(rf"\..+\.[0-9a-f]{{32}}{re.escape(TEMPORARY_SUFFIX)}")
+LEAST_DAYS = 1.0  # for what has a temporary name: it may be large, and being written
 KEPT = (  # not what is partial, and no logs
     "artifacts", "models", "registry", "runs", "raters", "answers", "mlruns", "mlartifacts", MLFLOW_FILE, PREFECT_FILE,
     "services/announced", "services/approvals",
@@ -57,7 +61,7 @@ def backup_command(
     if faults := elsewhere(root, without):
         raise InputError(faults)
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    partial = temporary_beside(target)
     digests: dict[str, str] = {}
     try:
         partial.touch(mode=0o600)  # accounts of raters, and what Prefect's blocks keep, are in it
@@ -76,9 +80,10 @@ def backup_command(
             entry = tarfile.TarInfo(MANIFEST)
             entry.size = len(text)
             archive.addfile(entry, io.BytesIO(text))
-        partial.rename(target)
+        rename_synced(partial, target)
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # what went wrong before is what is to be told
+            partial.unlink(missing_ok=True)
     said: dict[str, object] = {"file": str(target), "files": len(digests), "bytes": target.stat().st_size}
     _say(said | ({"without": ", ".join(without)} if without else {}), as_json)
 
@@ -98,7 +103,7 @@ def restore_command(source: Path, workspace: Path, *, as_json: bool, store: str 
     """
     if workspace.exists() and any(workspace.iterdir()):
         raise InputError([Fault("the workspace is not empty", "restore into a new folder", file=str(workspace))])
-    partial = workspace.with_name(f".{workspace.name}.{os.getpid()}.tmp")
+    partial = temporary_beside(workspace)
     workspace.parent.mkdir(parents=True, exist_ok=True)
     try:
         try:
@@ -119,7 +124,7 @@ def restore_command(source: Path, workspace: Path, *, as_json: bool, store: str 
             post(partial, state_message(flow_run, "CRASHED", "Crashed", RESTORED, force=False))
         with contextlib.suppress(FileNotFoundError):
             workspace.rmdir()  # empty
-        partial.rename(workspace)
+        rename_synced(partial, workspace)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     said: dict[str, object] = {"workspace": str(workspace), "files": len(known)}
@@ -128,27 +133,27 @@ def restore_command(source: Path, workspace: Path, *, as_json: bool, store: str 
 
 @dataclass(frozen=True, slots=True)
 class Waste:
-    """Something that nothing refers to."""
+    """Something that nothing refers to. ``artifact``: its name and version, where it is one."""
 
     path: str  # below the workspace
     bytes: int
     why: str
+    artifact: tuple[str, int] | None = None
 
 
 def gc_command(workspace: Path, *, runs: int, days: float, remove: bool, as_json: bool) -> None:
     """Lists, and with ``remove`` removes, artifacts and unfinished stages that nothing refers to."""
-    root = _existing(workspace)
-    found = list(waste(Workspace(root), runs=runs, days=days))
+    space = Workspace(_existing(workspace))
+    found = list(waste(space, runs=runs, days=days))
     if remove:
-        for one in found:
-            _remove(root, root / one.path)
+        found = [one for one in found if _remove(space, one, runs)]
     total = sum(one.bytes for one in found)
     if as_json:
-        print(json.dumps({"removed": remove, "bytes": total, "found": [asdict(one) for one in found]}, indent=2))
+        print(json.dumps({"removed": remove, "bytes": total, "found": [_row(one) for one in found]}, indent=2))
         return
-    console = Console(highlight=False, soft_wrap=True)
+    console = PlainConsole()
     for one in found:
-        console.print(f"{one.bytes / 1e6:>10.1f} MB  {one.path}: {one.why}", markup=False)
+        console.print(f"{one.bytes / 1e6:>10.1f} MB  {one.path}: {one.why}")
     words = "removed" if remove else "to be removed by the same command with --yes"
     console.print(f"{total / 1e6:.1f} MB in {len(found)} folders {words}" if found else "nothing to remove")
 
@@ -161,25 +166,49 @@ def waste(workspace: Workspace, *, runs: int, days: float) -> Iterator[Waste]:
         if (artifact.name, artifact.version) not in kept:
             path = Path("artifacts") / artifact.name / f"v{artifact.version}"
             words = f"no registered version and none of the newest {runs} runs refers to it"
-            yield Waste(path.as_posix(), _size(root / path), words)
-    for folder in sorted(path for path in root.glob("partial/*") if path.is_dir()):
+            yield Waste(path.as_posix(), _size(root / path), words, (artifact.name, artifact.version))
+    for folder in sorted(
+        path for path in root.glob("partial/*") if path.is_dir() and not TEMPORARY.fullmatch(path.name)
+    ):
         age = (time.time() - max(path.stat().st_mtime for path in (folder, *folder.rglob("*")))) / 86400
-        if age >= days and not _held(folder):
+        if age >= days and not is_locked(folder.with_name(f"{folder.name}.lock")):
             yield Waste(
                 folder.relative_to(root).as_posix(), _size(folder), f"unfinished, and untouched for {age:.0f} d"
             )
+    yield from _left_behind(root, max(days, LEAST_DAYS))
+
+
+def _left_behind(root: Path, days: float) -> Iterator[Waste]:
+    """What processes that were killed were writing, or removing, under a temporary name."""
+    for path in sorted(root.rglob(f".*{TEMPORARY_SUFFIX}")):
+        if not TEMPORARY.fullmatch(path.name) or any(TEMPORARY.fullmatch(part) for part in path.parts[:-1]):
+            continue
+        with contextlib.suppress(FileNotFoundError):  # it was renamed meanwhile
+            age = (time.time() - path.stat().st_mtime) / 86400
+            size = _size(path) if path.is_dir() else path.stat().st_size
+            if age >= days:
+                yield Waste(
+                    path.relative_to(root).as_posix(), size, f"left by a process that was killed {age:.0f} d ago"
+                )
 
 
 def referenced(workspace: Workspace, runs: int) -> set[tuple[str, int]]:
-    """(name, version) of the artifacts that the newest runs made or used, or registered versions came from, and of all
-    that these were made of."""
+    """(name, version) of the artifacts that are used, and of all that these were made of.
+
+    Used is what the newest ``runs`` runs made or took, what any run takes that is under way or waits for people, and
+    what registered versions came from.
+    """
     root = workspace.root
     artifacts = {(one.name, one.version): one for one in workspace.artifacts()}
-    reports = sorted(root.glob("runs/*/report.json"), key=lambda path: path.stat().st_mtime)
     queue: list[tuple[str, int]] = []
-    for path in reports[max(0, len(reports) - runs) :]:
-        for stage in json.loads(path.read_text("utf-8"))["stages"]:
-            queue += [(output["name"], output["version"]) for output in stage["outputs"]]
+    went_on: set[str] = set()  # recipes of which a newer run ended otherwise than waiting
+    for number, folder in enumerate(_newest_runs(root)):
+        recipe, statuses = folder.name.rpartition("-")[0], _statuses(folder)
+        waits = "waiting" in statuses and recipe not in went_on
+        if number < runs or waits or workspace.is_under_way(folder.name):
+            queue += [*workspace.uses(folder.name), *_outputs(folder)]
+        if statuses and "waiting" not in statuses:
+            went_on.add(recipe)
     for path in root.glob("registry/*/v*/lineage.json"):
         record = json.loads(path.read_text("utf-8"))
         queue += [(node["name"], node["version"]) for node in record["lineage"]["nodes"]]
@@ -192,30 +221,57 @@ def referenced(workspace: Workspace, runs: int) -> set[tuple[str, int]]:
     return found
 
 
-def _remove(root: Path, folder: Path) -> None:
-    """Takes a folder's name away first: a removal that is interrupted leaves no half of an artifact."""
-    if folder.parent.name == "partial":
-        with (root / "partial" / f"{folder.name}.lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return  # someone has just begun to go on with it
-            shutil.rmtree(folder)
-        return
-    (folder / ARTIFACT_FILE).unlink()
-    shutil.rmtree(folder)
+def _newest_runs(root: Path) -> list[Path]:
+    """The folders of the runs that made or used something, the newest first: also those that were killed."""
+    times: dict[Path, float] = {}
+    for path in (*root.glob("runs/*/report.json"), *root.glob(f"runs/*/{USES_FILE}")):
+        with contextlib.suppress(FileNotFoundError):
+            times[path.parent] = max(times.get(path.parent, 0.0), path.stat().st_mtime)
+    return sorted(times, key=lambda folder: times[folder], reverse=True)
 
 
-def _held(folder: Path) -> bool:
-    lock = folder.with_name(f"{folder.name}.lock")
-    if not lock.exists():
+def _report(folder: Path) -> dict[str, Any]:
+    """A run's report; empty where there is none, as while it is under way."""
+    try:
+        report: dict[str, Any] = json.loads((folder / "report.json").read_text("utf-8"))
+    except FileNotFoundError:
+        return {}
+    return report
+
+
+def _outputs(folder: Path) -> list[tuple[str, int]]:
+    stages = _report(folder).get("stages", [])
+    return [(output["name"], output["version"]) for stage in stages for output in stage["outputs"]]
+
+
+def _statuses(folder: Path) -> list[str]:
+    """How the stages of a run ended: "waiting" where it ended to wait for votes on the answers that it used."""
+    return [stage.get("status", "") for stage in _report(folder).get("stages", [])]
+
+
+def _remove(space: Workspace, one: Waste, runs: int) -> bool:
+    """Removes what was found, unless somebody has begun to use it since. Says whether it did."""
+    folder = space.root / one.path
+    if one.artifact is not None:
+        name, version = one.artifact
+        return space.remove(name, version, unless=lambda: (name, version) in referenced(space, runs))
+    if TEMPORARY.fullmatch(folder.name):
+        shutil.rmtree(folder) if folder.is_dir() else folder.unlink(missing_ok=True)
+        return True
+    lock = FileLock(folder.with_name(f"{folder.name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
         return False
-    with lock.open("r") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
+    try:
+        remove_tree(folder)
+    finally:
+        lock.release()
+    return True
+
+
+def _row(one: Waste) -> dict[str, object]:
+    return {"path": one.path, "bytes": one.bytes, "why": one.why}
 
 
 def _existing(workspace: Path) -> Path:
@@ -228,7 +284,8 @@ def _files(root: Path) -> Iterator[Path]:
     for name in KEPT:
         top = root / name
         for path in [top] if top.is_file() else sorted(top.rglob("*")):
-            unwanted = path.name.endswith((".tmp", ".lock", *BESIDE_DATABASES)) or ".partial" in path.parts
+            unwanted = path.name.endswith((".lock", *BESIDE_DATABASES)) or ".partial" in path.parts
+            unwanted = unwanted or any(part.endswith(TEMPORARY_SUFFIX) for part in path.relative_to(root).parts)
             if path.is_file() and not path.is_symlink() and not unwanted:
                 yield path
 
@@ -294,4 +351,4 @@ def _say(values: dict[str, object], as_json: bool) -> None:
     if as_json:
         print(json.dumps(values))
     else:
-        Console(highlight=False, soft_wrap=True).print(", ".join(f"{name} {value}" for name, value in values.items()))
+        PlainConsole().print(", ".join(f"{name} {value}" for name, value in values.items()))

@@ -1,24 +1,24 @@
 """``rlhf plan``: what a recipe will take, before anything runs."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.table import Table
 
 from alignment.errors import Fault, InputError
 from alignment.plan.hardware import GIB, GPUS, Machine, this_processor
 from alignment.precision import natural_precision
-from alignment.recipe.recipe import Recipe
-from alignment.workspace import Workspace
+from flows.console import PlainConsole
+from flows.failures import open_workspace
 from flows.recipe_source import prepare
 from flows.services import servers
 
 if TYPE_CHECKING:
     from alignment.plan.plan import StagePlan
+    from flows.pipeline.cached_stages import CacheState
 
 
 def plan_command(
@@ -26,7 +26,7 @@ def plan_command(
 ) -> None:
     """Prints the plan of a recipe, or raises InputError with every fault that ``rlhf check`` finds."""
     machines = _machines(on, measure)
-    space = Workspace(workspace.resolve())
+    space = open_workspace(workspace)
     servers.quiet_environment(space)
     from alignment.checks.data import read_data
     from alignment.checks.model import inspect_model, read_config
@@ -34,6 +34,7 @@ def plan_command(
     from alignment.plan import plan
     from alignment.plan.sizes import model_size
     from alignment.plan.texts import measure_texts
+    from flows.pipeline.cached_stages import cached_stages
 
     resolved = prepare(given, overrides)
     recipe = resolved.recipe
@@ -45,16 +46,21 @@ def plan_command(
     texts = measure_texts(data, recipe.data.held_out, inspect_model(recipe.model, space).tokenizer)
     size = model_size(read_config(recipe.model, space))
     plans = plan.make_plan(recipe, size, texts, machines, precision=resolved.precision)
+    cache = cached_stages(resolved, space)
     if as_json:
         value = {
             "recipe": recipe.name,
             "digest": resolved.digest,
             "machines": [asdict(machine) for machine in machines],
-            "stages": [plan.as_json(one) for one in plans],
+            "stages": [plan.as_json(one) | _cache_json(cache[one.name]) for one in plans],
         }
         print(json.dumps(value, indent=2))
     else:
-        _show(Console(), recipe, plans, machines)
+        _show(PlainConsole(), plans, machines, cache)
+
+
+def _cache_json(state: "CacheState") -> dict[str, str | None]:
+    return {"cache": state.state, "artifact": str(state.artifact.ref()) if state.artifact else None}
 
 
 def _machines(on: Sequence[str], measure: bool) -> list[Machine]:
@@ -69,7 +75,12 @@ def _machines(on: Sequence[str], measure: bool) -> list[Machine]:
     return [known[name.lower()] for name in dict.fromkeys(on)] if on else list(known.values())
 
 
-def _show(console: Console, recipe: Recipe, plans: "Sequence[StagePlan]", machines: Sequence[Machine]) -> None:
+def _show(
+    console: PlainConsole,
+    plans: "Sequence[StagePlan]",
+    machines: Sequence[Machine],
+    cache: "Mapping[str, CacheState]",
+) -> None:
     bound = any(one.at_most for one in plans)
     table = Table("stage", "kind", "parameters", "trainable", "tokens trained", "sampled", "TFLOPs", box=None)
     for one in plans:
@@ -80,15 +91,16 @@ def _show(console: Console, recipe: Recipe, plans: "Sequence[StagePlan]", machin
         )  # fmt: skip
     console.print(table)
     if bound:
-        console.print("≤: answers at their longest, and as many pairs as the raters can make", highlight=False)
+        console.print("≤: answers at their longest, and as many pairs as the raters can make")
     _show_first(console, plans, machines[0])
+    _show_cache(console, plans, cache)
     _show_machines(console, plans, machines)
     for one in plans:
         for remark in one.remarks:
-            console.print(f"{one.name}: {remark}", highlight=False, soft_wrap=True)
+            console.print(f"{one.name}: {remark}")
 
 
-def _show_first(console: Console, plans: "Sequence[StagePlan]", machine: Machine) -> None:
+def _show_first(console: PlainConsole, plans: "Sequence[StagePlan]", machine: Machine) -> None:
     """Each stage's memory, part by part, and time on one machine."""
     parts = ("program", "weights", "gradients", "optimizer", "activations", "logits", "kv_cache", "total")
     short = {"gradients": "grads", "optimizer": "AdamW", "kv_cache": "KV"}
@@ -103,7 +115,25 @@ def _show_first(console: Console, plans: "Sequence[StagePlan]", machine: Machine
     console.print(table)
 
 
-def _show_machines(console: Console, plans: "Sequence[StagePlan]", machines: Sequence[Machine]) -> None:
+def _show_cache(console: PlainConsole, plans: "Sequence[StagePlan]", cache: "Mapping[str, CacheState]") -> None:
+    """What a run would take from the cache, and what is left to do on the first machine."""
+    words = {
+        "cached": "from the cache", "unfinished": "goes on from a checkpoint", "new": "made now",
+        "unknown": "made now, or found when the run comes to it",
+    }  # fmt: skip
+    console.print()
+    for state, what in words.items():
+        names = [f"{name} v{one.artifact.version}" if one.artifact else name
+                 for name, one in cache.items() if one.state == state]  # fmt: skip
+        if names:
+            console.print(f"{what}: {', '.join(names)}")
+    if any(one.state == "cached" for one in cache.values()):
+        left = sum(one.machines[0].seconds for one in plans if cache[one.name].state != "cached")
+        whole = sum(one.machines[0].seconds for one in plans)
+        console.print(f"left to do on {plans[0].machines[0].machine}: {_time(left)} of {_time(whole)}")
+
+
+def _show_machines(console: PlainConsole, plans: "Sequence[StagePlan]", machines: Sequence[Machine]) -> None:
     """The whole run on each machine, and what to change where a stage does not fit."""
     table = Table("machine", "memory", "peak", "fits", "time", "$ an hour", "cost", box=None)
     advice = []
@@ -122,9 +152,9 @@ def _show_machines(console: Console, plans: "Sequence[StagePlan]", machines: Seq
         ]
     console.print()
     console.print(table)
-    console.print("prices are assumptions; times are estimates, without loading models", highlight=False)
+    console.print("prices are assumptions; times are estimates, without loading models")
     for line in advice:
-        console.print(line, highlight=False, soft_wrap=True)
+        console.print(line)
 
 
 def _advice(remedies: Sequence[str]) -> str:

@@ -6,7 +6,6 @@ process, which looks after them (:mod:`flows.services.supervisor`) and serves on
 """
 
 import contextlib
-import fcntl
 import os
 import re
 import signal
@@ -14,15 +13,18 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
-from rich.console import Console
+from filelock import FileLock, Timeout
 
 from alignment.errors import Fault, InputError
 from alignment.recipe.resolved import ResolvedRecipe
 from alignment.workspace import Workspace
+from flows.command_lines import rlhf_line
 from flows.commands.up_page import serve_page
+from flows.console import PlainConsole
+from flows.failures import open_workspace
 from flows.monitoring.links import PAGES, note_pages
 from flows.recipe_source import prepare
 from flows.services import servers
@@ -32,13 +34,14 @@ from flows.services.supervisor import Child, Supervisor
 
 HOST = "127.0.0.1"
 SETTLE_SECONDS = 10.0
+LOGS_SHOWN = 3  # failures to start whose log's end is shown
 PORTS = {"up": 8080, "prefect": 4200, "mlflow": 5000, "app": 7860}
 
 
 def up_command(recipes: Sequence[str], workspace: Path, overrides: list[str], ports: Sequence[str]) -> None:
     """Starts everything, looks after it until SIGTERM or Ctrl-C, and ends everything."""
     chosen = _ports(ports)
-    space = Workspace(workspace.resolve())
+    space = open_workspace(workspace)
     servers.quiet_environment(space)
     prepared = {}
     for given in recipes:
@@ -53,26 +56,28 @@ def up_command(recipes: Sequence[str], workspace: Path, overrides: list[str], po
         faults = _running(space) + _taken(chosen)
         if faults:
             raise InputError(faults)
-        console = Console(highlight=False, soft_wrap=True)
+        console = PlainConsole()
         children = [*_services(space, chosen, console), *_workers(space, chosen, prepared, overrides)]
         _look_after(Supervisor(children), space, chosen["up"], console)
 
 
-def _look_after(supervisor: Supervisor, space: Workspace, port: int, console: Console) -> None:
+def _look_after(supervisor: Supervisor, space: Workspace, port: int, console: PlainConsole) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: supervisor.stopping.set())
-    said: set[str] = set()
+    up: set[str] = set()
+    restarts: dict[str, int] = {}
 
     def say() -> None:
         for child in supervisor.children:
-            if child.state == "up" and child.name not in said:
-                said.add(child.name)
-                console.print(f"{child.name:<16} {child.url}", markup=False)
-            if child.state == "down" and child.name in said:
-                said.discard(child.name)
-                console.print(f"{child.name:<16} {child.problem}; it is started again", markup=False)
+            if child.restarts > restarts.get(child.name, 0):
+                restarts[child.name] = child.restarts
+                console.print(_trouble(child, was_up=child.name in up))
+                up.discard(child.name)
+            if child.state == "up" and child.name not in up:
+                up.add(child.name)
+                console.print(f"{child.name:<16} {child.url}")
 
-    console.print(f"{'all of it':<16} http://{HOST}:{port}   (Ctrl-C ends everything)", markup=False)
+    console.print(f"{'all of it':<16} http://{HOST}:{port}   (Ctrl-C ends everything)")
     with serve_page(supervisor, space, HOST, port):
         threading.Thread(target=_settle, args=(supervisor, space), name="settles", daemon=True).start()
         pages = note_pages(space.root, f"http://{HOST}:{port}")
@@ -92,19 +97,28 @@ def _settle(supervisor: Supervisor, space: Workspace) -> None:
             settle(space.root)
 
 
-def _services(space: Workspace, ports: Mapping[str, int], console: Console) -> Iterator[Child]:
+def _trouble(child: Child, *, was_up: bool) -> str:
+    """That a child ended, and where it never was up, the end of its log: nobody would look for what never showed."""
+    if was_up:
+        return f"{child.name:<16} {child.problem}; it is started again"
+    log = servers.end_of_log(child.log) if child.restarts <= LOGS_SHOWN else ""
+    return f"{child.name:<16} did not come up: it {child.problem}; it is tried again. Its log is {child.log}{log}"
+
+
+def _services(space: Workspace, ports: Mapping[str, int], console: PlainConsole) -> Iterator[Child]:
     own = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
     for name in ("prefect", "mlflow"):
         url = f"http://{HOST}:{ports[name]}"
         yield Child(
             name, servers.command(space, name, ports[name]), _answers(url + servers.HEALTH[name]), _log(space, name),
             {**own, "PREFECT_UI_API_URL": f"{url}/api"}, url=url, started=_noted(space, name, url),
+            inherits=_life(space, name),
         )  # fmt: skip
     url = f"http://{HOST}:{ports['app']}"
     command = [sys.executable, "-m", "flows.cli", "rate", "--workspace", str(space.root), "--port", str(ports["app"])]
     yield Child(
         "app", command, _answers(f"{url}/health"), _log(space, "app"), _beside(ports), url=f"{url}/rate",
-        after=("prefect",), say=lambda line: console.print(line, markup=False),  # the administrator's link: in no log
+        after=("prefect",), say=console.print,  # the administrator's link: in no log
     )  # fmt: skip
 
 
@@ -138,6 +152,17 @@ def _log(space: Workspace, name: str) -> Path:
 def _noted(space: Workspace, name: str, url: str) -> Callable[[int], None]:
     """Notes where a service is, so that `rlhf run` in the same workspace finds it."""
     return lambda pid: servers.note(space, servers.Service(name, url, pid))
+
+
+def _life(space: Workspace, name: str) -> Callable[[], AbstractContextManager[list[int]]]:
+    """What makes a service hold its lock for as long as it lives."""
+
+    @contextmanager
+    def inherited() -> Iterator[list[int]]:
+        with servers.lifelong_lock(space, name) as descriptor:
+            yield [descriptor]
+
+    return inherited
 
 
 def _answers(url: str) -> Callable[[], bool]:
@@ -194,16 +219,20 @@ def _running(space: Workspace) -> list[Fault]:
     for name in ("prefect", "mlflow"):
         if (service := servers.find(space, name)) is not None:
             problem = f"{name} already runs in this workspace, at {service.url}"
-            found.append(Fault(problem, f"end it first: rlhf dashboard --stop --workspace {space.root}"))
+            end = rlhf_line("dashboard", "--stop", workspace=space.root, here=True)
+            found.append(Fault(problem, f"end it first: {end}"))
     return found
 
 
 @contextmanager
 def _alone(space: Workspace) -> Iterator[None]:
     """One `rlhf up` a workspace."""
-    with (space.folder("services") / "up.lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError([Fault("rlhf up already runs in this workspace", "end that one first")]) from None
+    lock = FileLock(space.folder("services") / "up.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise InputError([Fault("rlhf up already runs in this workspace", "end that one first")]) from None
+    try:
         yield
+    finally:
+        lock.release()

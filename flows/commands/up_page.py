@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from alignment.workspace import Workspace
-from flows.monitoring.prometheus import all_stages, family, stages_at_work
+from flows.monitoring.prometheus import exposition, gauge, stage_families, stages_at_work
 from flows.services.supervisor import Supervisor
 
 RUNS = 8  # the newest
@@ -92,8 +92,8 @@ class Status:
         """For Prometheus: the services, and the stages at work."""
         up = [({"service": child.name}, float(child.state == "up")) for child in self.supervisor.children]
         again = [({"service": child.name}, float(child.restarts)) for child in self.supervisor.children]
-        lines = [*family("rlhf_service_up", up, {}), *family("rlhf_service_restarts", again, {})]
-        return "".join(f"{line}\n" for line in lines) + all_stages(self.space)
+        services = [gauge("rlhf_service_up", up, {}), gauge("rlhf_service_restarts", again, {})]
+        return exposition([*services, *stage_families(self.space)])
 
 
 @contextmanager

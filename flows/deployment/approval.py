@@ -16,10 +16,11 @@ from prefect.input import RunInput
 from prefect.states import Completed, Failed
 from pydantic import BaseModel, Field
 
+from alignment.durable_files import write_text
 from alignment.recipe.recipe import Recipe
 from alignment.registry import promote
-from alignment.workspace import Workspace, write_text
-from flows.monitoring.links import report_place
+from alignment.workspace import Workspace
+from flows.command_lines import rlhf_line
 
 KEY = "approval"
 
@@ -28,46 +29,51 @@ class Approval(RunInput):
     """The form on the dashboard. Without ``approve`` the version stays a candidate."""
 
     approve: bool = Field(description="Whether this version becomes the champion.")
-    name: str = Field(description="Who you are: it is kept with the version.", min_length=1)
-    comment: str = Field(default="", description="Why.")
+    name: str = Field(description="Who you are: it is kept with the version.", min_length=1, max_length=200)
+    comment: str = Field(default="", description="Why.", max_length=3000)
 
 
-class Question(BaseModel):
-    """What a suspended run waits for."""
+class ApprovalRequest(BaseModel):
+    """What a suspended run asks a person."""
 
-    recipe: Path  # as it ran
+    run: str
     version: str
-    report: str
     hours: float
 
+    def recipe(self, space: Workspace) -> Path:
+        """The recipe, as it ran."""
+        return space.root.resolve() / "runs" / self.run / "recipe.yaml"
 
-def asked_before(space: Workspace) -> Question | None:
+    def report(self, space: Workspace) -> str:
+        """Where the run's report is."""
+        return (space.root.resolve() / "runs" / self.run / "report.html").as_uri()
+
+
+def asked_before(space: Workspace) -> ApprovalRequest | None:
     """The question of this very run, where it was suspended with one."""
     path = _place(space)
-    return Question.model_validate_json(path.read_text("utf-8")) if path is not None and path.exists() else None
+    return ApprovalRequest.model_validate_json(path.read_text("utf-8")) if path is not None and path.exists() else None
 
 
-def question(space: Workspace, recipe: Recipe, run: str) -> Question | None:
+def question(space: Workspace, recipe: Recipe, run: str) -> ApprovalRequest | None:
     """What to ask after a run whose gate waits for a person; None where nobody can be asked: in no deployment."""
     path = _place(space)
     if path is None or recipe.gate is None:
         return None
     folder = space.root.resolve() / "runs" / run
     registered = json.loads((folder / "report.json").read_text("utf-8"))["registered"]
-    asked = Question(
-        recipe=folder / "recipe.yaml", version=f"{registered['name']}/{registered['version']}",
-        report=report_place(folder / "report.html"), hours=recipe.gate.approval_hours,
-    )  # fmt: skip
+    version = f"{registered['name']}/{registered['version']}"
+    asked = ApprovalRequest(run=run, version=version, hours=recipe.gate.approval_hours)
     write_text(path, asked.model_dump_json(indent=1) + "\n")
     return asked
 
 
-def ask(space: Workspace, asked: Question) -> State[Any]:
+def ask(space: Workspace, asked: ApprovalRequest) -> State[Any]:
     """Suspends this run until a person has answered; then promotes the version, or leaves it a candidate."""
+    line = rlhf_line("models", "promote", asked.version, workspace=space.root)
     words = (
-        f"**{asked.version}** holds every condition of its gate. Read its report first: {asked.report}\n\n"
-        f"Without an answer in {asked.hours:g} hours it stays a candidate, which `rlhf models promote {asked.version}` "
-        "can promote later."
+        f"**{asked.version}** holds every condition of its gate. Read its report first: {asked.report(space)}\n\n"
+        f"Without an answer in {asked.hours:g} hours it stays a candidate, which `{line}` can promote later."
     )
     form = Approval.with_initial_data(description=words)
     answer = suspend_flow_run(wait_for_input=form, timeout=int(asked.hours * 3600), key=KEY)

@@ -22,14 +22,14 @@ from prefect.client.schemas.objects import State
 from prefect.deployments import run_deployment
 from prefect.runtime import flow_run as running
 
+from alignment.durable_files import write_text
 from alignment.errors import InputError
 from alignment.recipe.deployment import Deployment
 from alignment.recipe.graph import of_type
-from alignment.recipe.load import dump_recipe
 from alignment.recipe.recipe import Recipe
 from alignment.recipe.resolved import ResolvedRecipe
 from alignment.recipe.stages.preferences import HumanPreferencesStage
-from alignment.workspace import Workspace, write_text
+from alignment.workspace import Workspace
 from flows.deployment.approval import ask, asked_before, question
 from flows.deployment.schedule import schedule_of, triggers
 from flows.deployment.worker import DeploymentWorker, end_with_the_worker, pause, replace_missed
@@ -39,9 +39,10 @@ from flows.pipeline.announce import tell, tell_of_the_end
 from flows.pipeline.human_votes import heard, unheard, waiting_recipe
 from flows.pipeline.launch import checked
 from flows.pipeline.orchestration import address
-from flows.pipeline.pipeline import RunRequest, run_pipeline
+from flows.pipeline.pipeline import run_pipeline
+from flows.pipeline.run_state import RunRequest
 from flows.recipe_source import prepare
-from flows.runs import next_run_name
+from flows.runs import claim_run, keep_recipe
 from flows.services.guard import guarded
 from flows.services.process_records import answer_for, at_work
 from flows.shutdown import SERVED_STEP_SECONDS, SERVED_TOTAL_SECONDS, end_in_time, hear_sigterm
@@ -92,7 +93,7 @@ def _deployed(recipe: str, workspace: str, overrides: list[str], queue: str, dig
 def _serve_one(recipe: str, space: Workspace, overrides: list[str], queue: str, digest: str) -> State[Any]:
     """What one run of the deployment does."""
     if (asked := asked_before(space)) is not None:
-        loaded = prepare(str(asked.recipe))
+        loaded = prepare(str(asked.recipe(space)))
         return _follow(loaded, space, ask(space, asked))
     waited = waiting_recipe(space, queue) if queue else None
     answered = waited is not None and waited.exists()
@@ -153,8 +154,8 @@ def _run(resolved: ResolvedRecipe, space: Workspace, ready: dict[str, str]) -> t
     except InputError as error:  # its files have changed since it was deployed
         tell(recipe, "", resolved.path, state=None, error=error)
         raise
-    name = next_run_name(space, recipe.name)
-    write_text(space.folder("runs", name) / "recipe.yaml", dump_recipe(resolved.written_out()))
+    name = claim_run(space, recipe.name)
+    keep_recipe(space.folder("runs", name) / "recipe.yaml", resolved, space)
     request = RunRequest(resolved=resolved, workspace=space.root, run=name, ready=ready)
     state = run_pipeline(request, recipe.deployment.timeout_seconds)
     if state.name == "TimedOut":  # the flow itself could not say so: it was interrupted

@@ -1,25 +1,19 @@
-"""How busy the GPUs of this machine are while a stage runs, from ``nvidia-smi``, which comes with the driver.
+"""How busy this machine's GPUs are while a stage runs, from NVIDIA's management library, which the driver brings."""
 
-It is asked to go on by itself and is read by a thread: starting it takes longer than a training step. One whose
-reader has died ends with its next line, because nobody reads that.
-"""
-
+import math
 import os
-import shutil
-import subprocess
-import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import IO, Self
-
-SECONDS = 5
-FIELDS = "index,utilization.gpu,memory.used,memory.total"
-MIB = 2**20
+from typing import Any, Self
 
 
 @dataclass(frozen=True, slots=True)
 class GpuUse:
-    """One GPU at one moment: ``utilization`` is the share of time in which it computed, 0 to 1; memory in bytes."""
+    """One GPU at one moment: ``utilization`` is the share of time in which it computed, 0 to 1; memory in bytes.
+
+    A figure that a GPU does not give, as the utilization in MIG mode, is not a number.
+    """
 
     gpu: str
     utilization: float
@@ -28,20 +22,20 @@ class GpuUse:
 
 
 class GpuWatch:
-    """Reads the GPUs from its start to :meth:`close`; sees none where there is no driver."""
+    """Reads the GPUs whenever it is asked, up to :meth:`close`; sees none where there is no driver, or where
+    ``CUDA_VISIBLE_DEVICES`` is empty."""
 
-    def __init__(self, program: str = "nvidia-smi") -> None:
-        self._seen: dict[str, GpuUse] = {}
-        self._process: subprocess.Popen[str] | None = None
-        found = shutil.which(program)
-        if found is None or os.environ.get("CUDA_VISIBLE_DEVICES") == "":
+    def __init__(self) -> None:
+        self._library: Any = None
+        if os.environ.get("CUDA_VISIBLE_DEVICES") == "":
             return
-        command = [found, f"--query-gpu={FIELDS}", "--format=csv,noheader,nounits", f"--loop={SECONDS}"]
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-        )
-        assert self._process.stdout is not None
-        threading.Thread(target=self._read, args=(self._process.stdout,), name="gpu-use", daemon=True).start()
+        import pynvml
+
+        try:
+            pynvml.nvmlInit()
+        except pynvml.NVMLError:  # no driver, or none that answers
+            return
+        self._library = pynvml
 
     def __enter__(self) -> Self:
         return self
@@ -53,33 +47,39 @@ class GpuWatch:
 
     @property
     def now(self) -> list[GpuUse]:
-        """The newest reading of each GPU, by index."""
-        return [self._seen[name] for name in sorted(self._seen)]
+        """Every GPU as it is, by index; one that no longer answers is left out."""
+        if self._library is None:
+            return []
+        try:
+            uses = [self._read(index) for index in range(self._library.nvmlDeviceGetCount())]
+        except self._library.NVMLError:
+            return []
+        return [use for use in uses if use is not None]
 
     def close(self) -> None:
-        """Ends the reading."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
+        """Ends the reading. A second time does nothing."""
+        library, self._library = self._library, None
+        if library is not None:
+            try:
+                library.nvmlShutdown()
+            except library.NVMLError:
+                return
 
-    def _read(self, lines: IO[str]) -> None:
-        with lines:
-            for line in lines:
-                if (use := parse(line)) is not None:
-                    self._seen = {**self._seen, use.gpu: use}
+    def _read(self, index: int) -> GpuUse | None:
+        nvml = self._library
+        try:
+            handle = nvml.nvmlDeviceGetHandleByIndex(index)
+        except nvml.NVMLError:
+            return None
+        return GpuUse(
+            gpu=str(index),
+            utilization=self._figure(lambda: nvml.nvmlDeviceGetUtilizationRates(handle).gpu / 100),
+            memory_used=self._figure(lambda: nvml.nvmlDeviceGetMemoryInfo(handle).used),
+            memory_total=self._figure(lambda: nvml.nvmlDeviceGetMemoryInfo(handle).total),
+        )
 
-
-def parse(line: str) -> GpuUse | None:
-    """A line of nvidia-smi's table; a figure that a GPU does not have ("[N/A]", as in MIG mode) is not a number."""
-    parts = [part.strip() for part in line.split(",")]
-    if len(parts) != 4 or not parts[0].isdecimal():
-        return None
-    share, used, total = (_number(part) for part in parts[1:])
-    return GpuUse(parts[0], share / 100, used * MIB, total * MIB)
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return float("nan")
+    def _figure(self, read: Callable[[], float]) -> float:
+        try:
+            return float(read())
+        except self._library.NVMLError:
+            return math.nan

@@ -1,40 +1,42 @@
-"""Structured logs: one JSON object a line on standard error, with the run, stage and version that it is about.
+"""Structured logs: one JSON object a line, with the run, stage and version that it is about.
 
-They are on where ``RLHF_LOG=json`` is set, in every command and in every process that a deployment starts. A line has
-``time`` (UTC), ``level``, ``logger``, ``message``, whatever :func:`about` knows, and what the record itself brings.
+Every run writes its own into ``runs/<run>/log.jsonl``, which ``rlhf logs`` reads. Where ``RLHF_LOG=json`` is set, every
+command and every process that a deployment starts also writes its own on standard error. A line has ``time`` (UTC),
+``level``, ``logger``, ``message``, whatever :func:`about` knows, what the record itself brings, and ``error``: a
+traceback, where there is one.
 """
 
-import json
 import logging
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
-from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
+
+from pythonjsonlogger.json import JsonFormatter
 
 SWITCH = "RLHF_LOG"
 OURS = ("alignment", "flows", "preference_ui", "uvicorn")
 RUNS = ("alignment", "flows")  # what a run does, for the dashboard
+LOG_FILE = "log.jsonl"  # of a run, in its folder
 _about: ContextVar[dict[str, Any]] = ContextVar("about", default={})  # noqa: B039 - it is replaced, never changed
 
 
-class JsonFormatter(logging.Formatter):
-    """A record as one line of JSON."""
+class AboutFormatter(JsonFormatter):
+    """A record as one line of JSON, with what :func:`about` says of where it comes from."""
 
-    def format(self, record: logging.LogRecord) -> str:
-        line: dict[str, Any] = {
-            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "message": record.getMessage(),
-            **_about.get(),
-            **getattr(record, "fields", {}),
-        }
-        if record.exc_info:
-            line["error"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str)
+    def __init__(self) -> None:
+        names = {"levelname": "level", "name": "logger", "exc_info": "error"}
+        super().__init__(["levelname", "name", "message"], rename_fields=names, timestamp="time")
+
+    def add_fields(self, log_data: dict[str, Any], record: logging.LogRecord, message_dict: dict[str, Any]) -> None:
+        """The library's fields, and those of :func:`about` that the record does not bring itself."""
+        super().add_fields(log_data, record, message_dict)
+        log_data["level"] = record.levelname.lower()
+        for name, value in _about.get().items():
+            log_data.setdefault(name, value)
 
 
 def set_up() -> None:
@@ -44,7 +46,7 @@ def set_up() -> None:
     for name in OURS:
         logger = logging.getLogger(name)
         handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(JsonFormatter())
+        handler.setFormatter(AboutFormatter())
         logger.handlers = [handler]
         logger.setLevel(logging.INFO)
         logger.propagate = False
@@ -63,6 +65,21 @@ def to_the_dashboard() -> None:
 
 
 @contextmanager
+def log_file(path: Path) -> Iterator[None]:
+    """Inside the context, what our loggers say from level INFO on is added to a file as well."""
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(AboutFormatter())
+    with ExitStack() as before:
+        before.callback(handler.close)
+        for logger in map(logging.getLogger, OURS):
+            before.callback(logger.removeHandler, handler)
+            before.callback(logger.setLevel, logger.level)
+            logger.addHandler(handler)
+            logger.setLevel(logging.INFO)
+        yield
+
+
+@contextmanager
 def about(**fields: Any) -> Iterator[None]:
     """Adds fields (run, stage, version …) to every line that is logged inside the context."""
     token = _about.set({**_about.get(), **fields})
@@ -74,4 +91,4 @@ def about(**fields: Any) -> Iterator[None]:
 
 def say(logger: logging.Logger, message: str, **fields: Any) -> None:
     """Logs a sentence at level INFO with fields of its own."""
-    logger.info(message, extra={"fields": fields})
+    logger.info(message, extra=fields)

@@ -1,8 +1,12 @@
-"""Who hears how a run ended: a webhook, Slack, e-mail, or a notification block that Prefect keeps.
+"""Who hears how a run ended: a webhook, Slack, e-mail, whatever Apprise speaks to, or a block that Prefect keeps.
 
 A notice that cannot be delivered never fails a run: it is tried three times and then stands in the log, without the
 address, which is a secret of its own. Addresses and passwords are values of environment variables that the recipe
 names; they stand in no recipe, artifact or log. No client is used that logs its requests, or follows a redirect.
+
+Apprise sends to a hundred services and more, and could send to these three; they are not sent by it, because it signs
+no webhook, sends Slack's messages to Slack's own servers alone (and not to what understands the same, such as
+Mattermost), logs the addresses that mail goes to, and says of a failure only that there was one.
 """
 
 import hashlib
@@ -64,6 +68,8 @@ def notify(settings: Notify | None, news: News) -> dict[str, bool]:
         ways["slack"] = lambda: _post(_secret(slack), json.dumps({"text": f"*{news.subject}*\n{news.text}"}).encode())
     if (email := settings.email) is not None:
         ways["email"] = lambda: _email(email, news)
+    if (services := settings.apprise) is not None:
+        ways["apprise"] = lambda: _apprise(services, news)
     if (block := settings.block) is not None:
         ways["block"] = lambda: _block(block, news)
     return {name: _tried(name, way) for name, way in ways.items()}
@@ -142,6 +148,24 @@ def _email(settings: Email, news: News) -> None:
         if user:
             server.login(user, password)
         server.send_message(message)
+
+
+def _apprise(variable: str, news: News) -> None:
+    """Sends to the services whose Apprise addresses stand in a variable, with blanks or commas between them."""
+    import apprise
+
+    asset = apprise.AppriseAsset(
+        app_id="rlhf-flows",
+        app_desc="rlhf-flows",
+        http_redirects=False,
+        storage_mode=apprise.PersistentStoreMode.MEMORY,
+    )
+    services = apprise.Apprise(asset=asset)
+    with _quiet("apprise", "urllib3", "requests"):
+        if not services.add(_secret(variable)):
+            raise _Answered("not all of its addresses are Apprise's: see https://appriseit.com/services")
+        if not services.notify(body=news.text, title=news.subject, body_format=apprise.NotifyFormat.TEXT):
+            raise _Answered("not every service took it")
 
 
 def _block(name: str, news: News) -> None:

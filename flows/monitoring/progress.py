@@ -22,8 +22,8 @@ class Listener(Protocol):
     def stage_finished(self, name: str, *, status: str, cached: bool, seconds: float, summary: str) -> None:
         """A stage ended; ``status`` is "completed" or "failed"."""
 
-    def note(self, text: str) -> None:
-        """Something that a person should know while the run goes on: what is waited for, what is away."""
+    def warned(self, line: str) -> None:
+        """Something is not as it should be, and the run goes on."""
 
 
 class Silent:
@@ -38,8 +38,9 @@ class Silent:
     def stage_finished(self, name: str, *, status: str, cached: bool, seconds: float, summary: str) -> None:
         """Nothing."""
 
-    def note(self, text: str) -> None:
-        """Nothing."""
+    def warned(self, line: str) -> None:
+        """Logged: nobody else would say it."""
+        logging.getLogger(__name__).warning(line)
 
 
 class GuardedListener:
@@ -62,9 +63,9 @@ class GuardedListener:
             self._listener.stage_finished, name, status=status, cached=cached, seconds=seconds, summary=summary
         )
 
-    def note(self, text: str) -> None:
+    def warned(self, line: str) -> None:
         """Passed on."""
-        self._pass_on(self._listener.note, text)
+        self._pass_on(self._listener.warned, line)
 
     def _pass_on(self, hear: Callable[..., None], *given: Any, **named: Any) -> None:
         try:

@@ -1,18 +1,23 @@
 """What a stage is doing, for Prometheus: a text file a stage, as node_exporter's textfile collector reads them.
 
 ``WORKSPACE/metrics/<stage>.prom`` is written anew while the stage runs, never half, and removed when it ends: a series
-that stands still for a stage that has long ended would be a lie. The format is Prometheus' text exposition format
-(https://prometheus.io/docs/instrumenting/exposition_formats/).
+that stands still for a stage that has long ended would be a lie.
 """
 
 import contextlib
 import logging
+import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.registry import Collector
+
 from alignment.stage import Progress
-from alignment.workspace import Workspace, write_text
+from alignment.workspace import Workspace
 from flows.monitoring.gpu import GpuWatch
 from flows.services.process_records import is_deserted, owner_line
 
@@ -31,6 +36,18 @@ HELP = {
     "rlhf_service_up": "Whether a service of `rlhf up` answers.",
     "rlhf_service_restarts": "How often a service of `rlhf up` was started again.",
 }
+Rows = Sequence[tuple[Mapping[str, str], float]]  # a metric's values, each with its own labels
+
+
+class _Families(Collector):
+    """Metrics that are there already."""
+
+    def __init__(self, families: Iterable[Metric]) -> None:
+        self.families = list(families)
+
+    def collect(self) -> Iterator[Metric]:
+        """Yields them."""
+        yield from self.families
 
 
 class StageMetrics:
@@ -51,6 +68,16 @@ class StageMetrics:
         if now > self._last:  # two steps can fall on one tick of the clock
             self._rate = (progress.tokens - self._tokens) / (now - self._last)  # 0 at first: infinitely long ago
         self._last, self._tokens = now, progress.tokens
+        temporary = self.path.with_name(f"{self.path.name}.{os.getpid()}")
+        try:
+            temporary.write_text(f"{owner_line()}\n{exposition(self._families(progress))}", "utf-8")
+            temporary.replace(self.path)
+        except OSError as error:  # no space, no right to write: that is no reason to stop a training
+            if not self._silent:
+                _log.warning("no metrics are written: %s", error)
+            self._silent = True
+
+    def _families(self, progress: Progress) -> Iterator[Metric]:
         values = {
             "rlhf_stage_step": progress.step,
             "rlhf_stage_steps": progress.total,
@@ -58,52 +85,34 @@ class StageMetrics:
             "rlhf_stage_tokens_per_second": self._rate,
             "rlhf_stage_updated_seconds": time.time(),
         }
-        lines = [owner_line()]
-        lines += [line for name, value in values.items() for line in family(name, [({}, value)], self.labels)]
+        yield from (gauge(name, [({}, value)], self.labels) for name, value in values.items())
         own = [({"metric": name}, value) for name, value in sorted(progress.metrics.items())]
-        lines += family("rlhf_stage_metric", own, self.labels)
-        lines += self._gpu_lines()
-        try:
-            write_text(self.path, "\n".join(lines) + "\n")
-        except OSError as error:  # no space, no right to write: that is no reason to stop a training
-            if not self._silent:
-                _log.warning("no metrics are written: %s", error)
-            self._silent = True
-
-    def _gpu_lines(self) -> list[str]:
-        uses = self._gpus.now
-        values = {
-            "rlhf_gpu_utilization": [({"gpu": one.gpu}, one.utilization) for one in uses],
-            "rlhf_gpu_memory_used_bytes": [({"gpu": one.gpu}, one.memory_used) for one in uses],
-            "rlhf_gpu_memory_bytes": [({"gpu": one.gpu}, one.memory_total) for one in uses],
-        }
-        return [line for name, rows in values.items() if rows for line in family(name, rows, self.labels)]
+        yield gauge("rlhf_stage_metric", own, self.labels)
+        if uses := self._gpus.now:
+            yield gauge("rlhf_gpu_utilization", [({"gpu": use.gpu}, use.utilization) for use in uses], self.labels)
+            used = [({"gpu": use.gpu}, use.memory_used) for use in uses]
+            yield gauge("rlhf_gpu_memory_used_bytes", used, self.labels)
+            yield gauge("rlhf_gpu_memory_bytes", [({"gpu": use.gpu}, use.memory_total) for use in uses], self.labels)
 
     def close(self) -> None:
         """Removes the file, and stops looking at the GPUs."""
         self._gpus.close()
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # a file that stays is a lesser fault than an error of the stage's, lost
             self.path.unlink(missing_ok=True)
 
 
-def family(name: str, rows: list[tuple[dict[str, str], float]], labels: Mapping[str, str]) -> list[str]:
-    """A metric in the exposition format: what it is, then its values, each with its own labels and the common ones."""
-    lines = [f"# HELP {name} {HELP[name]}", f"# TYPE {name} gauge"]
-    for more, value in rows:
-        pairs = ",".join(f'{key}="{_escaped(text)}"' for key, text in {**labels, **more}.items())
-        lines.append(f"{name}{{{pairs}}} {_number(value)}")
-    return lines
+def gauge(name: str, rows: Rows, labels: Mapping[str, str]) -> GaugeMetricFamily:
+    """A gauge of ours with its values; ``labels`` are common to all of them."""
+    names = [*labels, *(rows[0][0] if rows else ())]
+    family = GaugeMetricFamily(name, HELP[name], labels=names)
+    for own, value in rows:
+        family.add_metric([{**labels, **own}[label] for label in names], value)
+    return family
 
 
-def _number(value: float) -> str:
-    """As Go's ParseFloat reads it: NaN, +Inf, -Inf and the rest."""
-    if value != value:
-        return "NaN"
-    return {float("inf"): "+Inf", float("-inf"): "-Inf"}.get(value, repr(value))
-
-
-def _escaped(text: str) -> str:
-    return text.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')
+def exposition(families: Iterable[Metric]) -> str:
+    """Metrics in Prometheus' text format (https://prometheus.io/docs/instrumenting/exposition_formats/)."""
+    return generate_latest(_registry(families)).decode()
 
 
 def stages_at_work(workspace: Workspace) -> Iterator[tuple[str, str]]:
@@ -117,15 +126,17 @@ def stages_at_work(workspace: Workspace) -> Iterator[tuple[str, str]]:
             yield path.stem, text
 
 
-def all_stages(workspace: Workspace) -> str:
-    """What every stage under way says, as one page: HELP and TYPE of a metric stand once, before all of its values."""
-    families: dict[str, list[str]] = {name: [] for name in HELP}
+def stage_families(workspace: Workspace) -> list[Metric]:
+    """What every stage under way says: a metric of several stages once, with all of its values."""
+    families: dict[str, Metric] = {}
     for _stage, text in stages_at_work(workspace):
-        for line in text.splitlines():
-            if not line.startswith("#") and (values := families.get(line.partition("{")[0])) is not None:
-                values.append(line)
-    lines = []
-    for name, values in families.items():
-        if values:
-            lines += [f"# HELP {name} {HELP[name]}", f"# TYPE {name} gauge", *values]
-    return "".join(f"{line}\n" for line in lines)
+        for family in text_string_to_metric_families(text):
+            families.setdefault(family.name, Metric(family.name, family.documentation, family.type))
+            families[family.name].samples += family.samples
+    return [families[name] for name in HELP if name in families]
+
+
+def _registry(families: Iterable[Metric]) -> CollectorRegistry:
+    registry = CollectorRegistry()
+    registry.register(_Families(families))
+    return registry

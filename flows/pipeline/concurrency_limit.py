@@ -74,7 +74,7 @@ def _wait_for_the_server(limit: str) -> None:
     """Without the server nobody knows whose the GPUs are. Raises StageError where it does not come back."""
     deadline = time.monotonic() + SERVER_SECONDS
     if not server_answers():
-        listener.get().note(f"waiting for the Prefect server, which shares out {limit}")
+        listener.get().warned(f"waiting for the Prefect server, which shares out {limit}")
         while not server_answers():
             if time.monotonic() > deadline:
                 raise StageError(

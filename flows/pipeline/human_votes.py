@@ -11,16 +11,18 @@ from pathlib import Path
 
 from alignment.data.jsonl import read_records
 from alignment.digests import digest_of
+from alignment.durable_files import write_text
 from alignment.errors import Fault, InputError, StageError
 from alignment.preferences.comparisons import make_comparisons
 from alignment.recipe.graph import of_type
-from alignment.recipe.load import dump_recipe
 from alignment.recipe.recipe import Recipe
 from alignment.recipe.resolved import ResolvedRecipe
 from alignment.recipe.stages.preferences import HumanPreferencesStage
 from alignment.records import Artifact, Comparison, Prompt, Response
-from alignment.workspace import Workspace, write_text
+from alignment.workspace import Workspace
+from flows.command_lines import rlhf_line
 from flows.pipeline.uncertainty_sampling import doubts
+from flows.runs import keep_recipe
 from preference_ui.import_export import Export
 from preference_ui.labelling.queue import queue_comparisons
 from preference_ui.labelling.vote_schema import storable
@@ -31,8 +33,8 @@ from preference_ui.store.store import Store
 
 
 def store_url(workspace: Workspace, url: str | None = None) -> str:
-    """The raters' store: the URL given, else ``RLHF_STORE``, else SQLite in the workspace."""
-    return url or os.environ.get("RLHF_STORE") or f"sqlite:///{workspace.folder('raters')}/votes.db"
+    """The raters' store: the URL given, else ``RLHF_STORE``, else the path of SQLite's file in the workspace."""
+    return url or os.environ.get("RLHF_STORE") or str(workspace.folder("raters") / "votes.db")
 
 
 def snapshots(workspace: Workspace) -> Path:
@@ -155,10 +157,11 @@ def remember_waiting(name: str, resolved: ResolvedRecipe, made: Mapping[str, Art
     recipe = resolved.recipe
     settings = _settings(recipe, name)
     queue = queue_name(name, recipe, made[settings.responses])
-    write_text(waiting_recipe(workspace, queue), dump_recipe(resolved.written_out()))
+    keep_recipe(waiting_recipe(workspace, queue), resolved, workspace)
     return (
         f"{name} waits for raters: {settings.pairs} pairs of {settings.votes_per_comparison} votes each, in the queue "
-        f"{queue}. People vote in `rlhf rate`; `rlhf deploy` goes on by itself when they are done, or run this again"
+        f"{queue}. People vote in the app of `{rlhf_line('rate', workspace=workspace.root)}`; when they are done, the "
+        f"same run goes on, by hand or under `rlhf deploy`"
     )
 
 
@@ -175,12 +178,23 @@ def _settings(recipe: Recipe, name: str) -> HumanPreferencesStage:
 
 
 def _snapshot(workspace: Workspace, queue: str) -> Export | None:
+    """A queue's snapshot, once there is one; its file is this workspace's own where it has one of that name."""
     store = Store.open(store_url(workspace))
     try:
         snapshot = take_if_ready(store, queue, snapshots(workspace))
     finally:
         store.close()
-    if snapshot is not None and not records_of(snapshot).exists():
+    if snapshot is None:
+        return None
+    own = snapshots(workspace) / Path(snapshot.path).name  # the store has the path of the workspace that took it
+    if own != Path(snapshot.path) and (own.exists() or _is_own(workspace)):
+        snapshot = snapshot.model_copy(update={"path": str(own)})
+    if not records_of(snapshot).exists():
         problem = f"the snapshot of {queue} is not on this machine"
         raise InputError([Fault(problem, "bring it here from where the raters' app runs", file=snapshot.path)])
     return snapshot
+
+
+def _is_own(workspace: Workspace) -> bool:
+    """Whether the raters' store is the workspace's own file."""
+    return store_url(workspace) == f"sqlite:///{workspace.folder('raters')}/votes.db"

@@ -16,21 +16,27 @@ from prefect.settings import (
     temporary_settings,
 )
 from rich.console import Console
+from rich.text import Text
 
 from alignment.cache_key import code_digest
 from alignment.checks.recipe import check_recipe
 from alignment.digests import digest_of
-from alignment.errors import InputError
-from alignment.recipe.load import dump_recipe
+from alignment.durable_files import file_digest, write_text
+from alignment.errors import InputError, StageError
 from alignment.recipe.recipe import Recipe
 from alignment.recipe.resolved import ResolvedRecipe
-from alignment.workspace import Workspace, file_digest, write_text
+from alignment.workspace import Workspace
+from flows.command_lines import rlhf_line
+from flows.console import PlainConsole, styled
+from flows.failures import keep_traceback
 from flows.monitoring.logs import to_the_dashboard
 from flows.monitoring.progress import GuardedListener, listener
 from flows.monitoring.terminal import Terminal, shown_stages
 from flows.pipeline.environment import running_faults
 from flows.pipeline.orchestration import address
-from flows.pipeline.pipeline import RunRequest, check_start, run_pipeline
+from flows.pipeline.pipeline import check_start, run_pipeline
+from flows.pipeline.run_state import RunRequest
+from flows.runs import claim_run, keep_recipe
 from flows.services import servers
 from flows.services.guard import guarded
 from flows.services.process_records import ProcessRegistration, at_work, settle
@@ -45,12 +51,19 @@ def checked(resolved: ResolvedRecipe, workspace: Workspace) -> None:
     digests = {name: file_digest(file) for name, file in data.items() if file.is_file()}
     identity = digest_of([resolved.digest, digests, code_digest("alignment.checks.recipe"), _model_stamp(recipe)])
     passed = workspace.folder("services") / "checked.json"
-    known: list[str] = json.loads(passed.read_text("utf-8")) if passed.exists() else []
+    known = _known(passed)
     if identity in known:
         return
     if faults := check_recipe(resolved, workspace):
         raise InputError(faults)
     write_text(passed, json.dumps([*known[-99:], identity]))
+
+
+def _known(path: Path) -> list[str]:
+    try:
+        return [str(one) for one in json.loads(path.read_text("utf-8"))]
+    except (OSError, ValueError, TypeError):
+        return []
 
 
 def _model_stamp(recipe: Recipe) -> list[tuple[str, int, int]]:
@@ -63,19 +76,21 @@ def launch(
     resolved: ResolvedRecipe,
     workspace: Workspace,
     server: servers.Service,
-    name: str,
     only: str | None,
     start: str | None,
+    refresh: list[str],
     console: Console,
     began: float,
 ) -> int:
     """Runs the flow and says how it ended. Returns the exit code."""
-    request = RunRequest(resolved=resolved, workspace=workspace.root, run=name, only=only, start=start)
-    check_start(request)  # a mistyped stage leaves no run
-    write_text(workspace.folder("runs", name) / "recipe.yaml", dump_recipe(resolved.written_out()))
-    said = Console(stderr=True, highlight=False, soft_wrap=True, markup=False).print
-    with console.status("waiting for the Prefect server"):
-        servers.wait(workspace, server, said)
+    check_start(resolved.recipe, only, start, refresh)  # a mistyped stage leaves no run
+    name = claim_run(workspace, resolved.recipe.name)
+    request = RunRequest(
+        resolved=resolved, workspace=workspace.root, run=name, only=only, start=start, refresh=tuple(refresh)
+    )
+    keep_recipe(workspace.folder("runs", name) / "recipe.yaml", resolved, workspace)
+    with console.status(Text("waiting for the Prefect server")):
+        servers.wait(workspace, server, PlainConsole(stderr=True).print)
     settings: dict[Any, Any] = {PREFECT_RESULTS_LOCAL_STORAGE_PATH: workspace.folder("prefect", "results")}
     if get_current_settings().api.url is None:
         settings[PREFECT_API_URL] = server.api
@@ -94,6 +109,8 @@ def launch(
         error = state.result(raise_on_failure=False)
         if isinstance(error, InputError):
             raise error
+        if isinstance(error, Exception) and not isinstance(error, StageError):
+            console.print(keep_traceback(error, workspace.root / "runs" / name))
     say_end(console, workspace.root / "runs" / name, server, state, time.monotonic() - began)
     return 0 if state.is_completed() else 1
 
@@ -127,17 +144,24 @@ def say_end(console: Console, folder: Path, server: servers.Service, state: Stat
     words = {"AwaitingApproval": "awaits approval"}
     word = words.get(state.name or "", (state.name or "completed").lower())
     colour = colours.get(state.name or "", "green")
-    lines = [
-        f"\n[bold]{folder.name}[/bold] [{colour}]{word}[/{colour}] in {seconds:.0f} s: {state.message or ''}",
-        f"report     {folder / 'report.html'}",
-        f"dashboard  {server.url}   (stop it with: rlhf dashboard --stop)",
-    ]
+    ended = f" in {seconds:.0f} s: {state.message or ''}"
+    console.print(styled("\n", (folder.name, "bold"), " ", (word, colour), ended))
+    space = folder.parents[1]
+
+    def line(*command: str) -> str:
+        return rlhf_line(*command, workspace=space, here=True)
+
+    rows = [("report", str(folder / "report.html")), ("dashboard", server.url)]
     written = folder / "report.json"  # a run that was terminated may not have got that far
     registered = json.loads(written.read_text("utf-8")).get("registered") if written.exists() else None
     if registered:
-        lines += [
-            f"model      {registered['folder']}",
-            f"try it     rlhf chat {registered['name']}/{registered['version']}",
+        rows += [
+            ("model", registered["folder"]),
+            ("try it", line("chat", f"{registered['name']}/{registered['version']}")),
         ]
-    for line in lines:
-        console.print(line, soft_wrap=True, highlight=False)
+    if state.name == "Failed":
+        rows.append(("what failed", line("logs", folder.name)))
+    if server.pid is not None:
+        rows.append(("stop dashboard", line("dashboard", "--stop")))
+    for name, text in rows:
+        console.print(f"{name:<15} {text}")

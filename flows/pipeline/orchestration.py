@@ -11,7 +11,7 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -44,35 +44,39 @@ def of_the_server(error: BaseException) -> bool:
 
 def run_task(
     root: Path,
-    task: Callable[..., State[T]],
-    function: Callable[..., T],
+    task: Callable[..., Any],
+    function: Callable[..., Any],
     *given: Any,
-    inputs: Sequence[State[Any]] = (),
-) -> tuple[State[T] | None, T]:
+    inputs: Iterable[State[Any]] = (),
+) -> tuple[State[Any], Any]:
     """Runs ``function`` as a Prefect task, or as it is where the server does not answer. Its errors are raised.
 
-    ``inputs`` are the final states of the tasks that made what it is given: the dashboard draws them.
-
-    Returns the task's final state (None without Prefect) and the value.
+    ``inputs`` are the final states of the tasks that made what it is given: the dashboard draws them. Returns the final
+    state, whose name says whether the cache answered, and the value.
     """
     if not server_answers():
-        _log.warning(AWAY)
-        return None, function(*given)
+        return _without_the_server(function, *given)
     try:
         # Quoted, or Prefect takes every string in them that it has seen before for another task's result.
-        after = [_only_its_task(one) for one in inputs]
-        state: State[T] = task(*map(quote, given), return_state=True, wait_for=after)
+        after = [_only_its_task(state) for state in inputs if state.state_details.task_run_id is not None]
+        state: State[Any] = task(*map(quote, given), return_state=True, wait_for=after)
     except Exception as error:
         if not of_the_server(error):
             raise
-        _log.warning(AWAY)
-        return None, function(*given)  # what it had made is found again
-    value: T = state.result()
+        return _without_the_server(function, *given)  # what it had made is found again
+    value = state.result()
     task_run = state.state_details.task_run_id
     if task_run is not None and not server_answers():  # it hears of a task's end by an event, which it has missed
         body = {"state": {"type": "COMPLETED", "name": state.name, "message": state.message}, "force": True}
         post(root, ServerRequest("POST", f"/task_runs/{task_run}/set_state", body, **address(root)))
     return state, value
+
+
+def _without_the_server(function: Callable[..., Any], *given: Any) -> tuple[State[Any], Any]:
+    _log.warning(AWAY)
+    result = function(*given)
+    state: State[Any] = result if isinstance(result, State) else Completed(data=result)
+    return state, state.data
 
 
 def _only_its_task(state: State[Any]) -> State[Any]:

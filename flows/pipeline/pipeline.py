@@ -1,118 +1,48 @@
 """The whole run: base model, the recipe's stages in their order, then the gate, the registry and the report."""
 
 import logging
-import shlex
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run as running
-from prefect.states import Completed, Failed
-from pydantic import BaseModel
 
-from alignment.errors import Fault, InputError
+from alignment.errors import Fault, InputError, StageError, keeping, suggestion
 from alignment.recipe.base import BASE, CHAMPION
 from alignment.recipe.graph import of_type, stage_inputs
 from alignment.recipe.load import dump_recipe
 from alignment.recipe.recipe import Recipe
-from alignment.recipe.resolved import ResolvedRecipe
 from alignment.recipe.stages.preferences import HumanPreferencesStage
 from alignment.records import Artifact
-from alignment.report import Command, Registered, build_report, write_report
-from alignment.workspace import Workspace
+from alignment.report import Registered, build_report, write_report
 from flows.monitoring.background import background, server_answers
 from flows.monitoring.dashboard import name_version, show_queues, show_report
-from flows.monitoring.logs import about, say
+from flows.monitoring.logs import LOG_FILE, about, log_file, say
 from flows.monitoring.progress import listener
 from flows.pipeline.announce import announce, tell
+from flows.pipeline.conclusion import final_state, next_commands
 from flows.pipeline.leaderboard_votes import human_games, registered_names
 from flows.pipeline.orchestration import endings, give_up_on_the_server, run_flow, run_task, watched
-from flows.pipeline.register import Finish, commit, finish_task, with_approval
-from flows.pipeline.stage_task import base_task, execute, made_elsewhere, made_of, make_job, stage_task
+from flows.pipeline.register import commit, finish_task, with_approval
+from flows.pipeline.run_state import Run, RunRequest, StageOutcome, WaitingForRaters
+from flows.pipeline.stage_task import base_task, execute, made_of, make_job, stage_task
+from flows.run_record import write_record
 from flows.services.process_records import answer_for
 
 _log = logging.getLogger(__name__)
-Status = Literal["completed", "failed", "skipped", "waiting"]
-
-
-class RunRequest(BaseModel):
-    """What a run is asked to do; its fields are the flow's parameters on the dashboard.
-
-    ``only`` runs one stage and
-    ``start`` runs from one on; the stages before are then taken from the cache and nowhere else. ``ready`` maps a queue
-    of people's votes to the digest of the snapshot that the run was started for.
-    """
-
-    resolved: ResolvedRecipe
-    workspace: Path
-    run: str
-    only: str | None = None
-    start: str | None = None
-    ready: dict[str, str] = {}
-
-    @property
-    def recipe(self) -> Recipe:
-        return self.resolved.recipe
-
-    @property
-    def data(self) -> dict[str, Path]:
-        return self.resolved.data
-
-
-class WaitingForRaters(Exception):  # noqa: N818  (nothing went wrong)
-    """The votes of a queue are not there yet; the message says what people have to do."""
-
-
-@dataclass(slots=True)
-class StageOutcome:
-    """How one stage of a run ended."""
-
-    name: str
-    kind: str
-    status: Status
-    cached: bool
-    seconds: float
-    artifact: Artifact | None = None
-    error: str = ""
-    note: str = ""
-
-
-@dataclass(slots=True)
-class Run:
-    """A run under way: what it made so far."""
-
-    request: RunRequest
-    started: datetime = field(default_factory=lambda: datetime.now(UTC))
-    made: dict[str, Artifact] = field(default_factory=dict)
-    states: dict[str, State[Any] | None] = field(default_factory=dict)  # of the tasks that made them
-    outcomes: list[StageOutcome] = field(default_factory=list)
-    finish: Finish | None = None
-    waiting: str = ""
-
-    @property
-    def workspace(self) -> Workspace:
-        return Workspace(self.request.workspace)
-
-    @property
-    def recipe(self) -> Recipe:
-        return self.request.recipe
-
-    @property
-    def report(self) -> Path:
-        return self.workspace.root / "runs" / self.request.run / "report.html"
 
 
 @flow(name="alignment", flow_run_name="{request.run}", validate_parameters=False, persist_result=False)
 def pipeline(request: RunRequest) -> State[Any]:
     """Runs a recipe. The final state says whether the gate promoted, refused, or had nothing to decide."""
     answer_for(running.get_id())
-    with endings.noting(request.run) as note, watched(request.workspace, listener.get().note):
+    with endings.noting(request.run) as note, watched(request.workspace, listener.get().warned):
         state = run_to_its_end(request)
         note(state)
         if not server_answers():
@@ -131,16 +61,24 @@ def run_pipeline(request: RunRequest, timeout_seconds: float | None = None) -> S
 def run_to_its_end(request: RunRequest) -> State[Any]:
     """Runs the stages, and tells whoever wants to hear how it ended."""
     run = Run(request)
-    with about(run=request.run, recipe=run.recipe.name):
-        return _to_its_end(run)
+    folder = run.workspace.folder("runs", request.run)
+    with about(run=request.run, recipe=run.recipe.name), log_file(folder / LOG_FILE):
+        write_record(folder, request.data)
+        try:
+            return _to_its_end(run)
+        except Exception:
+            _log.exception("the run failed")
+            raise
 
 
 def _to_its_end(run: Run) -> State[Any]:
     request = run.request
     try:
-        run_stages(run)
+        with run.workspace.under_way(request.run):
+            run_stages(run)
     except Exception as error:
-        tell(run.recipe, request.run, run.report, state=None, error=error)
+        with keeping(error, "telling of it"):
+            tell(run.recipe, request.run, run.report, state=None, error=error)
         raise
     state = final_state(run)
     if run.finish is not None:
@@ -159,8 +97,11 @@ def run_stages(run: Run) -> None:
         decide(run)
     except WaitingForRaters as wait:
         run.waiting = str(wait)
-    finally:
-        publish_report(run)
+    except BaseException as error:
+        with keeping(error, "writing its report"):
+            publish_report(run)
+        raise
+    publish_report(run)
 
 
 def prepare_base(run: Run) -> None:
@@ -174,7 +115,7 @@ def prepare_base(run: Run) -> None:
 
 def run_stage(run: Run, name: str) -> None:
     """Runs one stage, or takes it from the cache; leaves it out where the request says so."""
-    wanted = _wanted(run, name)
+    wanted = _wanted(run.request, name)
     data = data_of(run, name, wanted=wanted)
     if data is None:
         return
@@ -186,19 +127,22 @@ def run_stage(run: Run, name: str) -> None:
         from alignment.registry.champion import with_champion  # MLflow takes its time
 
         recipe, made = with_champion(run.workspace, name, recipe, made)
-    job = make_job(name, recipe, made, data, run.workspace)
-    found = run.workspace.find(name, job.key)
+    if (champion := made.get(CHAMPION)) is not None and not run.workspace.claim(champion, run.request.run):
+        raise StageError(f"{champion.ref()} was removed while this run began to use it; give the same command again")
+    job = make_job(name, recipe, made, data, run.workspace, run.request.run)
+    job = replace(job, refresh=name in run.request.refresh)
     if not wanted:
-        if found is not None:
+        found = run.workspace.find(name, job.key, listener.get().warned)
+        if found is not None and run.workspace.claim(found, run.request.run):
             run.made[name] = found
         return
     with outcome(run, name, job.settings.kind) as result:
         say(_log, made_of(job))
-        inputs = [state for source in job.inputs if (state := run.states.get(source)) is not None]
+        inputs = [run.states[source] for source in job.inputs if source in run.states]
         state, made = run_task(run.workspace.root, stage_task(job), execute, job, inputs=inputs)
         run.states[name] = state
+        result.cached = state.name == "Cached"
         result.artifact = run.made[name] = Artifact.model_validate(made)
-        result.cached = found is not None or (state is not None and state.name == "Cached") or job.key in made_elsewhere
 
 
 def data_of(run: Run, name: str, *, wanted: bool) -> dict[str, Path] | None:
@@ -238,10 +182,10 @@ def data_of(run: Run, name: str, *, wanted: bool) -> dict[str, Path] | None:
 def decide(run: Run) -> None:
     """The gate's verdict on the evaluation, and the version's place in the registry that follows from it."""
     gate = run.recipe.gate
-    if gate is None or not _wanted(run, gate.evaluation) or gate.evaluation not in run.made:
+    if gate is None or not _wanted(run.request, gate.evaluation) or gate.evaluation not in run.made:
         return
     with outcome(run, "register", "register") as result:
-        inputs = [state for state in run.states.values() if state is not None]
+        inputs = list(run.states.values())
         finish, result.cached = finish_task(run.recipe, run.made, run.workspace, run.request.run, inputs)
         run.finish = with_approval(finish, run.workspace)
         announce(run.recipe, run.finish, run.workspace, run.request.run)
@@ -269,7 +213,7 @@ def publish_report(run: Run) -> None:
         finished=datetime.now(UTC),
         verdict=finish.verdict if finish else None,
         registered=registered,
-        commands=_commands(run),
+        commands=next_commands(run),
         work_seconds={"register": finish.work_seconds} if finish else {},
         games=human_games(run.workspace),
         names=registered_names(run.workspace),
@@ -277,51 +221,32 @@ def publish_report(run: Run) -> None:
     show_report(report, write_report(report, folder))
 
 
-def _commands(run: Run) -> list[Command]:
-    """What to do next, each as a line for the shell."""
-    where = f"-w {shlex.quote(str(run.request.workspace))}"
-    recipe = shlex.quote(str(run.workspace.root / "runs" / run.request.run / "recipe.yaml"))
-    commands = [
-        Command(purpose="Repeat this run, or go on with it where it stopped", line=f"rlhf run {recipe} {where}")
+def missing_inputs(recipe: Recipe, only: str | None, start: str | None, refresh: Sequence[str]) -> list[Fault]:
+    """Faults of ``only``, ``start`` and ``refresh``: stages that the recipe does not have, or that are left out."""
+    stages = list(recipe.stages)
+    named = [("--only", only), ("--from", start), *(("--refresh", name) for name in refresh)]
+    unknown = [(option, name) for option, name in named if name is not None and name not in stages]
+    faults = [
+        Fault(f"no stage {name!r} in the recipe", suggestion(name, stages), field=option) for option, name in unknown
     ]
-    if run.finish:
-        version = run.finish.reference
-        commands.insert(0, Command(purpose="Talk with this version", line=f"rlhf chat {version} {where}"))
-        if run.finish.verdict.waits and not run.finish.approved:
-            approve = f"rlhf models promote {version} {where} --reason '…'"
-            commands.insert(0, Command(purpose="Approve this version, which waits for a person", line=approve))
-        commands.append(Command(purpose="Its whole lineage", line=f"rlhf models show {version} {where} --json"))
-    return commands
+    if faults:
+        return faults
+    return [
+        Fault(f"stage {name} is not run at all", f"leave {name} out here, or ask for it there", field="--refresh")
+        for name in refresh
+        if not _is_wanted(stages, only, start, name)
+    ]
 
 
-def final_state(run: Run) -> State[Any]:
-    """The flow's last state: a refusal is a failure by name, so that automations can tell it from a broken stage."""
-    if run.waiting:
-        return Completed(name="Waiting", message=run.waiting)
-    if run.finish is None:
-        return Completed(message="no gate in this run")
-    if run.finish.promoted:
-        return Completed(name="Promoted", message=run.finish.sentence)
-    if run.finish.verdict.waits:
-        return Completed(name="AwaitingApproval", message=run.finish.sentence)
-    return Failed(name="Refused", message=run.finish.sentence)
+def _wanted(request: RunRequest, name: str) -> bool:
+    """Whether a stage is to be run or found, and not only to be taken from the cache for others."""
+    return _is_wanted(list(request.recipe.stages), request.only, request.start, name)
 
 
-def missing_inputs(request: RunRequest) -> list[Fault]:
-    """Faults of a request for ``only`` or ``start`` whose earlier stages were never run with these settings."""
-    faults = []
-    for field_name, value in (("--only", request.only), ("--from", request.start)):
-        if value is not None and value not in request.recipe.stages:
-            known = ", ".join(request.recipe.stages)
-            faults.append(Fault(f"no stage {value!r} in the recipe", f"its stages are: {known}", field=field_name))
-    return faults
-
-
-def _wanted(run: Run, name: str) -> bool:
-    stages = list(run.recipe.stages)
-    if run.request.only is not None:
-        return name == run.request.only
-    return run.request.start is None or stages.index(name) >= stages.index(run.request.start)
+def _is_wanted(stages: Sequence[str], only: str | None, start: str | None, name: str) -> bool:
+    if only is not None:
+        return name == only
+    return start is None or stages.index(name) >= stages.index(start)
 
 
 @contextmanager
@@ -336,30 +261,33 @@ def outcome(run: Run, name: str, kind: str) -> Iterator[StageOutcome]:
             yield result
     except WaitingForRaters as wait:
         result.status, result.note = "waiting", str(wait)
+        with keeping(wait, f"telling of {name}"):
+            _tell_of_outcome(run, result, started)
         raise
     except BaseException as error:
         result.status, result.error = "failed", f"{type(error).__name__}: {error}"
+        with keeping(error, f"telling of {name}"):
+            _tell_of_outcome(run, result, started)
         raise
-    finally:
-        result.seconds = time.perf_counter() - started
-        run.outcomes.append(result)
-        summary = (
-            result.error.splitlines()[0]
-            if result.error
-            else str(result.artifact.ref())
-            if result.artifact
-            else result.note
-        )
-        made = {"version": str(result.artifact.ref()), "digest": result.artifact.digest} if result.artifact else {}
-        ended = "cached" if result.cached else result.status
-        say(_log, f"{name}: {ended}", stage=name, kind=kind, status=ended, seconds=round(result.seconds, 3),
-            error=result.error or None, **made)  # fmt: skip
-        listener.get().stage_finished(
-            name, status=result.status, cached=result.cached, seconds=result.seconds, summary=summary
-        )
+    _tell_of_outcome(run, result, started)
 
 
-def check_start(request: RunRequest) -> None:
-    """Raises InputError where ``only`` or ``start`` cannot be done."""
-    if faults := missing_inputs(request):
+def _tell_of_outcome(run: Run, result: StageOutcome, started: float) -> None:
+    """Adds a stage's outcome to the run's, and tells the log and the listener."""
+    result.seconds = time.perf_counter() - started
+    run.outcomes.append(result)
+    reference = str(result.artifact.ref()) if result.artifact else ""
+    summary = result.error.splitlines()[0] if result.error else reference or result.note
+    made = {"version": reference, "digest": result.artifact.digest} if result.artifact else {}
+    ended = "cached" if result.cached else result.status
+    say(_log, f"{result.name}: {ended}", stage=result.name, kind=result.kind, status=ended,
+        seconds=round(result.seconds, 3), error=result.error or None, **made)  # fmt: skip
+    listener.get().stage_finished(
+        result.name, status=result.status, cached=result.cached, seconds=result.seconds, summary=summary
+    )
+
+
+def check_start(recipe: Recipe, only: str | None, start: str | None, refresh: Sequence[str] = ()) -> None:
+    """Raises InputError where ``only``, ``start`` or ``refresh`` cannot be done."""
+    if faults := missing_inputs(recipe, only, start, refresh):
         raise InputError(faults)

@@ -1,5 +1,6 @@
 """What follows the stages: the gate's verdict, and the version's place in the registry."""
 
+import json
 import os
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -8,11 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from prefect import task
+from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
+from prefect.states import Completed
 from pydantic import BaseModel
 
 from alignment.cache_key import code_digest
 from alignment.digests import digest_of
+from alignment.durable_files import write_text
 from alignment.evaluation.gate import GateVerdict, decide
 from alignment.recipe.base import CHAMPION
 from alignment.recipe.graph import of_type
@@ -51,10 +55,7 @@ class Finish(BaseModel):
     def sentence(self) -> str:
         """The outcome in one sentence, with what failed and by how much."""
         if self.verdict.waits and not self.approved:
-            return (
-                f"{self.name} v{self.version} waits for a person's approval: every condition of the gate holds. Read "
-                f"the report; `rlhf models promote {self.reference}` approves it, and until then it is a candidate"
-            )
+            return f"{self.name} v{self.version} waits for a person's approval: every condition of the gate holds"
         if self.promoted:
             place = "is the champion" if self.alias == "champion" else "was champion before"
             return f"{self.name} v{self.version} {place}: every condition of the gate holds"
@@ -110,7 +111,13 @@ def with_approval(finish: Finish, workspace: Workspace) -> Finish:
 def finish_task(
     recipe: Recipe, made: Mapping[str, Artifact], workspace: Workspace, run: str, inputs: Sequence[State[Any]]
 ) -> tuple[Finish, bool]:
-    """Runs :func:`finish` as a task after ``inputs``, cached by what it decides on. Says whether the cache answered."""
+    """Runs :func:`finish` as a task after ``inputs``. Says whether it was decided before.
+
+    What it decides on is its key: the same decision on the same artifacts, whose version still stands, is read from
+    the workspace and its state is named "Cached".
+    """
+    from alignment.registry.store import is_own
+
     assert recipe.gate is not None
     settings = dict(of_type(recipe.stages, EvaluateStage))[recipe.gate.evaluation]
     key = digest_of(
@@ -120,30 +127,36 @@ def finish_task(
             made[recipe.gate.evaluation].digest,
             made[settings.model].digest,
             code_digest("alignment.registry"),
+            None if is_own(workspace) else workspace.mlflow_uri,  # another registry does not have the version
         ]
     )
-    given = recipe, made, workspace, run
-    state, value = run_task(workspace.root, _task(key, refresh=False), finish, *given, inputs=inputs)
-    cached = state is not None and state.name == "Cached"
-    if cached and not _still_there(workspace, Finish.model_validate(value)):
-        cached = False
-        _state, value = run_task(workspace.root, _task(key, refresh=True), finish, *given, inputs=inputs)
-    return Finish.model_validate(value), cached
-
-
-def _task(key: str, *, refresh: bool) -> Any:
-    return task(
+    work = task(
         name="register",
         task_run_name="register",
         tags={"register"},
-        cache_key_fn=lambda _context, _parameters: key,
-        refresh_cache=refresh,
-        persist_result=True,
-        result_serializer="json",
+        cache_policy=NO_CACHE,
+        persist_result=False,
         retries=len(RETRIES),
         retry_delay_seconds=RETRIES,
         retry_condition_fn=lambda _task, _run, state: isinstance(state.data, ConnectionError | TimeoutError),
-    )(finish)
+    )(_finish_once)
+    state, value = run_task(workspace.root, work, _finish_once, recipe, made, workspace, run, key, inputs=inputs)
+    return Finish.model_validate(value), state.name == "Cached"
+
+
+def _finish_once(
+    recipe: Recipe, made: Mapping[str, Artifact], workspace: Workspace, run: str, key: str
+) -> State[dict[str, Any]]:
+    memory = workspace.folder("registry", recipe.model.registered_name, "decisions") / f"{key}.json"
+    try:
+        before = Finish.model_validate_json(memory.read_text("utf-8"))
+    except (OSError, ValueError):
+        before = None
+    if before is not None and _still_there(workspace, before):
+        return Completed(name="Cached", data=before.model_dump(mode="json"))
+    data = finish(recipe, made, workspace, run)
+    write_text(memory, json.dumps(data, indent=1) + "\n")
+    return Completed(data=data)
 
 
 def _still_there(workspace: Workspace, finish: Finish) -> bool:

@@ -5,23 +5,27 @@ and of the code that makes it; a stage with a known key is answered from the wor
 folder ``partial/<key>``, so the same stage, run again after any kind of death, goes on from its last checkpoint.
 """
 
-import fcntl
+import contextlib
 import json
 import logging
 import os
-import shutil
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
+from filelock import FileLock, Timeout
 from prefect import Task, task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
+from prefect.states import Completed
 
 from alignment.cache_key import stage_key
-from alignment.errors import Fault, InputError
+from alignment.durable_files import folder_digest, remove_tree
+from alignment.errors import Fault, InputError, NotFiniteError, StageError
 from alignment.models.base_model import prepare_base
 from alignment.models.memory import keep_freed_memory
 from alignment.recipe.base import BASE
@@ -32,7 +36,7 @@ from alignment.recipe.rewards import FunctionReward, data_name
 from alignment.recipe.stages.spec import StageSettings
 from alignment.records import Artifact
 from alignment.stage import Progress, StageContext
-from alignment.workspace import Workspace, folder_digest
+from alignment.workspace import Workspace
 from flows.cluster import run_stage
 from flows.monitoring.dashboard import ProgressBar, show_artifact, slug
 from flows.monitoring.logs import say
@@ -45,8 +49,11 @@ from flows.shutdown import letting_steps_end
 _log = logging.getLogger(__name__)
 DASHBOARD_SECONDS = 5.0  # between two updates of a progress artifact
 WAIT_SECONDS = 3.0  # for another process that makes the same artifact, before the wait is put into words
-made_elsewhere: set[str] = set()  # keys of artifacts that another process published while this one waited for it
 RETRIES = [2.0, 10.0]  # seconds before each retry, of failures that pass by themselves
+
+
+def _ignored(_line: str) -> None:
+    """Hears nothing."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +65,8 @@ class Job:
     inputs: Mapping[str, Artifact]
     data: Mapping[str, Path]
     workspace: Workspace
+    run: str | None = None  # whose job it is: what it uses is not removed
+    refresh: bool = False  # it is made anew although the cache knows it
 
     @property
     def settings(self) -> StageSettings:
@@ -70,7 +79,12 @@ class Job:
 
 
 def make_job(
-    name: str, recipe: Recipe, made: Mapping[str, Artifact], data: Mapping[str, Path], workspace: Workspace
+    name: str,
+    recipe: Recipe,
+    made: Mapping[str, Artifact],
+    data: Mapping[str, Path],
+    workspace: Workspace,
+    run: str | None = None,
 ) -> Job:
     """A stage's job from what was made before it; it is given the inputs and data that its settings name, no others."""
     settings = recipe.stages[name]
@@ -89,7 +103,7 @@ def make_job(
     if missing := sorted(wanted - made.keys()):
         problem = f"stage {name} needs {', '.join(missing)}, never run with these settings"
         raise InputError([Fault(problem, "run the recipe without --only and --from first", field=f"stages.{name}")])
-    return Job(name, recipe, {source: made[source] for source in wanted}, files, workspace)
+    return Job(name, recipe, {source: made[source] for source in wanted}, files, workspace, run)
 
 
 def made_of(job: Job) -> str:
@@ -100,18 +114,19 @@ def made_of(job: Job) -> str:
     return f"{job.name} is made of {inputs}{files}, with {settings}; its key is {job.key[:12]}"
 
 
-def stage_task(job: Job) -> Task[[Job], dict[str, Any]]:
-    """The Prefect task that runs a job: named after the stage, tagged by its kind, cached under the job's key."""
-    key = job.key
+def stage_task(job: Job) -> Task[[Job], State[dict[str, Any]]]:
+    """The Prefect task that runs a job: named after the stage and tagged by its kind.
+
+    The workspace alone decides what is cached, and Prefect persists no result: a result would name its artifact by
+    an absolute path, and would know neither that its files were removed nor that they were damaged.
+    """
     return task(
         name=job.name,
         task_run_name=job.name,
         tags=[job.settings.kind],
         description=(type(job.settings).__doc__ or "").strip(),
-        cache_key_fn=lambda _context, _parameters: key,
-        persist_result=True,
-        result_serializer="json",
-        refresh_cache=job.workspace.find(job.name, key) is None,  # the artifact was removed: Prefect cannot know
+        cache_policy=NO_CACHE,
+        persist_result=False,
         retries=len(RETRIES),
         retry_delay_seconds=RETRIES,
         retry_condition_fn=_passes_by_itself,
@@ -119,19 +134,50 @@ def stage_task(job: Job) -> Task[[Job], dict[str, Any]]:
     )(execute)
 
 
-def execute(job: Job) -> dict[str, Any]:
-    """Runs a job to its published artifact, or finds the artifact that another run just published."""
-    key, workspace = job.key, job.workspace
-    with letting_steps_end(), _alone(workspace, key, job.name):
-        found = workspace.find(job.name, key)
-        if found is not None:
-            made_elsewhere.add(key)
+def execute(job: Job) -> State[dict[str, Any]]:
+    """Runs a job to its published artifact, or finds the one that was made under its key, unless it is to be refreshed.
+
+    The state's data is the artifact as JSON. Its name is "Cached" where the workspace had the artifact, or another
+    process made it while this one waited for it; else "Completed".
+    """
+    key = job.key
+    if not job.refresh and (found := _claimed(job, key)) is not None:
+        return _ended("Cached", found)
+    with letting_steps_end(), _alone(job.workspace, key, job.name):
+        found = None if job.refresh else _claimed(job, key, listener.get().warned)
+        if job.refresh:
+            _begin_anew(job.workspace.folder("partial", key))
         artifact = found or _make(job, key)
-        shutil.rmtree(workspace.root / "partial" / key, ignore_errors=True)  # also of a run that died just before this
+        remove_tree(job.workspace.root / "partial" / key)  # also of a run that died just before this
+    if found is not None:
+        return _ended("Cached", found)
     figures = ", ".join(f"{name} {value:.4g}" for name, value in sorted(artifact.metrics.items()))
     say(_log, f"{artifact.ref()}, {artifact.seconds:.0f} s: {figures or 'no metrics'}")
     show_artifact(artifact, job.settings.kind)
-    return artifact.model_dump(mode="json")
+    return _ended("Completed", artifact)
+
+
+def _claimed(job: Job, key: str, damaged: Callable[[str], None] = _ignored) -> Artifact | None:
+    """The whole artifact of a key, noted as used by the job's run."""
+    found = job.workspace.find(job.name, key, damaged)
+    if found is None or (job.run is not None and not job.workspace.claim(found, job.run)):
+        return None
+    return found
+
+
+def _ended(name: str, artifact: Artifact) -> State[dict[str, Any]]:
+    state: State[dict[str, Any]] = Completed(name=name, data=artifact.model_dump(mode="json"))
+    return state
+
+
+def _begin_anew(partial: Path) -> None:
+    """Removes the checkpoints of a stage to be refreshed, once: where that is interrupted, it goes on from its own."""
+    mark = partial / "refreshed"
+    if mark.exists():
+        return
+    for path in partial.iterdir():
+        remove_tree(path)
+    mark.touch()
 
 
 def _make(job: Job, key: str) -> Artifact:
@@ -140,7 +186,7 @@ def _make(job: Job, key: str) -> Artifact:
     started, processor = time.perf_counter(), time.process_time()
     partial = job.workspace.folder("partial", key)
     output = partial / "output"
-    shutil.rmtree(output, ignore_errors=True)  # what a dead run had half written
+    remove_tree(output)  # what a dead run had half written
     output.mkdir()
     metrics = StageMetrics(job.workspace, job.name, {"recipe": job.recipe.name, "kind": job.settings.kind})
     context = StageContext(
@@ -159,6 +205,8 @@ def _make(job: Job, key: str) -> Artifact:
     try:
         with slots(job.recipe, job.settings):
             result = run_stage(job.settings.spec.run, job.settings, context)
+    except NotFiniteError as error:
+        raise StageError(f"{job.name}: {error}") from error
     finally:
         metrics.close()
     seconds = time.perf_counter() - started
@@ -178,7 +226,7 @@ def _make(job: Job, key: str) -> Artifact:
         tokens_trained=result.tokens_trained,
         tokens_sampled=result.tokens_sampled,
     )
-    return job.workspace.publish(draft, output)
+    return job.workspace.publish(draft, output, job.run)
 
 
 def _reporter(job: Job, metrics: StageMetrics) -> Any:
@@ -219,32 +267,26 @@ def _passes_by_itself(_task: Any, _run: Any, state: Any) -> bool:
 def _alone(workspace: Workspace, key: str, name: str) -> Iterator[None]:
     """One process at a time makes an artifact; the lock ends with its holder, however that one ends.
 
-    Who has to wait says so, and for whom: the holder's name stands in the file.
+    Who has to wait says so, and for whom: the holder's name stands beside the lock.
     """
-    path = workspace.folder("partial") / f"{key}.lock"
-    with path.open("a+") as file:
-        waits(file, lambda holder: f"{name} waits: {holder or 'another process'} is making it")
-        file.seek(0)
-        file.truncate()
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        file.flush()
-        yield  # the file stays: unlinking it would let two processes lock two files of one name
-
-
-def waits(file: TextIO, words: Callable[[str], str]) -> None:
-    """Locks a file. A wait of more than :data:`WAIT_SECONDS` is said, with what stands in the file."""
-    deadline = time.monotonic() + WAIT_SECONDS
-    while time.monotonic() < deadline:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except BlockingIOError:
-            time.sleep(0.05)
-    file.seek(0)
-    sentence = words(file.read().strip())
-    say(_log, sentence)
-    listener.get().note(sentence)
-    fcntl.flock(file, fcntl.LOCK_EX)
+    lock = FileLock(workspace.folder("partial") / f"{key}.lock")
+    holder = workspace.folder("partial") / f"{key}.holder"
+    try:
+        lock.acquire(timeout=WAIT_SECONDS)
+    except Timeout:
+        with contextlib.suppress(OSError):
+            sentence = f"{name} waits: {holder.read_text('utf-8').strip() or 'another process'} is making it"
+            say(_log, sentence)
+            listener.get().warned(sentence)
+        lock.acquire()
+    try:
+        with contextlib.suppress(OSError):
+            holder.write_text(f"process {os.getpid()} on {socket.gethostname()}", "utf-8")
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            holder.unlink(missing_ok=True)
+        lock.release()
 
 
 @task(name=BASE, task_run_name=BASE, tags={"base"})

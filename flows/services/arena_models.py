@@ -4,13 +4,14 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from alignment.chat import render_prompt
+from alignment.durable_files import folder_digest
 from alignment.errors import Fault, InputError
 from alignment.models.load import stop_ids
 from alignment.records import Message, Sampling
 from alignment.registry import find
 from alignment.rollouts.stream import stream
 from alignment.rollouts.transformers_engine import TransformersEngine
-from alignment.workspace import Workspace, folder_digest
+from alignment.workspace import Workspace
 from flows.services.model_version import load_version
 from preference_ui.arena.talks import Contestant
 from preference_ui.store.errors import Refusal

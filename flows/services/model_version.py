@@ -1,20 +1,30 @@
 """A registered version, loaded for generation."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 from alignment.errors import Fault, InputError
+from alignment.models.base_model import own_place, prepare_base
+from alignment.recipe.files import EMBEDDED_PREFIX, is_path
+from alignment.recipe.run_settings import ModelSettings
+from alignment.registry.files import ADAPTER_FILE
 from alignment.workspace import Workspace
 from flows.services.servers import quiet_environment
 
 
 def load_version(reference: str, workspace: Workspace) -> tuple[Any, Any]:
-    """The model and tokenizer of a registered version (``policy@champion``, ``policy/3``) or of a model's folder."""
+    """The model and tokenizer of a registered version (``policy@champion``, ``policy/3``) or of a model's folder.
+
+    Raises InputError where it cannot be loaded, NotFiniteError where a weight is no finite number.
+    """
     quiet_environment(workspace)
     import torch
     from transformers import AutoModelForCausalLM
 
     from alignment.chat import load_tokenizer
+    from alignment.checks.model import embedding_faults
+    from alignment.models.weights import require_finite, weight_faults
     from alignment.precision import natural_precision
 
     folder = Path(reference)
@@ -24,10 +34,45 @@ def load_version(reference: str, workspace: Workspace) -> tuple[Any, Any]:
         folder = Path(find(workspace, reference).folder)
     merged = folder / "merged"
     source = merged if merged.is_dir() else folder
+    adapter = (source / ADAPTER_FILE).exists()
+    base = _base_of(source, workspace) if adapter else str(source)
+    if faults := [*weight_faults(source), *(weight_faults(Path(base)) if adapter and Path(base).is_dir() else [])]:
+        raise InputError(faults)
     try:
-        model = AutoModelForCausalLM.from_pretrained(str(source), dtype=getattr(torch, natural_precision("auto")))
-    except (OSError, ValueError) as error:
-        problem = f"no model can be loaded from {source}: {str(error).splitlines()[0]}"
+        model = AutoModelForCausalLM.from_pretrained(base, dtype=getattr(torch, natural_precision("auto")))
+        if adapter:
+            from peft import PeftModel
+
+            model = PeftModel.from_pretrained(model, str(source))
+        tokenizer = load_tokenizer(folder)
+    except InputError:
+        raise
+    except Exception as error:  # each library behind it raises its own kind
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        problem = f"no model can be loaded from {source}: {reason}"
         remedy = "name a registered version or a Hugging Face folder"
         raise InputError([Fault(problem, remedy, field="MODEL")]) from error
-    return model.eval(), load_tokenizer(folder)
+    require_finite(model.named_parameters(), reference)
+    if faults := embedding_faults(tokenizer, Path(base), model.config, base):
+        raise InputError(faults)
+    return model.eval(), tokenizer
+
+
+def _base_of(adapter: Path, workspace: Workspace) -> str:
+    """What an adapter applies to: one of ours, the very model that it was made on, wherever the workspace is now.
+
+    Its ``adapter_config.json`` names a folder, which a copied workspace must not read. Raises InputError where the
+    model is not to be had, or is no longer what the adapter was made on.
+    """
+    record = adapter / "base.json"
+    if not record.exists():  # an adapter from elsewhere
+        return str(json.loads((adapter / ADAPTER_FILE).read_text("utf-8"))["base_model_name_or_path"])
+    made_on = json.loads(record.read_text("utf-8"))
+    name = own_place(workspace, made_on["base"])
+    if not name.startswith(EMBEDDED_PREFIX) and not is_path(name):
+        return name  # a hub's name, which is the same everywhere
+    base = prepare_base(workspace, ModelSettings(base=name))
+    if base.digest != made_on["digest"]:
+        problem = f"{adapter} was made on {made_on['base']} ({made_on['digest'][:12]}), which is now {base.digest[:12]}"
+        raise InputError([Fault(problem, "bring the model back as it was", file=base.path)])
+    return base.path

@@ -4,7 +4,6 @@ A run finds the server that an earlier one left running, or starts one and leave
 ``rlhf dashboard --stop`` ends it. Where ``PREFECT_API_URL`` is set, that server is used and none is started.
 """
 
-import fcntl
 import json
 import os
 import signal
@@ -17,16 +16,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
+from filelock import FileLock, lock_descriptor
+
+from alignment.durable_files import write_text
 from alignment.errors import Fault, InputError, StageError
-from alignment.workspace import Workspace, write_text
+from alignment.workspace import Workspace, is_locked
 from flows.services.http_client import UnreachableError, answers, ask, prefect_headers, spare_loopback
 
+STOP_SECONDS = 20.0  # for a service that was told to stop to be gone
 START_SECONDS = 300.0  # a busy machine takes its time; one that ends is noticed at once
 NAMED_SECONDS = 10.0  # for a server that a variable names: it runs already, or it is not there
 PATIENCE_SECONDS = 10.0  # of silence, before a wait is put into words
-LOG_LINES = 12  # of the end of the log of a service that did not start
 HEALTH = {"prefect": "/api/health", "mlflow": "/health"}
 VARIABLES = {"prefect": "PREFECT_API_URL", "mlflow": "MLFLOW_TRACKING_URI"}  # name servers of one's own
 PORTS = {"prefect": 4200, "mlflow": 5000}
@@ -87,39 +88,57 @@ def quiet_environment(workspace: Workspace) -> None:
 
 
 def find(workspace: Workspace, name: str) -> Service | None:
-    """The service, if it answers."""
+    """The service, if it answers. Raises InputError where another machine runs it on the same workspace."""
     if name == "prefect" and (url := os.environ.get("PREFECT_API_URL")):
         return named_server(url)
     if name == "mlflow" and (uri := workspace.mlflow_uri).startswith(("http://", "https://")):
         return Service(name, uri.rstrip("/"), None)
-    path = _state(workspace, name)
-    if not path.exists():
-        return None
-    record = _alive(json.loads(path.read_text("utf-8")))
-    service = record and Service(name, record["url"], record["pid"])
+    service = _recorded(workspace, name)
     return service if service and _healthy(service) else None
 
 
 def begin(workspace: Workspace, name: str) -> Service:
-    """Finds the service or starts it, without waiting until it answers: see :func:`wait`."""
-    with _lock(workspace, name):
-        service = find(workspace, name)
+    """Finds the service or starts it, without waiting until it answers: see :func:`wait`.
+
+    Raises InputError where another machine runs it on the same workspace.
+    """
+    with FileLock(workspace.folder("services") / f"{name}.lock"):
+        service = find(workspace, name) or _recorded(workspace, name)
         if service is not None:
             return service
-        path = _state(workspace, name)
-        if path.exists() and (started := _alive(json.loads(path.read_text("utf-8")))):
-            return Service(name, started["url"], started["pid"])
         port = _free_port(PORTS[name])
         url = f"http://127.0.0.1:{port}"
-        log = (workspace.folder("services") / f"{name}.log").open("ab")
         environment = {k: v for k, v in os.environ.items() if k != "PREFECT_API_URL"}
         environment["PREFECT_UI_API_URL"] = f"{url}/api"
-        process = subprocess.Popen(
-            command(workspace, name, port), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-            env=environment, cwd=workspace.root, start_new_session=True,
-        )  # fmt: skip
+        with _log(workspace, name).open("ab") as log, lifelong_lock(workspace, name) as lock:
+            process = subprocess.Popen(
+                command(workspace, name, port), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                env=environment, cwd=workspace.root, start_new_session=True, pass_fds=[lock],
+            )  # fmt: skip
         note(workspace, Service(name, url, process.pid))
         return Service(name, url, process.pid)
+
+
+@contextmanager
+def lifelong_lock(workspace: Workspace, name: str) -> Iterator[int]:
+    """A descriptor that holds the service's lock as long as any process has it open, on whatever machine.
+
+    A process that inherits it holds the lock for its life, however that ends: what a recorded process id cannot say
+    where ids are used again, or belong to another machine. (A `FileLock` would be given back when the starter ends.)
+    Raises InputError where some process holds it already.
+    """
+    path = workspace.folder("services") / f"{name}.life"
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    deadline = time.monotonic() + STOP_SECONDS
+    try:
+        while not lock_descriptor(descriptor, blocking=False):
+            if time.monotonic() > deadline:
+                problem = f"a {name} server that is not on record here is at work on this workspace"
+                raise InputError([Fault(problem, "end it first", file=str(workspace.root))])
+            time.sleep(0.05)
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def wait(workspace: Workspace, service: Service, say: Callable[[str], None] = lambda _text: None) -> Service:
@@ -132,12 +151,11 @@ def wait(workspace: Workspace, service: Service, say: Callable[[str], None] = la
         reach(service.name, service.health)
         return service
     began, words = time.monotonic(), False
-    log = workspace.root / "services" / f"{service.name}.log"
+    log = _log(workspace, service.name)
     while not _healthy(service):
         waited = time.monotonic() - began
         if waited > START_SECONDS or not _running(service.pid):
-            tail = _end_of(log)
-            raise StageError(f"the {service.name} service did not start; its log is {log}" + tail)
+            raise StageError(f"the {service.name} service did not start; its log is {log}{end_of_log(log)}")
         if waited > PATIENCE_SECONDS and not words:
             say(f"waiting for the {service.name} service at {service.url}; its log is {log}")
             words = True
@@ -181,25 +199,28 @@ def reach_named_servers(workspace: Workspace) -> None:
         reach("mlflow", uri.rstrip("/") + HEALTH["mlflow"])
 
 
-def _end_of(log: Path) -> str:
-    """The last lines of a log, for a message; nothing where there are none."""
+def end_of_log(path: Path, lines: int = 12) -> str:
+    """The last lines of a log, indented, each on a line of its own; nothing where there is none."""
     try:
-        lines = log.read_text("utf-8", "replace").rstrip().splitlines()[-LOG_LINES:]
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - 8192))
+            text = file.read().decode("utf-8", "replace")
     except OSError:
         return ""
-    return "".join(f"\n    {line}" for line in (["which ends:", *lines] if lines else []))
+    rows = [row.rstrip() for row in text.splitlines() if row.strip()]
+    return "".join(f"\n    {row[:300]}" for row in rows[-lines:])
 
 
 def stop(workspace: Workspace, name: str) -> bool:
-    """Stops the service that a run of ours started. Says whether there was one."""
-    path = _state(workspace, name)
-    if not path.exists():
+    """Stops the service that a run of ours started. Says whether there was one.
+
+    Raises InputError where another machine runs it.
+    """
+    service = _recorded(workspace, name)
+    _state(workspace, name).unlink(missing_ok=True)
+    if service is None or service.pid is None:
         return False
-    record = _alive(json.loads(path.read_text("utf-8")))
-    path.unlink()
-    if record is None:
-        return False
-    os.killpg(record["pid"], signal.SIGTERM)
+    os.killpg(service.pid, signal.SIGTERM)
     return True
 
 
@@ -207,16 +228,18 @@ def command(workspace: Workspace, name: str, port: int) -> list[str]:
     """The command line of a service on a port of this machine."""
     if name == "prefect":
         return [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
-    files = str(workspace.root.resolve() / "mlartifacts")  # else they land wherever the server was started
-    store = ["--backend-store-uri", workspace.mlflow_uri, "--artifacts-destination", files, "--workers", "1"]
-    return [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), *store]
+    options = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    return [sys.executable, "-m", "flows.services.mlflow_server", workspace.mlflow_uri, *options]
 
 
 def note(workspace: Workspace, service: Service) -> None:
     """Writes down where a service of this workspace is, for :func:`find`."""
-    write_text(
-        _state(workspace, service.name), json.dumps({"url": service.url, "pid": service.pid, "name": service.name})
-    )
+    record: dict[str, str | int | None] = {
+        "url": service.url, "pid": service.pid, "name": service.name, "host": socket.gethostname(),
+    }  # fmt: skip
+    if service.pid is not None:
+        record["started"] = _started_at(service.pid)
+    write_text(_state(workspace, service.name), json.dumps(record))
 
 
 def forget(workspace: Workspace, name: str) -> None:
@@ -228,13 +251,53 @@ def _state(workspace: Workspace, name: str) -> Path:
     return workspace.folder("services") / f"{name}.json"
 
 
-def _alive(record: dict[str, Any]) -> dict[str, Any] | None:
-    """The record, if its process still is the service (process ids are used again)."""
+def _log(workspace: Workspace, name: str) -> Path:
+    return workspace.folder("services") / f"{name}.log"
+
+
+def _recorded(workspace: Workspace, name: str) -> Service | None:
+    """The service on record, if its process lives. Raises InputError where it lives on another machine.
+
+    It lives where its lock is held; its process id counts on its own machine only, and only while it is the service's.
+    """
     try:
-        command = Path(f"/proc/{record['pid']}/cmdline").read_bytes()
+        record = json.loads(_state(workspace, name).read_text("utf-8"))
+        service, host = Service(name, str(record["url"]), int(record["pid"])), record.get("host")
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    if not is_locked(workspace.root / "services" / f"{name}.life"):
+        return None
+    here = socket.gethostname()
+    if host not in (None, here):
+        problem = f"the machine {host} runs {name} on this workspace, and this one is {here}"
+        remedy = "end it there with `rlhf dashboard --stop`, or set PREFECT_API_URL to a server that both reach"
+        raise InputError([Fault(problem, remedy, file=str(workspace.root))])
+    return service if _is_the_service(service, record.get("started")) else None
+
+
+def _is_the_service(service: Service, started: int | None) -> bool:
+    """Whether the process id still is the service's (ids are used again).
+
+    A process is known by when it started; in a record without that, of an earlier version, by the module that it runs.
+    """
+    if service.pid is None:
+        return False
+    if started is not None:
+        return started == _started_at(service.pid)
+    try:
+        arguments = Path(f"/proc/{service.pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False
+    return [b"-m", service.name.encode()] in [arguments[at : at + 2] for at in range(len(arguments))]
+
+
+def _started_at(pid: int) -> int | None:
+    """When a process started, in clock ticks since the machine did; None where there is none."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text("ascii", errors="replace")
     except OSError:
         return None
-    return record if str(record["name"]).encode() in command else None
+    return int(text.rpartition(")")[2].split()[19])  # field 22; the name before it may hold spaces and brackets
 
 
 def _running(pid: int) -> bool:
@@ -257,10 +320,3 @@ def _free_port(wanted: int) -> int:
             except OSError:
                 continue
     raise StageError("no free port on this machine")
-
-
-@contextmanager
-def _lock(workspace: Workspace, name: str) -> Iterator[None]:
-    with (workspace.folder("services") / f"{name}.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

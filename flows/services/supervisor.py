@@ -13,9 +13,12 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Literal
+
+from alignment.errors import InputError
 
 PAUSES = (1.0, 60.0)  # seconds before a restart: the first, and the most
 FORGIVEN_SECONDS = 60.0
@@ -39,6 +42,7 @@ class Child:
     url: str = ""
     after: tuple[str, ...] = ()
     started: Callable[[int], None] = lambda _pid: None  # told the process's id
+    inherits: Callable[[], AbstractContextManager[list[int]]] = lambda: contextlib.nullcontext([])  # open descriptors
     say: Callable[[str], None] | None = None  # hears each line of its standard output, which then is in no log
     state: State = "waiting"
     restarts: int = 0
@@ -74,15 +78,22 @@ class Child:
             self._restart(now, "did not answer")
 
     def _start(self, now: float) -> None:
+        try:
+            self._launch()
+        except InputError as error:  # what it needs is held by another process
+            self._restart(now, str(error))
+            return
+        self.state, self._since, self._heard = "starting", now, now
+
+    def _launch(self) -> None:
         self.log.parent.mkdir(parents=True, exist_ok=True)
-        with self.log.open("ab") as log:
+        with self.log.open("ab") as log, self.inherits() as descriptors:
             self.process = subprocess.Popen(
                 self.command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE if self.say else log, stderr=log,
-                env=self.environment, start_new_session=True,
+                env=self.environment, start_new_session=True, pass_fds=descriptors,
             )  # fmt: skip
         if self.say is not None and self.process.stdout is not None:
             threading.Thread(target=_pass_on, args=(self.process.stdout, self.say), daemon=True).start()
-        self.state, self._since, self._heard = "starting", now, now
         self.started(self.process.pid)
 
     def _restart(self, now: float, why: str) -> None:

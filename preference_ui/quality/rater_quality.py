@@ -1,6 +1,6 @@
 """How good the votes are: every rater against gold, against themselves, against the others; and all raters together."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from statistics import median
@@ -10,15 +10,17 @@ from pydantic import BaseModel
 from scipy.stats import binomtest
 from sqlalchemy import Connection, Row, select
 
+from alignment.evaluation.win_rate import win_rate
+from alignment.preferences.consensus import LEVEL
+from alignment.preferences.dawid_skene import has_enough, log_odds
 from alignment.preferences.vote_agreement import Agreement, agreement_figures
 from alignment.records import Comparison, Vote
 from preference_ui.labelling.ballots import Ballot, read_ballots
-from preference_ui.quality.dawid_skene import dawid_skene, has_enough
 from preference_ui.store.schema import accounts, comparisons
 from preference_ui.store.store import Store
 
 FAST_SECONDS = 3.0  # nobody reads two answers in less
-_BOOTSTRAP = 200
+_BOOTSTRAP = 1000
 
 
 class Share(BaseModel):
@@ -121,9 +123,9 @@ def _rater(
         excluded=sum(one.excluded for one in ballots),
         median_seconds=round(median(seconds), 1) if seconds else None,
         fast=share(sum(one < FAST_SECONDS for one in seconds), len(seconds)),
-        gold=share(sum(hits for hits, _ in gold), sum(of for _, of in gold)),
-        consistency=share(sum(hits for hits, _ in repeats), sum(of for _, of in repeats)),
-        agreement=share(sum(hits for hits, _ in others), sum(of for _, of in others)),
+        gold=share_of_pairs(gold),
+        consistency=share_of_pairs(repeats),
+        agreement=share_of_pairs(others),
         first_shown=share(sum(decided), len(decided)),
     )
 
@@ -134,6 +136,18 @@ def share(hits: float, of: int) -> Share:
         return Share(hits=0, of=0, value=None, low=None, high=None)
     interval = binomtest(round(hits), of).proportion_ci(method="wilson")
     return Share(hits=hits, of=of, value=hits / of, low=float(interval.low), high=float(interval.high))
+
+
+def share_of_pairs(votes: Sequence[tuple[float, int]]) -> Share:
+    """The share of pairs that are right, of each vote's ``(right, pairs)``; pairs of one ranking are one observation.
+
+    Its interval is Wilson's where every vote is on one pair; see :func:`~alignment.evaluation.win_rate.win_rate`.
+    """
+    pairs = [(1.0 if at < hits else 0.0, vote) for vote, (hits, of) in enumerate(votes) for at in range(of)]
+    if not pairs:
+        return share(0, 0)
+    rate = win_rate([right for right, _vote in pairs], clusters=[vote for _right, vote in pairs])
+    return Share(hits=sum(hits for hits, _of in votes), of=rate.n, value=rate.value, low=rate.low, high=rate.high)
 
 
 Signs = dict[tuple[str, str], int]  # of every two answers, in the order of their ids: 1 first better, -1 second, 0 tie
@@ -159,36 +173,42 @@ def _likeness(said: Signs, right: Signs) -> tuple[float, int]:
 
 
 def _against_the_others(work: Sequence[Ballot]) -> tuple[dict[str, tuple[float, int]], str]:
-    """For each vote: how many of its pairs agree with the other raters, of how many where they have a consensus."""
+    """For each vote: how many of its pairs agree with the other raters, of how many where they have a consensus.
+
+    Where there are votes enough the others weigh what Dawid and Skene's estimate makes of them on other comparisons:
+    none of it comes from the pair in question, and a rater's own vote takes no part in what they are held against.
+    """
     units: dict[tuple[str, tuple[str, str]], dict[str, int]] = defaultdict(dict)
     for one in work:
         for pair, sign in _signs(one.vote).items():
             units[one.vote.comparison_id, pair][one.account] = sign
     ratings = [{rater: sign + 1 for rater, sign in unit.items()} for unit in units.values()]
     skilled = has_enough(ratings)
-    weight = _skill(ratings) if skilled else {}
+    weights = dict(zip(units, log_odds(ratings, [name for name, _pair in units]), strict=True)) if skilled else {}
     agreeing: dict[str, tuple[float, int]] = {}
     for one in work:
         hits = of = 0
         for pair, sign in _signs(one.vote).items():
-            tally: dict[int, float] = defaultdict(float)
-            for rater, other in units[one.vote.comparison_id, pair].items():
-                if rater != one.account:
-                    tally[other] += weight.get(rater, 1.0)
-            best = max(tally.values(), default=0.0)
-            winners = [other for other, votes_for in tally.items() if votes_for == best]
-            if len(winners) == 1:
-                hits, of = hits + (winners[0] == sign), of + 1
+            unit = one.vote.comparison_id, pair
+            own = weights.get(unit, {})
+            others = {rater: other for rater, other in units[unit].items() if rater != one.account}
+            consensus = _consensus(others, {rater: own.get(rater, 1.0) for rater in others})
+            if consensus is not None:
+                hits, of = hits + (consensus == sign), of + 1
         agreeing[one.vote.id] = (hits, of)
     return agreeing, "dawid_skene" if skilled else "majority"
 
 
-def _skill(ratings: Sequence[Mapping[str, int]]) -> dict[str, float]:
-    """How often each rater is right by Dawid and Skene's estimate: the weight of their vote in the consensus."""
-    truth = dawid_skene(ratings, 3)
-    right, seen = defaultdict[str, float](float), defaultdict[str, int](int)
-    for at, unit in enumerate(ratings):
-        for rater, category in unit.items():
-            right[rater] += float(truth[at, category])
-            seen[rater] += 1
-    return {rater: right[rater] / seen[rater] for rater in seen}
+def _consensus(signs: Mapping[str, int], weights: Mapping[str, float]) -> int | None:
+    """What most of the weight says; None where it is level, or nobody weighs anything."""
+    tally: dict[int, float] = defaultdict(float)
+    for rater, sign in signs.items():
+        tally[sign] += weights[rater]
+    heads = Counter(signs.values())
+    first, second = ([*sorted(tally, key=lambda sign: tally[sign], reverse=True), None, None])[:2]
+    if first is None or tally[first] == 0:
+        return None
+    if second is None:
+        return first
+    apart = tally[first] - tally[second]
+    return first if apart > 0 and (heads[first] != heads[second] or apart >= LEVEL) else None

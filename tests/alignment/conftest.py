@@ -18,14 +18,15 @@ import pytest
 
 from alignment.data.jsonl import write_records
 from alignment.digests import pair_id, prompt_id
+from alignment.durable_files import folder_digest
 from alignment.models.base_model import prepare_base
 from alignment.recipe.files import resolve_data
 from alignment.recipe.load import load_recipe
 from alignment.recipe.recipe import Recipe
 from alignment.records import Artifact, Message, PreferencePair
 from alignment.stage import Progress, StageContext
-from alignment.training.trl import COMPLETE
-from alignment.workspace import Workspace, folder_digest
+from alignment.training.checkpoints import COMPLETE
+from alignment.workspace import Workspace
 from tests.contexts import stage_context
 
 MakeContext = Callable[..., StageContext]

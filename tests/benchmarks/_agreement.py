@@ -58,7 +58,8 @@ def _judge(name: str, pairs: Sequence[PreferencePair], base: Artifact, arguments
     both = [(one, judgement) for one, judgement in zip(known, judged, strict=True) if judgement.read]
     decisions = [(one.decision, correction.decision(judgement)) for one, judgement in both]
     forced = [(one.decision, side((correction.probability(judgement) or 0.5) - 0.5)) for one, judgement in both]
-    steady = calibration.consistency(judged, correction)
+    pairs_judged = [(one.comparison, judgement) for one, judgement in zip(known, judged, strict=True)]
+    steady = calibration.consistency(pairs_judged, correction)
     print(
         f"{name}: label probabilities agree on {_rate(decisions)}, where both orders must say the same and else it is "
         f"a tie;\n    on {_rate(forced)} by the mean of both orders; the orders agree on "

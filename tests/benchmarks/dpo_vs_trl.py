@@ -123,9 +123,9 @@ def recipe_of(arguments: argparse.Namespace) -> Any:
 
 def ours(arguments: argparse.Namespace) -> dict[str, Any]:
     sys.path.insert(0, str(ROOT))
+    from alignment.durable_files import folder_digest
     from alignment.records import Artifact
     from alignment.stages.dpo import run
-    from alignment.workspace import folder_digest
     from tests.contexts import stage_context
 
     def artifact(name: str, folder: Path) -> Artifact:

@@ -168,7 +168,7 @@ def ours(arguments: argparse.Namespace) -> dict[str, Any]:
     from alignment.recipe.stages.ppo import PpoStage
     from alignment.records import Message, Prompt, Sampling
     from alignment.rollouts.transformers_engine import TransformersEngine
-    from alignment.training.trl import choose_kernels
+    from alignment.training.setup import choose_kernels
 
     resources = Resources(device=arguments.device, deterministic=arguments.deterministic)
     choose_kernels(resources)
@@ -178,6 +178,7 @@ def ours(arguments: argparse.Namespace) -> dict[str, Any]:
         kind="ppo", model="base", reward="rule", steps=arguments.updates, episodes=BATCH, epochs=EPOCHS,
         sampling=Sampling(temperature=0.7, max_new_tokens=NEW_TOKENS), learning_rate=LEARNING_RATE,
         critic_learning_rate=LEARNING_RATE, warmup=0.0, lora=None, missing_eos_penalty=0.0, checkpoint_every=10**6,
+        normalise_scores=False, lam=0.95,  # as TRL's, whose final reward ours is compared with
     )  # fmt: skip
     asked = Message(role="user", content="-")
     trainer = PpoTrainer(

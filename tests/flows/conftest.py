@@ -38,7 +38,7 @@ def prefect_server() -> Iterator[str]:
     from prefect.settings import PREFECT_API_URL
     from prefect.testing.utilities import prefect_test_harness
 
-    with prefect_test_harness(server_startup_timeout=120):
+    with prefect_test_harness(server_startup_timeout=300):
         url = str(PREFECT_API_URL.value())
         before = os.environ.get("PREFECT_API_URL")
         os.environ["PREFECT_API_URL"] = url

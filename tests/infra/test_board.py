@@ -11,7 +11,7 @@ import yaml
 from alignment.stage import Progress
 from alignment.workspace import Workspace
 from flows.monitoring import prometheus as stages
-from flows.monitoring.gpu import GpuUse
+from flows.monitoring.gpu import GpuUse, GpuWatch
 from preference_ui.store.store import Store
 
 INFRA = Path(__file__).parents[2] / "infra"
@@ -48,11 +48,12 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
     store.close()
     space = Workspace(folder)
     one = stages.StageMetrics(space, "dpo", {"recipe": "tiny", "kind": "dpo"})
-    one._gpus._seen = {"0": GpuUse("0", 0.5, 1.0, 2.0)}
-    one.write(Progress(3, 8, {"loss": 0.5}, tokens=9))
-    texts.append(stages.all_stages(space))
+    with pytest.MonkeyPatch.context() as patch:  # no machine of the tests needs a GPU
+        patch.setattr(GpuWatch, "now", [GpuUse("0", 0.5, 1.0, 2.0)])
+        one.write(Progress(3, 8, {"loss": 0.5}, tokens=9))
     services = ("rlhf_service_up", "rlhf_service_restarts")
-    texts += ["\n".join(stages.family(name, [({"service": "app"}, 1.0)], {})) + "\n" for name in services]
+    gauges = [stages.gauge(name, [({"service": "app"}, 1.0)], {}) for name in services]
+    texts.append(stages.exposition([*gauges, *stages.stage_families(space)]))
     found: dict[str, set[str]] = {}
     for text in texts:
         for family in text_string_to_metric_families(text):

@@ -21,9 +21,6 @@ from preference_ui.accounts.auth import open_session
 from preference_ui.store.schema import accounts
 from preference_ui.store.store import Store, now
 from preference_ui.web.middleware import COOKIE
-from tests.postgres_server import empty_database, postgres
-
-__all__ = ["postgres"]
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -31,7 +28,8 @@ def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The URL of an empty store, on each of the two databases."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path}/votes.db"
-    return empty_database(request.getfixturevalue("postgres"))
+    new_database: Callable[[], str] = request.getfixturevalue("new_database")
+    return new_database()
 
 
 @pytest.fixture(scope="session")

@@ -8,12 +8,12 @@ from typing import Any
 
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
+from alignment.durable_files import write_text
 from alignment.policy.grpo.trainer import Rollouts
 from alignment.policy.ppo.metrics import WINDOW, alarms
 from alignment.recipe.stages.grpo import GroupStage
 from alignment.stage import StageContext
-from alignment.training.trl import StageCallback
-from alignment.workspace import write_text
+from alignment.training.callback import StageCallback
 
 SHOWN = 8  # answers in each sample table
 _log = logging.getLogger(__name__)

@@ -38,8 +38,9 @@ class Outputs:
 class ActorCritic(nn.Module):
     """A policy and its value function.
 
-    ``critic`` is a trunk of the value function's own, or None for a head on the policy's. The value head starts at
-    zero: the first advantages are then the returns, not noise (Huang et al. 2024 find it as good as any).
+    ``critic`` is a trunk of the value function's own, or None for a head on the policy's. The value head starts with
+    zero weights, so that the first advantages are not noise (Huang et al. 2024 find it as good as any), and with the
+    mean return as its bias: see :meth:`start_values`.
     """
 
     def __init__(self, policy: Any, *, critic: Any | None = None, temperature: float) -> None:
@@ -63,6 +64,16 @@ class ActorCritic(nn.Module):
         values = self.value_head(states.float()).squeeze(-1)
         return Outputs(tokens.scatter(logprobs), tokens.scatter(values), tokens.scatter(entropy))
 
+    @torch.no_grad()
+    def start_values(self, mean: float) -> None:
+        """Has every state be worth ``mean``, the first step's mean return.
+
+        At 0 the value function would be wrong by the offset of the scores, and every answer a surprise at its last
+        tokens, whatever it says (Yuan et al. 2025, "What's Behind PPO's Collapse in Long-CoT?").
+        """
+        reshard(self)
+        self.value_head.bias.fill_(mean)
+
     def shard(self) -> None:
         """Has this worker keep a part of all weights: from now on all workers have to make each pass, at once."""
         for trunk in self.trunks():
@@ -84,15 +95,33 @@ class ActorCritic(nn.Module):
     def checkpoint_activations(self) -> None:
         """Recomputes each layer's activations in the backward pass, with dropout still off.
 
-        Transformers does so only in layers in training mode, so the layers alone, not what is in them, are in it.
+        Transformers does so only in layers in training mode, so the layers alone, not what is in them, are in it; and
+        they only until their forward begins, where some (OPT, Falcon) apply dropout themselves.
         """
         for trunk in self.trunks():
             if not any(getattr(module, "gradient_checkpointing", False) for module in trunk.modules()):
                 enable = getattr(trunk, "activation_checkpointing_enable", None)  # its name until transformers 5.17:
                 (enable or trunk.gradient_checkpointing_enable)({"use_reentrant": False})
             for module in trunk.modules():
-                if isinstance(module, GradientCheckpointingLayer):
+                if isinstance(module, GradientCheckpointingLayer) and not module.training:
                     module.training = True
+                    module._gradient_checkpointing_func = _without_dropout(module, module._gradient_checkpointing_func)
+
+
+def _without_dropout(layer: nn.Module, recompute: Callable[..., Any]) -> Callable[..., Any]:
+    """``recompute(function, *arguments)`` where ``function``, the layer's forward, runs in evaluation mode."""
+
+    def quiet(function: Callable[..., Any], *arguments: Any) -> Any:
+        def forward(*inputs: Any) -> Any:
+            layer.training = False
+            try:
+                return function(*inputs)
+            finally:
+                layer.training = True
+
+        return recompute(forward, *arguments)
+
+    return quiet
 
 
 def reference_logprobs(model: Any, tokens: Tokens, *, temperature: float) -> torch.Tensor:

@@ -2,8 +2,9 @@
 
 A checkpoint is a folder, renamed into place once it is whole: ``weights.safetensors`` (all that is trained: policy or
 adapter, critic, value head), ``optimizer.pt`` (moments, master weights, schedule), ``random.pt`` (random states) and
-``state.json`` (step, data position, KL coefficient, history). What is drawn depends on the seed and the step alone, so
-no other state exists. Its tensors are whole, however many workers hold a part of them each.
+``state.json`` (step, data position, KL coefficient, the scores' running statistics, history). What is drawn depends on
+the seed and the step alone, so no other state exists. Its tensors are whole, however many workers hold a part of them
+each.
 """
 
 import json
@@ -16,9 +17,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from alignment.distributed.dtensor import part_like, whole
+from alignment.durable_files import rename_synced
 from alignment.policy.ppo.actor_critic import ActorCritic
 from alignment.policy.ppo.kl_controller import KlController
 from alignment.policy.ppo.master_adamw import MasterAdamW
+from alignment.policy.ppo.score_scale import ScoreScale
 
 KEPT = 2  # newest checkpoints
 
@@ -31,10 +34,10 @@ class TrainingState:
     position: int = 0  # prompts taken from the stream
     tokens_sampled: int = 0
     tokens_trained: int = 0
-    score_mean: float | None = None  # of the start's answers, and their deviation: see PpoStage.normalise_scores
-    score_deviation: float = 1.0
+    score_scale: ScoreScale = field(default_factory=ScoreScale)  # of all scores so far
     history: list[dict[str, float]] = field(default_factory=list)
     alarms: list[str] = field(default_factory=list)
+    held_out: list[list[float]] = field(default_factory=list)  # outcomes of each look at the held-out prompts
     ahead: list[list[dict[str, Any]]] | None = None  # the next step's answers, where they are drawn already
 
 
@@ -68,7 +71,7 @@ def save_checkpoint(
     record = {"state": asdict(state), "controller": asdict(controller)}
     (partial / "state.json").write_text(json.dumps(record), "utf-8")
     shutil.rmtree(target, ignore_errors=True)
-    partial.rename(target)
+    rename_synced(partial, target)
     for old in sorted(folder.glob("step-*"))[:-KEPT]:
         shutil.rmtree(old)
 
@@ -94,4 +97,5 @@ def load_checkpoint(
     if "cuda" in random and torch.cuda.is_available():
         torch.cuda.set_rng_state(random["cuda"])
     record: dict[str, Any] = json.loads((newest / "state.json").read_text("utf-8"))
-    return TrainingState(**record["state"]), KlController(**record["controller"])
+    scale = ScoreScale(**record["state"].pop("score_scale"))
+    return TrainingState(**record["state"], score_scale=scale), KlController(**record["controller"])

@@ -9,17 +9,17 @@ import torch
 from alignment.distributed.workers import ALONE, LostWorkerError, Team
 from alignment.errors import StageError
 from alignment.models.cpu_attention import quick_backward
-from alignment.policy.advantages import generalized_advantage_estimation, whiten
+from alignment.policy.advantages import generalized_advantage_estimation, unit_variance, whiten_by_answer
 from alignment.policy.losses import importance_weights, kl_estimate
 from alignment.policy.ppo.actor_critic import ActorCritic, Reference, base_of, reference_logprobs
 from alignment.policy.ppo.batch import Episode, Experience, collate, dealt
+from alignment.policy.ppo.score_scale import ScoreScale
 from alignment.recipe.stages.ppo import PpoStage
 from alignment.rollouts.engine import Engine, Groups, PromptIds
 from alignment.rollouts.seeds import derived_seed
 
 Reward: TypeAlias = Callable[[Sequence[Episode]], Sequence[float]]
 """Scores episodes, in their order; one finite number each."""
-FORWARD_ONLY = 4  # a pass without gradients holds so many times the rows of one with them
 
 
 def choose_prompts(prompts: Sequence[PromptIds], first: int, count: int, seed: int) -> list[PromptIds]:
@@ -97,6 +97,8 @@ def make_experience(
     *,
     kl_coefficient: float,
     team: Team = ALONE,
+    scale: ScoreScale | None = None,
+    minibatches: Sequence[Sequence[int]] | None = None,
 ) -> Experience:
     """Everything the update needs, from one pass of the policy (with its values) and one of the reference.
 
@@ -104,37 +106,54 @@ def make_experience(
     is then the same in every worker.
 
     Reward of a token (Ouyang et al. 2022, eq. 2; Stiennon et al. 2020): minus the coefficient times its estimated KL,
-    and on the answer's last real token the score.
+    and on the answer's last real token the score. Where ``settings.kl_in`` is "loss", the score alone.
+
+    ``scores`` (N,) are the reward's; with ``scale`` they are learned from in its units, less its mean. ``minibatches``
+    are the update's, None one of all episodes: what is passed over together there is so here.
     """
     device = actor.value_head.weight.device
     mask = collate(episodes, device).mask
     known = [torch.zeros(mask.shape, device=device) for _ in range(4)]
-    _pass_over(episodes, actor, reference, team, settings, known)
+    _pass_over(episodes, actor, reference, team, minibatches or [range(len(episodes))], settings.batch_size, known)
     team.add(known)
     logprobs, ref_logprobs, values, entropy = known
-    scores = scores.to(device) - settings.missing_eos_penalty * torch.tensor(
-        [not episode.completion.finished for episode in episodes], device=device
-    )
-    credited = beyond_others(scores, [e.prompt_ids for e in episodes]) if settings.baseline == "prompt" else scores
-    rewards = token_rewards(
-        credited, kl_estimate(logprobs, ref_logprobs, estimator=settings.kl_estimator), mask, kl_coefficient
-    )
+    penalised, credited = (tensor.to(device) for tensor in credit(episodes, scores, settings, scale))
+    in_reward = kl_coefficient if settings.kl_in == "reward" else 0.0
+    kl = kl_estimate(logprobs, ref_logprobs, estimator=settings.kl_estimator)
+    rewards = token_rewards(credited, kl, mask, in_reward)
     if settings.whiten_rewards:
-        rewards = whiten(rewards, mask, shift_mean=False)
+        rewards = unit_variance(rewards, mask)
     advantages, returns = generalized_advantage_estimation(
         rewards, values, mask, gamma=settings.gamma, lam=settings.lam
     )
     if settings.whiten_advantages:
-        advantages = whiten(advantages, mask)
+        advantages = whiten_by_answer(advantages, mask)
     sampled = _sampling_logprobs(episodes, mask)
     weights = None
     if settings.importance_cap is not None:
         if sampled is None:
             raise StageError("importance_cap is set, but the engine does not say how likely its tokens were")
         weights = importance_weights(logprobs, sampled, cap=settings.importance_cap)
-    return Experience(
-        episodes, scores, mask, logprobs, ref_logprobs, sampled, values, entropy, advantages, returns, weights
-    )
+    experience = Experience(
+        episodes, penalised, mask, logprobs, ref_logprobs, sampled, values, entropy, advantages, returns,
+        raw_scores=scores.to(device), weights=weights, kl_loss_coefficient=kl_coefficient - in_reward,
+    )  # fmt: skip
+    if scale is not None:
+        experience.score_mean, experience.score_unit = scale.mean, scale.deviation
+    return experience
+
+
+def credit(
+    episodes: Sequence[Episode], scores: torch.Tensor, settings: PpoStage, scale: ScoreScale | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What the reward's ``scores`` (N,) are learned as: in the units of ``scale``, less the penalty for a missing end;
+    and what the last token of each answer is rewarded by: that, less the prompt's baseline where there is one."""
+    scores = scores if scale is None else scale.normalised(scores)
+    cut = torch.tensor([not episode.completion.finished for episode in episodes], device=scores.device)
+    penalised = scores - settings.missing_eos_penalty * cut
+    if settings.baseline == "none":
+        return penalised, penalised
+    return penalised, beyond_others(penalised, [episode.prompt_ids for episode in episodes])
 
 
 def beyond_others(scores: torch.Tensor, prompts: Sequence[Hashable]) -> torch.Tensor:
@@ -153,13 +172,14 @@ def _pass_over(
     actor: ActorCritic,
     reference: Reference,
     team: Team,
-    settings: PpoStage,
+    minibatches: Sequence[Sequence[int]],
+    size: int,
     known: Sequence[torch.Tensor],
 ) -> None:
     """Fills this worker's rows of ``known``: log-probabilities, the reference's, values and entropies, each (N, R)."""
     logprobs, ref_logprobs, values, entropy = known
-    size = FORWARD_ONLY * settings.batch_size
-    own, idle = dealt(range(len(episodes)), episodes, size, team, alike=actor.sharded)
+    parts = [dealt(indices, episodes, size, team, alike=actor.sharded) for indices in minibatches]
+    own, idle = ([rows for part in parts for rows in part[which]] for which in (0, 1))
     pieces = [(rows, collate([episodes[row] for row in rows], values.device)) for rows in own + idle]
     with quick_backward(*actor.trunks()):  # as in training, or rounding alone would move the first ratios
         passed = [actor(tokens) for _rows, tokens in pieces]

@@ -7,6 +7,7 @@ steps, the policy's greedy answers to prompts that no stage trains on.
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Self
 
 from alignment.data.jsonl import read_records, write_records
 from alignment.digests import content_id
@@ -14,6 +15,17 @@ from alignment.preferences.outcomes import rubric_outcomes
 from alignment.preferences.simulated_raters import Rater
 from alignment.records import Response, Sampling
 from alignment.rollouts.engine import Engine, PromptIds
+
+
+class HeldOutRate(float):
+    """A win rate that knows the outcome on each prompt, whose mean it is."""
+
+    outcomes: tuple[float, ...]
+
+    def __new__(cls, outcomes: Sequence[float]) -> Self:
+        self = super().__new__(cls, sum(outcomes) / len(outcomes))
+        self.outcomes = tuple(outcomes)
+        return self
 
 
 class Watch:
@@ -43,10 +55,9 @@ class Watch:
             if writes:  # several workers that share an engine come to the same answers, and one of them keeps them
                 write_records(path, self.start)
 
-    def __call__(self) -> float:
+    def __call__(self) -> HeldOutRate:
         now = self._answers("policy")
-        outcomes = rubric_outcomes([prompt for prompt, _ids in self.prompts], now, self.start, self.raters)
-        return sum(outcomes) / len(outcomes)
+        return HeldOutRate(rubric_outcomes([prompt for prompt, _ids in self.prompts], now, self.start, self.raters))
 
     def _answers(self, model: str) -> list[Response]:
         groups = self.engine.generate(

@@ -11,19 +11,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from alignment.distributed.workers import ALONE, Team
 from alignment.policy.ppo.actor_critic import ActorCritic, Reference, check_head
 from alignment.policy.ppo.batch import Experience
 from alignment.policy.ppo.checkpoint import TrainingState, load_checkpoint, save_checkpoint
-from alignment.policy.ppo.experience import Reward, checked_scores, make_experience
+from alignment.policy.ppo.experience import Reward, checked_scores, credit, make_experience
 from alignment.policy.ppo.invariants import check_experience, check_first_update
 from alignment.policy.ppo.kl_controller import KlController
 from alignment.policy.ppo.master_adamw import MasterAdamW
 from alignment.policy.ppo.metrics import alarms, experience_metrics, overoptimisation
 from alignment.policy.ppo.sampler import Draw
-from alignment.policy.ppo.update import update
+from alignment.policy.ppo.update import minibatches_of, update
 from alignment.recipe.stages.ppo import PpoStage
 from alignment.rollouts.engine import Engine, PromptIds
 from alignment.stage import never, nothing
@@ -121,16 +119,18 @@ class PpoTrainer:
         with self._timed("sampling"):
             episodes = self.draw.take(policy, step)
         with self._timed("scoring"):
-            raw = checked_scores(self.reward, episodes)
-            scores = self._normalised(raw) if settings.normalise_scores else raw
+            scores = checked_scores(self.reward, episodes)
+        state.score_scale.update(scores)
+        scale = state.score_scale if settings.normalise_scores else None
+        if step == 0:
+            self.actor.start_values(float(credit(episodes, scores, settings, scale)[1].mean()))
         coefficient = self.controller.coefficient
         with self._timed("logprobs"):
             experience = make_experience(
-                episodes, scores, self.actor, self.reference, settings, kl_coefficient=coefficient, team=self.team
-            )
+                episodes, scores, self.actor, self.reference, settings, kl_coefficient=coefficient, team=self.team,
+                scale=scale, minibatches=minibatches_of(settings, seed=self.seed, step=step),
+            )  # fmt: skip
         metrics = experience_metrics(experience, kl_coefficient=coefficient) | getattr(self.reward, "means", {})
-        if settings.normalise_scores:
-            metrics["raw_score"] = float(raw.mean())
         if step == 0:
             check_experience(experience, self.dtype, same_engine=settings.importance_cap is None)
         self.draw.begin(policy, step + 1)
@@ -139,12 +139,14 @@ class PpoTrainer:
                 experience, self.actor, self.optimizer, settings, seed=self.seed, step=step, team=self.team
             )
         if step == 0:
-            check_first_update(updated.first, self.dtype)
+            check_first_update(updated.first, self.dtype, experience.mask.device)
         self.controller.update(metrics["kl"], len(episodes))
         metrics |= updated.metrics | self._rates(experience, updated.tokens, time.perf_counter() - started)
         if self.watch is not None and (step + 1) % settings.watch_every == 0:
             self.draw.push(policy, step + 1)
-            metrics["held_out_win_rate"] = self.watch()
+            rate = self.watch()
+            metrics["held_out_win_rate"] = float(rate)
+            state.held_out.append(list(getattr(rate, "outcomes", ())))
         state.step, state.position = step + 1, state.position + self.draw.count
         state.tokens_sampled += int(experience.mask.sum())
         state.tokens_trained += updated.tokens
@@ -152,19 +154,12 @@ class PpoTrainer:
         self._alarm()
         return metrics, experience
 
-    def _normalised(self, raw: torch.Tensor) -> torch.Tensor:
-        """Scores (N,) by the start's mean and deviation, which the first step measures."""
-        state = self.state
-        if state.score_mean is None:
-            state.score_mean = float(raw.mean())
-            state.score_deviation = float(raw.std()) if len(raw) > 1 and float(raw.std()) > 0 else 1.0
-        return (raw - state.score_mean) / state.score_deviation
-
     def _alarm(self) -> None:
         """Says in the log, and keeps for the report, what the newest steps show; each kind of alarm once."""
         state = self.state
         watched = [metrics for metrics in state.history if "held_out_win_rate" in metrics]
-        found = overoptimisation([m["score"] for m in watched], [m["held_out_win_rate"] for m in watched])
+        outcomes = state.held_out if len(state.held_out) == len(watched) and all(state.held_out) else None
+        found = overoptimisation([m["score"] for m in watched], [m["held_out_win_rate"] for m in watched], outcomes)
         for alarm in [*alarms(state.history), *([] if found is None else [found])]:
             if alarm.split(":")[0] not in {known.split(": ")[1] for known in state.alarms}:
                 state.alarms.append(f"step {state.step}: {alarm}")

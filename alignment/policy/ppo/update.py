@@ -14,9 +14,9 @@ import torch
 from alignment.distributed.workers import ALONE, Team
 from alignment.errors import StageError
 from alignment.models.cpu_attention import quick_backward
-from alignment.policy.losses import ppo_policy_loss, ppo_value_loss
+from alignment.policy.losses import kl_estimate, masked_mean, ppo_policy_loss, ppo_value_loss
 from alignment.policy.ppo.actor_critic import ActorCritic
-from alignment.policy.ppo.batch import Experience, collate, dealt
+from alignment.policy.ppo.batch import Experience, collate, dealt, split_minibatches
 from alignment.policy.ppo.master_adamw import MasterAdamW
 from alignment.recipe.stages.ppo import PpoStage
 from alignment.rollouts.seeds import derived_seed
@@ -52,12 +52,11 @@ def update(
         actor.checkpoint_activations()
     result = Update()
     sums: dict[str, float] = defaultdict(float)
-    size = settings.episodes // settings.minibatches
+    minibatches = minibatches_of(settings, seed=seed, step=step)
     for epoch in range(settings.epochs):
-        generator = torch.Generator().manual_seed(derived_seed(seed, "minibatches", step, epoch))
-        order = torch.randperm(len(experience.episodes), generator=generator).tolist()
-        for start in range(0, len(order), size):
-            stats = _minibatch(order[start : start + size], experience, actor, optimizer, settings, team)
+        generator = torch.Generator().manual_seed(derived_seed(seed, "order of minibatches", step, epoch))
+        for place in torch.randperm(len(minibatches), generator=generator).tolist():
+            stats = _minibatch(minibatches[place], experience, actor, optimizer, settings, team)
             result.first = result.first or stats
             limit = settings.max_approximate_kl
             if limit is not None and stats["approximate_kl"] > limit:
@@ -83,6 +82,11 @@ def update(
     result.metrics = {name: value / max(1, result.optimizer_steps) for name, value in sums.items()}
     result.metrics["stopped_early"] = stopped
     return result
+
+
+def minibatches_of(settings: PpoStage, *, seed: int, step: int) -> list[list[int]]:
+    """A step's minibatches, which depend on the seed and the step alone."""
+    return split_minibatches(settings.episodes, settings.minibatches, derived_seed(seed, "minibatches", step))
 
 
 def _minibatch(
@@ -141,6 +145,10 @@ def piece_loss(
     )
     loss = policy_loss + settings.value_coefficient * value_loss
     stats = {"policy_loss": policy_loss.detach(), "value_loss": value_loss.detach()}
+    if settings.kl_in == "loss":
+        kl = kl_estimate(outputs.logprobs, old(experience.ref_logprobs), estimator=settings.kl_estimator)
+        kl_loss = experience.kl_loss_coefficient * masked_mean(kl, batch.mask, count)
+        loss, stats["kl_loss"] = loss + kl_loss, kl_loss.detach()
     for name, value in (policy_stats | value_stats).items():
         stats[name] = value if name in EXTREMES else value * share
     return loss, stats

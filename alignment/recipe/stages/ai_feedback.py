@@ -14,8 +14,11 @@ class Principle(Settings):
     """One rule of a constitution: what to look for in an answer, and how to write it anew."""
 
     name: Name
+    """Name of the principle, in records and in the report."""
     critique: Text
+    """Instruction to criticise an answer by this principle."""
     revision: Text
+    """Instruction to revise the answer by its critique."""
 
 
 class ConstitutionStage(StageSettings):
@@ -32,13 +35,21 @@ class ConstitutionStage(StageSettings):
         headline=("revised", "pairs"),
     )
     kind: Literal["constitution"]
+    """Critique and revision by principles."""
     responses: Name | Annotated[tuple[Name, ...], Field(min_length=1)]
+    """The stage or stages whose responses are revised."""
     writer: Writer
+    """Who writes critiques and revisions."""
     principles: Annotated[tuple[Principle, ...], Field(max_length=200)] = ()
-    constitution: str | None = None  # a YAML file with `principles` instead; relative to the recipe
+    """The principles; give these or `constitution`."""
+    constitution: str | None = None
+    """A YAML file with `principles`, relative to the recipe."""
     rounds: Annotated[int, Field(ge=1, le=16)] = 1
-    json_answers: bool = False  # asks for JSON and reads nothing else; small models write prose better
-    limit: Count | None = None  # responses
+    """Revisions of each response, each by a principle of its own."""
+    json_answers: bool = False
+    """Ask for JSON and read nothing else. Small models write prose better."""
+    limit: Count | None = None
+    """Responses that are revised. null: all."""
 
     @model_validator(mode="after")
     def _has_principles(self) -> Self:
@@ -84,17 +95,25 @@ class SynthesisStage(StageSettings):
         headline=("responses",),
     )
     kind: Literal["synthesis"]
-    models: tuple[Name, ...] = ()  # stages that make models, or base
+    """Responses of several models under several principles."""
+    models: tuple[Name, ...] = ()
+    """Stages that make policies, or `base`."""
     endpoints: tuple[Endpoint, ...] = ()
-    principles: Annotated[dict[Name, Text], Field(min_length=1, max_length=50)]  # by name
+    """OpenAI-compatible servers that answer as well."""
+    principles: Annotated[dict[Name, Text], Field(min_length=1, max_length=50)]
+    """System messages by name; each response is drawn under one."""
     per_prompt: Annotated[int, Field(ge=2, le=64)] = 4
-    sampling: Sampling = Sampling(temperature=1.0, top_p=0.95, max_new_tokens=128)  # endpoints: temperature and length
+    """Responses to each prompt. 4: Cui et al. 2023."""
+    sampling: Sampling = Sampling(temperature=1.0, top_p=0.95, max_new_tokens=128)
+    """How responses are drawn. Endpoints take temperature and length from it, and nothing else."""
     batch_size: Count = 64
-    limit: Count | None = None  # prompts
-    near_duplicate: Annotated[float, Field(gt=0, le=1)] = (
-        0.8  # Jaccard index of their word triples, from which it is one
-    )
-    contamination_words: Annotated[int, Field(ge=3, le=50)] = 8  # so many in a row of a held-out prompt
+    """Responses sampled together."""
+    limit: Count | None = None
+    """Prompts. null: all."""
+    near_duplicate: Annotated[float, Field(gt=0, le=1)] = 0.8
+    """Jaccard index of two texts' word triples from which they count as near-duplicates."""
+    contamination_words: Annotated[int, Field(ge=3, le=50)] = 8
+    """Consecutive words shared with a held-out prompt from which a prompt counts as its repetition."""
 
     @model_validator(mode="after")
     def _someone_answers(self) -> Self:

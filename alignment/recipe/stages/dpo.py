@@ -2,9 +2,9 @@
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from alignment.recipe.base import Count, Name, Positive
+from alignment.recipe.base import Count, Lora, Name, Positive, refuse_dropout
 from alignment.recipe.stages.spec import StageSpec
 from alignment.recipe.stages.training import Training
 
@@ -25,13 +25,26 @@ class DpoStage(Training):
         headline=("rewards/accuracies", "loss"),
     )
     kind: Literal["dpo"]
+    """Direct preference optimisation."""
     model: Name
+    """The policy to train, which is also the reference: a stage, or `base`."""
     preferences: Name
-    learning_rate: Positive = 5e-6  # LoRA: ten times the 5e-7 of Tunstall et al. 2023 (Zephyr)
-    beta: Positive = 0.1  # Rafailov et al. 2023
+    """The stage that makes the preference pairs."""
+    learning_rate: Positive = 5e-6
+    """Peak learning rate. 5e-6, for LoRA: ten times the 5e-7 of Tunstall et al. 2023 (Zephyr)."""
+    beta: Positive = 0.1
+    """Strength of the tie to the reference, β. 0.1: Rafailov et al. 2023."""
     loss: DpoLoss = "sigmoid"
-    snapshot_every: Count | None = None  # optimizer steps: the policy is kept as it is then; None: only at the end
+    """TRL's name of the loss. `sigmoid`: the original one."""
+    snapshot_every: Count | None = None
+    """Optimizer steps between two snapshots of the policy, which are kept. null: only the end is."""
     label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
+    """Assumed probability that a pair's label is wrong (conservative and robust DPO). 0: none."""
+
+    @field_validator("lora")
+    @classmethod
+    def _no_dropout(cls, lora: Lora | None) -> Lora | None:
+        return refuse_dropout(lora)
 
     def snapshot_steps(self) -> int | None:
         """Optimizer steps between two snapshots of the policy."""

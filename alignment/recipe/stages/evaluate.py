@@ -35,22 +35,39 @@ class EvaluateStage(StageSettings):
         champion_roles=("against",),
     )
     kind: Literal["evaluate"]
+    """An evaluation."""
     model: Name
+    """The candidate: a stage that makes a policy, or `base`."""
     against: tuple[Name, ...] = (BASE,)
-    reference: Name = BASE  # KL is measured from this model
-    prompts: Name | None = None  # a preference_file stage whose held-out prompts to ask; None: those of data.prompts
-    raters: SimulatedRaters | None = None  # judge by the written rubric
-    judge: JudgeSettings | None = None  # judge by an AI judge, both orders of every pair
-    calibrated_by: Name | None = None  # a stage of kind judge with the very same judge; None: uncalibrated
-    reward: Name | None = None  # judge by this reward model
-    rewards: RewardList = ()  # reward functions as metrics: means, and differences from each opponent
+    """Opponents: stages, `base`, or `champion` (left out while there is none)."""
+    reference: Name = BASE
+    """The policy that the KL divergence is measured from."""
+    prompts: Name | None = None
+    """A stage of kind `preference_file` whose held-out prompts are asked. null: those of `data.prompts`."""
+    raters: SimulatedRaters | None = None
+    """Simulated raters that compare the answers by a rubric."""
+    judge: JudgeSettings | None = None
+    """An AI judge that compares the answers, each pair in both orders."""
+    calibrated_by: Name | None = None
+    """A stage of kind `judge` with the very same judge. null: its figures are called uncalibrated."""
+    reward: Name | None = None
+    """A stage of kind `reward` whose model compares the answers."""
+    rewards: RewardList = ()
+    """Reward functions as metrics: means, and differences from each opponent."""
     metrics: MetricList = ()
+    """Metrics; a kind may stand for itself."""
     sampling: Sampling = Sampling(temperature=0.0, max_new_tokens=128)
-    kl_prompts: Count = 16  # KL needs samples at temperature 1 of its own
+    """How answers are drawn. Greedy by default, so that models are compared at their most likely answer."""
+    kl_prompts: Count = 16
+    """Prompts for the KL divergence, which needs samples at temperature 1 of its own."""
     batch_size: Count = 64
-    limit: Count | None = None  # held-out prompts
+    """Answers sampled together."""
+    limit: Count | None = None
+    """Held-out prompts. null: all."""
     part: Part = "all"
-    workers: Count | None = None  # None: as many as `resources.workers`; what they find is the same
+    """The part of the held-out prompts that is asked. A half leaves the other one for an unbiased second evaluation."""
+    workers: Count | None = None
+    """Processes. null: `resources.workers`. Their number does not change the result."""
 
     @field_validator("rewards")
     @classmethod

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from alignment.recipe.base import Count, Fraction, Lora, Name, NotNegative, Positive
+from alignment.recipe.base import Count, Fraction, Lora, Name, NotNegative, Positive, refuse_dropout
 from alignment.recipe.rewards import REWARD_READS, RewardList, unique_names
 from alignment.recipe.stages.spec import StageSettings, StageSpec
 from alignment.records import Sampling
@@ -20,30 +20,59 @@ class GroupStage(StageSettings):
     """What GRPO and RLOO share."""
 
     model: Name
+    """The policy to train: a stage, or `base`."""
     rewards: RewardList = Field(min_length=1)
+    """Rewards, whose weighted sum is maximised."""
     steps: Count = 100
-    episodes: Count = 32  # answers per step
-    per_prompt: Annotated[int, Field(ge=2)] = 8  # answers to one prompt, G; divides `episodes`
+    """Steps, each of which draws `episodes` answers."""
+    episodes: Count = 32
+    """Answers in a step; a multiple of `per_prompt` and of `minibatches` × `batch_size`."""
+    per_prompt: Annotated[int, Field(ge=2)] = 8
+    """Answers to one prompt, the group size G."""
     epochs: Count = 1
+    """Passes over a step's answers."""
     minibatches: Count = 1
-    batch_size: Count = 8  # answers in one forward and backward pass; divides `episodes / minibatches`
-    sampling: Sampling = Sampling(temperature=1.0, max_new_tokens=64)  # top-k, top-p, min-p and penalties stay off
-    max_prompt_length: Count = 512  # tokens; longer prompts are left out, and counted
+    """Optimizer steps in a pass."""
+    batch_size: Count = 8
+    """Answers in one forward and backward pass."""
+    sampling: Sampling = Sampling(temperature=1.0, max_new_tokens=64)
+    """How answers are drawn. top-k, top-p, min-p, penalties and stop strings must stay off."""
+    max_prompt_length: Count = 512
+    """Tokens above which a prompt is left out, and counted."""
 
     learning_rate: Positive
-    warmup: Fraction = 0.05  # share of the optimizer steps
+    """Peak learning rate."""
+    warmup: Fraction = 0.05
+    """Share of the optimizer steps in which the learning rate rises linearly."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
+    """Learning rate after the warm-up."""
     weight_decay: NotNegative = 0.0
+    """AdamW's decoupled weight decay (Loshchilov and Hutter 2019)."""
     max_grad_norm: Positive = 1.0
+    """Norm at which gradients are clipped."""
     gradient_checkpointing: bool = False
-    checkpoint_every: Count = 10  # steps
-    snapshot_every: Count | None = None  # steps: the policy is kept as it is then; None: only at the end
+    """Recompute activations in the backward pass: less memory, about a third more time."""
+    checkpoint_every: Count = 10
+    """Steps between two checkpoints."""
+    snapshot_every: Count | None = None
+    """Steps between two snapshots of the policy, which are kept. null: only the end is."""
     lora: Lora | None = Lora()
-    beta: NotNegative  # coefficient of the KL to the reference, which is what the policy started from; 0: none is kept
+    """The adapter to train. null: all weights."""
+    beta: NotNegative
+    """Coefficient of the KL divergence from the policy at the start. 0: no reference is held."""
     clip_low: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    clip_high: Positive = 0.2  # 0.28 is "clip higher" (Yu et al. 2025, DAPO)
-    workers: Count | None = None  # None: as many as `resources.workers`; they share each batch
-    mask_truncated: bool = False  # leave answers that were cut off out of the loss (Yu et al. 2025, section 3.4)
+    """Lower clipping bound ε of the probability ratio. 0.2: Schulman et al. 2017."""
+    clip_high: Positive = 0.2
+    """Upper clipping bound ε of the probability ratio. 0.28 is "clip higher" (Yu et al. 2025, DAPO)."""
+    workers: Count | None = None
+    """Processes that share each batch. null: `resources.workers`."""
+    mask_truncated: bool = False
+    """Leave answers that were cut off out of the loss (Yu et al. 2025, section 3.4)."""
+
+    @field_validator("lora")
+    @classmethod
+    def _no_dropout(cls, lora: Lora | None) -> Lora | None:
+        return refuse_dropout(lora)
 
     @field_validator("rewards")
     @classmethod
@@ -114,18 +143,28 @@ class GrpoStage(GroupStage):
         headline=("reward",),
     )
     kind: Literal["grpo"]
-    learning_rate: Positive = 1e-5  # LoRA: ten times the 1e-6 of Shao et al. 2024 and of TRL
-    beta: NotNegative = 0.0  # 0.04 in Shao et al. 2024; later work, and TRL, leave it out
+    """Group relative policy optimisation."""
+    learning_rate: Positive = 1e-5
+    """Peak learning rate. 1e-5, for LoRA: ten times the 1e-6 of Shao et al. 2024 and of TRL."""
+    beta: NotNegative = 0.0
+    """Coefficient of the KL divergence from the policy at the start. 0.04 in Shao et al. 2024; later work, and TRL, use
+    0."""
     loss: GrpoLoss = "dapo"
-    scale_rewards: Literal["group", "batch", "none"] = (
-        "group"  # by what deviation; "none" in Liu et al. 2025 (Dr. GRPO)
-    )
+    """TRL's name of the loss. `dapo`: its default, a mean over all tokens of a batch."""
+    scale_rewards: Literal["group", "batch", "none"] = "group"
+    """The standard deviation that advantages are divided by. `none`: Liu et al. 2025 (Dr. GRPO)."""
     importance_level: Literal["token", "sequence"] = "token"
-    aggregation: Literal["sum_then_normalize", "normalize_then_sum"] = "sum_then_normalize"  # GDPO: the latter
-    delta: Positive | None = None  # upper bound of the ratio where the advantage is negative (INTELLECT-2)
-    top_entropy: Annotated[float, Field(gt=0, le=1)] = 1.0  # train on this share of tokens, the least certain ones
+    """Probability ratio of each token, or of the whole answer (GSPO, Zheng et al. 2025)."""
+    aggregation: Literal["sum_then_normalize", "normalize_then_sum"] = "sum_then_normalize"
+    """Order of summing several rewards and normalising them. GDPO normalises each first."""
+    delta: Positive | None = None
+    """Upper bound of the ratio where the advantage is negative (INTELLECT-2). null: none."""
+    top_entropy: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of the tokens that are trained, those with the highest entropy."""
     entropy_coefficient: NotNegative = 0.0
-    sapo_temperatures: tuple[Positive, Positive] = (1.0, 1.05)  # where the advantage is positive, and where negative
+    """Coefficient of an entropy bonus."""
+    sapo_temperatures: tuple[Positive, Positive] = (1.0, 1.05)
+    """Temperatures of SAPO's gate where the advantage is positive, and where negative (Gao et al. 2025)."""
 
 
 class RlooStage(GroupStage):
@@ -141,7 +180,12 @@ class RlooStage(GroupStage):
         headline=("reward",),
     )
     kind: Literal["rloo"]
-    learning_rate: Positive = 1e-5  # LoRA: ten times TRL's 1e-6
-    beta: NotNegative = 0.05  # taken off the reward, per answer, as in Ahmadian et al. 2024
+    """REINFORCE leave-one-out."""
+    learning_rate: Positive = 1e-5
+    """Peak learning rate. 1e-5, for LoRA: ten times TRL's 1e-6."""
+    beta: NotNegative = 0.05
+    """Coefficient of the KL divergence that is subtracted from an answer's reward, as in Ahmadian et al. 2024."""
     normalize_advantages: bool = False
+    """Divide advantages by their standard deviation."""
     clip_rewards: tuple[float, float] | None = None
+    """Bounds that rewards are clipped to. null: none."""

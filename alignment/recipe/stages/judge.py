@@ -14,8 +14,11 @@ class VoteWeights(Settings):
     """What one vote counts, by who cast it. Votes of the calibration's raters on the same answers take part above 0."""
 
     judge: NotNegative = 1.0
+    """Weight of one of the judge's votes."""
     human: NotNegative = 0.0
+    """Weight of a person's vote in the calibration's data. 0: left out."""
     simulated: NotNegative = 0.0
+    """Weight of a simulated rater's vote in the calibration's data. 0: left out."""
 
     @model_validator(mode="after")
     def _someone_counts(self) -> Self:
@@ -41,16 +44,28 @@ class JudgeStage(StageSettings):
         headline=("pairs",),
     )
     kind: Literal["judge"]
+    """Preferences by a judge."""
     responses: Name | Annotated[tuple[Name, ...], Field(min_length=1)]
+    """The stage or stages whose responses are compared."""
     judge: JudgeSettings
+    """The judge."""
     comparisons_per_prompt: Count = 2
-    calibration: Name | None = None  # a stage of preferences by people, simulated raters or a file; None: uncalibrated
-    min_kappa: Annotated[float, Field(ge=-1, le=1)] | None = None  # Cohen's κ with the raters; below it, no RLAIF
-    correct_position: bool = True  # take the mean log-odds of the first place off every verdict before it counts
-    tie_margin: Annotated[float, Field(ge=0, lt=0.5)] = 0.0  # a calibrated probability this near to 0.5 is a tie
+    """Pairs of responses to each prompt that are judged."""
+    calibration: Name | None = None
+    """A stage whose votes the judge is measured against: people's, simulated raters' or a file's. null:
+    uncalibrated."""
+    min_kappa: Annotated[float, Field(ge=-1, le=1)] | None = None
+    """Least Cohen's κ with those raters: where the 95 % interval reaches below it, the run ends. null: no bound."""
+    correct_position: bool = True
+    """Subtract the mean log-odds of the first position from every verdict."""
+    tie_margin: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
+    """A calibrated probability within this of 0.5 is a tie."""
     weights: VoteWeights = VoteWeights()
-    min_agreement: Fraction = 0.5  # pairs on which a smaller share of the votes agrees are not trained on
-    workers: Count | None = None  # of a local judge; None: as many as `resources.workers`; the verdicts are the same
+    """What each kind of rater's vote counts in the consensus."""
+    min_agreement: Fraction = 0.5
+    """Share of the votes that must agree on a pair for it to be trained on."""
+    workers: Count | None = None
+    """Processes of a local judge. null: `resources.workers`. Their number does not change the verdicts."""
 
     @model_validator(mode="after")
     def _asked_from_one_place(self) -> Self:

@@ -25,16 +25,27 @@ class OveroptimisationStage(StageSettings):
         headline=("points",),
     )
     kind: Literal["overoptimisation"]
+    """The gold-reward experiment."""
     policies: tuple[Name, ...] = Field(min_length=1)
-    model: Name  # what they all started from, and the KL is measured from
+    """Stages whose snapshots are measured (`snapshot_every`)."""
+    model: Name
+    """The policy that they started from, and that the KL divergence is measured from."""
     reward: Name
+    """The stage of kind `reward` that they were trained on: the proxy."""
     raters: SimulatedRaters
+    """The raters whose rubric is the true reward."""
     best_of: Annotated[int, Field(ge=2, le=4096)] = 64
-    per_prompt: Count = 1  # answers of each snapshot to each prompt
+    """Answers per prompt from which best-of-n is computed, for n = 1, 2, 4 …."""
+    per_prompt: Count = 1
+    """Answers of each snapshot to each prompt."""
     max_new_tokens: Count = 64
+    """Tokens at which an answer is cut off, EOS included."""
     batch_size: Count = 64
-    limit: Count | None = None  # held-out prompts
+    """Answers sampled together."""
+    limit: Count | None = None
+    """Held-out prompts. null: all."""
     part: Part = "all"
+    """The part of the held-out prompts that is asked."""
 
     def named_files(self) -> dict[str, str]:
         """The rubric of the true reward."""

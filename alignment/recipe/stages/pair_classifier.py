@@ -22,7 +22,12 @@ class PairClassifierStage(Training):
         headline=("accuracy",),
     )
     kind: Literal["pair_classifier"]
+    """A classifier of answer pairs."""
     model: Name = BASE
+    """The model whose trunk it starts from: a stage, or `base`."""
     preferences: Name
-    learning_rate: Positive = 1e-4  # LoRA: as for a reward model
-    max_answer_tokens: Count = 256  # of each answer; the rest is left out, in training and when it judges
+    """The stage that makes the preference pairs."""
+    learning_rate: Positive = 1e-4
+    """Peak learning rate. 1e-4, for LoRA: that of the reward model."""
+    max_answer_tokens: Count = 256
+    """Tokens at which each answer is truncated, in training and when it judges."""

@@ -2,9 +2,9 @@
 
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from alignment.recipe.base import Count, Fraction, Lora, Name, NotNegative, Positive
+from alignment.recipe.base import Count, Fraction, Lora, Name, NotNegative, Positive, refuse_dropout
 from alignment.recipe.raters import SimulatedRaters
 from alignment.recipe.rewards import REWARD_READS, RewardList, unique_names
 from alignment.recipe.stages.spec import StageSettings, StageSpec
@@ -29,64 +29,123 @@ class PpoStage(StageSettings):
         headline=("score",),
     )
     kind: Literal["ppo"]
+    """Proximal policy optimisation."""
     model: Name
-    reward: Name | None = None  # a reward model, of weight 1 beside `rewards`
+    """The policy to train: a stage, or `base`."""
+    reward: Name | None = None
+    """A stage of kind `reward`, of weight 1 beside `rewards`."""
     rewards: RewardList = ()
+    """Rewards, whose weighted sum is added to the reward model's score."""
     steps: Count = 100
-    episodes: Count = 32  # answers per step
-    per_prompt: Count = 1  # answers per prompt; divides `episodes`
+    """Steps, each of which draws `episodes` answers."""
+    episodes: Count = 32
+    """Answers in a step; a multiple of `per_prompt` and of `minibatches`."""
+    per_prompt: Count = 1
+    """Answers to one prompt."""
     epochs: Count = 4
-    minibatches: Count = 1  # divides `episodes`
-    batch_size: Count = 8  # answers in one forward and backward pass; bounds memory, changes nothing else
-    sampling: Sampling = Sampling(temperature=1.0, max_new_tokens=64)  # top-k, top-p, min-p and penalties stay off
-    max_prompt_length: Count = 512  # tokens; longer prompts are left out, and counted
+    """Passes over a step's answers. 4: Huang et al. 2024."""
+    minibatches: Count = 1
+    """Optimizer steps in a pass."""
+    batch_size: Count = 8
+    """Answers in one forward and backward pass. It bounds memory and changes nothing else."""
+    sampling: Sampling = Sampling(temperature=1.0, max_new_tokens=64)
+    """How answers are drawn. top-k, top-p, min-p and the repetition penalty must stay off."""
+    max_prompt_length: Count = 512
+    """Tokens above which a prompt is left out, and counted."""
 
-    learning_rate: Positive = 3e-5  # LoRA: ten times the 3e-6 of full training
-    critic_learning_rate: Positive = 1e-4  # a critic starts from a zero head, so it has further to go than the policy
-    warmup: Fraction = 0.05  # share of the optimizer steps
+    learning_rate: Positive = 3e-5
+    """Peak learning rate of the policy. 3e-5, for LoRA: ten times the 3e-6 of full training (Huang et al. 2024)."""
+    critic_learning_rate: Positive = 1e-4
+    """Peak learning rate of the critic, whose zero head has further to go than the policy."""
+    warmup: Fraction = 0.05
+    """Share of the optimizer steps in which the learning rate rises linearly."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
+    """Learning rate after the warm-up."""
     weight_decay: NotNegative = 0.0
+    """AdamW's decoupled weight decay (Loshchilov and Hutter 2019)."""
     max_grad_norm: Positive = 1.0
+    """Norm at which gradients are clipped."""
     gradient_checkpointing: bool = False
-    checkpoint_every: Count = 10  # steps
-    snapshot_every: Count | None = None  # steps: the policy is kept as it is then; None: only at the end
-    lora: Lora | None = Lora()  # null trains all weights, and keeps a frozen copy as the reference
+    """Recompute activations in the backward pass: less memory, about a third more time."""
+    checkpoint_every: Count = 10
+    """Steps between two checkpoints."""
+    snapshot_every: Count | None = None
+    """Steps between two snapshots of the policy, which are kept. null: only the end is."""
+    lora: Lora | None = Lora()
+    """The adapter to train. null: all weights, beside a frozen copy that is the reference."""
 
     kl_coefficient: NotNegative = 0.05
-    kl_estimator: Literal["k1", "k2", "k3"] = "k1"  # of the penalty in the reward
-    kl_target: Positive | None = None  # nats per answer: turns on the adaptive coefficient (Ziegler et al. 2019)
-    kl_horizon: Positive = 10_000  # episodes over which the adaptive coefficient changes by a fifth at most
-    missing_eos_penalty: NotNegative = 1.0  # taken off the score of an answer that was cut off
-    normalise_scores: bool = False
-    """Scores in standard deviations of the start's own, from their mean (Ziegler et al. 2019, section 2.1; Huang et al.
-    2024, detail 11), measured on the first step's answers: then one kl_coefficient fits any reward model."""
+    """Coefficient of the KL penalty, at the start where it is adaptive. 0.05: Huang et al. 2024."""
+    kl_in: Literal["reward", "loss"] = "reward"
+    """Where the KL penalty stands: in the reward as in Ouyang et al. 2022, or in the loss as in Shao et al. 2024."""
+    kl_estimator: Literal["k1", "k2", "k3"] = "k1"
+    """Estimator of the KL penalty (Schulman 2020). In the reward k1 alone is a penalty: no gradient flows through a
+    reward, and the expected gradients that k2 and k3 give there are nearly nothing. In the loss k2 has the gradient of
+    KL(policy ‖ reference), k3 that of KL(reference ‖ policy), and k1 none (Tang & Munos 2025, "On a few pitfalls in KL
+    divergence gradient estimation")."""
+    kl_target: Positive | None = None
+    """KL in nats per answer that the adaptive coefficient aims at (Ziegler et al. 2019). null: a constant
+    coefficient."""
+    kl_horizon: Positive = 10_000
+    """Episodes in which the adaptive coefficient changes by a fifth at most. 10,000: Ziegler et al. 2019."""
+    missing_eos_penalty: NotNegative = 1.0
+    """Subtracted from the score of an answer that was cut off (Huang et al. 2024, the "EOS trick"; Stiennon et al.
+    2020): in deviations of the scores, or in the reward's own units where scores are not normalised."""
+    normalise_scores: bool = True
+    """Scores in standard deviations from their mean, both over all answers so far (Zheng et al. 2023, "Secrets of RLHF
+    Part I: PPO"): kl_coefficient, missing_eos_penalty and value_clip then fit rewards of any offset and scale.
+    ``score`` is reported in the reward's own units all the same."""
     baseline: Literal["none", "prompt"] = "none"
-    """``prompt`` takes off a score the mean score of the other answers to its prompt (Kool et al. 2019; Ahmadian et al.
-    2024, RLOO): easy prompts no longer look like good answers while the critic is young. Wants per_prompt ≥ 2."""
+    """``prompt`` subtracts from a score the mean of the other answers to its prompt (Kool et al. 2019; Ahmadian et al.
+    2024, RLOO): easy prompts no longer look like good answers while the critic is young. Needs per_prompt ≥ 2."""
     whiten_rewards: bool = False
+    """Divide the rewards of tokens by their standard deviation; their mean is left alone."""
     whiten_advantages: bool = True
+    """Normalise each step's advantages to mean 0 over answers and unit variance over tokens."""
     gamma: Fraction = 1.0
-    lam: Fraction = 0.95
+    """Discount γ of later rewards, per token. 1, none: Stiennon et al. 2020."""
+    lam: Fraction = 1.0
+    """λ of generalised advantage estimation (Schulman et al. 2016). 1: every token answers for the whole score (Hu et
+    al. 2025, Open-Reasoner-Zero; Yuan et al. 2025, VC-PPO). At 0.95 (Stiennon et al. 2020) a critic that knows nothing
+    yet has a token 60 places before the end learn from a twentieth of the score, and what the first steps teach is
+    where a token stands."""
     clip_low: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    clip_high: Positive = 0.2  # 0.28 is "clip higher" (Yu et al. 2025, DAPO)
-    dual_clip: Annotated[float, Field(gt=1)] | None = None  # 3.0 in Ye et al. 2020
+    """Lower clipping bound ε of the probability ratio. 0.2: Schulman et al. 2017."""
+    clip_high: Positive = 0.2
+    """Upper clipping bound ε of the probability ratio. 0.28 is "clip higher" (Yu et al. 2025, DAPO)."""
+    dual_clip: Annotated[float, Field(gt=1)] | None = None
+    """Bound on the ratio where the advantage is negative. 3.0 in Ye et al. 2020; null: none."""
     value_clip: Positive | None = 0.2
+    """Distance from the old value at which a new one is clipped, in deviations of the scores where these are
+    normalised. null: no clipping."""
     value_coefficient: Positive = 0.1
-    max_approximate_kl: Positive | None = None  # ends a step's passes once its policy has moved so far, nats per token
-    importance_cap: Positive | None = None  # 2.0 where another engine samples: truncated importance weights
+    """Weight of the value loss beside the policy's. 0.1: Huang et al. 2024."""
+    max_approximate_kl: Positive | None = None
+    """KL from the step's own start, in nats per token, above which its passes end. null: no bound."""
+    importance_cap: Positive | None = None
+    """Cap of importance weights where another engine samples. 2.0 is usual; null: no weights."""
     critic: Literal["shared", "policy", "reward"] = "shared"
     """The value function: a head on the policy's own trunk, or a second trunk that starts as the policy's or the
     reward model's."""
     raters: SimulatedRaters | None = None
     """Who compares the policy's greedy answers to held-out prompts with those of its start, while it trains: a score
     that rises while their win rate falls is overoptimisation (Gao et al. 2022), and an alarm."""
-    watch_every: Count = 10  # steps between two comparisons
-    watch_prompts: Count = 32  # held-out prompts, those with the smallest ids
-    workers: Count | None = None  # None: as many as `resources.workers`; they share each pass over a step's answers
-    rollout_workers: Annotated[int, Field(ge=0)] = 0  # processes apart that draw the answers; 0: the workers themselves
+    watch_every: Count = 10
+    """Steps between two of the raters' comparisons."""
+    watch_prompts: Count = 32
+    """Held-out prompts of a comparison, those with the smallest ids."""
+    workers: Count | None = None
+    """Processes that share each pass over a step's answers. null: `resources.workers`."""
+    rollout_workers: Annotated[int, Field(ge=0)] = 0
+    """Processes apart that draw the answers. 0: the workers themselves do."""
     max_staleness: Literal[0, 1] = 0
     """Steps that the weights which drew an answer may be behind. With 1 the rollout workers draw the next answers while
     a step trains (Noukhovitch et al. 2024); staler answers are refused."""
+
+    @field_validator("lora")
+    @classmethod
+    def _no_dropout(cls, lora: Lora | None) -> Lora | None:
+        return refuse_dropout(lora)
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -98,6 +157,18 @@ class PpoStage(StageSettings):
                 raise ValueError(f"episodes={self.episodes} is not a multiple of {name}={getattr(self, name)}")
         if self.baseline == "prompt" and self.per_prompt < 2:
             raise ValueError("baseline=prompt compares the answers to one prompt: per_prompt must be at least 2")
+        if self.kl_in == "reward" and self.kl_estimator != "k1":
+            raise ValueError(
+                f"kl_estimator={self.kl_estimator} is no penalty in the reward, through which no gradient flows: "
+                "leave it at k1, or set kl_in to loss"
+            )
+        if self.kl_in == "loss" and self.kl_estimator == "k1":
+            raise ValueError("kl_estimator=k1 has no expected gradient in the loss: set it to k2 or k3 for kl_in=loss")
+        if self.lora is not None and self.lora.dropout:
+            raise ValueError(
+                f"lora.dropout={self.lora.dropout:g}: PPO compares the policy with what it was when it answered, so "
+                "dropout stays off; leave lora.dropout at 0"
+            )
         sampling = self.sampling
         if sampling.temperature == 0 or sampling.top_k or sampling.top_p < 1 or sampling.min_p:
             raise ValueError("PPO samples from the whole distribution: a temperature above 0, no top_k, top_p or min_p")

@@ -20,10 +20,15 @@ class PreferencesStage(StageSettings):
         headline=("pairs",),
     )
     kind: Literal["preferences"]
-    responses: Name | Annotated[tuple[Name, ...], Field(min_length=1)]  # of several policies, where several are named
+    """Preferences by simulated raters."""
+    responses: Name | Annotated[tuple[Name, ...], Field(min_length=1)]
+    """The stage or stages whose responses are compared."""
     raters: SimulatedRaters
+    """The raters."""
     comparisons_per_prompt: Count = 2
-    min_agreement: Fraction = 0.5  # pairs on which fewer of the raters agree are kept as votes, not trained on
+    """Pairs of responses to each prompt that are compared."""
+    min_agreement: Fraction = 0.5
+    """Share of the raters that must agree on a pair for it to be trained on; its votes are kept either way."""
 
     def named_files(self) -> dict[str, str]:
         """The rubric."""
@@ -53,12 +58,19 @@ class HumanPreferencesStage(StageSettings):
         headline=("pairs", "raters"),
     )
     kind: Literal["human_preferences"]
+    """Preferences by people, in the raters' app."""
     responses: Name
+    """The stage whose responses are compared."""
     comparisons_per_prompt: Count = 1
+    """Pairs of responses to each prompt that are compared."""
     votes_per_comparison: Count = 3
+    """People who judge each pair."""
     pairs: Count = 100
+    """Pairs that suffice for the run to go on."""
     min_agreement: Fraction = 0.5
+    """Share of the votes that must agree on a pair for it to be trained on."""
     criteria: dict[CriterionName, Annotated[str, Field(min_length=1, max_length=500)]] = Field({}, max_length=8)
+    """Criteria to score each answer by: by name, what 1, 3 and 5 mean. Empty: those of the app's settings."""
 
     def compares_responses(self) -> bool:
         """Whether it has the responses to a prompt compared with each other."""
@@ -80,5 +92,8 @@ class PreferenceFileStage(StageSettings):
         headline=("pairs",),
     )
     kind: Literal["preference_file"]
+    """Preferences from the file `data.preferences`."""
     format: Literal["auto", "trl", "hh_rlhf", "oasst"] = "auto"
-    limit: Count | None = None  # pairs, taken in the order of their digests
+    """Format of the file. `auto`: recognised by its fields."""
+    limit: Count | None = None
+    """Pairs, taken in the order of their digests. null: all."""

@@ -18,11 +18,17 @@ class RewardStage(Training):
         headline=("accuracy",),
     )
     kind: Literal["reward"]
+    """A reward model."""
     model: Name = BASE
+    """The model whose trunk it starts from: a stage, or `base`."""
     preferences: Name
-    learning_rate: Positive = 1e-4  # LoRA: ten times the 1e-5 of Touvron et al. 2023
+    """The stage that makes the preference pairs."""
+    learning_rate: Positive = 1e-4
+    """Peak learning rate. 1e-4, for LoRA: ten times the 1e-5 of Touvron et al. 2023."""
     use_margin: bool = False
-    center_rewards_coefficient: NotNegative | None = 0.01  # Eisenstein et al. 2023: keeps scores centred
+    """Subtract each pair's margin in the loss (Touvron et al. 2023, eq. 2)."""
+    center_rewards_coefficient: NotNegative | None = 0.01
+    """Coefficient of the squared sum of a pair's scores, which keeps them centred. 0.01: Eisenstein et al. 2023."""
 
     def trained_length(self) -> int:
         """Tokens at which the conversations that it trains on are cut, or left out."""

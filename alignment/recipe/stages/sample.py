@@ -22,14 +22,23 @@ class SampleStage(StageSettings):
         headline=("responses",),
     )
     kind: Literal["sample"]
+    """Responses of a policy."""
     model: Name = BASE
+    """The policy that answers: a stage, or `base`."""
     per_prompt: Annotated[int, Field(ge=1, le=64)] = 4
+    """Responses to each prompt."""
     sampling: Sampling = Sampling(temperature=1.0, top_p=0.95, max_new_tokens=128)
-    best_of: Count = 1  # candidates for each response, of which `reward` keeps the best (Stiennon et al. 2020)
+    """How responses are drawn."""
+    best_of: Count = 1
+    """Candidates for each response, of which `reward` keeps the best (Stiennon et al. 2020). 1: no choice."""
     reward: Name | None = None
+    """The stage of kind `reward` that chooses among candidates."""
     batch_size: Count = 64
-    limit: Count | None = None  # prompts
-    workers: Count | None = None  # None: as many as `resources.workers`; the responses are the same
+    """Responses sampled together."""
+    limit: Count | None = None
+    """Prompts. null: all."""
+    workers: Count | None = None
+    """Processes. null: `resources.workers`. Their number does not change the responses."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

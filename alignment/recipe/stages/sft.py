@@ -19,11 +19,18 @@ class SftStage(Training):
         headline=("loss",),
     )
     kind: Literal["sft"]
+    """Supervised fine-tuning."""
     model: Name = BASE
-    demonstrations: Name | None = None  # a stage that makes them; None: the file data.demonstrations
-    learning_rate: Positive = 2e-4  # LoRA: ten times full fine-tuning's 2e-5 (Dettmers et al. 2023, table 9)
-    epochs: Positive = 3.0  # Ouyang et al. 2022 and Zhou et al. 2023 train several epochs on little data
+    """The model to train: a stage, or `base`."""
+    demonstrations: Name | None = None
+    """A stage that makes demonstrations. null: the file `data.demonstrations`."""
+    learning_rate: Positive = 2e-4
+    """Peak learning rate. 2e-4, for LoRA: ten times full fine-tuning's 2e-5 (Dettmers et al. 2023, table 9)."""
+    epochs: Positive = 3.0
+    """Passes over the demonstrations. 3: Ouyang et al. 2022 and Zhou et al. 2023 train several epochs on little
+    data."""
     packing: bool = False
+    """Put several conversations into one row."""
 
     def trained_length(self) -> int:
         """Tokens at which the conversations that it trains on are cut, or left out."""

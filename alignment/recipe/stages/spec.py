@@ -55,6 +55,7 @@ class StageSettings(Settings):
 
     spec: ClassVar[StageSpec]
     kind: str
+    """Which kind of stage it is."""
 
     def counted(self) -> dict[str, Any]:
         """Its settings as the cache key counts them."""

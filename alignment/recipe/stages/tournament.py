@@ -27,20 +27,35 @@ class TournamentStage(StageSettings):
         headline=("players",),
     )
     kind: Literal["tournament"]
+    """A tournament between policies."""
     policies: tuple[Name, ...] = Field(min_length=2)
+    """The players: stages that make policies."""
     model: Name
+    """The policy from which all started, which plays along."""
     raters: SimulatedRaters | None = None
-    judge: JudgeSettings | None = None  # an AI judge in the raters' place
-    calibrated_by: Name | None = None  # a stage of kind judge with the very same judge; None: uncalibrated
-    reward: Name | None = None  # chooses among the answers of best-of-n
-    best_of: Count = 1  # candidates for each answer of best-of-n; 1: it does not play
+    """Simulated raters that compare the answers by a rubric. Raters or a judge are required."""
+    judge: JudgeSettings | None = None
+    """An AI judge that compares the answers, each pair in both orders."""
+    calibrated_by: Name | None = None
+    """A stage of kind `judge` with the very same judge. null: its figures are called uncalibrated."""
+    reward: Name | None = None
+    """The stage of kind `reward` that chooses among the answers of best-of-n."""
+    best_of: Count = 1
+    """Candidates for each answer of best-of-n. 1: best-of-n does not play."""
     sampling: Sampling = Sampling(temperature=0.0, max_new_tokens=128)
+    """How the policies' answers are drawn."""
     best_of_temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
-    kl_prompts: Count = 16  # KL from `model` needs samples at temperature 1 of its own
+    """Sampling temperature of the candidates of best-of-n."""
+    kl_prompts: Count = 16
+    """Prompts for the KL divergence from `model`, which needs samples at temperature 1 of its own."""
     batch_size: Count = 64
-    limit: Count | None = None  # held-out prompts
+    """Answers sampled together."""
+    limit: Count | None = None
+    """Held-out prompts. null: all."""
     part: Part = "first half"
-    workers: Count | None = None  # None: as many as `resources.workers`; what they find is the same
+    """The part of the held-out prompts that is asked; the gate's evaluation then takes the other one."""
+    workers: Count | None = None
+    """Processes. null: `resources.workers`. Their number does not change the result."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

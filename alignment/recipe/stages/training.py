@@ -10,18 +10,31 @@ class Training(StageSettings):
     """What every trainer shares. ``lora: null`` trains all weights."""
 
     epochs: Positive = 1.0
+    """Passes over the data."""
     learning_rate: Positive
-    batch_size: Count = 8  # examples (or pairs) in one forward and backward pass
+    """Peak learning rate."""
+    batch_size: Count = 8
+    """Examples, or pairs, in one forward and backward pass."""
     gradient_accumulation: Count = 1
-    max_length: Count = 1024  # tokens of prompt and answer together
-    warmup: Fraction = 0.1  # share of the steps
+    """Batches whose gradients are summed for one optimizer step."""
+    max_length: Count = 1024
+    """Tokens of prompt and answer together; what is longer is truncated or left out."""
+    warmup: Fraction = 0.1
+    """Share of the optimizer steps in which the learning rate rises linearly."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
+    """Learning rate after the warm-up."""
     weight_decay: NotNegative = 0.0
+    """AdamW's decoupled weight decay (Loshchilov and Hutter 2019)."""
     max_grad_norm: Positive = 1.0
-    checkpoint_every: Count = 20  # optimizer steps between checkpoints
+    """Norm at which gradients are clipped."""
+    checkpoint_every: Count = 20
+    """Optimizer steps between two checkpoints."""
     gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more time."""
     lora: Lora | None = Lora()
-    workers: Count | None = None  # None: as many as `resources.workers`; they share each batch
+    """The adapter to train. null: all weights."""
+    workers: Count | None = None
+    """Processes that share each batch. null: `resources.workers`."""
 
     def even_batch(self) -> tuple[int, int]:
         """The batch that workers share evenly, and how many make a step."""

@@ -15,7 +15,7 @@ from transformers import TrainerCallback
 
 from alignment.records import Artifact
 from alignment.stage import StageContext
-from alignment.training import trl
+from alignment.training import fit as fitting
 
 ROUNDING = 1e-4  # relative, of each point of a loss curve in float32: the order of sums alone differs
 NARROW_ROUNDING = 2e-2  # in bfloat16, whose numbers have 8 bits
@@ -147,8 +147,8 @@ def test_parts_of_a_model_take_the_steps_of_the_whole(
         prepare(trainer, context)
         trainer.add_callback(Holdings(context))
 
-    prepare = trl.prepare_trainer
-    monkeypatch.setattr(trl, "prepare_trainer", watched)
+    prepare = fitting.prepare_trainer
+    monkeypatch.setattr(fitting, "prepare_trainer", watched)
     watch_ppo(monkeypatch)
 
     def contexts(folder: str, workers: int) -> list[StageContext]:

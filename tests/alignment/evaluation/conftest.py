@@ -10,11 +10,11 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from alignment.chat import load_tokenizer, render_answer, render_prompt
+from alignment.durable_files import folder_digest
 from alignment.models.load import save_policy
 from alignment.models.reward_model import new_reward_model
 from alignment.recipe.recipe import Recipe
 from alignment.records import Artifact, Message, Prompt
-from alignment.workspace import folder_digest
 
 SPECIAL = ["<unk>", "</s>", "<pad>", "<user>", "<assistant>"]
 WORDS = [*SPECIAL, "say", "red", "blue", "green", "gold", "very", "so", "and", "yes", "no", "then"]

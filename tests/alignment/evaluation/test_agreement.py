@@ -1,6 +1,7 @@
 import math
 from typing import Any
 
+import krippendorff
 import numpy as np
 import pytest
 from hypothesis import given
@@ -111,3 +112,65 @@ def test_wrong_layouts_are_errors() -> None:
         fleiss_kappa([[2, 1], [1, 1]])
     with pytest.raises(ValueError, match="one entry per unit"):
         percent_agreement([[1, 2], [1]])
+
+
+@pytest.mark.parametrize("level", ["nominal", "ordinal", "interval", "ratio"])
+def test_alpha_is_the_krippendorff_librarys(level: Any) -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        values = rng.integers(1, 6, size=(4, 30)).astype(float)
+        values[rng.random(values.shape) < 0.3] = np.nan
+        expected = krippendorff.alpha(reliability_data=values, level_of_measurement=level)
+        assert krippendorff_alpha(values, level=level) == pytest.approx(expected)
+
+
+def test_neither_order_nor_names_matter() -> None:
+    rng = np.random.default_rng(3)
+    table = rng.choice(["left", "right", "tie"], size=(3, 40))
+    groups = rng.integers(0, 12, size=40).tolist()
+    order = rng.permutation(40)
+    renamed = {"left": "z", "right": 7, "tie": None.__class__}
+    turned = [[renamed[one] for one in row] for row in table[::-1, order].tolist()]
+    for statistic in (krippendorff_alpha, percent_agreement):
+        one = statistic(table.tolist(), bootstrap=200, clusters=groups)
+        other = statistic(turned, bootstrap=200, clusters=[f"p{groups[i]}" for i in order])
+        assert one == pytest.approx(other)
+        assert (one.low, one.high) == pytest.approx((other.low, other.high), abs=0.03)  # the same draws, other columns
+
+
+def test_units_that_hang_together_are_resampled_as_one() -> None:
+    """Every unit six times over: six times the data, and not a bit more to say."""
+    rng = np.random.default_rng(4)
+    one = rng.integers(0, 2, size=50)
+    other = np.where(rng.random(50) < 0.8, one, 1 - one)
+    alone = cohen_kappa(one.tolist(), other.tolist(), bootstrap=2000)
+    repeated = np.repeat(one, 6).tolist(), np.repeat(other, 6).tolist()
+    together = cohen_kappa(*repeated, bootstrap=2000, clusters=np.repeat(np.arange(50), 6).tolist())
+    assert together == pytest.approx(alone)
+    assert (together.low, together.high) == pytest.approx((alone.low, alone.high))
+    blind = cohen_kappa(*repeated, bootstrap=2000)
+    assert (blind.high or 0) - (blind.low or 0) < 0.6 * ((alone.high or 0) - (alone.low or 0))
+    with pytest.raises(ValueError, match="as many clusters"):
+        cohen_kappa([1, 2], [1, 2], clusters=["x"])
+
+
+def test_full_agreement_on_a_few_pairs_is_not_certainty() -> None:
+    """Wilson's lower end of 12 of 12 is 12 / (12 + z²) = 0.757, which beyond chance of 1/2 is 0.515."""
+    row = ["left", "right"] * 6
+    kappa = cohen_kappa(row, row, bootstrap=100)
+    share = 12 / (12 + 1.959964**2)
+    assert (kappa, kappa.low, kappa.high) == (1.0, pytest.approx((share - 0.5) / 0.5, abs=1e-6), 1.0)
+    one_group = cohen_kappa(row, row, bootstrap=100, clusters=["p"] * 12)
+    assert (one_group.low, one_group.high) == (None, None)
+
+
+@pytest.mark.parametrize("pairs", [12, 20, 40])
+def test_a_guessing_judge_does_not_reach_the_interval(pairs: int) -> None:
+    """By its value alone κ is above 0.2 in 0.16 of cases on 20 pairs."""
+    rng = np.random.default_rng(5)
+    passed = 0
+    for seed in range(300):
+        known, guessed = rng.integers(0, 2, size=(2, pairs)).tolist()
+        kappa = cohen_kappa(known, guessed, bootstrap=400, seed=seed)
+        passed += kappa.low is not None and kappa.low >= 0.2
+    assert passed / 300 <= 0.025

@@ -10,6 +10,7 @@ import torch
 
 from alignment.chat import render_answer, render_prompt
 from alignment.data.jsonl import read_records, write_records
+from alignment.durable_files import folder_digest
 from alignment.errors import StageError
 from alignment.evaluation.bootstrap import estimate
 from alignment.evaluation.metric_names import evaluation_metric_names
@@ -23,7 +24,6 @@ from alignment.rollouts.engine import Completion
 from alignment.rollouts.policy_pool import PolicyPool
 from alignment.stage import Progress, StageResult
 from alignment.stages.evaluate import run
-from alignment.workspace import folder_digest
 from tests.contexts import stage_context
 
 RUBRIC = """

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from alignment.durable_files import folder_digest
 from alignment.evaluation.reward_kl_curve import best_of_kl
 from alignment.models.load import load_policy
 from alignment.recipe.recipe import Recipe
@@ -18,7 +19,6 @@ from alignment.stage import Progress, StageContext
 from alignment.stages import overoptimisation, tournament
 from alignment.stages.overoptimisation import Overoptimisation
 from alignment.stages.tournament import Tournament
-from alignment.workspace import folder_digest
 from tests.contexts import stage_context
 
 RUBRIC = """

@@ -12,16 +12,18 @@ def test_names_of_a_full_evaluation() -> None:
         reward="reward",
     )
     names = evaluation_metric_names(stage)
-    assert names[:4] == [
+    assert names[:6] == [
         "win_rate.base.rubric.value",
         "win_rate.base.rubric.low",
         "win_rate.base.rubric.high",
         "win_rate.base.rubric.length_controlled",
+        "win_rate.base.rubric.length_controlled.low",
+        "win_rate.base.rubric.length_controlled.high",
     ]
     assert "win_rate.sft.reward.low" in names
-    assert names[16] == "kl"
-    assert names[17:20] == ["length.dpo", "length.base", "length.sft"]
-    assert len(names) == len(set(names)) == 2 * 2 * 4 + 1 + 4 * 3
+    assert names[24] == "kl"
+    assert names[25:28] == ["length.dpo", "length.base", "length.sft"]
+    assert len(names) == len(set(names)) == 2 * 2 * 6 + 1 + 4 * 3
 
 
 def test_no_judge_means_no_win_rates() -> None:

@@ -1,15 +1,21 @@
+import gzip
+import json
 import math
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import brentq, minimize_scalar
-from scipy.stats import binomtest, multinomial, norm
+from scipy.stats import binomtest, multinomial, norm, spearmanr
+from scipy.stats import t as student
 from statsmodels.api import GLM, families
 from statsmodels.stats.proportion import proportion_confint
 
-from alignment.evaluation.win_rate import length_controlled_win_rate, win_rate
+from alignment.evaluation import length_model
+from alignment.evaluation.win_rate import Games, length_controlled_win_rate, length_controlled_win_rates, win_rate
 
 OUTCOMES = st.lists(st.sampled_from([0.0, 0.5, 1.0]), min_size=1, max_size=60)
 
@@ -130,14 +136,13 @@ def test_length_control_at_equal_lengths_is_the_win_rate() -> None:
     assert length_controlled_win_rate(outcomes(6, 1, 3), [7] * 10, [7] * 10) == 0.65
 
 
-def test_length_control_matches_statsmodels_when_the_prior_is_weak() -> None:
+def test_length_control_matches_statsmodels_without_a_prior() -> None:
     rng = np.random.default_rng(1)
     d = rng.normal(20, 50, size=20_000)
     wins = (rng.random(d.size) < 1 / (1 + np.exp(-(0.4 + 1.5 * np.tanh(d / d.std()))))).astype(float)
     fit = GLM(wins, np.stack([np.ones_like(d), np.tanh(d / d.std())], axis=1), family=families.Binomial()).fit()
-    reference = 1 / (1 + math.exp(-fit.params[0]))
+    assert length_model.fit(wins, np.tanh(d / d.std()), 0.0) == pytest.approx(tuple(fit.params), abs=1e-6)
     controlled = length_controlled_win_rate(wins.tolist(), (d + 100).tolist(), [100.0] * d.size)
-    assert controlled == pytest.approx(reference, abs=1e-4)
     assert controlled == pytest.approx(1 / (1 + math.exp(-0.4)), abs=0.02)
     assert wins.mean() > controlled + 0.03  # what length alone had won
 
@@ -157,3 +162,111 @@ def test_length_control_refuses_unequal_numbers() -> None:
         length_controlled_win_rate([1.0, 0.0], [1], [2])
     with pytest.raises(ValueError, match="finite"):
         length_controlled_win_rate([1.0, 0.0], [1, math.inf], [2, 2])
+
+
+def test_length_control_refuses_what_is_no_preference() -> None:
+    with pytest.raises(ValueError, match="between 0"):
+        length_controlled_win_rate([1.0, 1.5], [1, 2], [2, 1])
+    with pytest.raises(ValueError, match="2 outcomes on 1 prompts"):
+        length_controlled_win_rates({"a": Games([1.0, 0.5], [1, 2], [2, 1], ["p"])})
+
+
+@given(OUTCOMES, st.randoms(use_true_random=False))
+def test_the_length_controlled_interval_holds_its_value_and_mirrors(values: list[float], random: object) -> None:
+    rng = np.random.default_rng(random.randint(0, 2**31))  # type: ignore[attr-defined]
+    left, right = rng.integers(1, 200, (2, len(values))).tolist()
+    one = length_controlled_win_rate(values, left, right)
+    other = length_controlled_win_rate([1 - value for value in values], right, left)
+    assert one.low is not None
+    assert one.high is not None
+    assert 0 <= one.low <= one <= one.high <= 1
+    assert (other.low, other.high) == pytest.approx((1 - one.high, 1 - one.low), abs=1e-6)
+
+
+def test_a_profile_interval_is_all_that_the_likelihood_ratio_test_allows() -> None:
+    """By statsmodels: the quality is an offset, the effect fitted under it."""
+    rng = np.random.default_rng(3)
+    x = np.tanh(rng.normal(0.5, 1, 200))
+    wins = (rng.random(200) < 1 / (1 + np.exp(-(0.5 + x)))).astype(float)
+    low, high = length_model.profile_interval(wins, x, confidence=0.95)
+
+    def deviance(quality: float) -> float:
+        offset = np.full(200, quality)
+        return float(GLM(wins, x[:, None], family=families.Binomial(), offset=offset).fit().deviance)
+
+    whole = GLM(wins, np.stack([np.ones(200), x], axis=1), family=families.Binomial()).fit()
+    scale = float(whole.pearson_chi2) / 198
+    for end in (low, high):
+        excess = (deviance(float(np.log(end / (1 - end)))) - whole.deviance) / scale
+        assert excess == pytest.approx(student.ppf(0.975, 198) ** 2, rel=0.06)  # the weak prior, the two games
+
+
+def test_players_without_a_shared_prompt_get_their_own_figure() -> None:
+    games = {
+        "apart": Games([1.0, 0.0, 1.0], [5, 9, 4], [7, 7, 7], ["x", "y", "z"]),
+        "always": Games([1.0, 1.0], [5, 9], [7, 7], ["p", "q"]),
+        "sometimes": Games([1.0, 0.0], [5, 9], [7, 7], ["p", "q"]),
+    }
+    found = length_controlled_win_rates(games)
+    for player, one in games.items():
+        own = length_controlled_win_rate(*one[:3])
+        assert (found[player], found[player].low, found[player].high) == (own, own.low, own.high)
+
+
+def test_a_prompt_that_is_hard_for_all_is_no_effect_of_length() -> None:
+    """Answers are short where the prompt is hard: alone, each player seems to lose by length what the prompt costs."""
+    rng = np.random.default_rng(5)
+    hard = rng.normal(0, 1, 400)
+    effects = {}
+    for player in map(str, range(6)):
+        lengths = 100 - 60 - 20 * hard + rng.normal(0, 30, 400)
+        wins = (rng.random(400) < 1 / (1 + np.exp(0.5 + hard))).astype(float)
+        effects[player] = Games(wins.tolist(), lengths.tolist(), [100.0] * 400, range(400))
+    truth = float(np.mean(1 / (1 + np.exp(0.5 + rng.normal(0, 1, 100_000)))))
+    alone = np.mean([length_controlled_win_rate(*one[:3]) for one in effects.values()])
+    together = np.mean(list(length_controlled_win_rates(effects).values()))
+    assert abs(together - truth) < 0.85 * abs(alone - truth)
+
+
+@pytest.fixture(scope="module")
+def published(real_data: Path) -> dict[str, Any]:
+    """AlpacaEval 2's verdicts, by model."""
+    path = real_data / "alpaca_eval_verdicts.json.gz"
+    if not path.exists():
+        pytest.skip(f"{path} is not here")
+    return dict(json.loads(gzip.decompress(path.read_bytes()))["models"])
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_length_control_finds_what_alpaca_eval_published(published: dict[str, Any], together: bool) -> None:
+    """Each model by itself, and all with the difficulty of their prompts. A weak prior alone is off by 7 points on
+    average, and ranks worse (Spearman 0.94) than the plain win rate does (0.957)."""
+    games = {}
+    for model, one in published.items():
+        prompt, preference, mine, theirs = zip(*one["rows"], strict=True)
+        games[model] = Games(preference, mine, theirs, prompt)
+    found = (
+        length_controlled_win_rates(games)
+        if together
+        else {model: length_controlled_win_rate(*one[:3]) for model, one in games.items()}
+    )
+    ours = np.array([100 * found[model] for model in published])
+    theirs = np.array([one["length_controlled_winrate"] for one in published.values()])
+    assert np.abs(ours - theirs).mean() <= 2.0
+    assert spearmanr(ours, theirs).statistic >= 0.98
+
+
+def test_comparisons_that_hang_together_count_as_fewer() -> None:
+    """Every comparison five times over says as much as once, with Student's t for as many clusters."""
+    values = outcomes(60, 10, 30)
+    repeated, clusters = [value for value in values for _ in range(5)], [i for i in range(100) for _ in range(5)]
+    alone, together, blind = win_rate(values), win_rate(repeated, clusters=clusters), win_rate(repeated)
+    assert together.value == alone.value
+    wider = float(student.ppf(0.975, 99) / norm.ppf(0.975))
+    assert together.high - together.low == pytest.approx((alone.high - alone.low) * wider, rel=0.01)
+    assert blind.high - blind.low < 0.5 * (alone.high - alone.low)
+    assert win_rate(values, clusters=range(100)) == alone
+    certain = win_rate([1.0] * 50, clusters=[i // 10 for i in range(50)])  # five prompts, and all right: five of five
+    assert (certain.low, certain.high) == (pytest.approx(win_rate([1.0] * 5).low), 1.0)
+    with pytest.raises(ValueError, match="as many clusters"):
+        win_rate([1.0], clusters=[])

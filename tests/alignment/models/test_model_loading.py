@@ -12,6 +12,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from alignment.chat import load_tokenizer, render_example
+from alignment.durable_files import folder_digest
 from alignment.errors import StageError
 from alignment.models.adapters import add_lora
 from alignment.models.base_model import prepare_base
@@ -25,7 +26,7 @@ from alignment.recipe.recipe import Recipe
 from alignment.recipe.resources import Resources
 from alignment.recipe.run_settings import ModelSettings
 from alignment.records import Artifact, Message
-from alignment.workspace import Workspace, folder_digest
+from alignment.workspace import Workspace
 
 MakeModel = Callable[..., Path]
 MESSAGES = (Message(role="user", content="What colour is the cat?"), Message(role="assistant", content="Red."))

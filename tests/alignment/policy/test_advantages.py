@@ -1,11 +1,19 @@
 """Advantages against hand-computed numbers and against plain loops over ragged sequences."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alignment.policy.advantages import generalized_advantage_estimation, group_advantages, whiten
+from alignment.policy.advantages import (
+    generalized_advantage_estimation,
+    group_advantages,
+    unit_variance,
+    whiten,
+    whiten_by_answer,
+)
 
 NAN = float("nan")
 
@@ -136,3 +144,27 @@ def test_group_advantages_refuses_broken_groups():
         group_advantages(torch.zeros(5), group_size=2, scale="none")
     with pytest.raises(ValueError, match="scale"):
         group_advantages(torch.zeros(4), group_size=2, scale="other")
+
+
+def test_whitening_by_answer_by_hand():
+    """Of three tokens and of one: their means are 1 and 3, so 2 is subtracted; squares of 1, 4, 0 and 1."""
+    x = torch.tensor([[1.0, 0.0, 2.0], [3.0, math.nan, 7.0]])
+    mask = torch.tensor([[True, True, True], [True, False, False]])
+    root = math.sqrt((1 + 4 + 0 + 1) / 4)
+    expected = torch.tensor([[-1.0, -2.0, 0.0], [1.0, 0.0, 0.0]]) / root
+    torch.testing.assert_close(whiten_by_answer(x, mask), expected)
+    assert (whiten_by_answer(torch.full((2, 2), 3.0), mask[:, :2]) == 0).all()
+    assert (whiten_by_answer(x, torch.zeros_like(mask)) == 0).all()
+    empty = torch.cat([x, torch.full((1, 3), 9.0)]), torch.cat([mask, torch.zeros(1, 3, dtype=torch.bool)])
+    torch.testing.assert_close(whiten_by_answer(*empty)[:2], expected)
+
+
+def test_rewards_of_unit_variance_leave_nothing_at_nothing():
+    """Ten tokens of which the last is rewarded by -6: a reward for the others would be one for length."""
+    rewards, mask = torch.zeros(1, 11), torch.ones(1, 11, dtype=torch.bool)
+    rewards[0, 9], rewards[0, 10], mask[0, 10] = -6.0, 99.0, False
+    found = unit_variance(rewards, mask)
+    deviation = math.sqrt(36 / 10 - 0.36)
+    assert found[0, 9].item() == pytest.approx(-6 / deviation)
+    assert found.count_nonzero() == 1
+    assert unit_variance(rewards, torch.zeros_like(mask)).count_nonzero() == 0

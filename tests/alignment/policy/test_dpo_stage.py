@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from alignment.data.jsonl import read_records, write_records
+from alignment.durable_files import folder_digest
 from alignment.errors import StageError
 from alignment.models.load import load_policy
 from alignment.records import Artifact, PreferencePair
 from alignment.stage import StageContext
 from alignment.stages.dpo import run
-from alignment.workspace import folder_digest
 
 MakeContext = Callable[..., StageContext]
 WHOLE_BATCH = {"epochs": 1, "batch_size": 24, "learning_rate": 1e-2, "warmup": 0, "schedule": "constant", "beta": 0.3}

@@ -11,10 +11,10 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
+from alignment.durable_files import folder_digest
 from alignment.recipe.recipe import Recipe
 from alignment.records import Artifact
 from alignment.stages.grpo import run
-from alignment.workspace import folder_digest
 from tests.contexts import stage_context
 
 DIGITS = range(10, 16)

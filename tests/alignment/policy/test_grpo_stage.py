@@ -8,6 +8,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from alignment.durable_files import folder_digest
 from alignment.errors import StageError
 from alignment.models.adapters import is_adapter
 from alignment.models.load import load_policy
@@ -18,7 +19,6 @@ from alignment.recipe.stages.grpo import GrpoLoss, GrpoStage
 from alignment.records import Artifact, Message, Prompt
 from alignment.stage import Progress
 from alignment.stages.grpo import run
-from alignment.workspace import folder_digest
 
 LORA = {"rank": 4, "alpha": 8}
 REWARDS = [

@@ -62,6 +62,47 @@ def test_gradient_of_k2_is_the_gradient_of_the_kl(seed):
     torch.testing.assert_close(found, exact)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_what_each_kl_estimator_teaches_in_the_reward_and_in_the_loss(seed):
+    """Exact expected gradients over a categorical, near the reference, as shares of the gradient of KL(policy ‖ ref).
+
+    In the reward k1 is the penalty, and k2 and k3 are nearly none; in the loss k1 is none, and k2 is it. k3 in the loss
+    is that of KL(ref ‖ policy).
+    """
+    generator = torch.Generator().manual_seed(seed)
+    reference = torch.randn(8, generator=generator, dtype=torch.float64).log_softmax(-1)
+    step = 0.05 * torch.randn(8, generator=generator, dtype=torch.float64)
+    logits = (reference + step).requires_grad_()
+
+    def gradient(loss):
+        return torch.autograd.grad(loss, logits)[0]
+
+    policy = logits.log_softmax(-1)
+    exact = gradient((policy.exp() * (policy - reference)).sum())
+    backward = gradient((reference.exp() * (reference - logits.log_softmax(-1))).sum())
+
+    def share(found):
+        return (found @ exact / exact.square().sum()).item()
+
+    rows = torch.ones(8, 1, dtype=torch.bool)  # every token there is, as an answer of its own
+    for estimator, in_reward, in_loss in (("k1", 1.0, 0.0), ("k2", 0.0, 1.0), ("k3", 0.0, None)):
+        logprobs = logits.log_softmax(-1)
+        penalty = kl_estimate(logprobs, reference, estimator=estimator)
+        chosen, drawn = logprobs[:, None], logprobs.exp().detach()[:, None]
+        loss, _stats = ppo_policy_loss(
+            chosen, chosen.detach(), -penalty.detach()[:, None], rows,
+            clip_low=0.2, clip_high=0.2, weights=drawn, denominator=1.0,
+        )  # fmt: skip
+        assert share(gradient(loss)) == pytest.approx(in_reward, abs=0.05)
+        logprobs = logits.log_softmax(-1)
+        penalty = kl_estimate(logprobs, reference, estimator=estimator)
+        found = gradient((logprobs.exp().detach() * penalty).sum())
+        if in_loss is None:
+            torch.testing.assert_close(found, backward)
+        else:
+            assert share(found) == pytest.approx(in_loss, abs=1e-9)
+
+
 def policy_loss(ratios, advantages, **options):
     """The loss of one row of tokens given by their ratios."""
     old = torch.full((1, len(ratios)), -1.0)

@@ -83,6 +83,24 @@ def test_ppo_learns(task, seed, tiny):
     assert sum(scores[:2]) / 2 < wanted / 2
 
 
+@pytest.mark.parametrize(("offset", "scale"), [(-6.0, 0.04), (0.28, 0.04), (6.0, 1.0)])
+def test_ppo_learns_whatever_the_offset_and_scale_of_the_score(offset, scale, tiny):
+    """The same task, scored as reward models score, with the settings as they are by default: the penalty for a missing
+    end and the KL penalty among them."""
+    settings = tiny.settings(
+        steps=40, episodes=64, epochs=4, minibatches=2, batch_size=64, learning_rate=2e-3, critic_learning_rate=2e-3,
+        schedule="constant", sampling=Sampling(max_new_tokens=6),
+    )  # fmt: skip
+
+    def reward(episodes):
+        return [offset + scale * produce_a_token(episode) for episode in episodes]
+
+    history = tiny.trainer(settings, policy=tiny.policy(0), reward=reward, seed=0).train().history
+    shares = [(step["score"] - offset) / scale for step in history]
+    assert sum(shares[:2]) / 2 < 0.2
+    assert sum(shares[-5:]) / 5 >= 0.5  # of five places that may hold it before the end
+
+
 STARTS = ("Once upon a time", "One day, Tim", "Lily and Ben", "The dog", "Mom said", "There was a bird")
 
 

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM, Gemma2Config, GPT2Config
+from transformers import AutoModelForCausalLM, Gemma2Config, GPT2Config, OPTConfig
 
 from alignment.errors import StageError
 from alignment.models.cpu_attention import quick_backward
@@ -128,6 +128,27 @@ def test_recomputed_activations_give_the_same_gradient_without_dropout(tiny, wit
         actor(tokens_of(tiny)).logprobs.sum().backward()
         grads.append({name: p.grad for name, p in actor.trainable().items()})
     assert grads[0].keys() == grads[1].keys()
+    for name, grad in grads[0].items():
+        torch.testing.assert_close(grad, grads[1][name], msg=name)
+
+
+def test_recomputed_layers_that_apply_dropout_themselves_do_not(tiny):
+    """OPT calls dropout by itself in its layers, by whether they are in training mode."""
+    grads = []
+    for recompute in (False, True):
+        torch.manual_seed(0)
+        config = OPTConfig(vocab_size=32, hidden_size=16, ffn_dim=32, num_hidden_layers=2, num_attention_heads=2,
+                           word_embed_proj_dim=16, dropout=0.5, attention_dropout=0.5, layerdrop=0.0)  # fmt: skip
+        actor = ActorCritic(AutoModelForCausalLM.from_config(config), temperature=1.0)
+        calls = []
+        actor.policy.model.decoder.layers[0].fc1.register_forward_pre_hook(lambda *_, calls=calls: calls.append(1))
+        for _again in range(2 if recompute else 1):  # `update` says so at each step
+            if recompute:
+                actor.checkpoint_activations()
+        outputs = actor(tokens_of(tiny))
+        outputs.logprobs.sum().backward()
+        assert len(calls) == 1 + recompute
+        grads.append({name: p.grad for name, p in actor.trainable().items()} | {"logprobs": outputs.logprobs})
     for name, grad in grads[0].items():
         torch.testing.assert_close(grad, grads[1][name], msg=name)
 

@@ -101,7 +101,7 @@ def test_the_same_bits_whatever_was_drawn_before(
     make_model: Callable[..., Path], make_context: MakeContext, tmp_path: Path, dtype: str
 ) -> None:
     """An adapter's first weights are random: their seed must be the recipe's, not the process's history."""
-    from alignment.workspace import folder_digest
+    from alignment.durable_files import folder_digest
 
     folder = make_model(tmp_path / "model", dtype=dtype)
     base = Artifact(name="base", kind="model", version=1, digest="0", path=str(folder), key="tiny")

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from alignment.durable_files import folder_digest
 from alignment.evaluation.gate import GateVerdict, decide
 from alignment.recipe.recipe import Recipe
 from alignment.records import Artifact
 from alignment.registry import Provenance
 from alignment.registry.store import connect
-from alignment.workspace import Workspace, folder_digest
+from alignment.workspace import Workspace
 
 TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}</s>{% endfor %}"
 Run = dict[str, Artifact]
@@ -67,6 +68,12 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("store") / "mlflow.db"
     connect(f"sqlite:///{path}").search_registered_models()
     return path
+
+
+@pytest.fixture
+def mlflow_on_postgres(new_database: Callable[[], str]) -> str:
+    """The address of an empty PostgreSQL database, as MLflow's store."""
+    return new_database()
 
 
 @pytest.fixture

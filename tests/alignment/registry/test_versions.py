@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from alignment.durable_files import folder_digest
 from alignment.errors import InputError, StageError
 from alignment.evaluation.gate import GateVerdict
 from alignment.recipe.recipe import Recipe
@@ -16,7 +17,7 @@ from alignment.records import Artifact
 from alignment.registry import Provenance, RegisteredVersion, find, list_versions, promote, register, rollback, show
 from alignment.registry.champion import champion_artifact
 from alignment.registry.store import Store
-from alignment.workspace import Workspace, folder_digest
+from alignment.workspace import Workspace
 
 Run = dict[str, Artifact]
 Register = Callable[..., RegisteredVersion]
@@ -164,13 +165,22 @@ def test_a_champion_with_whole_weights_meets_candidates_of_another_base(
     assert show(workspace, "policy/1").intact
 
 
-@pytest.mark.parametrize("reference", ["polcy@champion", "policy@champoin", "policy/7"])
+@pytest.mark.parametrize(
+    ("reference", "meant"),
+    [("polcy@champion", "policy@champion"), ("policy@champoin", "policy@champion"), ("policy/7", "policy/1")],
+)
 def test_unknown_names_are_the_users_error_with_the_nearest(
-    add: Register, workspace: Workspace, reference: str
+    add: Register, workspace: Workspace, reference: str, meant: str
 ) -> None:
     add()
-    with pytest.raises(InputError, match=r"the nearest is '(policy|champion|1)'"):
+    with pytest.raises(InputError, match=rf"; did you mean {meant}\?$"):
         show(workspace, reference)
+
+
+def test_a_name_like_none_is_answered_with_what_there_is(add: Register, workspace: Workspace) -> None:
+    add()
+    with pytest.raises(InputError, match=r"there is no registered model 'x'; known here: policy@champion, policy/1$"):
+        show(workspace, "x/1")
 
 
 def test_an_empty_workspace_has_no_versions_and_no_store_is_made(tmp_path: Path) -> None:
@@ -191,6 +201,7 @@ def test_an_empty_workspace_has_no_versions_and_no_store_is_made(tmp_path: Path)
 )
 def test_tampering_shows(add: Register, workspace: Workspace, damaged: str, named: str) -> None:
     add()
+    (workspace.root / damaged).chmod(0o644)
     with (workspace.root / damaged).open("ab") as file:
         file.write(b" ")
     details = show(workspace, "policy/1")
@@ -201,6 +212,7 @@ def test_tampering_shows(add: Register, workspace: Workspace, damaged: str, name
 def test_a_changed_record_and_a_missing_artifact_show(add: Register, workspace: Workspace) -> None:
     add()
     record = workspace.root / "artifacts/dpo/v1/artifact.json"
+    record.chmod(0o644)
     record.write_text(record.read_text().replace('"version": 1', '"version": 9', 1))
     (workspace.root / "artifacts/votes/v1").rename(workspace.root / "elsewhere")
     assert set(show(workspace, "policy/1").problems) == {"dpo@1", "votes@1"}

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from alignment.data.prompts import load_prompts
+from alignment.durable_files import folder_digest
 from alignment.evaluation.calibration import calibration_error, pair_accuracy, pair_predictions, reliability
 from alignment.evaluation.gate import decide
 from alignment.evaluation.slices import accuracy_slices
@@ -23,7 +24,7 @@ from alignment.recipe.stages.evaluate import EvaluateStage
 from alignment.records import Artifact, Message, PreferencePair, Prompt, Response, Sampling
 from alignment.report import build_report
 from alignment.report.run_report import Command, Registered, RunReport
-from alignment.workspace import Workspace, folder_digest
+from alignment.workspace import Workspace
 
 QUICKSTART = Path(__file__).parents[3] / "flows" / "recipes" / "quickstart.yaml"
 METRICS = (

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from alignment.data.jsonl import read_records
+from alignment.durable_files import folder_digest
 from alignment.models.reward_model import load_reward_model
 from alignment.records import Artifact, PreferencePair
 from alignment.stage import StageContext
 from alignment.stages.reward import run
-from alignment.workspace import folder_digest
 
 MakeContext = Callable[..., StageContext]
 FAST = {"epochs": 3, "batch_size": 6, "learning_rate": 5e-3, "warmup": 0}

@@ -6,12 +6,12 @@ from pydantic import ValidationError
 
 from alignment.chat import render_prompt
 from alignment.data.jsonl import read_records
+from alignment.durable_files import folder_digest
 from alignment.models.load import load_policy
 from alignment.models.reward_model import new_reward_model, score
 from alignment.recipe.stages.sample import SampleStage
 from alignment.records import Prompt, Response
 from alignment.stages.sample import run
-from alignment.workspace import folder_digest
 
 STAGE = {"kind": "sample", "model": "base", "per_prompt": 2, "batch_size": 16,
          "sampling": {"max_new_tokens": 6, "temperature": 1.0}}  # fmt: skip

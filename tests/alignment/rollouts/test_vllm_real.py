@@ -14,6 +14,7 @@ import torch
 
 from alignment.chat import render_prompt
 from alignment.data.prompts import load_prompts
+from alignment.durable_files import folder_digest
 from alignment.models.adapters import add_lora
 from alignment.models.embedded import convert
 from alignment.models.load import load_policy, stop_ids
@@ -22,7 +23,6 @@ from alignment.recipe.resources import Vllm
 from alignment.records import Artifact, Sampling
 from alignment.rollouts.transformers_engine import TransformersEngine
 from alignment.rollouts.vllm_engine import VllmEngine
-from alignment.workspace import folder_digest
 
 pytestmark = pytest.mark.slow
 START_SECONDS = 400

@@ -63,6 +63,29 @@ def test_bfloat16_comes_back_in_float32_and_close():
     torch.testing.assert_close(hidden.grad.double(), exact.grad, atol=0.05, rtol=0.05)
 
 
+@pytest.mark.parametrize("certain", [0.5, 0.99, 0.999, 0.99999])
+@pytest.mark.parametrize("by_weight", [False, True])
+def test_the_gradient_of_a_confident_token_is_right_in_bfloat16(by_weight, certain):
+    """Against the naive one in float64. Entries are powers of two, so logits are exact and only the gradient rounds."""
+    vocabulary, count = 64, 8
+    generator = torch.Generator().manual_seed(1)
+    labels = torch.randint(0, vocabulary, (count,), generator=generator)
+    signs = torch.randint(0, 2, (vocabulary, 16), generator=generator).double() * 2 - 1
+    weight = torch.cat([signs, torch.eye(vocabulary, dtype=torch.float64)], dim=1)  # the label's logit is set alone
+    margin = torch.tensor(certain / (1 - certain) * (vocabulary - 1)).log().mul(8).round() / 8  # exact in 8 bits
+    hidden = torch.zeros(count, weight.shape[1], dtype=torch.float64)
+    hidden[torch.arange(count), 16 + labels] = margin.double()
+    grads = []
+    for dtype, function in ((torch.float64, lambda h, w: naive(h, w, labels, 1.0)[0]),
+                            (torch.bfloat16, lambda h, w: token_logprobs(h, w, labels))):  # fmt: skip
+        h, w = hidden.to(dtype, copy=True).requires_grad_(), weight.to(dtype, copy=True).requires_grad_(by_weight)
+        function(h, w).sum().backward()
+        grads.append([x.grad.double() for x in ((h, w) if by_weight else (h,))])
+    for exact, rounded in zip(*grads, strict=True):
+        error = (rounded - exact).norm() / exact.norm()
+        assert error < 0.01, f"relative error {error:.3f}"  # 8 bits: 1/256 each
+
+
 def test_no_gradient_is_kept_when_none_is_asked_for():
     hidden, weight, labels, _ = example()
     assert not token_logprobs(hidden, weight, labels).requires_grad

@@ -31,7 +31,7 @@ GROUP = {
 PPO = {
     "kind": "ppo", "model": "sft", "steps": 4, "episodes": 6, "epochs": 2, "minibatches": 2, "batch_size": 4,
     "learning_rate": 1e-2, "critic_learning_rate": 1e-2, "sampling": {"max_new_tokens": 6}, "warmup": 0.0,
-    "lora": {"rank": 4, "alpha": 8}, "rewards": REWARDS, "whiten_rewards": True, "normalise_scores": True,
+    "lora": {"rank": 4, "alpha": 8}, "rewards": REWARDS, "whiten_rewards": True,
     "kl_target": 0.5, "kl_horizon": 50, "checkpoint_every": 1,
 }  # fmt: skip
 

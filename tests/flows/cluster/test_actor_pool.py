@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from alignment.durable_files import folder_digest
 from alignment.errors import StageError
-from alignment.workspace import folder_digest
 
 SAMPLE = {"stages.responses.batch_size": 3, "stages.responses.sampling": {"max_new_tokens": 24}}  # a prompt a block
 TWO = SAMPLE | {"resources.workers": 2}

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from alignment.workspace import folder_digest
+from alignment.durable_files import folder_digest
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 EVALUATION = {

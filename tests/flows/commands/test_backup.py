@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from alignment.durable_files import folder_digest
 from alignment.errors import InputError
 from alignment.records import Artifact
-from alignment.workspace import Workspace, folder_digest
+from alignment.workspace import Workspace
 from flows.commands.backup import backup_command, gc_command, referenced, restore_command
 
 

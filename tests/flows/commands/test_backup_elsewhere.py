@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from contextlib import closing
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -31,9 +32,6 @@ from preference_ui.snapshots.collections import Condition, open_collection
 from preference_ui.store.schema import accounts, metadata
 from preference_ui.store.settings import DeskSettings
 from preference_ui.store.store import Store, now
-from tests.postgres_server import empty_database, postgres
-
-__all__ = ["postgres"]
 
 
 @pytest.fixture(autouse=True)
@@ -112,10 +110,10 @@ def workspace(folder: Path) -> Path:
 
 
 def test_votes_in_postgresql_are_in_the_backup_and_come_back_counted(
-    postgres: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    new_database: Callable[[], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Backup, restore into an empty database: every row of every table, the next vote, and the same export."""
-    url, empty = empty_database(postgres), empty_database(postgres)
+    url, empty = new_database(), new_database()
     store = filled(url)
     counts = by_hand(url)
     assert counts["votes"] == 31
@@ -146,9 +144,9 @@ def test_votes_in_postgresql_are_in_the_backup_and_come_back_counted(
 
 
 def test_votes_in_postgresql_come_back_as_sqlite_where_no_store_is_named(
-    postgres: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    new_database: Callable[[], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    url = empty_database(postgres)
+    url = new_database()
     filled(url).close()
     root = workspace(tmp_path)
     backup_command(root, tmp_path / "kept.tar", as_json=True, store=url)
@@ -171,8 +169,8 @@ def test_a_store_in_sqlite_elsewhere_is_in_the_backup(tmp_path: Path) -> None:
     assert by_hand(f"sqlite:///{tmp_path}/new/raters/votes-not-in-use.db")["votes"] == 0
 
 
-def test_a_restore_into_a_store_with_rows_changes_nothing(postgres: str, tmp_path: Path) -> None:
-    url = empty_database(postgres)
+def test_a_restore_into_a_store_with_rows_changes_nothing(new_database: Callable[[], str], tmp_path: Path) -> None:
+    url = new_database()
     filled(url).close()
     root = workspace(tmp_path)
     backup_command(root, tmp_path / "kept.tar", as_json=True, store=url)

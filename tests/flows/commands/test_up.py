@@ -81,6 +81,42 @@ def test_up_and_down(make_recipe: Callable[..., Path], make_room: Callable[..., 
     assert json.loads((room.root / "runs/tiny-1/report.json").read_text())["run"] == "tiny-1"
 
 
+def test_a_service_that_does_not_come_up_is_said_with_the_end_of_its_log(
+    make_recipe: Callable[..., Path], make_room: Callable[..., Any], tmp_path: Path
+) -> None:
+    room = make_room(make_recipe(tmp_path / "recipe", stages=("sft",)), tmp_path / "workspace")
+    room.root.mkdir()
+    (room.root / "mlflow.db").write_text("no database" * 100)
+    ports = free_ports("up", "prefect", "mlflow", "app")
+    process = room.start("up", *(word for name, port in ports.items() for word in ("--port", f"{name}={port}")))
+
+    def said() -> str | None:
+        text = (room.root / "up.log").read_text()
+        return text if "mlflow           did not come up" in text else None
+
+    text = room.until(said, 120)
+    assert f"it ended with 1; it is tried again. Its log is {room.root}/services/mlflow.log" in text
+    assert "MLflow's database cannot be read: file is not a database" in text
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(90) == 0
+
+
+def test_interrupted_in_its_first_seconds_it_comes_up_the_next_time(
+    make_recipe: Callable[..., Path], make_room: Callable[..., Any], tmp_path: Path
+) -> None:
+    """Ctrl-C while MLflow makes its tables: it never came up again, and nothing said so."""
+    room = make_room(make_recipe(tmp_path / "recipe", stages=("sft",)), tmp_path / "workspace")
+    ports = free_ports("up", "prefect", "mlflow", "app")
+    options = [word for name, port in ports.items() for word in ("--port", f"{name}={port}")]
+    process = room.start("up", *options)
+    room.until(lambda: next(iter(room.root.glob("*mlflow.db*.tmp")), None), 120)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(90) == 0
+    room.start("up", *options)
+    page = f"http://127.0.0.1:{ports['up']}"
+    room.until(lambda: httpx.get(f"{page}/status.json", timeout=10).json()["up"] or None, 400)
+
+
 def _services(page: str) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = httpx.get(f"{page}/status.json", timeout=10).json()["services"]
     return found

@@ -179,6 +179,33 @@ def test_what_is_not_delivered_is_tried_again_and_no_secret_is_logged(
     assert "another-pass" not in caplog.text
 
 
+def test_apprise_reaches_every_service_in_the_variable(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    host = receiver.url.removeprefix("http://")
+    monkeypatch.setenv("SERVICES", f"json://{host}/one json://{host}/two")
+    assert notify(Notify.model_validate({"apprise": "SERVICES"}), NEWS) == {"apprise": True}
+    assert sorted(path for path, _headers, _body in receiver.got) == ["/one", "/two"]
+    for _path, _headers, body in receiver.got:
+        said = json.loads(body)
+        assert said["title"] == "tiny-3: refused"
+        assert said["message"].startswith("policy v3 was refused")
+
+
+def test_apprise_logs_no_address_and_follows_no_redirect(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    receiver.answers = [302, 500, 404]
+    monkeypatch.setenv("SERVICES", f"json://{receiver.url.removeprefix('http://')}/t0ken-in-the-path")
+    settings = Notify.model_validate({"apprise": "SERVICES"})
+    assert notify(settings, NEWS) == {"apprise": False}
+    assert [path for path, _headers, _body in receiver.got] == ["/t0ken-in-the-path"] * 3
+    assert "a notice by apprise was not delivered: not every service took it" in caplog.text
+    monkeypatch.setenv("SERVICES", "nosuchservice://t0ken-in-the-path")
+    assert notify(settings, NEWS) == {"apprise": False}
+    assert "a notice by apprise was not delivered: not all of its addresses are Apprise's" in caplog.text
+    assert "t0ken" not in caplog.text
+
+
 def test_a_block_of_prefect(receiver: Receiver, prefect_server: str) -> None:
     from prefect.blocks.notifications import CustomWebhookNotificationBlock
 
@@ -198,6 +225,7 @@ def test_a_block_of_prefect(receiver: Receiver, prefect_server: str) -> None:
         ({"notify": {"slack": "SLACK_URL", "on": ["refusd"]}}, "'refusd' is not one of promoted, refused, completed"),
         ({"notify": {"slak": "SLACK_URL"}}, "unknown key; did you mean slack?"),
         ({"notify": {"slack": "https://hooks.example.org/t0ken"}}, "not the name of an environment variable"),
+        ({"notify": {"apprise": "discord://t0ken/x"}}, "not the name of an environment variable"),
         ({"notify": {"webhook": {"url_env": "https://x.org/t0ken"}}}, "not the name of an environment variable"),
         ({"deployment": {"cron": "0 3 * * *", "every": 60}}, "give cron or every, not both"),
         ({"deployment": {"timezone": "Mars/Olympus"}}, "no time zone 'Mars/Olympus'"),

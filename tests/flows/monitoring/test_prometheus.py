@@ -7,7 +7,7 @@ import pytest
 
 from alignment.stage import Progress
 from alignment.workspace import Workspace
-from flows.monitoring.prometheus import StageMetrics
+from flows.monitoring.prometheus import StageMetrics, exposition, gauge, stage_families
 
 
 def read(path: Path) -> dict[tuple[str, str], float]:
@@ -66,3 +66,19 @@ def test_it_is_written_now_and_then_and_at_the_end(tmp_path: Path, monkeypatch: 
     assert step() == 9
     metrics.close()
     assert not path.exists()
+
+
+def test_several_stages_are_one_page_that_prometheus_reads(tmp_path: Path) -> None:
+    """HELP and TYPE of a metric stand once, before the values of all stages: its parser refuses them otherwise."""
+    from prometheus_client.parser import text_string_to_metric_families
+
+    space = Workspace(tmp_path)
+    for stage, step in (("sft", 2), ("dpo", 3)):
+        StageMetrics(space, stage, {"recipe": stage}).write(Progress(step, 9, {"loss": step / 4}))
+    page = exposition([gauge("rlhf_service_up", [({"service": "app"}, 1.0)], {}), *stage_families(space)])
+    families = {family.name: family for family in text_string_to_metric_families(page)}
+    assert page.count("# TYPE rlhf_stage_step gauge") == 1
+    assert {one.labels["stage"]: one.value for one in families["rlhf_stage_step"].samples} == {"sft": 2, "dpo": 3}
+    assert {one.labels["metric"] for one in families["rlhf_stage_metric"].samples} == {"loss"}
+    assert families["rlhf_service_up"].samples[0].labels == {"service": "app"}
+    assert {path.name for path in space.folder("metrics").iterdir()} == {"sft.prom", "dpo.prom"}  # nothing beside

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from alignment.durable_files import folder_digest
 from alignment.records import Artifact
-from alignment.workspace import Workspace, folder_digest
+from alignment.workspace import Workspace
 
 Rlhf = Callable[..., Any]
 MakeRecipe = Callable[..., Path]

@@ -18,7 +18,7 @@ from alignment.stage import Progress
 from alignment.workspace import Workspace
 from flows.monitoring import prometheus as metrics
 from flows.monitoring.background import BackgroundSender
-from flows.monitoring.prometheus import StageMetrics, all_stages
+from flows.monitoring.prometheus import StageMetrics, exposition, stage_families
 from flows.services.process_records import ProcessIdentity, ServerRequest, at_work, deliver, post, state_message, sweep
 
 WORK = """
@@ -173,8 +173,8 @@ def test_metrics_of_a_killed_process_are_nobodys(tmp_path: Path) -> None:
     own = StageMetrics(space, "dpo", {})
     own.write(Progress(1, 2, {}, 5))
     assert (tmp_path / "metrics" / "sft.prom").exists()
-    assert 'stage="sft"' not in all_stages(space)
-    assert 'stage="dpo"' in all_stages(space)
+    assert 'stage="sft"' not in exposition(stage_families(space))
+    assert 'stage="dpo"' in exposition(stage_families(space))
     sweep(tmp_path)
     assert not (tmp_path / "metrics" / "sft.prom").exists()
     assert (tmp_path / "metrics" / "dpo.prom").exists()
@@ -194,14 +194,15 @@ def test_a_terminal_that_is_gone_stops_nothing() -> None:
     """A closed pipe, as after `rlhf run | head`, written to by the display; rich's own console would end it."""
     code = (
         "import sys\n"
-        "from flows.monitoring.terminal import SteadyConsole, Terminal\n"
+        "from flows.console import PlainConsole\n"
+        "from flows.monitoring.terminal import Terminal\n"
         "from flows.monitoring.progress import GuardedListener\n"
-        "shown = GuardedListener(Terminal({'sft': 'sft'}, SteadyConsole()))\n"
+        "shown = GuardedListener(Terminal({'sft': 'sft'}, PlainConsole()))\n"
         "sys.stdin.readline()\n"
         "shown.stage_started('sft', 'sft')\n"
         "for _ in range(3):\n"
         "    shown.stage_finished('sft', status='completed', cached=False, seconds=1.0, summary='x' * 100000)\n"
-        "shown.note('still here')\n"
+        "shown.warned('still here')\n"
         "print('worked on', file=sys.stderr)\n"
     )
     process = subprocess.Popen(

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from alignment.errors import StageError
+from alignment.errors import InputError, StageError
 from alignment.workspace import Workspace
 from flows.services import servers
 
@@ -76,6 +76,53 @@ def test_a_service_that_does_not_start_says_where_its_log_is(space: Workspace) -
         dead = servers.Service("prefect", f"http://127.0.0.1:{taken.getsockname()[1]}", DEAD)
         with pytest.raises(StageError, match=r"the prefect service did not start; its log is .*prefect\.log"):
             servers.wait(space, dead)
+
+
+@pytest.fixture
+def life(space: Workspace) -> Callable[[str], "subprocess.Popen[bytes]"]:
+    """Starts a process that holds a service's lock, as the service does for its life."""
+
+    def hold(name: str) -> "subprocess.Popen[bytes]":
+        with servers.lifelong_lock(space, name) as descriptor:
+            return subprocess.Popen(
+                [sys.executable, "-c", f"input()  # {name}"], stdin=subprocess.PIPE, pass_fds=[descriptor],
+                start_new_session=True,
+            )  # fmt: skip
+
+    return hold
+
+
+def test_a_server_of_another_machine_is_named_and_no_second_one_started(
+    space: Workspace, life: Callable[[str], "subprocess.Popen[bytes]"], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process id says nothing of another machine, or container; the lock on the shared folder does."""
+    monkeypatch.setattr(servers, "STOP_SECONDS", 0.2)
+    with life("prefect") as process:
+        servers.note(space, servers.Service("prefect", "http://127.0.0.1:1", process.pid))
+        path = space.root / "services" / "prefect.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"host": "elsewhere"}))
+        for ask in (servers.find, servers.begin, servers.stop):
+            with pytest.raises(InputError, match="the machine elsewhere runs prefect on this workspace, and this one"):
+                ask(space, "prefect")
+        path.unlink()
+        with pytest.raises(InputError, match="a prefect server that is not on record here is at work"):
+            servers.begin(space, "prefect")
+        assert process.poll() is None
+        process.communicate(b"\n")
+    assert servers.find(space, "prefect") is None
+    with servers.lifelong_lock(space, "prefect"):
+        pass
+
+
+def test_a_service_that_cannot_start_says_the_end_of_its_log(space: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    space.folder("services")
+    (space.root / "mlflow.db").write_text("no database" * 100)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with pytest.raises(
+        StageError, match=r"did not start; its log is .*mlflow\.log\n.*MLflow's database cannot be read"
+    ):
+        servers.wait(space, servers.begin(space, "mlflow"))
+    assert servers.find(space, "mlflow") is None
 
 
 def test_a_taken_port_is_not_chosen() -> None:

@@ -5,13 +5,13 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from alignment.preferences.dawid_skene import dawid_skene, has_enough
 from alignment.preferences.vote_agreement import agreement_figures
 from alignment.records import Comparison, Vote
 from preference_ui.labelling.assignment import next_lease
 from preference_ui.labelling.exclusion import exclude_rater, include_rater
 from preference_ui.labelling.queue import Gold, queue_comparisons, queue_gold, waiting
 from preference_ui.labelling.voting import cast_vote
-from preference_ui.quality.dawid_skene import dawid_skene, has_enough
 from preference_ui.quality.rater_quality import quality_report, share
 from preference_ui.store.settings import DeskSettings
 from preference_ui.store.store import Store
