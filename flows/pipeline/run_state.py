@@ -3,8 +3,9 @@
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from prefect.client.schemas.objects import State
 from pydantic import BaseModel
 
 from alignment.recipe.recipe import Recipe
@@ -67,6 +68,7 @@ class Run:
     request: RunRequest
     started: datetime = field(default_factory=lambda: datetime.now(UTC))
     made: dict[str, Artifact] = field(default_factory=dict)
+    states: dict[str, State[Any]] = field(default_factory=dict)  # of the tasks that made them
     outcomes: list[StageOutcome] = field(default_factory=list)
     finish: Finish | None = None
     waiting: str = ""
