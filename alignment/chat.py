@@ -14,7 +14,7 @@ The template's digest travels with every model; stages compare it.
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -115,7 +115,23 @@ def template_faults(tokenizer: PreTrainedTokenizerBase, file: str | None = None)
             f"end the assistant's turn in the template with {tokenizer.eos_token!r}, or the model never learns to stop"
         )
         return [Fault("the chat template's assistant turn has no EOS", remedy, file)]
-    return []
+    return _generation_prompt_faults(tokenizer, before, answer, file)
+
+
+def _generation_prompt_faults(
+    tokenizer: PreTrainedTokenizerBase, before: str, answer: str, file: str | None
+) -> list[Fault]:
+    """A template that ignores ``add_generation_prompt`` although a header stands before the assistant's words.
+
+    The header would be learned as part of the answer, and sampling would begin without it.
+    """
+    without = _text(tokenizer, PROBE[:1], add_generation_prompt=False)
+    header = answer[: answer.index("two")].strip()
+    if before != without or not header:
+        return []
+    problem = f"the chat template ignores add_generation_prompt, and writes {header!r} before the assistant's words"
+    remedy = "have it write that header at the end where add_generation_prompt is set"
+    return [Fault(problem, remedy, file)]
 
 
 def _dicts(messages: Sequence[Message]) -> list[dict[str, str]]:
@@ -140,15 +156,21 @@ def _render(
 ) -> tuple[list[int], list[bool]]:
     ids: list[int] = []
     mask: list[bool] = []
-    done = ""  # the rendered text that is tokenised already
-
-    def add(text: str, keep: bool) -> None:
-        nonlocal done
+    for text, keep in rendered_pieces(tokenizer, messages, add_generation_prompt=add_generation_prompt):
         tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
         ids.extend(tokens)
         mask.extend([keep] * len(tokens))
-        done += text
+    return ids, mask
 
+
+def rendered_pieces(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, add_generation_prompt: bool
+) -> Iterator[tuple[str, bool]]:
+    """A conversation's text in the pieces that are tokenised apart, each with whether the assistant says it.
+
+    Raises ValueError where the template rewrites what it wrote before, and whatever else the template raises.
+    """
+    done = ""  # the rendered text that is tokenised already
     eos = str(tokenizer.eos_token)
     for turn, message in enumerate(messages):
         if message.role != "assistant":
@@ -156,9 +178,14 @@ def _render(
         before, answer = _segments(tokenizer, messages, turn)
         if not before.startswith(done):
             raise ValueError("the chat template renders earlier turns differently once later ones follow")
-        add(before[len(done) :], keep=False)
-        end = answer.rindex(eos) + len(eos)
-        add(answer[:end], keep=True)
+        if eos not in answer:
+            raise ValueError(f"the chat template ends an assistant's turn without {eos}")
+        answer = answer[: answer.rindex(eos) + len(eos)]
+        yield before[len(done) :], False
+        yield answer, True
+        done = before + answer
     if add_generation_prompt:
-        add(_text(tokenizer, messages, add_generation_prompt=True)[len(done) :], keep=False)
-    return ids, mask
+        whole = _text(tokenizer, messages, add_generation_prompt=True)
+        if not whole.startswith(done):
+            raise ValueError("the chat template renders earlier turns differently once later ones follow")
+        yield whole[len(done) :], False

@@ -6,13 +6,17 @@ raises one :class:`InputError` with all of them; the command line prints the lin
 
 import difflib
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+T = TypeVar("T")
+D = TypeVar("D")
+MAX_FAULTS = 20  # of one file; the rest are counted
 _log = logging.getLogger(__name__)
 
 
@@ -43,6 +47,41 @@ class InputError(Exception):
         super().__init__("\n".join(str(fault) for fault in self.faults))
 
 
+def raise_faults(faults: Sequence[Fault]) -> None:
+    """Raises InputError where there are faults: the first twenty, then how many more."""
+    if faults:
+        raise InputError(shortened(faults))
+
+
+def shortened(faults: Sequence[Fault]) -> list[Fault]:
+    """The first twenty faults of one file, and one that counts the rest."""
+    if len(faults) <= MAX_FAULTS:
+        return list(faults)
+    rest = len(faults) - MAX_FAULTS
+    more = Fault(f"{rest} more faults like these", "mend these first, then check again", file=faults[0].file)
+    return [*faults[:MAX_FAULTS], more]
+
+
+class FaultCollector:
+    """Goes on after a fault, so that one look shows all of them."""
+
+    def __init__(self) -> None:
+        self.faults: list[Fault] = []
+
+    def attempt(self, read: Callable[[], T], default: D) -> T | D:
+        """What ``read`` returns; where it raises InputError its faults are collected and ``default`` is returned."""
+        try:
+            return read()
+        except InputError as error:
+            self.faults.extend(error.faults)
+            return default
+
+    def raise_all(self) -> None:
+        """Raises InputError with everything collected, where there is something."""
+        if self.faults:
+            raise InputError(self.faults)
+
+
 class StageError(Exception):
     """A stage could not do its work (exit code 1): not the input's fault, or not known to be before the run."""
 
@@ -57,6 +96,10 @@ def suggestion(name: str, known: Iterable[str]) -> str:
     names = list(known)
     near = nearest(name, names)
     return f"did you mean {near}?" if near else f"known here: {', '.join(names) or 'none'}"
+
+
+class NotFiniteError(StageError):
+    """A model's weights, logits or scores are NaN or infinite: nothing that follows from them means anything."""
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from alignment.errors import NotFiniteError, StageError
 from alignment.parallel_map import Pool, here
 from alignment.recipe.run_settings import RunSettings
 from alignment.records import Artifact
@@ -75,10 +76,15 @@ class StageContext:
 
     @contextmanager
     def working(self) -> Iterator[None]:
-        """Counts the time inside a trainer, sampler or evaluator itself, apart from loading and saving."""
+        """Counts the time inside a trainer, sampler or evaluator itself, apart from loading and saving.
+
+        Numbers that are not finite end the stage by its name: raises StageError for the NotFiniteError inside.
+        """
         start = time.perf_counter()
         try:
             yield
+        except NotFiniteError as error:
+            raise StageError(f"{self.name}: {error}") from error
         finally:
             self.work_seconds += time.perf_counter() - start
 

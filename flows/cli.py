@@ -24,6 +24,8 @@ from flows.cli_options import (
 )
 from flows.cli_runs import logs, report, runs_app, stop
 from flows.cli_votes import votes_app
+from flows.console import printable
+from flows.failures import explain, keep_traceback
 from flows.monitoring.logs import set_up
 
 app = typer.Typer(
@@ -263,17 +265,29 @@ def gc(
     gc_command(workspace, runs=runs, days=days, remove=yes, as_json=json)
 
 
+def _say(text: str) -> None:
+    """Writes to standard error what others may have a part in: names, values, answers."""
+    print(printable(text), file=sys.stderr)
+
+
 def main() -> NoReturn:
     """The entry point: a user's mistake is a line, not a traceback."""
     set_up()
     try:
         app()
     except InputError as error:
-        print(error, file=sys.stderr)
+        _say("\n".join(map(str, error.faults)))
         raise SystemExit(2) from None
     except StageError as error:
-        print(f"rlhf: {error}", file=sys.stderr)
+        _say(f"rlhf: {error}")
         raise SystemExit(1) from None
+    except BrokenPipeError:  # who read the output has enough of it
+        sys.stderr.close()
+        raise SystemExit(1) from None
+    except Exception as error:
+        line, code = explain(error)
+        _say(f"rlhf: {line}; {keep_traceback(error)}")
+        raise SystemExit(code) from None
     except SystemExit as ended:
         if ended.code not in (INTERRUPTED, TERMINATED):
             raise

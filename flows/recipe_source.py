@@ -39,5 +39,14 @@ def _yaml_files(folder: Path) -> list[Path]:
 
 
 def prepare(given: str, overrides: Sequence[str] = ()) -> ResolvedRecipe:
-    """The recipe that a command names, ready to run. Raises InputError with every fault of its file."""
-    return resolve_recipe(find_recipe(given), overrides)
+    """The recipe that a command names, ready to run.
+
+    Raises InputError with every fault of its file, and with those of its data and model that can be told all the same.
+    """
+    path = find_recipe(given)
+    try:
+        return resolve_recipe(path, overrides)
+    except InputError as error:
+        from alignment.checks.salvage import other_faults  # takes its time, and most recipes are right
+
+        raise InputError([*error.faults, *other_faults(path, overrides)]) from None

@@ -2,30 +2,32 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Literal, TypeVar
 
 from sqlalchemy import select
 
-from alignment.errors import Fault, InputError
+from alignment.errors import Fault, InputError, raise_faults
 from alignment.preferences.consensus import consensus, preference_pairs
 from alignment.preferences.dawid_skene import rater_skill
 from alignment.preferences.preference_files import (
     Correction,
     Form,
+    KnownComparison,
     corrected_pairs,
     demonstrations,
-    read_comparisons,
+    first_rows,
+    numbered_comparisons,
     write_snapshot,
     write_votes,
 )
 from alignment.preferences.vote_agreement import Agreement, agreement_figures
 from alignment.records import Comparison, PreferencePair, Record, Vote
 from preference_ui.labelling.ballots import read_ballots
-from preference_ui.labelling.queue import Gold, queue_comparisons, queue_gold
+from preference_ui.labelling.queue import Gold, comparison_faults, queue_comparisons, queue_gold
 from preference_ui.store.schema import comparisons, votes
 from preference_ui.store.store import Store
 
@@ -69,26 +71,39 @@ class Export(Record):
     agreement: float | None  # Krippendorff's α of the verdicts
 
 
+class Imported(Record):
+    """What became of a file's rows: each ``new``, ``repeated`` (an earlier row) or ``known`` (queued before)."""
+
+    rows: int
+    new: int
+    repeated: int
+    known: int
+
+
 def import_comparisons(
     store: Store, path: Path, *, votes_wanted: int = 3, queue: str = "default", gold: bool = False, actor: str = "cli"
-) -> int:
-    """Queues a file's comparisons (see :func:`read_comparisons`). Returns how many were new.
+) -> Imported:
+    """Queues a file's comparisons (see :func:`alignment.preferences.files.read_comparisons`) and counts every row.
 
-    ``gold`` stores rows with a known order (``chosen``, ``rejected``) as gold instead, mixed in silently.
+    ``gold`` stores rows with a known order (``chosen``, ``rejected``) as gold instead, mixed in silently. Raises
+    InputError with the faults of all rows; then nothing is queued.
     """
-    found = read_comparisons(path)
-    if not gold:
-        items = [known.comparison for known in found]
-        return queue_comparisons(store, items, votes_wanted=votes_wanted, queue=queue, actor=actor)
-    remedy = "write prompt, chosen and rejected"
-    faults = [
-        Fault("gold needs to know the better answer", remedy, str(path), field=known.comparison.id)
-        for known in found
-        if known.ranking is None
-    ]
-    if faults:
-        raise InputError(faults)
-    return queue_gold(store, [Gold(known.comparison, known.ranking or ()) for known in found], actor=actor)
+    rows = numbered_comparisons(path)
+    raise_faults([fault for number, known in rows for fault in _import_faults(known, str(path), number, gold=gold)])
+    first = first_rows(rows)
+    if gold:
+        new = queue_gold(store, [Gold(known.comparison, known.ranking or ()) for known in first.values()], actor=actor)
+    else:
+        items = [known.comparison for known in first.values()]
+        new = queue_comparisons(store, items, votes_wanted=votes_wanted, queue=queue, actor=actor)
+    return Imported(rows=len(rows), new=new, repeated=len(rows) - len(first), known=len(first) - new)
+
+
+def _import_faults(known: KnownComparison, path: str, row: int, *, gold: bool) -> Iterator[Fault]:
+    for fault in comparison_faults(known.comparison):
+        yield replace(fault, file=path, row=row)
+    if gold and known.ranking is None:
+        yield Fault("gold needs to know the better answer", "write prompt, chosen and rejected", path, row)
 
 
 def export_votes(

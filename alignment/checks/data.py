@@ -1,18 +1,17 @@
 """What is wrong with a recipe's data, known without a model: files, rows, columns, and what leaks."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from alignment.data.demonstrations import numbered_demonstrations
-from alignment.data.jsonl import shortened
+from alignment.data.demonstrations import scan_demonstrations
 from alignment.data.pairing import PreferenceFile
-from alignment.data.preferences import read_preferences
-from alignment.data.prompts import numbered_prompts
+from alignment.data.preferences import scan_preferences
+from alignment.data.prompts import scan_prompts
 from alignment.data.split import opening, split_by_digest
-from alignment.errors import Fault, InputError
+from alignment.errors import Fault, FaultCollector, shortened
 from alignment.preferences.principles import load_constitution
 from alignment.preferences.rubric import load_rubric
 from alignment.recipe.files import DATA_FILES
@@ -23,45 +22,45 @@ from alignment.recipe.stages.preferences import PreferenceFileStage
 from alignment.recipe.stages.reward import RewardStage
 from alignment.records import Demonstration, PreferencePair, Prompt
 
-T = TypeVar("T")
-D = TypeVar("D")
-
 
 @dataclass(slots=True)
 class RecipeData:
-    """What the files hold, with rows; what could not be read is empty."""
+    """What the files hold, with rows. ``incomplete`` are those with rows that could not be read: what the others are
+    without cannot be told of them."""
 
     prompts: list[tuple[int, Prompt]] = field(default_factory=list)
     demonstrations: list[tuple[int, Demonstration]] = field(default_factory=list)
     preferences: PreferenceFile = field(default_factory=lambda: PreferenceFile([]))
+    incomplete: set[str] = field(default_factory=set)
 
 
 def read_data(recipe: Recipe, files: Mapping[str, Path]) -> tuple[RecipeData, list[Fault]]:
     """Reads every file that the recipe names: what they hold, and the faults of all of them."""
     data = RecipeData()
-    faults: list[Fault] = []
+    collected = FaultCollector()
 
-    def attempt(read: Callable[[], T], default: D) -> T | D:
-        try:
-            return read()
-        except InputError as error:
-            faults.extend(error.faults)
-            return default
+    def note(name: str, faults: list[Fault]) -> None:
+        collected.faults.extend(shortened(faults) if faults else [])
+        if faults:
+            data.incomplete.add(name)
 
     if "prompts" in files:
-        data.prompts = attempt(lambda: numbered_prompts(files["prompts"])[0], [])
+        data.prompts, _duplicates, faults = scan_prompts(files["prompts"])
+        note("prompts", faults)
     if "demonstrations" in files:
-        data.demonstrations = attempt(lambda: numbered_demonstrations(files["demonstrations"])[0], [])
+        data.demonstrations, _duplicates, faults = scan_demonstrations(files["demonstrations"])
+        note("demonstrations", faults)
     if "preferences" in files:
         stage = next((stage for _name, stage in of_type(recipe.stages, PreferenceFileStage)), None)
         form, limit = (stage.format, stage.limit) if stage else ("auto", None)
-        data.preferences = attempt(lambda: read_preferences(files["preferences"], form, limit), data.preferences)
+        data.preferences = scan_preferences(files["preferences"], form, limit)
+        note("preferences", data.preferences.faults)
     constitutions = {
         path for _name, stage in of_type(recipe.stages, ConstitutionStage) for path in stage.named_files().values()
     }
     for path in dict.fromkeys(path for stage in recipe.stages.values() for path in stage.named_files().values()):
-        attempt(partial(load_constitution if path in constitutions else load_rubric, files[path]), None)
-    return data, faults
+        collected.attempt(partial(load_constitution if path in constitutions else load_rubric, files[path]), None)
+    return data, collected.faults
 
 
 def data_faults(recipe: Recipe, files: Mapping[str, Path], data: RecipeData) -> list[Fault]:
@@ -98,7 +97,9 @@ def _side_faults(recipe: Recipe, data: RecipeData) -> Iterator[Fault]:
         ("prompts", [prompt for _row, prompt in data.prompts], sampled, asked),
         ("preference pairs", data.preferences.pairs, given, given),
     ]
-    for what, items, needs_train, needs_held_out in wanted:
+    for (what, items, needs_train, needs_held_out), file in zip(wanted, ("prompts", "preferences"), strict=True):
+        if file in data.incomplete:
+            continue
         train, held_out = split_by_digest(items, share, key=opening)
         if items and ((needs_train and not train) or (needs_held_out and not held_out)):
             side = "trained on" if held_out else "held out"
@@ -135,6 +136,7 @@ def _margin_faults(recipe: Recipe, files: Mapping[str, Path], data: RecipeData) 
     for name, stage in of_type(recipe.stages, RewardStage):
         source = recipe.stages.get(stage.preferences)
         from_file = source is not None and "preferences" in source.spec.data
-        if stage.use_margin and from_file and pairs and all(pair.margin is None for pair in pairs):
+        told = bool(pairs) and "preferences" not in data.incomplete
+        if stage.use_margin and from_file and told and all(pair.margin is None for pair in pairs):
             problem = f"no pair of {files['preferences']} has a margin"
             yield Fault(problem, "set it to false, or give margins", field=f"stages.{name}.use_margin")

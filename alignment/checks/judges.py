@@ -23,7 +23,7 @@ def judge_faults(recipe: Recipe, files: Mapping[str, Path]) -> list[Fault]:
     """Folders that are not there, keys that are not set, rewards that cannot be given."""
     faults: list[Fault] = []
     for name, stage in recipe.stages.items():
-        for at, judge in _places(name, stage):
+        for at, judge in judge_places(name, stage):
             faults += _own_faults(judge, at, files)
         for at, endpoint in _writers(name, stage):
             faults += _endpoint_faults(endpoint, at)
@@ -36,7 +36,7 @@ def judge_faults(recipe: Recipe, files: Mapping[str, Path]) -> list[Fault]:
     return faults
 
 
-def _places(name: str, stage: StageSettings) -> Iterator[tuple[str, AnyJudge]]:
+def judge_places(name: str, stage: StageSettings) -> Iterator[tuple[str, AnyJudge]]:
     """Every judge of a stage and its field in the recipe."""
     if (own := judges_of(stage).get("judge")) is not None:
         yield f"stages.{name}.judge", own

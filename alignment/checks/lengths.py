@@ -8,9 +8,9 @@ from typing import NamedTuple
 from alignment.chat import render_example, render_prompt
 from alignment.checks.data import RecipeData
 from alignment.checks.model import Inspected
+from alignment.checks.rendering import conversation_problem
 from alignment.data.columns import Messages
-from alignment.data.jsonl import shortened
-from alignment.errors import Fault
+from alignment.errors import Fault, shortened
 from alignment.recipe.files import DATA_FILES
 from alignment.recipe.recipe import Recipe
 from alignment.recipe.stages.spec import StageSettings
@@ -75,12 +75,12 @@ def _file_texts(file: str, rows: list[_Row], model: Inspected, faults: list[Faul
     refused: list[Fault] = []
     prompts: list[_Text] = []
     for row in rows:
-        try:
+        problems = (conversation_problem(model.tokenizer, whole) for whole in (row.prompt, *row.wholes))
+        problem = next((problem for problem in problems if problem is not None), None)
+        if problem is not None:
+            refused.append(Fault(*problem, file, row.number))
+        else:
             prompts.append(_Text(file, row.number, len(render_prompt(model.tokenizer, row.prompt))))
-        except Exception as error:  # a template may raise anything
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            problem = f"the model's chat template refuses the conversation: {reason}"
-            refused.append(Fault(problem, "change its roles to what the template knows", file, row.number))
     faults += shortened(refused)
 
     def longest_whole() -> _Text | None:

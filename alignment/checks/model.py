@@ -1,12 +1,14 @@
 """What is wrong with a recipe's model, known from its files, tokenizer and configuration, without its weights."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
+from alignment.data.columns import shown
 from alignment.errors import Fault, InputError, suggestion
 from alignment.models import embedded
+from alignment.models.weights import tensor_shapes, weight_faults
 from alignment.recipe.files import EMBEDDED_PREFIX, is_path
-from alignment.recipe.graph import workers_of
+from alignment.recipe.graph import making, workers_of
 from alignment.recipe.recipe import Recipe
 from alignment.recipe.run_settings import ModelSettings
 from alignment.workspace import Workspace
@@ -14,7 +16,6 @@ from alignment.workspace import Workspace
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 EMBEDDED_CONTEXT = {"smollm2-135m": 8192}  # tokens; asking the GGUF file for it takes nine seconds
 EMBEDDED_SHAPE = {  # what the GGUF files say, for the same reason
     "smollm2-135m": {
@@ -23,6 +24,7 @@ EMBEDDED_SHAPE = {  # what the GGUF files say, for the same reason
         "tie_word_embeddings": True,
     }
 }  # fmt: skip
+EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "embed_in.weight", "embeddings.weight")
 HUB_FILES = ["*.json", "*.jinja", "*.model", "*.txt"]  # all but the weights
 _BASE = "model.base"
 
@@ -49,22 +51,62 @@ def inspect_model(settings: ModelSettings, workspace: Workspace | None = None) -
 
     template = _template(settings)
     folder, gguf_file = _locate(settings, workspace)
+    if gguf_file is None and Path(settings.base).is_dir() and (broken := weight_faults(folder)):
+        raise InputError(broken)
     try:
         if gguf_file is None:
             tokenizer = AutoTokenizer.from_pretrained(folder)
-            text_config = AutoConfig.from_pretrained(folder).get_text_config()
-            context = getattr(text_config, "max_position_embeddings", None)
+            config = AutoConfig.from_pretrained(folder)
+            context = getattr(config.get_text_config(), "max_position_embeddings", None)
         else:
             name = settings.base.removeprefix(EMBEDDED_PREFIX)
             tokenizer, context = embedded.read_tokenizer(name), EMBEDDED_CONTEXT[name]
     except Exception as error:  # each library behind it raises its own kind
-        _fail(f"not a model: {str(error).splitlines()[0][:200]}", "give a whole Hugging Face model folder", str(folder))
+        reason = (str(error) or type(error).__name__).splitlines()[0][:200]
+        _fail(f"not a model: {reason}", "give a whole Hugging Face model folder", str(folder))
     if template is not None:
         tokenizer.chat_template = template
     faults = template_faults(tokenizer, str(settings.chat_template or settings.base))
+    if gguf_file is None:
+        faults += embedding_faults(tokenizer, folder, config, settings.base)
     if faults:
         raise InputError(faults)
     return Inspected(tokenizer, context)
+
+
+def architecture_faults(recipe: Recipe, workspace: Workspace | None = None) -> list[Fault]:
+    """What stands against the recipe's stages in the kind of model that :func:`inspect_model` found whole."""
+    settings = recipe.model
+    if settings.base.startswith(EMBEDDED_PREFIX):
+        return []
+    from alignment.checks.causality import architecture_faults as faults_of
+
+    scored = bool(making(recipe.stages, "reward_model", "pair_classifier"))
+    sampled = any(stage.spec.samples or stage.evaluates() for stage in recipe.stages.values())
+    return faults_of(read_config(settings, workspace), settings.base, scored=scored, sampled=sampled)
+
+
+def embedding_faults(tokenizer: "PreTrainedTokenizerBase", folder: Path, config: Any, base: str) -> list[Fault]:
+    """The fault of token ids for which the model has no embedding.
+
+    Control tokens that neither the template nor the tokenizer itself writes do not count: some text models carry the
+    tokenizer of a sibling that reads pictures.
+    """
+    shapes = tensor_shapes(folder) if Path(base).is_dir() else {}
+    rows = [shape[0] for name, shape in shapes.items() if name.endswith(EMBEDDINGS) and len(shape) == 2]
+    size = max(rows, default=getattr(config.get_text_config(), "vocab_size", 0))
+    own = {str(token) for token in (tokenizer.eos_token, tokenizer.bos_token, tokenizer.pad_token) if token}
+    special = {str(token.content) for token in tokenizer.added_tokens_decoder.values() if token.special}
+    outside = [
+        (number, token)
+        for token, number in tokenizer.get_vocab().items()
+        if number >= size and (token not in special or token in own or token in str(tokenizer.chat_template))
+    ]
+    if not size or not outside:
+        return []
+    number, token = max(outside)
+    problem = f"the tokenizer's {shown(repr(token))} is number {number}, and the model has {size} embeddings"
+    return [Fault(problem, "give the tokenizer that the model was trained with", base)]
 
 
 def read_config(settings: ModelSettings, workspace: Workspace | None = None) -> "PreTrainedConfig":
@@ -118,12 +160,14 @@ def _embedded(name: str, workspace: Workspace | None) -> tuple[Path, str | None]
 
 
 def _whole(folder: Path) -> Path:
-    """``folder``, where it holds a configuration and weights."""
+    """``folder``, where it holds a configuration; :func:`weight_faults` says what is wrong with its weights."""
     if not (folder / "config.json").exists():
         if (folder / "adapter_config.json").exists():
             _fail(f"{folder} is an adapter, not a model", "merge it into its base first, and give that folder")
         _fail(f"{folder} is not a model folder: it has no config.json", "give a Hugging Face model folder")
-    if not any(next(folder.glob(pattern), None) for pattern in WEIGHTS):
+    if not any(next(folder.glob(pattern), None) for pattern in ("*.safetensors*", "pytorch_model*.bin*")):
+        _fail(f"{folder} has no weights (*.safetensors)", "copy the model's weights into it")
+    if not any(next(folder.glob(pattern), None) for pattern in ("*.safetensors*", "pytorch_model*.bin*")):
         _fail(f"{folder} has no weights (*.safetensors)", "copy the model's weights into it")
     return folder
 

@@ -26,11 +26,13 @@ def check_recipe(resolved: ResolvedRecipe, workspace: Workspace | None = None) -
     faults += unreadable
     faults += data_faults(recipe, files, data)
     faults += reward_faults(recipe, files, data.prompts)
-    faults += metric_faults(recipe, data.prompts)
+    if "prompts" not in data.incomplete:  # whether none of them has a reference is not known otherwise
+        faults += metric_faults(recipe, data.prompts)
     faults += judge_faults(recipe, files)
 
     from alignment.checks.lengths import length_faults
-    from alignment.checks.model import device_faults, inspect_model
+    from alignment.checks.model import architecture_faults, device_faults, inspect_model
+    from alignment.checks.rendering import product_faults
 
     faults += device_faults(recipe)
     try:
@@ -38,6 +40,8 @@ def check_recipe(resolved: ResolvedRecipe, workspace: Workspace | None = None) -
     except InputError as error:
         faults += error.faults
     else:
+        faults += architecture_faults(recipe, workspace)
+        faults += product_faults(recipe, files, model.tokenizer)
         faults += length_faults(recipe, files, data, model)
     document = _document(resolved.path)
     return [_placed(fault, resolved.path, document) for fault in faults]

@@ -4,9 +4,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from alignment.data.jsonl import shortened
 from alignment.data.split import opening, split_by_digest
-from alignment.errors import Fault
+from alignment.errors import Fault, shortened
 from alignment.recipe.recipe import Recipe
 from alignment.recipe.rewards import FunctionReward, data_name, module_file, needs_reference, reward_name
 from alignment.recipe.stages.spec import StageSettings

@@ -1,10 +1,11 @@
 """The columns of a row, each taken out with its checks. Every function raises InputError naming the field."""
 
 from collections.abc import Iterable
+from functools import partial
 from typing import Any, NoReturn
 
 from alignment.data.jsonl import Row
-from alignment.errors import Fault, InputError
+from alignment.errors import Fault, FaultCollector, InputError
 from alignment.records import Message
 
 Messages = tuple[Message, ...]
@@ -38,7 +39,10 @@ def messages(row: Row, name: str) -> Messages:
     value = row.get(name)
     if not isinstance(value, list) or not value:
         fail("not a list of messages" if value else "no messages", _MESSAGES, name)
-    return tuple(_message(item, f"{name}.{index}") for index, item in enumerate(value))
+    faults = FaultCollector()
+    turns = [faults.attempt(partial(_message, item, f"{name}.{at}"), None) for at, item in enumerate(value)]
+    faults.raise_all()
+    return tuple(turn for turn in turns if turn is not None)
 
 
 def conversation(row: Row, name: str, role: str) -> Messages:
@@ -46,22 +50,6 @@ def conversation(row: Row, name: str, role: str) -> Messages:
     if isinstance(row.get(name), list):
         return messages(row, name)
     return (Message.model_validate({"role": role, "content": text(row, name)}),)
-
-
-def require_turns(turns: Messages, last: str, field: str) -> Messages:
-    """``turns``, where they are a conversation that ends with a turn of ``last`` that says something.
-
-    A system message may only come first, and the user must speak before the assistant's last turn.
-    """
-    if any(message.role == "system" for message in turns[1:]):
-        fail("a system message comes after the first", "put one system message first", field)
-    if turns[-1].role != last:
-        fail(f"the last message is of the {turns[-1].role}", f"end with a message of the {last}", field)
-    if not turns[-1].content.strip():
-        fail(f"the {last}'s last message is empty", "write the text, or remove the row", field)
-    if all(message.role != "user" for message in turns):
-        fail("no message is the user's", "put the user's message before the assistant's", field)
-    return turns
 
 
 def encodable(value: Any, field: str) -> str:
@@ -74,6 +62,12 @@ def encodable(value: Any, field: str) -> str:
     except UnicodeEncodeError:  # half of a surrogate pair: JSON can spell it, no tokenizer can read it
         fail("holds half a character (a lone surrogate)", "save the text as UTF-8 again", field)
     return value
+
+
+def shown(value: object, longest: int = 40) -> str:
+    """A value for a sentence, shortened where it is long."""
+    whole = str(value)
+    return whole if len(whole) <= longest else f"{whole[: longest - 1]}…"
 
 
 def listed(names: Iterable[object]) -> str:
@@ -91,5 +85,5 @@ def _message(item: Any, field: str) -> Message:
     if unknown:  # tool calls, names, images: dropping them silently would change what the message says
         fail(f"unknown part {listed(unknown)}", "keep role and content only", field)
     if item.get("role") not in _ROLES:
-        fail(f"unknown role {item.get('role')!r}", f"use {listed(_ROLES)}", f"{field}.role")
+        fail(f"unknown role {shown(repr(item.get('role')))}", f"use {listed(_ROLES)}", f"{field}.role")
     return Message(role=item["role"], content=encodable(item.get("content"), f"{field}.content"))

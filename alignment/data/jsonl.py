@@ -4,10 +4,11 @@ A file is read whole: preference data is text, and a run must know of every faul
 row is collected, so that one look at the faults mends the file.
 """
 
+import codecs
 import gzip
 import json
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,11 +16,13 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from alignment.durable_files import write_text
-from alignment.errors import Fault, InputError, errors_of
+from alignment.errors import Fault, InputError, errors_of, raise_faults
 from alignment.records import Record
 
-MAX_FAULTS = 20  # of one file; the rest are counted
 FORMATS = ".jsonl, .jsonl.gz, .json, .json.gz or .parquet"
+
+POINTER_BYTES = 64  # from a file's beginning, by which :func:`pointer_kind` tells
+_POINTERS = {b"version https://git-lfs": "Git LFS", b"/annex/objects/": "git-annex"}
 
 Row = dict[str, Any]
 R = TypeVar("R", bound=Record)
@@ -32,12 +35,12 @@ def read_rows(path: Path) -> list[tuple[int, Row]]:
     Raises:
         InputError: the file is missing, empty, unreadable or holds rows that are not objects.
     """
-    rows, faults = _rows_and_faults(path)
+    rows, faults = scan_rows(path)
     raise_faults(faults)
     return rows
 
 
-def _rows_and_faults(path: Path) -> tuple[list[tuple[int, Row]], list[Fault]]:
+def scan_rows(path: Path) -> tuple[list[tuple[int, Row]], list[Fault]]:
     """The rows that can be read, and a fault for each that cannot. Raises InputError for the file as a whole."""
     file = str(path)
     if not path.is_file():
@@ -46,11 +49,11 @@ def _rows_and_faults(path: Path) -> tuple[list[tuple[int, Row]], list[Fault]]:
     suffixes = path.suffixes[-2:] if path.suffix == ".gz" else path.suffixes[-1:]
     faults: list[Fault] = []
     if suffixes[:1] == [".parquet"] and len(suffixes) == 1:
-        rows = _parquet_rows(path)
+        rows, faults = _parquet_rows(path)
     elif suffixes[:1] == [".jsonl"]:
-        rows, faults = _json_lines(_text(path), file)
+        rows, faults = _json_lines(_bytes(path), file)
     elif suffixes[:1] == [".json"]:
-        rows = _json_list(_text(path), file)
+        rows, faults = _json_list(_text(_bytes(path), file), file)
     else:
         raise InputError([Fault("the file's format is not known by its name", f"use {FORMATS}", file=file)])
     if not rows and not faults:
@@ -69,15 +72,27 @@ def parse_rows(path: Path, parse: Callable[[Row], T]) -> list[tuple[int, T]]:
     Raises:
         InputError: with the faults of all rows, the first twenty in full and the rest as a count.
     """
+    parsed, faults = scan_parsed(path, parse)
+    raise_faults(faults)
+    return parsed
+
+
+def scan_parsed(path: Path, parse: Callable[[Row], T]) -> tuple[list[tuple[int, T]], list[Fault]]:
+    """``parse`` of every row that it takes, with the row's number, and the faults of the others in their order.
+
+    A fault of the file as a whole leaves no rows. ``parse`` is as in :func:`parse_rows`.
+    """
     parsed: list[tuple[int, T]] = []
-    rows, faults = _rows_and_faults(path)
+    try:
+        rows, faults = scan_rows(path)
+    except InputError as error:
+        return [], list(error.faults)
     for number, row in rows:
         try:
             parsed.append((number, parse(row)))
         except InputError as error:
             faults += [replace(fault, file=str(path), row=number) for fault in error.faults]
-    raise_faults(sorted(faults, key=lambda fault: fault.row or 0))
-    return parsed
+    return parsed, sorted(faults, key=lambda fault: fault.row or 0)
 
 
 def read_records(path: Path, model: type[R]) -> list[R]:
@@ -106,22 +121,13 @@ def write_records(path: Path, records: Iterable[Record]) -> None:
     write_text(path, "".join(record.model_dump_json() + "\n" for record in records))
 
 
-def raise_faults(faults: Sequence[Fault]) -> None:
-    """Raises InputError where there are faults: the first twenty, then how many more."""
-    if faults:
-        raise InputError(shortened(faults))
+def pointer_kind(start: bytes) -> str | None:
+    """Whose pointer a file is by its first bytes: what stands in the place of a large file until it is fetched."""
+    return next((name for text, name in _POINTERS.items() if start.startswith(text)), None)
 
 
-def shortened(faults: Sequence[Fault]) -> list[Fault]:
-    """The first twenty faults of one file, and one that counts the rest."""
-    if len(faults) <= MAX_FAULTS:
-        return list(faults)
-    rest = len(faults) - MAX_FAULTS
-    more = Fault(f"{rest} more faults like these", "mend these first, then check again", file=faults[0].file)
-    return [*faults[:MAX_FAULTS], more]
-
-
-def _text(path: Path) -> str:
+def _bytes(path: Path) -> bytes:
+    """A file's bytes, decompressed, without the mark that some editors put first."""
     file = str(path)
     try:
         data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
@@ -129,31 +135,49 @@ def _text(path: Path) -> str:
         raise InputError([Fault("not a whole gzip file", "compress or copy it again", file=file)]) from None
     except OSError as error:
         raise InputError([Fault(f"cannot be read: {error.strerror}", "check its permissions", file=file)]) from None
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise InputError([Fault("the text is UTF-16, not UTF-8", "save the file as UTF-8", file, 1)])
+    pointer = pointer_kind(data[:POINTER_BYTES])
+    if pointer is not None:
+        raise InputError([Fault(f"a {pointer} pointer, not the file itself", "fetch the file", file=file)])
+    return data.removeprefix(codecs.BOM_UTF8)
+
+
+def _text(data: bytes, file: str) -> str:
     try:
-        return data.decode("utf-8-sig")  # with or without the mark that some editors put first
+        return data.decode("utf-8")
     except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
-        raise InputError([Fault("the text is not UTF-8", "save the file as UTF-8", file, line)]) from None
+        raise InputError([_not_utf8(file, data[: error.start].count(b"\n") + 1)]) from None
 
 
-def _json_lines(text: str, file: str) -> tuple[list[tuple[int, Any]], list[Fault]]:
+def _not_utf8(file: str, row: int) -> Fault:
+    return Fault("the text is not UTF-8", "save the file as UTF-8", file, row)
+
+
+def _json_lines(data: bytes, file: str) -> tuple[list[tuple[int, Any]], list[Fault]]:
     rows: list[tuple[int, Any]] = []
     faults: list[Fault] = []
-    for number, line in enumerate(text.split("\n"), start=1):  # not splitlines(): U+2028 may stand inside a JSON string
+    for number, line in enumerate(data.split(b"\n"), start=1):  # not splitlines(): U+2028 may stand inside a string
         if not line.strip():
             continue
         try:
-            rows.append((number, json.loads(line)))
+            rows.append((number, _loads(line.decode("utf-8"))))
+        except UnicodeDecodeError:
+            faults.append(_not_utf8(file, number))
+        except InputError as error:
+            faults += [replace(fault, file=file, row=number) for fault in error.faults]
         except (ValueError, RecursionError) as error:
             faults.append(Fault(f"not JSON ({_reason(error)})", "write one JSON object a line", file, number))
     return rows, faults
 
 
-def _json_list(text: str, file: str) -> list[tuple[int, Any]]:
+def _json_list(text: str, file: str) -> tuple[list[tuple[int, Any]], list[Fault]]:
     if not text.strip():
-        return []
+        return [], []
     try:
-        rows = json.loads(text)
+        rows = _loads(text)
+    except InputError as error:
+        raise InputError([replace(fault, file=file) for fault in error.faults]) from None
     except (ValueError, RecursionError) as error:
         row = error.lineno if isinstance(error, json.JSONDecodeError) else None
         remedy = "write one list of objects; name a file with one object a line .jsonl"
@@ -161,21 +185,66 @@ def _json_list(text: str, file: str) -> list[tuple[int, Any]]:
     if not isinstance(rows, list):
         problem = f"the file holds {_json_name(rows)}, not a list"
         raise InputError([Fault(problem, "write one list of objects", file=file)])
-    return list(enumerate(rows, start=1))
+    return list(enumerate(rows, start=1)), []
 
 
-def _parquet_rows(path: Path) -> list[tuple[int, Any]]:
+def _loads(text: str) -> Any:
+    """JSON in which no object has a key twice: which of the two values was meant cannot be known.
+
+    Raises InputError for such a key, ValueError or RecursionError for text that is no JSON.
+    """
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        made = dict(pairs)
+        if len(made) < len(pairs):
+            names = [name for name, _value in pairs]
+            twice = next(name for name in names if names.count(name) > 1)
+            raise InputError([Fault("the key stands twice", "keep one of them", field=twice)])
+        return made
+
+    return json.loads(text, object_pairs_hook=unique)
+
+
+def _parquet_rows(path: Path) -> tuple[list[tuple[int, Any]], list[Fault]]:
     import pyarrow  # not needed where the data is JSON
     import pyarrow.parquet as pq
 
     if not path.stat().st_size:
-        return []
+        return [], []
+    with path.open("rb") as start:
+        pointer = pointer_kind(start.read(POINTER_BYTES))
+    if pointer is not None:
+        raise InputError([Fault(f"a {pointer} pointer, not the file itself", "fetch the file", file=str(path))])
     try:
-        rows = pq.read_table(path).to_pylist()
+        table = pq.read_table(path)
+        return list(enumerate(table.to_pylist(), start=1)), []
     except (pyarrow.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0][:120]
         raise InputError([Fault(f"not a whole Parquet file ({reason})", "write it again", file=str(path))]) from None
-    return list(enumerate(rows, start=1))
+    except (ValueError, OverflowError):  # a value that Python cannot hold: the other rows are read without it
+        return _parquet_row_by_row(table, str(path))
+
+
+def _parquet_row_by_row(table: Any, file: str) -> tuple[list[tuple[int, Any]], list[Fault]]:
+    """The rows of a table that Python can hold, and a fault for every value that it cannot."""
+    rows: list[tuple[int, Any]] = []
+    faults: list[Fault] = []
+    for index in range(table.num_rows):
+        row: Row = {}
+        faulty = len(faults)
+        for place, name in enumerate(table.column_names):
+            try:
+                if name in row:
+                    raise ValueError("the column stands twice")
+                row[name] = table.column(place)[index].as_py()
+            except UnicodeDecodeError:
+                faults.append(Fault("the text is not UTF-8", "write it again as UTF-8", file, index + 1, name))
+            except (ValueError, OverflowError) as error:
+                reason = str(error).splitlines()[0][:120]
+                faults.append(Fault(f"a value that cannot be read ({reason})", "write text", file, index + 1, name))
+        if len(faults) == faulty:
+            rows.append((index + 1, row))
+    return rows, faults
 
 
 def _reason(error: Exception) -> str:

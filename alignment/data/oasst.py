@@ -15,6 +15,7 @@ from alignment.records import Message, PreferencePair
 
 Pairing = Literal["all", "adjacent"]
 
+MOST_REPLIES = 10_000  # to one message; a rank beyond is no place in an order
 _ROLES = {"prompter": "user", "assistant": "assistant"}
 _TREE = "export message trees: one object a line, with replies inside replies"
 
@@ -38,6 +39,9 @@ def _questions(root: dict[str, Any]) -> Iterator[tuple[Messages, list[tuple[str,
         role = _ROLES.get(node.get("role", ""))
         if role is None:
             fail(f"unknown role {node.get('role')!r}", "use prompter or assistant", f"{field}.role")
+        if role == (before[-1].role if before else "assistant"):
+            problem = f"a message of the {node['role']} " + ("answers one of the same" if before else "begins the tree")
+            fail(problem, "prompter and assistant speak in turn, the prompter first", f"{field}.role")
         here = (*before, Message.model_validate({"role": role, "content": _said(node, field)}))
         if role == "user":
             yield here, replies
@@ -57,7 +61,7 @@ def _pairs(
             yield Skip.DELETED
         elif rank is None:
             yield Skip.UNRANKED
-        elif isinstance(rank, bool) or not isinstance(rank, int):
+        elif isinstance(rank, bool) or not isinstance(rank, int) or not 0 <= rank < MOST_REPLIES:
             fail("the rank is not a whole number", "rank replies 0 (best), 1, 2 …", f"{where}.rank")
         else:
             ranked.append((rank, _said(reply, where)))

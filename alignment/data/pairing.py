@@ -5,7 +5,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from alignment.data.columns import Messages
+from alignment.data.conversations import same_turns
 from alignment.digests import pair_id, prompt_id
+from alignment.errors import Fault
 from alignment.records import Message, PreferencePair
 
 
@@ -14,7 +16,7 @@ class Skip(StrEnum):
 
     DIVERGED = "the dialogues differ before the last answer"
     IDENTICAL = "chosen and rejected are identical"
-    EMPTY = "the question or an answer is empty"
+    EMPTY = "a turn or an answer is empty"
     DUPLICATE = "the same pair again"
     TIED = "two answers share a rank"
     UNRANKED = "an answer has no rank"
@@ -28,6 +30,7 @@ class PreferenceFile:
     pairs: list[PreferencePair]
     skipped: dict[Skip, int] = field(default_factory=dict)
     rows: dict[str, int] = field(default_factory=dict)
+    faults: list[Fault] = field(default_factory=list)  # of rows that could not be read
 
 
 def compare(
@@ -38,7 +41,7 @@ def compare(
     The prompt is all turns before the last answer; both dialogues must agree on it, because an answer can only be
     preferred to another one to the same question.
     """
-    if tuple(chosen[:-1]) != tuple(rejected[:-1]):
+    if not same_turns(chosen[:-1], rejected[:-1]):
         return Skip.DIVERGED
     return answer_pair(tuple(chosen[:-1]), chosen[-1].content, rejected[-1].content, margin=margin, kind=kind)
 
@@ -47,7 +50,7 @@ def answer_pair(
     prompt: Messages, chosen: str, rejected: str, *, margin: float | None = None, kind: str = "general"
 ) -> PreferencePair | Skip:
     """The pair of two answers to one prompt; answers that differ in outer white space only are identical."""
-    if not all(said.strip() for said in (prompt[-1].content, chosen, rejected)):
+    if not all(said.strip() for said in (*(turn.content for turn in prompt), chosen, rejected)):
         return Skip.EMPTY
     if chosen.strip() == rejected.strip():
         return Skip.IDENTICAL

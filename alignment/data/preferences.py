@@ -13,11 +13,11 @@ from typing import Any, Literal
 
 from alignment.data import hh_rlhf, oasst, trl
 from alignment.data.columns import listed
-from alignment.data.jsonl import Row, parse_rows, raise_faults, read_rows
+from alignment.data.jsonl import Row, scan_parsed, scan_rows
 from alignment.data.pairing import PreferenceFile, Skip
 from alignment.data.split import opening, split_by_digest
 from alignment.durable_files import sync, temporary_beside, write_text
-from alignment.errors import Fault, InputError
+from alignment.errors import Fault, InputError, raise_faults
 from alignment.records import PreferencePair
 
 Format = Literal["auto", "trl", "hh_rlhf", "oasst"]
@@ -36,11 +36,22 @@ def read_preferences(path: Path, format: Format = "auto", limit: int | None = No
     Raises:
         InputError: with every fault of the file, by row and field; also where no pair is left.
     """
-    chosen = _detect(path) if format == "auto" else format
+    found = scan_preferences(path, format, limit)
+    raise_faults(found.faults)
+    return found
+
+
+def scan_preferences(path: Path, format: Format = "auto", limit: int | None = None) -> PreferenceFile:  # noqa: A002
+    """:func:`read_preferences` of the rows that are right; ``faults`` of the result are those of the others."""
+    try:
+        chosen = _detect(path) if format == "auto" else format
+    except InputError as error:
+        return PreferenceFile([], faults=list(error.faults))
     skipped: Counter[Skip] = Counter()
     pairs: dict[str, PreferencePair] = {}
     rows: dict[str, int] = {}
-    for row, parsed in parse_rows(path, _PARSERS[chosen]):
+    parsed_rows, faults = scan_parsed(path, _PARSERS[chosen])
+    for row, parsed in parsed_rows:
         for pair in parsed:
             if isinstance(pair, Skip):
                 skipped[pair] += 1
@@ -48,12 +59,12 @@ def read_preferences(path: Path, format: Format = "auto", limit: int | None = No
                 skipped[Skip.DUPLICATE] += 1
             else:
                 pairs[pair.id], rows[pair.id] = pair, row
-    if not pairs:
+    if not pairs and not faults:
         reasons = listed(f"{count} × {reason}" for reason, count in skipped.items())
         remedy = "give pairs of different answers to the same prompt"
-        raise InputError([Fault(f"no usable pair ({reasons})", remedy, file=str(path))])
+        faults = [Fault(f"no usable pair ({reasons})", remedy, file=str(path))]
     kept = list(pairs.values()) if limit is None else sorted(pairs.values(), key=lambda pair: pair.id)[:limit]
-    return PreferenceFile(kept, dict(skipped), {pair.id: rows[pair.id] for pair in kept})
+    return PreferenceFile(kept, dict(skipped), {pair.id: rows[pair.id] for pair in kept}, faults)
 
 
 def load_preferences(
@@ -93,8 +104,11 @@ def write_preferences(
 
 
 def _detect(path: Path) -> str:
-    """The format of a file by the columns of its first row."""
-    _number, row = read_rows(path)[0]
+    """The format of a file by the columns of the first row that can be read."""
+    rows, faults = scan_rows(path)
+    if not rows:
+        raise InputError(faults)
+    _number, row = rows[0]
     if isinstance(row.get("prompt"), dict):
         return "oasst"
     if "chosen" in row and "rejected" in row:

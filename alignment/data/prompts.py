@@ -1,14 +1,16 @@
 """Prompts: conversations that wait for the assistant's next turn."""
 
 import logging
+from functools import partial
 from pathlib import Path
 
-from alignment.data.columns import conversation, fail, listed, messages, optional_text, require_turns, text
-from alignment.data.jsonl import Row, parse_rows, raise_faults
+from alignment.data.columns import Messages, conversation, fail, listed, messages, optional_text, text
+from alignment.data.conversations import require_turns, same_turns, with_system_message, without_system
+from alignment.data.jsonl import Row, scan_parsed
 from alignment.data.split import opening, split_by_digest
 from alignment.digests import prompt_id
-from alignment.errors import Fault
-from alignment.records import Message, Prompt
+from alignment.errors import Fault, FaultCollector, raise_faults
+from alignment.records import Prompt
 
 _log = logging.getLogger(__name__)
 
@@ -34,11 +36,18 @@ def load_prompts(path: Path, held_out: float) -> tuple[list[Prompt], list[Prompt
 
 
 def numbered_prompts(path: Path) -> tuple[list[tuple[int, Prompt]], int]:
-    """The prompts with their rows, and how many exact duplicates were dropped."""
+    """The prompts with their rows, and how many exact duplicates were dropped. Raises InputError with every fault."""
+    prompts, duplicates, faults = scan_prompts(path)
+    raise_faults(faults)
+    return prompts, duplicates
+
+
+def scan_prompts(path: Path) -> tuple[list[tuple[int, Prompt]], int, list[Fault]]:
+    """The prompts of the rows that are right, how many exact duplicates were dropped, and the faults of the others."""
     first: dict[str, tuple[int, Prompt]] = {}
-    faults: list[Fault] = []
+    rows, faults = scan_parsed(path, parse_prompt)
     duplicates = 0
-    for row, prompt in parse_rows(path, _prompt):
+    for row, prompt in rows:
         seen_row, seen = first.setdefault(prompt.id, (row, prompt))
         if seen_row == row:
             continue
@@ -47,27 +56,33 @@ def numbered_prompts(path: Path) -> tuple[list[tuple[int, Prompt]], int]:
             names = [name for name in ("kind", "source", "reference") if getattr(seen, name) != getattr(prompt, name)]
             problem = f"the prompt of row {seen_row} again, with another {listed(names)}"
             faults.append(Fault(problem, "keep one of the two rows", str(path), row, names[0]))
-    raise_faults(faults)
-    return list(first.values()), duplicates
+    return list(first.values()), duplicates, sorted(faults, key=lambda fault: fault.row or 0)
 
 
-def _prompt(row: Row) -> Prompt:
-    turns = prompt_turns(row)
-    return Prompt(
-        id=prompt_id(turns),
-        messages=turns,
-        kind=optional_text(row, "kind") or "general",
-        source=optional_text(row, "source") or "",
-        reference=optional_text(row, "reference"),
+def parse_prompt(row: Row) -> Prompt:
+    """The prompt of one row. Raises InputError with every fault of the row."""
+    faults = FaultCollector()
+    turns = faults.attempt(lambda: prompt_turns(row), ())
+    kind, source, reference = (
+        faults.attempt(partial(optional_text, row, name), None) for name in ("kind", "source", "reference")
     )
+    faults.raise_all()
+    return Prompt(id=prompt_id(turns), messages=turns, kind=kind or "general", source=source or "", reference=reference)
 
 
-def prompt_turns(row: Row) -> tuple[Message, ...]:
-    """The messages of a prompt row, the system's first where the column ``system`` is set."""
+def prompt_turns(row: Row) -> Messages:
+    """The messages of a prompt row, the system's first where the column ``system`` is set.
+
+    Where both ``prompt`` and ``messages`` are there, the messages must be the prompt's, or go on from it.
+    """
     if row.get("prompt") is not None:
-        turns, field = conversation(row, "prompt", "user"), "prompt"
+        turns, field = with_system(row, conversation(row, "prompt", "user")), "prompt"
+        if row.get("messages") is not None:
+            whole, own = (without_system(given) for given in (messages(row, "messages"), turns))
+            if not same_turns(own, whole[: len(own)]):
+                fail("another conversation than the column prompt", "keep one of the two columns", "messages")
     elif row.get("messages") is not None:
-        turns, field = messages(row, "messages"), "messages"
+        turns, field = with_system(row, messages(row, "messages")), "messages"
     elif "prompt" in row or "messages" in row:
         fail("null, not text", "write text, or remove the row", "prompt" if "prompt" in row else "messages")
     else:
@@ -76,13 +91,9 @@ def prompt_turns(row: Row) -> tuple[Message, ...]:
             'name the column "prompt" (text or messages) or "messages"; '
             '"system", "kind", "source" and "reference" may stand beside it',
         )
-    return require_turns(with_system(row, turns), "user", field)
+    return require_turns(turns, "user", field)
 
 
-def with_system(row: Row, turns: tuple[Message, ...]) -> tuple[Message, ...]:
+def with_system(row: Row, turns: Messages) -> Messages:
     """``turns`` after the system message of the column ``system``, where there is one."""
-    if row.get("system") is None:
-        return turns
-    if turns[0].role == "system":
-        fail("a system message stands both here and in the messages", "keep one of them", "system")
-    return (Message(role="system", content=text(row, "system")), *turns)
+    return with_system_message(turns, None if row.get("system") is None else text(row, "system"))

@@ -6,12 +6,18 @@ a common beginning of two texts is not a prompt, but often the first words of bo
 """
 
 import math
+from functools import partial
 
-from alignment.data.columns import Messages, conversation, fail, listed, optional_text, require_turns
+from alignment.data import hh_rlhf
+from alignment.data.columns import Messages, conversation, fail, listed, optional_text, shown
+from alignment.data.conversations import joined, require_turns
 from alignment.data.jsonl import Row
 from alignment.data.pairing import Skip, compare
 from alignment.data.prompts import prompt_turns, with_system
+from alignment.errors import FaultCollector
 from alignment.records import PreferencePair
+
+LARGEST_MARGIN = 1e6  # margins are differences of scores or ranks; float32 holds such a number to a sixteenth
 
 
 def parse(row: Row) -> list[PreferencePair | Skip]:
@@ -21,26 +27,33 @@ def parse(row: Row) -> list[PreferencePair | Skip]:
         fail(
             f"no {listed(missing)} among the columns {listed(row)}", "name them prompt, chosen and rejected", missing[0]
         )
-    prompt = prompt_turns(row) if row.get("prompt") is not None else None
-    chosen = _dialogue(row, "chosen", prompt)
-    rejected = _dialogue(row, "rejected", prompt)
-    pair = compare(chosen, rejected, margin=_margin(row), kind=optional_text(row, "kind") or "general")
+    faults = FaultCollector()
+    prompt = faults.attempt(lambda: prompt_turns(row), None) if row.get("prompt") is not None else None
+    readable = prompt is not None or row.get("prompt") is None  # else both dialogues would only echo its fault
+    chosen, rejected = (
+        faults.attempt(partial(_dialogue, row, name, prompt), ()) if readable else () for name in ("chosen", "rejected")
+    )
+    margin = faults.attempt(lambda: _margin(row), None)
+    kind = faults.attempt(lambda: optional_text(row, "kind"), None)
+    faults.raise_all()
+    pair = compare(chosen, rejected, margin=margin, kind=kind or "general")
     if pair is Skip.IDENTICAL:
         fail("identical to chosen", "remove the row, or give the answer that was rejected", "rejected")
-    if isinstance(pair, PreferencePair):
-        require_turns(pair.prompt, "user", "prompt" if prompt else "chosen")
     return [pair]
 
 
 def _dialogue(row: Row, name: str, prompt: Messages | None) -> Messages:
     """The whole conversation that a column stands for, ending with the assistant's answer."""
+    if prompt is not None and hh_rlhf.is_dialogue(row[name]) and "Assistant:" in row[name]:
+        remedy = "write messages, or leave the column prompt out to have Human: and Assistant: turns read"
+        fail("one text holds a whole dialogue, and prompt stands beside it", remedy, name)
     answer = conversation(row, name, "assistant")
     if prompt is None:
         if not isinstance(row[name], list):
             fail("plain text without a prompt", 'add the column "prompt", or write messages', name)
         turns = with_system(row, answer)
     else:
-        turns = answer if answer[: len(prompt)] == prompt else (*prompt, *answer)
+        turns = joined(prompt, answer, name)
     return require_turns(turns, "assistant", name)
 
 
@@ -50,6 +63,9 @@ def _margin(row: Row) -> float | None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float):
         fail("not a number", "write how much better chosen is, from 0, or leave it out", "margin")
-    if not math.isfinite(value) or value < 0:
-        fail(f"{value} is not a finite number from 0", "write how much better chosen is, or leave it out", "margin")
+    remedy = "write how much better chosen is, or leave it out"
+    if (isinstance(value, float) and not math.isfinite(value)) or value < 0:
+        fail(f"{shown(value)} is not a finite number from 0", remedy, "margin")
+    if value > LARGEST_MARGIN:
+        fail(f"{shown(value)} is more than {LARGEST_MARGIN:,.0f}", remedy, "margin")
     return float(value)

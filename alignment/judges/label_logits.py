@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
-from alignment.errors import StageError
+from alignment.errors import NotFiniteError, StageError
 from alignment.models.prefix_sharing import common_prefix
 from alignment.models.tree_attention import NODES, NODES_ELSEWHERE, can_be_planted, last_states, plant
 
@@ -55,6 +55,8 @@ class LabelReader:
         logits = self.head(hidden).float()
         chosen = logits[:, self.labels]
         mass = (chosen.logsumexp(-1) - logits.logsumexp(-1)).exp()
+        if not torch.isfinite(mass).all():
+            raise NotFiniteError("the judge's logits are not finite numbers")
         return [(one, float(share)) for one, share in zip(chosen.tolist(), mass.tolist(), strict=True)]
 
     def _shared(self, rows: Sequence[list[int]]) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 from transformers import (
@@ -30,6 +31,11 @@ def add_lora(model: PreTrainedModel, lora: Lora, *, reward: bool = False) -> Pef
         task_type=TaskType.SEQ_CLS if reward else TaskType.CAUSAL_LM,
     )
     return get_peft_model(model, config)
+
+
+def base_of(model: Any) -> Any:
+    """The transformers model, without PEFT's wrapper."""
+    return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
 def check_base(artifact: Artifact, base: Artifact) -> None:

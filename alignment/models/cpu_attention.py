@@ -30,12 +30,17 @@ AttentionMaskInterface.register(NAME, sdpa_mask)
 
 
 @contextmanager
-def quick_backward(*models: Any) -> Iterator[None]:
-    """Models in bfloat16 on a CPU attend in float32 for as long as the context lasts."""
+def quick_backward(*models: Any, autocast: bool = False) -> Iterator[None]:
+    """Models in bfloat16 on a CPU attend in float32 for as long as the context lasts.
+
+    ``autocast``: they are called under bfloat16 autocast, whatever their weights are in.
+    """
     slow = [
         model
         for model in models
-        if model.device.type == "cpu" and model.dtype == torch.bfloat16 and model.config._attn_implementation == "sdpa"
+        if model.device.type == "cpu"
+        and (autocast or model.dtype == torch.bfloat16)
+        and model.config._attn_implementation == "sdpa"
     ]
     for model in slow:
         model.set_attn_implementation(NAME)

@@ -5,6 +5,7 @@ from pathlib import Path
 from peft import PeftModel
 
 from alignment.models.load import load_policy
+from alignment.models.weights import require_finite
 from alignment.recipe.run_settings import RunSettings
 from alignment.records import Artifact
 
@@ -13,5 +14,8 @@ def export_merged(artifact: Artifact, base: Artifact, run: RunSettings, target: 
     """Writes ``artifact``, merged into its base, as a plain Hugging Face folder with its tokenizer."""
     model, tokenizer = load_policy(artifact, base, run)
     merged = model.merge_and_unload() if isinstance(model, PeftModel) else model
+    require_finite(
+        merged.named_parameters(), f"{artifact.ref()}, merged,"
+    )  # what is finite apart may overflow together
     merged.save_pretrained(target)
     tokenizer.save_pretrained(target)

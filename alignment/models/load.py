@@ -22,6 +22,7 @@ from alignment.chat import load_tokenizer
 from alignment.durable_files import write_text
 from alignment.models.adapters import check_base, is_adapter
 from alignment.models.device import pick_device
+from alignment.models.weights import require_finite
 from alignment.recipe.run_settings import RunSettings
 from alignment.records import Artifact
 
@@ -30,22 +31,37 @@ Policy: TypeAlias = PreTrainedModel | PeftModel
 
 
 def load_policy(
-    artifact: Artifact, base: Artifact, run: RunSettings, *, trainable: bool = False, placed: bool = True
+    artifact: Artifact,
+    base: Artifact,
+    run: RunSettings,
+    *,
+    trainable: bool = False,
+    placed: bool = True,
+    masters: bool = False,
 ) -> tuple[Policy, PreTrainedTokenizerBase]:
     """A policy and its tokenizer, in the recipe's dtype, in evaluation mode unless ``trainable``.
 
-    ``base`` is what an adapter applies to. Where it is not ``placed``, the model stays in main memory, as one does that
-    is to be sharded. Raises StageError where the adapter was made on another base.
+    Args:
+        base: what an adapter applies to.
+        placed: on its device; else the model stays in main memory, as one does that is to be sharded.
+        masters: in float32 whatever the recipe's dtype, for a training of all weights. A bfloat16 weight has 8 bits,
+            and an update of less than 1/256 of it would be lost.
+
+    Raises:
+        StageError: the adapter was made on another base.
+        NotFiniteError: a weight is NaN or infinite.
     """
     adapter = is_adapter(artifact)
     if adapter:
         check_base(artifact, base)
     source = base if adapter else artifact
-    model = AutoModelForCausalLM.from_pretrained(source.path, dtype=getattr(torch, run.model.dtype))
+    dtype = torch.float32 if masters else getattr(torch, run.model.dtype)
+    model = AutoModelForCausalLM.from_pretrained(source.path, dtype=dtype)
     if adapter:
         model = PeftModel.from_pretrained(model, artifact.path, is_trainable=trainable)
     if placed:
         model.to(pick_device(run.resources))
+    require_finite(model.named_parameters(), str(artifact.ref()))
     return model.train(trainable), policy_tokenizer(artifact, base, run)
 
 
@@ -61,11 +77,18 @@ def save_policy(
     output: Path,
     *,
     state: dict[str, torch.Tensor] | None = None,
+    dtype: torch.dtype | None = None,
 ) -> None:
     """Writes a policy (the adapter alone, where it is one) and its tokenizer as safetensors.
 
-    ``state`` are its whole weights where the model holds only parts of them (:mod:`alignment.distributed.fsdp`).
+    Args:
+        state: its whole weights where the model holds only parts of them (:mod:`alignment.distributed.fsdp`).
+        dtype: the format in which whole weights are written; None: the model's own. Adapters keep theirs.
+
+    Raises:
+        NotFiniteError: a weight is NaN or infinite; nothing is written.
     """
+    require_finite(model.named_parameters() if state is None else state.items(), "the trained policy")
     if isinstance(model, PeftModel):
         config = model.peft_config["default"]
         config.base_model_name_or_path = base.key
@@ -75,9 +98,25 @@ def save_policy(
         model.save_pretrained(output, state_dict=state, selected_adapters=["default"], save_embedding_layers=False)
         (output / "README.md").unlink(missing_ok=True)  # PEFT's empty card; the registry writes a true one
         write_text(output / "base.json", json.dumps({"base": base.key, "digest": base.digest}, indent=1) + "\n")
-    else:
+    elif dtype is None or dtype == model.dtype:
         model.save_pretrained(output, state_dict=state)
+    else:
+        _save_narrowed(model, output, untied(model, model.state_dict()) if state is None else state, dtype)
     tokenizer.save_pretrained(output)
+
+
+def untied(model: PreTrainedModel, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A model's weights without those that are others of them under a second name, such as a head's."""
+    copies = dict(getattr(model, "all_tied_weights_keys", None) or {})
+    return {name: weight for name, weight in state.items() if copies.get(name) not in state}
+
+
+def _save_narrowed(model: PreTrainedModel, output: Path, state: dict[str, torch.Tensor], dtype: torch.dtype) -> None:
+    narrowed = {name: weight.to(dtype) if weight.is_floating_point() else weight for name, weight in state.items()}
+    model.save_pretrained(output, state_dict=narrowed)
+    config = json.loads((output / "config.json").read_text("utf-8"))
+    config["dtype"] = str(dtype).removeprefix("torch.")  # it says what the model in memory is in
+    write_text(output / "config.json", json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
 def stop_ids(model: Policy, tokenizer: PreTrainedTokenizerBase) -> set[int]:

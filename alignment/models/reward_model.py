@@ -1,9 +1,17 @@
-"""Reward models: a trunk with a score head of one output, new or loaded, and their scores."""
+"""Reward models: a trunk with a score head of one output, new or loaded, and their scores.
 
+The head is in float32 whatever the trunk computes in: a bfloat16 score has 8 bits, so that answers of about the same
+worth are exact ties.
+"""
+
+import math
+from pathlib import Path
 from typing import Any
 
 import torch
 from peft import PeftModel
+from safetensors import safe_open
+from torch import nn
 from transformers import (
     AutoModelForSequenceClassification,
     PreTrainedModel,
@@ -11,11 +19,22 @@ from transformers import (
 )
 
 from alignment.chat import load_tokenizer
+from alignment.errors import NotFiniteError, StageError
 from alignment.models.device import pick_device
 from alignment.models.load import load_policy
 from alignment.models.prefix_sharing import share_prefixes
+from alignment.models.weights import require_finite
 from alignment.recipe.run_settings import RunSettings
 from alignment.records import Artifact
+
+
+class ScoreHead(nn.Linear):
+    """A linear layer in float32, under autocast as well."""
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """hidden (…, D) of any float format → scores (…, 1), float32."""
+        with torch.autocast(hidden.device.type, enabled=False):
+            return nn.functional.linear(hidden.float(), self.weight.float())
 
 
 def load_reward_model(
@@ -23,26 +42,54 @@ def load_reward_model(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A reward model (whole weights, one label) and its tokenizer, in evaluation mode; on its device if ``placed``."""
     model = AutoModelForSequenceClassification.from_pretrained(artifact.path, dtype=getattr(torch, run.model.dtype))
+    _widen_head(model, _saved_head(Path(artifact.path)))
     share_prefixes(model)  # several answers to one prompt are the rule where rewards are asked for
     if placed:
         model.to(pick_device(run.resources))
+    require_finite(model.named_parameters(), str(artifact.ref()))
     return model.eval(), load_tokenizer(artifact.path)
 
 
 def new_reward_model(
-    artifact: Artifact, base: Artifact, run: RunSettings, *, placed: bool = True
+    artifact: Artifact, base: Artifact, run: RunSettings, *, placed: bool = True, masters: bool = False
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A reward model whose trunk is a policy's (its adapter merged) and whose score head starts at zero.
 
-    A zero head makes every first score 0 and the first loss ln 2, and leaves nothing to a random draw.
+    A zero head makes every first score 0 and the first loss ln 2, and leaves nothing to a random draw. With ``masters``
+    the trunk is in float32, too, for a training of all weights.
     """
-    policy, tokenizer = load_policy(artifact, base, run, placed=placed)
+    policy, tokenizer = load_policy(artifact, base, run, placed=placed, masters=masters)
     trunk = policy.merge_and_unload() if isinstance(policy, PeftModel) else policy
     model = AutoModelForSequenceClassification.from_config(_reward_config(trunk, tokenizer), dtype=trunk.dtype)
     prefix = model.base_model_prefix
     getattr(model, prefix).load_state_dict(getattr(trunk, trunk.base_model_prefix).state_dict())
-    torch.nn.init.zeros_(model.score.weight)
+    _widen_head(model, torch.zeros_like(model.score.weight))
     return model.to(trunk.device), tokenizer
+
+
+def narrow_trunk(model: Any, dtype: torch.dtype) -> None:
+    """Casts all weights but the head's, as they are in a reward model that is loaded."""
+    weight = model.score.weight.detach().float()
+    model.to(dtype)
+    _widen_head(model, weight)
+
+
+def _widen_head(model: Any, weight: torch.Tensor) -> None:
+    """Gives a model a head in float32 with these weights (1, D)."""
+    head = ScoreHead(weight.shape[1], weight.shape[0], bias=False, device=model.device, dtype=torch.float32)
+    with torch.no_grad():
+        head.weight.copy_(weight)
+    model.score = head
+
+
+def _saved_head(folder: Path) -> torch.Tensor:
+    """The head's weights as they were saved, which loading casts to the trunk's format."""
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            if "score.weight" in file.keys():  # noqa: SIM118  # it is no dict
+                weight: torch.Tensor = file.get_tensor("score.weight")
+                return weight.float()
+    raise StageError(f"{folder} holds no score head: it is no reward model")
 
 
 def _reward_config(trunk: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> object:
@@ -57,7 +104,8 @@ def _reward_config(trunk: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -
 def score(model: Any, tokenizer: Any, sequences: list[list[int]], *, batch_size: int = 32) -> list[float]:
     """The reward of each token sequence (prompt and answer, EOS included), in the order given.
 
-    Sorted by length inside, so that padding costs little; right-padded, as in training.
+    Sorted by length inside, so that padding costs little; right-padded, as in training. Raises NotFiniteError for a
+    score that is none.
     """
     order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
     scores = [0.0] * len(sequences)
@@ -67,5 +115,7 @@ def score(model: Any, tokenizer: Any, sequences: list[list[int]], *, batch_size:
         batch = tokenizer.pad({"input_ids": [sequences[i] for i in chunk]}, return_tensors="pt").to(model.device)
         logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits.float().squeeze(-1)
         for index, value in zip(chunk, logits.tolist(), strict=True):
+            if not math.isfinite(value):
+                raise NotFiniteError(f"the reward model gave {value} to a text of {len(sequences[index])} tokens")
             scores[index] = float(value)
     return scores

@@ -33,7 +33,11 @@ def peak_memory(work: StageWork, size: ModelSize, machine: Machine, precision: s
     divided = entry * sum(work.models[: work.divided]) + 4 * work.adapters
     if not work.full:
         divided += 4 * work.trainable
+    if entry == 2:
+        divided += (4 - entry) * work.wide + 4 * sum(work.narrow_models)
     weights = _part(divided, parts) + entry * sum(work.models[work.divided :]) + _gathered(work, size, entry)
+    if _is_wide(work, entry):  # each product's weights are narrowed in the forward pass and kept for the backward pass
+        weights += entry * (size.matrix + size.head)
     moments = [_moment(activity, work, size, machine, precision) for activity in work.activities]
     activations, logits, cache = max(moments, key=sum, default=(0, 0, 0))
     gradients = _part(work.trainable * _gradient_bytes(work, entry), parts)
@@ -72,21 +76,27 @@ def _gathered(work: StageWork, size: ModelSize, entry: int) -> int:
     outside = size.head * (1 if size.tied else 2)
     layers = 2 * (size.parameters - outside) / size.layers
     gradients = _gradient_bytes(work, entry) if work.full else 0
-    trained = (entry + gradients) * (outside + work.critics * size.head + layers)
+    held = 4 if _is_wide(work, entry) else entry
+    trained = (held + gradients) * (outside + work.critics * size.head + layers)
     samples = any(isinstance(activity, Draw) for activity in work.activities)
-    return round(max(trained, entry * size.parameters if samples else 0) * others)
+    return round(max(trained, held * size.parameters if samples else 0) * others)
+
+
+def _is_wide(work: StageWork, entry: int) -> bool:
+    """Whether all weights are trained in float32 under bfloat16 autocast (alignment/training/policy.py)."""
+    return work.full and work.wide > 0 and entry == 2
 
 
 def _gradient_bytes(work: StageWork, entry: int) -> int:
     """A parameter's gradient has its own format; a master's is beside the bfloat16 one that it is added from."""
-    if not work.full:
+    if not work.full or _is_wide(work, entry):
         return 4
     return 4 + 2 if work.masters and entry == 2 else entry
 
 
 def _optimizer_bytes(work: StageWork, entry: int) -> int:
     """AdamW's two moments in the parameter's format, and a float32 master where there is one."""
-    if work.full and entry == 2:
+    if work.full and entry == 2 and not work.wide:
         return 4 + 8 if work.masters else 2 * entry
     return 8
 
@@ -120,14 +130,15 @@ def layer_activations(
 
     Two norms keep their input in float32 (and in the model's format, where their weight is trained). Attention keeps
     queries, keys, values and its output: in float32 on a processor (alignment/models/cpu_attention.py). The
-    feed-forward part keeps what its product was made of. Below an adapter each linear layer keeps a copy of its input,
-    cast for it; where all is one format, layers with one input share it.
+    feed-forward part keeps what its product was made of. Below an adapter, and under autocast, each linear layer keeps
+    a copy of its input, cast for it; where all is one format, layers with one input share it.
     """
     entry = BYTES[precision]
-    norms = 2 * 4 * size.hidden + (2 * entry * size.hidden if work.full else 0)
+    wide = _is_wide(work, entry)
+    norms = 2 * 4 * size.hidden + (2 * (4 if wide else entry) * size.hidden if work.full else 0)
     attention = (entry if machine.gpu else 4) * 2 * (size.query_width + size.key_width)
     nonlinear = entry * size.inner * (3 if size.gated else 1)
-    if work.full or entry == 4:
+    if (work.full and not wide) or entry == 4:
         inputs: float = entry * (2 * size.hidden + size.query_width + size.inner)
     else:
         inputs = (2 if autocast else 4) * sum(width for width, _ in size.linears) / size.layers

@@ -59,6 +59,7 @@ class Planner:
         work.models.append(self.size.parameters)
         lora = self.adapter_of(stage.model) or stage.lora
         work.full = lora is None
+        work.wide = self.size.parameters if work.full else 0
         work.steps_each_batch = self._steps_each_batch(stage)
         work.trainable = self.size.parameters if lora is None else self.size.adapter(lora)
         work.parameters = self.size.parameters + (0 if lora is None else work.trainable)
@@ -131,6 +132,7 @@ class Planner:
         parameters = size.trunk + size.hidden  # and a score head of one output
         work.models.append(parameters)
         work.full = stage.lora is None
+        work.wide = parameters if work.full else 0
         work.steps_each_batch = self._steps_each_batch(stage)
         work.trainable = parameters if stage.lora is None else size.adapter(stage.lora) + size.hidden
         work.parameters = parameters + (0 if stage.lora is None else work.trainable)
@@ -153,14 +155,17 @@ class Planner:
             work.adapters += work.trainable  # the reference: a frozen copy of the adapter that training starts from
         elif work.full and work.parts > 1:  # its log-probabilities are computed while the policy trains
             work.models.append(self.size.parameters)
-            work.divided = 2
+            work.divided, work.wide = 2, 2 * work.wide
+        elif work.full:  # in bfloat16 as well (alignment/stages/dpo.py)
+            work.narrow_models.append(self.size.parameters)
         pairs, work.at_most = self.pairs(stage)
         kept = [p for p in pairs.lengths if p.prompt < stage.max_length]
         rows = self._pair_rows(kept, stage.max_length)
         answers: list[float] = [
             sum(min(answer, stage.max_length - p.prompt) for answer in (p.chosen, p.rejected)) for p in kept
         ]
-        times = 1 if work.parts == 1 else stage.epochs
+        once = work.parts == 1 and self.recipe.model.dtype == "float32"
+        times = 1 if once else stage.epochs
         work.activities.append(
             self.training_pass(stage, rows, answers, pairs.scale * times, trains=False)
         )  # the reference's
@@ -234,7 +239,7 @@ class Planner:
 
     def ppo(self, work: StageWork, stage: PpoStage) -> None:
         lengths, rows = self._online(work, stage)
-        work.masters = work.full
+        work.masters, work.wide = work.full, 0
         self._hold_reference(work, stage)
         critics = 0 if stage.critic == "shared" else 1
         if critics:
@@ -271,6 +276,7 @@ class Planner:
         answers = [float(new)] * len(wholes)
         if stage.beta > 0:
             self._hold_reference(work, stage)
+            work.wide *= 2
         # TRL computes the policy's own log-probabilities first where they will be several updates old, RLOO always.
         old = stage.kind == "rloo" or stage.epochs * stage.minibatches > 1
         for _ in range(int(old) + int(stage.beta > 0)):

@@ -53,6 +53,8 @@ class StageWork:
     trainable: int = 0
     full: bool = False  # all weights are trained
     steps_each_batch: bool = False  # no gradient outlives its batch: none is accumulated, or added to other workers'
+    wide: int = 0  # parameters that a bfloat16 recipe holds in float32 all the same, and computes with under autocast
+    narrow_models: list[int] = field(default_factory=list)  # models that only a bfloat16 recipe holds, in float32
     masters: bool = False  # float32 copies of bfloat16 weights (alignment/policy/ppo/master_adamw.py)
     models: list[int] = field(default_factory=list)
     adapters: int = 0

@@ -9,13 +9,14 @@ from typing import Any, Literal, NamedTuple
 from pydantic import ValidationError
 
 from alignment.data import trl
-from alignment.data.columns import fail
+from alignment.data.columns import encodable, fail, optional_text
+from alignment.data.conversations import require_turns
 from alignment.data.jsonl import Row, parse_rows, write_records
 from alignment.data.preferences import write_preferences
 from alignment.data.prompts import prompt_turns
 from alignment.digests import content_id, pair_id, prompt_id
 from alignment.durable_files import file_digest
-from alignment.errors import Fault, InputError
+from alignment.errors import Fault, InputError, errors_of
 from alignment.records import Comparison, Demonstration, Message, PreferencePair, Prompt, Record, Response, Sampling
 
 Ranking = tuple[tuple[str, ...], ...]
@@ -36,10 +37,20 @@ def read_comparisons(path: Path) -> list[KnownComparison]:
     A row is a whole `Comparison` record; or ``prompt`` (text or messages) with ``responses`` (2 to 9 texts, or objects
     with ``text`` and ``model``); or TRL's ``prompt``, ``chosen``, ``rejected``. Raises InputError with every fault.
     """
-    found: dict[str, KnownComparison] = {}
-    for _number, known in parse_rows(path, _parse):
-        found.setdefault(known.comparison.id, known)
-    return list(found.values())
+    return list(first_rows(numbered_comparisons(path)).values())
+
+
+def numbered_comparisons(path: Path) -> list[tuple[int, KnownComparison]]:
+    """The comparison of every row with the row's number, repeated ones included. Raises InputError."""
+    return parse_rows(path, _parse)
+
+
+def first_rows(rows: Sequence[tuple[int, KnownComparison]]) -> dict[str, KnownComparison]:
+    """Each comparison once, by its id, in the order of the first row that has it."""
+    first: dict[str, KnownComparison] = {}
+    for _number, known in rows:
+        first.setdefault(known.comparison.id, known)
+    return first
 
 
 def write_snapshot(path: Path, pairs: Sequence[PreferencePair], form: Form = "messages") -> str:
@@ -108,13 +119,25 @@ def _parse(row: Row) -> KnownComparison:
         return _from_pair(row)
     if isinstance(row.get("prompt"), dict):
         try:
-            return KnownComparison(Comparison.model_validate(row), None)
+            comparison = Comparison.model_validate(row)
         except ValidationError as error:
             faults = [
-                Fault(one["msg"], "write a whole comparison", field=_dotted(one["loc"])) for one in error.errors()
+                Fault(one["msg"], "write a whole comparison", field=_dotted(one["loc"])) for one in errors_of(error)
             ]
             raise InputError(faults) from None
+        return KnownComparison(_checked(comparison), None)
     return KnownComparison(_comparison(prompt_turns(row), row["responses"], row), None)
+
+
+def _checked(comparison: Comparison) -> Comparison:
+    """A whole record, where its turns are in order and its answers say something and can be told apart."""
+    require_turns(comparison.prompt.messages, "user", "prompt.messages")
+    for at, response in enumerate(comparison.responses):
+        if not response.text.strip():
+            fail("empty", "write the answer, or leave it out", f"responses.{at}.text")
+    if len({response.id for response in comparison.responses}) != len(comparison.responses):
+        fail("two answers have one id", "give each its own", "responses")
+    return comparison
 
 
 def _from_pair(row: Row) -> KnownComparison:
@@ -134,13 +157,17 @@ def _comparison(messages: Sequence[Message], answers: Any, row: Row) -> Comparis
     if len({response.text for response in responses}) != len(responses):
         fail("two answers are the same", "leave one of them out", "responses")
     identifier = content_id(["comparison", question, [response.id for response in responses]])
-    prompt = Prompt(id=question, messages=tuple(messages), kind=str(row.get("kind") or "general"), source=FROM_FILE)
+    prompt = Prompt(
+        id=question, messages=tuple(messages), kind=optional_text(row, "kind") or "general", source=FROM_FILE
+    )
     return Comparison(id=identifier, prompt=prompt, responses=tuple(responses))
 
 
 def _response(answer: Any, question: str, at: int) -> Response:
     told = answer if isinstance(answer, dict) else {"text": answer}
     text, model = told.get("text"), told.get("model", FROM_FILE)
+    if isinstance(text, str):
+        encodable(text, f"responses.{at}")
     if not isinstance(text, str) or not text.strip() or not isinstance(model, str):
         fail("not a text, or empty", 'write the answer, or {"text": …, "model": …}', f"responses.{at}")
     identifier = content_id(["response", question, model, text])

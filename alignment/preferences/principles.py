@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Any, Self
 
-import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from alignment.errors import Fault, InputError
+from alignment.recipe import yaml_file
 from alignment.recipe.base import Settings
 from alignment.recipe.stages.ai_feedback import Principle, check_principles
 
@@ -28,17 +28,13 @@ def load_constitution(path: Path) -> Constitution:
     """Reads a constitution from YAML. Raises InputError with every fault in the file."""
     file = str(path)
     try:
-        value = yaml.safe_load(path.read_text("utf-8-sig"))
+        text = path.read_text("utf-8-sig")
     except OSError as error:
         problem = f"cannot be read ({error.strerror})"
         raise InputError([Fault(problem, "name an existing constitution file", file=file)]) from error
     except UnicodeDecodeError as error:
         raise InputError([Fault("is not UTF-8 text", "save it as UTF-8", file=file)]) from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        problem = f"is not YAML: {getattr(error, 'problem', None) or error}"
-        row = mark.line + 1 if mark else None
-        raise InputError([Fault(problem, "mend the syntax", file=file, row=row)]) from error
+    value = yaml_file.parse(text, file).value
     try:
         return Constitution.model_validate(value)
     except ValidationError as error:

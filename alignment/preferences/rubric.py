@@ -7,7 +7,6 @@ required one. Good style thus earns nothing for an answer that says nothing.
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from alignment.errors import Fault, InputError
@@ -25,6 +24,7 @@ from alignment.preferences.rubric_measures import (
     Translation,
     Words,
 )
+from alignment.recipe import yaml_file
 from alignment.records import Prompt, Record, Response
 
 POINTS = 10.0
@@ -83,17 +83,13 @@ def load_rubric(path: str | Path) -> Rubric:
     """Reads a rubric from YAML. Raises InputError with every fault in the file."""
     path = Path(path)
     try:
-        settings = yaml.safe_load(path.read_text("utf-8"))
+        text = path.read_text("utf-8-sig")
     except OSError as error:
         problem = f"cannot be read ({error.strerror})"
         raise InputError([Fault(problem, "name an existing rubric file", file=str(path))]) from error
     except UnicodeDecodeError as error:
         raise InputError([Fault("is not UTF-8 text", "save it as UTF-8", file=str(path))]) from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        problem = f"is not YAML: {getattr(error, 'problem', None) or error}"
-        row = mark.line + 1 if mark else None
-        raise InputError([Fault(problem, "mend the syntax", file=str(path), row=row)]) from error
+    settings = yaml_file.parse(text, str(path)).value
     try:
         return Rubric.model_validate(settings)
     except ValidationError as error:

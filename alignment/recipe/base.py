@@ -37,3 +37,13 @@ class Lora(Settings):
     rates assume."""
     dropout: Fraction = 0.0
     """Probability with which an input of the adapter is set to 0 in training. 0: none."""
+
+
+def refuse_dropout(lora: Lora | None) -> Lora | None:
+    """For stages that compare a policy with what it started from. Raises ValueError where an adapter has dropout."""
+    if lora is not None and lora.dropout:
+        raise ValueError(
+            f"lora.dropout={lora.dropout:g}: the policy is compared with what it was, so dropout stays off; "
+            "leave it at 0"
+        )
+    return lora

@@ -23,8 +23,8 @@ class Deployment(Settings):
     """Schedule of five fields: minute, hour, day of month, month, weekday. null: no schedule."""
     timezone: str = "UTC"
     """Time zone that `cron` is read in, such as Europe/Berlin."""
-    every: Positive | None = None
-    """Seconds between two starts, instead of `cron`."""
+    every: Annotated[float, Field(ge=1, allow_inf_nan=False)] | None = None
+    """Seconds between two starts, instead of `cron`; at least 1."""
     after_champion: tuple[Name, ...] = ()
     """Names of registered models: a run starts when another recipe promotes a version of one."""
     after_refusal: tuple[Name, ...] = ()

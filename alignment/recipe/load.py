@@ -5,7 +5,7 @@ Relative paths in a recipe start at the recipe's folder, those in ``--set`` at t
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,21 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         InputError: with every fault at once: file, line, key, the nearest known key.
     """
+    data, where, faults = recipe_values(path, overrides)
+    faults += [_not_finite(at, *where(at)) for at in _non_finite(data)]
+    recipe, more = _validated(data, where, seen={fault.field for fault in faults})
+    if recipe is None or faults:
+        raise InputError([*faults, *more])
+    return recipe
+
+
+def recipe_values(
+    path: Path, overrides: Sequence[str]
+) -> tuple[dict[str, Any], Callable[[Location], tuple[str | None, int | None]], list[Fault]]:
+    """A recipe file's values with overrides, a function from their places to file and line, and the overrides' faults.
+
+    Raises InputError where the file is no mapping in YAML.
+    """
     document = yaml_file.parse(_read(path), str(path))
     if not isinstance(document.value, dict):
         problem = "the file is empty" if document.value is None else "the recipe is not a mapping"
@@ -44,12 +59,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
             return "--set", None
         return str(path), document.line(at)
 
-    data = _with_defaults(Recipe, document.value)
-    faults += [_not_finite(at, *where(at)) for at in _non_finite(data)]
-    recipe, more = _validated(data, where, seen={fault.field for fault in faults})
-    if recipe is None or faults:
-        raise InputError([*faults, *more])
-    return recipe
+    return _with_defaults(Recipe, document.value), where, faults
 
 
 def dump_recipe(recipe: Recipe) -> str:

@@ -44,7 +44,11 @@ def resolve_recipe(path: Path, overrides: Sequence[str] = ()) -> ResolvedRecipe:
     Raises:
         InputError: with every fault of the file at once.
     """
-    written = load_recipe(path, overrides)
+    return resolved(load_recipe(path, overrides), path)
+
+
+def resolved(written: Recipe, path: Path) -> ResolvedRecipe:
+    """A recipe with what it names resolved, as if it had been read from ``path``."""
     model = resolve_model(written.model, written.resources, path)
     recipe = written.model_copy(update={"model": model})
     return ResolvedRecipe(recipe=recipe, path=path, data=resolve_data(recipe, path), precision=written.model.dtype)

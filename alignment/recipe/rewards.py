@@ -92,6 +92,8 @@ class RegexReward(RewardSettings):
     """It must match from the first character of the answer to the last."""
     ignore_case: bool = False
     """Match without regard to case."""
+    seconds: Positive = 2.0
+    """Time limit for one answer in seconds, after which it gets 0: a pattern may backtrack for ever."""
 
     @model_validator(mode="after")
     def _compiles(self) -> Self:
@@ -109,6 +111,8 @@ class JsonReward(RewardSettings):
     """Validity under a JSON Schema."""
     definition: dict[str, Any] = Field(default_factory=dict)
     """The schema (JSON Schema 2020-12). Empty: any JSON is valid."""
+    seconds: Positive = 2.0
+    """Time limit for one answer in seconds, after which it gets 0."""
 
     @model_validator(mode="after")
     def _is_a_schema(self) -> Self:
@@ -224,8 +228,8 @@ class RepetitionPenalty(RewardSettings):
 class FunctionReward(RewardSettings):
     """A function of the user's: ``rewards.py:polite`` (a file beside the recipe) or ``package.module:polite``.
 
-    It is called as ``polite(prompts, responses, references, **options)`` with lists of messages, texts and texts or
-    None, and returns one number for each. It may be ``async``.
+    It runs in a process of its own, and is called as ``polite(prompts, responses, references, **options)`` with lists
+    of messages, texts, and texts or None; it returns one number for each. It may be ``async``.
     """
 
     kind: Literal["function"]
@@ -234,6 +238,8 @@ class FunctionReward(RewardSettings):
     """`file.py:name`, relative to the recipe, or `package.module:name`."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Keyword arguments of the function."""
+    seconds: Positive = 600.0
+    """Time limit for one call in seconds, after which the stage ends."""
 
 
 class JudgeReward(RewardSettings):

@@ -4,19 +4,12 @@ Its own process for two reasons: ``math-verify`` bounds its time by SIGALRM, whi
 stages do not run in one; and an answer such as ``9**9**9**9`` must be able to cost no more than a process.
 """
 
-import atexit
-import json
-import queue
-import subprocess
-import sys
-import threading
 from collections.abc import Sequence
 
-from alignment.errors import StageError
+from alignment.reward.side_process import SideProcess
 
 LONGEST = 4000  # characters, from the end: that is where an answer's result stands
 SECONDS = 20.0  # for one pair; math-verify itself gives up after 5 for each part
-START_SECONDS = 120.0  # for the process to import it, on a busy machine
 
 
 class MathChecker:
@@ -24,66 +17,15 @@ class MathChecker:
 
     def __init__(self, decimals: int) -> None:
         self.decimals = decimals
-        self._process: subprocess.Popen[str] | None = None
-        self._lines: queue.Queue[str] = queue.Queue()
+        self._process = SideProcess(_PROGRAM, "math-verify")
 
     def equal(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
         """1.0 where the answer's result is the reference's, else 0.0; also where it took too long to say."""
         return [self._ask(reference, answer) for reference, answer in pairs]
 
     def _ask(self, reference: str, answer: str) -> float:
-        process = self._started()
-        assert process.stdin is not None
         request = {"reference": reference, "answer": answer[-LONGEST:], "decimals": self.decimals}
-        try:
-            process.stdin.write(json.dumps(request) + "\n")
-            process.stdin.flush()
-            line = self._lines.get(timeout=SECONDS)
-        except (queue.Empty, BrokenPipeError):
-            line = ""
-        if not line:  # it hangs, or it died: the next pair gets a new one
-            self.close()
-            return 0.0
-        return float(json.loads(line))
-
-    def _started(self) -> subprocess.Popen[str]:
-        if self._process is None or self._process.poll() is not None:
-            lines: queue.Queue[str] = queue.Queue()
-            self._lines = lines
-            self._process = process = subprocess.Popen(
-                [sys.executable, "-c", _PROGRAM], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-            )
-            threading.Thread(target=_read, args=(process, lines), daemon=True).start()
-            try:
-                started = lines.get(timeout=START_SECONDS)
-            except queue.Empty:
-                started = ""
-            if not started:
-                self.close()
-                raise StageError("math-verify does not start; is it installed whole?")
-            atexit.register(self.close)
-        return self._process
-
-    def close(self) -> None:
-        """Ends the process."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            for pipe in (self._process.stdin, self._process.stdout):
-                if pipe is not None:
-                    pipe.close()
-            self._process = None
-            atexit.unregister(self.close)
-
-
-def _read(process: subprocess.Popen[str], lines: queue.Queue[str]) -> None:
-    assert process.stdout is not None
-    try:
-        for line in process.stdout:
-            lines.put(line)
-    except ValueError:  # closed under its hands
-        pass
-    lines.put("")
+        return float(self._process.ask(request, SECONDS) or 0)
 
 
 # Where the reference is a value, the answer must be one: for "What is 7 * 8?" the answer "7 * 8" is equal to 56 as

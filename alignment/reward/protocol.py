@@ -35,6 +35,14 @@ class Answer:
 Scores = Sequence[float]
 
 
+class FunctionError(Exception):
+    """What a user's function raised in its own process: the name of its class, and what it says."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
 class Reward(Protocol):
     """Scores answers, in their order, one finite number each."""
 
@@ -112,7 +120,8 @@ def _failure(component: Component, answers: Sequence[Answer], error: BaseExcepti
     if isinstance(error, StageError):
         return error
     culprit = next((answer for answer in answers if _fails(component, answer)), answers[0])
-    return StageError(f"the reward {component.name} failed with {type(error).__name__}: {error}; {shown(culprit)}")
+    kind = error.kind if isinstance(error, FunctionError) else type(error).__name__
+    return StageError(f"the reward {component.name} failed with {kind}: {error}; {shown(culprit)}")
 
 
 def _fails(component: Component, answer: Answer) -> bool:

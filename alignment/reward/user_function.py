@@ -1,18 +1,15 @@
 """A user's own function as a reward, loaded from a file beside the recipe or from an installed package."""
 
 import ast
-import importlib
-import importlib.util
-import inspect
-import sys
-from collections.abc import Awaitable, Callable, Sequence
+import asyncio
+import json
+from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 from alignment.errors import StageError
-from alignment.recipe.rewards import FunctionReward, is_file, module_of
-from alignment.reward.protocol import Answer, Reward, Scores
+from alignment.recipe.rewards import FunctionReward, is_file, module_of, reward_name
+from alignment.reward.protocol import Answer, FunctionError, Reward, Scores
+from alignment.reward.side_process import SideProcess
 
 
 def problem_of(settings: FunctionReward, path: Path | None) -> str | None:
@@ -30,36 +27,76 @@ def problem_of(settings: FunctionReward, path: Path | None) -> str | None:
 
 
 def function(settings: FunctionReward, path: Path | None) -> Reward:
-    """The reward of :class:`FunctionReward`. Raises StageError where there is no such function."""
+    """The reward of :class:`FunctionReward`, in a process of its own. Raises StageError where there is none.
+
+    A call that takes longer than ``settings.seconds`` ends the process and raises StageError.
+    """
     name = settings.function.rpartition(":")[2]
+    file = str(path) if is_file(settings) and path else ""
+    process = SideProcess(_PROGRAM, f"the reward {settings.function}", [module_of(settings), file, name])
+    greeting = json.loads(process.start())
+    if greeting:  # the module is the user's: it may raise anything
+        process.close()
+        raise StageError(f"the reward {settings.function} cannot be loaded: {greeting}")
+
+    def call(answers: Sequence[Answer]) -> Scores:
+        question = {
+            "prompts": [[message.model_dump() for message in answer.prompt.messages] for answer in answers],
+            "responses": [answer.text for answer in answers],
+            "references": [answer.prompt.reference for answer in answers],
+            "options": settings.options,
+        }
+        told = process.ask(question, settings.seconds)
+        if told is None:
+            problem = f"did not answer within {settings.seconds:g} s for {len(answers)} answers, or ended its process"
+            raise StageError(f"the reward {reward_name(settings)} {problem}; mend it, or raise its `seconds`")
+        if "error" in told:
+            raise FunctionError(*told["error"])
+        scores: Scores = told["scores"]
+        return scores
+
+    return lambda answers: asyncio.to_thread(call, answers)
+
+
+# What it prints goes to standard error: standard output is for the answers.
+_PROGRAM = r"""
+import asyncio, importlib, importlib.util, inspect, json, os, sys
+answers, sys.stdout = os.fdopen(os.dup(1), "w"), sys.stderr
+os.dup2(2, 1)
+module, file, name = sys.argv[1:]
+sys.argv[1:] = []
+
+def load():
+    if not file:
+        return importlib.import_module(module)
+    spec = importlib.util.spec_from_file_location("reward_" + os.path.basename(file).removesuffix(".py"), file)
+    loaded = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loaded)
+    return loaded
+
+def scores(asked):
+    found = called(asked["prompts"], asked["responses"], asked["references"], **asked["options"])
+    if inspect.isawaitable(found):
+        async def wait():
+            return await found
+        found = asyncio.run(wait())
+    return [None if score is None else float(score) for score in found]
+
+def said(error):
+    return [type(error).__name__, str(error)]
+
+try:
+    called, problem = getattr(load(), name), ""
+except BaseException as error:
+    problem = ": ".join(said(error))
+print(json.dumps(problem), file=answers, flush=True)
+for line in sys.stdin:
     try:
-        module = _load(path) if is_file(settings) and path else importlib.import_module(module_of(settings))
-        called: Callable[..., Any] = getattr(module, name)
-    except Exception as error:  # the module is the user's: it may raise anything
-        problem = f"the reward {settings.function} cannot be loaded: {type(error).__name__}: {error}"
-        raise StageError(problem) from error
-
-    def reward(answers: Sequence[Answer]) -> Scores | Awaitable[Scores]:
-        prompts = [[message.model_dump() for message in answer.prompt.messages] for answer in answers]
-        references = [answer.prompt.reference for answer in answers]
-        scores = called(prompts, [answer.text for answer in answers], references, **settings.options)
-        return scores if inspect.isawaitable(scores) else list(scores)
-
-    return reward
-
-
-def _load(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"reward_{path.stem}", path)
-    if spec is None or spec.loader is None:
-        raise ImportError(f"{path} is no Python file")
-    module = importlib.util.module_from_spec(spec)
-    beside = str(path.resolve().parent)
-    sys.path.insert(0, beside)  # it may import what lies beside it
-    try:
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.remove(beside)
-    return module
+        answer = {"scores": scores(json.loads(line))}
+    except BaseException as error:
+        answer = {"error": said(error)}
+    print(json.dumps(answer), file=answers, flush=True)
+"""
 
 
 def _defines(node: ast.stmt) -> set[str]:

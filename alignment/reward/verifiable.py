@@ -3,12 +3,20 @@
 import json
 import re
 from collections.abc import Callable, Sequence
-
-from jsonschema import Draft202012Validator
+from typing import Any
 
 from alignment.errors import StageError
-from alignment.recipe.rewards import ChoiceReward, CodeReward, ExactReward, JsonReward, NumberReward, RegexReward
+from alignment.recipe.rewards import (
+    ChoiceReward,
+    CodeReward,
+    ExactReward,
+    JsonReward,
+    NumberReward,
+    RegexReward,
+    reward_name,
+)
 from alignment.reward.math_check import MathChecker
+from alignment.reward.patterns import BoundedRule
 from alignment.reward.protocol import Answer, Reward, shown
 from alignment.reward.sandbox import run_all
 
@@ -60,7 +68,7 @@ def chosen_letter(text: str, letters: str) -> str | None:
     counts wherever it stands alone.
     """
     small = letters.lower()
-    mark = r"(?i:answer|option|choice)(?i:\s+is)?\s*:?\s*[(\[*]*"
+    mark = r"(?i:answer|option|choice)(?i:\s+is)?\s*(?::\s*)?[(\[*]*"
     marked = re.findall(
         rf"{mark}([{letters}])(?!\w)|{mark}([{small}])(?=[)\].,;*]|\s*$)|[(\[]([{letters}{small}])[)\]]",
         text,
@@ -74,30 +82,23 @@ def chosen_letter(text: str, letters: str) -> str | None:
 
 def regex(settings: RegexReward) -> Reward:
     """See :class:`RegexReward`."""
-    flags = re.DOTALL | (re.IGNORECASE if settings.ignore_case else 0)
+    rule = BoundedRule(reward_name(settings), settings.seconds)
 
-    def score(answer: Answer) -> float:
+    def question(answer: Answer) -> dict[str, Any]:
         pattern = settings.pattern
         if "{reference}" in pattern:
             pattern = pattern.replace("{reference}", re.escape(reference_of(answer)))
-        match = re.fullmatch if settings.whole else re.search
-        return float(match(pattern, answer.text, flags) is not None)
+        return {
+            "pattern": pattern, "whole": settings.whole, "ignore_case": settings.ignore_case, "text": answer.text,
+        }  # fmt: skip
 
-    return each(score)
+    return lambda answers: rule.holds(list(map(question, answers)))
 
 
 def json_schema(settings: JsonReward) -> Reward:
     """See :class:`JsonReward`."""
-    validator = Draft202012Validator(settings.definition)
-
-    def score(answer: Answer) -> float:
-        try:
-            value = json.loads(fenced(answer.text))
-        except (ValueError, RecursionError):
-            return 0.0
-        return float(validator.is_valid(value))
-
-    return each(score)
+    rule, schema = BoundedRule(reward_name(settings), settings.seconds), json.dumps(settings.definition)
+    return lambda answers: rule.holds([{"schema": schema, "text": fenced(answer.text)} for answer in answers])
 
 
 def code(settings: CodeReward) -> Reward:

@@ -4,7 +4,6 @@ It is sampling and scoring alone, no training, and the baseline that any trained
 policy is at most ``log n - (n - 1) / n`` nats (Beirami et al. 2024), however far it raises the reward.
 """
 
-import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
@@ -13,6 +12,7 @@ from alignment.errors import StageError
 from alignment.models.reward_model import load_reward_model
 from alignment.records import Sampling
 from alignment.rollouts.engine import Completion, Engine
+from alignment.rollouts.seeds import derived_seed
 from alignment.stage import StageContext
 
 Score: TypeAlias = Callable[[Sequence[Sequence[int]], Sequence[Completion]], Sequence[float]]
@@ -73,6 +73,4 @@ def reward_model_score(
 
 
 def _candidate_seed(seed: int, index: int) -> int:
-    if index == 0:
-        return seed
-    return int.from_bytes(hashlib.sha256(f"{seed}/candidate/{index}".encode()).digest()[:4], "big")
+    return seed if index == 0 else derived_seed(seed, "candidate", index)

@@ -8,6 +8,7 @@ from transformers import PreTrainedTokenizerBase
 from alignment.chat import load_tokenizer
 from alignment.models.adapters import check_base, is_adapter
 from alignment.models.load import Policy, load_policy, stop_ids
+from alignment.models.weights import require_finite
 from alignment.recipe.run_settings import RunSettings
 from alignment.records import Artifact
 from alignment.rollouts.transformers_engine import TransformersEngine
@@ -84,6 +85,8 @@ class PolicyPool:
         else:
             model = PeftModel.from_pretrained(model, artifact.path, adapter_name=name)
         self._shared = model.to(device).eval()
+        added = ((key, value) for key, value in model.named_parameters() if f".{name}." in key)
+        require_finite(added, str(artifact.ref()))
         self._active = None
         return model
 

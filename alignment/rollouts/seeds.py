@@ -1,4 +1,4 @@
-"""The seeds of single responses."""
+"""Seeds that are derived from the recipe's: of single responses, and of every other draw."""
 
 import hashlib
 
@@ -10,4 +10,4 @@ def derived_seed(*parts: object) -> int:
 
 def response_seed(seed: int, prompt_id: str, index: int) -> int:
     """A response's own seed: it depends on nothing but the recipe's seed, the prompt and its place among the K."""
-    return int.from_bytes(hashlib.sha256(f"{seed}/{prompt_id}/{index}".encode()).digest()[:4], "big")
+    return derived_seed(seed, prompt_id, index)

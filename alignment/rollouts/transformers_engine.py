@@ -15,14 +15,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
 
-from alignment.errors import StageError
+from alignment.errors import NotFiniteError, StageError
 from alignment.records import Sampling
 from alignment.rollouts.engine import Completion
 from alignment.rollouts.kv_cache import is_buffered, new_cache
 from alignment.rollouts.sampling import inverse_cdf, processors, uniforms
 
+NOT_FINITE = "the model's logits are not finite numbers, and no token can be drawn from them"
 COMPACT_AT = 8  # finished rows are dropped once they are 1/8 of the batch: dropping copies the cache
 
 
@@ -124,7 +125,7 @@ class TransformersEngine:
             input_ids=ids, attention_mask=mask, do_sample=False, num_beams=sampling.beams,
             num_return_sequences=per_prompt, max_new_tokens=sampling.max_new_tokens,
             repetition_penalty=sampling.repetition_penalty, eos_token_id=sorted(self.stop_ids),
-            pad_token_id=max([0, *self.stop_ids]),
+            pad_token_id=max([0, *self.stop_ids]), logits_processor=LogitsProcessorList([_only_finite]),
         )  # fmt: skip
         new: list[list[int]] = output[:, width:].tolist()
         return [new[start : start + per_prompt] for start in range(0, len(new), per_prompt)]
@@ -201,12 +202,18 @@ class _Decoding:
             self.cache.batch_select_indices(chosen)
 
     def choose(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """The next token of every row and its log-probability: (B,) int64 and (B,) float32."""
+        """The next token of every row and its log-probability: (B,) int64 and (B,) float32.
+
+        Raises NotFiniteError where the model gives no probabilities.
+        """
         scores = self.process(self.ids, self.logits)
         greedy = self.sampling.temperature == 0
-        tokens = scores.argmax(-1) if greedy else inverse_cdf(scores, self.uniform[:, step])
         raw = self.logits if greedy else self.logits / self.sampling.temperature
-        logprobs = raw.gather(-1, tokens[:, None]).squeeze(-1) - raw.logsumexp(-1)
+        total = raw.logsumexp(-1)  # NaN or infinite where any logit is NaN, any is +∞, or all are -∞
+        if not torch.isfinite(total).all():
+            raise NotFiniteError(NOT_FINITE)
+        tokens = scores.argmax(-1) if greedy else inverse_cdf(scores, self.uniform[:, step])
+        logprobs = raw.gather(-1, tokens[:, None]).squeeze(-1) - total
         return tokens, logprobs
 
     def advance(self, tokens: torch.Tensor) -> None:
@@ -241,6 +248,13 @@ class _Decoding:
             input_ids=ids, attention_mask=mask, past_key_values=self.cache, use_cache=True, **options
         )
         return output.logits[:, -1].float()  # type: ignore[no-any-return]
+
+
+def _only_finite(_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+    """A logits processor of transformers' own search that changes nothing."""
+    if not torch.isfinite(scores.logsumexp(-1)).all():
+        raise NotFiniteError(NOT_FINITE)
+    return scores
 
 
 @contextmanager

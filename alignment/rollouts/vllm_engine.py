@@ -11,6 +11,7 @@ The last option makes log-probabilities those at the sampling temperature. What 
 whole weights are trained, which do not travel as adapters.
 """
 
+import math
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -23,7 +24,7 @@ import torch
 from peft import PeftModel
 
 from alignment.durable_files import folder_digest, temporary_beside
-from alignment.errors import StageError
+from alignment.errors import NotFiniteError, StageError
 from alignment.models.load import save_policy
 from alignment.recipe.resources import Vllm
 from alignment.records import Artifact, Sampling
@@ -132,7 +133,10 @@ class VllmEngine:
         tokens = choice["token_ids"]
         if tokens is None:
             raise StageError("the vLLM server returns no token ids: it is older than return_token_ids")
-        logprobs = torch.tensor(choice["logprobs"]["token_logprobs"], dtype=torch.float32)
+        values = choice["logprobs"]["token_logprobs"]
+        if not all(value is not None and math.isfinite(value) for value in values):
+            raise NotFiniteError("the vLLM server's log-probabilities are not finite numbers")
+        logprobs = torch.tensor(values, dtype=torch.float32)
         return Completion(tuple(tokens), choice["text"], choice["finish_reason"] == "stop", logprobs)
 
     def _served(self) -> str:

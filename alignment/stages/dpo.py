@@ -1,33 +1,34 @@
 """Direct preference optimisation: TRL's trainer, with every loss it offers, on pairs that we tokenised.
 
 The reference costs no second model where LoRA is on: it is the base with the adapter disabled, or, where the policy
-already is an adapter (after SFT), a frozen copy of that adapter. Its log-probabilities are computed once, before
-training; where the policy is sharded, with each batch, by models that are sharded as well. What is kept small: the
-(tokens × vocabulary) logits, which TRL computes in chunks.
+already is an adapter (after SFT), a frozen copy of that adapter. What is kept small: the (tokens × vocabulary) logits,
+which are computed in chunks.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
+import torch
 from datasets import Dataset
 from peft import PeftModel
+from transformers import PreTrainedTokenizerBase
 from trl import DPOConfig, DPOTrainer
 
 from alignment.chat import render_answer, render_prompt
 from alignment.data.jsonl import read_records
-from alignment.distributed.fsdp import shard_frozen, whole_state
-from alignment.durable_files import write_text
+from alignment.distributed.fsdp import shard_frozen
 from alignment.errors import StageError
-from alignment.models.adapters import add_lora, is_adapter
-from alignment.models.load import load_policy, save_policy
-from alignment.recipe.base import BASE
+from alignment.models.load import load_policy
 from alignment.recipe.stages.dpo import DpoStage
 from alignment.records import PreferencePair
 from alignment.stage import StageContext, StageResult
+from alignment.training.arguments import trainer_arguments
+from alignment.training.callback import StageCallback
+from alignment.training.fit import fit
+from alignment.training.invariants import check_first_dpo_step
+from alignment.training.policy import Outcome, PolicyTraining, begin_policy
 from alignment.training.response_head import add_response_head
-from alignment.training.snapshots import Snapshots
-from alignment.training.trl import final_metrics, fit, seed_everything, trainer_arguments
+from alignment.training.row_counts import cut_pairs, is_identical, log_counts, opposite_pairs
 
 
 class TokenisedDPOTrainer(DPOTrainer):  # type: ignore[misc]  # TRL is untyped
@@ -45,68 +46,93 @@ class TokenisedDPOTrainer(DPOTrainer):  # type: ignore[misc]  # TRL is untyped
 
 
 def run(settings: DpoStage, context: StageContext) -> StageResult:
-    """Trains ``settings.model`` on preference pairs. Raises StageError where every pair is too long to learn from."""
-    seed_everything(context.run)
-    start, base = context.inputs[settings.model], context.inputs[BASE]
-    model, tokenizer = load_policy(start, base, context.run, trainable=True, placed=not context.sharded)
-    if settings.lora is not None and not is_adapter(start):
-        model = add_lora(model, settings.lora)
+    """Trains ``settings.model`` on preference pairs. Raises StageError where no pair is to learn from."""
+    training = begin_policy(settings, context, reference=True)
     pairs = read_records(Path(context.inputs[settings.preferences].path) / "pairs.jsonl", PreferencePair)
-    rows = [tokenised_pair(tokenizer, pair) for pair in pairs]
-    kept = [row for row in rows if len(row["prompt_ids"]) < settings.max_length]
-    if not kept:
+    rows = [tokenised_pair(training.tokenizer, pair) for pair in pairs]
+    fitting = [row for row in rows if len(row["prompt_ids"]) < settings.max_length]
+    if not fitting:
         raise StageError(f"every prompt alone fills max_length={settings.max_length} tokens; raise it")
+    learnable = [row for row in fitting if not is_identical(row, settings.max_length)]
+    if not learnable:
+        raise StageError(f"the answers of every pair are the same within max_length={settings.max_length} tokens")
 
-    snapshots = Snapshots(settings.snapshot_every, tokenizer, base, context)
-    trainer, callback, loss = fit(
-        model,
-        lambda callback: _trainer(settings, context, model, tokenizer, Dataset.from_list(kept), callback),
-        context,
-        also=(snapshots,),
-        batch_size=settings.batch_size,
-    )
-    state = whole_state(trainer.model, trained_only=True)
-    if context.rank > 0:
-        return StageResult("model", {})
-    save_policy(trainer.model, tokenizer, base, context.output, state=state)
-    snapshots.publish()
-    write_text(context.output / "curves.json", json.dumps(callback.curves, sort_keys=True))
-    metrics = final_metrics(callback) | {
-        "mean_loss": loss,
-        "pairs": float(len(kept)),
-        "dropped": float(len(rows) - len(kept)),
+    counts = {
+        "pairs": float(len(learnable)),
+        "dropped": float(len(rows) - len(fitting)),
+        "identical": float(len(fitting) - len(learnable)),
+        "opposite": float(opposite_pairs(pairs)),
+        "end_cut": float(cut_pairs(learnable, settings.max_length)),
     }
-    return StageResult("model", metrics, callback.curves, tokens_trained=callback.tokens)
+    log_counts(context, counts)
+
+    def make_trainer(callback: StageCallback) -> Any:
+        return _trainer(settings, context, training, Dataset.from_list(learnable), callback)
+
+    fitted = fit(
+        training.policy,
+        make_trainer,
+        settings,
+        context,
+        callback=StageCallback(context, lambda metrics: check_first_dpo_step(metrics, settings.loss)),
+        more_callbacks=(training.snapshots,),
+        batch_size=settings.batch_size,
+        reference=True,
+    )
+    return training.finish(
+        fitted.model, Outcome(fitted.curves, counts | {"mean_loss": fitted.mean_loss}, fitted.tokens)
+    )
 
 
-def tokenised_pair(tokenizer: Any, pair: PreferencePair) -> dict[str, Any]:
+def tokenised_pair(tokenizer: PreTrainedTokenizerBase, pair: PreferencePair) -> dict[str, list[int]]:
     """The columns that TRL's preference collator reads: ``prompt_ids``, ``chosen_ids``, ``rejected_ids``."""
     prompt = render_prompt(tokenizer, pair.prompt)
     chosen, rejected = (render_answer(tokenizer, pair.prompt, text) for text in (pair.chosen, pair.rejected))
     return {"prompt_ids": prompt, "chosen_ids": chosen, "rejected_ids": rejected}
 
 
-def _trainer(settings: DpoStage, context: StageContext, model: Any, tokenizer: Any, rows: Any, callback: Any) -> Any:
+def _trainer(
+    settings: DpoStage, context: StageContext, training: PolicyTraining, rows: Dataset, callback: StageCallback
+) -> TokenisedDPOTrainer:
+    beforehand = computed_beforehand(context)
     reference = None
-    if context.sharded and not isinstance(model, PeftModel):
-        start, base = context.inputs[settings.model], context.inputs[BASE]
-        reference = shard_frozen(load_policy(start, base, context.run, placed=False)[0])
+    if not beforehand and not isinstance(training.policy, PeftModel):
+        reference = _frozen_start(training, context)
     arguments = DPOConfig(
         **trainer_arguments(settings, context),
         beta=settings.beta,
         loss_type=[settings.loss],
         label_smoothing=settings.label_smoothing,
-        precompute_ref_log_probs=not context.sharded,  # that is done before the policy is sharded: it may not fit
+        precompute_ref_log_probs=beforehand,
     )
     trainer = TokenisedDPOTrainer(
-        model=model,
+        model=training.policy,
         ref_model=reference,
         args=arguments,
         train_dataset=rows,
-        processing_class=tokenizer,
+        processing_class=training.tokenizer,
         callbacks=[callback],
     )
-    if context.sharded:
-        for one in filter(None, (trainer.model, reference)):
-            add_response_head(one)
+    if not beforehand:
+        for model in filter(None, (trainer.model, reference)):
+            add_response_head(model)
+    if reference is not None and not context.sharded:  # the head has replaced what accelerate wrapped
+        reference.forward = torch.autocast(reference.device.type, torch.bfloat16)(reference.forward)
     return trainer
+
+
+def computed_beforehand(context: StageContext) -> bool:
+    """Whether the reference's log-probabilities are computed once, before training, and not with each batch.
+
+    In float32 alone: in bfloat16 the padding of another batch moves an answer by 0.4 nats, so policy and reference have
+    to pass through the same one. And not where the policy is to be sharded: whole, it may not fit.
+    """
+    return context.run.model.dtype == "float32" and not context.sharded
+
+
+def _frozen_start(training: PolicyTraining, context: StageContext) -> Any:
+    """What a policy of whole weights starts from, in the format that these are trained in."""
+    model, _tokenizer = load_policy(
+        training.start, training.base, context.run, placed=not context.sharded, masters=True
+    )
+    return shard_frozen(model) if context.sharded else model.requires_grad_(False)

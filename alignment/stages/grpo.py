@@ -5,31 +5,29 @@ deviation and clips ratios of tokens; RLOO (Ahmadian et al. 2024) takes the mean
 weighs whole answers. Neither needs a critic, nor, at ``beta: 0``, a reference.
 """
 
-import json
-import shutil
 from typing import Any
 
 from peft import PeftModel
+from transformers import PreTrainedTokenizerBase
 from trl import GRPOConfig, RLOOConfig
 
 from alignment.chat import render_prompt
 from alignment.data.prompts import load_prompts
-from alignment.distributed.fsdp import whole_state
-from alignment.durable_files import write_text
 from alignment.errors import StageError
-from alignment.models.adapters import add_lora, is_adapter
-from alignment.models.load import load_policy, save_policy, stop_ids
+from alignment.models.load import stop_ids
 from alignment.policy.grpo.metrics import GroupCallback, all_alarms
 from alignment.policy.grpo.trainer import OurGRPOTrainer, OurRLOOTrainer, Rollouts, reward_stub, run_dataset
-from alignment.recipe.base import BASE
 from alignment.recipe.stages.grpo import GroupStage, GrpoStage, RlooStage
 from alignment.records import Prompt
 from alignment.reward.factory import build_rewards
 from alignment.rollouts.factory import build_engine
 from alignment.stage import StageContext, StageResult
+from alignment.training.arguments import shared_arguments
+from alignment.training.callback import StageCallback
+from alignment.training.fit import fit
+from alignment.training.policy import Outcome, PolicyTraining, begin_policy
 from alignment.training.response_head import add_response_head
-from alignment.training.snapshots import Snapshots
-from alignment.training.trl import final_metrics, fit, seed_everything, shared_arguments
+from alignment.training.row_counts import log_counts
 
 
 def run(settings: GrpoStage | RlooStage, context: StageContext) -> StageResult:
@@ -37,67 +35,72 @@ def run(settings: GrpoStage | RlooStage, context: StageContext) -> StageResult:
 
     Raises StageError where no prompt is short enough, a reward model has another template, or a reward fails.
     """
-    seed_everything(context.run)
-    start, base = context.inputs[settings.model], context.inputs[BASE]
-    policy, tokenizer = load_policy(start, base, context.run, trainable=True, placed=not context.sharded)
-    if settings.lora is not None and not is_adapter(start):
-        policy = add_lora(policy, settings.lora)
-    prompts, dropped = training_prompts(settings, context, tokenizer)
-    stops = stop_ids(policy, tokenizer)
-    rollouts = Rollouts(
-        engine=build_engine(context, policy, tokenizer),
-        policy=policy,
-        base=policy.get_base_model() if isinstance(policy, PeftModel) else policy,
-        tokenizer=tokenizer,
-        stop_ids=stops,
-        sampling=settings.sampling,
-        rewards=build_rewards(settings.rewards, context, tokenizer),
-        prompts=prompts,
-        seed=context.run.seed,
-        updates_per_step=settings.epochs * settings.minibatches,
-        epochs=settings.epochs,
-        rank=context.rank,
-    )
+    updates_per_step = settings.epochs * settings.minibatches
+    training = begin_policy(settings, context, reference=True, updates_per_step=updates_per_step)
+    prompts, dropped = training_prompts(settings, context, training.tokenizer)
+    log_counts(context, {"dropped": dropped})
+    rollouts = _rollouts(settings, context, training, prompts, updates_per_step)
     tables = context.checkpoints / "samples"  # not in the output, which a restart begins anew
 
-    def make_trainer(callback: Any) -> Any:
-        return _trainer(settings, context, policy, tokenizer, rollouts, callback)
+    def make_trainer(callback: StageCallback) -> Any:
+        return _trainer(settings, context, training, rollouts, callback)
 
-    snapshots = Snapshots(settings.snapshot_every, tokenizer, base, context, updates_per_step=rollouts.updates_per_step)
-    trainer, callback, loss = fit(
-        policy,
+    fitted = fit(
+        training.policy,
         make_trainer,
+        settings,
         context,
         callback=GroupCallback(context, settings, rollouts, tables),
-        also=(snapshots,),
+        more_callbacks=(training.snapshots,),
+        reference=True,
     )
-    state = whole_state(trainer.model, trained_only=True)
-    if context.rank > 0:
-        return StageResult("model", {})
-    save_policy(trainer.model, tokenizer, base, context.output, state=state)
-    snapshots.publish()
-    shutil.copytree(tables, context.output / "samples")
-    write_text(context.output / "curves.json", json.dumps(callback.curves, sort_keys=True))
-    alarms = all_alarms(trainer.state.log_history)
-    write_text(context.output / "alarms.json", json.dumps(alarms, indent=1))
-    metrics = final_metrics(callback) | {
-        "mean_loss": loss,
+    alarms = all_alarms(fitted.trainer.state.log_history)
+    metrics = {
+        "mean_loss": fitted.mean_loss,
         "prompts": float(len(prompts)),
         "dropped": float(dropped),
         "alarms": float(len(alarms)),
     }
-    sampled = round(sum(length * settings.episodes for _step, length in callback.curves["length"]))
-    return StageResult("model", metrics, callback.curves, callback.tokens, sampled)
+    sampled = round(sum(length * settings.episodes for _step, length in fitted.curves["length"]))
+    outcome = Outcome(fitted.curves, metrics, fitted.tokens, sampled, {"alarms.json": alarms}, tables)
+    return training.finish(fitted.model, outcome)
 
 
-def training_prompts(settings: GroupStage, context: StageContext, tokenizer: Any) -> tuple[list[Prompt], int]:
+def _rollouts(
+    settings: GrpoStage | RlooStage,
+    context: StageContext,
+    training: PolicyTraining,
+    prompts: list[Prompt],
+    updates_per_step: int,
+) -> Rollouts:
+    policy, tokenizer = training.policy, training.tokenizer
+    return Rollouts(
+        engine=build_engine(context, policy, tokenizer),
+        policy=policy,
+        base=policy.get_base_model() if isinstance(policy, PeftModel) else policy,
+        tokenizer=tokenizer,
+        stop_ids=stop_ids(policy, tokenizer),
+        sampling=settings.sampling,
+        rewards=build_rewards(settings.rewards, context, tokenizer),
+        prompts=prompts,
+        seed=context.run.seed,
+        updates_per_step=updates_per_step,
+        epochs=settings.epochs,
+        dtype=context.run.model.dtype,
+        rank=context.rank,
+    )
+
+
+def training_prompts(
+    settings: GroupStage, context: StageContext, tokenizer: PreTrainedTokenizerBase
+) -> tuple[list[Prompt], int]:
     """The training prompts that are short enough, and how many are not. Raises StageError where none is."""
     train, _held_out = load_prompts(context.data["prompts"], context.run.held_out)
     longest = settings.max_prompt_length
-    kept = [prompt for prompt in train if len(render_prompt(tokenizer, prompt.messages)) <= longest]
-    if not kept:
+    fitting = [prompt for prompt in train if len(render_prompt(tokenizer, prompt.messages)) <= longest]
+    if not fitting:
         raise StageError(f"none of {len(train)} training prompts is at most max_prompt_length={longest} tokens")
-    return kept, len(train) - len(kept)
+    return fitting, len(train) - len(fitting)
 
 
 def group_arguments(settings: GroupStage, context: StageContext, weights: list[float]) -> dict[str, Any]:
@@ -126,11 +129,10 @@ def group_arguments(settings: GroupStage, context: StageContext, weights: list[f
 def _trainer(
     settings: GrpoStage | RlooStage,
     context: StageContext,
-    policy: Any,
-    tokenizer: Any,
+    training: PolicyTraining,
     rollouts: Rollouts,
-    callback: Any,
-) -> Any:
+    callback: StageCallback,
+) -> OurGRPOTrainer | OurRLOOTrainer:
     shared = group_arguments(settings, context, [component.weight for component in rollouts.rewards.components])
     rows = run_dataset(
         rollouts.prompts,
@@ -146,11 +148,11 @@ def _trainer(
             **shared, normalize_advantages=settings.normalize_advantages, reward_clip_range=settings.clip_rewards
         )
     trainer = kind(
-        model=policy,
+        model=training.policy,
         reward_funcs=[reward_stub(name) for name in rollouts.rewards.names],
         args=arguments,
         train_dataset=rows,
-        processing_class=tokenizer,
+        processing_class=training.tokenizer,
         callbacks=[callback],
     )
     if not getattr(settings, "entropy_coefficient", 0.0):  # its gradient needs TRL's own head

@@ -1,8 +1,8 @@
-"""The discriminative judge: how it is trained on preferences, and how it is asked.
+"""The pair classifier's training on preferences, and its measure on held-out ones.
 
 A cross-encoder: prompt and both answers in one text, in the model's chat template, and one score at its end, the
 log-odds that answer A is better. Unlike a reward model it sees the answers beside each other; unlike a judge that
-writes it can only say what it was trained to say.
+writes it can only say what it was trained to say. How it is asked: :mod:`alignment.judges.pair_classifier`.
 """
 
 import json
@@ -10,27 +10,26 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
-import torch
 from datasets import Dataset
-from peft import PeftModel
-from transformers import DataCollatorWithPadding, Trainer, TrainingArguments
+from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase, Trainer, TrainingArguments
 
-from alignment.chat import template_digest
-from alignment.distributed.fsdp import whole_model
-from alignment.durable_files import write_text
 from alignment.errors import StageError
-from alignment.evaluation.calibration import expected_calibration_error, pair_accuracy, reliability
+from alignment.evaluation.held_out_pairs import HeldOutFigures, classifier_figures
 from alignment.judges.pair_classifier import FILE, encoded
 from alignment.judges.prompts import conversation
 from alignment.judges.protocol import side
-from alignment.models.adapters import add_lora
-from alignment.models.reward_model import new_reward_model, score
+from alignment.models.reward_model import score
 from alignment.preferences.pairs import split_pairs
-from alignment.recipe.base import BASE
 from alignment.recipe.stages.pair_classifier import PairClassifierStage
 from alignment.records import PreferencePair
 from alignment.stage import StageContext, StageResult
-from alignment.training.trl import final_metrics, fit, seed_everything, trainer_arguments
+from alignment.training.arguments import trainer_arguments
+from alignment.training.callback import StageCallback
+from alignment.training.fit import fit
+from alignment.training.row_counts import log_counts, opposite_pairs
+from alignment.training.score_model import ScoreOutcome, ScoreTraining, begin_score_model
+
+CROSS_ENTROPY = "multi_label_classification"  # transformers' name for it on the sigmoid of one logit
 
 
 def run(settings: PairClassifierStage, context: StageContext) -> StageResult:
@@ -38,67 +37,68 @@ def run(settings: PairClassifierStage, context: StageContext) -> StageResult:
 
     Raises StageError where no pair fits, or none is held out.
     """
-    seed_everything(context.run)
-    train, held_out = split_pairs(settings.preferences, context)
-
-    def make(placed: bool = True) -> tuple[Any, Any]:
-        start, base = context.inputs[settings.model], context.inputs[BASE]
-        model, tokenizer = new_reward_model(start, base, context.run, placed=placed)
-        model.config.problem_type = "multi_label_classification"  # one logit, and cross-entropy on its sigmoid
-        return model if settings.lora is None else add_lora(model, settings.lora, reward=True), tokenizer
-
-    model, tokenizer = make(not context.sharded)
-    rows = [row for pair in train for row in _both(tokenizer, pair, settings.max_answer_tokens)]
-    kept = [row for row in rows if len(row["input_ids"]) <= settings.max_length]
-    if not kept or not held_out:
+    training = begin_score_model(settings, context, problem_type=CROSS_ENTROPY)
+    pairs, held_out = split_pairs(settings.preferences, context)
+    both = [_both_orders(training.tokenizer, pair, settings.max_answer_tokens) for pair in pairs]
+    distinct = [orders for orders in both if orders[0]["input_ids"] != orders[1]["input_ids"]]
+    rows = [row for orders in distinct for row in orders]
+    fitting = [row for row in rows if len(row["input_ids"]) <= settings.max_length]
+    if not fitting or not held_out:
         raise StageError(
-            f"{len(kept)} pairs in one order to train on and {len(held_out)} pairs held out; both must be more than "
+            f"{len(fitting)} pairs in one order to train on and {len(held_out)} pairs held out; both must be more than "
             "none: give more pairs, or raise max_length"
         )
-    trainer, callback, loss = fit(
-        model,
-        lambda callback: _trainer(settings, context, model, tokenizer, kept, callback),
-        context,
-        batch_size=settings.batch_size,
+
+    counts = {
+        "rows": float(len(fitting)),
+        "dropped": float(len(rows) - len(fitting)),
+        "identical": float(len(both) - len(distinct)),
+        "opposite": float(opposite_pairs(pairs)),
+    }
+    log_counts(context, counts)
+
+    def make_trainer(callback: StageCallback) -> Any:
+        return _trainer(settings, context, training, fitting, callback)
+
+    def evaluate(model: Any) -> HeldOutFigures:
+        return _evaluate(model, training.tokenizer, held_out, settings)
+
+    fitted = fit(training.model, make_trainer, settings, context, batch_size=settings.batch_size)
+    tokens = round(settings.epochs * sum(len(row["input_ids"]) for row in fitting))
+    files = {FILE: json.dumps({"max_answer_tokens": settings.max_answer_tokens}) + "\n"}
+    return training.finish(
+        "pair_classifier",
+        fitted.model,
+        evaluate,
+        ScoreOutcome(fitted.curves, counts | {"mean_loss": fitted.mean_loss}, tokens, files),
     )
-    trained = whole_model(trainer.model, lambda: make()[0], context)
-    if context.rank > 0:
-        return StageResult("pair_classifier", {})
-    trained = trained.merge_and_unload() if isinstance(trained, PeftModel) else trained
-    with context.working():
-        metrics, detail = _evaluate(trained, tokenizer, held_out, settings)
-    trained.save_pretrained(context.output)
-    tokenizer.save_pretrained(context.output)
-    write_text(context.output / FILE, json.dumps({"max_answer_tokens": settings.max_answer_tokens}) + "\n")
-    write_text(context.output / "curves.json", json.dumps(callback.curves, sort_keys=True))
-    write_text(context.output / "held_out.json", json.dumps(detail, indent=1))
-    write_text(context.output / "chat_template.sha256", template_digest(tokenizer) + "\n")
-    metrics = final_metrics(callback) | metrics | {
-        "mean_loss": loss, "rows": float(len(kept)), "dropped": float(len(rows) - len(kept))
-    }  # fmt: skip
-    tokens = round(settings.epochs * sum(len(row["input_ids"]) for row in kept))
-    return StageResult("pair_classifier", metrics, callback.curves, tokens_trained=tokens)
 
 
-def _both(tokenizer: Any, pair: PreferencePair, longest: int) -> list[dict[str, Any]]:
+def _both_orders(
+    tokenizer: PreTrainedTokenizerBase, pair: PreferencePair, max_answer_tokens: int
+) -> list[dict[str, Any]]:
     """A pair in both orders, with what the first answer is: 1 for the chosen one, 0 for the other."""
     question = conversation(pair.prompt)
     return [
-        {"input_ids": encoded(tokenizer, question, (pair.chosen, pair.rejected), longest), "labels": [1.0]},
-        {"input_ids": encoded(tokenizer, question, (pair.rejected, pair.chosen), longest), "labels": [0.0]},
+        {"input_ids": encoded(tokenizer, question, (pair.chosen, pair.rejected), max_answer_tokens), "labels": [1.0]},
+        {"input_ids": encoded(tokenizer, question, (pair.rejected, pair.chosen), max_answer_tokens), "labels": [0.0]},
     ]
 
 
 def _trainer(
-    settings: PairClassifierStage, context: StageContext, model: Any, tokenizer: Any, rows: Any, callback: Any
+    settings: PairClassifierStage,
+    context: StageContext,
+    training: ScoreTraining,
+    rows: list[dict[str, Any]],
+    callback: StageCallback,
 ) -> Trainer:
     arguments = {name: value for name, value in trainer_arguments(settings, context).items() if name != "max_length"}
     trainer = Trainer(
-        model=model,
+        model=training.model,
         args=TrainingArguments(**arguments),
         train_dataset=Dataset.from_list(rows),
-        data_collator=DataCollatorWithPadding(tokenizer),
-        processing_class=tokenizer,
+        data_collator=DataCollatorWithPadding(training.tokenizer),
+        processing_class=training.tokenizer,
         callbacks=[callback],
     )
     # Its forward takes any argument, the number of labels among them, and its loss is a mean all the same: taken for a
@@ -108,23 +108,11 @@ def _trainer(
 
 
 def _evaluate(
-    model: Any, tokenizer: Any, pairs: Sequence[PreferencePair], settings: PairClassifierStage
-) -> tuple[dict[str, float], dict[str, Any]]:
+    model: Any, tokenizer: PreTrainedTokenizerBase, pairs: Sequence[PreferencePair], settings: PairClassifierStage
+) -> HeldOutFigures:
     """Figures on held-out pairs, each in both orders: log-odds are for the chosen answer."""
-    rows = [row["input_ids"] for pair in pairs for row in _both(tokenizer, pair, settings.max_answer_tokens)]
-    odds = score(model, tokenizer, rows, batch_size=2 * settings.batch_size)
-    first, last = odds[::2], [0.0 - value for value in odds[1::2]]
-    both = [(one + other) / 2 for one, other in zip(first, last, strict=True)]
-    accuracy = pair_accuracy(both, [0.0] * len(both), clusters=[pair.prompt_id for pair in pairs])
-    probabilities = torch.sigmoid(torch.tensor(both, dtype=torch.float64))
-    sides = [*probabilities.tolist(), *(1 - probabilities).tolist()]
-    outcomes = [1] * len(both) + [0] * len(both)
-    metrics = {
-        "accuracy": accuracy.value,
-        "accuracy.low": accuracy.low,
-        "accuracy.high": accuracy.high,
-        "position_consistency": fmean(side(one) == side(other) for one, other in zip(first, last, strict=True)),
-        "ece": expected_calibration_error(sides, outcomes),
-        "held_out_pairs": float(len(both)),
-    }
-    return metrics, {"first": first, "last": last, "margins": both, "reliability": reliability(sides, outcomes)}
+    rows = [row["input_ids"] for pair in pairs for row in _both_orders(tokenizer, pair, settings.max_answer_tokens)]
+    log_odds = score(model, tokenizer, rows, batch_size=2 * settings.batch_size)
+    chosen_first, chosen_last = log_odds[::2], [0.0 - value for value in log_odds[1::2]]
+    consistency = fmean(side(first) == side(last) for first, last in zip(chosen_first, chosen_last, strict=True))
+    return classifier_figures(pairs, chosen_first, chosen_last, consistency=consistency)

@@ -3,20 +3,18 @@
 import copy
 import json
 import logging
-import shutil
 from typing import Any
 
 from peft import LoraConfig, PeftModel, inject_adapter_in_model
 
 from alignment.chat import render_prompt
 from alignment.data.prompts import load_prompts
-from alignment.distributed.fsdp import check_devices, whole_state
+from alignment.distributed.fsdp import check_devices
 from alignment.distributed.workers import Team
 from alignment.durable_files import write_text
 from alignment.errors import StageError
-from alignment.models.adapters import add_lora, is_adapter
+from alignment.models.adapters import is_adapter
 from alignment.models.device import pick_device
-from alignment.models.load import load_policy, save_policy
 from alignment.policy.losses import kl_estimate
 from alignment.policy.ppo.actor_critic import Reference, adapter_off, frozen_adapter, frozen_copy
 from alignment.policy.ppo.batch import Experience
@@ -25,15 +23,15 @@ from alignment.policy.ppo.held_out_win_rate import Watch
 from alignment.policy.ppo.trainer import PpoTrainer
 from alignment.preferences.rubric import load_rubric
 from alignment.preferences.simulated_raters import simulated_raters
-from alignment.recipe.base import BASE, Lora
+from alignment.recipe.base import Lora
 from alignment.recipe.stages.ppo import PpoStage
 from alignment.records import Prompt
 from alignment.rollouts.distributed_engine import PushedEngine
 from alignment.rollouts.engine import Engine, PromptIds
 from alignment.rollouts.factory import team_engine
 from alignment.stage import Progress, StageContext, StageResult
-from alignment.training.snapshots import Snapshots
-from alignment.training.trl import seed_everything
+from alignment.training.curves import curves_of_steps
+from alignment.training.policy import Outcome, begin_policy
 
 _log = logging.getLogger(__name__)
 SHOWN = 8  # answers in each sample table
@@ -44,12 +42,9 @@ def run(settings: PpoStage, context: StageContext) -> StageResult:
 
     Raises StageError where no prompt is short enough, templates differ, or training goes wrong.
     """
-    seed_everything(context.run)
-    start, base = context.inputs[settings.model], context.inputs[BASE]
     check_devices(context)
-    policy, tokenizer = load_policy(start, base, context.run, trainable=True, placed=not context.sharded)
-    if settings.lora is not None and not is_adapter(start):
-        policy = add_lora(policy, settings.lora)
+    training = begin_policy(settings, context, reference=True, masters=False)
+    policy, tokenizer, start = training.policy, training.tokenizer, training.start
     reward_model, reward = episode_reward(settings, context, tokenizer)
     prompts, held_out, dropped = _prompts(settings, context, tokenizer)
     critic = _critic(settings, policy, reward_model)  # before the reference adds its adapter
@@ -77,7 +72,6 @@ def run(settings: PpoStage, context: StageContext) -> StageResult:
     trainer.watch = _watch(settings, context, engine, held_out)
 
     tables = context.checkpoints / "samples"  # not in the output, which a restart begins anew
-    snapshots = Snapshots(settings.snapshot_every, tokenizer, base, context)
 
     def on_step(step: int, metrics: dict[str, float], experience: Experience) -> None:
         state = trainer.state
@@ -86,28 +80,16 @@ def run(settings: PpoStage, context: StageContext) -> StageResult:
         if due and context.rank == 0:
             table = json.dumps(sample_table(experience), indent=1, ensure_ascii=False)
             write_text(tables / f"step-{step:06d}.json", table)
-        snapshots.take(policy, step)
+        training.snapshots.take(policy, step)
 
     with context.working():
         state = trainer.train(on_step=on_step)
-    weights = whole_state(policy, trained_only=True)
-    if context.rank > 0:
-        return StageResult("model", {})
-    save_policy(policy, tokenizer, base, context.output, state=weights)
-    snapshots.publish()
-    shutil.copytree(tables, context.output / "samples")
-    curves = {
-        name: [(step, metrics[name]) for step, metrics in enumerate(state.history, start=1) if name in metrics]
-        for name in _names(state.history)
-    }
-    write_text(context.output / "curves.json", json.dumps(curves))
-    write_text(context.output / "alarms.json", json.dumps(state.alarms, indent=1))
-    metrics = final_metrics(state.history) | {
-        "prompts": float(len(prompts)),
-        "dropped": float(dropped),
-        "alarms": float(len(state.alarms)),
-    }
-    return StageResult("model", metrics, curves, state.tokens_trained, state.tokens_sampled)
+    curves = curves_of_steps(enumerate(state.history, start=1))
+    metrics = {"prompts": float(len(prompts)), "dropped": float(dropped), "alarms": float(len(state.alarms))}
+    outcome = Outcome(
+        curves, metrics, state.tokens_trained, state.tokens_sampled, {"alarms.json": state.alarms}, tables
+    )
+    return training.finish(policy, outcome)
 
 
 def sample_table(experience: Experience) -> list[dict[str, Any]]:
@@ -126,25 +108,6 @@ def sample_table(experience: Experience) -> list[dict[str, Any]]:
     ]
 
 
-def final_metrics(history: list[dict[str, float]]) -> dict[str, float]:
-    """The mean of each metric over the last tenth of the steps (at least one): one step alone is too noisy to quote.
-
-    A metric that none of them has (the held-out win rate is not measured at every step) is quoted from its last step.
-    """
-    recent = max(1, len(history) // 10)
-    found = {}
-    for name in _names(history):
-        values = [step[name] for step in history[-recent:] if name in step]
-        values = values or [step[name] for step in history if name in step][-1:]
-        found[name] = sum(values) / len(values)
-    return found
-
-
-def _names(history: list[dict[str, float]]) -> list[str]:
-    """Every metric that some step has, in the order of their first steps."""
-    return list(dict.fromkeys(name for metrics in history for name in metrics))
-
-
 def _prompts(settings: PpoStage, context: StageContext, tokenizer: Any) -> tuple[list[PromptIds], list[PromptIds], int]:
     """The training prompts and the held-out ones that are watched, those that are too long left out of both; and how
     many training prompts are."""
@@ -160,13 +123,13 @@ def _prompts(settings: PpoStage, context: StageContext, tokenizer: Any) -> tuple
         return short
 
     train, held_out = load_prompts(context.data["prompts"], context.run.held_out)
-    kept = rendered(train, "training")
-    if not kept:
+    fitting = rendered(train, "training")
+    if not fitting:
         raise StageError(
             f"none of {len(train)} training prompts is at most max_prompt_length={settings.max_prompt_length} tokens"
         )
     watched = sorted(held_out, key=lambda prompt: prompt.id) if settings.raters is not None else []
-    return kept, rendered(watched, "held-out")[: settings.watch_prompts], len(train) - len(kept)
+    return fitting, rendered(watched, "held-out")[: settings.watch_prompts], len(train) - len(fitting)
 
 
 def _watch(settings: PpoStage, context: StageContext, engine: Engine, held_out: list[PromptIds]) -> Watch | None:

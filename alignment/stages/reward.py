@@ -1,37 +1,28 @@
-"""The reward model: TRL's trainer on preference pairs, judged on held-out ones.
+"""The reward model's training: TRL's trainer on preference pairs, and its measure on held-out ones.
 
-The trunk is the policy's that it starts from, adapter merged, and the saved model is whole: a reward model is an
-artifact that anyone can load and score with, on no other base than its own.
+How a reward model is loaded and asked: :mod:`alignment.models.reward_model`.
 """
 
-import json
+from collections.abc import Sequence
 from typing import Any
 
-import torch
 from datasets import Dataset
-from peft import PeftModel
+from transformers import PreTrainedTokenizerBase
 from trl import RewardConfig, RewardTrainer
 
-from alignment.chat import render_answer, render_prompt, template_digest
-from alignment.distributed.fsdp import whole_model
-from alignment.durable_files import write_text
+from alignment.chat import render_answer, render_prompt
 from alignment.errors import StageError
-from alignment.evaluation.calibration import (
-    calibration_error,
-    expected_calibration_error,
-    pair_accuracy,
-    pair_predictions,
-    reliability,
-)
-from alignment.evaluation.slices import accuracy_slices
-from alignment.models.adapters import add_lora
-from alignment.models.reward_model import new_reward_model, score
+from alignment.evaluation.held_out_pairs import HeldOutFigures, reward_figures
+from alignment.models.reward_model import score
 from alignment.preferences.pairs import split_pairs
-from alignment.recipe.base import BASE
 from alignment.recipe.stages.reward import RewardStage
 from alignment.records import PreferencePair
 from alignment.stage import StageContext, StageResult
-from alignment.training.trl import final_metrics, fit, seed_everything, trainer_arguments
+from alignment.training.arguments import trainer_arguments
+from alignment.training.callback import StageCallback
+from alignment.training.fit import fit
+from alignment.training.row_counts import is_identical, log_counts, opposite_pairs
+from alignment.training.score_model import ScoreOutcome, ScoreTraining, begin_score_model
 
 
 def run(settings: RewardStage, context: StageContext) -> StageResult:
@@ -39,49 +30,37 @@ def run(settings: RewardStage, context: StageContext) -> StageResult:
 
     Raises StageError where no pair fits, or none is held out.
     """
-    seed_everything(context.run)
-    start, base = context.inputs[settings.model], context.inputs[BASE]
-    train, held_out = split_pairs(settings.preferences, context)
+    training = begin_score_model(settings, context)
+    pairs, held_out = split_pairs(settings.preferences, context)
+    rows = [_row(training.tokenizer, pair, settings) for pair in pairs]
+    fitting = [row for row in rows if max(len(row["chosen_ids"]), len(row["rejected_ids"])) <= settings.max_length]
+    learnable = [row for row in fitting if not is_identical(row, settings.max_length)]
+    if not learnable or not held_out:
+        raise StageError(
+            f"{len(learnable)} pairs to train on and {len(held_out)} held out; both must be more than none"
+        )
 
-    def make(placed: bool = True) -> tuple[Any, Any]:
-        model, tokenizer = new_reward_model(start, base, context.run, placed=placed)
-        return model if settings.lora is None else add_lora(model, settings.lora, reward=True), tokenizer
+    counts = {
+        "pairs": float(len(learnable)),
+        "dropped": float(len(rows) - len(fitting)),
+        "identical": float(len(fitting) - len(learnable)),
+        "opposite": float(opposite_pairs(pairs)),
+    }
+    log_counts(context, counts)
 
-    model, tokenizer = make(not context.sharded)
-    rows = [_row(tokenizer, pair, settings) for pair in train]
-    kept = [row for row in rows if max(len(row["chosen_ids"]), len(row["rejected_ids"])) <= settings.max_length]
-    if not kept or not held_out:
-        raise StageError(f"{len(kept)} pairs to train on and {len(held_out)} held out; both must be more than none")
-    trainer, callback, loss = fit(
-        model,
-        lambda callback: _trainer(settings, context, model, tokenizer, kept, callback),
-        context,
-        batch_size=settings.batch_size,
-    )
-    trained = whole_model(trainer.model, lambda: make()[0], context)
-    if context.rank > 0:
-        return StageResult("reward_model", {})
-    trained = trained.merge_and_unload() if isinstance(trained, PeftModel) else trained
-    with context.working():
-        evaluated = _evaluate(trained, tokenizer, held_out, settings)
-    trained.save_pretrained(context.output)
-    tokenizer.save_pretrained(context.output)
-    write_text(context.output / "curves.json", json.dumps(callback.curves, sort_keys=True))
-    write_text(context.output / "held_out.json", json.dumps(evaluated["detail"], indent=1))
-    write_text(context.output / "chat_template.sha256", template_digest(tokenizer) + "\n")
-    metrics = (
-        final_metrics(callback)
-        | evaluated["metrics"]
-        | {
-            "mean_loss": loss,
-            "pairs": float(len(kept)),
-            "dropped": float(len(rows) - len(kept)),
-        }
-    )
-    return StageResult("reward_model", metrics, callback.curves, tokens_trained=callback.tokens)
+    def make_trainer(callback: StageCallback) -> Any:
+        return _trainer(settings, context, training, learnable, callback)
+
+    def evaluate(model: Any) -> HeldOutFigures:
+        return _evaluate(model, training.tokenizer, held_out, settings)
+
+    fitted = fit(training.model, make_trainer, settings, context, batch_size=settings.batch_size)
+    outcome = ScoreOutcome(fitted.curves, counts | {"mean_loss": fitted.mean_loss}, fitted.tokens)
+    return training.finish("reward_model", fitted.model, evaluate, outcome)
 
 
-def _row(tokenizer: Any, pair: PreferencePair, settings: RewardStage) -> dict[str, Any]:
+def _row(tokenizer: PreTrainedTokenizerBase, pair: PreferencePair, settings: RewardStage) -> dict[str, Any]:
+    """The columns that TRL's preference collator reads."""
     prompt = render_prompt(tokenizer, pair.prompt)
     row: dict[str, Any] = {
         "chosen_ids": prompt + render_answer(tokenizer, pair.prompt, pair.chosen),
@@ -90,45 +69,29 @@ def _row(tokenizer: Any, pair: PreferencePair, settings: RewardStage) -> dict[st
     return row | {"margin": pair.margin or 0.0} if settings.use_margin else row
 
 
-def _trainer(settings: RewardStage, context: StageContext, model: Any, tokenizer: Any, rows: Any, callback: Any) -> Any:
+def _trainer(
+    settings: RewardStage,
+    context: StageContext,
+    training: ScoreTraining,
+    rows: list[dict[str, Any]],
+    callback: StageCallback,
+) -> RewardTrainer:
     arguments = RewardConfig(
         **trainer_arguments(settings, context), center_rewards_coefficient=settings.center_rewards_coefficient
     )
     return RewardTrainer(
-        model=model,
+        model=training.model,
         args=arguments,
         train_dataset=Dataset.from_list(rows),
-        processing_class=tokenizer,
+        processing_class=training.tokenizer,
         callbacks=[callback],
     )
 
 
-def _evaluate(model: Any, tokenizer: Any, pairs: list[PreferencePair], settings: RewardStage) -> dict[str, Any]:
+def _evaluate(
+    model: Any, tokenizer: PreTrainedTokenizerBase, pairs: Sequence[PreferencePair], settings: RewardStage
+) -> HeldOutFigures:
     rows = [_row(tokenizer, pair, settings) for pair in pairs]
-    size = 2 * settings.batch_size
-    scores = score(
-        model, tokenizer, [row[side] for side in ("chosen_ids", "rejected_ids") for row in rows], batch_size=size
-    )
-    chosen, rejected = scores[: len(rows)], scores[len(rows) :]
-    margins = [c - r for c, r in zip(chosen, rejected, strict=True)]
-    prompts = [pair.prompt_id for pair in pairs]
-    accuracy = pair_accuracy(chosen, rejected, clusters=prompts)
-    # A pair's order carries no information, so calibration looks at both: P(left wins) and P(right wins).
-    probabilities = torch.sigmoid(torch.tensor(margins, dtype=torch.float64))
-    both = [*probabilities.tolist(), *(1 - probabilities).tolist()]
-    outcomes = [1] * len(rows) + [0] * len(rows)
-    error = calibration_error(*(side.tolist() for side in pair_predictions(chosen, rejected)), clusters=prompts)
-    metrics = {
-        "accuracy": accuracy.value,
-        "accuracy.low": accuracy.low,
-        "accuracy.high": accuracy.high,
-        "margin.mean": sum(margins) / len(margins),
-        "ece": expected_calibration_error(both, outcomes),
-        "ece.debiased": error.value,
-        "ece.low": error.low,
-        "ece.high": error.high,
-        "held_out_pairs": float(len(rows)),
-    }
-    detail = {"margins": margins, "chosen": chosen, "rejected": rejected, "reliability": reliability(both, outcomes),
-              "slices": [one.model_dump(mode="json") for one in accuracy_slices(pairs, margins)]}  # fmt: skip
-    return {"metrics": metrics, "detail": detail}
+    answers = [row[side] for side in ("chosen_ids", "rejected_ids") for row in rows]
+    scores = score(model, tokenizer, answers, batch_size=2 * settings.batch_size)
+    return reward_figures(pairs, scores[: len(rows)], scores[len(rows) :])

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from alignment.distributed.fsdp import whole_state
@@ -27,7 +28,7 @@ class Snapshots(TrainerCallback):  # type: ignore[misc]  # transformers is untyp
         self, every: int | None, tokenizer: Any, base: Artifact, context: StageContext, *, updates_per_step: int = 1
     ) -> None:
         self.every, self.tokenizer, self.base, self.updates_per_step = every, tokenizer, base, updates_per_step
-        self._writes = context.rank == 0
+        self._writes, self._dtype = context.rank == 0, getattr(torch, context.run.model.dtype)
         self._kept, self._target = context.checkpoints / FOLDER, context.output / FOLDER
 
     def take(self, policy: Any, step: int) -> None:
@@ -42,7 +43,7 @@ class Snapshots(TrainerCallback):  # type: ignore[misc]  # transformers is untyp
         for old in (folder, partial):  # of a step that is done again after a restart, or that was being written
             shutil.rmtree(old, ignore_errors=True)
         partial.mkdir(parents=True)
-        save_policy(policy, self.tokenizer, self.base, partial, state=state)
+        save_policy(policy, self.tokenizer, self.base, partial, state=state, dtype=self._dtype)
         rename_synced(partial, folder)
 
     def publish(self) -> None:

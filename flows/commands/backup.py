@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
-from rich.console import Console
 
 from alignment.durable_files import TEMPORARY_SUFFIX, file_digest, remove_tree, rename_synced, temporary_beside
 from alignment.errors import Fault, InputError
 from alignment.workspace import USES_FILE, Workspace, is_locked
+from flows.console import PlainConsole
 
 TEMPORARY = re.compile(rf"\..+\.[0-9a-f]{{32}}{re.escape(TEMPORARY_SUFFIX)}")
 LEAST_DAYS = 1.0  # for what has a temporary name: it may be large, and being written
@@ -100,9 +100,9 @@ def gc_command(workspace: Path, *, runs: int, days: float, remove: bool, as_json
     if as_json:
         print(json.dumps({"removed": remove, "bytes": total, "found": [_row(one) for one in found]}, indent=2))
         return
-    console = Console(highlight=False, soft_wrap=True)
+    console = PlainConsole()
     for one in found:
-        console.print(f"{one.bytes / 1e6:>10.1f} MB  {one.path}: {one.why}", markup=False)
+        console.print(f"{one.bytes / 1e6:>10.1f} MB  {one.path}: {one.why}")
     words = "removed" if remove else "to be removed by the same command with --yes"
     console.print(f"{total / 1e6:.1f} MB in {len(found)} folders {words}" if found else "nothing to remove")
 
@@ -300,4 +300,4 @@ def _say(values: dict[str, object], as_json: bool) -> None:
     if as_json:
         print(json.dumps(values))
     else:
-        Console(highlight=False, soft_wrap=True).print(", ".join(f"{name} {value}" for name, value in values.items()))
+        PlainConsole().print(", ".join(f"{name} {value}" for name, value in values.items()))

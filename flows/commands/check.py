@@ -3,17 +3,16 @@
 import json
 from pathlib import Path
 
-from rich.console import Console
-
 from alignment.errors import InputError
-from alignment.workspace import Workspace
+from flows.console import PlainConsole
+from flows.failures import open_workspace
 from flows.recipe_source import prepare
 from flows.services import servers
 
 
 def check_command(given: str, workspace: Path, overrides: list[str], *, as_json: bool) -> None:
     """Prints that all is well, or raises InputError with every fault."""
-    space = Workspace(workspace.resolve())
+    space = open_workspace(workspace)
     servers.quiet_environment(space)
     from alignment.checks.recipe import check_recipe
     from flows.pipeline.environment import running_faults
@@ -29,4 +28,9 @@ def check_command(given: str, workspace: Path, overrides: list[str], *, as_json:
     if faults:
         raise InputError(faults)
     if not as_json:
-        Console().print(f"{resolved.path}: {len(recipe.stages)} stages, nothing wrong", highlight=False)
+        from alignment.checks.row_counts import row_notices
+
+        console = PlainConsole()
+        for notice in row_notices(resolved, space):
+            console.print(notice)
+        console.print(f"{resolved.path}: {len(recipe.stages)} stages, nothing wrong")

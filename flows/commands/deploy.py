@@ -5,10 +5,9 @@ import os
 import re
 from pathlib import Path
 
-from rich.console import Console
-
 from alignment.errors import Fault, InputError
-from alignment.workspace import Workspace
+from flows.console import PlainConsole
+from flows.failures import open_workspace
 from flows.recipe_source import prepare
 from flows.services import servers
 
@@ -31,7 +30,7 @@ def deploy_command(
     clock += [f"deployment.every={every}", "deployment.cron=null"] if every is not None else []
     resolved = prepare(given, [*overrides, *clock])
     recipe = resolved.recipe
-    space = Workspace(workspace.resolve())
+    space = open_workspace(workspace)
     servers.quiet_environment(space)
     server = servers.wait(space, servers.begin(space, "prefect"))
     os.environ["PREFECT_API_URL"] = f"{server.url}/api"
@@ -43,7 +42,7 @@ def deploy_command(
     set_limits(wanted)
     if faults := limit_faults(recipe):
         raise InputError(faults)
-    Console().print(f"serving {recipe.name}; its runs are at {server.url}", highlight=False, soft_wrap=True)
+    PlainConsole().print(f"serving {recipe.name}; its runs are at {server.url}")
     serve_recipe(str(resolved.path.resolve()), recipe, space, overrides, recipe.deployment)
 
 

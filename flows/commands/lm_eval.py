@@ -5,11 +5,10 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from rich.console import Console
-
 from alignment.errors import Fault, InputError
-from alignment.workspace import Workspace
 from flows.command_lines import rlhf_line
+from flows.console import PlainConsole
+from flows.failures import open_workspace
 from flows.services import servers
 
 
@@ -24,7 +23,7 @@ def models_evaluate_command(
     as_json: bool,
 ) -> None:
     """Runs the tasks on the version, keeps what they found and prints it."""
-    space = Workspace(workspace.resolve())
+    space = open_workspace(workspace)
     servers.quiet_environment(space)
     if include_path is not None and not include_path.is_dir():
         raise InputError(
@@ -47,9 +46,9 @@ def models_evaluate_command(
     if as_json:
         print(json.dumps(results.model_dump(mode="json"), indent=2))
         return
-    console = Console(highlight=False, soft_wrap=True)
+    console = PlainConsole()
     for task, figures in results.results.items():
         words = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
-        console.print(f"{task} ({results.n.get(task, 0)} examples): {words}", markup=False)
+        console.print(f"{task} ({results.n.get(task, 0)} examples): {words}")
     show = rlhf_line("models", "show", f"{version.name}/{version.version}", workspace=workspace, here=True)
-    console.print(f"kept with {version}: `{show}` shows it", markup=False)
+    console.print(f"kept with {version}: `{show}` shows it")

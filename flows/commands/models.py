@@ -6,10 +6,11 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.table import Table
 
 from alignment.workspace import Workspace
+from flows.console import PlainConsole, styled
+from flows.failures import open_workspace
 from flows.services import servers
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 def models_list_command(workspace: Path, *, as_json: bool) -> None:
     """Every registered version, newest first."""
-    space = Workspace(workspace.resolve())
+    space = open_workspace(workspace)
     servers.quiet_environment(space)
     from alignment.registry import list_versions
 
@@ -32,7 +33,7 @@ def models_list_command(workspace: Path, *, as_json: bool) -> None:
             str(version), ", ".join(version.aliases), _gate_word(version), version.run,
             str(version.candidate), f"{version.registered:%Y-%m-%d %H:%M}",
         )  # fmt: skip
-    Console().print(table if versions else "no version is registered yet: run a recipe with a gate")
+    PlainConsole().print(table if versions else "no version is registered yet: run a recipe with a gate")
 
 
 def _gate_word(version: "RegisteredVersion") -> str:
@@ -44,7 +45,7 @@ def _gate_word(version: "RegisteredVersion") -> str:
 
 def models_show_command(reference: str, workspace: Path, *, as_json: bool) -> None:
     """One version: where it is, what it was made of, and whether all of that is still as it was."""
-    space = Workspace(workspace.resolve())
+    space = open_workspace(workspace)
     servers.quiet_environment(space)
     from alignment.registry import show
 
@@ -52,9 +53,9 @@ def models_show_command(reference: str, workspace: Path, *, as_json: bool) -> No
     if as_json:
         print(details.model_dump_json(indent=2))
         return
-    console = Console(highlight=False, soft_wrap=True)
+    console = PlainConsole()
     version = details.version
-    console.print(f"[bold]{version}[/bold]  {', '.join(version.aliases)}\nfolder   {version.folder}")
+    console.print(styled((str(version), "bold"), f"  {', '.join(version.aliases)}\nfolder   {version.folder}"))
     console.print(f"run      {version.run} (recipe {version.recipe} {version.recipe_digest[:12]})")
     console.print(
         f"intact   {'yes' if details.intact else 'no: ' + '; '.join(f'{k}: {v}' for k, v in details.problems.items())}"
@@ -63,24 +64,24 @@ def models_show_command(reference: str, workspace: Path, *, as_json: bool) -> No
         for check in details.record.verdict.checks:
             console.print(f"gate     {check}")
         for node in details.record.lineage.nodes:
-            console.print(f"lineage  {node}", markup=False)
+            console.print(f"lineage  {node}")
     for change in details.history:
         if change.version == version.version:
-            console.print(f"champion {change.at:%Y-%m-%d %H:%M} {change.why}", markup=False)
+            console.print(f"champion {change.at:%Y-%m-%d %H:%M} {change.why}")
     for found in details.tasks:
         for task, figures in found.results.items():
             words = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
-            console.print(f"lm-eval  {task} ({found.n.get(task, 0)} examples): {words}", markup=False)
+            console.print(f"lm-eval  {task} ({found.n.get(task, 0)} examples): {words}")
 
 
 def models_promote_command(reference: str, workspace: Path, reason: str, by: str | None, *, force: bool) -> None:
     """Makes a version the champion; who did it and why is kept with the version."""
-    space = Workspace(workspace.resolve())
+    space = open_workspace(workspace)
     servers.quiet_environment(space)
     from alignment.registry import promote
 
     version = promote(space, reference, despite_gate=force, by=_account() if by is None else by, reason=reason)
-    Console().print(f"{version} is the champion", highlight=False)
+    PlainConsole().print(f"{version} is the champion")
     _announce(space, version)
 
 
@@ -94,12 +95,12 @@ def _account() -> str:
 
 def models_rollback_command(name: str, workspace: Path) -> None:
     """Makes the champion before this one the champion again."""
-    space = Workspace(workspace.resolve())
+    space = open_workspace(workspace)
     servers.quiet_environment(space)
     from alignment.registry import rollback
 
     version = rollback(space, name)
-    Console().print(f"{version} is the champion again", highlight=False)
+    PlainConsole().print(f"{version} is the champion again")
     _announce(space, version)
 
 

@@ -6,13 +6,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.table import Table
 
 from alignment.errors import Fault, InputError
 from alignment.plan.hardware import GIB, GPUS, Machine, this_processor
 from alignment.precision import natural_precision
-from alignment.workspace import Workspace
+from flows.console import PlainConsole
+from flows.failures import open_workspace
 from flows.recipe_source import prepare
 from flows.services import servers
 
@@ -26,7 +26,7 @@ def plan_command(
 ) -> None:
     """Prints the plan of a recipe, or raises InputError with every fault that ``rlhf check`` finds."""
     machines = _machines(on, measure)
-    space = Workspace(workspace.resolve())
+    space = open_workspace(workspace)
     servers.quiet_environment(space)
     from alignment.checks.data import read_data
     from alignment.checks.model import inspect_model, read_config
@@ -56,7 +56,7 @@ def plan_command(
         }
         print(json.dumps(value, indent=2))
     else:
-        _show(Console(), plans, machines, cache)
+        _show(PlainConsole(), plans, machines, cache)
 
 
 def _cache_json(state: "CacheState") -> dict[str, str | None]:
@@ -76,7 +76,7 @@ def _machines(on: Sequence[str], measure: bool) -> list[Machine]:
 
 
 def _show(
-    console: Console,
+    console: PlainConsole,
     plans: "Sequence[StagePlan]",
     machines: Sequence[Machine],
     cache: "Mapping[str, CacheState]",
@@ -91,16 +91,16 @@ def _show(
         )  # fmt: skip
     console.print(table)
     if bound:
-        console.print("≤: answers at their longest, and as many pairs as the raters can make", highlight=False)
+        console.print("≤: answers at their longest, and as many pairs as the raters can make")
     _show_first(console, plans, machines[0])
     _show_cache(console, plans, cache)
     _show_machines(console, plans, machines)
     for one in plans:
         for remark in one.remarks:
-            console.print(f"{one.name}: {remark}", highlight=False, soft_wrap=True)
+            console.print(f"{one.name}: {remark}")
 
 
-def _show_first(console: Console, plans: "Sequence[StagePlan]", machine: Machine) -> None:
+def _show_first(console: PlainConsole, plans: "Sequence[StagePlan]", machine: Machine) -> None:
     """Each stage's memory, part by part, and time on one machine."""
     parts = ("program", "weights", "gradients", "optimizer", "activations", "logits", "kv_cache", "total")
     short = {"gradients": "grads", "optimizer": "AdamW", "kv_cache": "KV"}
@@ -115,7 +115,7 @@ def _show_first(console: Console, plans: "Sequence[StagePlan]", machine: Machine
     console.print(table)
 
 
-def _show_cache(console: Console, plans: "Sequence[StagePlan]", cache: "Mapping[str, CacheState]") -> None:
+def _show_cache(console: PlainConsole, plans: "Sequence[StagePlan]", cache: "Mapping[str, CacheState]") -> None:
     """What a run would take from the cache, and what is left to do on the first machine."""
     words = {
         "cached": "from the cache", "unfinished": "goes on from a checkpoint", "new": "made now",
@@ -126,14 +126,14 @@ def _show_cache(console: Console, plans: "Sequence[StagePlan]", cache: "Mapping[
         names = [f"{name} v{one.artifact.version}" if one.artifact else name
                  for name, one in cache.items() if one.state == state]  # fmt: skip
         if names:
-            console.print(f"{what}: {', '.join(names)}", highlight=False, soft_wrap=True)
+            console.print(f"{what}: {', '.join(names)}")
     if any(one.state == "cached" for one in cache.values()):
         left = sum(one.machines[0].seconds for one in plans if cache[one.name].state != "cached")
         whole = sum(one.machines[0].seconds for one in plans)
-        console.print(f"left to do on {plans[0].machines[0].machine}: {_time(left)} of {_time(whole)}", highlight=False)
+        console.print(f"left to do on {plans[0].machines[0].machine}: {_time(left)} of {_time(whole)}")
 
 
-def _show_machines(console: Console, plans: "Sequence[StagePlan]", machines: Sequence[Machine]) -> None:
+def _show_machines(console: PlainConsole, plans: "Sequence[StagePlan]", machines: Sequence[Machine]) -> None:
     """The whole run on each machine, and what to change where a stage does not fit."""
     table = Table("machine", "memory", "peak", "fits", "time", "$ an hour", "cost", box=None)
     advice = []
@@ -152,9 +152,9 @@ def _show_machines(console: Console, plans: "Sequence[StagePlan]", machines: Seq
         ]
     console.print()
     console.print(table)
-    console.print("prices are assumptions; times are estimates, without loading models", highlight=False)
+    console.print("prices are assumptions; times are estimates, without loading models")
     for line in advice:
-        console.print(line, highlight=False, soft_wrap=True)
+        console.print(line)
 
 
 def _advice(remedies: Sequence[str]) -> str:

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from alignment.workspace import Workspace
+from flows.failures import open_workspace
 from flows.services import servers
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def rate_command(
 
     ``arena`` names two versions that people may talk to; they answer in this process.
     """
-    space = Workspace(workspace.resolve())
+    space = open_workspace(workspace)
     servers.quiet_environment(space)
     server = servers.begin(space, "prefect")  # raters need not wait for it: what cannot be said is said again
     os.environ["PREFECT_API_URL"] = f"{server.url}/api"

@@ -3,17 +3,17 @@
 import json
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
-from alignment.workspace import Workspace
+from flows.console import PlainConsole
+from flows.failures import open_workspace
 from flows.runs import find_run
 from flows.services import servers
 
 
 def report_command(name: str | None, workspace: Path, *, as_json: bool) -> None:
     """Where a run's report is, and its stages."""
-    folder = find_run(Workspace(workspace.resolve()), name)
+    folder = find_run(open_workspace(workspace), name)
     text = (folder / "report.json").read_text("utf-8")
     if as_json:
         print(text)
@@ -23,14 +23,14 @@ def report_command(name: str | None, workspace: Path, *, as_json: bool) -> None:
     for stage in report["stages"]:
         status = "cached" if stage["cached"] else stage["status"]
         table.add_row(stage["name"], stage["kind"], status, f"{stage['seconds']:.1f}")
-    console = Console()
+    console = PlainConsole()
     console.print(table)
-    console.print(f"report: {folder / 'report.html'}", soft_wrap=True, highlight=False)
+    console.print(f"report: {folder / 'report.html'}")
 
 
 def dashboard_command(workspace: Path, *, stop: bool, as_json: bool) -> None:
     """Starts, finds or stops the Prefect server and the MLflow page."""
-    space = Workspace(workspace.resolve())
+    space = open_workspace(workspace)
     servers.quiet_environment(space)
     names = ("prefect", "mlflow")
     if stop:
@@ -42,4 +42,4 @@ def dashboard_command(workspace: Path, *, stop: bool, as_json: bool) -> None:
         print(json.dumps(words))
         return
     for name, word in words.items():
-        Console().print(f"{name:<8} {word}", highlight=False, soft_wrap=True)
+        PlainConsole().print(f"{name:<8} {word}")

@@ -3,9 +3,8 @@
 import time
 from pathlib import Path
 
-from rich.console import Console
-
-from alignment.workspace import Workspace
+from flows.console import PlainConsole
+from flows.failures import open_workspace
 from flows.recipe_source import prepare
 from flows.services import servers
 
@@ -14,10 +13,10 @@ def run_command(
     given: str, workspace: Path, overrides: list[str], *, only: str | None, start: str | None, refresh: list[str]
 ) -> int:
     """Runs a recipe and returns the exit code: 0, or 1 where the gate refused or a stage failed."""
-    console = Console()
+    console = PlainConsole()
     began = time.monotonic()
     resolved = prepare(given, overrides)
-    space = Workspace(workspace.resolve())
+    space = open_workspace(workspace)
     servers.quiet_environment(space)
     from flows.pipeline.launch import checked, launch
 

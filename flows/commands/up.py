@@ -17,13 +17,14 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
-from rich.console import Console
 
 from alignment.errors import Fault, InputError
 from alignment.recipe.resolved import ResolvedRecipe
 from alignment.workspace import Workspace
 from flows.command_lines import rlhf_line
 from flows.commands.up_page import serve_page
+from flows.console import PlainConsole
+from flows.failures import open_workspace
 from flows.monitoring.dashboard import PAGES
 from flows.recipe_source import prepare
 from flows.services import servers
@@ -37,7 +38,7 @@ PORTS = {"up": 8080, "prefect": 4200, "mlflow": 5000, "app": 7860}
 def up_command(recipes: Sequence[str], workspace: Path, overrides: list[str], ports: Sequence[str]) -> None:
     """Starts everything, looks after it until SIGTERM or Ctrl-C, and ends everything."""
     chosen = _ports(ports)
-    space = Workspace(workspace.resolve())
+    space = open_workspace(workspace)
     servers.quiet_environment(space)
     prepared = {}
     for given in recipes:
@@ -52,12 +53,12 @@ def up_command(recipes: Sequence[str], workspace: Path, overrides: list[str], po
         faults = _running(space) + _taken(chosen)
         if faults:
             raise InputError(faults)
-        console = Console(highlight=False, soft_wrap=True)
+        console = PlainConsole()
         children = [*_services(space, chosen, console), *_workers(space, chosen, prepared, overrides)]
         _look_after(Supervisor(children), space, chosen["up"], console)
 
 
-def _look_after(supervisor: Supervisor, space: Workspace, port: int, console: Console) -> None:
+def _look_after(supervisor: Supervisor, space: Workspace, port: int, console: PlainConsole) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: supervisor.stopping.set())
     up: set[str] = set()
@@ -67,13 +68,13 @@ def _look_after(supervisor: Supervisor, space: Workspace, port: int, console: Co
         for child in supervisor.children:
             if child.restarts > restarts.get(child.name, 0):
                 restarts[child.name] = child.restarts
-                console.print(_trouble(child, was_up=child.name in up), markup=False)
+                console.print(_trouble(child, was_up=child.name in up))
                 up.discard(child.name)
             if child.state == "up" and child.name not in up:
                 up.add(child.name)
-                console.print(f"{child.name:<16} {child.url}", markup=False)
+                console.print(f"{child.name:<16} {child.url}")
 
-    console.print(f"{'all of it':<16} http://{HOST}:{port}   (Ctrl-C ends everything)", markup=False)
+    console.print(f"{'all of it':<16} http://{HOST}:{port}   (Ctrl-C ends everything)")
     with serve_page(supervisor, space, HOST, port):
         supervisor.run(say)
     for child in supervisor.children:
@@ -89,7 +90,7 @@ def _trouble(child: Child, *, was_up: bool) -> str:
     return f"{child.name:<16} did not come up: it {child.problem}; it is tried again. Its log is {child.log}{log}"
 
 
-def _services(space: Workspace, ports: Mapping[str, int], console: Console) -> Iterator[Child]:
+def _services(space: Workspace, ports: Mapping[str, int], console: PlainConsole) -> Iterator[Child]:
     own = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
     for name in ("prefect", "mlflow"):
         url = f"http://{HOST}:{ports[name]}"
@@ -102,7 +103,7 @@ def _services(space: Workspace, ports: Mapping[str, int], console: Console) -> I
     command = [sys.executable, "-m", "flows.cli", "rate", "--workspace", str(space.root), "--port", str(ports["app"])]
     yield Child(
         "app", command, _answers(f"{url}/health"), _log(space, "app"), _beside(ports), url=f"{url}/rate",
-        after=("prefect",), say=lambda line: console.print(line, markup=False),  # the administrator's link: in no log
+        after=("prefect",), say=console.print,  # the administrator's link: in no log
     )  # fmt: skip
 
 

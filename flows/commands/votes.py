@@ -5,9 +5,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from rich.console import Console
-
-from alignment.workspace import Workspace
+from flows.console import PlainConsole
+from flows.failures import open_workspace
 from flows.services import servers
 
 if TYPE_CHECKING:
@@ -18,17 +17,20 @@ Chosen: TypeAlias = tuple[list[str], datetime | None, datetime | None, float, st
 def _store_url(workspace: Path, url: str | None) -> str:
     from flows.pipeline.human_votes import store_url
 
-    return store_url(Workspace(workspace.resolve()), url)
+    return store_url(open_workspace(workspace), url)
 
 
 def votes_import_command(workspace: Path, url: str | None, file: Path, votes_wanted: int, *, gold: bool) -> None:
     """Queues a file's comparisons for the raters."""
-    servers.quiet_environment(Workspace(workspace.resolve()))
+    servers.quiet_environment(open_workspace(workspace))
     from preference_ui.import_export import import_comparisons
     from preference_ui.store.store import Store
 
-    new = import_comparisons(Store.open(_store_url(workspace, url)), file, votes_wanted=votes_wanted, gold=gold)
-    Console().print(f"{new} new comparisons", highlight=False)
+    found = import_comparisons(Store.open(_store_url(workspace, url)), file, votes_wanted=votes_wanted, gold=gold)
+    parts = [f"{found.new} new comparisons"]
+    parts += [f"{found.repeated} repeat an earlier row"] if found.repeated else []
+    parts += [f"{found.known} were queued before"] if found.known else []
+    PlainConsole().print(f"{found.rows} rows: {', '.join(parts)}")
 
 
 def votes_export_command(
@@ -45,7 +47,7 @@ def votes_export_command(
 
     ``chosen`` are raters, from when, until when, the least agreement, and the queue.
     """
-    servers.quiet_environment(Workspace(workspace.resolve()))
+    servers.quiet_environment(open_workspace(workspace))
     from preference_ui.arena.votes import export_talks
     from preference_ui.import_export import export_votes
     from preference_ui.store.store import Store
@@ -59,7 +61,7 @@ def votes_export_command(
         print(export.model_dump_json(indent=2))
     else:
         said = f"{export.rows} rows of {export.votes} votes by {export.raters} raters, digest {export.digest[:12]}"
-        Console().print(f"{export.path}: {said}", highlight=False, soft_wrap=True)
+        PlainConsole().print(f"{export.path}: {said}")
 
 
 def _filter(chosen: Chosen) -> "Filter":
@@ -72,7 +74,7 @@ def _filter(chosen: Chosen) -> "Filter":
 
 def votes_agreement_command(workspace: Path, url: str | None, chosen: Chosen, *, as_json: bool) -> None:
     """How far the raters agree, with 95 % intervals."""
-    servers.quiet_environment(Workspace(workspace.resolve()))
+    servers.quiet_environment(open_workspace(workspace))
     from preference_ui.import_export import agreement
     from preference_ui.store.store import Store
 
@@ -80,8 +82,8 @@ def votes_agreement_command(workspace: Path, url: str | None, chosen: Chosen, *,
     if as_json:
         print(json.dumps([figure.model_dump(mode="json") for figure in figures], indent=2))
         return
-    console = Console(highlight=False)
+    console = PlainConsole()
     for figure in figures:
         value = "undefined" if figure.value is None else f"{figure.value:.3f}"
         interval = "" if figure.low is None else f"  [{figure.low:.3f}, {figure.high:.3f}]"
-        console.print(f"{figure.of:<14} {figure.statistic:<20} {value}{interval}  ({figure.units} units)", markup=False)
+        console.print(f"{figure.of:<14} {figure.statistic:<20} {value}{interval}  ({figure.units} units)")

@@ -18,6 +18,7 @@ from rich.live import Live
 from rich.text import Text
 
 from alignment.stage import Progress
+from flows.console import styled
 
 SHOWN = ("loss", "accuracy", "rewards/accuracies", "reward", "mean_token_accuracy", "win_rate")  # most telling first
 QUIET_SECONDS = 15.0  # without a terminal, progress is said this often
@@ -44,11 +45,11 @@ class Terminal:
 
     def __init__(self, stages: dict[str, str], console: Console) -> None:
         self.console = console
+        self.started: dict[str, float] = {}
+        self.rows: dict[str, list[str]] = {name: [kind, "waiting", "", ""] for name, kind in stages.items()}
         self.live = (
             Live(get_renderable=self._table, console=console, refresh_per_second=4) if console.is_terminal else None
         )
-        self.rows: dict[str, list[str]] = {name: [kind, "waiting", "", ""] for name, kind in stages.items()}
-        self.started: dict[str, float] = {}
         self.first: dict[str, Progress] = {}
         self.said: dict[str, float] = {}
 
@@ -78,7 +79,7 @@ class Terminal:
         self.rows[name][3] = text = describe(rate, seconds)
         if self.live is None and time.monotonic() - self.said[name] > QUIET_SECONDS:
             self.said[name] = time.monotonic()
-            self.console.print(f"  {name}: {text}", highlight=False)
+            self.console.print(styled(f"  {name}: {text}"))
 
     def stage_finished(self, name: str, *, status: str, cached: bool, seconds: float, summary: str) -> None:
         """Marks the stage as done, cached or failed."""
@@ -86,7 +87,7 @@ class Terminal:
         kind = self.rows.get(name, [name])[0]
         self.rows[name] = [kind, word, clock(seconds), summary]
         if self.live is None:
-            self.console.print(f"{name:<12} {word:<10} {clock(seconds):>7}  {summary}", highlight=False, soft_wrap=True)
+            self.console.print(styled(f"{name:<12} {word:<10} {clock(seconds):>7}  {summary}"), soft_wrap=True)
 
     def warned(self, line: str) -> None:
         """Says it, above the table where there is one."""
@@ -97,7 +98,10 @@ class Terminal:
         colours = {"running": "cyan", "completed": "green", "cached": "blue", "failed": "red", "waiting": "dim"}
         for name, (kind, word, seconds, text) in self.rows.items():
             took = clock(time.monotonic() - self.started[name]) if word == "running" else seconds
-            table.add_row(name, Text(kind, "dim"), Text(word, colours.get(word, "")), Text(took, justify="right"), text)
+            table.add_row(
+                styled(name), Text(kind, "dim"), Text(word, colours.get(word, "")), Text(took, justify="right"),
+                styled(text),
+            )  # fmt: skip
         return table
 
 

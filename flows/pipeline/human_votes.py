@@ -33,8 +33,8 @@ from preference_ui.store.store import Store
 
 
 def store_url(workspace: Workspace, url: str | None = None) -> str:
-    """The raters' store: the URL given, else ``RLHF_STORE``, else SQLite in the workspace."""
-    return url or os.environ.get("RLHF_STORE") or f"sqlite:///{workspace.folder('raters')}/votes.db"
+    """The raters' store: the URL given, else ``RLHF_STORE``, else the path of SQLite's file in the workspace."""
+    return url or os.environ.get("RLHF_STORE") or str(workspace.folder("raters") / "votes.db")
 
 
 def snapshots(workspace: Workspace) -> Path:

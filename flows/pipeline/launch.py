@@ -13,17 +13,19 @@ from prefect.settings import (
     temporary_settings,
 )
 from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 
 from alignment.cache_key import code_digest
 from alignment.checks.recipe import check_recipe
 from alignment.digests import digest_of
 from alignment.durable_files import file_digest, write_text
-from alignment.errors import InputError
+from alignment.errors import InputError, StageError
 from alignment.recipe.recipe import Recipe
 from alignment.recipe.resolved import ResolvedRecipe
 from alignment.workspace import Workspace
 from flows.command_lines import rlhf_line
+from flows.console import styled
+from flows.failures import keep_traceback
 from flows.monitoring.progress import listener
 from flows.monitoring.terminal import Terminal, shown_stages
 from flows.pipeline.environment import running_faults
@@ -80,7 +82,7 @@ def launch(
         resolved=resolved, workspace=workspace.root, run=name, only=only, start=start, refresh=tuple(refresh)
     )
     keep_recipe(workspace.folder("runs", name) / "recipe.yaml", resolved, workspace)
-    with console.status("waiting for the Prefect server"):
+    with console.status(Text("waiting for the Prefect server")):
         servers.wait(workspace, server)
     settings: dict[Any, Any] = {PREFECT_RESULTS_LOCAL_STORAGE_PATH: workspace.folder("prefect", "results")}
     if get_current_settings().api.url is None:
@@ -99,6 +101,8 @@ def launch(
         error = state.result(raise_on_failure=False)
         if isinstance(error, InputError):
             raise error
+        if isinstance(error, Exception) and not isinstance(error, StageError):
+            console.print(keep_traceback(error, workspace.root / "runs" / name))
     say_end(console, workspace.root / "runs" / name, server, state, time.monotonic() - began)
     return 0 if state.is_completed() else 1
 
@@ -115,10 +119,8 @@ def say_end(console: Console, folder: Path, server: servers.Service, state: Stat
     words = {"AwaitingApproval": "awaits approval"}
     word = words.get(state.name or "", (state.name or "completed").lower())
     colour = colours.get(state.name or "", "green")
-    console.print(
-        f"\n[bold]{folder.name}[/bold] [{colour}]{word}[/{colour}] in {seconds:.0f} s: {escape(state.message or '')}",
-        soft_wrap=True, highlight=False,
-    )  # fmt: skip
+    ended = f" in {seconds:.0f} s: {state.message or ''}"
+    console.print(styled("\n", (folder.name, "bold"), " ", (word, colour), ended))
     space = folder.parents[1]
 
     def line(*command: str) -> str:
@@ -137,4 +139,4 @@ def say_end(console: Console, folder: Path, server: servers.Service, state: Stat
     if server.pid is not None:
         rows.append(("stop dashboard", line("dashboard", "--stop")))
     for name, text in rows:
-        console.print(f"{name:<15} {text}", soft_wrap=True, highlight=False, markup=False)
+        console.print(f"{name:<15} {text}")

@@ -22,7 +22,7 @@ from prefect.states import Completed
 
 from alignment.cache_key import stage_key
 from alignment.durable_files import folder_digest, remove_tree
-from alignment.errors import Fault, InputError
+from alignment.errors import Fault, InputError, NotFiniteError, StageError
 from alignment.models.base_model import prepare_base
 from alignment.models.memory import keep_freed_memory
 from alignment.recipe.base import BASE
@@ -191,6 +191,8 @@ def _make(job: Job, key: str) -> Artifact:
     try:
         with slots(job.recipe, job.settings):
             result = run_stage(job.settings.spec.run, job.settings, context)
+    except NotFiniteError as error:
+        raise StageError(f"{job.name}: {error}") from error
     finally:
         metrics.close()
     seconds = time.perf_counter() - started

@@ -14,12 +14,17 @@ from flows.services.servers import quiet_environment
 
 
 def load_version(reference: str, workspace: Workspace) -> tuple[Any, Any]:
-    """The model and tokenizer of a registered version (``policy@champion``, ``policy/3``) or of a model's folder."""
+    """The model and tokenizer of a registered version (``policy@champion``, ``policy/3``) or of a model's folder.
+
+    Raises InputError where it cannot be loaded, NotFiniteError where a weight is no finite number.
+    """
     quiet_environment(workspace)
     import torch
     from transformers import AutoModelForCausalLM
 
     from alignment.chat import load_tokenizer
+    from alignment.checks.model import embedding_faults
+    from alignment.models.weights import require_finite, weight_faults
     from alignment.precision import natural_precision
 
     folder = Path(reference)
@@ -31,17 +36,26 @@ def load_version(reference: str, workspace: Workspace) -> tuple[Any, Any]:
     source = merged if merged.is_dir() else folder
     adapter = (source / ADAPTER_FILE).exists()
     base = _base_of(source, workspace) if adapter else str(source)
+    if faults := [*weight_faults(source), *(weight_faults(Path(base)) if adapter and Path(base).is_dir() else [])]:
+        raise InputError(faults)
     try:
         model = AutoModelForCausalLM.from_pretrained(base, dtype=getattr(torch, natural_precision("auto")))
         if adapter:
             from peft import PeftModel
 
             model = PeftModel.from_pretrained(model, str(source))
-    except (OSError, ValueError) as error:
-        problem = f"no model can be loaded from {source}: {str(error).splitlines()[0]}"
+        tokenizer = load_tokenizer(folder)
+    except InputError:
+        raise
+    except Exception as error:  # each library behind it raises its own kind
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        problem = f"no model can be loaded from {source}: {reason}"
         remedy = "name a registered version or a Hugging Face folder"
         raise InputError([Fault(problem, remedy, field="MODEL")]) from error
-    return model.eval(), load_tokenizer(folder)
+    require_finite(model.named_parameters(), reference)
+    if faults := embedding_faults(tokenizer, Path(base), model.config, base):
+        raise InputError(faults)
+    return model.eval(), tokenizer
 
 
 def _base_of(adapter: Path, workspace: Workspace) -> str:

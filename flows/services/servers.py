@@ -168,7 +168,11 @@ def command(workspace: Workspace, name: str, port: int) -> list[str]:
 
 def note(workspace: Workspace, service: Service) -> None:
     """Writes down where a service of this workspace is, for :func:`find`."""
-    record = {"url": service.url, "pid": service.pid, "name": service.name, "host": socket.gethostname()}
+    record: dict[str, str | int | None] = {
+        "url": service.url, "pid": service.pid, "name": service.name, "host": socket.gethostname(),
+    }  # fmt: skip
+    if service.pid is not None:
+        record["started"] = _started_at(service.pid)
     write_text(_state(workspace, service.name), json.dumps(record))
 
 
@@ -202,15 +206,32 @@ def _recorded(workspace: Workspace, name: str) -> Service | None:
         problem = f"the machine {host} runs {name} on this workspace, and this one is {here}"
         remedy = "end it there with `rlhf dashboard --stop`, or set PREFECT_API_URL to a server that both reach"
         raise InputError([Fault(problem, remedy, file=str(workspace.root))])
-    return service if _is_the_service(service) else None
+    return service if _is_the_service(service, record.get("started")) else None
 
 
-def _is_the_service(service: Service) -> bool:
-    """Whether the process id still is the service's (ids are used again)."""
+def _is_the_service(service: Service, started: int | None) -> bool:
+    """Whether the process id still is the service's (ids are used again).
+
+    A process is known by when it started; in a record without that, of an earlier version, by the module that it runs.
+    """
+    if service.pid is None:
+        return False
+    if started is not None:
+        return started == _started_at(service.pid)
     try:
-        return service.name.encode() in Path(f"/proc/{service.pid}/cmdline").read_bytes()
+        arguments = Path(f"/proc/{service.pid}/cmdline").read_bytes().split(b"\0")
     except OSError:
         return False
+    return [b"-m", service.name.encode()] in [arguments[at : at + 2] for at in range(len(arguments))]
+
+
+def _started_at(pid: int) -> int | None:
+    """When a process started, in clock ticks since the machine did; None where there is none."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text("ascii", errors="replace")
+    except OSError:
+        return None
+    return int(text.rpartition(")")[2].split()[19])  # field 22; the name before it may hold spaces and brackets
 
 
 def _running(pid: int) -> bool:

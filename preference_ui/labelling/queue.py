@@ -44,7 +44,9 @@ def queue_comparisons(
     """
     if votes_wanted < 1:
         raise InputError([Fault("a comparison needs at least one vote", "ask for 1 or more", field="votes_wanted")])
-    weights = informativeness or {}
+    weights, items = informativeness or {}, list(items)
+    if faults := [fault for item in items for fault in comparison_faults(item)]:
+        raise InputError(faults)
     rows = [_row(item, "work", votes_wanted, queue, weights.get(item.id, 0.0)) for item in items]
     return _insert(store, rows, actor)
 
@@ -52,6 +54,8 @@ def queue_comparisons(
 def queue_gold(store: Store, items: Iterable[Gold], *, purpose: Purpose = "gold", actor: str = "system") -> int:
     """Stores comparisons with a known answer, which every rater gets (gold: silently; trial: with feedback)."""
     rows = []
+    if faults := [fault for gold in items for fault in comparison_faults(gold.comparison)]:
+        raise InputError(faults)
     for gold in items:
         ranked = sorted(one for group in gold.ranking for one in group)
         if ranked != sorted(response.id for response in gold.comparison.responses):
@@ -87,18 +91,21 @@ def waiting(store: Store) -> int:
         return int(connection.execute(query).scalar_one())
 
 
-def _row(item: Comparison, purpose: Purpose, votes_wanted: int, queue: str, weight: float) -> dict[str, object]:
-    ids = [response.id for response in item.responses]
+def comparison_faults(item: Comparison) -> list[Fault]:
+    """What stands against showing a comparison to raters and keeping it; each fault's field is the comparison's id."""
     faults = []
-    if len(set(ids)) != len(ids):
-        faults.append(Fault("two answers have the same id", "give every answer its own id", field=item.id))
+    field = item.id.replace("\0", "")
+    if len({response.id for response in item.responses}) != len(item.responses):
+        faults.append(Fault("two answers have the same id", "give every answer its own id", field=field))
     texts = ["".join(message.content for message in item.prompt.messages), *(one.text for one in item.responses)]
     if max(map(len, texts)) > MAX_TEXT:
-        faults.append(Fault(f"a text is over {MAX_TEXT} characters", "shorten it", field=item.id))
+        faults.append(Fault(f"a text is over {MAX_TEXT} characters", "shorten it", field=field))
     if not storable(item.model_dump(mode="json")):
-        faults.append(Fault("a text has a NUL or a broken character", "remove it", field=item.id.replace("\0", "")))
-    if faults:
-        raise InputError(faults)
+        faults.append(Fault("a text has a NUL or a broken character", "remove it", field=field))
+    return faults
+
+
+def _row(item: Comparison, purpose: Purpose, votes_wanted: int, queue: str, weight: float) -> dict[str, object]:
     return {
         "id": item.id,
         "purpose": purpose,

@@ -155,6 +155,9 @@ def _parse(url: str) -> URL:
     backend = parsed.get_backend_name()
     if backend not in ("sqlite", "postgresql"):
         raise InputError([Fault(f"the store cannot be kept in {backend}", remedy, field="store")])
+    if backend == "sqlite" and parsed.query:
+        problem = "the address of an SQLite store goes on after a question mark, which would be left out"
+        raise InputError([Fault(problem, "give the path of the file alone, without sqlite:///", field="store")])
     if backend == "sqlite" and parsed.database in (None, "", ":memory:"):
         raise InputError([Fault("a store in memory would lose every vote", remedy, field="store")])
     if parsed.drivername == "postgresql":

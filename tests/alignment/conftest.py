@@ -25,7 +25,7 @@ from alignment.recipe.load import load_recipe
 from alignment.recipe.recipe import Recipe
 from alignment.records import Artifact, Message, PreferencePair
 from alignment.stage import Progress, StageContext
-from alignment.training.trl import COMPLETE
+from alignment.training.checkpoints import COMPLETE
 from alignment.workspace import Workspace
 from tests.contexts import stage_context
 

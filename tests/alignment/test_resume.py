@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 from alignment.durable_files import folder_digest
 from alignment.records import Artifact
 from alignment.stage import Progress, StageContext
-from alignment.training.trl import COMPLETE, last_checkpoint, restore_adapter
+from alignment.training.checkpoints import COMPLETE, last_checkpoint, restore_adapter
 
 MakeContext = Callable[..., StageContext]
 MODULES = {"sft": "alignment.stages.sft", "dpo": "alignment.stages.dpo", "reward": "alignment.stages.reward"}

@@ -12,7 +12,7 @@ import pytest
 from alignment.durable_files import folder_digest
 from alignment.records import Artifact
 from alignment.stage import Progress, StageContext
-from alignment.training.trl import COMPLETE
+from alignment.training.checkpoints import COMPLETE
 
 MakeContext = Callable[..., StageContext]
 REWARDS = [{"kind": "length_penalty", "unit": "characters", "free": 4, "full": 14}]

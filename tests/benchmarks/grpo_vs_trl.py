@@ -72,7 +72,7 @@ def train(arguments: argparse.Namespace) -> dict[str, float]:
 
     from alignment.precision import natural_precision
     from alignment.recipe.resources import Resources
-    from alignment.training.trl import choose_kernels
+    from alignment.training.setup import choose_kernels
 
     resources = Resources(device=arguments.device)
     if arguments.side == "ours":

@@ -168,7 +168,7 @@ def ours(arguments: argparse.Namespace) -> dict[str, Any]:
     from alignment.recipe.stages.ppo import PpoStage
     from alignment.records import Message, Prompt, Sampling
     from alignment.rollouts.transformers_engine import TransformersEngine
-    from alignment.training.trl import choose_kernels
+    from alignment.training.setup import choose_kernels
 
     resources = Resources(device=arguments.device, deterministic=arguments.deterministic)
     choose_kernels(resources)

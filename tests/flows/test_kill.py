@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from alignment.training.trl import COMPLETE
+from alignment.training.checkpoints import COMPLETE
 from alignment.workspace import Workspace
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.slow]

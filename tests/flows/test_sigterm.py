@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from alignment.training.trl import COMPLETE
+from alignment.training.checkpoints import COMPLETE
 from alignment.workspace import Workspace
 from flows.shutdown import TERMINATED, TOTAL_SECONDS
 

@@ -122,8 +122,13 @@ def test_comparisons_come_in_from_a_file_once(sqlite_store: Store, comparison: M
     path = tmp_path / "in.jsonl"
     whole = comparison("whole").model_dump(mode="json")
     path.write_text("".join(json.dumps(row) + "\n" for row in (*ROWS, whole)))
-    assert import_comparisons(sqlite_store, path, votes_wanted=2) == 4
-    assert import_comparisons(sqlite_store, path, votes_wanted=2) == 0
+    first = import_comparisons(sqlite_store, path, votes_wanted=2)
+    assert (first.rows, first.new, first.repeated, first.known) == (4, 4, 0, 0)
+    path.write_text(
+        "".join(json.dumps(row) + "\n" for row in (*ROWS, ROWS[0], {"prompt": "New?", "responses": ["a", "b"]}))
+    )
+    again = import_comparisons(sqlite_store, path, votes_wanted=2)
+    assert (again.rows, again.new, again.repeated, again.known) == (5, 1, 1, 3)
 
 
 def test_gold_needs_a_known_answer(sqlite_store: Store, tmp_path: Path) -> None:
@@ -132,7 +137,7 @@ def test_gold_needs_a_known_answer(sqlite_store: Store, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="gold needs to know"):
         import_comparisons(sqlite_store, path, gold=True)
     path.write_text(json.dumps(ROWS[2]) + "\n")
-    assert import_comparisons(sqlite_store, path, gold=True) == 1
+    assert import_comparisons(sqlite_store, path, gold=True).new == 1
 
 
 @pytest.mark.parametrize(
@@ -147,6 +152,15 @@ def test_a_wrong_row_is_a_fault_with_its_row(sqlite_store: Store, tmp_path: Path
     path.write_text(json.dumps(ROWS[0]) + "\n" + json.dumps(row) + "\n")
     with pytest.raises(InputError, match=r"in\.jsonl:2"):
         import_comparisons(sqlite_store, path)
+
+
+def test_the_faults_of_all_rows_come_at_once(sqlite_store: Store, tmp_path: Path) -> None:
+    path = tmp_path / "in.jsonl"
+    rows = [{"prompt": "x", "responses": ["a", "b\0"]}, ROWS[0], {"prompt": "x", "responses": ["a", "b" * 100_001]}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(InputError) as caught:
+        import_comparisons(sqlite_store, path)
+    assert [(fault.file, fault.row) for fault in caught.value.faults] == [(str(path), 1), (str(path), 3)]
 
 
 def test_agreement_has_intervals(voted: Store) -> None:

@@ -13,7 +13,7 @@ from alignment.policy.grpo.trainer import Rollouts
 from alignment.policy.ppo.metrics import WINDOW, alarms
 from alignment.recipe.stages.grpo import GroupStage
 from alignment.stage import StageContext
-from alignment.training.trl import StageCallback
+from alignment.training.callback import StageCallback
 
 SHOWN = 8  # answers in each sample table
 _log = logging.getLogger(__name__)

@@ -15,6 +15,7 @@ import torch
 from accelerate.utils import gather
 from datasets import Dataset
 from trl import GRPOTrainer, RLOOTrainer
+from trl.trainer.utils import split_tensor_dict
 
 from alignment.chat import render_prompt
 from alignment.distributed.fsdp import gathered
@@ -23,6 +24,7 @@ from alignment.records import Message, Prompt, Sampling
 from alignment.reward.protocol import Answer, Rewards
 from alignment.rollouts.engine import Engine
 from alignment.rollouts.seeds import derived_seed
+from alignment.training.invariants import check_first_ratios
 
 NAMES = {  # TRL's names → ours; what stands in neither is left out
     "reward": "reward",
@@ -55,6 +57,7 @@ class Rollouts:
     seed: int
     updates_per_step: int  # optimizer steps on one step's answers
     epochs: int
+    dtype: str = "float32"  # that the policy computes in
     rank: int = 0  # of this worker: each samples and scores as many of a step's answers, in the order of the ranks
     answers: list[Answer] = field(default_factory=list)
     scores: dict[str, list[float]] = field(default_factory=dict)
@@ -65,7 +68,7 @@ class Rollouts:
         step = optimizer_step // self.updates_per_step
         first = self.rank * len(prompts)
         seeds = [derived_seed(self.seed, "answer", step, first + index) for index in range(len(prompts))]
-        with _usual_attention(self.base), gathered(self.policy):
+        with _usual_attention(self.base), gathered(self.policy), _sampled_in_bfloat16(self.base, self.dtype):
             groups = self.engine.generate(prompts, sampling=self.sampling, seeds=seeds)
         return [list(completion.tokens) for (completion,) in groups]
 
@@ -94,10 +97,61 @@ def _usual_attention(model: Any) -> Iterator[None]:
             model.set_attn_implementation(SDPA_FLOAT32)
 
 
+@contextmanager
+def _sampled_in_bfloat16(model: Any, dtype: str) -> Iterator[None]:
+    """A policy whose weights are float32 masters samples as it is trained, and will be used: in bfloat16."""
+    narrow = dtype == "bfloat16" and model.dtype == torch.float32
+    with torch.autocast(model.device.type, torch.bfloat16, enabled=narrow):
+        yield
+
+
 class OurRollouts:
     """The part that both trainers share; it stands before TRL's class."""
 
     rollouts: Rollouts
+    _logprobs: torch.Tensor  # (B, T) of the newest pass
+
+    def _prepare_inputs(self, generation_batch: Any) -> Any:
+        """As TRL's, without its shuffle of a step's answers.
+
+        So each batch of the loss is one in which log-probabilities of the reference and of the policy that sampled were
+        computed: rounding is the same on both sides, and the first ratios are 1. Answers to one prompt stay together,
+        which is computed once for all of them.
+        """
+        per_generation = self.args.steps_per_generation  # type: ignore[attr-defined]
+        step = self._step  # type: ignore[attr-defined]
+        if step % (per_generation * self.num_iterations) == 0 or self._buffered_inputs is None:  # type: ignore[has-type, attr-defined]
+            scored = self._generate_and_score_completions(generation_batch)  # type: ignore[attr-defined]
+            self._buffered_inputs = split_tensor_dict(scored, per_generation)
+        return self._buffered_inputs[step % per_generation]
+
+    def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:
+        with self.autocast_smart_context_manager():  # type: ignore[attr-defined]  # where sharded, accelerate's is off
+            outputs = super()._get_per_token_logps_and_entropies(*args, **kwargs)  # type: ignore[misc]
+        self._logprobs = outputs[0].detach()
+        return outputs
+
+    def _compute_loss(self, model: Any, inputs: Any) -> Any:
+        loss = super()._compute_loss(model, inputs)  # type: ignore[misc]
+        if self.state.global_step == 0:  # type: ignore[attr-defined]
+            self._check_first_pass(inputs)
+        return loss
+
+    def _check_first_pass(self, inputs: Mapping[str, Any]) -> None:
+        mask = inputs["completion_mask"].bool()
+        sampled = inputs.get("old_per_token_logps")
+        if sampled is not None:
+            check_first_ratios(self._logprobs, sampled, mask, of="itself, as it sampled")
+        elif "old_logps" in inputs:  # RLOO's, of whole answers
+            whole, everything = (self._logprobs * mask).sum(1, keepdim=True), mask.any(1, keepdim=True)
+            check_first_ratios(whole, inputs["old_logps"][:, None], everything, of="itself, as it sampled")
+        reference = inputs.get("ref_per_token_logps")
+        if reference is not None:
+            check_first_ratios(self._logprobs, reference, mask, of="its reference")
+        metrics: Any = self._metrics
+        if "old_logps" in inputs and (kl := metrics["train"].get("kl")):
+            first = torch.tensor([kl[0]])
+            check_first_ratios(first, torch.zeros(1), torch.ones(1, dtype=torch.bool), of="its reference, a token")
 
     def _tokenize_prompts(self, prompts: list[list[dict[str, str]]]) -> tuple[list[list[int]], None, dict[str, Any]]:
         messages = ([Message.model_validate(message) for message in prompt] for prompt in prompts)

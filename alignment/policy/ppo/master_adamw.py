@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from alignment.distributed.dtensor import part_like, total_norm
+from alignment.training.schedule import learning_rate_factor, warmup_steps
 
 EPSILON = 1e-5  # of Adam (Huang et al. 2024, detail 11); PyTorch's 1e-8 makes the first steps much larger
 
@@ -38,7 +39,7 @@ class MasterAdamW:
         self.max_grad_norm = max_grad_norm
         self.optimizer = torch.optim.AdamW(arguments, eps=EPSILON, weight_decay=weight_decay)
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(
-            self.optimizer, lambda step: factor(step, total, math.ceil(warmup * total), schedule)
+            self.optimizer, lambda step: learning_rate_factor(step, total, warmup_steps(warmup, total), schedule)
         )
 
     def accumulate(self) -> None:
@@ -98,13 +99,3 @@ class MasterAdamW:
         self.optimizer.load_state_dict(state["optimizer"] | {"state": moments})
         self.scheduler.last_epoch = state["scheduler"]["last_epoch"]
         self.scheduler._last_lr = state["scheduler"]["_last_lr"]
-
-
-def factor(step: int, total: int, warmup: int, schedule: str) -> float:
-    """What the learning rate is multiplied by at a step: up in a line over ``warmup`` steps, then down to 0."""
-    if step < warmup:
-        return (step + 1) / warmup
-    done = (step - warmup) / max(1, total - warmup)
-    if schedule == "linear":
-        return max(0.0, 1 - done)
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, done))) if schedule == "cosine" else 1.0

@@ -2,9 +2,9 @@
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from alignment.recipe.base import Count, Name, Positive
+from alignment.recipe.base import Count, Lora, Name, Positive, refuse_dropout
 from alignment.recipe.stages.spec import StageSpec
 from alignment.recipe.stages.training import Training
 
@@ -40,6 +40,11 @@ class DpoStage(Training):
     """Optimizer steps between two snapshots of the policy, which are kept. null: only the end is."""
     label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
     """Assumed probability that a pair's label is wrong (conservative and robust DPO). 0: none."""
+
+    @field_validator("lora")
+    @classmethod
+    def _no_dropout(cls, lora: Lora | None) -> Lora | None:
+        return refuse_dropout(lora)
 
     def snapshot_steps(self) -> int | None:
         """Optimizer steps between two snapshots of the policy."""

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from alignment.recipe.base import Count, Fraction, Lora, Name, NotNegative, Positive
+from alignment.recipe.base import Count, Fraction, Lora, Name, NotNegative, Positive, refuse_dropout
 from alignment.recipe.rewards import REWARD_READS, RewardList, unique_names
 from alignment.recipe.stages.spec import StageSettings, StageSpec
 from alignment.records import Sampling
@@ -68,6 +68,11 @@ class GroupStage(StageSettings):
     """Processes that share each batch. null: `resources.workers`."""
     mask_truncated: bool = False
     """Leave answers that were cut off out of the loss (Yu et al. 2025, section 3.4)."""
+
+    @field_validator("lora")
+    @classmethod
+    def _no_dropout(cls, lora: Lora | None) -> Lora | None:
+        return refuse_dropout(lora)
 
     @field_validator("rewards")
     @classmethod

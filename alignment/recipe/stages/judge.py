@@ -55,7 +55,7 @@ class JudgeStage(StageSettings):
     """A stage whose votes the judge is measured against: people's, simulated raters' or a file's. null:
     uncalibrated."""
     min_kappa: Annotated[float, Field(ge=-1, le=1)] | None = None
-    """Bound above which the 95 % interval of Cohen's κ with those raters must lie; else the run ends. null: none."""
+    """Least Cohen's κ with those raters: where the 95 % interval reaches below it, the run ends. null: no bound."""
     correct_position: bool = True
     """Subtract the mean log-odds of the first position from every verdict."""
     tie_margin: Annotated[float, Field(ge=0, lt=0.5)] = 0.0

@@ -2,9 +2,9 @@
 
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from alignment.recipe.base import Count, Fraction, Lora, Name, NotNegative, Positive
+from alignment.recipe.base import Count, Fraction, Lora, Name, NotNegative, Positive, refuse_dropout
 from alignment.recipe.raters import SimulatedRaters
 from alignment.recipe.rewards import REWARD_READS, RewardList, unique_names
 from alignment.recipe.stages.spec import StageSettings, StageSpec
@@ -75,39 +75,40 @@ class PpoStage(StageSettings):
     """The adapter to train. null: all weights, beside a frozen copy that is the reference."""
 
     kl_coefficient: NotNegative = 0.05
-    """Coefficient of the KL divergence, at the start where it is adaptive. 0.05: Huang et al. 2024."""
+    """Coefficient of the KL penalty, at the start where it is adaptive. 0.05: Huang et al. 2024."""
     kl_in: Literal["reward", "loss"] = "reward"
-    """Where the KL divergence from the reference is taken off. `reward`: Ouyang et al. 2022; `loss`: Shao et al. 2024
-    (GRPO)."""
+    """Where the KL penalty stands: in the reward as in Ouyang et al. 2022, or in the loss as in Shao et al. 2024."""
     kl_estimator: Literal["k1", "k2", "k3"] = "k1"
-    """In the reward k1 alone is a penalty: no gradient flows through a reward, and the expected gradients that k2 and
-    k3 give there are nearly nothing. In the loss k2 has the gradient of KL(policy ‖ reference), k3 that of KL(reference
-    ‖ policy), and k1 none at all (Tang & Munos 2025, "On a few pitfalls in KL divergence gradient estimation")."""
+    """Estimator of the KL penalty (Schulman 2020). In the reward k1 alone is a penalty: no gradient flows through a
+    reward, and the expected gradients that k2 and k3 give there are nearly nothing. In the loss k2 has the gradient of
+    KL(policy ‖ reference), k3 that of KL(reference ‖ policy), and k1 none (Tang & Munos 2025, "On a few pitfalls in KL
+    divergence gradient estimation")."""
     kl_target: Positive | None = None
     """KL in nats per answer that the adaptive coefficient aims at (Ziegler et al. 2019). null: a constant
     coefficient."""
     kl_horizon: Positive = 10_000
     """Episodes in which the adaptive coefficient changes by a fifth at most. 10,000: Ziegler et al. 2019."""
     missing_eos_penalty: NotNegative = 1.0
-    """Taken off the score of an answer that was cut off (Huang et al. 2024, the "EOS trick"; Stiennon et al. 2020): in
-    deviations of the scores, or in the reward's own units where scores are not normalised."""
+    """Subtracted from the score of an answer that was cut off (Huang et al. 2024, the "EOS trick"; Stiennon et al.
+    2020): in deviations of the scores, or in the reward's own units where scores are not normalised."""
     normalise_scores: bool = True
     """Scores in standard deviations from their mean, both over all answers so far (Zheng et al. 2023, "Secrets of RLHF
-    Part I: PPO"): kl_coefficient, missing_eos_penalty and value_clip then fit rewards of any offset and
-    scale. ``score`` is reported in the reward's own units all the same."""
+    Part I: PPO"): kl_coefficient, missing_eos_penalty and value_clip then fit rewards of any offset and scale.
+    ``score`` is reported in the reward's own units all the same."""
     baseline: Literal["none", "prompt"] = "none"
-    """``prompt`` takes off a score the mean score of the other answers to its prompt (Kool et al. 2019; Ahmadian et al.
-    2024, RLOO): easy prompts no longer look like good answers while the critic is young. Wants per_prompt ≥ 2."""
+    """``prompt`` subtracts from a score the mean of the other answers to its prompt (Kool et al. 2019; Ahmadian et al.
+    2024, RLOO): easy prompts no longer look like good answers while the critic is young. Needs per_prompt ≥ 2."""
     whiten_rewards: bool = False
     """Divide the rewards of tokens by their standard deviation; their mean is left alone."""
     whiten_advantages: bool = True
-    """Normalise advantages to mean 0 over answers and unit variance over tokens."""
+    """Normalise each step's advantages to mean 0 over answers and unit variance over tokens."""
     gamma: Fraction = 1.0
-    """Discount γ of later rewards, per token. 1: none (Stiennon et al. 2020)."""
+    """Discount γ of later rewards, per token. 1, none: Stiennon et al. 2020."""
     lam: Fraction = 1.0
-    """Of the advantages: every token answers for the whole score (Hu et al. 2025, Open-Reasoner-Zero; Yuan et al. 2025,
-    VC-PPO). At 0.95 (Stiennon et al. 2020) a critic that knows nothing yet has a token 60 places before the end learn
-    from a twentieth of the score, and what the first steps teach is where a token stands."""
+    """λ of generalised advantage estimation (Schulman et al. 2016). 1: every token answers for the whole score (Hu et
+    al. 2025, Open-Reasoner-Zero; Yuan et al. 2025, VC-PPO). At 0.95 (Stiennon et al. 2020) a critic that knows nothing
+    yet has a token 60 places before the end learn from a twentieth of the score, and what the first steps teach is
+    where a token stands."""
     clip_low: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """Lower clipping bound ε of the probability ratio. 0.2: Schulman et al. 2017."""
     clip_high: Positive = 0.2
@@ -115,8 +116,8 @@ class PpoStage(StageSettings):
     dual_clip: Annotated[float, Field(gt=1)] | None = None
     """Bound on the ratio where the advantage is negative. 3.0 in Ye et al. 2020; null: none."""
     value_clip: Positive | None = 0.2
-    """Distance from the old value at which a new one is clipped, in standard deviations of the scores. null: no
-    clipping."""
+    """Distance from the old value at which a new one is clipped, in deviations of the scores where these are
+    normalised. null: no clipping."""
     value_coefficient: Positive = 0.1
     """Weight of the value loss beside the policy's. 0.1: Huang et al. 2024."""
     max_approximate_kl: Positive | None = None
@@ -141,6 +142,11 @@ class PpoStage(StageSettings):
     """Steps that the weights which drew an answer may be behind. With 1 the rollout workers draw the next answers while
     a step trains (Noukhovitch et al. 2024); staler answers are refused."""
 
+    @field_validator("lora")
+    @classmethod
+    def _no_dropout(cls, lora: Lora | None) -> Lora | None:
+        return refuse_dropout(lora)
+
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         unique_names(self.rewards)
@@ -158,11 +164,6 @@ class PpoStage(StageSettings):
             )
         if self.kl_in == "loss" and self.kl_estimator == "k1":
             raise ValueError("kl_estimator=k1 has no expected gradient in the loss: set it to k2 or k3 for kl_in=loss")
-        if self.lora is not None and self.lora.dropout:
-            raise ValueError(
-                f"lora.dropout={self.lora.dropout:g}: PPO compares the policy with what it was when it answered, so "
-                "dropout stays off; leave lora.dropout at 0"
-            )
         sampling = self.sampling
         if sampling.temperature == 0 or sampling.top_k or sampling.top_p < 1 or sampling.min_p:
             raise ValueError("PPO samples from the whole distribution: a temperature above 0, no top_k, top_p or min_p")

@@ -400,3 +400,29 @@ def test_the_embedded_models_context_is_what_its_file_says() -> None:
         reader = gguf.GGUFReader(embedded.gguf_file(name))
         assert reader.fields["llama.context_length"].contents() == context
         assert inspect_model(ModelSettings(base=f"embedded:{name}")).context == context
+
+
+def test_structural_faults_do_not_hide_the_others(
+    write: Write, data: dict[str, str], tiny_model: Path, tmp_path: Path
+) -> None:
+    """One mistyped key hid every wrong row, input and model of the recipe."""
+    import json
+
+    from alignment.errors import InputError
+    from flows.recipe_source import prepare
+
+    write("prompts.jsonl", [{"prompt": 3}])
+    stages = {
+        "sft": SFT | {"learning_rat": 1}, "draw": DRAW | {"model": "gone"}, "bad": {"kind": "unknwon"},
+        "eval": EVAL | {"model": "bad"},
+    }  # fmt: skip
+    recipe = {"name": "t", "model": {"base": str(tiny_model)}, "data": data | {"held_out": 7}, "stages": stages}
+    path = tmp_path / "recipe.yaml"
+    path.write_text(json.dumps(recipe))
+    with pytest.raises(InputError) as caught:
+        prepare(str(path))
+    places = [(Path(fault.file or "").name, fault.field) for fault in caught.value.faults]
+    assert places == [
+        ("recipe.yaml", "data.held_out"), ("recipe.yaml", "stages.sft.learning_rat"), ("recipe.yaml", "stages.bad"),
+        ("recipe.yaml", "stages.draw.model"), ("prompts.jsonl", "prompt"),
+    ]  # fmt: skip

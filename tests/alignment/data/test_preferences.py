@@ -89,11 +89,11 @@ def test_all_forms_of_trl_columns_give_the_same_pair(
             ":rejected: identical to chosen; remove the row, or give the answer that was rejected",
         ),
         (
-            {"chosen": "q a", "rejected": "q b"},
+            {"chosen": "q a", "rejected": [user("q"), bot("b")]},
             ':chosen: plain text without a prompt; add the column "prompt", or write messages',
         ),
         (
-            {"chosen": [bot("a")], "rejected": [bot("b")]},
+            {"chosen": [bot("a")], "rejected": [user("q"), bot("b")]},
             ":chosen: no message is the user's; put the user's message before the assistant's",
         ),
         (

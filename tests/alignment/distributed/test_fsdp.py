@@ -15,7 +15,7 @@ from transformers import TrainerCallback
 
 from alignment.records import Artifact
 from alignment.stage import StageContext
-from alignment.training import trl
+from alignment.training import fit as fitting
 
 ROUNDING = 1e-4  # relative, of each point of a loss curve in float32: the order of sums alone differs
 NARROW_ROUNDING = 2e-2  # in bfloat16, whose numbers have 8 bits
@@ -129,9 +129,9 @@ WIDE = tuple(SETTINGS)
 # In bfloat16 rounding tips a token of the second step's answers, as it does between one worker and two without
 # sharding: what follows is other experience. So one step of PPO is compared, of four updates.
 SETTINGS |= {f"{kind}, one step": ("ppo", {**SETTINGS[kind][1], "steps": 1}) for kind in ("ppo", "ppo, all weights")}
-NARROW = [
-    (kind, "bfloat16") for kind in ("sft", "dpo", "sft, all weights", "ppo, one step", "ppo, all weights, one step")
-]
+NARROW_KINDS = ("sft", "dpo", "reward", "sft, all weights", "dpo, all weights", "ppo, one step",
+                "ppo, all weights, one step")  # fmt: skip
+NARROW = [(kind, "bfloat16") for kind in NARROW_KINDS]
 
 
 @pytest.mark.slow
@@ -147,8 +147,8 @@ def test_parts_of_a_model_take_the_steps_of_the_whole(
         prepare(trainer, context)
         trainer.add_callback(Holdings(context))
 
-    prepare = trl.prepare_trainer
-    monkeypatch.setattr(trl, "prepare_trainer", watched)
+    prepare = fitting.prepare_trainer
+    monkeypatch.setattr(fitting, "prepare_trainer", watched)
     watch_ppo(monkeypatch)
 
     def contexts(folder: str, workers: int) -> list[StageContext]:

@@ -209,10 +209,11 @@ def test_memory_of_an_adapter_and_of_all_weights(smollm2: ModelSize) -> None:
     assert (memory.gradients, memory.optimizer) == (4 * 4_884_480, 8 * 4_884_480)
     full = Planner(recipe(sft={"lora": None}), smollm2, TEXTS).work("sft")
     halves = Planner(recipe(sft={"lora": None, "gradient_accumulation": 2}), smollm2, TEXTS).work("sft")
-    for precision, entry in (("bfloat16", 2), ("float32", 4)):
+    narrowed = 2 * (106_168_320 + 28_311_552)  # every matrix and the head, cast for its products
+    for precision, copies in (("bfloat16", narrowed), ("float32", 0)):  # whose weights are in float32 as well
         memory = peak_memory(halves, smollm2, CPU, precision)
-        assert memory.weights == memory.gradients == entry * 134_515_008
-        assert memory.optimizer == 2 * entry * 134_515_008
+        assert memory.weights - copies == memory.gradients == 4 * 134_515_008
+        assert memory.optimizer == 8 * 134_515_008
         # Where nothing is accumulated, gradients come while activations go: never both.
         alone = peak_memory(full, smollm2, CPU, precision)
         assert (alone.weights, alone.optimizer) == (memory.weights, memory.optimizer)
@@ -233,17 +234,19 @@ def test_workers_that_shard_hold_parts(smollm2: ModelSize) -> None:
 
     everything = {"sft": {"lora": None}, "dpo": {"lora": None}, "grpo": {"lora": None, "beta": 0.1}}
     full = peak_memory(on_four("fsdp", **everything)["sft"], smollm2, CPU, "bfloat16")
-    gathered = round(2 * (28_311_552 + layers) * 0.75 * 2)  # and their gradients, before they are added up
-    assert full.weights == 2 * 134_515_008 // 4 + gathered
-    assert full.gradients == 2 * 134_515_008 // 4
-    assert full.optimizer == 4 * 134_515_008 // 4
+    gathered = round(4 * (28_311_552 + layers) * 0.75 * 2)  # and their gradients, before they are added up
+    narrowed = 2 * (106_168_320 + 28_311_552)  # every matrix and the head, cast for its products
+    assert full.weights == 134_515_008 + gathered + narrowed
+    assert full.gradients == 134_515_008
+    assert full.optimizer == 2 * 134_515_008
     adapted = peak_memory(on_four("fsdp")["sft"], smollm2, CPU, "bfloat16")
     assert adapted.weights == (2 * 134_515_008 + 4 * 4_884_480) // 4 + round(2 * (28_311_552 + layers) * 0.75)
     assert (adapted.gradients, adapted.optimizer) == (4_884_480, 2 * 4_884_480)
     dpo = peak_memory(on_four("fsdp", **everything)["dpo"], smollm2, CPU, "bfloat16")
-    assert dpo.weights == 2 * 2 * 134_515_008 // 4 + gathered  # the reference is there while the policy trains
+    assert dpo.weights == 2 * 134_515_008 + gathered + narrowed  # the reference is there while the policy trains
     grpo = peak_memory(on_four("fsdp", **everything)["grpo"], smollm2, CPU, "bfloat16")
-    assert grpo.weights == 2 * 2 * 134_515_008 // 4 + round(2 * 134_515_008 * 0.75)  # it samples with whole weights
+    whole_weights = round(4 * 134_515_008 * 0.75)  # it samples with them
+    assert grpo.weights == 2 * 134_515_008 + whole_weights + narrowed
     trunk = 134_515_008  # of the critic, and of the reward model, which nobody trains and everybody holds
     head = {"critic": "policy", "reward": "reward"}
     ppo = peak_memory(on_four("fsdp", **everything, ppo={"lora": None} | head)["ppo"], smollm2, CPU, "bfloat16")
@@ -255,7 +258,7 @@ def test_workers_that_shard_hold_parts(smollm2: ModelSize) -> None:
     adapters = 4 * (4_884_480 + 2 * 4_884_480 + 577)  # the reference's, and those of policy and critic
     assert adapted.weights == math.ceil((2 * 2 * trunk + adapters) / 4) + 2 * (trunk + 576) + round(2 * trunk * 0.75)
     whole = peak_memory(on_four("none", **everything)["sft"], smollm2, CPU, "bfloat16")
-    assert (whole.weights, whole.optimizer) == (2 * 134_515_008, 4 * 134_515_008)
+    assert (whole.weights, whole.optimizer) == (4 * 134_515_008 + narrowed, 8 * 134_515_008)
     assert peak_memory(on_four("fsdp")["responses"], smollm2, CPU, "bfloat16").weights == (
         2 * 134_515_008 + 4 * 4_884_480
     )
@@ -303,7 +306,7 @@ def test_largest_batch() -> None:
 
 
 def test_what_does_not_fit_gets_settings_that_do(smollm2: ModelSize) -> None:
-    """All weights need 8 bytes each in bfloat16: 1.00 GiB of 1.3, and the rest is for activations."""
+    """All weights need more in bfloat16 than there is: an adapter is what is left."""
     long = replace(TEXTS, demonstrations=Measured(64, ((1000, 500),) * 64))
     small = replace(CPU, memory=round(1.35 * GIB))
     everything = recipe(sft={"lora": None, "batch_size": 16, "max_length": 1024})

@@ -9,8 +9,9 @@ from torch import nn
 from alignment.errors import StageError
 from alignment.policy.ppo.batch import by_length, collate
 from alignment.policy.ppo.experience import checked_scores, choose_prompts, make_experience, sample
-from alignment.policy.ppo.master_adamw import MasterAdamW, factor
+from alignment.policy.ppo.master_adamw import MasterAdamW
 from alignment.policy.ppo.update import minibatches_of, piece_loss, update
+from alignment.training.schedule import learning_rate_factor
 
 
 def made(tiny, **options):
@@ -203,9 +204,9 @@ def test_a_float32_step_is_adams(tiny):
 
 
 def test_the_schedule_by_hand():
-    assert [factor(step, 10, 2, "linear") for step in (0, 1, 2, 6, 10)] == [0.5, 1.0, 1.0, 0.5, 0.0]
-    assert [factor(step, 10, 0, "constant") for step in (0, 5, 10)] == [1.0, 1.0, 1.0]
-    assert [factor(step, 10, 0, "cosine") for step in (0, 5, 10)] == pytest.approx([1.0, 0.5, 0.0])
+    assert [learning_rate_factor(step, 10, 2, "linear") for step in (0, 1, 2, 6, 10)] == [0.5, 1.0, 1.0, 0.5, 0.0]
+    assert [learning_rate_factor(step, 10, 0, "constant") for step in (0, 5, 10)] == [1.0, 1.0, 1.0]
+    assert [learning_rate_factor(step, 10, 0, "cosine") for step in (0, 5, 10)] == pytest.approx([1.0, 0.5, 0.0])
 
 
 def test_gradients_are_clipped_by_their_norm():

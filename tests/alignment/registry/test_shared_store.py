@@ -102,7 +102,6 @@ def test_seventy_promotions_stand_in_the_history(shared: Shared) -> None:
 @pytest.mark.slow
 def test_moves_of_two_workspaces_at_once_are_all_kept(shared: Shared) -> None:
     many_versions(Store(shared.here, "policy"), shared.version, 3)
-    find(shared.there, "policy/2")
     errors: list[Exception] = []
 
     def move(space: Workspace, version: int) -> None:

@@ -281,3 +281,27 @@ def test_draws_follow_the_distribution():
     uniform = uniforms(range(20_000), 1)[:, 0]
     counts = inverse_cdf(logits.expand(20_000, 4), uniform).bincount(minlength=4) / 20_000
     assert (counts - logits.softmax(-1)).abs().max() < 0.015  # four standard errors
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("sampling", [{"temperature": 1.0}, {"temperature": 0.0}, {"temperature": 0.0, "beams": 2}])
+def test_logits_that_are_not_finite_stop_the_sampling(tiny_model, value, sampling):
+    """NaN weights sampled empty answers silently: argmax takes the first NaN, and the sums of a draw are all NaN."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from alignment.chat import load_tokenizer
+    from alignment.errors import NotFiniteError
+    from alignment.rollouts.stream import stream
+
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(tiny_model), load_tokenizer(tiny_model)
+    engine = TransformersEngine(model.eval(), tokenizer, stop_ids={tokenizer.eos_token_id})
+    drawn = Sampling(max_new_tokens=3, **sampling)
+    assert engine.generate([[5, 6]], sampling=drawn, seeds=[0])
+    with torch.no_grad():
+        model.model.norm.weight[0] = value
+    with pytest.raises(NotFiniteError, match="logits are not finite"):
+        engine.generate([[5, 6]], sampling=drawn, seeds=[0])
+    if "beams" not in sampling:
+        with pytest.raises(NotFiniteError):
+            list(stream(engine, [5, 6], sampling=drawn, seed=0))

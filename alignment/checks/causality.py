@@ -1,0 +1,112 @@
+"""Whether a model's architecture can be a policy: a decoder whose tokens never see what comes after them.
+
+What a configuration's class says is not enough: ``AutoModelForCausalLM`` also loads encoders (BERT and its kin), whose
+tokens look both ways unless ``is_decoder`` is set. So a small copy of the architecture is run, where one can be made.
+"""
+
+import contextlib
+import inspect
+import logging
+from typing import Any
+
+from alignment.errors import Fault
+
+_log = logging.getLogger(__name__)
+TOKENS, CHANGED = (5, 6, 7, 8, 9, 10), 11  # token ids of the tiny pass, and what the last becomes in the second
+SMALL = {  # sizes that a copy is given, where its configuration has them
+    "vocab_size": 64, "num_hidden_layers": 2, "hidden_size": 32, "intermediate_size": 32, "num_attention_heads": 2,
+    "num_key_value_heads": 1, "head_dim": 16, "max_position_embeddings": 64, "num_experts": 2, "num_local_experts": 2,
+    "num_experts_per_tok": 1, "moe_intermediate_size": 16,
+}  # fmt: skip
+OWN = ("vocab_size", "num_hidden_layers")  # the copy that keeps all other sizes, where those above do not fit together
+MOST_PARAMETERS = 60_000_000  # of such a copy
+
+
+def architecture_faults(config: Any, file: str, *, scored: bool, sampled: bool) -> list[Fault]:
+    """What stands against sampling from and training a model of this configuration.
+
+    ``scored`` says that a stage makes a reward model of it, ``sampled`` that one draws answers. ``config`` is a
+    ``PreTrainedConfig``; ``file`` names it.
+    """
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING,
+        MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+    )
+
+    remedy = "give a model that AutoModelForCausalLM loads as a decoder, such as a Llama or a Qwen"
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        return [Fault(f"{config.model_type} is no causal language model", remedy, file)]
+    if getattr(config, "is_encoder_decoder", False):
+        return [Fault(f"{config.model_type} is an encoder with a decoder, not a decoder alone", remedy, file)]
+    faults = []
+    if looks_ahead(config):
+        problem = f"{config.model_type} is no causal decoder as it is configured: its tokens see what comes after them"
+        faults.append(Fault(problem, remedy, file))
+    if (
+        sampled
+        and "past_key_values" not in inspect.signature(MODEL_FOR_CAUSAL_LM_MAPPING[type(config)].forward).parameters
+    ):
+        faults.append(Fault(f"{config.model_type} keeps no key-value cache, and a stage samples from it", remedy, file))
+    if scored and type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+        problem = f"transformers has no {config.model_type} that scores a text, and a stage trains a reward model of it"
+        faults.append(Fault(problem, "leave out the stages of kind reward and pair_classifier", file))
+    return faults
+
+
+def looks_ahead(config: Any) -> bool:
+    """Whether a token's logits change with a later one, by two passes of a tiny copy; False where none can be made."""
+    import torch
+
+    for changes in (SMALL, OWN):
+        try:
+            model = _copy(config, changes)
+        except Exception as error:  # sizes of an architecture that do not fit together: each library says so otherwise
+            _log.debug("no tiny copy of %s: %s", config.model_type, error)
+            continue
+        if model is None:
+            continue
+        try:
+            with torch.no_grad(), _own_randomness():
+                ids = torch.tensor([list(TOKENS), [*TOKENS[:-1], CHANGED]])
+                logits = model.eval()(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits
+        except Exception as error:
+            _log.debug("the tiny copy of %s does not run: %s", config.model_type, error)
+            continue
+        first, second = logits.float()
+        return not torch.allclose(first[:-1], second[:-1], atol=1e-4, rtol=1e-3)
+    return False
+
+
+def _copy(config: Any, changes: Any) -> Any:
+    """A model of the same architecture with random weights, in float32; None where it would be large."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    values = config.to_dict()
+    for name in ("quantization_config", "dtype", "torch_dtype", "layer_types", "pad_token_id", "bos_token_id",
+                 "eos_token_id", "sep_token_id", "decoder_start_token_id"):  # fmt: skip
+        values.pop(name, None)
+    small = type(config).from_dict(values)
+    text = small.get_text_config()
+    text.bos_token_id = text.eos_token_id = None
+    padding = getattr(config.get_text_config(), "pad_token_id", None)  # which some count their positions by
+    text.pad_token_id = None if padding is None else min(padding, 1)
+    for name in changes:
+        if hasattr(text, name) and getattr(text, name) is not None:
+            setattr(text, name, SMALL[name])
+    with torch.device("meta"):
+        size = sum(parameter.numel() for parameter in AutoModelForCausalLM.from_config(small).parameters())
+    if size > MOST_PARAMETERS:
+        return None
+    with _own_randomness():
+        return AutoModelForCausalLM.from_config(small, dtype=torch.float32)
+
+
+@contextlib.contextmanager
+def _own_randomness() -> Any:
+    """Random numbers that are the same each time and that nobody else draws from."""
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield

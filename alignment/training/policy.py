@@ -1,0 +1,132 @@
+"""The head and tail of every stage that trains a policy: what it starts from, and the artifact that it leaves."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from alignment.distributed.fsdp import whole_state
+from alignment.durable_files import write_text
+from alignment.models.adapters import add_lora, is_adapter
+from alignment.models.load import Policy, load_policy, save_policy
+from alignment.models.rope import check_rope
+from alignment.recipe.base import BASE, Lora
+from alignment.records import Artifact, Sampling
+from alignment.stage import StageContext, StageResult
+from alignment.training.curves import Curves, final_metrics, write_curves
+from alignment.training.dropout import configured_dropout, switch_off_dropout
+from alignment.training.setup import seed_everything
+from alignment.training.snapshots import Snapshots
+
+
+class PolicySettings(Protocol):
+    """What a stage's settings say of the policy that it trains."""
+
+    @property
+    def model(self) -> str: ...
+    @property
+    def lora(self) -> Lora | None: ...
+    def snapshot_steps(self) -> int | None: ...
+    def trained_length(self) -> int | None: ...
+    def longest_prompt(self) -> int | None: ...
+    def sampling_used(self) -> Sampling | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a training leaves beside weights.
+
+    Attributes:
+        metrics: the stage's own figures, beside those that are quoted from its curves.
+        files: further files of the artifact, by name, each a value for JSON.
+        sample_tables: a folder of tables of answers, or None.
+    """
+
+    curves: Curves
+    metrics: Mapping[str, float]
+    tokens_trained: int
+    tokens_sampled: int = 0
+    files: Mapping[str, Any] = field(default_factory=dict)
+    sample_tables: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyTraining:
+    """A policy that is about to be trained, in training mode, its adapter added. ``start`` is its artifact."""
+
+    policy: Policy
+    tokenizer: PreTrainedTokenizerBase
+    start: Artifact
+    base: Artifact
+    snapshots: Snapshots
+    context: StageContext
+
+    def finish(self, trained: Any, outcome: Outcome) -> StageResult:
+        """Writes the policy with its curves and snapshots. Every worker has to come here; rank 0 alone writes.
+
+        ``trained`` is the policy as its trainer wrapped it.
+        """
+        state = whole_state(trained, trained_only=True)
+        context = self.context
+        if context.rank > 0:
+            return StageResult("model", {})
+        dtype = getattr(torch, context.run.model.dtype)
+        with configured_dropout(self.policy):
+            save_policy(trained, self.tokenizer, self.base, context.output, state=state, dtype=dtype)
+        self.snapshots.publish()
+        if outcome.sample_tables is not None:
+            shutil.copytree(outcome.sample_tables, context.output / "samples")
+        write_curves(outcome.curves, context.output)
+        for name, value in outcome.files.items():
+            write_text(context.output / name, json.dumps(value, indent=1))
+        metrics = final_metrics(outcome.curves) | dict(outcome.metrics)
+        return StageResult("model", metrics, outcome.curves, outcome.tokens_trained, outcome.tokens_sampled)
+
+
+def begin_policy(
+    settings: PolicySettings,
+    context: StageContext,
+    *,
+    reference: bool,
+    masters: bool = True,
+    updates_per_step: int = 1,
+) -> PolicyTraining:
+    """Seeds, loads the policy that a stage starts from, and adds the adapter that it asks for.
+
+    An adapter that was trained before is trained on, whatever the settings say.
+
+    Args:
+        reference: the stage compares the policy with what it started from, so that its dropout is off.
+        masters: where all weights are trained they are held in float32; else the stage's optimizer sees to that.
+        updates_per_step: optimizer steps in each of the stage's steps, which snapshots count.
+
+    Raises:
+        StageError: an adapter was made on another base, or sequences may be so long that they change the positions
+            of those beside them.
+    """
+    seed_everything(context.run)
+    start, base = context.inputs[settings.model], context.inputs[BASE]
+    whole = settings.lora is None and not is_adapter(start)
+    policy, tokenizer = load_policy(
+        start, base, context.run, trainable=True, placed=not context.sharded, masters=masters and whole
+    )
+    if settings.lora is not None and not is_adapter(start):
+        policy = add_lora(policy, settings.lora)
+    check_rope(policy.config, _longest_sequence(settings))
+    if reference:
+        switch_off_dropout(policy)
+    snapshots = Snapshots(settings.snapshot_steps(), tokenizer, base, context, updates_per_step=updates_per_step)
+    return PolicyTraining(policy, tokenizer, start, base, snapshots, context)
+
+
+def _longest_sequence(settings: PolicySettings) -> int | None:
+    """Tokens of the longest prompt and answer that a stage trains on, where its settings bound them."""
+    sampling, prompt = settings.sampling_used(), settings.longest_prompt()
+    if sampling is not None and prompt is not None:
+        return prompt + sampling.max_new_tokens
+    return settings.trained_length()

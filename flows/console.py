@@ -1,0 +1,35 @@
+"""What is written to the terminal. Nothing of it is parsed as markup: prompts, answers and errors are others' text.
+
+Styles are given as :class:`rich.text.Text` or by ``style=``, never inside the text itself.
+"""
+
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+# Control characters move the cursor, change colours or set the terminal's title; they are shown as their pictures.
+_PICTURES = {code: 0x2400 + code for code in range(0x20) if chr(code) not in "\t\n"}
+CONTROLS = _PICTURES | {0x7F: 0x2421} | dict.fromkeys(range(0x80, 0xA0), 0xFFFD)
+
+
+def printable(text: str) -> str:
+    """``text`` with its control characters shown instead of obeyed; line breaks and tabs stay."""
+    return text.replace("\r\n", "\n").translate(CONTROLS)
+
+
+class PlainConsole(Console):
+    """A console that shows text as it is: no markup, no emoji codes, no highlighting, no lines broken at its width."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**({"soft_wrap": True} | options), markup=False, emoji=False, highlight=False)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Called by rich for every string that it shows, in tables too."""
+        return super().render_str(printable(text), **options)
+
+
+def styled(*parts: str | tuple[str, str]) -> Text:
+    """A line of plain parts and (text, style) parts."""
+    clean = [printable(part) if isinstance(part, str) else (printable(part[0]), part[1]) for part in parts]
+    return Text.assemble(*clean)
