@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 from sacrebleu.metrics import BLEU
 
+from alignment.data.text import repeated_share
 from alignment.errors import StageError
 from alignment.evaluation.bootstrap import Floats, Sums, averaged
 from alignment.metrics.readability import flesch_kincaid_grade, flesch_reading_ease, text_counts
-from alignment.metrics.text_metrics import last_number, repeated_share, rouge_scores, same
+from alignment.metrics.text_metrics import last_number, rouge_scores, same
 from alignment.metrics.word_lists import phrase_pattern, refusal_pattern, word_pattern
 from alignment.recipe.metrics import (
     WITH_REFERENCE,

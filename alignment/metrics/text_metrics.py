@@ -9,6 +9,8 @@ from statistics import fmean
 from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics import BLEU
 
+from alignment.data.text import plain_answer, repeated_share, whitespace_words
+
 # A sign counts only where no word stands before it: "10-3" ends in 3, not in -3.
 _NUMBER = re.compile(r"(?:(?<!\w)[-−+])?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?")
 
@@ -30,11 +32,6 @@ class RougeScores:
     rougeL: float  # noqa: N815 - the field's own name
 
 
-def whitespace_words(text: str) -> list[str]:
-    """The text's words: split at white space, in small letters."""
-    return text.lower().split()
-
-
 def mean_words(texts: Sequence[str]) -> float:
     """Mean number of words. Raises ValueError without texts."""
     return fmean(len(whitespace_words(text)) for text in _some(texts))
@@ -52,15 +49,6 @@ def distinct_n(texts: Sequence[str], n: int) -> float:
 def repetition(texts: Sequence[str], n: int = 4) -> float:
     """The mean over texts of :func:`repeated_share`, a text of fewer than n words counting as 0."""
     return fmean(repeated_share(text, n) or 0.0 for text in _some(texts))
-
-
-def repeated_share(text: str, n: int) -> float | None:
-    """The share of a text's word n-grams that already stood earlier in it; None where it has none.
-
-    This is seq-rep-n of Welleck et al. (2020, section 6): 1 - different n-grams / n-grams.
-    """
-    grams = _ngrams(text, n)
-    return 1 - len(set(grams)) / len(grams) if grams else None
 
 
 def finished_rate(finished: Sequence[bool]) -> float:
@@ -99,7 +87,7 @@ def exact_match(texts: Sequence[str], references: Sequence[str]) -> float:
 
 def same(text: str, reference: str) -> bool:
     """Whether a text is its reference, apart from case, white space and punctuation at the ends."""
-    return _normalised(text) == _normalised(reference)
+    return plain_answer(text) == plain_answer(reference)
 
 
 def number_match(texts: Sequence[str], references: Sequence[str]) -> float:
@@ -125,10 +113,6 @@ def _ngrams(text: str, n: int) -> list[tuple[str, ...]]:
         raise ValueError(f"n-grams have at least one word, not {n}")
     tokens = whitespace_words(text)
     return [tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1)]
-
-
-def _normalised(text: str) -> str:
-    return " ".join(text.lower().split()).strip(" .,;:!?\"'`")
 
 
 def _some(texts: Sequence[str]) -> Sequence[str]:

@@ -5,6 +5,7 @@ import re
 import unicodedata
 from collections.abc import Callable
 
+from alignment.data.text import repeated_share, sentences, whitespace_words
 from alignment.recipe.rewards import (
     FormatReward,
     KeywordsReward,
@@ -26,16 +27,16 @@ _SCRIPTS = {  # how the names of a script's letters begin in Unicode
 
 
 def measured(answer: RewardInput, unit: str) -> int:
-    """How long an answer is. Sentences end with . ! ? or …, or with the text; empty lines do not count."""
+    """How long an answer is. A line break ends a sentence too; code has none, and empty lines do not count."""
     text = answer.text.strip()
     if unit == "tokens":
         return answer.tokens
     if unit == "words":
-        return len(text.split())
+        return len(whitespace_words(text))
     if unit == "lines":
         return sum(bool(line.strip()) for line in text.splitlines())
     if unit == "sentences":
-        return sum(bool(re.search(r"\w", part)) for part in re.split(r"(?<=[.!?…])[\"'”’)]*\s+", text))
+        return len(sentences(text))
     return len(text)
 
 
@@ -116,9 +117,7 @@ def repetition_penalty(settings: RepetitionPenalty) -> Reward:
     """See :class:`RepetitionPenalty`; an answer shorter than one n-gram repeats nothing."""
 
     def score(answer: RewardInput) -> float:
-        words = answer.text.lower().split()
-        grams = [tuple(words[i : i + settings.ngram]) for i in range(len(words) - settings.ngram + 1)]
-        return len(set(grams)) / len(grams) - 1 if grams else 0.0
+        return -(repeated_share(answer.text, settings.ngram) or 0.0)
 
     return each(score)
 

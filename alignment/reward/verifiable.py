@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from alignment.data.text import plain_answer
 from alignment.errors import StageError
 from alignment.recipe.rewards import (
     ChoiceReward,
@@ -45,8 +46,7 @@ def exact(settings: ExactReward) -> Reward:
     """See :class:`ExactReward`."""
 
     def plain(text: str) -> str:
-        text = " ".join(text.split())
-        return text if settings.strict else text.casefold().strip(" .,;:!?\"'`*")
+        return " ".join(text.split()) if settings.strict else plain_answer(text)
 
     return each(lambda answer: float(plain(answer.text) == plain(reference_of(answer))))
 
