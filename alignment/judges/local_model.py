@@ -7,7 +7,7 @@ from alignment.chat import render_prompt
 from alignment.judges.llm_judge import Reply, Wording
 from alignment.judges.prompts import JudgePrompt
 from alignment.judges.protocol import JudgeUsage
-from alignment.models.load import stop_ids
+from alignment.models.families import stop_ids
 from alignment.records import Sampling
 from alignment.rollouts.transformers_engine import TransformersEngine
 

@@ -10,6 +10,7 @@ from transformers import (
 )
 
 from alignment.errors import StageError
+from alignment.models.families import LORA_TARGETS
 from alignment.recipe.base import Lora
 from alignment.records import Artifact
 
@@ -27,7 +28,7 @@ def add_lora(model: PreTrainedModel, lora: Lora, *, reward: bool = False) -> Pef
         r=lora.rank,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
-        target_modules="all-linear",
+        target_modules=LORA_TARGETS,
         task_type=TaskType.SEQ_CLS if reward else TaskType.CAUSAL_LM,
     )
     return get_peft_model(model, config)

@@ -117,10 +117,3 @@ def _save_narrowed(model: PreTrainedModel, output: Path, state: dict[str, torch.
     config = json.loads((output / "config.json").read_text("utf-8"))
     config["dtype"] = str(dtype).removeprefix("torch.")  # it says what the model in memory is in
     write_text(output / "config.json", json.dumps(config, indent=2, sort_keys=True) + "\n")
-
-
-def stop_ids(model: Policy, tokenizer: PreTrainedTokenizerBase) -> set[int]:
-    """The token ids that end an answer: the tokenizer's EOS, and those that the model's generation settings add."""
-    configured = model.generation_config.eos_token_id
-    more = configured if isinstance(configured, list) else [configured]
-    return {tokenizer.eos_token_id} | {token for token in more if token is not None}

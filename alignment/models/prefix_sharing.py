@@ -7,7 +7,6 @@ gradients are those of the plain pass, up to the order of sums; at the length of
 the work falls away. (The same tree is known from inference, as in Miao et al. 2024, "SpecInfer", section 4.)
 """
 
-import inspect
 import types
 from collections.abc import Sequence
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 import torch
 
 from alignment.models.cpu_attention import NAME as SDPA_FLOAT32
+from alignment.models.families import has_plain_attention
 
 NODES = {"cpu": 512}  # in one sequence: its attention costs the square, so on a processor short ones pay
 NODES_ELSEWHERE = 4096
@@ -31,7 +31,7 @@ def share_prefixes(model: Any) -> bool:
     padding mask run as before, and so do batches whose rows have too little in common for a tree to pay.
     """
     trunk = model.base_model
-    if not shareable(trunk):
+    if not has_plain_attention(trunk):
         return False
     if getattr(trunk, "shares_prefixes", False):
         return True
@@ -59,15 +59,6 @@ def one_call_a_pass(model: Any) -> None:
     For sharded models, whose workers gather a layer's weights together each time that it is called.
     """
     model.base_model.one_tree = True
-
-
-def shareable(trunk: Any) -> bool:
-    """Whether :func:`share_prefixes` can do so for this trunk."""
-    config = trunk.config.get_text_config()
-    windowed = getattr(config, "sliding_window", None) is not None and getattr(config, "use_sliding_window", True)
-    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    takes_positions = "position_ids" in inspect.signature(trunk.forward).parameters
-    return hasattr(trunk, "rotary_emb") and takes_positions and not windowed and kinds == {"full_attention"}
 
 
 def _shared(

@@ -18,7 +18,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from alignment.errors import StageError
-from alignment.models.prefix_sharing import PrefixTree, common_prefix, shareable
+from alignment.models.prefix_sharing import PrefixTree, common_prefix
 
 NAME = "sdpa_in_trees"
 NODES = {"cpu": 1024}  # in one pass: more make its matrix products no quicker
@@ -50,7 +50,7 @@ class Forest:
 
 def can_be_planted(trunk: Any) -> bool:
     """Whether a trunk can be given forests."""
-    return shareable(trunk) and trunk.config._attn_implementation == "sdpa"
+    return has_plain_attention(trunk) and trunk.config._attn_implementation == "sdpa"
 
 
 def plant(rows: Sequence[list[int]], *, beginning: int, width: int, most: int) -> Iterator[Forest]:

@@ -51,7 +51,7 @@ def model_size(config: Any) -> ModelSize:
     from accelerate import init_empty_weights
     from transformers import AutoModelForCausalLM
 
-    from alignment.models.prefix_sharing import shareable
+    from alignment.models.families import has_plain_attention
 
     with init_empty_weights():
         model = AutoModelForCausalLM.from_config(config)
@@ -73,7 +73,7 @@ def model_size(config: Any) -> ModelSize:
         inner=inner,
         gated=any(name.endswith("gate_proj") for name, _module in model.named_modules()),
         tied=head.weight is model.get_input_embeddings().weight,
-        shares_prefixes=shareable(model.base_model),
+        shares_prefixes=has_plain_attention(model.base_model),
     )
 
 

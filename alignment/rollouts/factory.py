@@ -5,7 +5,7 @@ from typing import Any
 from alignment.distributed.workers import Team
 from alignment.errors import StageError
 from alignment.models.adapters import is_adapter
-from alignment.models.load import stop_ids
+from alignment.models.families import stop_ids
 from alignment.recipe.base import BASE
 from alignment.records import Artifact
 from alignment.rollouts.distributed_engine import LeadersEngine, SharedEngine

@@ -7,7 +7,8 @@ from transformers import PreTrainedTokenizerBase
 
 from alignment.chat import load_tokenizer
 from alignment.models.adapters import check_base, is_adapter
-from alignment.models.load import Policy, load_policy, stop_ids
+from alignment.models.families import stop_ids
+from alignment.models.load import Policy, load_policy
 from alignment.models.weights import require_finite
 from alignment.recipe.run_settings import RunSettings
 from alignment.records import Artifact

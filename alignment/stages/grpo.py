@@ -14,7 +14,7 @@ from trl import GRPOConfig, RLOOConfig
 from alignment.chat import render_prompt
 from alignment.data.prompts import load_prompts
 from alignment.errors import StageError
-from alignment.models.load import stop_ids
+from alignment.models.families import stop_ids
 from alignment.policy.grpo.metrics import GroupCallback, all_alarms
 from alignment.policy.grpo.trainer import OurGRPOTrainer, OurRLOOTrainer, Rollouts, reward_stub, run_dataset
 from alignment.recipe.stages.grpo import GroupStage, GrpoStage, RlooStage

@@ -13,8 +13,8 @@ from transformers import PreTrainedTokenizerBase
 from alignment.distributed.fsdp import whole_state
 from alignment.durable_files import write_text
 from alignment.models.adapters import add_lora, is_adapter
+from alignment.models.families import check_rope
 from alignment.models.load import Policy, load_policy, save_policy
-from alignment.models.rope import check_rope
 from alignment.recipe.base import BASE, Lora
 from alignment.records import Artifact, Sampling
 from alignment.stage import StageContext, StageResult

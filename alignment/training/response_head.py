@@ -13,6 +13,7 @@ from peft import PeftModel
 from torch.distributed.fsdp import FSDPModule
 from trl.trainer.utils import FusedCausalLMOutput
 
+from alignment.models.families import has_plain_head
 from alignment.training.token_logprobs import token_logprobs_and_entropy, token_statistics
 
 IGNORED = -100
@@ -27,9 +28,7 @@ def add_response_head(model: Any, *, temperature: float = 1.0, statistics: bool 
     Left alone are models whose logits are scaled or capped after the head, and mixtures of experts: TRL knows them all.
     """
     model = model.get_base_model() if isinstance(model, PeftModel) else model
-    config = model.config.get_text_config()
-    special = ("final_logit_softcapping", "logit_scale", "logits_scaling", "output_multiplier", "lm_head_multiplier")
-    if any(getattr(config, name, None) is not None for name in special) or hasattr(config, "output_router_logits"):
+    if not has_plain_head(model.config):
         return
     patched = model.forward
 

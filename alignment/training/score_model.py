@@ -18,8 +18,8 @@ from alignment.distributed.fsdp import whole_model
 from alignment.durable_files import write_text
 from alignment.evaluation.held_out_pairs import HeldOutFigures
 from alignment.models.adapters import add_lora
+from alignment.models.families import check_rope
 from alignment.models.reward_model import narrow_trunk, new_reward_model
-from alignment.models.rope import check_rope
 from alignment.models.weights import require_finite
 from alignment.recipe.base import BASE, Lora
 from alignment.stage import StageContext, StageResult

@@ -29,7 +29,7 @@ def generate_command(
     """Answers each prompt, a repeated one again; one JSON object a line with ``--json``."""
     space = open_workspace(workspace)
     quiet_environment(space)  # before transformers is imported
-    from alignment.models.load import stop_ids
+    from alignment.models.families import stop_ids
     from alignment.rollouts.seeds import response_seed
     from alignment.rollouts.transformers_engine import TransformersEngine
 
@@ -98,7 +98,7 @@ def chat_command(reference: str, workspace: Path, temperature: float, max_new_to
     """A conversation; an empty line or Ctrl-D ends it."""
     space = open_workspace(workspace)
     quiet_environment(space)
-    from alignment.models.load import stop_ids
+    from alignment.models.families import stop_ids
     from alignment.rollouts.transformers_engine import TransformersEngine
 
     console = PlainConsole()

@@ -6,7 +6,7 @@ from pathlib import Path
 from alignment.chat import render_prompt
 from alignment.durable_files import folder_digest
 from alignment.errors import Fault, InputError
-from alignment.models.load import stop_ids
+from alignment.models.families import stop_ids
 from alignment.records import Message, Sampling
 from alignment.registry import find
 from alignment.rollouts.stream import stream

@@ -97,7 +97,7 @@ def solve(model_path: str, path: Path, dtype: str, arguments: argparse.Namespace
 
     from alignment.chat import load_tokenizer, render_prompt
     from alignment.metrics.text_metrics import last_number
-    from alignment.models.load import stop_ids
+    from alignment.models.families import stop_ids
     from alignment.records import Message, Sampling
     from alignment.rollouts.transformers_engine import TransformersEngine
 

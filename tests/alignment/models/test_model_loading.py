@@ -18,7 +18,8 @@ from alignment.models.adapters import add_lora
 from alignment.models.base_model import prepare_base
 from alignment.models.device import pick_device
 from alignment.models.export import export_merged
-from alignment.models.load import load_policy, save_policy, stop_ids
+from alignment.models.families import stop_ids
+from alignment.models.load import load_policy, save_policy
 from alignment.models.reward_model import load_reward_model, new_reward_model, score
 from alignment.recipe.base import Lora
 from alignment.recipe.load import load_recipe

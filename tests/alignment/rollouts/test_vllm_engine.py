@@ -14,7 +14,8 @@ from alignment.chat import render_prompt
 from alignment.data.prompts import load_prompts
 from alignment.errors import StageError
 from alignment.models.adapters import add_lora
-from alignment.models.load import load_policy, stop_ids
+from alignment.models.families import stop_ids
+from alignment.models.load import load_policy
 from alignment.recipe.base import Lora
 from alignment.recipe.resources import Vllm
 from alignment.records import Sampling

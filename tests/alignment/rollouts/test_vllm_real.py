@@ -17,7 +17,8 @@ from alignment.data.prompts import load_prompts
 from alignment.durable_files import folder_digest
 from alignment.models.adapters import add_lora
 from alignment.models.embedded import convert
-from alignment.models.load import load_policy, stop_ids
+from alignment.models.families import stop_ids
+from alignment.models.load import load_policy
 from alignment.recipe.base import Lora
 from alignment.recipe.resources import Vllm
 from alignment.records import Artifact, Sampling

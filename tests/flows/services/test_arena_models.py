@@ -26,7 +26,7 @@ def test_the_stream_ends_with_what_the_engine_gives(
     folders: list[str], tmp_path: Path, temperature: float, stop: tuple[str, ...]
 ) -> None:
     from alignment.chat import render_prompt
-    from alignment.models.load import stop_ids
+    from alignment.models.families import stop_ids
     from alignment.rollouts.stream import stream
     from alignment.rollouts.transformers_engine import TransformersEngine
     from flows.services.model_version import load_version

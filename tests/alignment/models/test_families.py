@@ -7,7 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from alignment.errors import StageError
-from alignment.models.rope import check_rope, independent_length
+from alignment.models.families import check_rope, independent_length
 
 LONGROPE = {
     "rope_type": "longrope", "rope_theta": 10000.0, "original_max_position_embeddings": 16,
