@@ -18,6 +18,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from alignment.errors import StageError
+from alignment.models.families import has_plain_attention
 from alignment.models.prefix_sharing import PrefixTree, common_prefix
 
 NAME = "sdpa_in_trees"
