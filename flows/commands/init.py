@@ -11,13 +11,13 @@ from typing import Any
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
-from rich.console import Console
 
 from alignment.errors import Fault, InputError, suggestion
 from alignment.models.embedded import EMBEDDED
 from alignment.recipe.base import Name
 from alignment.recipe.files import EMBEDDED_PREFIX, is_path
 from flows.command_lines import this_program
+from flows.console import PlainConsole
 from flows.recipe_source import RECIPES
 
 STARTER = RECIPES / "init"
@@ -144,7 +144,7 @@ def _say(target: Path, copies: list[Path], *, as_json: bool) -> None:
     if as_json:
         print(json.dumps({"recipe": str(target), "data": [str(copy) for copy in copies], "next": lines}, indent=2))
         return
-    console = Console(highlight=False, soft_wrap=True, markup=False)
+    console = PlainConsole()
     console.print(f"{target} is written" + (f", with {', '.join(map(str, copies))} to begin with" if copies else ""))
     for line in lines:
         console.print(f"  {line}")

@@ -37,7 +37,7 @@ _ATTRIBUTES = {
     "ol": {"start"},
     "th": {"style"},
     "td": {"style"},
-    "math": {"display"},
+    "math": {"display", "tabindex"},
     "mi": {"mathvariant"},
     "mo": {"stretchy", "fence", "form", "lspace", "rspace", "minsize", "maxsize", "separator", "movablelimits"},
     "mspace": {"width"},
@@ -139,7 +139,9 @@ def _render_math(_renderer: Any, tokens: Sequence[Token], at: int, _options: Any
     try:
         if len(tex) > MAX_FORMULA:
             raise ValueError("too long")
-        return str(convert(tex, display="block" if block else "inline"))
+        html = str(convert(tex, display="block" if block else "inline"))
+        # What may be wider than the page scrolls, and what scrolls can be reached by keyboard (WCAG 2.1.1).
+        return html.replace("<math ", '<math tabindex="0" ', 1) if block else html
     except Exception:  # the converter raises many things on TeX that it does not know; the rater sees the source
         return f"<code>{escape(tex)}</code>"
 

@@ -1,5 +1,6 @@
 """What changes a stage's key, and what does not: told by changing a copy of the code, or a file, and asking again."""
 
+import asyncio
 import json
 import shutil
 import subprocess
@@ -126,7 +127,7 @@ def test_a_loaded_reward_finds_what_lies_beside_it(tmp_path: Path) -> None:
     path = tmp_path / "mine.py"
     path.write_text("from beside_it import VALUE\n\n\ndef mine(prompts, responses, references):\n    return [VALUE]\n")
     reward = function(FunctionReward(kind="function", function="mine.py:mine"), path)
-    assert reward([]) == [0.25]
+    assert asyncio.run(reward([])) == [0.25]
 
 
 def test_schedules_notices_and_other_stages_are_in_no_key(make_recipe: MakeRecipe, tmp_path: Path) -> None:

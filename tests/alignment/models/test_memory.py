@@ -1,16 +1,17 @@
 """Memory that runs out is said in words that help: which stage, and which of its settings to lower."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 
 from alignment.errors import StageError
 from alignment.models.memory import naming_what_ran_out
+from alignment.recipe.stages.dpo import DpoStage
+from alignment.recipe.stages.preferences import HumanPreferencesStage
+from alignment.recipe.stages.sft import SftStage
 
 
 def test_an_allocation_that_fails_names_the_stage_and_what_to_lower() -> None:
-    settings = SimpleNamespace(batch_size=8, max_length=1024, gradient_checkpointing=False)
+    settings = DpoStage(kind="dpo", model="base", preferences="pairs", batch_size=8, max_length=1024)
     with pytest.raises(StageError) as caught, naming_what_ran_out("dpo", settings):
         torch.empty(2**50)  # four petabytes
     assert str(caught.value) == (
@@ -22,7 +23,7 @@ def test_an_allocation_that_fails_names_the_stage_and_what_to_lower() -> None:
 
 
 def test_only_settings_that_a_stage_has_are_named() -> None:
-    settings = SimpleNamespace(gradient_checkpointing=True)
+    settings = HumanPreferencesStage(kind="human_preferences", responses="answers")
     with (
         pytest.raises(StageError, match=r"^merge: there is no memory left; see what"),
         naming_what_ran_out("merge", settings),
@@ -31,5 +32,5 @@ def test_only_settings_that_a_stage_has_are_named() -> None:
 
 
 def test_another_error_stays_what_it_is() -> None:
-    with pytest.raises(RuntimeError, match="must match"), naming_what_ran_out("sft", SimpleNamespace()):
+    with pytest.raises(RuntimeError, match="must match"), naming_what_ran_out("sft", SftStage(kind="sft")):
         torch.ones(2) + torch.ones(3)

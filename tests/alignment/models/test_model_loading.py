@@ -205,8 +205,8 @@ def test_an_adapter_has_the_same_bytes_in_every_process(tiny_model: Path, tmp_pa
     program = (
         "import sys, torch\nfrom pathlib import Path\n"
         "from transformers import AutoModelForCausalLM, AutoTokenizer\n"
-        "from alignment.models.load import add_lora, save_policy\n"
-        "from alignment.recipe.recipe import Lora\nfrom alignment.records import Artifact\n"
+        "from alignment.models.adapters import add_lora\nfrom alignment.models.load import save_policy\n"
+        "from alignment.recipe.base import Lora\nfrom alignment.records import Artifact\n"
         "base, output = sys.argv[1:]\ntorch.manual_seed(0)\n"
         "model = add_lora(AutoModelForCausalLM.from_pretrained(base), Lora(rank=2))\n"
         "artifact = Artifact(name='base', kind='model', version=1, digest='0', path=base, key=base)\n"

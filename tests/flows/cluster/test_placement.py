@@ -46,8 +46,8 @@ def test_sharding_wants_workers_that_share_a_model(
     assert found(two) == {}
     assert found(two | {"stages.sft.workers": 1}) == {}  # whose model one worker holds
     assert found({"stages.responses.workers": 2}) == {
-        "resources.sharding": "fsdp shards a model over the workers that train it, and no stage trains on more than "
-        "one; set workers to 2 or more, or sharding to none"
+        "resources.sharding": "fsdp shards a model over the workers that train it, and no stage trains on "
+        "several; set workers to 2 or more, or sharding to none"
     }
     assert found(two | {"stages.ppo": tools.PPO}) == {}
     assert found(two | {"stages.ppo": tools.PPO | {"rollout_workers": 2}}) == {}

@@ -28,7 +28,7 @@ from preference_ui.import_export import Filter, export_votes
 from preference_ui.labelling.assignment import next_lease, reopen
 from preference_ui.labelling.queue import queue_comparisons
 from preference_ui.labelling.voting import cast_vote
-from preference_ui.snapshots.collections import Condition, open_collection
+from preference_ui.snapshots.collections import CollectionTarget, open_collection
 from preference_ui.store.schema import accounts, metadata
 from preference_ui.store.settings import DeskSettings
 from preference_ui.store.store import Store, now
@@ -74,7 +74,7 @@ def filled(url: str) -> Store:
             cast_vote(store, f"id-{rater}", lease.id, wire)
     undone = reopen(store, "id-ann")
     cast_vote(store, "id-ann", undone.id, {"outcome": "both_bad"})
-    open_collection(store, "q", Condition(votes_per_comparison=3, pairs=40, min_agreement=0.0), actor="test")
+    open_collection(store, "q", CollectionTarget(votes_per_comparison=3, pairs=40, min_agreement=0.0), actor="test")
     return store
 
 

@@ -97,7 +97,9 @@ def test_the_log_of_a_run(runs: TwoRuns) -> None:
     assert "loss" in steps[-1]["metrics"]
     lines = runs("logs", "tiny-1", "--follow").out.splitlines()  # it has ended, so there is nothing to wait for
     assert len(lines) == len(events)
-    assert re.fullmatch(r"\d\d:\d\d:\d\d sft: step 12 of 12  loss .*", next(one for one in lines if "12 of 12" in one))
+    assert re.fullmatch(
+        r"\d\d:\d\d:\d\d sft: step 12/12  loss .*", next(line for line in lines if "sft: step 12/12" in line)
+    )
 
 
 def test_a_stage_is_made_anew_and_what_follows_is_not(runs: TwoRuns) -> None:

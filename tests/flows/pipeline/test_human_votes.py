@@ -11,6 +11,7 @@ from sqlalchemy import insert, select
 from alignment.data.jsonl import read_records, write_records
 from alignment.errors import InputError, StageError
 from alignment.recipe.recipe import Recipe
+from alignment.recipe.resolved import ResolvedRecipe
 from alignment.recipe.stages.reward import RewardStage
 from alignment.records import Artifact, Message, PreferencePair, Prompt, Response, Sampling
 from alignment.stages import human_preferences as stage
@@ -242,7 +243,8 @@ def test_votes_that_were_ready_while_nobody_listened_are_found_until_a_run_heard
     recipe: Recipe, made: dict[str, Artifact], space: Workspace
 ) -> None:
     human_votes.queue_for_raters("people", recipe, made, space)
-    human_votes.remember_waiting("people", recipe, {}, made, space)
+    resolved = ResolvedRecipe(recipe=recipe, path=space.root / "recipe.yaml", data={}, precision="auto")
+    human_votes.remember_waiting("people", resolved, made, space)
     queue = human_votes.queue_name("people", recipe, made["responses"])
     assert human_votes.unheard(recipe, space) == {}  # votes are missing
     vote(space, "ada")

@@ -66,6 +66,7 @@ def test_a_copied_workspace_reads_its_own_files_and_no_others(
     recipe, root = whole
     copy = tmp_path / "copy"
     shutil.copytree(root, copy)
+    rlhf("dashboard", "--stop", "-w", root)  # its server would go on writing there
     away = root.rename(tmp_path / "away")
     try:
         ended = rlhf("run", recipe, "-w", copy)
