@@ -157,7 +157,8 @@ def _render(
     ids: list[int] = []
     mask: list[bool] = []
     for text, keep in rendered_pieces(tokenizer, messages, add_generation_prompt=add_generation_prompt):
-        tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
+        # Not verbose: texts longer than the model's context are told by the checks, each with its row.
+        tokens = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
         ids.extend(tokens)
         mask.extend([keep] * len(tokens))
     return ids, mask

@@ -231,24 +231,29 @@ def rate(
 def backup(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The backup to write: a tar file.")],
     workspace: WorkspaceOption = WORKSPACE,
+    store: StoreOption = None,
+    without: Annotated[
+        list[str] | None, typer.Option(metavar="PART", help="Leave out votes, prefect or mlflow; may be repeated.")
+    ] = None,
     json: JsonOption = False,
 ) -> None:
-    """Writes the workspace, databases included, into one file."""
+    """Writes the workspace into one file: artifacts, votes wherever they are, Prefect's and MLflow's databases."""
     from flows.commands.backup import backup_command
 
-    backup_command(workspace, file, as_json=json)
+    backup_command(workspace, file, as_json=json, store=store, without=without or [])
 
 
 @app.command()
 def restore(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="What `rlhf backup` wrote.")],
     workspace: WorkspaceOption = WORKSPACE,
+    store: StoreOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Makes a new workspace from a backup, every file checked."""
+    """Makes a new workspace from a backup, every file checked; votes go into the raters' store that is named."""
     from flows.commands.backup import restore_command
 
-    restore_command(file, workspace, as_json=json)
+    restore_command(file, workspace, as_json=json, store=store)
 
 
 @app.command()

@@ -3,6 +3,8 @@
 Styles are given as :class:`rich.text.Text` or by ``style=``, never inside the text itself.
 """
 
+import os
+import sys
 from typing import Any
 
 from rich.console import Console
@@ -23,6 +25,12 @@ class PlainConsole(Console):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**({"soft_wrap": True} | options), markup=False, emoji=False, highlight=False)
+
+    def on_broken_pipe(self) -> None:
+        """In the place of rich's own, which ends the program: a reader that goes away (`| head`) must stop no work."""
+        self.quiet = True
+        if self.file is sys.stdout:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still in its buffer goes nowhere
 
     def render_str(self, text: str, **options: Any) -> Text:
         """Called by rich for every string that it shows, in tables too."""

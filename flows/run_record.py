@@ -50,10 +50,12 @@ class RunRecord(BaseModel):
     api: str | None = None
 
 
-def write_record(folder: Path, data: Mapping[str, Path]) -> None:
-    """Notes in a run's folder that this process begins it, and the digests of its data."""
+def write_record(folder: Path, data: Mapping[str, Path], flow_run: str | None = None) -> None:
+    """Notes in a run's folder that this process begins it, and the digests of its data.
+
+    ``flow_run`` is the deployment's flow run that the run is part of.
+    """
     files = {name: DataFile(path=path, digest=data_digest(path)) for name, path in data.items() if path.exists()}
-    flow_run = os.environ.get("PREFECT__FLOW_RUN_ID")  # which Prefect's runner sets for what it starts
     record = RunRecord(started=datetime.now(UTC), process=this_process(), data=files, flow_run=flow_run)
     if flow_run is not None:
         from prefect.settings import get_current_settings

@@ -23,6 +23,7 @@ STEP_SECONDS, TOTAL_SECONDS = 20.0, 28.0  # of a run in a terminal or a containe
 SERVED_STEP_SECONDS, SERVED_TOTAL_SECONDS = 4.0, 8.0  # of a run of a deployment: a cancel is not to hold on for long
 LAST_SECONDS = 8.0  # for the report of what was done so far, where it is to end at once; checkpoints are always whole
 TERMINATED = 128 + signal.SIGTERM  # the exit code
+PATIENT = signal.SIGUSR1  # before a SIGTERM: the step may take as long as that of a run in a terminal
 
 
 class _Ending:
@@ -33,6 +34,8 @@ class _Ending:
 
 
 _ending = _Ending()
+_late: dict[int, bool] = {}  # descriptors of which SIGTERM was read together with what came before it
+PATIENT_MARGIN = 3.0  # seconds less than a run in a terminal has: its worker ends after it
 
 
 def told_to_end() -> bool:
@@ -119,21 +122,26 @@ def end_in_time(step: float = STEP_SECONDS, total: float = TOTAL_SECONDS) -> int
     """
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
+    signal.signal(PATIENT, lambda *_: None)  # the watching thread reads it
     signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
     threading.Thread(target=_watch, args=(reading, step, total), name="end-in-time", daemon=True).start()
     return writing
 
 
 def _watch(reading: int, step: float, total: float) -> None:
-    while (heard := _heard(reading, None)) is not True:
+    while (heard := _heard(reading, None)) != signal.SIGTERM:
         if heard is None:  # closed
             os.close(reading)
             return
+        if heard == PATIENT:
+            step, total = STEP_SECONDS, TOTAL_SECONDS - PATIENT_MARGIN
     now = time.monotonic()
     nudge, end = now + step, now + total
     while (now := time.monotonic()) < end:
         heard = _heard(reading, max(0.0, min(nudge, end) - now))
-        if heard:  # again: at once
+        if heard == PATIENT:
+            nudge, end = now + STEP_SECONDS, now + TOTAL_SECONDS - PATIENT_MARGIN
+        elif heard:  # again: at once
             nudge, end = end, min(end, time.monotonic() + LAST_SECONDS)
         elif heard is None:
             time.sleep(end - now)  # the process has come that far; it may still take its time
@@ -144,10 +152,18 @@ def _watch(reading: int, step: float, total: float) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _heard(reading: int, seconds: float | None) -> bool | None:
-    """Whether SIGTERM comes within so many seconds (None: whenever it may be); None where there is no more to hear."""
+def _heard(reading: int, seconds: float | None) -> int | None:
+    """SIGTERM or :data:`PATIENT`, whichever comes within so many seconds (None: whenever it may be), else 0; None where
+    there is no more to hear. A SIGTERM that came together with the other is heard after it."""
+    if _late.pop(reading, False):
+        return int(signal.SIGTERM)
     ready, _writing, _errors = select.select([reading], [], [], seconds)
     if not ready:
-        return False
+        return 0
     signals = os.read(reading, 64)
-    return signal.SIGTERM in signals if signals else None
+    if PATIENT in signals:
+        _late[reading] = signal.SIGTERM in signals
+        return int(PATIENT)
+    if signal.SIGTERM in signals:
+        return int(signal.SIGTERM)
+    return 0 if signals else None

@@ -38,6 +38,28 @@ def words(text: str) -> list[str]:
     return [re.sub(r"['’]s$", "", word) for word in _WORD.findall(text.lower())]
 
 
+def whitespace_words(text: str) -> list[str]:
+    """A text split at white space, in lower case: the words of lengths, n-grams and repetition."""
+    return text.lower().split()
+
+
+def repeated_share(text: str, n: int) -> float | None:
+    """The share of a text's word n-grams that already stood earlier in it; None where it has none.
+
+    This is seq-rep-n of Welleck et al. (2020, section 6): 1 - different n-grams / n-grams. Raises ValueError for n < 1.
+    """
+    if n < 1:
+        raise ValueError(f"n-grams have at least one word, not {n}")
+    tokens = whitespace_words(text)
+    grams = [tuple(tokens[start : start + n]) for start in range(len(tokens) - n + 1)]
+    return 1 - len(set(grams)) / len(grams) if grams else None
+
+
+def plain_answer(text: str) -> str:
+    """A short answer without what does not count: case, white space, punctuation and emphasis at the ends."""
+    return " ".join(text.split()).casefold().strip(" .,;:!?\"'`*")
+
+
 def ngrams(text: str, n: int) -> list[tuple[str, ...]]:
     """Every run of ``n`` words, in order; none where the text is shorter."""
     said = words(text)

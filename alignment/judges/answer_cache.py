@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from alignment.digests import digest_of
 from alignment.durable_files import write_text
-from alignment.judges.protocol import Tally
+from alignment.judges.protocol import JudgeUsage
 from alignment.recipe.judges import Budget, Price
 from alignment.records import Record
 
@@ -55,7 +55,7 @@ class Answers:
 class Ledger:
     """What was spent, and what is set aside for questions on their way: together never more than the budget."""
 
-    def __init__(self, budget: Budget | None, price: Price, tally: Tally) -> None:
+    def __init__(self, budget: Budget | None, price: Price, tally: JudgeUsage) -> None:
         self.budget, self.price, self.tally = budget, price, tally
         self.tokens = 0  # set aside
         self.money = 0.0

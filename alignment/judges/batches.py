@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from alignment.digests import content_id
 from alignment.durable_files import write_text
 from alignment.judges.factory import build_judge
-from alignment.judges.protocol import Judgement, Tally, wait_for
+from alignment.judges.protocol import JudgeUsage, PairJudgement, wait_for
 from alignment.parallel_map import all_of, here
 from alignment.recipe.judges import pays
 from alignment.records import Comparison, Record
@@ -28,8 +28,8 @@ class Verdicts(Record):
     """Judgements in the order of what was judged; who judged; and what that took, whenever it was."""
 
     judge: str
-    judgements: tuple[Judgement, ...]
-    tally: Tally
+    judgements: tuple[PairJudgement, ...]
+    tally: JudgeUsage
 
 
 def asker(settings: Any, context: StageContext) -> Callable[[Block], Verdicts]:
@@ -66,7 +66,7 @@ def judge_all(
             write_text(paths[place], judged.model_dump_json() + "\n")
 
     found = all_of(blocks, asker, settings, context, read=read, write=write, heard=heard, pool=here if paid else None)
-    tally = Tally()
+    tally = JudgeUsage()
     for judged in found:
         tally = tally + judged.tally
     name = found[0].judge if found else build_judge(settings.judge, context).name

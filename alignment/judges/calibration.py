@@ -20,14 +20,14 @@ from alignment.digests import content_id, prompt_id
 from alignment.evaluation.agreement import cohen_kappa
 from alignment.evaluation.calibration import expected_calibration_error
 from alignment.evaluation.win_rate import win_rate
-from alignment.judges.protocol import Correction, Decision, Judgement, side
+from alignment.judges.protocol import Decision, JudgeCorrection, PairJudgement, side
 from alignment.judges.report import Figure
 from alignment.preferences.consensus import consensus
 from alignment.records import Comparison, PreferencePair, Prompt, RaterKind, Record, Response, Sampling, Vote
 
 BOOTSTRAP = 1000
 COLDEST, HOTTEST = 0.05, 100.0  # temperatures that are looked at
-Pairs = Sequence[tuple[Comparison, Judgement]]
+Pairs = Sequence[tuple[Comparison, PairJudgement]]
 
 
 class Known(Record):
@@ -96,7 +96,7 @@ def known_from_pairs(pairs: Sequence[PreferencePair]) -> list[Known]:
     return found
 
 
-def position_bias(judgements: Sequence[Judgement]) -> float:
+def position_bias(judgements: Sequence[PairJudgement]) -> float:
     """The mean log-odds that an answer gains by being shown first; 0 where nothing was read."""
     gains = [
         (one.left_first - one.left_last) / 2
@@ -123,15 +123,15 @@ def fit_temperature(log_odds: Sequence[float], targets: Sequence[float]) -> floa
     return float(np.exp(minimize_scalar(loss, bounds=bounds, method="bounded").x))
 
 
-def fit(judgements: Sequence[Judgement], known: Mapping[str, Known], *, position: bool) -> Correction:
+def fit(judgements: Sequence[PairJudgement], known: Mapping[str, Known], *, position: bool) -> JudgeCorrection:
     """The correction of a judge. ``known`` maps a comparison's id to what raters found of it."""
-    bias = Correction(position=position_bias(judgements) if position else 0.0)
+    bias = JudgeCorrection(position=position_bias(judgements) if position else 0.0)
     odds, targets = _predictions(judgements, known, bias)
-    return Correction(position=bias.position, temperature=fit_temperature(odds, targets))
+    return JudgeCorrection(position=bias.position, temperature=fit_temperature(odds, targets))
 
 
 def agreement(
-    pairs: Pairs, known: Mapping[str, Known], correction: Correction, tie_margin: float
+    pairs: Pairs, known: Mapping[str, Known], correction: JudgeCorrection, tie_margin: float
 ) -> tuple[Figure, Figure]:
     """The share of agreeing decisions, and Cohen's κ, of judge and consensus over pairs that both decided."""
     both = [
@@ -167,13 +167,13 @@ def ceiling(known: Sequence[Known]) -> Figure | None:
 
 
 def calibration_errors(
-    judgements: Sequence[Judgement], known: Mapping[str, Known], correction: Correction
+    judgements: Sequence[PairJudgement], known: Mapping[str, Known], correction: JudgeCorrection
 ) -> tuple[float | None, float | None]:
     """ECE with the temperature fitted on the other half, and without any; None on fewer than four pairs."""
-    halves: tuple[list[Judgement], list[Judgement]] = ([], [])
+    halves: tuple[list[PairJudgement], list[PairJudgement]] = ([], [])
     for one in judgements:
         halves[int(content_id(["half", one.comparison_id]), 16) % 2].append(one)
-    position = Correction(position=correction.position)
+    position = JudgeCorrection(position=correction.position)
     predicted, raw, outcomes = [], [], []
     for fitted_on, measured_on in (halves, halves[::-1]):
         temperature = fit_temperature(*_predictions(fitted_on, known, position))
@@ -187,7 +187,7 @@ def calibration_errors(
     return expected_calibration_error(predicted, outcomes), expected_calibration_error(raw, outcomes)
 
 
-def consistency(pairs: Pairs, correction: Correction) -> Figure:
+def consistency(pairs: Pairs, correction: JudgeCorrection) -> Figure:
     """The share of pairs on which both orders name the same answer."""
     orders = [
         (comparison.prompt.id, orders) for comparison, one in pairs if (orders := correction.orders(one)) is not None
@@ -231,7 +231,7 @@ def rater_kinds(kind: RaterKind | str, count: int) -> str:
 
 
 def _predictions(
-    judgements: Sequence[Judgement], known: Mapping[str, Known], correction: Correction
+    judgements: Sequence[PairJudgement], known: Mapping[str, Known], correction: JudgeCorrection
 ) -> tuple[list[float], list[float]]:
     odds, targets = [], []
     for one in judgements:

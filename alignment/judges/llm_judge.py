@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from alignment.judges import prompts as templates
-from alignment.judges.prompts import Question, conversation, parse
-from alignment.judges.protocol import CERTAIN, Judgement, Tally, bounded, gives_orders
+from alignment.judges.prompts import JudgePrompt, conversation, parse
+from alignment.judges.protocol import CERTAIN, JudgeUsage, PairJudgement, bounded, gives_orders
 from alignment.recipe.judges import GenerativeJudge
 from alignment.records import Comparison, Prompt
 
@@ -40,9 +40,9 @@ class Asker(Protocol):
     """Whoever answers questions in writing."""
 
     @property
-    def tally(self) -> Tally: ...
+    def tally(self) -> JudgeUsage: ...
 
-    async def ask(self, questions: Sequence[Question], /) -> list[Reply]: ...
+    async def ask(self, questions: Sequence[JudgePrompt], /) -> list[Reply]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +64,10 @@ class WritingJudge:
         self.settings, self.asker, self.name = settings, asker, name
 
     @property
-    def tally(self) -> Tally:
+    def tally(self) -> JudgeUsage:
         return self.asker.tally
 
-    async def judge(self, comparisons: Sequence[Comparison], /) -> list[Judgement]:
+    async def judge(self, comparisons: Sequence[Comparison], /) -> list[PairJudgement]:
         shown = [one for one in comparisons if not any(gives_orders(response.text) for response in one.responses)]
         forms = {"pairwise": self._pairwise, "score": self._score, "ranking": self._ranking, "rubric": self._rubric}
         questions, read = forms[self.settings.form](shown)
@@ -78,7 +78,7 @@ class WritingJudge:
             for key, reply in zip(keys, replies, strict=True)
         }
         known = {one.id: _judgement(one, read(one, 0, parsed), read(one, 1, parsed)) for one in shown}
-        return [known.get(one.id) or Judgement(comparison_id=one.id, note="suspect") for one in comparisons]
+        return [known.get(one.id) or PairJudgement(comparison_id=one.id, note="suspect") for one in comparisons]
 
     async def score(self, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[float | None]:
         """Each answer's score in [0, 1] by itself, of form ``score``; None where none could be read."""
@@ -92,17 +92,19 @@ class WritingJudge:
             scores[place] = None if found is None else (found["score"] - 1) / (templates.BEST_SCORE - 1)
         return scores
 
-    def _pairwise(self, comparisons: Sequence[Comparison]) -> tuple[dict[Hashable, Question], Callable[..., Reading]]:
-        questions: dict[Hashable, Question] = {
+    def _pairwise(
+        self, comparisons: Sequence[Comparison]
+    ) -> tuple[dict[Hashable, JudgePrompt], Callable[..., Reading]]:
+        questions: dict[Hashable, JudgePrompt] = {
             (one.id, order): templates.pairwise(self.settings, *_texts(one, order))
             for one in comparisons
             for order in (0, 1)
         }
         return questions, lambda one, order, read: _verdict(read, (one.id, order), order)
 
-    def _rubric(self, comparisons: Sequence[Comparison]) -> tuple[dict[Hashable, Question], Callable[..., Reading]]:
+    def _rubric(self, comparisons: Sequence[Comparison]) -> tuple[dict[Hashable, JudgePrompt], Callable[..., Reading]]:
         criteria = self.settings.criteria
-        questions: dict[Hashable, Question] = {
+        questions: dict[Hashable, JudgePrompt] = {
             (one.id, order, criterion.name): templates.pairwise(self.settings, *_texts(one, order), criterion)
             for one in comparisons
             for order in (0, 1)
@@ -121,8 +123,8 @@ class WritingJudge:
 
         return questions, combined
 
-    def _score(self, comparisons: Sequence[Comparison]) -> tuple[dict[Hashable, Question], Callable[..., Reading]]:
-        questions: dict[Hashable, Question] = {
+    def _score(self, comparisons: Sequence[Comparison]) -> tuple[dict[Hashable, JudgePrompt], Callable[..., Reading]]:
+        questions: dict[Hashable, JudgePrompt] = {
             (one.prompt.id, response.text): templates.score(
                 self.settings, conversation(one.prompt.messages), response.text
             )
@@ -142,7 +144,7 @@ class WritingJudge:
 
         return questions, lead
 
-    def _ranking(self, comparisons: Sequence[Comparison]) -> tuple[dict[Hashable, Question], Callable[..., Reading]]:
+    def _ranking(self, comparisons: Sequence[Comparison]) -> tuple[dict[Hashable, JudgePrompt], Callable[..., Reading]]:
         """One question for all answers to a prompt, at most ``MOST``; further ones make questions of their own."""
         groups: list[tuple[Prompt, list[str]]] = []
         place: dict[str, int] = {}
@@ -156,7 +158,7 @@ class WritingJudge:
             texts = groups[number][1]
             texts += [text for text in dict.fromkeys(fresh) if text not in texts]
             place[one.id] = number
-        questions: dict[Hashable, Question] = {
+        questions: dict[Hashable, JudgePrompt] = {
             (number, order): templates.ranking(
                 self.settings, conversation(prompt.messages), texts if order == 0 else texts[::-1]
             )
@@ -197,10 +199,10 @@ def _odds(probability: float) -> float:
     return bounded(math.log(probability / (1 - probability)))
 
 
-def _judgement(comparison: Comparison, first: Reading, last: Reading) -> Judgement:
+def _judgement(comparison: Comparison, first: Reading, last: Reading) -> PairJudgement:
     notes = [reading.note for reading in (first, last) if reading.odds is None]
     note: Literal["", "failed", "unasked"] = next((one for one in ("unasked", "failed") if one in notes), "")
-    return Judgement(
+    return PairJudgement(
         comparison_id=comparison.id,
         left_first=first.odds,
         left_last=last.odds,

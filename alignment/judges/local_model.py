@@ -5,8 +5,8 @@ from typing import Any
 
 from alignment.chat import render_prompt
 from alignment.judges.llm_judge import Reply, Wording
-from alignment.judges.prompts import Question
-from alignment.judges.protocol import Tally
+from alignment.judges.prompts import JudgePrompt
+from alignment.judges.protocol import JudgeUsage
 from alignment.models.load import stop_ids
 from alignment.records import Sampling
 from alignment.rollouts.transformers_engine import TransformersEngine
@@ -21,9 +21,9 @@ class LocalAsker:
     def __init__(self, settings: Wording, model: Any, tokenizer: Any, seed: int) -> None:
         self.settings, self.tokenizer, self.seed = settings, tokenizer, seed
         self.engine = TransformersEngine(model, tokenizer, stop_ids=stop_ids(model, tokenizer))
-        self.tally = Tally()
+        self.tally = JudgeUsage()
 
-    async def ask(self, questions: Sequence[Question], /) -> list[Reply]:
+    async def ask(self, questions: Sequence[JudgePrompt], /) -> list[Reply]:
         rows = [tuple(render_prompt(self.tokenizer, question.messages)) for question in questions]
         fresh = list(dict.fromkeys(rows))
         replies: dict[tuple[int, ...], Reply] = {}

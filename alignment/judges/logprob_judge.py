@@ -13,7 +13,7 @@ import torch
 from alignment.chat import render_prompt
 from alignment.judges.label_logits import LabelReader
 from alignment.judges.prompts import conversation, shortened
-from alignment.judges.protocol import Judgement, Tally, bounded, gives_orders
+from alignment.judges.protocol import JudgeUsage, PairJudgement, bounded, gives_orders
 from alignment.models.prefix_sharing import common_prefix
 from alignment.recipe.judges import LabelProbabilitiesJudge
 from alignment.records import Comparison, Message, Prompt
@@ -27,11 +27,11 @@ class LabelJudge:
 
     def __init__(self, settings: LabelProbabilitiesJudge, model: Any, tokenizer: Any, name: str) -> None:
         self.settings, self.tokenizer, self.name = settings, tokenizer, name
-        self.tally = Tally()
+        self.tally = JudgeUsage()
         labels = GRADES if settings.form == "score" else LABELS
         self.reader = LabelReader(model, tokenizer, labels, self._lead(), self._beginning())
 
-    async def judge(self, comparisons: Sequence[Comparison], /) -> list[Judgement]:
+    async def judge(self, comparisons: Sequence[Comparison], /) -> list[PairJudgement]:
         size = self.settings.batch_size
         return [
             judgement
@@ -39,14 +39,14 @@ class LabelJudge:
             for judgement in self._judge(comparisons[start : start + size])
         ]
 
-    def _judge(self, comparisons: Sequence[Comparison]) -> list[Judgement]:
+    def _judge(self, comparisons: Sequence[Comparison]) -> list[PairJudgement]:
         shown = [one for one in comparisons if not any(gives_orders(response.text) for response in one.responses)]
         read = self._scored(shown) if self.settings.form == "score" else self._compared(shown)
         found = {one.id: orders for one, orders in zip(shown, read, strict=True)}
         return [
-            Judgement(comparison_id=one.id, left_first=found[one.id][0], left_last=found[one.id][1])
+            PairJudgement(comparison_id=one.id, left_first=found[one.id][0], left_last=found[one.id][1])
             if one.id in found
-            else Judgement(comparison_id=one.id, note="suspect")
+            else PairJudgement(comparison_id=one.id, note="suspect")
             for one in comparisons
         ]
 

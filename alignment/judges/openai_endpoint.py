@@ -20,8 +20,8 @@ import httpx
 from alignment.errors import StageError
 from alignment.judges.answer_cache import Answers, Kept, Ledger
 from alignment.judges.llm_judge import Reply, Wording
-from alignment.judges.prompts import Question
-from alignment.judges.protocol import Tally
+from alignment.judges.prompts import JudgePrompt
+from alignment.judges.protocol import JudgeUsage
 from alignment.recipe.judges import Endpoint
 
 PASSES = {408, 409, 425, 429, 500, 502, 503, 504, 529}  # statuses worth a second attempt
@@ -50,14 +50,14 @@ class EndpointAsker:
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self.settings, self.endpoint, self.answers, self.transport = settings, endpoint, answers, transport
-        self.tally = Tally()
+        self.tally = JudgeUsage()
         self.ledger = Ledger(endpoint.budget, endpoint.price, self.tally)
         self._next_start = 0.0  # of the monotonic clock: when the rate allows the next attempt
         self._failed_in_a_row = 0
         self._spent = False
         self._over = False  # the stage has ended: nothing further is asked
 
-    async def ask(self, questions: Sequence[Question], /) -> list[Reply]:
+    async def ask(self, questions: Sequence[JudgePrompt], /) -> list[Reply]:
         """One reply for each question. Raises StageError where the endpoint cannot be used, or the budget is spent."""
         slots = asyncio.Semaphore(self.endpoint.concurrency)
         distinct: dict[str, dict[str, Any]] = {}
@@ -190,7 +190,7 @@ class EndpointAsker:
             text=text, prompt_tokens=used[0], answer_tokens=used[1], money=self.ledger.cost(*used), finished=not cut_off
         )
 
-    def _body(self, question: Question) -> dict[str, Any]:
+    def _body(self, question: JudgePrompt) -> dict[str, Any]:
         body: dict[str, Any] = {
             "model": self.endpoint.model,
             "messages": [message.model_dump() for message in question.messages],

@@ -7,7 +7,7 @@ from typing import Any
 
 from alignment.chat import render_prompt
 from alignment.judges.prompts import conversation, shortened
-from alignment.judges.protocol import Judgement, Tally, bounded, gives_orders
+from alignment.judges.protocol import JudgeUsage, PairJudgement, bounded, gives_orders
 from alignment.models.reward_model import score
 from alignment.recipe.judges import PairClassifierJudge
 from alignment.records import Comparison, Message
@@ -22,9 +22,9 @@ class ClassifierJudge:
         self.settings, self.model, self.tokenizer = settings, model, tokenizer
         self.max_answer_tokens: int = json.loads((folder / FILE).read_text("utf-8"))["max_answer_tokens"]
         self.name = f"pair classifier {settings.model}"
-        self.tally = Tally()
+        self.tally = JudgeUsage()
 
-    async def judge(self, comparisons: Sequence[Comparison], /) -> list[Judgement]:
+    async def judge(self, comparisons: Sequence[Comparison], /) -> list[PairJudgement]:
         shown = [one for one in comparisons if not any(gives_orders(response.text) for response in one.responses)]
         rows = []
         for one in shown:
@@ -36,12 +36,12 @@ class ClassifierJudge:
         self.tally.prompt_tokens += sum(map(len, rows))
         odds = score(self.model, self.tokenizer, rows, batch_size=self.settings.batch_size) if rows else []
         found = {
-            one.id: Judgement(
+            one.id: PairJudgement(
                 comparison_id=one.id, left_first=bounded(odds[2 * place]), left_last=bounded(0.0 - odds[2 * place + 1])
             )
             for place, one in enumerate(shown)
         }
-        return [found.get(one.id) or Judgement(comparison_id=one.id, note="suspect") for one in comparisons]
+        return [found.get(one.id) or PairJudgement(comparison_id=one.id, note="suspect") for one in comparisons]
 
 
 def encoded(tokenizer: Any, question: str, answers: Sequence[str], max_answer_tokens: int) -> list[int]:

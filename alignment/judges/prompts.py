@@ -24,7 +24,7 @@ _FENCED = re.compile(r"\A```(?:json)?\s*\n(.*)\n```\Z", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class JudgePrompt:
     """What is asked of a model that writes, and the JSON Schema of its answer; None where it writes freely."""
 
     messages: tuple[Message, ...]
@@ -46,7 +46,7 @@ def shortened(tokenizer: Any, text: str, longest: int) -> str:
 
 def pairwise(
     settings: GenerativeJudge, prompt: str, a: str, b: str, criterion: JudgeCriterion | None = None
-) -> Question:
+) -> JudgePrompt:
     """Which of two answers is better, by the judge's question or by one criterion of its rubric."""
     reason = settings.reasoning or criterion is not None
     asked = settings.question if criterion is None else f"Judge by this criterion alone: {criterion.text}"
@@ -61,10 +61,10 @@ def pairwise(
         )
     ]
     ask = Message(role="user", content=_shown(prompt, (a, b)))
-    return Question((_system(f"{asked} Compare answer A with answer B.", form), *turns, ask), schema)
+    return JudgePrompt((_system(f"{asked} Compare answer A with answer B.", form), *turns, ask), schema)
 
 
-def ranking(settings: GenerativeJudge, prompt: str, answers: Sequence[str]) -> Question:
+def ranking(settings: GenerativeJudge, prompt: str, answers: Sequence[str]) -> JudgePrompt:
     """The answers from best to worst."""
     letters = LETTERS[: len(answers)]
     names = {"type": "array", "items": {"type": "string", "enum": list(letters)}, "minItems": len(letters),
@@ -85,10 +85,10 @@ def ranking(settings: GenerativeJudge, prompt: str, answers: Sequence[str]) -> Q
     ]  # fmt: skip
     ask = Message(role="user", content=_shown(prompt, answers))
     asked = f"{settings.question} Rank all answers."
-    return Question((_system(asked, form), *turns, ask), _schema({"ranking": names}, settings.reasoning))
+    return JudgePrompt((_system(asked, form), *turns, ask), _schema({"ranking": names}, settings.reasoning))
 
 
-def score(settings: GenerativeJudge, prompt: str, answer: str) -> Question:
+def score(settings: GenerativeJudge, prompt: str, answer: str) -> JudgePrompt:
     """A score from 1 to 10 for one answer."""
     schema = _schema({"score": {"type": "integer", "minimum": 1, "maximum": BEST_SCORE}}, settings.reasoning)
     form = _form(f'"score": a whole number from 1 (worst) to {BEST_SCORE} (best)', settings.reasoning)
@@ -101,7 +101,7 @@ def score(settings: GenerativeJudge, prompt: str, answer: str) -> Question:
         )
     ]
     asked = f"{settings.question} Score the answer."
-    return Question((_system(asked, form), *turns, Message(role="user", content=_shown(prompt, (answer,)))), schema)
+    return JudgePrompt((_system(asked, form), *turns, Message(role="user", content=_shown(prompt, (answer,)))), schema)
 
 
 def parse(text: str, schema: dict[str, Any] | None) -> dict[str, Any] | None:

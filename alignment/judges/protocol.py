@@ -21,7 +21,7 @@ CERTAIN = 12.0  # log-odds of a verdict that a judge gives without a probability
 CLEARLY, MUCH = 0.75, 0.9  # calibrated probabilities from which a vote's strength is 2, and 3
 
 
-class Judgement(Record):
+class PairJudgement(Record):
     """A judge's verdict on a pair: log-odds that the left answer is better, for each order it was shown in.
 
     ``note`` says why there is none: "failed" (the endpoint gave no answer), "unasked" (the budget was spent),
@@ -46,7 +46,7 @@ class Judgement(Record):
 
 
 @dataclass(slots=True)
-class Tally:
+class JudgeUsage:
     """What a judge was asked, and what that cost. ``cached`` of the ``asked`` were answered from what was kept."""
 
     asked: int = 0
@@ -61,16 +61,20 @@ class Tally:
     def figures(self) -> dict[str, float]:
         return {field.name: float(getattr(self, field.name)) for field in fields(self)}
 
-    def copy(self) -> "Tally":
+    def copy(self) -> "JudgeUsage":
         """It as it is now."""
         return replace(self)
 
-    def __add__(self, other: "Tally") -> "Tally":
-        return Tally(**{field.name: getattr(self, field.name) + getattr(other, field.name) for field in fields(self)})
+    def __add__(self, other: "JudgeUsage") -> "JudgeUsage":
+        return JudgeUsage(
+            **{field.name: getattr(self, field.name) + getattr(other, field.name) for field in fields(self)}
+        )
 
-    def __sub__(self, before: "Tally") -> "Tally":
+    def __sub__(self, before: "JudgeUsage") -> "JudgeUsage":
         """What came since ``before``."""
-        return Tally(**{field.name: getattr(self, field.name) - getattr(before, field.name) for field in fields(self)})
+        return JudgeUsage(
+            **{field.name: getattr(self, field.name) - getattr(before, field.name) for field in fields(self)}
+        )
 
 
 class Judge(Protocol):
@@ -80,26 +84,26 @@ class Judge(Protocol):
     def name(self) -> str: ...
 
     @property
-    def tally(self) -> Tally: ...
+    def tally(self) -> JudgeUsage: ...
 
-    async def judge(self, comparisons: Sequence[Comparison], /) -> list[Judgement]:
+    async def judge(self, comparisons: Sequence[Comparison], /) -> list[PairJudgement]:
         """One judgement for each comparison of two answers, in their order. Raises StageError where it cannot."""
         ...
 
 
-class Correction(Record):
+class JudgeCorrection(Record):
     """What was fitted to a judge's log-odds: the bonus of the first place, and a temperature."""
 
     position: float = 0.0  # log-odds; taken off an answer that is shown first
     temperature: float = 1.0  # calibrated log-odds are log-odds / temperature
 
-    def orders(self, judgement: Judgement) -> tuple[float, float] | None:
+    def orders(self, judgement: PairJudgement) -> tuple[float, float] | None:
         """The corrected log-odds that the left answer is better, shown first and last; None where there are none."""
         if judgement.left_first is None or judgement.left_last is None:
             return None
         return judgement.left_first - self.position, judgement.left_last + self.position
 
-    def decision(self, judgement: Judgement, tie_margin: float = 0.0) -> Decision | None:
+    def decision(self, judgement: PairJudgement, tie_margin: float = 0.0) -> Decision | None:
         """The verdict of both orders together: a tie where they disagree, or where it is a near thing."""
         orders = self.orders(judgement)
         if orders is None:
@@ -110,7 +114,7 @@ class Correction(Record):
         assert probability is not None
         return "tie" if abs(probability - 0.5) < tie_margin else side(orders[0])
 
-    def probability(self, judgement: Judgement) -> float | None:
+    def probability(self, judgement: PairJudgement) -> float | None:
         """The calibrated probability that the left answer is better; the place falls out of the mean of the orders."""
         orders = self.orders(judgement)
         return None if orders is None else sigmoid(sum(orders) / 2 / self.temperature)
@@ -132,8 +136,8 @@ def bounded(log_odds: float) -> float:
 def votes_of(
     judge: str,
     comparisons: Sequence[Comparison],
-    judgements: Sequence[Judgement],
-    correction: Correction,
+    judgements: Sequence[PairJudgement],
+    correction: JudgeCorrection,
     tie_margin: float = 0.0,
 ) -> list[Vote]:
     """The judge's votes, of the kind "judge". What could not be read is skipped, a suspect answer flagged."""
@@ -144,7 +148,9 @@ def votes_of(
     ]
 
 
-def _vote(judge: str, comparison: Comparison, judgement: Judgement, correction: Correction, tie_margin: float) -> Vote:
+def _vote(
+    judge: str, comparison: Comparison, judgement: PairJudgement, correction: JudgeCorrection, tie_margin: float
+) -> Vote:
     left, right = (response.id for response in comparison.responses)
     decision = correction.decision(judgement, tie_margin)
     outcome: Outcome = "flagged" if judgement.note == "suspect" else "skipped"

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from alignment.judges.protocol import Correction
+from alignment.judges.protocol import JudgeCorrection
 from alignment.records import Record
 
 
@@ -26,7 +26,7 @@ class JudgeReport(Record):
     judge: str
     kind: str
     digest: str  # of the judge's settings: a reward that names this calibration must have the same
-    correction: Correction
+    correction: JudgeCorrection
     calibrated: bool
     raters: str = ""  # who they are
     pairs: int  # judged

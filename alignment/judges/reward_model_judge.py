@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from alignment.chat import render_answer, render_prompt
-from alignment.judges.protocol import Judgement, Tally, bounded, gives_orders
+from alignment.judges.protocol import JudgeUsage, PairJudgement, bounded, gives_orders
 from alignment.recipe.judges import (
     RewardModelJudge,
 )
@@ -17,9 +17,9 @@ class RewardJudge:
     def __init__(self, settings: RewardModelJudge, model: Any, tokenizer: Any) -> None:
         self.settings, self.model, self.tokenizer = settings, model, tokenizer
         self.name = f"reward model {settings.model}"
-        self.tally = Tally()
+        self.tally = JudgeUsage()
 
-    async def judge(self, comparisons: Sequence[Comparison], /) -> list[Judgement]:
+    async def judge(self, comparisons: Sequence[Comparison], /) -> list[PairJudgement]:
         from alignment.models.reward_model import score  # brings TRL along
 
         shown = [one for one in comparisons if not any(gives_orders(response.text) for response in one.responses)]
@@ -38,8 +38,8 @@ class RewardJudge:
             for one in shown
         }
         return [
-            Judgement(comparison_id=one.id, left_first=leads[one.id], left_last=leads[one.id])
+            PairJudgement(comparison_id=one.id, left_first=leads[one.id], left_last=leads[one.id])
             if one.id in leads
-            else Judgement(comparison_id=one.id, note="suspect")
+            else PairJudgement(comparison_id=one.id, note="suspect")
             for one in comparisons
         ]

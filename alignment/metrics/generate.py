@@ -30,7 +30,7 @@ What = Literal["answers", "best-of-n", "kl", "probes"]
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class GenerationRequest:
     """One piece. ``answers``: one to each prompt; ``best-of-n``: the best of ``settings.best_of`` to each; ``kl``: from
     ``reference``, on answers of their own; ``probes``: the metrics that ask the model itself, kept by themselves."""
 
@@ -52,19 +52,25 @@ class Found:
         return sum(one.tokens for one in self.responses) + sum(tokens for _value, tokens in self.divergences)
 
 
-Answered = tuple[Question, Found]
+Answered = tuple[GenerationRequest, Found]
 
 
-def questions(what: What, model: str, prompts: Sequence[Prompt], *, size: int, reference: str = "") -> list[Question]:
+def questions(
+    what: What, model: str, prompts: Sequence[Prompt], *, size: int, reference: str = ""
+) -> list[GenerationRequest]:
     """The pieces that ask ``model`` about all prompts, ``size`` at a time."""
     ordered = sorted(prompts, key=lambda prompt: (sum(len(one.content) for one in prompt.messages), prompt.id))
     return [
-        Question(what, model, tuple(ordered[start : start + size]), reference) for start in range(0, len(ordered), size)
+        GenerationRequest(what, model, tuple(ordered[start : start + size]), reference)
+        for start in range(0, len(ordered), size)
     ]
 
 
 def ask_all(
-    settings: Any, context: StageContext, asked: Sequence[Question], heard: Callable[[Question, Found], None]
+    settings: Any,
+    context: StageContext,
+    asked: Sequence[GenerationRequest],
+    heard: Callable[[GenerationRequest, Found], None],
 ) -> list[Answered]:
     """What all pieces bring, in their order; ``heard`` is told of each when it is there.
 
@@ -112,14 +118,14 @@ def divergences_of(asked: Sequence[Answered], model: str, prompts: Sequence[Prom
     return [every[prompt.id] for prompt in prompts]
 
 
-def asker(settings: Any, context: StageContext) -> Callable[[Question], Answered]:
+def asker(settings: Any, context: StageContext) -> Callable[[GenerationRequest], Answered]:
     """What asks, wherever it is called."""
     scores: list[Score] = []  # the reward model that chooses, once it was needed
     pool = PolicyPool(context.inputs[BASE], context.run)
     roles = settings.inputs()
     often = [context.inputs[name] for role in ("model", "reference") for name in roles.get(role, ())]
 
-    def ask(question: Question) -> Answered:
+    def ask(question: GenerationRequest) -> Answered:
         artifact = context.inputs[question.model]
         pool.keep_only(artifact, *often)
         if question.what == "answers":
@@ -143,7 +149,7 @@ def asker(settings: Any, context: StageContext) -> Callable[[Question], Answered
 
 
 def _best_of(
-    settings: Any, context: StageContext, pool: PolicyPool, question: Question, scores: list[Score]
+    settings: Any, context: StageContext, pool: PolicyPool, question: GenerationRequest, scores: list[Score]
 ) -> tuple[Response, ...]:
     """The answers that the reward model likes best among ``settings.best_of`` to each prompt.
 
@@ -165,7 +171,7 @@ def _best_of(
     )  # fmt: skip
 
 
-def _name(question: Question, context: StageContext) -> str:
+def _name(question: GenerationRequest, context: StageContext) -> str:
     """The checkpoint's name: whom it asks what."""
     named: list[Artifact] = [context.inputs[name] for name in (question.model, question.reference) if name]
     who = [[str(one.ref()), one.digest] for one in named]

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 from sacrebleu.metrics import BLEU
 
+from alignment.data.text import repeated_share
 from alignment.errors import StageError
 from alignment.evaluation.bootstrap import Floats, Sums, averaged
 from alignment.metrics.readability import flesch_kincaid_grade, flesch_reading_ease, text_counts
-from alignment.metrics.text_metrics import last_number, repeated_share, rouge_scores, same
+from alignment.metrics.text_metrics import last_number, rouge_scores, same
 from alignment.metrics.word_lists import phrase_pattern, refusal_pattern, word_pattern
 from alignment.recipe.metrics import (
     WITH_REFERENCE,
@@ -29,7 +30,7 @@ from alignment.recipe.metrics import (
     metric_name,
 )
 from alignment.records import Prompt, Response
-from alignment.reward.protocol import Answer
+from alignment.reward.protocol import RewardInput
 from alignment.reward.rules import measured
 
 ORDERS = 4  # of BLEU's n-grams
@@ -145,7 +146,7 @@ def _classification(metric: Classification, prompts: Sequence[Prompt], answers: 
 def _length(metric: Length, prompts: Sequence[Prompt], answers: Sequence[Response]) -> Sums:
     return averaged(
         [
-            float(measured(Answer(prompt, answer.text, answer.tokens, answer.finished), metric.unit))
+            float(measured(RewardInput(prompt, answer.text, answer.tokens, answer.finished), metric.unit))
             for prompt, answer in zip(prompts, answers, strict=True)
         ]
     )

@@ -4,11 +4,11 @@ import re
 
 import numpy as np
 
+from alignment.data.text import sentences
 from alignment.evaluation.bootstrap import Floats
 
 _WORD = re.compile(r"[A-Za-z0-9]+(?:['’-][A-Za-z0-9]+)*")
 _VOWELS = re.compile(r"[aeiouy]+")
-_END = re.compile(r"[.!?…]+[\"'”’)\]]*(?:\s+|$)")
 
 
 def text_counts(text: str) -> tuple[int, int, int]:
@@ -16,8 +16,7 @@ def text_counts(text: str) -> tuple[int, int, int]:
     found = _WORD.findall(text)
     if not found:
         return 0, 0, 0
-    sentences = sum(bool(_WORD.search(part)) for part in _END.split(text))
-    return max(1, sentences), len(found), sum(map(syllables, found))
+    return max(1, len(sentences(text))), len(found), sum(map(syllables, found))
 
 
 def syllables(word: str) -> int:

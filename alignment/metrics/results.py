@@ -112,7 +112,7 @@ class Evaluation(Record):
     templates: dict[str, str] = Field(default_factory=dict)
 
 
-class Sample(Record):
+class EvaluatedPrompt(Record):
     """One held-out prompt: every model's answer, and what each judge made of it (1: the candidate's is better)."""
 
     prompt_id: str
@@ -252,10 +252,10 @@ def samples(
     outcomes: Outcomes,
     rewards: Mapping[str, Sequence[float]],
     scores: RewardScores | None = None,
-) -> list[Sample]:
+) -> list[EvaluatedPrompt]:
     """One record for each prompt, in their order."""
     return [
-        Sample(
+        EvaluatedPrompt(
             prompt_id=prompt.id,
             kind=prompt.kind,
             prompt=prompt.messages,

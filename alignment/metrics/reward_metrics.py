@@ -8,7 +8,7 @@ from alignment.recipe.metrics import metric_name
 from alignment.recipe.rewards import reward_name
 from alignment.recipe.stages.evaluate import EvaluateStage
 from alignment.records import Prompt, Response
-from alignment.reward.protocol import Answer, Rewards
+from alignment.reward.protocol import RewardInput, Rewards
 
 RewardScores = Mapping[str, Mapping[str, Sequence[float]]]  # model → reward → one score for each prompt
 
@@ -20,7 +20,7 @@ def score_answers(
     return {
         model: rewards.score(
             [
-                Answer(prompt, response.text, response.tokens, response.finished)
+                RewardInput(prompt, response.text, response.tokens, response.finished)
                 for prompt, response in zip(prompts, responses, strict=True)
             ]
         )

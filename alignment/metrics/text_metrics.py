@@ -9,12 +9,14 @@ from statistics import fmean
 from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics import BLEU
 
+from alignment.data.text import plain_answer, repeated_share, whitespace_words
+
 # A sign counts only where no word stands before it: "10-3" ends in 3, not in -3.
 _NUMBER = re.compile(r"(?:(?<!\w)[-−+])?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?")
 
 
 @dataclass(frozen=True, slots=True)
-class Bleu:
+class BleuScore:
     """Corpus BLEU in [0, 100], and the signature that says exactly how it was computed (Post 2018)."""
 
     score: float
@@ -22,17 +24,12 @@ class Bleu:
 
 
 @dataclass(frozen=True, slots=True)
-class Rouge:
+class RougeScores:
     """Mean F1 over the texts, each in [0, 1] (Lin 2004), words stemmed."""
 
     rouge1: float
     rouge2: float
     rougeL: float  # noqa: N815 - the field's own name
-
-
-def whitespace_words(text: str) -> list[str]:
-    """The text's words: split at white space, in small letters."""
-    return text.lower().split()
 
 
 def mean_words(texts: Sequence[str]) -> float:
@@ -54,15 +51,6 @@ def repetition(texts: Sequence[str], n: int = 4) -> float:
     return fmean(repeated_share(text, n) or 0.0 for text in _some(texts))
 
 
-def repeated_share(text: str, n: int) -> float | None:
-    """The share of a text's word n-grams that already stood earlier in it; None where it has none.
-
-    This is seq-rep-n of Welleck et al. (2020, section 6): 1 - different n-grams / n-grams.
-    """
-    grams = _ngrams(text, n)
-    return 1 - len(set(grams)) / len(grams) if grams else None
-
-
 def finished_rate(finished: Sequence[bool]) -> float:
     """The share of responses that ended by themselves, not at the token limit. Raises ValueError without responses."""
     if not finished:
@@ -70,18 +58,18 @@ def finished_rate(finished: Sequence[bool]) -> float:
     return sum(finished) / len(finished)
 
 
-def bleu(texts: Sequence[str], references: Sequence[str]) -> Bleu:
+def bleu(texts: Sequence[str], references: Sequence[str]) -> BleuScore:
     """Corpus BLEU by sacrebleu with its default settings, one reference for each text."""
     _pairs(texts, references)
     metric = BLEU()
     score = metric.corpus_score(list(texts), [list(references)]).score
-    return Bleu(float(score), str(metric.get_signature()))
+    return BleuScore(float(score), str(metric.get_signature()))
 
 
-def rouge(texts: Sequence[str], references: Sequence[str]) -> Rouge:
+def rouge(texts: Sequence[str], references: Sequence[str]) -> RougeScores:
     """ROUGE-1, -2 and -L by rouge-score, the mean F1 over texts."""
     _pairs(texts, references)
-    return Rouge(*(fmean(rouge_scores(texts, references, name)) for name in ("rouge1", "rouge2", "rougeL")))
+    return RougeScores(*(fmean(rouge_scores(texts, references, name)) for name in ("rouge1", "rouge2", "rougeL")))
 
 
 def rouge_scores(texts: Sequence[str], references: Sequence[str], name: str) -> list[float]:
@@ -99,7 +87,7 @@ def exact_match(texts: Sequence[str], references: Sequence[str]) -> float:
 
 def same(text: str, reference: str) -> bool:
     """Whether a text is its reference, apart from case, white space and punctuation at the ends."""
-    return _normalised(text) == _normalised(reference)
+    return plain_answer(text) == plain_answer(reference)
 
 
 def number_match(texts: Sequence[str], references: Sequence[str]) -> float:
@@ -125,10 +113,6 @@ def _ngrams(text: str, n: int) -> list[tuple[str, ...]]:
         raise ValueError(f"n-grams have at least one word, not {n}")
     tokens = whitespace_words(text)
     return [tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1)]
-
-
-def _normalised(text: str) -> str:
-    return " ".join(text.lower().split()).strip(" .,;:!?\"'`")
 
 
 def _some(texts: Sequence[str]) -> Sequence[str]:

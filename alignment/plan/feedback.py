@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from alignment.plan.texts import Measured, Pair
+from alignment.plan.texts import Pair, TokenLengths
 from alignment.plan.work import StageWork
 from alignment.recipe.base import BASE
 from alignment.recipe.graph import stage_inputs
@@ -13,22 +13,22 @@ BATCH = 64  # rows that a local writer writes together
 REQUEST = 40  # tokens of a principle and what is said around it, about
 
 
-def made_pairs(planner: Any, source: Any) -> Measured:
+def made_pairs(planner: Any, source: Any) -> TokenLengths:
     """The pairs that a stage makes of sampled answers, at most and at their longest."""
     drawn, asked, new = _drawn(planner, source)
     answers = sum(one.per_prompt for one in drawn)
     if not source.compares_responses():  # each response is revised, and its revision is preferred
-        return Measured(asked * answers, _alike(planner, Pair, new))
+        return TokenLengths(asked * answers, _alike(planner, Pair, new))
     count = asked * min(source.comparisons_per_prompt, math.comb(answers, 2))
     count = min(count, source.pairs_wanted() or count)
-    return Measured(count, _alike(planner, Pair, new))
+    return TokenLengths(count, _alike(planner, Pair, new))
 
 
-def made_demonstrations(planner: Any, source: Any) -> Measured:
+def made_demonstrations(planner: Any, source: Any) -> TokenLengths:
     """The revisions to imitate, at most and at their longest."""
     drawn, asked, new = _drawn(planner, source)
     lengths = tuple((prompt + new, new) for prompt in planner.texts.prompts.lengths)
-    return Measured(asked * sum(one.per_prompt for one in drawn), lengths)
+    return TokenLengths(asked * sum(one.per_prompt for one in drawn), lengths)
 
 
 def _drawn(planner: Any, source: Any) -> tuple[list[Any], int, int]:

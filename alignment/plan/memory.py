@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 
 from alignment.plan.hardware import Machine
 from alignment.plan.sizes import ModelSize
-from alignment.plan.work import BYTES, Draw, Pass, StageWork, key_value_bytes
+from alignment.plan.work import BYTES, Pass, SamplingPass, StageWork, key_value_bytes
 
 CHUNK_ENTRIES, CHUNK_TOKENS = 2**23, 32  # alignment/training/token_logprobs.py, which a light module does not import
 
@@ -78,7 +78,7 @@ def _gathered(work: StageWork, size: ModelSize, entry: int) -> int:
     gradients = _gradient_bytes(work, entry) if work.full else 0
     held = 4 if _is_wide(work, entry) else entry
     trained = (held + gradients) * (outside + work.critics * size.head + layers)
-    samples = any(isinstance(activity, Draw) for activity in work.activities)
+    samples = any(isinstance(activity, SamplingPass) for activity in work.activities)
     return round(max(trained, held * size.parameters if samples else 0) * others)
 
 
@@ -102,11 +102,11 @@ def _optimizer_bytes(work: StageWork, entry: int) -> int:
 
 
 def _moment(
-    activity: Pass | Draw, work: StageWork, size: ModelSize, machine: Machine, precision: str
+    activity: Pass | SamplingPass, work: StageWork, size: ModelSize, machine: Machine, precision: str
 ) -> tuple[int, int, int]:
     """(activations, logits, cache) in bytes while an activity's largest batch is in work."""
     entry = BYTES[precision]
-    if isinstance(activity, Draw):
+    if isinstance(activity, SamplingPass):
         rows = math.ceil(min(activity.rows, activity.batch))
         cache = rows * (activity.longest + activity.new) * key_value_bytes(size, precision)
         # A layer's cache is copied when rows leave; of the logits there are the model's, the processed, and their sums.

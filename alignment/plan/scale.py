@@ -18,7 +18,7 @@ BACKWARD = 2 / 3  # of a training step without adapters: forward 2, backward 4 o
 
 
 @dataclass(frozen=True, slots=True)
-class Link:
+class Interconnect:
     """One kind of connection: ``alpha`` seconds a message, ``bandwidth`` bytes a second and direction."""
 
     alpha: float
@@ -36,8 +36,8 @@ class Cluster:
     """Nodes of ``per_node`` devices, joined by ``inside`` and ``between``."""
 
     per_node: int
-    inside: Link
-    between: Link
+    inside: Interconnect
+    between: Interconnect
 
     def half(self, size: float, devices: int) -> float:
         """Seconds of a reduce-scatter or an all-gather over devices in as few nodes as hold them."""
@@ -93,7 +93,7 @@ def longest_answers(
     return means / rounds, most / rounds
 
 
-def fit_link(sizes: Sequence[float], seconds: Sequence[float], devices: int) -> Link:
+def fit_link(sizes: Sequence[float], seconds: Sequence[float], devices: int) -> Interconnect:
     """The link that explains measured all-reduces best: weighted least squares of 2(N − 1)(α + size / N × β).
 
     Each measurement weighs by its inverse square, so that small messages count as much as large ones.
@@ -107,4 +107,4 @@ def fit_link(sizes: Sequence[float], seconds: Sequence[float], devices: int) -> 
     p, q = sum(x / t for x, _y, t in rows), sum(y / t for _x, y, t in rows)
     determinant = a * c - b * b
     alpha, beta = (p * c - q * b) / determinant, (a * q - b * p) / determinant
-    return Link(max(alpha, 0.0), 1 / max(beta, 1e-15))
+    return Interconnect(max(alpha, 0.0), 1 / max(beta, 1e-15))

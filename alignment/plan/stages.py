@@ -11,8 +11,8 @@ from alignment.plan.experiments import evaluate, overoptimisation, tournament
 from alignment.plan.feedback import constitution, made_demonstrations, made_pairs, synthesis
 from alignment.plan.judges import judge_online, judge_stage, pair_classifier
 from alignment.plan.sizes import ModelSize
-from alignment.plan.texts import Measured, Pair, Texts
-from alignment.plan.work import Draw, Pass, StageWork, largest_batch
+from alignment.plan.texts import Pair, Texts, TokenLengths
+from alignment.plan.work import Pass, SamplingPass, StageWork, largest_batch
 from alignment.recipe.base import BASE, Lora
 from alignment.recipe.graph import judge_rewards, trains_on_several, workers_of
 from alignment.recipe.recipe import Recipe
@@ -113,7 +113,7 @@ class Planner:
                 f"{best:,} tokens ({CHINCHILLA} per parameter, Hoffmann et al. 2022); here are {work.trained:,.0f}"
             )
 
-    def pairs(self, stage: Any) -> tuple[Measured, bool]:
+    def pairs(self, stage: Any) -> tuple[TokenLengths, bool]:
         """The pairs that a stage reads, and whether their number and lengths are bounds."""
         source = self.recipe.stages[stage.preferences]
         if "preferences" in source.spec.data:
@@ -173,9 +173,9 @@ class Planner:
         whole = (2 * min(p.prompt, stage.max_length) + a for p, a in zip(kept, answers, strict=True))
         work.trained = sum(whole) * pairs.scale * stage.epochs
 
-    def draw(self, prompts: Sequence[int], scale: float, per_prompt: int, batch: int, new: int) -> Draw:
+    def draw(self, prompts: Sequence[int], scale: float, per_prompt: int, batch: int, new: int) -> SamplingPass:
         rows = len(prompts) * scale * per_prompt
-        return Draw(rows, batch, new, sum(prompts) * scale, max(prompts, default=0))
+        return SamplingPass(rows, batch, new, sum(prompts) * scale, max(prompts, default=0))
 
     def scored(self, rows: float, lengths: Sequence[int], new: int, batch: int) -> Pass:
         """A reward model's reading of ``rows`` prompts and answers."""

@@ -22,7 +22,7 @@ class Pair:
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class TokenLengths:
     """The lengths of some rows: of ``count`` rows, those that were tokenised."""
 
     count: int
@@ -38,11 +38,11 @@ class Measured:
 class Texts:
     """A recipe's texts. ``beginning`` is how many tokens every prompt starts with alike: the template's own."""
 
-    prompts: Measured = Measured(0, ())
-    held_out_prompts: Measured = Measured(0, ())
-    demonstrations: Measured = Measured(0, ())
-    pairs: Measured = Measured(0, ())
-    held_out_pairs: Measured = Measured(0, ())
+    prompts: TokenLengths = TokenLengths(0, ())
+    held_out_prompts: TokenLengths = TokenLengths(0, ())
+    demonstrations: TokenLengths = TokenLengths(0, ())
+    pairs: TokenLengths = TokenLengths(0, ())
+    held_out_pairs: TokenLengths = TokenLengths(0, ())
     beginning: int = 0
 
 
@@ -83,6 +83,6 @@ def _common(rows: list[list[int]]) -> int:
     return next((place for place, (left, right) in enumerate(both) if left != right), len(both))
 
 
-def _measured(rows: Sequence[T], length: Callable[[T], Any]) -> Measured:
+def _measured(rows: Sequence[T], length: Callable[[T], Any]) -> TokenLengths:
     stride = -(-len(rows) // SAMPLE) or 1
-    return Measured(len(rows), tuple(length(row) for row in rows[::stride]))
+    return TokenLengths(len(rows), tuple(length(row) for row in rows[::stride]))

@@ -30,7 +30,7 @@ class Pass:
 
 
 @dataclass(frozen=True, slots=True)
-class Draw:
+class SamplingPass:
     """Sampling ``rows`` answers of ``new`` tokens each, ``batch`` at a time; a prompt is read once for its answers."""
 
     rows: float
@@ -63,7 +63,7 @@ class StageWork:
     critics: int = 0  # trunks that are trained beside the policy's
     trained: float = 0.0  # tokens, as a run's report counts them
     sampled: float = 0.0
-    activities: list[Pass | Draw] = field(default_factory=list)
+    activities: list[Pass | SamplingPass] = field(default_factory=list)
     at_most: bool = False  # counts are bounds: answers may end early, raters may disagree
     remarks: list[str] = field(default_factory=list)
 
@@ -77,13 +77,13 @@ def largest_batch(lengths: Sequence[float], size: int) -> float:
     return min(sum(sorted(lengths, reverse=True)[:size]), size * mean + 3 * deviation * math.sqrt(size))
 
 
-def flops(activity: Pass | Draw, size: ModelSize, work: StageWork) -> float:
+def flops(activity: Pass | SamplingPass, size: ModelSize, work: StageWork) -> float:
     """Floating-point operations, 2 for each multiplication and addition.
 
     A forward pass costs 2 per weight and token. Backward it is 2 for the input's gradient, through every weight, and 2
     for the weight's own, where it is trained (Kaplan et al. 2020, section 2.1): 6 in all, or 4 below an adapter.
     """
-    if isinstance(activity, Draw):
+    if isinstance(activity, SamplingPass):
         context = activity.longest + activity.new / 2
         drawn = activity.rows * activity.new
         return _forward(size, work, activity.prompt_tokens, activity.rows, activity.longest) + _forward(
@@ -111,7 +111,7 @@ def key_value_bytes(size: ModelSize, precision: str) -> int:
     return 2 * size.layers * size.key_width * BYTES[precision]
 
 
-def seconds(activity: Pass | Draw, size: ModelSize, work: StageWork, machine: Machine, precision: str) -> float:
+def seconds(activity: Pass | SamplingPass, size: ModelSize, work: StageWork, machine: Machine, precision: str) -> float:
     """The time on a machine: operations at the share of its peak, or reading the weights, or launching, if longer."""
     rate = machine.share * machine.peak(precision)
     operations = flops(activity, size, work) / rate

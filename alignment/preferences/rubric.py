@@ -11,12 +11,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from alignment.errors import Fault, InputError
 from alignment.preferences.rubric_measures import (
-    Answer,
     Copying,
     Direct,
     Echo,
     Finished,
     Plain,
+    ReferenceAnswer,
     Repetition,
     Sentences,
     Substance,
@@ -30,7 +30,7 @@ from alignment.records import Prompt, Record, Response
 POINTS = 10.0
 
 Measured = Annotated[
-    Answer
+    ReferenceAnswer
     | Translation
     | Topic
     | Substance

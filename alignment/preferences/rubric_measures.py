@@ -18,7 +18,7 @@ Count = Annotated[int, Field(ge=1)]
 NEGATIONS = frozenset({"not", "never", "no", "isn't", "neither", "nor"})
 
 
-class Criterion(BaseModel):
+class RubricCriterion(BaseModel):
     """What every criterion has. A ``required`` one scales the whole score; the others add up by ``weight``."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -37,13 +37,13 @@ class Criterion(BaseModel):
         return self.when == "always" or (self.when == "reference") == (prompt.reference is not None)
 
     @model_validator(mode="after")
-    def _counts(self) -> "Criterion":
+    def _counts(self) -> "RubricCriterion":
         if self.weight == 0 and not self.required:
             raise ValueError("a criterion needs a weight above 0, or `required: true`")
         return self
 
 
-class Answer(Criterion):
+class ReferenceAnswer(RubricCriterion):
     """The short reference answer is given.
 
     A number must be the first or the last that the answer names (elsewhere it earns a quarter: lists of guesses should
@@ -59,7 +59,7 @@ class Answer(Criterion):
         return short_answer(question(prompt), prompt.reference or "", response.text)
 
 
-class Translation(Criterion):
+class Translation(RubricCriterion):
     """Likeness to the reference translation: sentence chrF (Popović 2015), as a share.
 
     The likest of the whole answer, its sentences and what it puts in quotation marks counts, so that saying more than
@@ -81,7 +81,7 @@ class Translation(Criterion):
         return ramp(likeness / 100, zero=self.zero_similarity, full=self.full_similarity)
 
 
-class Topic(Criterion):
+class Topic(RubricCriterion):
     """Shares ``needed`` subjects with the prompt or the reference; ``floor`` is the value of sharing none.
 
     The floor is there because a good answer may use other words than the question does. It sees words, not sense.
@@ -102,7 +102,7 @@ class Topic(Criterion):
         return self.floor + (1 - self.floor) * share if texts.words(response.text) else share
 
 
-class Substance(Criterion):
+class Substance(RubricCriterion):
     """Has ``min_words`` different words, or different words that the prompt lacks; a right short answer has enough."""
 
     measure: Literal["substance"]
@@ -118,7 +118,7 @@ class Substance(Criterion):
         return min(1.0, len(said) / self.min_words)
 
 
-class Echo(Criterion):
+class Echo(RubricCriterion):
     """The longest run of words taken from the prompt, as a Dice overlap of the two: 1 is the prompt handed back."""
 
     measure: Literal["echo"]
@@ -131,7 +131,7 @@ class Echo(Criterion):
         return ramp(overlap, zero=self.zero_overlap, full=self.full_overlap)
 
 
-class Copying(Criterion):
+class Copying(RubricCriterion):
     """The share of the answer's n-grams that stand in the prompt word for word."""
 
     measure: Literal["copying"]
@@ -146,7 +146,7 @@ class Copying(Criterion):
         return ramp(share, zero=self.zero_share, full=self.full_share)
 
 
-class Repetition(Criterion):
+class Repetition(RubricCriterion):
     """The share of the answer's n-grams that have been said before in it."""
 
     measure: Literal["repetition"]
@@ -160,7 +160,7 @@ class Repetition(Criterion):
         return ramp(share, zero=self.zero_share, full=self.full_share)
 
 
-class Sentences(Criterion):
+class Sentences(RubricCriterion):
     """Number of sentences outside code."""
 
     measure: Literal["sentences"]
@@ -171,7 +171,7 @@ class Sentences(Criterion):
         return ramp(len(texts.sentences(response.text)), zero=self.zero_at, full=self.full_at_most)
 
 
-class Words(Criterion):
+class Words(RubricCriterion):
     """Number of words, code included: a single endless sentence is not short."""
 
     measure: Literal["words"]
@@ -182,7 +182,7 @@ class Words(Criterion):
         return ramp(len(texts.words(response.text)), zero=self.zero_at, full=self.full_at_most)
 
 
-class Direct(Criterion):
+class Direct(RubricCriterion):
     """No preamble at the start, no filler phrase anywhere, no long stretch of the question in the first sentence."""
 
     measure: Literal["direct"]
@@ -199,7 +199,7 @@ class Direct(Criterion):
         return 0.0 if opened or filler or parroted else 1.0
 
 
-class Plain(Criterion):
+class Plain(RubricCriterion):
     """The share of words (outside code) with ``long_word`` letters or more; Markdown structure halves the value."""
 
     measure: Literal["plain"]
@@ -214,7 +214,7 @@ class Plain(Criterion):
         return value / 2 if texts.has_markup(response.text) else value
 
 
-class Finished(Criterion):
+class Finished(RubricCriterion):
     """Not cut off, and closed by punctuation; a title or label of fewer than ``unpunctuated_words`` needs none."""
 
     measure: Literal["finished"]
@@ -239,7 +239,7 @@ def question(prompt: Prompt) -> str:
 
 
 def short_answer(asked: str, reference: str, text: str) -> float:
-    """How far ``text`` gives the short ``reference`` answer, from 0 to 1. See :class:`Answer` for the rules."""
+    """How far ``text`` gives the short ``reference``, from 0 to 1. See :class:`ReferenceAnswer` for the rules."""
     reference = reference.strip().rstrip(".")
     if re.fullmatch(r"-?\d+(\.\d+)?", reference):
         return _number(float(reference), texts.numbers(text))

@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import Field
 
 from alignment.evaluation.agreement import Estimate, fleiss_kappa, krippendorff_alpha, percent_agreement
+from alignment.evaluation.win_rate import Rate, win_rate
 from alignment.preferences.consensus import current_votes, rating_table, vote_age
 from alignment.records import Comparison, Record, Vote
 
@@ -97,3 +98,11 @@ def _score_tables(votes: Sequence[Vote]) -> dict[str, tuple[list[Unit], dict[str
 def _as_record(statistic: str, of: str, estimate: Estimate, units: int) -> Agreement:
     value = None if estimate != estimate else float(estimate)  # NaN: undefined
     return Agreement(statistic=statistic, of=of, value=value, low=estimate.low, high=estimate.high, units=units)
+
+
+def share_of_votes(right: Sequence[float], *, votes: Sequence[int]) -> Rate:
+    """The share of pairs that are right, with its 95 % interval; pairs of one vote are one observation.
+
+    ``right`` holds 1, 0.5 or 0 for each pair, ``votes`` the vote that it is of.
+    """
+    return win_rate(right, clusters=votes)

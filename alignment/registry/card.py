@@ -14,7 +14,7 @@ from alignment.records import Artifact
 from alignment.registry.files import CARD_FILE, is_adapter
 from alignment.registry.lineage import LineageNode
 from alignment.registry.records import VersionRecord
-from alignment.registry.win_rates import WinRate, win_rates
+from alignment.registry.win_rates import CandidateWinRate, win_rates
 
 EMBEDDED = {"embedded:smollm2-135m": ("HuggingFaceTB/SmolLM2-135M-Instruct", "apache-2.0")}
 FIGURES = (  # metrics of a step that a card quotes
@@ -80,7 +80,7 @@ def _base(base: Artifact) -> tuple[str, str]:
     return base.key, str(license_id or "unknown")
 
 
-def _summary(record: VersionRecord, rates: list[WinRate]) -> str:
+def _summary(record: VersionRecord, rates: list[CandidateWinRate]) -> str:
     verdict = "was refused by the gate and is registered as a candidate"
     if record.verdict.passed:
         verdict = "was promoted"
@@ -153,7 +153,7 @@ def _held_out(evaluation: Artifact | None) -> str:
     return f"{found['prompts']} held-out prompts" if "prompts" in found else "held-out prompts"
 
 
-def _limits(recipe: Recipe, rates: list[WinRate]) -> list[str]:
+def _limits(recipe: Recipe, rates: list[CandidateWinRate]) -> list[str]:
     kinds = {stage.kind for stage in recipe.stages.values()}
     simulated = "preferences" in kinds
     limits = []

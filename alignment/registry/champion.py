@@ -16,7 +16,7 @@ from alignment.recipe.stages.evaluate import EvaluateStage
 from alignment.records import Artifact, ArtifactRef
 from alignment.registry.files import ADAPTER_FILE, LINEAGE_FILE, is_adapter, require_whole
 from alignment.registry.records import RegisteredVersion
-from alignment.registry.store import Store
+from alignment.registry.store import RegistryStore
 from alignment.registry.versions import find
 from alignment.workspace import Workspace
 
@@ -41,7 +41,7 @@ def champion_artifact(workspace: Workspace, name: str, candidate: Artifact, base
     That is the champion, and where the candidate is itself the champion (the same run, given again) the one before it:
     the same run then compares with the same model. Raises StageError where the version cannot be loaded on ``base``.
     """
-    state = Store.models(workspace).get(name)
+    state = RegistryStore.models(workspace).get(name)
     if state is None:
         return None
     for number in reversed(state.held()):

@@ -12,10 +12,10 @@ from alignment.durable_files import make_read_only, rename_synced, temporary_bes
 from alignment.errors import Fault, InputError
 from alignment.registry.files import require_whole
 from alignment.registry.records import RegisteredVersion
-from alignment.registry.store import Store, is_own
+from alignment.registry.store import RegistryStore, is_own
 
 
-def fetch(store: Store, version: RegisteredVersion) -> None:
+def fetch(store: RegistryStore, version: RegisteredVersion) -> None:
     """Makes sure that a version's folder is there, copied from where MLflow says its files are, and whole.
 
     The files are read again where their sizes or times are others than when they were last found whole. Raises
@@ -31,7 +31,7 @@ def fetch(store: Store, version: RegisteredVersion) -> None:
     remember_digest(folder, version.lineage_sha256, memory)
 
 
-def _bring(store: Store, version: RegisteredVersion, folder: Path) -> None:
+def _bring(store: RegistryStore, version: RegisteredVersion, folder: Path) -> None:
     with store.alone():
         if folder.is_dir():  # another process was faster
             return
@@ -45,7 +45,7 @@ def _bring(store: Store, version: RegisteredVersion, folder: Path) -> None:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _copy(store: Store, version: RegisteredVersion, target: Path) -> None:
+def _copy(store: RegistryStore, version: RegisteredVersion, target: Path) -> None:
     source = str(store.get(version.version).source)
     place = _local(source)
     try:

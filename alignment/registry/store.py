@@ -82,7 +82,7 @@ class ModelState:
         return held or ([] if champion is None else [champion])
 
 
-class Store:
+class RegistryStore:
     """The entries of one registered model."""
 
     def __init__(self, workspace: Workspace, name: str) -> None:

@@ -16,7 +16,7 @@ def task_results(workspace: Workspace, version: RegisteredVersion) -> list[TaskR
 
 def keep_task_results(workspace: Workspace, version: RegisteredVersion, results: TaskResults) -> None:
     """Keeps what was measured: as a file, and as metrics of the version's MLflow run."""
-    from alignment.registry.store import Store
+    from alignment.registry.store import RegistryStore
 
     folder = workspace.folder("registry", version.name, "tasks")
     name = f"v{version.version}-{results.at:%Y%m%dT%H%M%S%f}.json"
@@ -24,4 +24,4 @@ def keep_task_results(workspace: Workspace, version: RegisteredVersion, results:
     figures = {
         f"lm_eval/{task}/{metric}": value for task, found in results.results.items() for metric, value in found.items()
     }
-    Store(workspace, version.name).log_metrics(version.mlflow_run, figures)
+    RegistryStore(workspace, version.name).log_metrics(version.mlflow_run, figures)

@@ -33,7 +33,7 @@ from alignment.registry.files import (
 )
 from alignment.registry.lineage import chat_template_digest, problems, trace
 from alignment.registry.records import Provenance, RegisteredVersion, VersionDetails, VersionRecord
-from alignment.registry.store import CHAMPION, ModelState, Store
+from alignment.registry.store import CHAMPION, ModelState, RegistryStore
 from alignment.registry.task_results import task_results
 from alignment.workspace import Workspace
 
@@ -63,7 +63,7 @@ def register(
     identity = digest_of([artifact.digest, verdict.model_dump(mode="json"), want_merged])
     roots = [candidate, *([recipe.gate.evaluation] if recipe.gate and recipe.gate.evaluation in artifacts else [])]
     lineage = trace(workspace, artifacts, roots)
-    store = Store(workspace, name)
+    store = RegistryStore(workspace, name)
     with store.alone():
         for row in store.find(identity):
             if store.folder(int(row.version)).is_dir():
@@ -87,7 +87,7 @@ def register(
 
 
 def _enter(
-    store: Store,
+    store: RegistryStore,
     record: VersionRecord,
     recipe: Recipe,
     artifacts: Mapping[str, Artifact],
@@ -116,14 +116,14 @@ def _enter(
 
 def list_versions(workspace: Workspace, name: str | None = None) -> list[RegisteredVersion]:
     """Every version (of one registered model), newest first. Raises InputError for a model that is not there."""
-    models = Store.models(workspace)
+    models = RegistryStore.models(workspace)
     if name is not None and name not in models:
         remedy = suggestion(name, models) if models else "run a recipe with a gate first"
         raise InputError([Fault(f"there is no registered model {name!r}", remedy)])
     versions = []
     for model, state in models.items():
         if name in (None, model):
-            store = Store(workspace, model)
+            store = RegistryStore(workspace, model)
             versions += [_listed(store, row, state) for row in store.all()]
     return sorted(versions, key=lambda version: (version.registered, version.version), reverse=True)
 
@@ -135,14 +135,14 @@ def find(workspace: Workspace, reference: str) -> RegisteredVersion:
     the nearest that there is, where there is no such version, and where its files are not to be had.
     """
     version = _named(workspace, reference)
-    fetch(Store(workspace, version.name), version)
+    fetch(RegistryStore(workspace, version.name), version)
     return version
 
 
 def _named(workspace: Workspace, reference: str) -> RegisteredVersion:
     name, _, alias = reference.partition("@")
     name, _, number = name.partition("/")
-    if name not in Store.models(workspace):
+    if name not in RegistryStore.models(workspace):
         raise _unknown(workspace, reference, f"there is no registered model {name!r}")
     versions = list_versions(workspace, name)
     if number:
@@ -160,7 +160,7 @@ def _named(workspace: Workspace, reference: str) -> RegisteredVersion:
 def show(workspace: Workspace, reference: str) -> VersionDetails:
     """A version with its whole lineage, every digest checked against the disk. Raises InputError as :func:`find`."""
     version = _named(workspace, reference)
-    store = Store(workspace, version.name)
+    store = RegistryStore(workspace, version.name)
     with contextlib.suppress(InputError):  # what is missing is said below
         fetch(store, version)
     record, found = read_record(Path(version.folder), version.lineage_sha256)
@@ -186,7 +186,7 @@ def promote(
     registered.
     """
     version = find(workspace, reference)
-    store = Store(workspace, version.name)
+    store = RegistryStore(workspace, version.name)
     refused = store.get(version.version).tags["gate"] == "refused"
     if refused and not despite_gate:
         remedy = "look at why with `rlhf models show`; on better evidence promote it with --force and --reason"
@@ -212,7 +212,7 @@ def rollback(workspace: Workspace, name: str) -> RegisteredVersion:
     Raises InputError where no version held it before, or its files are not what was registered.
     """
     list_versions(workspace, name)
-    store = Store(workspace, name)
+    store = RegistryStore(workspace, name)
     with store.alone():
         held = store.state().held()
         if len(held) < 2:
@@ -238,7 +238,7 @@ def _tags(record: VersionRecord, identity: str) -> dict[str, str]:
     return tags | {f"lineage.{node.name}": str(node) for node in record.lineage.nodes}
 
 
-def _listed(store: Store, row: Any, state: ModelState | None = None) -> RegisteredVersion:
+def _listed(store: RegistryStore, row: Any, state: ModelState | None = None) -> RegisteredVersion:
     """An entry as a record; ``state`` is the model's, where it was read already."""
     tags, version = row.tags, int(row.version)
     state = store.state() if state is None else state

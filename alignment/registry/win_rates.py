@@ -10,7 +10,7 @@ JUDGES = {
 }
 
 
-class WinRate(NamedTuple):
+class CandidateWinRate(NamedTuple):
     """A candidate's win rate against one opponent by one judge: shares in 0 … 1, with the interval's two ends."""
 
     opponent: str
@@ -29,7 +29,7 @@ class WinRate(NamedTuple):
         return JUDGES.get(self.judge, self.judge) + ("" if self.calibrated else ", uncalibrated")
 
 
-def win_rates(metrics: Mapping[str, float]) -> list[WinRate]:
+def win_rates(metrics: Mapping[str, float]) -> list[CandidateWinRate]:
     """Every win rate among an evaluation's metrics (``win_rate.<opponent>.<judge>.value`` and its parts), in order."""
     found = []
     for name in metrics:
@@ -39,7 +39,7 @@ def win_rates(metrics: Mapping[str, float]) -> list[WinRate]:
         opponent, _, judge = stem.removeprefix("win_rate.").rpartition(".")
         if opponent and f"{stem}.low" in metrics and f"{stem}.high" in metrics:
             found.append(
-                WinRate(
+                CandidateWinRate(
                     opponent, judge, metrics[name], metrics[f"{stem}.low"], metrics[f"{stem}.high"],
                     length_controlled=metrics.get(f"{stem}.length_controlled"),
                     length_controlled_low=metrics.get(f"{stem}.length_controlled.low"),

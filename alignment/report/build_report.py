@@ -42,7 +42,7 @@ from alignment.workspace import Workspace
 NOT_PART, NOT_REACHED = "not part of this recipe", "not reached in this run"
 
 
-class Outcome(Protocol):
+class StageEnd(Protocol):
     """How one stage of a run ended."""
 
     @property
@@ -65,7 +65,7 @@ def build_report(
     workspace: Workspace,
     recipe: Recipe,
     artifacts: Mapping[str, Artifact],
-    outcomes: Sequence[Outcome],
+    outcomes: Sequence[StageEnd],
     *,
     run: str,
     recipe_text: str,
@@ -143,7 +143,7 @@ def _absent(recipe: Recipe, artifacts: Mapping[str, Artifact], verdict: GateVerd
     return absent
 
 
-def _stage(outcome: Outcome, work_seconds: Mapping[str, float]) -> StageReport:
+def _stage(outcome: StageEnd, work_seconds: Mapping[str, float]) -> StageReport:
     artifact = outcome.artifact
     worked = work_seconds.get(outcome.name, artifact.work_seconds if artifact else 0.0)
     return StageReport(

@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from alignment.report.run_report import Interval, OveroptimisationReport, TournamentReport, Way
-from alignment.report.svg import WIDTH, Dot, Figure, Label, Path, Plane, Shape, nice_ticks, padded
+from alignment.report.svg import WIDTH, Dot, Label, Path, Plane, Shape, SvgFigure, nice_ticks, padded
 from alignment.report.words import percent, percent_range, short
 
 SERIES = 6  # colours that the style sheet has
 
 
-def way_plot(found: OveroptimisationReport) -> Figure:
+def way_plot(found: OveroptimisationReport) -> SvgFigure:
     """True reward (strong, with intervals) and proxy (thin, dashed) of every policy against √KL, in one plane."""
     reach = [0.0] + [
         value for way in found.ways.values() for point in way.points
@@ -31,7 +31,7 @@ def way_plot(found: OveroptimisationReport) -> Figure:
         y = 356.0 + 19 * number
         shapes.append(Path(f"M{plane.left} {y - 4:.1f}h22", f"line series-{number % SERIES}"))
         shapes.append(Label(plane.left + 30, y, f"{name}: {way.words}", "row-label"))
-    return Figure(
+    return SvgFigure(
         title="True and proxy reward against distance",
         alternative=" ".join(_sentence(name, way) for name, way in found.ways.items()),
         width=2 * WIDTH,
@@ -66,7 +66,7 @@ def _sentence(name: str, way: Way) -> str:
     )
 
 
-def tournament_plot(found: TournamentReport) -> Figure:
+def tournament_plot(found: TournamentReport) -> SvgFigure:
     """Win rate against the start, by KL from it: what each player gained, and what it paid."""
     players = [one for one in found.standings if one.rate is not None]
     farthest = max((one.kl for one in players), default=1.0) or 1.0
@@ -88,7 +88,7 @@ def tournament_plot(found: TournamentReport) -> Figure:
         right = x < plane.right - 90
         shapes.append(Label(x + (9 if right else -9), y + 4, one.player, "row-label", "start" if right else "end"))
     words = "; ".join(f"{one.player} {percent(one.rate.value)} at {short(one.kl)} nats" for one in players if one.rate)
-    return Figure(
+    return SvgFigure(
         title=f"Win rate against {found.start}, by KL",
         alternative=f"Win rates against {found.start} on {found.prompts} held-out prompts: {words}.",
         width=WIDTH,

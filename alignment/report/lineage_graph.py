@@ -28,7 +28,7 @@ class Box:
 
 
 @dataclass(frozen=True, slots=True)
-class Link:
+class GraphEdge:
     """An edge as SVG path data; ``css`` is model, data or compare."""
 
     d: str
@@ -43,7 +43,7 @@ class Drawing:
     width: float
     height: float
     boxes: tuple[Box, ...]
-    links: tuple[Link, ...]
+    links: tuple[GraphEdge, ...]
 
 
 def draw(lineage: LineageReport, *, downwards: bool = False) -> Drawing:
@@ -73,7 +73,9 @@ def draw(lineage: LineageReport, *, downwards: bool = False) -> Drawing:
             for i, name in enumerate(chain)
             for end in ((True,) if i == 0 else (False,) if i == len(chain) - 1 else (False, True))
         ]
-        links.append(Link(_path(points, downwards), _css(edge.role), f"{edge.source} → {edge.target}: {edge.role}"))
+        links.append(
+            GraphEdge(_path(points, downwards), _css(edge.role), f"{edge.source} → {edge.target}: {edge.role}")
+        )
     along = (max(layer.values()) + 1) * step - (step - along_size) + 2 * MARGIN
     across = max(place[name] + across_size / 2 for name in ids) + 2 * MARGIN
     across = max(across, max(place.values()) + 2 * MARGIN)

@@ -12,7 +12,7 @@ from alignment.durable_files import write_text
 from alignment.report import distance_plots, evidence_words, feedback, lineage_graph, plots, words
 from alignment.report.judges import judge_rows
 from alignment.report.run_report import Curve, RunReport, WinRateReport
-from alignment.report.svg import Figure
+from alignment.report.svg import SvgFigure
 
 STEP_CURVES = {  # of PPO: the curve, and what its axis says
     "score": "score",
@@ -73,7 +73,7 @@ def render(report: RunReport) -> str:
     )
 
 
-def figures(report: RunReport) -> list[Figure]:
+def figures(report: RunReport) -> list[SvgFigure]:
     """What the run as a whole has to show: the reward models, the evaluation and the experiments."""
     found = [draw(reward) for reward in report.rewards for draw in (plots.margin_plot, plots.calibration_plot)]
     found += _evaluation_figures(report)
@@ -81,7 +81,7 @@ def figures(report: RunReport) -> list[Figure]:
     return found + [distance_plots.tournament_plot(one) for one in report.tournaments]
 
 
-def stage_figures(name: str, kind: str, curves: Mapping[str, Curve]) -> list[Figure]:
+def stage_figures(name: str, kind: str, curves: Mapping[str, Curve]) -> list[SvgFigure]:
     """What one stage has to show of its training: the same figures as in the report."""
     found = [
         plots.step_curve(name, words, curves[metric])
@@ -99,14 +99,14 @@ def main_rate(report: RunReport) -> WinRateReport | None:
     return next((rate for rate in rates if rate.opponent == "base"), rates[0] if rates else None)
 
 
-def _loss_figures(report: RunReport) -> list[Figure]:
+def _loss_figures(report: RunReport) -> list[SvgFigure]:
     """Score, KL and held-out win rate of PPO; then the loss of what is trained on examples."""
     kinds = {stage.name: stage.kind for stage in report.stages}
     found = [one for name, curves in report.curves.items() for one in stage_figures(name, kinds.get(name, ""), curves)]
     return sorted(found, key=lambda figure: figure.title.startswith("Loss of"))
 
 
-def _evaluation_figures(report: RunReport) -> list[Figure]:
+def _evaluation_figures(report: RunReport) -> list[SvgFigure]:
     found = report.evaluation
     if found is None:
         return []

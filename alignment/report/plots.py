@@ -1,11 +1,11 @@
-"""The report's plots: each a function from its part of the report to a :class:`Figure`."""
+"""The report's plots: each a function from its part of the report to a :class:`SvgFigure`."""
 
 import math
 from collections.abc import Mapping, Sequence
 from statistics import median
 
 from alignment.report.run_report import Curve, EvaluationReport, Interval, RewardReport, Tally, WinRateReport
-from alignment.report.svg import WIDTH, Dot, Figure, Label, Path, Plane, Rect, Shape, histogram, nice_ticks, padded
+from alignment.report.svg import WIDTH, Dot, Label, Path, Plane, Rect, Shape, SvgFigure, histogram, nice_ticks, padded
 from alignment.report.words import model_words, percent, percent_range
 
 PERCENT_TICKS = [(value / 100, f"{value} %") for value in (0, 25, 50, 75, 100)]
@@ -14,7 +14,7 @@ INDIFFERENCE = math.log(2)  # −log σ(0): the loss of a pairwise model that pr
 BINS = 24
 
 
-def loss_curve(stage: str, curve: Curve, *, pairwise: bool) -> Figure:
+def loss_curve(stage: str, curve: Curve, *, pairwise: bool) -> SvgFigure:
     """A training stage's loss by optimizer step: each step faint, their running mean strong.
 
     ``pairwise`` marks log 2, where a loss on pairs starts.
@@ -32,7 +32,7 @@ def loss_curve(stage: str, curve: Curve, *, pairwise: bool) -> Figure:
     shapes.append(Dot(plane.x(steps[-1]), plane.y(smooth[-1]), 3.5, "dot", f"{smooth[-1]:.4g}"))
     if pairwise:
         shapes.append(Label(plane.right, plane.y(INDIFFERENCE) - 5, "no preference: log 2", "note", "end"))
-    return Figure(
+    return SvgFigure(
         title=f"Loss of {stage}",
         alternative=f"Loss of {stage}: from {smooth[0]:.3g} to {smooth[-1]:.3g} in {steps[-1]} optimizer steps.",
         width=WIDTH,
@@ -42,7 +42,7 @@ def loss_curve(stage: str, curve: Curve, *, pairwise: bool) -> Figure:
     )
 
 
-def step_curve(stage: str, what: str, curve: Curve) -> Figure:
+def step_curve(stage: str, what: str, curve: Curve) -> SvgFigure:
     """A figure of a policy in training, ``what`` in words, by step: each step faint, their running mean strong."""
     steps, values = [step for step, _value in curve], [value for _step, value in curve]
     smooth, name = _running_mean(values), what.partition(" (")[0]
@@ -51,7 +51,7 @@ def step_curve(stage: str, what: str, curve: Curve) -> Figure:
     shapes.append(plane.line(list(zip(steps, values, strict=True)), "faint"))
     shapes.append(plane.line(list(zip(steps, smooth, strict=True)), "line"))
     shapes.append(Dot(plane.x(steps[-1]), plane.y(smooth[-1]), 3.5, "dot", f"{smooth[-1]:.4g}"))
-    return Figure(
+    return SvgFigure(
         title=f"{name[0].upper()}{name[1:]} of {stage}",
         alternative=f"{what} of {stage}: from {smooth[0]:.3g} to {smooth[-1]:.3g} in {steps[-1]} steps.",
         width=WIDTH,
@@ -61,7 +61,7 @@ def step_curve(stage: str, what: str, curve: Curve) -> Figure:
     )
 
 
-def verdict_strip(rate: WinRateReport, prompts: int) -> Figure:
+def verdict_strip(rate: WinRateReport, prompts: int) -> SvgFigure:
     """The one win rate that the verdict quotes, large."""
     plane = Plane((0, 1), (0, 1), left=8, right=312, top=10, bottom=62)
     css = "good" if rate.low > 0.5 else "bad" if rate.high < 0.5 else "open"
@@ -79,10 +79,10 @@ def verdict_strip(rate: WinRateReport, prompts: int) -> Figure:
         Label(plane.right, 74, "always", anchor="end"),
     ]
     words = f"{percent(rate.value)}, interval {percent(rate.low)} to {percent(rate.high)}, {prompts} prompts"
-    return Figure(f"Wins against {rate.opponent}", f"Wins against {rate.opponent}: {words}.", 320, 80, tuple(shapes))
+    return SvgFigure(f"Wins against {rate.opponent}", f"Wins against {rate.opponent}: {words}.", 320, 80, tuple(shapes))
 
 
-def win_rate_plot(rates: Sequence[WinRateReport], candidate: str, prompts: int) -> Figure:
+def win_rate_plot(rates: Sequence[WinRateReport], candidate: str, prompts: int) -> SvgFigure:
     """Win rates with their intervals, one row for each opponent and judge, against the 50 % line."""
     row_height, top = 46.0, 30.0
     bottom = top + row_height * len(rates)
@@ -117,7 +117,7 @@ def win_rate_plot(rates: Sequence[WinRateReport], candidate: str, prompts: int) 
         + (f", {length_words(r.length_controlled)}" if r.length_controlled else "")
         for r in rates
     )
-    return Figure(
+    return SvgFigure(
         title="Win rates with 95 % intervals",
         alternative=f"Win rates of {candidate} on {prompts} held-out prompts: {words}.",
         width=WIDTH,
@@ -134,7 +134,7 @@ def length_words(rate: Interval) -> str:
     return f"{percent(rate.value)}{ends} if answers were equally long"
 
 
-def margin_plot(reward: RewardReport) -> Figure:
+def margin_plot(reward: RewardReport) -> SvgFigure:
     """A reward model's accuracy with its interval, and how far apart it puts the answers of held-out pairs."""
     reach = max([1e-6, *(abs(margin) for margin in reward.margins)])
     bins = BINS if len(reward.margins) >= 60 else BINS // 2
@@ -157,7 +157,7 @@ def margin_plot(reward: RewardReport) -> Figure:
     wrong = sum(margin < 0 for margin in reward.margins)
     right = f"{percent(reward.accuracy)} of {len(reward.margins)} held-out pairs"
     interval = f"95\u202f% interval {percent_range(reward.low, reward.high)}"
-    return Figure(
+    return SvgFigure(
         title=f"Accuracy and margins of {reward.stage}",
         alternative=f"The reward model orders {right} right, {interval}; {wrong} are in the wrong order.",
         width=WIDTH,
@@ -183,7 +183,7 @@ def _accuracy_strip(reward: RewardReport) -> list[Shape]:
     ]
 
 
-def calibration_plot(reward: RewardReport) -> Figure:
+def calibration_plot(reward: RewardReport) -> SvgFigure:
     """Whether a reward model's probabilities mean what they say."""
     plane = Plane((0, 1), (0, 1), left=50, bottom=246)
     shapes = plane.axes("predicted that it is preferred", "was preferred", PERCENT_TICKS, PERCENT_TICKS)
@@ -199,7 +199,7 @@ def calibration_plot(reward: RewardReport) -> Figure:
             Dot(plane.x(row.confidence), plane.y(row.accuracy), 2.5 + 5 * math.sqrt(row.n / most), "bubble", tip)
         )
     words = "; ".join(f"of {row.n} at {percent(row.confidence)}, {percent(row.accuracy)}" for row in rows)
-    return Figure(
+    return SvgFigure(
         title=f"Calibration of {reward.stage}",
         alternative=f"Predicted against observed preference: {words}.",
         width=WIDTH,
@@ -218,7 +218,7 @@ def _error_words(reward: RewardReport) -> str:
     return f" Calibration error {reward.ece.value:.3f}{ends}, the bias of few pairs taken off."
 
 
-def length_plot(evaluation: EvaluationReport) -> Figure:
+def length_plot(evaluation: EvaluationReport) -> SvgFigure:
     """How long each model's answers are: one histogram below the other, on one axis."""
     order = sorted(evaluation.lengths, key=lambda model: (model == evaluation.candidate, model != "base"))
     lengths = {model: evaluation.lengths[model] for model in order if evaluation.lengths[model]}
@@ -245,7 +245,7 @@ def length_plot(evaluation: EvaluationReport) -> Figure:
         x = plane.x(middle)
         shapes.append(Path(f"M{x:.1f} {floor - row_height + 28:.1f}V{floor:.1f}", "median"))
     words = "; ".join(f"{model}: median {median(values):g} tokens" for model, values in lengths.items())
-    return Figure(
+    return SvgFigure(
         title="Length of the answers",
         alternative=f"Distributions of answer length on held-out prompts. {words}.",
         width=WIDTH,
@@ -255,7 +255,9 @@ def length_plot(evaluation: EvaluationReport) -> Figure:
     )
 
 
-def kinds_plot(tallies: Mapping[str, Tally], candidate: str, opponent: str, judge: str, judged_by: str = "") -> Figure:
+def kinds_plot(
+    tallies: Mapping[str, Tally], candidate: str, opponent: str, judge: str, judged_by: str = ""
+) -> SvgFigure:
     """Wins, ties and losses for each kind of prompt."""
     row_height, top = 30.0, 14.0
     bottom = top + row_height * len(tallies)
@@ -273,7 +275,7 @@ def kinds_plot(tallies: Mapping[str, Tally], candidate: str, opponent: str, judg
                 shapes.append(Rect(plane.left + begin, y + 15, width - 1, 7, f"bar {css}", f"{part} of {total}", 1))
             begin += width
     words = "; ".join(f"{kind} {t.win} won, {t.tie} tied, {t.loss} lost" for kind, t in tallies.items())
-    return Figure(
+    return SvgFigure(
         title=f"By kind of prompt, against {opponent}",
         alternative=f"{candidate} against {opponent} by kind of prompt: {words}.",
         width=WIDTH,

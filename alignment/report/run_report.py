@@ -69,7 +69,7 @@ class Answer(Record):
     finished: bool  # False: cut off at the longest length allowed
 
 
-class Judgement(Record):
+class JudgedAnswer(Record):
     """How the candidate's answer fared against one opponent's, by one judge."""
 
     opponent: str
@@ -84,7 +84,7 @@ class Sample(Record):
     kind: str
     reference: str | None
     answers: tuple[Answer, ...]
-    judgements: tuple[Judgement, ...]
+    judgements: tuple[JudgedAnswer, ...]
 
 
 class Tally(Record):

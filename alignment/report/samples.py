@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from alignment.report.run_report import Answer, EvaluationReport, Judgement, Sample, Verdict
+from alignment.report.run_report import Answer, EvaluationReport, JudgedAnswer, Sample, Verdict
 
 MOST, LOSSES = 12, 3
 Row = dict[str, Any]
@@ -62,7 +62,7 @@ def _sample(row: Row, models: Sequence[str], candidate: str) -> Sample:
             Answer(model=model, text=row["texts"][model], finished=row["finished"][model]) for model in order
         ),
         judgements=tuple(
-            Judgement(opponent=opponent, judge=judge, outcome=_word(value))
+            JudgedAnswer(opponent=opponent, judge=judge, outcome=_word(value))
             for opponent, judged in row["outcomes"].items()
             for judge, value in judged.items()
         ),

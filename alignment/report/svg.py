@@ -62,7 +62,7 @@ Shape = Path | Rect | Dot | Label
 
 
 @dataclass(frozen=True, slots=True)
-class Figure:
+class SvgFigure:
     """A finished figure. ``alternative`` says in words what it shows."""
 
     title: str

@@ -8,12 +8,12 @@ from markupsafe import Markup
 
 from alignment.report import lineage_graph
 from alignment.report.run_report import LineageReport
-from alignment.report.svg import Figure
+from alignment.report.svg import SvgFigure
 
 MARGIN, TOP, FOOT = 14.0, 38.0, 34.0
 
 
-def figure_svg(figure: Figure, *, scale: float = 1.6) -> str:
+def figure_svg(figure: SvgFigure, *, scale: float = 1.6) -> str:
     """A figure with its title and caption, ``scale`` times as large as in the report."""
     return _render(
         title=figure.title, alternative=figure.alternative, figure=figure, scale=scale,

@@ -9,7 +9,7 @@ from alignment.models.reward_model import load_reward_model, score
 from alignment.recipe.rewards import FunctionReward, JudgeReward, ModelReward, RewardList, data_name, reward_name
 from alignment.reward import rules, verifiable
 from alignment.reward.judge_reward import judge_reward
-from alignment.reward.protocol import Answer, Component, Reward, Rewards
+from alignment.reward.protocol import Component, Reward, RewardInput, Rewards
 from alignment.reward.user_function import function
 from alignment.stage import StageContext
 
@@ -43,7 +43,7 @@ def model_reward(settings: ModelReward, context: StageContext, tokenizer: Any | 
     if tokenizer is not None:
         check_template(tokenizer, own_tokenizer, settings.model)
 
-    def ids(answer: Answer) -> list[int]:
+    def ids(answer: RewardInput) -> list[int]:
         if answer.token_ids is not None and tokenizer is not None:
             return list(answer.token_ids)
         messages = answer.prompt.messages

@@ -7,10 +7,10 @@ from typing import Any
 from alignment.digests import content_id
 from alignment.errors import StageError
 from alignment.judges.factory import build_judge, calibration_of
-from alignment.judges.protocol import Correction, sigmoid
+from alignment.judges.protocol import JudgeCorrection, sigmoid
 from alignment.recipe.rewards import JudgeReward, reward_name
 from alignment.records import Comparison, Prompt, Response, Sampling
-from alignment.reward.protocol import Answer, Reward
+from alignment.reward.protocol import Reward, RewardInput
 from alignment.stage import StageContext
 
 
@@ -20,17 +20,17 @@ def judge_reward(settings: JudgeReward, context: StageContext) -> Reward:
     Raises StageError where its calibration is another judge's.
     """
     report = calibration_of(settings.calibrated_by, settings.judge, context)
-    correction = report.correction if report else Correction()
+    correction = report.correction if report else JudgeCorrection()
     judge: Any = build_judge(settings.judge, context, f"judge:{reward_name(settings)}")
     if settings.alone:
 
-        async def alone(answers: Sequence[Answer]) -> list[float]:
+        async def alone(answers: Sequence[RewardInput]) -> list[float]:
             found = await judge.score([answer.prompt for answer in answers], [answer.text for answer in answers])
             return _filled(found, settings)
 
         return alone
 
-    async def compared(answers: Sequence[Answer]) -> list[float]:
+    async def compared(answers: Sequence[RewardInput]) -> list[float]:
         comparisons = _pairings(answers, settings.opponents)
         if not comparisons:
             return [0.5] * len(answers)  # every prompt has one answer, however often: none is better than another
@@ -51,7 +51,7 @@ def judge_reward(settings: JudgeReward, context: StageContext) -> Reward:
     return compared
 
 
-def _pairings(answers: Sequence[Answer], opponents: int) -> list[Comparison]:
+def _pairings(answers: Sequence[RewardInput], opponents: int) -> list[Comparison]:
     """Each distinct answer with the next ``opponents`` of its prompt's, in a ring; every pair once."""
     groups: dict[str, tuple[Prompt, list[str]]] = {}
     for answer in answers:

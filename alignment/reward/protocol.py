@@ -18,7 +18,7 @@ from alignment.records import Prompt
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class RewardInput:
     """What is scored: an answer to a prompt, whose ``reference`` it may be compared with.
 
     ``tokens`` counts the generated tokens. ``token_ids`` are prompt and answer as the policy read and wrote them, where
@@ -46,7 +46,7 @@ class FunctionError(Exception):
 class Reward(Protocol):
     """Scores answers, in their order, one finite number each."""
 
-    def __call__(self, answers: Sequence[Answer], /) -> Scores | Awaitable[Scores]: ...
+    def __call__(self, answers: Sequence[RewardInput], /) -> Scores | Awaitable[Scores]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ class Rewards:
     def names(self) -> list[str]:
         return [component.name for component in self.components]
 
-    def score(self, answers: Sequence[Answer]) -> dict[str, list[float]]:
+    def score(self, answers: Sequence[RewardInput]) -> dict[str, list[float]]:
         """Every component's scores by its name, without weights. Raises StageError: see the module's docstring."""
         if not answers:
             return {name: [] for name in self.names}
@@ -100,7 +100,7 @@ class Rewards:
         return [sum(values) for values in zip(*columns, strict=True)]
 
 
-def shown(answer: Answer) -> str:
+def shown(answer: RewardInput) -> str:
     """The prompt and the answer, for a message."""
     return f"prompt {answer.prompt.messages[-1].content!r}, answer {answer.text!r}"
 
@@ -115,7 +115,7 @@ def _wait(waiting: Mapping[str, Awaitable[Scores]]) -> dict[str, Scores | BaseEx
         return dict(zip(waiting, pool.submit(lambda: asyncio.run(together())).result(), strict=True))
 
 
-def _failure(component: Component, answers: Sequence[Answer], error: BaseException) -> StageError:
+def _failure(component: Component, answers: Sequence[RewardInput], error: BaseException) -> StageError:
     """The message of a reward that raised: the first answer that it raises on alone, else the batch's first."""
     if isinstance(error, StageError):
         return error
@@ -124,7 +124,7 @@ def _failure(component: Component, answers: Sequence[Answer], error: BaseExcepti
     return StageError(f"the reward {component.name} failed with {kind}: {error}; {shown(culprit)}")
 
 
-def _fails(component: Component, answer: Answer) -> bool:
+def _fails(component: Component, answer: RewardInput) -> bool:
     try:
         scores = component.reward([answer])
         return isawaitable(scores) and isinstance(_wait({"": scores})[""], BaseException)
@@ -132,7 +132,7 @@ def _fails(component: Component, answer: Answer) -> bool:
         return True
 
 
-def _checked(name: str, scores: Scores, answers: Sequence[Answer]) -> list[float]:
+def _checked(name: str, scores: Scores, answers: Sequence[RewardInput]) -> list[float]:
     try:
         values = [float(score) for score in scores]
     except (TypeError, ValueError) as error:

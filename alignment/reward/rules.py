@@ -5,6 +5,7 @@ import re
 import unicodedata
 from collections.abc import Callable
 
+from alignment.data.text import repeated_share, sentences, whitespace_words
 from alignment.recipe.rewards import (
     FormatReward,
     KeywordsReward,
@@ -13,7 +14,7 @@ from alignment.recipe.rewards import (
     LengthReward,
     RepetitionPenalty,
 )
-from alignment.reward.protocol import Answer, Reward
+from alignment.reward.protocol import Reward, RewardInput
 from alignment.reward.verifiable import each
 
 _BULLET, _NUMBERED = re.compile(r"\s*[-*•]\s+\S"), re.compile(r"\s*\d+[.)]\s+\S")
@@ -25,17 +26,17 @@ _SCRIPTS = {  # how the names of a script's letters begin in Unicode
 }  # fmt: skip
 
 
-def measured(answer: Answer, unit: str) -> int:
-    """How long an answer is. Sentences end with . ! ? or …, or with the text; empty lines do not count."""
+def measured(answer: RewardInput, unit: str) -> int:
+    """How long an answer is. A line break ends a sentence too; code has none, and empty lines do not count."""
     text = answer.text.strip()
     if unit == "tokens":
         return answer.tokens
     if unit == "words":
-        return len(text.split())
+        return len(whitespace_words(text))
     if unit == "lines":
         return sum(bool(line.strip()) for line in text.splitlines())
     if unit == "sentences":
-        return sum(bool(re.search(r"\w", part)) for part in re.split(r"(?<=[.!?…])[\"'”’)]*\s+", text))
+        return len(sentences(text))
     return len(text)
 
 
@@ -82,7 +83,7 @@ def keywords(settings: KeywordsReward) -> Reward:
     def has(text: str, word: str) -> bool:
         return re.search(rf"(?<!\w){re.escape(word.strip())}(?!\w)", text, re.IGNORECASE) is not None
 
-    def score(answer: Answer) -> float:
+    def score(answer: RewardInput) -> float:
         held = [has(answer.text, word) for word in settings.required]
         held += [not has(answer.text, word) for word in settings.forbidden]
         return sum(held) / len(held)
@@ -94,7 +95,7 @@ def language(settings: LanguageReward) -> Reward:
     """See :class:`LanguageReward`; an answer without letters is in no script."""
     prefix = _SCRIPTS[settings.script]
 
-    def score(answer: Answer) -> float:
+    def score(answer: RewardInput) -> float:
         letters = [character for character in answer.text if character.isalpha()]
         inside = sum(unicodedata.name(letter, "").startswith(prefix) for letter in letters)
         return inside / len(letters) if letters else 0.0
@@ -105,7 +106,7 @@ def language(settings: LanguageReward) -> Reward:
 def length_penalty(settings: LengthPenalty) -> Reward:
     """See :class:`LengthPenalty`."""
 
-    def score(answer: Answer) -> float:
+    def score(answer: RewardInput) -> float:
         over = (measured(answer, settings.unit) - settings.free) / (settings.full - settings.free)
         return -min(max(over, 0.0), 1.0)
 
@@ -115,10 +116,8 @@ def length_penalty(settings: LengthPenalty) -> Reward:
 def repetition_penalty(settings: RepetitionPenalty) -> Reward:
     """See :class:`RepetitionPenalty`; an answer shorter than one n-gram repeats nothing."""
 
-    def score(answer: Answer) -> float:
-        words = answer.text.lower().split()
-        grams = [tuple(words[i : i + settings.ngram]) for i in range(len(words) - settings.ngram + 1)]
-        return len(set(grams)) / len(grams) - 1 if grams else 0.0
+    def score(answer: RewardInput) -> float:
+        return -(repeated_share(answer.text, settings.ngram) or 0.0)
 
     return each(score)
 

@@ -35,7 +35,7 @@ CHILD = Path(str(sandbox_child.__file__))
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class ProgramResult:
     """How a program ended. ``detail`` is its error, where it had one."""
 
     verdict: Literal["passed", "failed", "timeout"]
@@ -48,7 +48,7 @@ class Outcome:
 
 def run_all(
     programs: Sequence[tuple[str, str]], *, seconds: float, memory_mb: int, processes: int | None = None
-) -> list[Outcome]:
+) -> list[ProgramResult]:
     """The outcomes of (program, tests) pairs, in order, ``processes`` at once.
 
     A program passes where it and then its tests, to which its names are known, run to their ends. Raises StageError
@@ -58,7 +58,7 @@ def run_all(
         return list(pool.map(lambda pair: run(*pair, seconds=seconds, memory_mb=memory_mb), programs))
 
 
-def run(program: str, tests: str, *, seconds: float, memory_mb: int) -> Outcome:
+def run(program: str, tests: str, *, seconds: float, memory_mb: int) -> ProgramResult:
     """Runs one program and its tests. Raises StageError where they cannot be confined here."""
     token = secrets.token_hex(16)  # written after the tests: tests that end early are not passed
     limits = {"seconds": seconds, "memory_mb": memory_mb}
@@ -76,7 +76,7 @@ def run(program: str, tests: str, *, seconds: float, memory_mb: int) -> Outcome:
                 ends.discard(end)
         processes[1].wait(seconds)
     except subprocess.TimeoutExpired:
-        return Outcome("timeout", f"stopped after {seconds:g} s")
+        return ProgramResult("timeout", f"stopped after {seconds:g} s")
     finally:
         for process in processes:
             process.kill()
@@ -88,7 +88,11 @@ def run(program: str, tests: str, *, seconds: float, memory_mb: int) -> Outcome:
         raise StageError(
             f"a program of the reward cannot be confined here ({unconfined[0]}); use Linux on x86-64 or arm64"
         )
-    return Outcome("passed") if told[1] == token else Outcome("failed", told[1] or "ended before its tests did")
+    return (
+        ProgramResult("passed")
+        if told[1] == token
+        else ProgramResult("failed", told[1] or "ended before its tests did")
+    )
 
 
 def _start(role: str, request: bytes, ends: tuple[int, int, int]) -> "subprocess.Popen[bytes]":

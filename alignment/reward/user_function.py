@@ -8,7 +8,7 @@ from pathlib import Path
 
 from alignment.errors import StageError
 from alignment.recipe.rewards import FunctionReward, is_file, module_of, reward_name
-from alignment.reward.protocol import Answer, FunctionError, Reward, Scores
+from alignment.reward.protocol import FunctionError, Reward, RewardInput, Scores
 from alignment.reward.side_process import SideProcess
 
 
@@ -39,7 +39,7 @@ def function(settings: FunctionReward, path: Path | None) -> Reward:
         process.close()
         raise StageError(f"the reward {settings.function} cannot be loaded: {greeting}")
 
-    def call(answers: Sequence[Answer]) -> Scores:
+    def call(answers: Sequence[RewardInput]) -> Scores:
         question = {
             "prompts": [[message.model_dump() for message in answer.prompt.messages] for answer in answers],
             "responses": [answer.text for answer in answers],
@@ -69,6 +69,7 @@ sys.argv[1:] = []
 def load():
     if not file:
         return importlib.import_module(module)
+    sys.path.insert(0, os.path.dirname(os.path.abspath(file)))  # it may import what lies beside it
     spec = importlib.util.spec_from_file_location("reward_" + os.path.basename(file).removesuffix(".py"), file)
     loaded = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(loaded)

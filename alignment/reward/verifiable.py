@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from alignment.data.text import plain_answer
 from alignment.errors import StageError
 from alignment.recipe.rewards import (
     ChoiceReward,
@@ -17,20 +18,20 @@ from alignment.recipe.rewards import (
 )
 from alignment.reward.math_check import MathChecker
 from alignment.reward.patterns import BoundedRule
-from alignment.reward.protocol import Answer, Reward, shown
+from alignment.reward.protocol import Reward, RewardInput, shown
 from alignment.reward.sandbox import run_all
 
 _FENCE = re.compile(r"```[\w+-]*[ \t]*\n(.*?)(?:```|\Z)", re.DOTALL)
 
 
-def reference_of(answer: Answer) -> str:
+def reference_of(answer: RewardInput) -> str:
     """The prompt's reference. Raises StageError where it has none: there is nothing to compare with."""
     if answer.prompt.reference is None:
         raise StageError(f"the prompt has no reference to compare with; {shown(answer)}")
     return answer.prompt.reference
 
 
-def each(score: Callable[[Answer], float]) -> Reward:
+def each(score: Callable[[RewardInput], float]) -> Reward:
     """A reward that looks at one answer at a time."""
     return lambda answers: [score(answer) for answer in answers]
 
@@ -45,8 +46,7 @@ def exact(settings: ExactReward) -> Reward:
     """See :class:`ExactReward`."""
 
     def plain(text: str) -> str:
-        text = " ".join(text.split())
-        return text if settings.strict else text.casefold().strip(" .,;:!?\"'`*")
+        return " ".join(text.split()) if settings.strict else plain_answer(text)
 
     return each(lambda answer: float(plain(answer.text) == plain(reference_of(answer))))
 
@@ -54,7 +54,7 @@ def exact(settings: ExactReward) -> Reward:
 def choice(settings: ChoiceReward) -> Reward:
     """See :class:`ChoiceReward`."""
 
-    def score(answer: Answer) -> float:
+    def score(answer: RewardInput) -> float:
         wanted, given = (chosen_letter(text, settings.letters) for text in (reference_of(answer), answer.text))
         return float(given is not None and given == wanted)
 
@@ -84,7 +84,7 @@ def regex(settings: RegexReward) -> Reward:
     """See :class:`RegexReward`."""
     rule = BoundedRule(reward_name(settings), settings.seconds)
 
-    def question(answer: Answer) -> dict[str, Any]:
+    def question(answer: RewardInput) -> dict[str, Any]:
         pattern = settings.pattern
         if "{reference}" in pattern:
             pattern = pattern.replace("{reference}", re.escape(reference_of(answer)))
@@ -104,7 +104,7 @@ def json_schema(settings: JsonReward) -> Reward:
 def code(settings: CodeReward) -> Reward:
     """See :class:`CodeReward`."""
 
-    def score(answers: Sequence[Answer]) -> list[float]:
+    def score(answers: Sequence[RewardInput]) -> list[float]:
         programs = [(fenced(answer.text), reference_of(answer)) for answer in answers]
         outcomes = run_all(
             programs, seconds=settings.seconds, memory_mb=settings.memory_mb, processes=settings.processes

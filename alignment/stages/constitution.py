@@ -18,7 +18,7 @@ from alignment.durable_files import write_text
 from alignment.errors import StageError
 from alignment.judges.factory import build_writer
 from alignment.judges.llm_judge import Asker, Reply
-from alignment.judges.prompts import Question, parse
+from alignment.judges.prompts import JudgePrompt, parse
 from alignment.judges.protocol import wait_for
 from alignment.preferences.ai_feedback_report import ConstitutionFigures, PrincipleFigures
 from alignment.preferences.principles import load_constitution
@@ -145,7 +145,7 @@ class Reviser:
         if self.settings.json_answers:
             schema = {"type": "object", "properties": {field: {"type": "string"}}, "required": [field],
                       "additionalProperties": False}  # fmt: skip
-        replies = await self.writer.ask([Question(tuple(messages), schema) for messages in asked.values()])
+        replies = await self.writer.ask([JudgePrompt(tuple(messages), schema) for messages in asked.values()])
         return {i: _read(reply, schema, field) for i, reply in zip(asked, replies, strict=True)}
 
 

@@ -26,7 +26,7 @@ from alignment.training.arguments import trainer_arguments
 from alignment.training.callback import StageCallback
 from alignment.training.fit import fit
 from alignment.training.invariants import check_first_dpo_step
-from alignment.training.policy import Outcome, PolicyTraining, begin_policy
+from alignment.training.policy import PolicyTraining, TrainingOutcome, begin_policy
 from alignment.training.response_head import add_response_head
 from alignment.training.row_counts import cut_pairs, is_identical, log_counts, opposite_pairs
 
@@ -80,7 +80,7 @@ def run(settings: DpoStage, context: StageContext) -> StageResult:
         reference=True,
     )
     return training.finish(
-        fitted.model, Outcome(fitted.curves, counts | {"mean_loss": fitted.mean_loss}, fitted.tokens)
+        fitted.model, TrainingOutcome(fitted.curves, counts | {"mean_loss": fitted.mean_loss}, fitted.tokens)
     )
 
 

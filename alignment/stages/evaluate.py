@@ -15,7 +15,7 @@ from alignment.durable_files import write_text
 from alignment.evaluation.bootstrap import Sums
 from alignment.evaluation.metric_names import evaluated_models
 from alignment.judges.outcomes import judged_outcomes
-from alignment.metrics.generate import Found, Question, ask_all, divergences_of, questions, responses_of
+from alignment.metrics.generate import Found, GenerationRequest, ask_all, divergences_of, questions, responses_of
 from alignment.metrics.kl import mean_kl
 from alignment.metrics.measure import measure, require_prompts
 from alignment.metrics.model_metrics import probe
@@ -88,17 +88,17 @@ class _Work:
         self.done = 0
         self.tokens = 0
 
-    def questions(self) -> list[Question]:
+    def questions(self) -> list[GenerationRequest]:
         """All that the models are asked, the candidate last: the KL needs it next."""
         settings, size = self.settings, self.settings.batch_size
-        asked: list[Question] = []
+        asked: list[GenerationRequest] = []
         for name in reversed(evaluated_models(settings)):
             asked += questions("answers", name, self.prompts, size=size)
             if any(isinstance(metric, Perplexity | PassAtK) for metric in settings.metrics):
-                asked.append(Question("probes", name, tuple(self.prompts)))
+                asked.append(GenerationRequest("probes", name, tuple(self.prompts)))
         return asked + questions("kl", settings.model, self.kl_prompts, size=size, reference=settings.reference)
 
-    def heard(self, question: Question, found: Found) -> None:
+    def heard(self, question: GenerationRequest, found: Found) -> None:
         self.advance(len(question.prompts) if question.what != "probes" else 0, found.tokens)
 
     def advance(self, steps: int, tokens: int = 0) -> None:

@@ -25,7 +25,7 @@ from alignment.stage import StageContext, StageResult
 from alignment.training.arguments import shared_arguments
 from alignment.training.callback import StageCallback
 from alignment.training.fit import fit
-from alignment.training.policy import Outcome, PolicyTraining, begin_policy
+from alignment.training.policy import PolicyTraining, TrainingOutcome, begin_policy
 from alignment.training.response_head import add_response_head
 from alignment.training.row_counts import log_counts
 
@@ -62,7 +62,7 @@ def run(settings: GrpoStage | RlooStage, context: StageContext) -> StageResult:
         "alarms": float(len(alarms)),
     }
     sampled = round(sum(length * settings.episodes for _step, length in fitted.curves["length"]))
-    outcome = Outcome(fitted.curves, metrics, fitted.tokens, sampled, {"alarms.json": alarms}, tables)
+    outcome = TrainingOutcome(fitted.curves, metrics, fitted.tokens, sampled, {"alarms.json": alarms}, tables)
     return training.finish(fitted.model, outcome)
 
 
@@ -140,7 +140,7 @@ def _trainer(
         per_step=settings.episodes // settings.per_prompt,
         seed=context.run.seed,
     )
-    if isinstance(settings, GrpoStage):
+    if settings.kind == "grpo":
         kind, arguments = OurGRPOTrainer, GRPOConfig(**shared, **_grpo_arguments(settings))
     else:
         kind = OurRLOOTrainer
@@ -155,7 +155,7 @@ def _trainer(
         processing_class=training.tokenizer,
         callbacks=[callback],
     )
-    if not getattr(settings, "entropy_coefficient", 0.0):  # its gradient needs TRL's own head
+    if not settings.entropy_weight():  # its gradient needs TRL's own head
         for model in filter(None, (trainer.model, trainer.ref_model)):
             add_response_head(model, temperature=settings.sampling.temperature, statistics=False)
     trainer.rollouts = rollouts

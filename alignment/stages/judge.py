@@ -16,7 +16,7 @@ from alignment.errors import StageError
 from alignment.judges import calibration
 from alignment.judges.batches import Verdicts, blocks_of, judge_all
 from alignment.judges.calibration import Known, content_key
-from alignment.judges.protocol import Correction, Judgement, votes_of
+from alignment.judges.protocol import JudgeCorrection, PairJudgement, votes_of
 from alignment.judges.reference_raters import Raters, raters_of, turned
 from alignment.judges.report import Figure, JudgeReport
 from alignment.preferences.comparisons import make_comparisons
@@ -95,10 +95,10 @@ def _report(
     settings: JudgeStage,
     context: StageContext,
     found: Verdicts,
-    pairs: Sequence[tuple[Comparison, Judgement]],
+    pairs: Sequence[tuple[Comparison, PairJudgement]],
     known: dict[str, Known],
     raters: Raters,
-    correction: Correction,
+    correction: JudgeCorrection,
 ) -> JudgeReport:
     judged = [judgement for _comparison, judgement in pairs]
     decided = [(comparison, correction.decision(judgement, settings.tie_margin)) for comparison, judgement in pairs]
@@ -123,7 +123,9 @@ def _report(
         ece=errors[0],
         ece_uncorrected=errors[1],
         position_consistency=Figure(value=None) if alone else calibration.consistency(pairs, correction),
-        position_consistency_uncorrected=Figure(value=None) if alone else calibration.consistency(pairs, Correction()),
+        position_consistency_uncorrected=Figure(value=None)
+        if alone
+        else calibration.consistency(pairs, JudgeCorrection()),
         position_bias=calibration.position_bias(judged),
         longer=calibration.longer_wins(decided),
         raters_longer=calibration.longer_wins(on_both),

@@ -44,7 +44,7 @@ class Overoptimisation(Record):
     shapes: dict[str, Shape]
 
 
-class Measured(Record):
+class SnapshotScores(Record):
     """A model's answers: for each prompt, each answer's proxy and true reward, and the mean KL of its answers."""
 
     proxy: tuple[tuple[float, ...], ...]
@@ -78,7 +78,7 @@ def run(settings: OveroptimisationStage, context: StageContext) -> StageResult:
     total = len(prompts) * (settings.best_of + len(moments) * settings.per_prompt)
     lab = _Lab(settings, context, prompts, raters, PolicyPool(context.inputs[BASE], context.run), total)
     start = _measure(lab, context.inputs[settings.model], settings.best_of)
-    ways: dict[str, list[tuple[int, Measured]]] = {name: [] for name in settings.policies}
+    ways: dict[str, list[tuple[int, SnapshotScores]]] = {name: [] for name in settings.policies}
     for name, step, artifact in moments:
         ways[name].append((step, _measure(lab, artifact, settings.per_prompt)))
 
@@ -104,11 +104,11 @@ def _weights(artifact: Artifact) -> tuple[bytes, ...]:
     return tuple(file_digest(path).encode() for path in sorted(Path(artifact.path).glob("*.safetensors")))
 
 
-def _measure(lab: _Lab, artifact: Artifact, per_prompt: int) -> Measured:
+def _measure(lab: _Lab, artifact: Artifact, per_prompt: int) -> SnapshotScores:
     """Draws a model's answers at temperature 1, and measures them; once, however often the stage is begun."""
     path = lab.context.checkpoints / f"{artifact.digest[:16]}-{per_prompt}.json"
     if path.exists():
-        measured = Measured.model_validate_json(path.read_bytes())
+        measured = SnapshotScores.model_validate_json(path.read_bytes())
     else:
         with lab.context.working():
             measured = _answers(lab, artifact, per_prompt)
@@ -119,7 +119,7 @@ def _measure(lab: _Lab, artifact: Artifact, per_prompt: int) -> Measured:
     return measured
 
 
-def _answers(lab: _Lab, artifact: Artifact, per_prompt: int) -> Measured:
+def _answers(lab: _Lab, artifact: Artifact, per_prompt: int) -> SnapshotScores:
     settings, run = lab.settings, lab.context.run
     start = lab.context.inputs[settings.model]
     policy = lab.pool.use(artifact)
@@ -156,7 +156,7 @@ def _answers(lab: _Lab, artifact: Artifact, per_prompt: int) -> Measured:
         for seed, (prompt, one) in zip(seeds, rows, strict=True)
     ]  # fmt: skip
     true = [true_reward(lab.raters, prompt, response) for (prompt, _one), response in zip(rows, responses, strict=True)]
-    return Measured(proxy=_rows(proxy, per_prompt), true=_rows(true, per_prompt), kl=tuple(kl),
+    return SnapshotScores(proxy=_rows(proxy, per_prompt), true=_rows(true, per_prompt), kl=tuple(kl),
                     tokens=sum(response.tokens for response in responses))  # fmt: skip
 
 
@@ -176,8 +176,8 @@ def _put_together(
     context: StageContext,
     prompts: Sequence[Prompt],
     raters: Sequence[SimulatedRater],
-    start: Measured,
-    ways: dict[str, list[tuple[int, Measured]]],
+    start: SnapshotScores,
+    ways: dict[str, list[tuple[int, SnapshotScores]]],
 ) -> Overoptimisation:
     units = {name: float(np.std(getattr(start, name))) or 1.0 for name in ("proxy", "true")}
     origin = {name: [float(np.mean(row)) for row in getattr(start, name)] for name in units}

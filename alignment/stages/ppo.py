@@ -31,7 +31,7 @@ from alignment.rollouts.engine import Engine, PromptIds
 from alignment.rollouts.factory import team_engine
 from alignment.stage import Progress, StageContext, StageResult
 from alignment.training.curves import curves_of_steps
-from alignment.training.policy import Outcome, begin_policy
+from alignment.training.policy import TrainingOutcome, begin_policy
 
 _log = logging.getLogger(__name__)
 SHOWN = 8  # answers in each sample table
@@ -86,7 +86,7 @@ def run(settings: PpoStage, context: StageContext) -> StageResult:
         state = trainer.train(on_step=on_step)
     curves = curves_of_steps(enumerate(state.history, start=1))
     metrics = {"prompts": float(len(prompts)), "dropped": float(dropped), "alarms": float(len(state.alarms))}
-    outcome = Outcome(
+    outcome = TrainingOutcome(
         curves, metrics, state.tokens_trained, state.tokens_sampled, {"alarms.json": state.alarms}, tables
     )
     return training.finish(policy, outcome)

@@ -17,7 +17,7 @@ from alignment.training.arguments import trainer_arguments
 from alignment.training.callback import StageCallback
 from alignment.training.fit import fit
 from alignment.training.packing import check_packing
-from alignment.training.policy import Outcome, PolicyTraining, begin_policy
+from alignment.training.policy import PolicyTraining, TrainingOutcome, begin_policy
 from alignment.training.response_head import add_response_head
 from alignment.training.row_counts import is_cut, log_counts
 
@@ -53,7 +53,7 @@ def run(settings: SftStage, context: StageContext) -> StageResult:
 
     fitted = fit(training.policy, make_trainer, settings, context, batch_size=settings.batch_size)
     return training.finish(
-        fitted.model, Outcome(fitted.curves, counts | {"mean_loss": fitted.mean_loss}, fitted.tokens)
+        fitted.model, TrainingOutcome(fitted.curves, counts | {"mean_loss": fitted.mean_loss}, fitted.tokens)
     )
 
 

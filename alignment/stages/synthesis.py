@@ -18,8 +18,8 @@ from alignment.durable_files import write_text
 from alignment.errors import StageError
 from alignment.judges.answer_cache import Answers
 from alignment.judges.openai_endpoint import EndpointAsker
-from alignment.judges.prompts import Question
-from alignment.judges.protocol import Tally, wait_for
+from alignment.judges.prompts import JudgePrompt
+from alignment.judges.protocol import JudgeUsage, wait_for
 from alignment.models.load import load_policy
 from alignment.preferences.ai_feedback_report import Check, SynthesisFigures
 from alignment.recipe.base import BASE
@@ -61,7 +61,7 @@ def run(settings: SynthesisStage, context: StageContext) -> StageResult:
     prompts, checks = clean_prompts(settings, prompts, held_out, seed)
     wanted = plan(settings, prompts[: settings.limit], seed)
     names = [*settings.models, *(endpoint.model for endpoint in settings.endpoints)]
-    tally, drawn, failed = Tally(), list[tuple[Asked, Response]](), 0
+    tally, drawn, failed = JudgeUsage(), list[tuple[Asked, Response]](), 0
     for number, name in enumerate(names):
         mine = [asked for asked in wanted if asked.model == number]
         if not mine:  # of very few prompts, some models are asked none
@@ -186,12 +186,12 @@ class _Wording:
 
 def _from_endpoint(
     settings: SynthesisStage, endpoint: Endpoint, wanted: Sequence[Asked], context: StageContext
-) -> tuple[list[Response], Tally]:
+) -> tuple[list[Response], JudgeUsage]:
     """What an endpoint answered; questions that got no answer are left out. Its answers are kept by their content."""
     wording = _Wording(settings.sampling.max_new_tokens, settings.sampling.temperature)
     asker = EndpointAsker(wording, endpoint, Answers(context.kept or context.checkpoints / "answers"))
     before = asker.tally.answer_tokens
-    replies = wait_for(asker.ask([Question(tuple(_messages(settings, asked))) for asked in wanted]))
+    replies = wait_for(asker.ask([JudgePrompt(tuple(_messages(settings, asked))) for asked in wanted]))
     spent = asker.tally.answer_tokens - before
     seed = context.run.seed
     return [
@@ -273,5 +273,5 @@ def _counts(names: Any) -> dict[str, int]:
     return dict(sorted(Counter(names).items()))
 
 
-def _sum(one: Tally, other: Tally) -> Tally:
-    return Tally(**{name: value + getattr(other, name) for name, value in one.figures().items()})
+def _sum(one: JudgeUsage, other: JudgeUsage) -> JudgeUsage:
+    return JudgeUsage(**{name: value + getattr(other, name) for name, value in one.figures().items()})

@@ -15,7 +15,15 @@ from alignment.evaluation.ratings import bradley_terry
 from alignment.evaluation.reward_kl_curve import best_of_kl
 from alignment.evaluation.win_rate import Games, Rate, length_controlled_win_rates, win_rate
 from alignment.judges.outcomes import judged_outcomes
-from alignment.metrics.generate import BEST_OF, Found, Question, ask_all, divergences_of, questions, responses_of
+from alignment.metrics.generate import (
+    BEST_OF,
+    Found,
+    GenerationRequest,
+    ask_all,
+    divergences_of,
+    questions,
+    responses_of,
+)
 from alignment.metrics.kl import mean_kl
 from alignment.preferences.outcomes import rubric_outcomes
 from alignment.preferences.rubric import load_rubric
@@ -70,7 +78,7 @@ def run(settings: TournamentStage, context: StageContext) -> StageResult:
     asked = _questions(settings, prompts)
     done = tokens = 0
 
-    def heard(question: Question, found: Found) -> None:
+    def heard(question: GenerationRequest, found: Found) -> None:
         nonlocal done, tokens
         done += 1
         tokens += found.tokens * {"answers": 1, "best-of-n": settings.best_of}.get(question.what, 0)
@@ -178,7 +186,7 @@ def metrics(found: Tournament) -> dict[str, float]:
     return values
 
 
-def _questions(settings: TournamentStage, prompts: list[Prompt]) -> list[Question]:
+def _questions(settings: TournamentStage, prompts: list[Prompt]) -> list[GenerationRequest]:
     """All that the players are asked, one after the other."""
     size = settings.batch_size
     asked = questions("answers", settings.model, prompts, size=size)

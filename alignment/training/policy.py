@@ -38,7 +38,7 @@ class PolicySettings(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class TrainingOutcome:
     """What a training leaves beside weights.
 
     Attributes:
@@ -66,7 +66,7 @@ class PolicyTraining:
     snapshots: Snapshots
     context: StageContext
 
-    def finish(self, trained: Any, outcome: Outcome) -> StageResult:
+    def finish(self, trained: Any, outcome: TrainingOutcome) -> StageResult:
         """Writes the policy with its curves and snapshots. Every worker has to come here; rank 0 alone writes.
 
         ``trained`` is the policy as its trainer wrapped it.

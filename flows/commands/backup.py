@@ -10,7 +10,7 @@ import sqlite3
 import tarfile
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,31 +20,63 @@ from filelock import FileLock, Timeout
 from alignment.durable_files import TEMPORARY_SUFFIX, file_digest, remove_tree, rename_synced, temporary_beside
 from alignment.errors import Fault, InputError
 from alignment.workspace import USES_FILE, Workspace, is_locked
+from flows.commands.backup_sources import (
+    MLFLOW_FILE,
+    PREFECT_FILE,
+    VOTES,
+    check_parts,
+    copied_votes,
+    elsewhere,
+    open_runs,
+    restored_votes,
+)
 from flows.console import PlainConsole
+from flows.services.process_records import post, state_message
 
 TEMPORARY = re.compile(rf"\..+\.[0-9a-f]{{32}}{re.escape(TEMPORARY_SUFFIX)}")
 LEAST_DAYS = 1.0  # for what has a temporary name: it may be large, and being written
-KEPT = ("artifacts", "models", "registry", "runs", "raters", "answers", "mlruns", "mlflow.db")  # not what is partial
+KEPT = (  # not what is partial, and no logs
+    "artifacts", "models", "registry", "runs", "raters", "answers", "mlruns", "mlartifacts", MLFLOW_FILE, PREFECT_FILE,
+    "services/announced", "services/approvals",
+)  # fmt: skip
+UNUSED_VOTES = "raters/votes-not-in-use.db"  # in the workspace, while the raters' store was another
+RESTORED = "its workspace was restored from a backup that was made while it ran"
 MANIFEST = "backup.json"
 SQLITE = b"SQLite format 3\0"
 BESIDE_DATABASES = ("-wal", "-shm", "-journal")  # what is in them is in the copy that SQLite makes
 
 
-def backup_command(workspace: Path, target: Path, *, as_json: bool) -> None:
-    """Writes a workspace into one file, whole or not at all. Databases are copied as of one moment, also in use."""
+def backup_command(
+    workspace: Path, target: Path, *, as_json: bool, store: str | None = None, without: Sequence[str] = ()
+) -> None:
+    """Writes a workspace into one file, whole or not at all. Databases are copied as of one moment, also in use.
+
+    The raters' votes come from ``store`` (or ``RLHF_STORE``), wherever that is. ``without`` names parts (votes,
+    prefect, mlflow) that are left out. Raises InputError where a part is on a server that cannot be copied from here.
+    """
     root = _existing(workspace)
+    check_parts(without)
     if target.exists():
         raise InputError([Fault("the file exists", "give another name, or remove it first", file=str(target))])
+    if faults := elsewhere(root, without):
+        raise InputError(faults)
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = temporary_beside(target)
     digests: dict[str, str] = {}
     try:
+        partial.touch(mode=0o600)  # accounts of raters, and what Prefect's blocks keep, are in it
         with tarfile.open(partial, "w") as archive, tempfile.TemporaryDirectory() as scratch:
+            votes = None if "votes" in without else copied_votes(root, store, Path(scratch))
             for path in _files(root):
                 name = path.relative_to(root).as_posix()
-                source = _still(path, Path(scratch) / "copy.db")
-                digests[name] = _add(archive, source, name)
-            text = json.dumps({"files": digests}, indent=1, sort_keys=True).encode()
+                if _left_out(name, without):
+                    continue
+                if name == VOTES and votes is not None:
+                    name = UNUSED_VOTES
+                digests[name] = _add(archive, _still(path, Path(scratch) / "copy.db"), name)
+            if votes is not None:
+                digests[VOTES] = _add(archive, votes, VOTES)
+            text = json.dumps({"files": digests, "without": list(without)}, indent=1, sort_keys=True).encode()
             entry = tarfile.TarInfo(MANIFEST)
             entry.size = len(text)
             archive.addfile(entry, io.BytesIO(text))
@@ -52,11 +84,23 @@ def backup_command(workspace: Path, target: Path, *, as_json: bool) -> None:
     finally:
         with contextlib.suppress(OSError):  # what went wrong before is what is to be told
             partial.unlink(missing_ok=True)
-    _say({"file": str(target), "files": len(digests), "bytes": target.stat().st_size}, as_json)
+    said: dict[str, object] = {"file": str(target), "files": len(digests), "bytes": target.stat().st_size}
+    _say(said | ({"without": ", ".join(without)} if without else {}), as_json)
 
 
-def restore_command(source: Path, workspace: Path, *, as_json: bool) -> None:
-    """Makes a workspace from a backup, whole or not at all; every file is held against its digest first."""
+def _left_out(name: str, without: Sequence[str]) -> bool:
+    return (
+        ("votes" in without and name == VOTES)
+        or ("prefect" in without and name.startswith("prefect/"))
+        or ("mlflow" in without and name.startswith(("mlflow.db", "mlruns/", "mlartifacts/")))
+    )
+
+
+def restore_command(source: Path, workspace: Path, *, as_json: bool, store: str | None = None) -> None:
+    """Makes a workspace from a backup, whole or not at all; every file is held against its digest first.
+
+    Where ``store`` (or ``RLHF_STORE``) names a database of its own, the votes go there: it has to be empty.
+    """
     if workspace.exists() and any(workspace.iterdir()):
         raise InputError([Fault("the workspace is not empty", "restore into a new folder", file=str(workspace))])
     partial = temporary_beside(workspace)
@@ -72,12 +116,19 @@ def restore_command(source: Path, workspace: Path, *, as_json: bool) -> None:
         if wrong:
             raise InputError([Fault(what, "give another backup", file=f"{source}:{name}") for name, what in wrong])
         (partial / MANIFEST).unlink()
+        rows = restored_votes(partial / VOTES, workspace, store)
+        if rows is not None:
+            for name in (VOTES, *(VOTES + ending for ending in BESIDE_DATABASES)):
+                (partial / name).unlink(missing_ok=True)  # they are in the database now, counted
+        for flow_run in open_runs(partial / PREFECT_FILE):
+            post(partial, state_message(flow_run, "CRASHED", "Crashed", RESTORED, force=False))
         with contextlib.suppress(FileNotFoundError):
             workspace.rmdir()  # empty
         rename_synced(partial, workspace)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    _say({"workspace": str(workspace), "files": len(known)}, as_json)
+    said: dict[str, object] = {"workspace": str(workspace), "files": len(known)}
+    _say(said | ({"votes": rows["votes"], "rows": sum(rows.values())} if rows is not None else {}), as_json)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from alignment.records import Message, Prompt, Sampling
 from flows.console import PlainConsole, styled
 from flows.failures import open_workspace
 from flows.services.model_version import load_version
+from flows.services.servers import quiet_environment
 
 
 def generate_command(
@@ -26,6 +27,8 @@ def generate_command(
     as_json: bool,
 ) -> None:
     """Answers each prompt, a repeated one again; one JSON object a line with ``--json``."""
+    space = open_workspace(workspace)
+    quiet_environment(space)  # before transformers is imported
     from alignment.models.load import stop_ids
     from alignment.rollouts.seeds import response_seed
     from alignment.rollouts.transformers_engine import TransformersEngine
@@ -33,7 +36,7 @@ def generate_command(
     asked = _asked(prompts, file)
     if not asked:
         raise InputError([Fault("nothing to answer", "give --prompt TEXT or --prompts FILE")])
-    model, tokenizer = load_version(reference, open_workspace(workspace))
+    model, tokenizer = load_version(reference, space)
     rendered = _rendered(asked, model, tokenizer, max_new_tokens, None if file is None else str(file))
     engine = TransformersEngine(model, tokenizer, stop_ids=stop_ids(model, tokenizer))
     sampling = Sampling(temperature=temperature, max_new_tokens=max_new_tokens)
@@ -93,12 +96,14 @@ def _rendered(
 
 def chat_command(reference: str, workspace: Path, temperature: float, max_new_tokens: int) -> None:
     """A conversation; an empty line or Ctrl-D ends it."""
+    space = open_workspace(workspace)
+    quiet_environment(space)
     from alignment.models.load import stop_ids
     from alignment.rollouts.transformers_engine import TransformersEngine
 
     console = PlainConsole()
     with console.status(styled(f"loading {reference}")):
-        model, tokenizer = load_version(reference, open_workspace(workspace))
+        model, tokenizer = load_version(reference, space)
     engine = TransformersEngine(model, tokenizer, stop_ids=stop_ids(model, tokenizer))
     sampling = Sampling(temperature=temperature, max_new_tokens=max_new_tokens)
     console.print(f"{reference}: an empty line ends the conversation", style="dim")

@@ -32,8 +32,10 @@ def deploy_command(
     recipe = resolved.recipe
     space = open_workspace(workspace)
     servers.quiet_environment(space)
-    server = servers.wait(space, servers.begin(space, "prefect"))
-    os.environ["PREFECT_API_URL"] = f"{server.url}/api"
+    servers.reach_named_servers(space)
+    said = PlainConsole(stderr=True).print
+    server = servers.wait(space, servers.begin(space, "prefect"), said)
+    os.environ["PREFECT_API_URL"] = server.api
     from flows.deployment.serve import serve_recipe
     from flows.pipeline.concurrency_limit import limit_faults, set_limits
     from flows.pipeline.launch import checked

@@ -109,7 +109,7 @@ def _announce(space: Workspace, version: "RegisteredVersion") -> None:
     server = servers.find(space, "prefect")
     if server is None:
         return
-    os.environ.setdefault("PREFECT_API_URL", f"{server.url}/api")
+    os.environ.setdefault("PREFECT_API_URL", server.api)
     from flows.pipeline.announce import CHAMPION
     from preference_ui.snapshots.prefect_events import send_event
 

@@ -28,7 +28,7 @@ def rate_command(
     space = open_workspace(workspace)
     servers.quiet_environment(space)
     server = servers.begin(space, "prefect")  # raters need not wait for it: what cannot be said is said again
-    os.environ["PREFECT_API_URL"] = f"{server.url}/api"
+    os.environ["PREFECT_API_URL"] = server.api
     from flows.pipeline import human_votes
     from preference_ui.app import serve
 

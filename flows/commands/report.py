@@ -9,6 +9,7 @@ from flows.console import PlainConsole
 from flows.failures import open_workspace
 from flows.runs import find_run
 from flows.services import servers
+from flows.services.process_records import settle
 
 
 def report_command(name: str | None, workspace: Path, *, as_json: bool) -> None:
@@ -37,7 +38,9 @@ def dashboard_command(workspace: Path, *, stop: bool, as_json: bool) -> None:
         words = {name: "stopped" if servers.stop(space, name) else "was not running" for name in names}
     else:
         begun = [servers.begin(space, name) for name in names]
-        words = {service.name: servers.wait(space, service).url for service in begun}
+        said = PlainConsole(stderr=True).print
+        words = {service.name: servers.wait(space, service, said).url for service in begun}
+        settle(space.root)  # what a server could not be told while it was away
     if as_json:
         print(json.dumps(words))
         return

@@ -18,6 +18,7 @@ def run_command(
     resolved = prepare(given, overrides)
     space = open_workspace(workspace)
     servers.quiet_environment(space)
+    servers.reach_named_servers(space)
     from flows.pipeline.launch import checked, launch
 
     server = servers.begin(space, "prefect")  # starts while the recipe is checked

@@ -5,13 +5,13 @@ process, which looks after them (:mod:`flows.services.supervisor`) and serves on
 (:mod:`flows.commands.up_page`).
 """
 
-import json
+import contextlib
 import os
 import re
 import signal
 import socket
 import sys
-import urllib.request
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -25,12 +25,15 @@ from flows.command_lines import rlhf_line
 from flows.commands.up_page import serve_page
 from flows.console import PlainConsole
 from flows.failures import open_workspace
-from flows.monitoring.dashboard import PAGES
+from flows.monitoring.links import PAGES, note_pages
 from flows.recipe_source import prepare
 from flows.services import servers
+from flows.services.http_client import UnreachableError, answers, ask
+from flows.services.process_records import settle
 from flows.services.supervisor import Child, Supervisor
 
 HOST = "127.0.0.1"
+SETTLE_SECONDS = 10.0
 LOGS_SHOWN = 3  # failures to start whose log's end is shown
 PORTS = {"up": 8080, "prefect": 4200, "mlflow": 5000, "app": 7860}
 
@@ -76,10 +79,22 @@ def _look_after(supervisor: Supervisor, space: Workspace, port: int, console: Pl
 
     console.print(f"{'all of it':<16} http://{HOST}:{port}   (Ctrl-C ends everything)")
     with serve_page(supervisor, space, HOST, port):
-        supervisor.run(say)
+        threading.Thread(target=_settle, args=(supervisor, space), name="settles", daemon=True).start()
+        pages = note_pages(space.root, f"http://{HOST}:{port}")
+        try:
+            supervisor.run(say)
+        finally:
+            pages.unlink(missing_ok=True)
     for child in supervisor.children:
         servers.forget(space, child.name)
     console.print("everything has ended")
+
+
+def _settle(supervisor: Supervisor, space: Workspace) -> None:
+    """Tells the server now and then what is to be said of processes that were killed, and what it missed itself."""
+    while not supervisor.stopping.wait(SETTLE_SECONDS):
+        with contextlib.suppress(OSError):
+            settle(space.root)
 
 
 def _trouble(child: Child, *, was_up: bool) -> str:
@@ -151,27 +166,19 @@ def _life(space: Workspace, name: str) -> Callable[[], AbstractContextManager[li
 
 
 def _answers(url: str) -> Callable[[], bool]:
-    def ask() -> bool:
-        try:
-            with urllib.request.urlopen(url, timeout=2) as answer:
-                return bool(answer.status == 200)
-        except (OSError, ValueError):
-            return False
-
-    return ask
+    return lambda: answers(url)
 
 
 def _is_ready(url: str) -> Callable[[], bool]:
     """Whether a deployment's worker asks for work: Prefect calls it READY while it does."""
 
-    def ask() -> bool:
+    def is_ready() -> bool:
         try:
-            with urllib.request.urlopen(url, timeout=2) as answer:
-                return bool(json.load(answer).get("status") == "READY")
-        except (OSError, ValueError):
+            return bool(ask(url).json().get("status") == "READY")
+        except (UnreachableError, ValueError):
             return False
 
-    return ask
+    return is_ready
 
 
 def _ports(given: Sequence[str]) -> dict[str, int]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from alignment.workspace import Workspace
-from flows.monitoring.prometheus import exposition, gauge, stage_families
+from flows.monitoring.prometheus import exposition, gauge, stage_families, stages_at_work
 from flows.services.supervisor import Supervisor
 
 RUNS = 8  # the newest
@@ -47,17 +47,11 @@ class Status:
         }  # fmt: skip
 
     def _stages(self) -> Iterator[dict[str, Any]]:
-        for path in sorted(self.space.folder("metrics").glob("*.prom")):
-            try:
-                text = path.read_text("utf-8")
-            except FileNotFoundError:
-                continue
+        for stage, text in stages_at_work(self.space):
             values = dict(
                 re.findall(r"^(rlhf_stage_(?:step|steps|tokens_per_second))\{.*\} (\S+)$", text, re.MULTILINE)
             )
-            yield {"name": path.stem} | {
-                name.removeprefix("rlhf_stage_"): float(value) for name, value in values.items()
-            }
+            yield {"name": stage} | {name.removeprefix("rlhf_stage_"): float(value) for name, value in values.items()}
 
     def _runs(self) -> Iterator[dict[str, Any]]:
         found = sorted(self.space.root.glob("runs/*/report.json"), key=lambda path: path.stat().st_mtime, reverse=True)

@@ -9,7 +9,8 @@ held; the next one goes on from its checkpoint.
 """
 
 import asyncio
-import contextlib
+import logging
+import os
 import time
 from pathlib import Path
 from typing import Any, cast
@@ -19,8 +20,6 @@ from prefect import flow, get_run_logger
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
 from prefect.deployments import run_deployment
-from prefect.exceptions import TerminationSignal
-from prefect.runner import Runner
 from prefect.runtime import flow_run as running
 
 from alignment.durable_files import write_text
@@ -33,16 +32,22 @@ from alignment.recipe.stages.preferences import HumanPreferencesStage
 from alignment.workspace import Workspace
 from flows.deployment.approval import ask, asked_before, question
 from flows.deployment.schedule import schedule_of, triggers
-from flows.monitoring.logs import set_up
+from flows.deployment.worker import DeploymentWorker, end_with_the_worker, pause, replace_missed
+from flows.monitoring.background import background, server_answers
+from flows.monitoring.logs import set_up, to_the_dashboard
 from flows.pipeline.announce import tell, tell_of_the_end
 from flows.pipeline.human_votes import heard, unheard, waiting_recipe
 from flows.pipeline.launch import checked
-from flows.pipeline.pipeline import pipeline
+from flows.pipeline.orchestration import address
+from flows.pipeline.pipeline import run_pipeline
 from flows.pipeline.run_state import RunRequest
 from flows.recipe_source import prepare
 from flows.runs import claim_run, keep_recipe
+from flows.services.guard import guarded
+from flows.services.process_records import answer_for, at_work
 from flows.shutdown import SERVED_STEP_SECONDS, SERVED_TOTAL_SECONDS, end_in_time, hear_sigterm
 
+SERVER_SECONDS = 600.0  # for a server that is away when a run has ended
 AGAIN = ("Failed", "TimedOut")  # states that another try may mend; a refusal and a wait are none
 
 
@@ -63,22 +68,55 @@ def recipe_flow(
     recipe: str, workspace: str, overrides: list[str] | None = None, queue: str = "", digest: str = ""
 ) -> State[Any]:
     """Runs a recipe as it is on the disk now; for a ``queue`` that is ready, the recipe that waited for its votes."""
+    # Prefect pickles the flow's function by value, with what it names: it names what is pickled by reference.
+    return _deployed(recipe, workspace, overrides or [], queue, digest)
+
+
+def _deployed(recipe: str, workspace: str, overrides: list[str], queue: str, digest: str) -> State[Any]:
+    """What the process of one run of the deployment does."""
     set_up()
+    to_the_dashboard()
+    logging.raiseExceptions = False  # a log that cannot be sent to a server that is away is no traceback
+    end_with_the_worker(os.getppid())
     hear_sigterm()
     end_in_time(SERVED_STEP_SECONDS, SERVED_TOTAL_SECONDS)
     space = Workspace(Path(workspace))
+    where = address(space.root)
+    with at_work(space.root, where["api"], ours=where["ours"]):
+        answer_for(running.get_id())
+        state = _serve_one(recipe, space, overrides, queue, digest)
+        background.drain()
+        _wait_for_the_server()
+        return named(state)
+
+
+def _serve_one(recipe: str, space: Workspace, overrides: list[str], queue: str, digest: str) -> State[Any]:
+    """What one run of the deployment does."""
     if (asked := asked_before(space)) is not None:
         loaded = prepare(str(asked.recipe(space)))
         return _follow(loaded, space, ask(space, asked))
     waited = waiting_recipe(space, queue) if queue else None
     answered = waited is not None and waited.exists()
-    loaded = prepare(str(waited)) if answered else prepare(recipe, overrides or [])
+    loaded = prepare(str(waited)) if answered else prepare(recipe, overrides)
     name, state = _tries(loaded, space, {queue: digest} if queue else {})
     if queue and (state.is_completed() or state.name == "Refused"):
         write_text(heard(space, queue), digest + "\n")
     if state.name == "AwaitingApproval" and (asked := question(space, loaded.recipe, name)) is not None:
         state = ask(space, asked)
     return _follow(loaded, space, state)
+
+
+def named(state: State[Any]) -> State[Any]:
+    """A state of the same type, name and message that belongs to no run: Prefect sums up those that do ("All states
+    completed"), and the deployment's run is to end as Promoted, Refused or Waiting."""
+    return State(type=state.type, name=state.name, message=state.message)
+
+
+def _wait_for_the_server() -> None:
+    """The flow's last state can be told by nobody else: a server that is away is waited for."""
+    deadline = time.monotonic() + SERVER_SECONDS
+    while not server_answers() and time.monotonic() < deadline:
+        time.sleep(2.0)
 
 
 def _follow(resolved: ResolvedRecipe, space: Workspace, state: State[Any]) -> State[Any]:
@@ -118,9 +156,8 @@ def _run(resolved: ResolvedRecipe, space: Workspace, ready: dict[str, str]) -> t
         raise
     name = claim_run(space, recipe.name)
     keep_recipe(space.folder("runs", name) / "recipe.yaml", resolved, space)
-    request = RunRequest(resolved=resolved, workspace=space.root, run=name, ready=ready)
-    timed = pipeline.with_options(timeout_seconds=recipe.deployment.timeout_seconds)
-    state: State[Any] = timed(request, return_state=True)
+    request = RunRequest(resolved=resolved, workspace=space.root, run=name, ready=ready, flow_run=running.get_id())
+    state = run_pipeline(request, recipe.deployment.timeout_seconds)
     if state.name == "TimedOut":  # the flow itself could not say so: it was interrupted
         page = space.root / "runs" / name / "report.html"
         tell(recipe, name, page, state=None, error=TimeoutError(state.message or "it took too long"))
@@ -148,19 +185,29 @@ def serve_recipe(given: str, recipe: Recipe, space: Workspace, overrides: list[s
     ``settings`` say when it runs: the recipe's own, or what the command line made of them.
     """
     parameters = {"recipe": given, "workspace": str(space.root), "overrides": overrides}
-    runner = Runner(name=recipe.name, limit=settings.concurrent, query_seconds=5)
-    schedule = schedule_of(settings)
-    identity = runner.add_flow(
-        recipe_flow, name=recipe.name, schedules=[schedule] if schedule else None, triggers=list(triggers(recipe)),
-        parameters=parameters, description=recipe.description, tags=["rlhf"], concurrency_limit=settings.concurrent,
-    )  # fmt: skip
-    if schedule is None:
-        _forget_schedules(cast(UUID, identity))  # no coroutine: no loop runs here
-    for queue, digest in unheard(recipe, space).items():  # from here on the trigger hears them
-        missed = {**parameters, "queue": queue, "digest": digest}
-        run_deployment(f"{recipe_flow.name}/{recipe.name}", parameters=missed, timeout=0, as_subflow=False)
-    with contextlib.suppress(KeyboardInterrupt, TerminationSignal):
-        asyncio.run(runner.start())
+    where = address(space.root)
+    with at_work(space.root, where["api"], ours=where["ours"]) as registration, guarded(space.root):
+        worker = DeploymentWorker(name=recipe.name, limit=settings.concurrent, query_seconds=5, pause_on_shutdown=False)
+        schedule = schedule_of(settings)
+        identity = worker.add_flow(
+            recipe_flow, name=recipe.name, schedules=[schedule] if schedule else None, triggers=list(triggers(recipe)),
+            parameters=parameters, description=recipe.description, tags=["rlhf"], paused=False,
+            concurrency_limit=settings.concurrent,
+        )  # fmt: skip
+        deployment = cast(UUID, identity)  # no coroutine: no loop runs here
+        registration.serve(str(deployment))
+        worker.root, worker.registration = space.root, registration
+        worker.api, worker.deployment = where["api"], str(deployment)
+        if schedule is None:
+            _forget_schedules(deployment)
+        replace_missed(deployment, parameters)
+        for queue, digest in unheard(recipe, space).items():  # from here on the trigger hears them
+            missed = {**parameters, "queue": queue, "digest": digest}
+            run_deployment(f"{recipe_flow.name}/{recipe.name}", parameters=missed, timeout=0, as_subflow=False)
+        try:
+            asyncio.run(worker.start())
+        finally:
+            pause(worker.api, worker.deployment)
 
 
 def _forget_schedules(deployment: UUID) -> None:

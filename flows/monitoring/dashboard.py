@@ -1,12 +1,10 @@
 """What Prefect's dashboard shows of a run beside its tasks: figures, tables, pictures and links, as Prefect artifacts.
 
 Pictures are SVG inside the artifact (``data:`` addresses), so they show wherever the dashboard is read from. Nothing
-here may fail a run: what cannot be shown is logged.
+here may fail a run or hold it up: it is sent from the background.
 """
 
 import base64
-import logging
-import os
 import re
 from collections.abc import Callable, Sequence
 from functools import wraps
@@ -17,7 +15,9 @@ from prefect.artifacts import (
     create_image_artifact,
     create_link_artifact,
     create_markdown_artifact,
+    create_progress_artifact,
     create_table_artifact,
+    update_progress_artifact,
 )
 from prefect.client.orchestration import get_client
 from prefect.context import FlowRunContext, TaskRunContext
@@ -26,26 +26,23 @@ from alignment.records import Artifact
 from alignment.registry.store import read_curves
 from alignment.report import RunReport
 from alignment.report.page import figures, stage_figures
-from alignment.report.svg import Figure
+from alignment.report.svg import SvgFigure
 from alignment.report.svg_export import figure_svg, lineage_svg
 from alignment.report.words import headline
+from flows.monitoring.background import background
+from flows.monitoring.links import report_link
 
 if TYPE_CHECKING:
     from preference_ui.quality.queue_stats import QueueStanding
 
-_log = logging.getLogger(__name__)
 P = ParamSpec("P")
 
 
 def _shown(work: Callable[P, None]) -> Callable[P, None]:
     @wraps(work)
     def tried(*args: P.args, **kwargs: P.kwargs) -> None:
-        if FlowRunContext.get() is None and TaskRunContext.get() is None:
-            return
-        try:
-            work(*args, **kwargs)
-        except Exception as error:  # the server may be away; the report has all of it
-            _log.warning("not shown on the dashboard: %s: %s", type(error).__name__, error)
+        if FlowRunContext.get() is not None or TaskRunContext.get() is not None:
+            background.later(lambda: work(*args, **kwargs))
 
     return tried
 
@@ -71,6 +68,25 @@ def show_artifact(artifact: Artifact, kind: str) -> None:
         _picture(figure_svg(one), slug(one.title), one.alternative)
 
 
+class ProgressBar:
+    """A stage's bar on the dashboard, moved from the background: the newest step, whenever the server takes it."""
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+        self._artifact: Any = None
+
+    def show(self, percent: float, text: str) -> None:
+        """Moves the bar; outside of a task there is none."""
+        if TaskRunContext.get() is not None:
+            background.later(lambda: self._move(percent, text), key=self.key)
+
+    def _move(self, percent: float, text: str) -> None:
+        if self._artifact is None:
+            self._artifact = create_progress_artifact(percent, key=self.key, description=text)
+        else:
+            update_progress_artifact(self._artifact, percent, description=text)
+
+
 @_shown
 def show_report(report: RunReport, page: Path) -> None:
     """A run that has ended: the verdict, its stages, its pictures, its lineage, and where the page is."""
@@ -81,16 +97,22 @@ def show_report(report: RunReport, page: Path) -> None:
         for one in report.stages
     ]  # fmt: skip
     create_table_artifact(rows, key="stages", description=f"Stages of {report.run}")
-    create_link_artifact(link(page), "report.html", key="report", description=f"Report of {report.run}")
+    if address := report_link(page):
+        create_link_artifact(address, "report.html", key="report", description=f"Report of {report.run}")
     if report.lineage:
         _picture(lineage_svg(report.lineage), "lineage", f"What {report.run} was made of")
     for one in figures(report):
         _picture(figure_svg(one), slug(one.title), one.alternative)
 
 
+def _whole_report(page: Path) -> str:
+    address = report_link(page)
+    return f"[The whole report]({address})" if address else f"The whole report: `{page.resolve()}`"
+
+
 def story(report: RunReport, page: Path) -> str:
     """The run in Markdown, from the verdict to the lineage; pictures inside."""
-    parts = [f"# {report.run}", headline(report), f"[The whole report]({link(page)})"]
+    parts = [f"# {report.run}", headline(report), _whole_report(page)]
     if report.gate:
         checks = "\n".join(f"| {'✓' if check.passed else '✗'} | {check} |" for check in report.gate.checks)
         parts.append(f"## Gate\n\n| | condition |\n|---|---|\n{checks}")
@@ -99,7 +121,7 @@ def story(report: RunReport, page: Path) -> str:
         f"{', '.join(str(ref) for ref in one.outputs)} |"
         for one in report.stages
     ))  # fmt: skip
-    found: list[Figure] = figures(report)
+    found: list[SvgFigure] = figures(report)
     if found:
         parts.append("## Evidence\n\n" + "\n\n".join(_image(one.title, figure_svg(one)) for one in found))
     if report.lineage:
@@ -125,12 +147,6 @@ def name_version(run: str, version: str) -> None:
         client.update_flow_run(context.flow_run.id, name=f"{run}: {version}")
 
 
-def link(page: Path) -> str:
-    """The address of a run's page: on `rlhf up`'s server where there is one, else the file."""
-    base = os.environ.get(PAGES)
-    return f"{base}/runs/{page.parent.name}/{page.name}" if base else page.resolve().as_uri()
-
-
 def _picture(svg: str, key: str, description: str) -> None:
     create_image_artifact(_data_url(svg), key=key, description=description)
 
@@ -141,6 +157,3 @@ def _image(title: str, svg: str) -> str:
 
 def _data_url(svg: str) -> Any:
     return f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}"
-
-
-PAGES = "RLHF_PAGES"  # the variable that says where `rlhf up` serves the reports of a workspace

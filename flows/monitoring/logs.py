@@ -19,6 +19,7 @@ from pythonjsonlogger.json import JsonFormatter
 
 SWITCH = "RLHF_LOG"
 OURS = ("alignment", "flows", "preference_ui", "uvicorn")
+RUNS = ("alignment", "flows")  # what a run does, for the dashboard
 LOG_FILE = "log.jsonl"  # of a run, in its folder
 _about: ContextVar[dict[str, Any]] = ContextVar("about", default={})  # noqa: B039 - it is replaced, never changed
 
@@ -49,6 +50,18 @@ def set_up() -> None:
         logger.handlers = [handler]
         logger.setLevel(logging.INFO)
         logger.propagate = False
+
+
+def to_the_dashboard() -> None:
+    """Has what a run logs stand in its Logs tab too, under the run or the task that says it."""
+    from prefect.logging.handlers import APILogHandler
+
+    for name in RUNS:
+        logger = logging.getLogger(name)
+        if not any(isinstance(handler, APILogHandler) for handler in logger.handlers):
+            logger.addHandler(APILogHandler(level=logging.INFO))
+        if logger.level == logging.NOTSET:
+            logger.setLevel(logging.INFO)
 
 
 @contextmanager

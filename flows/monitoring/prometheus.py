@@ -5,11 +5,13 @@ that stands still for a stage that has long ended would be a lie.
 """
 
 import contextlib
+import logging
+import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from prometheus_client import CollectorRegistry, generate_latest, write_to_textfile
+from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
@@ -17,7 +19,9 @@ from prometheus_client.registry import Collector
 from alignment.stage import Progress
 from alignment.workspace import Workspace
 from flows.monitoring.gpu import GpuWatch
+from flows.services.process_records import is_deserted, owner_line
 
+_log = logging.getLogger(__name__)
 SECONDS = 5.0  # between two versions of a file; Prometheus usually looks every 15
 HELP = {
     "rlhf_stage_step": "The optimizer step (or batch) that a stage has finished.",
@@ -54,6 +58,7 @@ class StageMetrics:
         self.labels = {"stage": stage, **labels}
         self._last, self._tokens, self._rate = float("-inf"), 0, 0.0
         self._gpus = GpuWatch()
+        self._silent = False
 
     def write(self, progress: Progress) -> None:
         """Writes the file, if its last version is old enough or this step is the last."""
@@ -63,7 +68,14 @@ class StageMetrics:
         if now > self._last:  # two steps can fall on one tick of the clock
             self._rate = (progress.tokens - self._tokens) / (now - self._last)  # 0 at first: infinitely long ago
         self._last, self._tokens = now, progress.tokens
-        write_to_textfile(str(self.path), _registry(self._families(progress)))
+        temporary = self.path.with_name(f"{self.path.name}.{os.getpid()}")
+        try:
+            temporary.write_text(f"{owner_line()}\n{exposition(self._families(progress))}", "utf-8")
+            temporary.replace(self.path)
+        except OSError as error:  # no space, no right to write: that is no reason to stop a training
+            if not self._silent:
+                _log.warning("no metrics are written: %s", error)
+            self._silent = True
 
     def _families(self, progress: Progress) -> Iterator[Metric]:
         values = {
@@ -103,14 +115,21 @@ def exposition(families: Iterable[Metric]) -> str:
     return generate_latest(_registry(families)).decode()
 
 
-def stage_families(workspace: Workspace) -> list[Metric]:
-    """What every stage under way says: a metric of several stages once, with all of its values."""
-    families: dict[str, Metric] = {}
+def stages_at_work(workspace: Workspace) -> Iterator[tuple[str, str]]:
+    """The stages under way, each with its file's text; a file that a killed process left is none's."""
     for path in sorted(workspace.folder("metrics").glob("*.prom")):
         try:
             text = path.read_text("utf-8")
         except FileNotFoundError:  # it ended meanwhile
             continue
+        if not is_deserted(text):
+            yield path.stem, text
+
+
+def stage_families(workspace: Workspace) -> list[Metric]:
+    """What every stage under way says: a metric of several stages once, with all of its values."""
+    families: dict[str, Metric] = {}
+    for _stage, text in stages_at_work(workspace):
         for family in text_string_to_metric_families(text):
             families.setdefault(family.name, Metric(family.name, family.documentation, family.type))
             families[family.name].samples += family.samples

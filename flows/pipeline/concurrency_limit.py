@@ -4,9 +4,12 @@ The limit is strict: without it no stage starts. A holder's lease is renewed whi
 slots back when the lease ends, a minute later, and one that is cancelled gives them back at once.
 """
 
+import logging
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
+import httpx
 from prefect.client.orchestration import get_client
 from prefect.concurrency.asyncio import ConcurrencySlotAcquisitionError
 from prefect.concurrency.sync import concurrency
@@ -16,8 +19,12 @@ from alignment.errors import Fault, StageError
 from alignment.recipe.graph import workers_of
 from alignment.recipe.recipe import Recipe
 from alignment.recipe.stages.spec import StageSettings
+from flows.monitoring.background import server_answers
+from flows.monitoring.progress import listener
 
 LEASE_SECONDS = 60.0  # the least that Prefect's server takes
+SERVER_SECONDS = 120.0  # for a server that is away when a stage wants its slots
+_log = logging.getLogger(__name__)
 
 
 def wanted_slots(recipe: Recipe, settings: StageSettings) -> int:
@@ -37,17 +44,43 @@ def wanted_slots(recipe: Recipe, settings: StageSettings) -> int:
 
 @contextmanager
 def slots(recipe: Recipe, settings: StageSettings) -> Iterator[None]:
-    """Waits for the stage's slots and holds them. Raises StageError where the limit is not on the server, or lost."""
+    """Waits for the stage's slots and holds them. Raises StageError where the limit is not on the server.
+
+    A server that goes away while they are held does not end the stage: it would keep nobody else from the GPUs.
+    """
     limit, wanted = recipe.resources.limit, wanted_slots(recipe, settings)
     if limit is None or not wanted:
         yield
         return
+    _wait_for_the_server(limit)
+    held = concurrency(
+        limit, occupy=wanted, lease_duration=LEASE_SECONDS, strict=True, raise_on_lease_renewal_failure=False
+    )
     try:
-        with concurrency(limit, occupy=wanted, lease_duration=LEASE_SECONDS, strict=True):
-            yield
+        held.__enter__()
     except ConcurrencySlotAcquisitionError as error:
         problem = f"{wanted} slots of {limit} cannot be had: {error}"
         raise StageError(f"{problem}; `rlhf deploy RECIPE --limit {limit}=N` makes the limit") from error
+    try:
+        yield
+    finally:
+        try:
+            held.__exit__(None, None, None)
+        except httpx.HTTPError as error:
+            _log.warning("the slots of %s are given back in %g s: %s", limit, LEASE_SECONDS, error)
+
+
+def _wait_for_the_server(limit: str) -> None:
+    """Without the server nobody knows whose the GPUs are. Raises StageError where it does not come back."""
+    deadline = time.monotonic() + SERVER_SECONDS
+    if not server_answers():
+        listener.get().warned(f"waiting for the Prefect server, which shares out {limit}")
+        while not server_answers():
+            if time.monotonic() > deadline:
+                raise StageError(
+                    f"the Prefect server, which shares out {limit}, did not answer in {SERVER_SECONDS:g} s"
+                )
+            time.sleep(1.0)
 
 
 def set_limits(limits: Mapping[str, int]) -> None:

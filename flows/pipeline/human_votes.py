@@ -27,7 +27,13 @@ from preference_ui.import_export import Export
 from preference_ui.labelling.queue import queue_comparisons
 from preference_ui.labelling.vote_schema import storable
 from preference_ui.quality.queue_stats import QueueStanding, queue_standings
-from preference_ui.snapshots.collections import Condition, find_collection, open_collection, records_of, take_if_ready
+from preference_ui.snapshots.collections import (
+    CollectionTarget,
+    find_collection,
+    open_collection,
+    records_of,
+    take_if_ready,
+)
 from preference_ui.store.settings import Criterion
 from preference_ui.store.store import Store
 
@@ -106,7 +112,7 @@ def queue_for_raters(name: str, recipe: Recipe, made: Mapping[str, Artifact], wo
             _ask_for_scores(store, settings.criteria, recipe.name)
         queue_comparisons(store, items, votes_wanted=settings.votes_per_comparison, queue=queue,
                           informativeness=weights, actor=recipe.name)  # fmt: skip
-        condition = Condition(
+        condition = CollectionTarget(
             votes_per_comparison=settings.votes_per_comparison,
             pairs=settings.pairs,
             min_agreement=settings.min_agreement,

@@ -1,7 +1,10 @@
 """From a checked recipe to the end of its run: the server, the display, the flow, the last words."""
 
 import json
+import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +27,19 @@ from alignment.recipe.recipe import Recipe
 from alignment.recipe.resolved import ResolvedRecipe
 from alignment.workspace import Workspace
 from flows.command_lines import rlhf_line
-from flows.console import styled
+from flows.console import PlainConsole, styled
 from flows.failures import keep_traceback
-from flows.monitoring.progress import listener
+from flows.monitoring.logs import to_the_dashboard
+from flows.monitoring.progress import GuardedListener, listener
 from flows.monitoring.terminal import Terminal, shown_stages
 from flows.pipeline.environment import running_faults
-from flows.pipeline.pipeline import check_start, pipeline
+from flows.pipeline.orchestration import address
+from flows.pipeline.pipeline import check_start, run_pipeline
 from flows.pipeline.run_state import RunRequest
 from flows.runs import claim_run, keep_recipe
 from flows.services import servers
+from flows.services.guard import guarded
+from flows.services.process_records import ProcessRegistration, at_work, settle
 from flows.shutdown import leaving_on_sigterm
 
 
@@ -83,18 +90,19 @@ def launch(
     )
     keep_recipe(workspace.folder("runs", name) / "recipe.yaml", resolved, workspace)
     with console.status(Text("waiting for the Prefect server")):
-        servers.wait(workspace, server)
+        servers.wait(workspace, server, PlainConsole(stderr=True).print)
     settings: dict[Any, Any] = {PREFECT_RESULTS_LOCAL_STORAGE_PATH: workspace.folder("prefect", "results")}
     if get_current_settings().api.url is None:
-        settings[PREFECT_API_URL] = f"{server.url}/api"
+        settings[PREFECT_API_URL] = server.api
     with (
-        leaving_on_sigterm(),
         temporary_settings(settings),
+        keeping_account(workspace.root),
+        leaving_on_sigterm(),
         Terminal(shown_stages(resolved.recipe), console) as terminal,
     ):
-        token = listener.set(terminal)
+        token = listener.set(GuardedListener(terminal))
         try:
-            state = pipeline(request, return_state=True)
+            state = run_pipeline(request)
         finally:
             listener.reset(token)
     if state.name == "Failed":
@@ -105,6 +113,23 @@ def launch(
             console.print(keep_traceback(error, workspace.root / "runs" / name))
     say_end(console, workspace.root / "runs" / name, server, state, time.monotonic() - began)
     return 0 if state.is_completed() else 1
+
+
+@contextmanager
+def keeping_account(root: Path) -> Iterator[ProcessRegistration]:
+    """Around what a process does on Prefect's server: it is recorded and guarded, and at the end all is said.
+
+    What processes said too little of that were killed before is said at the beginning.
+    """
+    logging.raiseExceptions = False  # a log that cannot be sent to a server that is away is no traceback
+    to_the_dashboard()
+    where = address(root)
+    settle(root)
+    with guarded(root), at_work(root, where["api"], ours=where["ours"]) as registration:
+        try:
+            yield registration
+        finally:
+            settle(root)
 
 
 def say_end(console: Console, folder: Path, server: servers.Service, state: State[Any], seconds: float) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from prefect import flow
 from prefect.client.schemas.objects import State
+from prefect.runtime import flow_run as running
 
 from alignment.errors import Fault, InputError, StageError, keeping, suggestion
 from alignment.recipe.base import BASE, CHAMPION
@@ -20,16 +21,19 @@ from alignment.recipe.recipe import Recipe
 from alignment.recipe.stages.preferences import HumanPreferencesStage
 from alignment.records import Artifact
 from alignment.report import Registered, build_report, write_report
+from flows.monitoring.background import background, server_answers
 from flows.monitoring.dashboard import name_version, show_queues, show_report
 from flows.monitoring.logs import LOG_FILE, about, log_file, say
 from flows.monitoring.progress import listener
 from flows.pipeline.announce import announce, tell
 from flows.pipeline.conclusion import final_state, next_commands
 from flows.pipeline.leaderboard_votes import human_games, registered_names
-from flows.pipeline.register import Finish, commit, finish_task, with_approval
+from flows.pipeline.orchestration import endings, give_up_on_the_server, run_flow, run_task, watched
+from flows.pipeline.register import commit, finish_task, with_approval
 from flows.pipeline.run_state import Run, RunRequest, StageOutcome, WaitingForRaters
-from flows.pipeline.stage_task import base_task, make_job, stage_task
+from flows.pipeline.stage_task import base_task, execute, made_of, make_job, stage_task
 from flows.run_record import write_record
+from flows.services.process_records import answer_for
 
 _log = logging.getLogger(__name__)
 
@@ -37,19 +41,37 @@ _log = logging.getLogger(__name__)
 @flow(name="alignment", flow_run_name="{request.run}", validate_parameters=False, persist_result=False)
 def pipeline(request: RunRequest) -> State[Any]:
     """Runs a recipe. The final state says whether the gate promoted, refused, or had nothing to decide."""
+    answer_for(running.get_id())
+    with endings.noting(request.run) as note, watched(request.workspace, listener.get().warned):
+        state = run_to_its_end(request)
+        note(state)
+        if not server_answers():
+            give_up_on_the_server()
+        return state
+
+
+def run_pipeline(request: RunRequest, timeout_seconds: float | None = None) -> State[Any]:
+    """Runs a recipe as a Prefect flow to its final state, which a server that goes away meanwhile does not change."""
+    timed = pipeline.with_options(timeout_seconds=timeout_seconds) if timeout_seconds else pipeline
+    state = run_flow(timed, lambda: run_to_its_end(request), request, run=request.run, root=request.workspace)
+    background.drain()
+    return state
+
+
+def run_to_its_end(request: RunRequest) -> State[Any]:
+    """Runs the stages, and tells whoever wants to hear how it ended."""
     run = Run(request)
     folder = run.workspace.folder("runs", request.run)
     with about(run=request.run, recipe=run.recipe.name), log_file(folder / LOG_FILE):
-        write_record(folder, request.data)
+        write_record(folder, request.data, request.flow_run)
         try:
-            return run_to_its_end(run)
+            return _to_its_end(run)
         except Exception:
             _log.exception("the run failed")
             raise
 
 
-def run_to_its_end(run: Run) -> State[Any]:
-    """Runs the stages, and tells whoever wants to hear how it ended."""
+def _to_its_end(run: Run) -> State[Any]:
     request = run.request
     try:
         with run.workspace.under_way(request.run):
@@ -62,7 +84,7 @@ def run_to_its_end(run: Run) -> State[Any]:
     if run.finish is not None:
         made = f"{run.finish.name} v{run.finish.version}"
         name_version(request.run, f"{made} {str(state.name).lower()}")
-    tell(run.recipe, request.run, run.report, state=state)
+    tell(run.recipe, request.run, run.report, state=state, finish=run.finish, workspace=run.workspace)
     return state
 
 
@@ -85,7 +107,9 @@ def run_stages(run: Run) -> None:
 def prepare_base(run: Run) -> None:
     """Finds or converts the base model."""
     with outcome(run, BASE, "base") as result:
-        result.artifact = run.made[BASE] = Artifact.model_validate(base_task(run.recipe, run.workspace))
+        state, made = run_task(run.workspace.root, base_task, base_task.fn, run.recipe, run.workspace)
+        run.states[BASE] = state
+        result.artifact = run.made[BASE] = Artifact.model_validate(made)
         result.cached = result.artifact.work_seconds == 0.0
 
 
@@ -113,10 +137,12 @@ def run_stage(run: Run, name: str) -> None:
             run.made[name] = found
         return
     with outcome(run, name, job.settings.kind) as result:
-        state = stage_task(job)(job, return_state=True)
-        artifact = Artifact.model_validate(state.result())
-        result.artifact = run.made[name] = artifact
+        say(_log, made_of(job))
+        inputs = [run.states[source] for source in job.inputs if source in run.states]
+        state, made = run_task(run.workspace.root, stage_task(job), execute, job, inputs=inputs)
+        run.states[name] = state
         result.cached = state.name == "Cached"
+        result.artifact = run.made[name] = Artifact.model_validate(made)
 
 
 def data_of(run: Run, name: str, *, wanted: bool) -> dict[str, Path] | None:
@@ -159,9 +185,9 @@ def decide(run: Run) -> None:
     if gate is None or not _wanted(run.request, gate.evaluation) or gate.evaluation not in run.made:
         return
     with outcome(run, "register", "register") as result:
-        state = finish_task(run.recipe, run.made, run.workspace, run.request.run)
-        run.finish = with_approval(Finish.model_validate(state.result()), run.workspace)
-        result.cached = state.name == "Cached"
+        inputs = list(run.states.values())
+        finish, result.cached = finish_task(run.recipe, run.made, run.workspace, run.request.run, inputs)
+        run.finish = with_approval(finish, run.workspace)
         announce(run.recipe, run.finish, run.workspace, run.request.run)
 
 

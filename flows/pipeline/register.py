@@ -3,7 +3,7 @@
 import json
 import os
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from alignment.recipe.recipe import Recipe
 from alignment.recipe.stages.evaluate import EvaluateStage
 from alignment.records import Artifact
 from alignment.workspace import Workspace
+from flows.pipeline.orchestration import run_task
 
 RETRIES = [2.0, 10.0]
 
@@ -107,8 +108,10 @@ def with_approval(finish: Finish, workspace: Workspace) -> Finish:
     return finish.model_copy(update={"approved": not version.waits, "alias": alias})
 
 
-def finish_task(recipe: Recipe, made: Mapping[str, Artifact], workspace: Workspace, run: str) -> State[Any]:
-    """Runs :func:`finish` as a task; returns the task's final state, with a :class:`Finish` as JSON.
+def finish_task(
+    recipe: Recipe, made: Mapping[str, Artifact], workspace: Workspace, run: str, inputs: Sequence[State[Any]]
+) -> tuple[Finish, bool]:
+    """Runs :func:`finish` as a task after ``inputs``. Says whether it was decided before.
 
     What it decides on is its key: the same decision on the same artifacts, whose version still stands, is read from
     the workspace and its state is named "Cached".
@@ -137,8 +140,8 @@ def finish_task(recipe: Recipe, made: Mapping[str, Artifact], workspace: Workspa
         retry_delay_seconds=RETRIES,
         retry_condition_fn=lambda _task, _run, state: isinstance(state.data, ConnectionError | TimeoutError),
     )(_finish_once)
-    state: State[Any] = work(recipe, made, workspace, run, key, return_state=True)
-    return state
+    state, value = run_task(workspace.root, work, _finish_once, recipe, made, workspace, run, key, inputs=inputs)
+    return Finish.model_validate(value), state.name == "Cached"
 
 
 def _finish_once(

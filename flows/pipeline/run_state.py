@@ -3,8 +3,9 @@
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from prefect.client.schemas.objects import State
 from pydantic import BaseModel
 
 from alignment.recipe.recipe import Recipe
@@ -21,7 +22,7 @@ class RunRequest(BaseModel):
 
     ``only`` runs one stage and ``start`` runs from one on; the stages before are then taken from the cache and nowhere
     else. The stages of ``refresh`` are made anew although the cache knows them. ``ready`` maps a queue of people's
-    votes to the digest of the snapshot that the run was started for.
+    votes to the digest of the snapshot that the run was started for. ``flow_run`` is the deployment's that asks for it.
     """
 
     resolved: ResolvedRecipe
@@ -31,6 +32,7 @@ class RunRequest(BaseModel):
     start: str | None = None
     refresh: tuple[str, ...] = ()
     ready: dict[str, str] = {}
+    flow_run: str | None = None
 
     @property
     def recipe(self) -> Recipe:
@@ -66,6 +68,7 @@ class Run:
     request: RunRequest
     started: datetime = field(default_factory=lambda: datetime.now(UTC))
     made: dict[str, Artifact] = field(default_factory=dict)
+    states: dict[str, State[Any]] = field(default_factory=dict)  # of the tasks that made them
     outcomes: list[StageOutcome] = field(default_factory=list)
     finish: Finish | None = None
     waiting: str = ""

@@ -5,19 +5,22 @@ and of the code that makes it; a stage with a known key is answered from the wor
 folder ``partial/<key>``, so the same stage, run again after any kind of death, goes on from its last checkpoint.
 """
 
+import contextlib
+import json
 import logging
+import os
+import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from prefect import Task, task
-from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
-from prefect.context import TaskRunContext
 from prefect.states import Completed
 
 from alignment.cache_key import stage_key
@@ -35,7 +38,7 @@ from alignment.records import Artifact
 from alignment.stage import Progress, StageContext
 from alignment.workspace import Workspace
 from flows.cluster import run_stage
-from flows.monitoring.dashboard import show_artifact, slug
+from flows.monitoring.dashboard import ProgressBar, show_artifact, slug
 from flows.monitoring.logs import say
 from flows.monitoring.progress import listener
 from flows.monitoring.prometheus import StageMetrics
@@ -45,6 +48,7 @@ from flows.shutdown import letting_steps_end
 
 _log = logging.getLogger(__name__)
 DASHBOARD_SECONDS = 5.0  # between two updates of a progress artifact
+WAIT_SECONDS = 3.0  # for another process that makes the same artifact, before the wait is put into words
 RETRIES = [2.0, 10.0]  # seconds before each retry, of failures that pass by themselves
 
 
@@ -102,6 +106,14 @@ def make_job(
     return Job(name, recipe, {source: made[source] for source in wanted}, files, workspace, run)
 
 
+def made_of(job: Job) -> str:
+    """What a stage is made of, in one sentence: its inputs, its files and its settings."""
+    inputs = ", ".join(str(artifact.ref()) for artifact in job.inputs.values())
+    files = "".join(f", {name} {path}" for name, path in job.data.items())
+    settings = json.dumps(job.settings.model_dump(mode="json", exclude_unset=True))
+    return f"{job.name} is made of {inputs}{files}, with {settings}; its key is {job.key[:12]}"
+
+
 def stage_task(job: Job) -> Task[[Job], State[dict[str, Any]]]:
     """The Prefect task that runs a job: named after the stage and tagged by its kind.
 
@@ -131,7 +143,7 @@ def execute(job: Job) -> State[dict[str, Any]]:
     key = job.key
     if not job.refresh and (found := _claimed(job, key)) is not None:
         return _ended("Cached", found)
-    with letting_steps_end(), FileLock(job.workspace.folder("partial") / f"{key}.lock"):  # one process makes it
+    with letting_steps_end(), _alone(job.workspace, key, job.name):
         found = None if job.refresh else _claimed(job, key, listener.get().warned)
         if job.refresh:
             _begin_anew(job.workspace.folder("partial", key))
@@ -139,6 +151,8 @@ def execute(job: Job) -> State[dict[str, Any]]:
         remove_tree(job.workspace.root / "partial" / key)  # also of a run that died just before this
     if found is not None:
         return _ended("Cached", found)
+    figures = ", ".join(f"{name} {value:.4g}" for name, value in sorted(artifact.metrics.items()))
+    say(_log, f"{artifact.ref()}, {artifact.seconds:.0f} s: {figures or 'no metrics'}")
     show_artifact(artifact, job.settings.kind)
     return _ended("Completed", artifact)
 
@@ -219,25 +233,21 @@ def _reporter(job: Job, metrics: StageMetrics) -> Any:
     """Passes a stage's progress on to the run's listener, and now and then to Prometheus and the dashboard."""
     hears = listener.get()
     started = time.monotonic()
-    artifact_id: Any = None
     last = float("-inf")
+    shows = ProgressBar(f"{slug(job.name)}-progress")
 
     def report(progress: Progress) -> None:
-        nonlocal artifact_id, last
+        nonlocal last
         hears.stage_progress(job.name, progress)
         metrics.write(progress)
         done = progress.step >= progress.total
-        if TaskRunContext.get() is None or (time.monotonic() - last < DASHBOARD_SECONDS and not done):
+        if time.monotonic() - last < DASHBOARD_SECONDS and not done:
             return
-        say(_log, f"{job.name}: step {progress.step} of {progress.total}", stage=job.name, step=progress.step,
-            steps=progress.total, tokens=progress.tokens, metrics=dict(progress.metrics))  # fmt: skip
         last = time.monotonic()
-        share = 100.0 * progress.step / max(progress.total, 1)
         text = describe(progress, time.monotonic() - started)
-        if artifact_id is None:
-            artifact_id = create_progress_artifact(share, key=f"{slug(job.name)}-progress", description=text)
-        else:
-            update_progress_artifact(artifact_id, share, description=text)
+        say(_log, f"{job.name}: step {text}", stage=job.name, step=progress.step, steps=progress.total,
+            tokens=progress.tokens, metrics=dict(progress.metrics))  # fmt: skip
+        shows.show(100.0 * progress.step / max(progress.total, 1), text)
 
     return report
 
@@ -251,6 +261,32 @@ def _passes_by_itself(_task: Any, _run: Any, state: Any) -> bool:
     except BaseException:
         return False
     return False
+
+
+@contextmanager
+def _alone(workspace: Workspace, key: str, name: str) -> Iterator[None]:
+    """One process at a time makes an artifact; the lock ends with its holder, however that one ends.
+
+    Who has to wait says so, and for whom: the holder's name stands beside the lock.
+    """
+    lock = FileLock(workspace.folder("partial") / f"{key}.lock")
+    holder = workspace.folder("partial") / f"{key}.holder"
+    try:
+        lock.acquire(timeout=WAIT_SECONDS)
+    except Timeout:
+        with contextlib.suppress(OSError):
+            sentence = f"{name} waits: {holder.read_text('utf-8').strip() or 'another process'} is making it"
+            say(_log, sentence)
+            listener.get().warned(sentence)
+        lock.acquire()
+    try:
+        with contextlib.suppress(OSError):
+            holder.write_text(f"process {os.getpid()} on {socket.gethostname()}", "utf-8")
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            holder.unlink(missing_ok=True)
+        lock.release()
 
 
 @task(name=BASE, task_run_name=BASE, tags={"base"})

@@ -11,12 +11,10 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from filelock import FileLock, lock_descriptor
@@ -24,20 +22,35 @@ from filelock import FileLock, lock_descriptor
 from alignment.durable_files import write_text
 from alignment.errors import Fault, InputError, StageError
 from alignment.workspace import Workspace, is_locked
+from flows.services.http_client import UnreachableError, answers, ask, prefect_headers, spare_loopback
 
 STOP_SECONDS = 20.0  # for a service that was told to stop to be gone
 START_SECONDS = 300.0  # a busy machine takes its time; one that ends is noticed at once
+NAMED_SECONDS = 10.0  # for a server that a variable names: it runs already, or it is not there
+PATIENCE_SECONDS = 10.0  # of silence, before a wait is put into words
 HEALTH = {"prefect": "/api/health", "mlflow": "/health"}
+VARIABLES = {"prefect": "PREFECT_API_URL", "mlflow": "MLFLOW_TRACKING_URI"}  # name servers of one's own
 PORTS = {"prefect": 4200, "mlflow": 5000}
 
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """A running service: its name, address and process id (None: not ours to stop)."""
+    """A running service: its name, the address of its pages and its process id (None: not ours to stop)."""
 
     name: str
     url: str
     pid: int | None
+    api_url: str = field(default="", compare=False)  # where it is not below ``url``, as in Prefect's cloud
+
+    @property
+    def api(self) -> str:
+        """The address of its programming interface."""
+        return self.api_url or (f"{self.url}/api" if self.name == "prefect" else self.url)
+
+    @property
+    def health(self) -> str:
+        """The address that answers with success while the service works."""
+        return f"{self.api}/health"
 
 
 def quiet_environment(workspace: Workspace) -> None:
@@ -47,7 +60,10 @@ def quiet_environment(workspace: Workspace) -> None:
         "PREFECT_RESULTS_LOCAL_STORAGE_PATH": str(workspace.folder("prefect", "results")),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # the terminal has a display of its own
+        "PREFECT_LOGGING_INTERNAL_LEVEL": "CRITICAL",  # a server that is away is said once, and by us
         "PREFECT_CLI_PROMPT": "false",
+        "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",  # what is said outside of a run belongs to none
+        "PREFECT_CLIENT_MAX_RETRIES": "3",  # 14 s for a server that restarts; what is longer away is told later
         "DO_NOT_TRACK": "1",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -65,6 +81,7 @@ def quiet_environment(workspace: Workspace) -> None:
     }
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
+    spare_loopback()
     for module in ("transformers", "trl", "peft", "accelerate", "torch"):
         warnings.filterwarnings("ignore", category=FutureWarning, module=module)
         warnings.filterwarnings("ignore", category=UserWarning, module=module)
@@ -73,7 +90,9 @@ def quiet_environment(workspace: Workspace) -> None:
 def find(workspace: Workspace, name: str) -> Service | None:
     """The service, if it answers. Raises InputError where another machine runs it on the same workspace."""
     if name == "prefect" and (url := os.environ.get("PREFECT_API_URL")):
-        return Service(name, url.removesuffix("/api"), None)
+        return named_server(url)
+    if name == "mlflow" and (uri := workspace.mlflow_uri).startswith(("http://", "https://")):
+        return Service(name, uri.rstrip("/"), None)
     service = _recorded(workspace, name)
     return service if service and _healthy(service) else None
 
@@ -122,15 +141,62 @@ def lifelong_lock(workspace: Workspace, name: str) -> Iterator[int]:
         os.close(descriptor)
 
 
-def wait(workspace: Workspace, service: Service) -> Service:
-    """Waits until the service answers. Raises StageError, with its log's end and place, where it does not."""
-    deadline = time.monotonic() + START_SECONDS
+def wait(workspace: Workspace, service: Service, say: Callable[[str], None] = lambda _text: None) -> Service:
+    """Waits until the service answers; ``say`` hears of a wait that takes long.
+
+    Raises InputError where a variable names a server that does not answer, after ten seconds, and StageError with the
+    end of the log where one that was started here does not come up.
+    """
+    if service.pid is None:
+        reach(service.name, service.health)
+        return service
+    began, words = time.monotonic(), False
+    log = _log(workspace, service.name)
     while not _healthy(service):
-        if time.monotonic() > deadline or (service.pid and not _running(service.pid)):
-            log = _log(workspace, service.name)
+        waited = time.monotonic() - began
+        if waited > START_SECONDS or not _running(service.pid):
             raise StageError(f"the {service.name} service did not start; its log is {log}{end_of_log(log)}")
+        if waited > PATIENCE_SECONDS and not words:
+            say(f"waiting for the {service.name} service at {service.url}; its log is {log}")
+            words = True
         time.sleep(0.1)
     return service
+
+
+def named_server(url: str) -> Service:
+    """The Prefect server whose interface is at ``url``, as `PREFECT_API_URL` gives it."""
+    api = url.rstrip("/")
+    return Service("prefect", api.removesuffix("/api"), None, api_url=api)
+
+
+def reach(name: str, health: str, variable: str = "", seconds: float = NAMED_SECONDS) -> None:
+    """Waits for a server that runs elsewhere. Raises InputError, with its address and the variable that names it."""
+    variable = variable or VARIABLES[name]
+    headers = prefect_headers() if name == "prefect" else {}
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            reply = ask(health, headers=headers, timeout=min(4.0, seconds))
+        except UnreachableError as error:
+            problem = f"{name}'s server does not answer at {health}: {error}"
+        else:
+            if reply.ok:
+                return
+            problem = f"{name}'s server answers {reply.status} at {health}"
+            if reply.status in (401, 403):
+                remedy = "set PREFECT_API_KEY or PREFECT_API_AUTH_STRING" if name == "prefect" else "see who may use it"
+                raise InputError([Fault(problem, remedy, field=variable)])
+        if time.monotonic() > deadline:
+            raise InputError([Fault(problem, "start that server, or unset the variable", field=variable)])
+        time.sleep(0.5)
+
+
+def reach_named_servers(workspace: Workspace) -> None:
+    """Asks the servers that the environment names, before anything is done with them. Raises InputError."""
+    if url := os.environ.get("PREFECT_API_URL"):
+        reach("prefect", named_server(url).health)
+    if (uri := workspace.mlflow_uri).startswith(("http://", "https://")):
+        reach("mlflow", uri.rstrip("/") + HEALTH["mlflow"])
 
 
 def end_of_log(path: Path, lines: int = 12) -> str:
@@ -242,11 +308,7 @@ def _running(pid: int) -> bool:
 
 
 def _healthy(service: Service) -> bool:
-    try:
-        with urllib.request.urlopen(service.url + HEALTH[service.name], timeout=2) as answer:
-            return bool(answer.status == 200)
-    except (urllib.error.URLError, OSError):
-        return False
+    return answers(service.health)
 
 
 def _free_port(wanted: int) -> int:

@@ -71,7 +71,7 @@ def messages_of(turns: Sequence[Mapping[str, Any]], side: int) -> list[Message]:
     return found
 
 
-class Ballot(BaseModel):
+class TalkBallot(BaseModel):
     """A vote on a talk as it comes over the wire."""
 
     model_config = ConfigDict(extra="forbid")
@@ -170,10 +170,10 @@ def own_talk(store: Store, account_id: str, talk_id: Any) -> Talk:
         return _talk(_own(connection, account_id, talk_id, must_be_open=False))
 
 
-def _read(wire: Any) -> Ballot:
+def _read(wire: Any) -> TalkBallot:
     try:
         if storable(wire):
-            ballot = Ballot.model_validate(wire)
+            ballot = TalkBallot.model_validate(wire)
             if (ballot.outcome == "ranked") == (ballot.strength is not None):
                 return ballot
     except (ValidationError, RecursionError):

@@ -18,7 +18,7 @@ Position = Annotated[StrictInt, Field(ge=0, le=8)]
 Score = Annotated[StrictInt, Field(ge=1, le=5)]
 
 
-class Correction(BaseModel):
+class CorrectedAnswer(BaseModel):
     """A better answer, made from the one at ``position``."""
 
     model_config = ConfigDict(extra="forbid")
@@ -26,7 +26,7 @@ class Correction(BaseModel):
     text: Annotated[StrictStr, Field(min_length=1, max_length=20_000)]
 
 
-class Verdict(BaseModel):
+class SubmittedVote(BaseModel):
     """A vote as it comes over the wire."""
 
     model_config = ConfigDict(extra="forbid")
@@ -36,7 +36,7 @@ class Verdict(BaseModel):
     criteria: dict[StrictStr, list[Score | None]] = {}
     reason: Annotated[StrictStr, Field(max_length=32)] = ""
     comment: Annotated[StrictStr, Field(max_length=2_000)] = ""
-    correction: Correction | None = None
+    correction: CorrectedAnswer | None = None
     confirmed: StrictBool = False
 
 
@@ -52,11 +52,11 @@ class Judgement(BaseModel):
     correction: dict[str, str] | None
 
 
-def read_verdict(wire: Any) -> Verdict:
+def read_verdict(wire: Any) -> SubmittedVote:
     """Parses what was sent. Raises Refusal where it is not a verdict."""
     try:
         if storable(wire):
-            return Verdict.model_validate(wire)
+            return SubmittedVote.model_validate(wire)
     except (ValidationError, RecursionError):
         pass
     raise Refusal("malformed", "This vote could not be read. Please reload the page and try again.")
@@ -71,7 +71,7 @@ def storable(value: Any) -> bool:
     return all(map(storable, value)) if isinstance(value, list) else True
 
 
-def judge(verdict: Verdict, order: tuple[str, ...], settings: DeskSettings) -> Judgement:
+def judge(verdict: SubmittedVote, order: tuple[str, ...], settings: DeskSettings) -> Judgement:
     """Turns positions into response ids. ``order`` are the ids as shown. Raises Refusal where the two do not fit."""
     ranking, strength = _ranking(verdict, order)
     reasons = {"skipped": SKIP_REASONS, "flagged": FLAG_REASONS}.get(verdict.outcome)
@@ -91,7 +91,7 @@ def judge(verdict: Verdict, order: tuple[str, ...], settings: DeskSettings) -> J
     )
 
 
-def _ranking(verdict: Verdict, order: tuple[str, ...]) -> tuple[list[list[str]], int | None]:
+def _ranking(verdict: SubmittedVote, order: tuple[str, ...]) -> tuple[list[list[str]], int | None]:
     if verdict.outcome != "ranked":
         if verdict.ranking or verdict.strength is not None:
             raise Refusal("malformed", "A vote cannot rank the answers and reject them at once.")
@@ -112,7 +112,7 @@ def _ranking(verdict: Verdict, order: tuple[str, ...]) -> tuple[list[list[str]],
     return [[order[position] for position in group] for group in verdict.ranking], None
 
 
-def _criteria(verdict: Verdict, order: tuple[str, ...], settings: DeskSettings) -> dict[str, int]:
+def _criteria(verdict: SubmittedVote, order: tuple[str, ...], settings: DeskSettings) -> dict[str, int]:
     known = {criterion.name for criterion in settings.criteria}
     scores: dict[str, int] = {}
     for name, given in verdict.criteria.items():

@@ -16,7 +16,7 @@ from preference_ui.labelling.assignment import (
     next_lease,
     take_place_late,
 )
-from preference_ui.labelling.vote_schema import Judgement, Verdict, judge, read_verdict, storable
+from preference_ui.labelling.vote_schema import Judgement, SubmittedVote, judge, read_verdict, storable
 from preference_ui.store.errors import Refusal
 from preference_ui.store.schema import accounts, comparisons, drafts, exclusions, leases, votes
 from preference_ui.store.settings import DeskSettings
@@ -68,7 +68,7 @@ def cast_and_draw(store: Store, account_id: str, lease_id: str, wire: Any) -> tu
 
 
 def _cast(
-    connection: Connection, account: Row[Any], settings: DeskSettings, lease_id: str, verdict: Verdict
+    connection: Connection, account: Row[Any], settings: DeskSettings, lease_id: str, verdict: SubmittedVote
 ) -> Receipt:
     lease = _own_lease(connection, account.id, lease_id)
     if lease.state == "voted":

@@ -10,10 +10,9 @@ from pydantic import BaseModel
 from scipy.stats import binomtest
 from sqlalchemy import Connection, Row, select
 
-from alignment.evaluation.win_rate import win_rate
 from alignment.preferences.consensus import LEVEL
 from alignment.preferences.dawid_skene import has_enough, log_odds
-from alignment.preferences.vote_agreement import Agreement, agreement_figures
+from alignment.preferences.vote_agreement import Agreement, agreement_figures, share_of_votes
 from alignment.records import Comparison, Vote
 from preference_ui.labelling.ballots import Ballot, read_ballots
 from preference_ui.store.schema import accounts, comparisons
@@ -141,12 +140,12 @@ def share(hits: float, of: int) -> Share:
 def share_of_pairs(votes: Sequence[tuple[float, int]]) -> Share:
     """The share of pairs that are right, of each vote's ``(right, pairs)``; pairs of one ranking are one observation.
 
-    Its interval is Wilson's where every vote is on one pair; see :func:`~alignment.evaluation.win_rate.win_rate`.
+    Its interval is Wilson's where every vote is on one pair.
     """
     pairs = [(1.0 if at < hits else 0.0, vote) for vote, (hits, of) in enumerate(votes) for at in range(of)]
     if not pairs:
         return share(0, 0)
-    rate = win_rate([right for right, _vote in pairs], clusters=[vote for _right, vote in pairs])
+    rate = share_of_votes([right for right, _vote in pairs], votes=[vote for _right, vote in pairs])
     return Share(hits=sum(hits for hits, _of in votes), of=rate.n, value=rate.value, low=rate.low, high=rate.high)
 
 

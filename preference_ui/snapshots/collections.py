@@ -33,7 +33,7 @@ Show = Callable[[str], None]
 SHOW_SECONDS = 60.0  # between two versions of the queues on the dashboard
 
 
-class Condition(Record):
+class CollectionTarget(Record):
     """When the votes of a queue are enough. All must hold."""
 
     votes_per_comparison: int = Field(default=1, ge=1)  # on every comparison that counts
@@ -45,13 +45,13 @@ class Collection(Record):
     """A collection as it stands."""
 
     queue: str
-    condition: Condition
+    condition: CollectionTarget
     ready: datetime | None = None
     snapshot: Export | None = None
     announced: datetime | None = None
 
 
-def open_collection(store: Store, queue: str, condition: Condition, *, actor: str = "system") -> None:
+def open_collection(store: Store, queue: str, condition: CollectionTarget, *, actor: str = "system") -> None:
     """Starts to wait for the votes of a queue. Opened again with another condition, it waits for that one, unless its
     snapshot was taken. Raises InputError for a bad name."""
     if not _QUEUE.fullmatch(queue):

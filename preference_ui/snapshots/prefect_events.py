@@ -11,12 +11,18 @@ def send_event(name: str, resource: str, labels: Mapping[str, str], payload: Map
     run that waits for it.
     """
     from prefect.client.orchestration import get_client
+
+    body = event_body(name, resource, labels, payload)
+    with get_client(sync_client=True) as client:
+        client.request("POST", "/events", json=[body]).raise_for_status()
+
+
+def event_body(name: str, resource: str, labels: Mapping[str, str], payload: Mapping[str, Any]) -> dict[str, Any]:
+    """An event as Prefect's interface takes it."""
     from prefect.events.schemas.events import Event, Resource
 
     about = Resource({"prefect.resource.id": resource, **labels})
-    event = Event(event=name, resource=about, payload=dict(payload))
-    with get_client(sync_client=True) as client:
-        client.request("POST", "/events", json=[event.model_dump(mode="json")]).raise_for_status()
+    return Event(event=name, resource=about, payload=dict(payload)).model_dump(mode="json")
 
 
 def show_raters(text: str) -> None:

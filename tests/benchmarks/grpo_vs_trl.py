@@ -158,11 +158,11 @@ def ours(config: Any, arguments: argparse.Namespace, clock: Any) -> Any:
     from alignment.models.prefix_sharing import share_prefixes
     from alignment.policy.grpo.trainer import OurGRPOTrainer, Rollouts, reward_stub, run_dataset
     from alignment.records import Message, Prompt, Sampling
-    from alignment.reward.protocol import Answer, Component, Rewards
+    from alignment.reward.protocol import Component, RewardInput, Rewards
     from alignment.rollouts.transformers_engine import TransformersEngine
 
     def reward(answers: Any) -> list[float]:
-        return [share(one.token_ids[-one.tokens :]) for one in answers if isinstance(one, Answer)]
+        return [share(one.token_ids[-one.tokens :]) for one in answers if isinstance(one, RewardInput)]
 
     model, tokenizer, texts = parts(arguments)
     prompts = [Prompt(id=text, messages=(Message(role="user", content=text),)) for text in texts]

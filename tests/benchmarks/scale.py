@@ -152,11 +152,11 @@ def _exchange(rank: int, folder: str) -> None:
 def simulate() -> None:
     """A training step and a step of reinforcement learning on H100s, a fixed amount of work on ever more of them."""
     from alignment.plan.hardware import GPUS
-    from alignment.plan.scale import Cluster, Link
+    from alignment.plan.scale import Cluster, Interconnect
     from alignment.plan.sizes import ModelSize
 
     gpu = replace(next(one for one in GPUS if one.name == "H100"), step_seconds=LAUNCH)
-    cluster = Cluster(8, Link(5e-6, 300e9), Link(1e-5, 40e9))
+    cluster = Cluster(8, Interconnect(5e-6, 300e9), Interconnect(1e-5, 40e9))
     size = ModelSize(  # of Llama 3 8B (Grattafiori et al. 2024, table 3)
         parameters=2 * 128256 * 4096 + 32 * (sum(a * b for a, b in LAYER) + 2 * 4096) + 4096, vocabulary=128256,
         hidden=4096, layers=32, linears=LAYER * 32, query_width=4096, key_width=1024, inner=14336, gated=True,
@@ -233,10 +233,12 @@ def reinforced(cluster: Any, gpu: Any, size: Any) -> None:
 
 def decode(gpu: Any, size: Any, rows: float, mean: float, steps: float) -> float:
     """Seconds in which one GPU draws its rows, until its longest is done; those that end make room for no others."""
-    from alignment.plan.work import Draw, StageWork, flops, key_value_bytes
+    from alignment.plan.work import SamplingPass, StageWork, flops, key_value_bytes
 
     work = StageWork("draw", "sample")
-    reading = flops(Draw(rows, math.ceil(rows), 0, rows * PROMPT, PROMPT), size, work) / (gpu.share * gpu.bfloat16)
+    reading = flops(SamplingPass(rows, math.ceil(rows), 0, rows * PROMPT, PROMPT), size, work) / (
+        gpu.share * gpu.bfloat16
+    )
     weights = 2 * (size.matrix + size.head)
     alive = rows * mean / steps  # on average over the steps
     cache = key_value_bytes(size, "bfloat16") * alive * (PROMPT + mean / 2)

@@ -105,6 +105,19 @@ def test_every_container_on_kubernetes_is_bounded_and_unprivileged() -> None:
             assert {mount["name"] for mount in container["volumeMounts"]} <= volumes, name
 
 
+def test_what_trains_has_time_for_a_checkpoint_when_it_is_told_to_end() -> None:
+    """Docker kills after ten seconds, Kubernetes after thirty: a run takes up to `TOTAL_SECONDS` after SIGTERM."""
+    from flows.shutdown import TOTAL_SECONDS
+
+    for name in ("worker", "ray-head", "ray-worker"):
+        assert int(COMPOSE["services"][name]["stop_grace_period"].removesuffix("s")) >= TOTAL_SECONDS + 10, name
+    assert all("stop_grace_period" in service for service in OURS.values())
+    assert "stop_grace_period" in COMPOSE["services"]["postgres"]
+    for name, pod in pods():
+        if name in ("worker", "head", "workers"):
+            assert pod["terminationGracePeriodSeconds"] >= TOTAL_SECONDS + 10, name
+
+
 def test_services_lead_to_pods_and_claims_exist() -> None:
     by_kind: dict[str, list[dict[str, Any]]] = {}
     for one in manifests():

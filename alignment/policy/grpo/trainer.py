@@ -21,7 +21,7 @@ from alignment.chat import render_prompt
 from alignment.distributed.fsdp import gathered
 from alignment.models.cpu_attention import NAME as SDPA_FLOAT32
 from alignment.records import Message, Prompt, Sampling
-from alignment.reward.protocol import Answer, Rewards
+from alignment.reward.protocol import RewardInput, Rewards
 from alignment.rollouts.engine import Engine
 from alignment.rollouts.seeds import derived_seed
 from alignment.training.invariants import check_first_ratios
@@ -59,7 +59,7 @@ class Rollouts:
     epochs: int
     dtype: str = "float32"  # that the policy computes in
     rank: int = 0  # of this worker: each samples and scores as many of a step's answers, in the order of the ranks
-    answers: list[Answer] = field(default_factory=list)
+    answers: list[RewardInput] = field(default_factory=list)
     scores: dict[str, list[float]] = field(default_factory=dict)
     tokens: int = 0  # of prompts and answers that passed through training since this process began
 
@@ -76,7 +76,7 @@ class Rollouts:
         """(answers, components) float32, without weights. Raises StageError where a reward fails at its task."""
         rendered = {index: render_prompt(self.tokenizer, self.prompts[index].messages) for index in set(indices)}
         self.answers = [
-            Answer(self.prompts[index], text, len(ids), ids[-1] in self.stop_ids, (*rendered[index], *ids))
+            RewardInput(self.prompts[index], text, len(ids), ids[-1] in self.stop_ids, (*rendered[index], *ids))
             for index, text, ids in zip(indices, texts, tokens, strict=True)
         ]
         self.tokens += self.epochs * sum(len(answer.token_ids or ()) for answer in self.answers)

@@ -8,7 +8,7 @@ from alignment.models.reward_model import load_reward_model, score
 from alignment.policy.ppo.batch import Episode
 from alignment.recipe.stages.ppo import PpoStage
 from alignment.reward.factory import build_rewards, check_template
-from alignment.reward.protocol import Answer, Component, Rewards
+from alignment.reward.protocol import Component, RewardInput, Rewards
 from alignment.stage import StageContext
 
 
@@ -32,10 +32,10 @@ class EpisodeReward:
         return self.rewards.total(scores)
 
 
-def _answer(episode: Episode) -> Answer:
+def _answer(episode: Episode) -> RewardInput:
     completion = episode.completion
     ids = (*episode.prompt_ids, *completion.tokens)
-    return Answer(episode.prompt, completion.text, len(completion.tokens), completion.finished, ids)
+    return RewardInput(episode.prompt, completion.text, len(completion.tokens), completion.finished, ids)
 
 
 def episode_reward(settings: PpoStage, context: StageContext, tokenizer: Any) -> tuple[Any | None, EpisodeReward]:
@@ -52,7 +52,7 @@ def episode_reward(settings: PpoStage, context: StageContext, tokenizer: Any) ->
     model, own_tokenizer = load_reward_model(context.inputs[settings.reward], context.run, placed=not context.sharded)
     check_template(tokenizer, own_tokenizer, settings.reward)
 
-    def reward(answers: Sequence[Answer]) -> list[float]:
+    def reward(answers: Sequence[RewardInput]) -> list[float]:
         """Prompt and answer are read as the policy wrote them, token by token."""
         return score(model, own_tokenizer, [list(answer.token_ids or ()) for answer in answers])
 

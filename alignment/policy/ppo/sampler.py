@@ -17,7 +17,7 @@ from alignment.rollouts.distributed_engine import PushedEngine
 from alignment.rollouts.engine import Completion, Engine, Groups, PromptIds
 
 
-class Draw:
+class EpisodeSampler:
     """The answers of each step in turn. A version of the weights is named by the number of steps that made it."""
 
     def __init__(self, engine: Engine, prompts: Sequence[PromptIds], settings: PpoStage, *, seed: int) -> None:

@@ -20,7 +20,7 @@ from alignment.policy.ppo.invariants import check_experience, check_first_update
 from alignment.policy.ppo.kl_controller import KlController
 from alignment.policy.ppo.master_adamw import MasterAdamW
 from alignment.policy.ppo.metrics import alarms, experience_metrics, overoptimisation
-from alignment.policy.ppo.sampler import Draw
+from alignment.policy.ppo.sampler import EpisodeSampler
 from alignment.policy.ppo.update import minibatches_of, update
 from alignment.recipe.stages.ppo import PpoStage
 from alignment.rollouts.engine import Engine, PromptIds
@@ -64,7 +64,7 @@ class PpoTrainer:
         check_head(policy.eval())
         self.settings, self.reference, self.engine, self.reward = settings, reference, engine, reward
         self.prompts, self.seed, self.checkpoints, self.watch = prompts, seed, checkpoints, watch
-        self.team, self.draw = team, Draw(engine, prompts, settings, seed=seed)
+        self.team, self.draw = team, EpisodeSampler(engine, prompts, settings, seed=seed)
         self.dtype = policy.get_output_embeddings().weight.dtype
         self.actor = ActorCritic(policy, critic=critic, temperature=settings.sampling.temperature)
         if sharded:

@@ -123,6 +123,10 @@ class GroupStage(StageSettings):
         """Steps that it takes."""
         return self.steps
 
+    def entropy_weight(self) -> float:
+        """Coefficient of an entropy bonus in the loss."""
+        return 0.0
+
 
 class GrpoStage(GroupStage):
     """Group relative policy optimisation (Shao et al. 2024, DeepSeekMath), with every loss that TRL offers.
@@ -165,6 +169,10 @@ class GrpoStage(GroupStage):
     """Coefficient of an entropy bonus."""
     sapo_temperatures: tuple[Positive, Positive] = (1.0, 1.05)
     """Temperatures of SAPO's gate where the advantage is positive, and where negative (Gao et al. 2025)."""
+
+    def entropy_weight(self) -> float:
+        """Coefficient of an entropy bonus in the loss."""
+        return self.entropy_coefficient
 
 
 class RlooStage(GroupStage):

@@ -11,9 +11,9 @@ from pydantic import ValidationError
 from alignment.data.jsonl import read_records
 from alignment.errors import StageError
 from alignment.evaluation.metric_names import evaluation_metric_names
-from alignment.judges.protocol import Correction
+from alignment.judges.protocol import JudgeCorrection
 from alignment.judges.report import Figure, JudgeReport
-from alignment.metrics.results import Evaluation, Sample
+from alignment.metrics.results import EvaluatedPrompt, Evaluation
 from alignment.recipe.judges import judge_digest
 from alignment.recipe.recipe import Recipe
 from alignment.recipe.stages.evaluate import EvaluateStage
@@ -65,7 +65,7 @@ def calibration(folder: Path, digest: str, kappa: float = 0.5) -> Artifact:
     """What a stage `judge` measured."""
     one = Figure(value=kappa, low=0.3, high=0.7, n=40)
     report = JudgeReport(
-        judge="m (pairwise)", kind="generative", digest=digest, correction=Correction(), calibrated=True, pairs=40,
+        judge="m (pairwise)", kind="generative", digest=digest, correction=JudgeCorrection(), calibrated=True, pairs=40,
         raters="3 people", kappa=one, position_consistency=one, position_consistency_uncorrected=one, position_bias=0.0,
         ties=0, unparsable=0, failed=0, unasked=0, suspect=0, tally={},
     )  # fmt: skip
@@ -84,7 +84,7 @@ def test_an_uncalibrated_judge_says_so_wherever_it_shows(server: FakeServer, mak
         "judge": "an AI judge, uncalibrated (m (pairwise)): no rater's votes say how far to trust it"
     }
     assert result.metrics["win_rate.base.judge.low"] > 0.5  # the adapter answers in two words
-    for sample in read_records(context.output / "samples.jsonl", Sample):
+    for sample in read_records(context.output / "samples.jsonl", EvaluatedPrompt):
         mine, theirs = len(sample.texts["short"]), len(sample.texts["base"])
         assert sample.outcomes["base"]["judge"] == (0.5 if mine == theirs else float(mine < theirs))
     [rate] = win_rates(result.metrics)

@@ -15,7 +15,7 @@ from alignment.errors import StageError
 from alignment.evaluation.bootstrap import estimate
 from alignment.evaluation.metric_names import evaluation_metric_names
 from alignment.metrics.model_metrics import probe, reference_likelihoods
-from alignment.metrics.results import Evaluation, Sample
+from alignment.metrics.results import EvaluatedPrompt, Evaluation
 from alignment.recipe.metrics import with_kinds
 from alignment.recipe.recipe import Recipe
 from alignment.recipe.stages.evaluate import EvaluateStage
@@ -71,9 +71,9 @@ SETTINGS = {
 }
 
 
-def read(output: Path) -> tuple[Evaluation, list[Sample]]:
+def read(output: Path) -> tuple[Evaluation, list[EvaluatedPrompt]]:
     evaluation = Evaluation.model_validate_json((output / "evaluation.json").read_text())
-    return evaluation, read_records(output / "samples.jsonl", Sample)
+    return evaluation, read_records(output / "samples.jsonl", EvaluatedPrompt)
 
 
 def test_a_whole_evaluation(evaluate: Evaluate) -> None:

@@ -9,7 +9,7 @@ from sklearn.metrics import cohen_kappa_score
 
 from alignment.judges import calibration
 from alignment.judges.calibration import Known
-from alignment.judges.protocol import Correction, Decision, Judgement, votes_of
+from alignment.judges.protocol import Decision, JudgeCorrection, PairJudgement, votes_of
 from alignment.preferences.consensus import consensus
 from alignment.records import Comparison, PreferencePair, Vote
 from tests.alignment.judges.fake_server import pairs
@@ -17,9 +17,9 @@ from tests.alignment.judges.fake_server import pairs
 LETTERS: dict[str, Decision] = {"l": "left", "r": "right", "t": "tie"}
 
 
-def judged(*odds: tuple[float | None, float | None]) -> list[Judgement]:
+def judged(*odds: tuple[float | None, float | None]) -> list[PairJudgement]:
     return [
-        Judgement(comparison_id=f"c{number}", left_first=first, left_last=last)
+        PairJudgement(comparison_id=f"c{number}", left_first=first, left_last=last)
         for number, (first, last) in enumerate(odds)
     ]
 
@@ -47,18 +47,18 @@ def known(comparisons: Sequence[Comparison], letters: str) -> dict[str, Known]:
 
 def test_orders_that_disagree_are_a_tie_and_the_bonus_of_the_first_place_is_taken_off() -> None:
     left, right, biased, weak, unread = judged((2, 1), (-1, -2), (1, -1), (3, 0.0), (None, 1))
-    plain = Correction()
+    plain = JudgeCorrection()
     assert [plain.decision(one) for one in (left, right, biased, weak, unread)] == ["left", "right", "tie", "tie", None]
     # shown first every answer gains 1.5: without it both orders name the left one
-    first = Judgement(comparison_id="x", left_first=2.0, left_last=-1.0)
+    first = PairJudgement(comparison_id="x", left_first=2.0, left_last=-1.0)
     assert plain.decision(first) == "tie"
-    assert Correction(position=1.5).decision(first) == "left"
-    assert plain.probability(first) == Correction(position=1.5).probability(first)
+    assert JudgeCorrection(position=1.5).decision(first) == "left"
+    assert plain.probability(first) == JudgeCorrection(position=1.5).probability(first)
     assert calibration.position_bias([first]) == 1.5
     assert calibration.position_bias([unread]) == 0
-    assert Correction(temperature=2).probability(left) == pytest.approx(1 / (1 + math.exp(-0.75)))
-    assert Correction(temperature=2).decision(left, tie_margin=0.2) == "tie"
-    assert Correction(temperature=2).decision(left, tie_margin=0.1) == "left"
+    assert JudgeCorrection(temperature=2).probability(left) == pytest.approx(1 / (1 + math.exp(-0.75)))
+    assert JudgeCorrection(temperature=2).decision(left, tie_margin=0.2) == "tie"
+    assert JudgeCorrection(temperature=2).decision(left, tie_margin=0.1) == "left"
 
 
 def test_kappa_is_sklearns_and_ties_are_a_category() -> None:
@@ -67,14 +67,14 @@ def test_kappa_is_sklearns_and_ties_are_a_category() -> None:
     odds = {"l": (1.0, 1.0), "r": (-1.0, -1.0), "t": (1.0, -1.0)}
     judgements = judged(*[odds[one] for one in ours])
     both = list(zip(comparisons, judgements, strict=True))
-    share, kappa = calibration.agreement(both, known(comparisons, theirs), Correction(), 0.0)
+    share, kappa = calibration.agreement(both, known(comparisons, theirs), JudgeCorrection(), 0.0)
     assert kappa.value == pytest.approx(cohen_kappa_score(list(theirs), list(ours)))
     assert share.value == pytest.approx(7 / 12)
     assert (share.n, kappa.n) == (12, 12)
     assert kappa.low is not None
     assert kappa.high is not None
     assert kappa.low < kappa.value < kappa.high
-    nobody = calibration.agreement(both, {}, Correction(), 0.0)
+    nobody = calibration.agreement(both, {}, JudgeCorrection(), 0.0)
     assert [figure.value for figure in nobody] == [None, None]
 
 
@@ -161,8 +161,8 @@ def test_length_and_own_answers() -> None:
 
 def test_votes_are_told_apart_and_weigh_what_the_recipe_says() -> None:
     comparisons = many(4)
-    judgements = [*judged((3, 3), (0.4, 0.4), (1, -1)), Judgement(comparison_id="c3", note="suspect")]
-    votes = votes_of("judge-x", comparisons, judgements, Correction())
+    judgements = [*judged((3, 3), (0.4, 0.4), (1, -1)), PairJudgement(comparison_id="c3", note="suspect")]
+    votes = votes_of("judge-x", comparisons, judgements, JudgeCorrection())
     assert {one.rater_kind for one in votes} == {"judge"}
     assert [(one.outcome, one.strength) for one in votes] == [
         ("ranked", 3),
@@ -170,8 +170,8 @@ def test_votes_are_told_apart_and_weigh_what_the_recipe_says() -> None:
         ("ranked", 0),
         ("flagged", None),
     ]
-    unread = [Judgement(comparison_id="c0"), Judgement(comparison_id="c1", note="unasked")]
-    [skipped] = votes_of("judge-x", comparisons[:2], unread, Correction())
+    unread = [PairJudgement(comparison_id="c0"), PairJudgement(comparison_id="c1", note="unasked")]
+    [skipped] = votes_of("judge-x", comparisons[:2], unread, JudgeCorrection())
     assert skipped.outcome == "skipped"
     people = [vote(comparisons[0], "r", "ada", "human"), vote(comparisons[0], "r", "bob", "human")]
     alone, mixed, heavy = (

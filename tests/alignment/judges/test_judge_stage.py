@@ -18,7 +18,7 @@ from alignment.recipe.stages.judge import JudgeStage
 from alignment.recipe.stages.preferences import PreferencesStage
 from alignment.records import Artifact, Message, PreferencePair, Prompt, Response, Sampling, Vote
 from alignment.reward.factory import build_rewards
-from alignment.reward.protocol import Answer as Asked
+from alignment.reward.protocol import RewardInput as Asked
 from alignment.stage import StageContext
 from alignment.stages.judge import run
 from alignment.stages.preferences import run as run_raters

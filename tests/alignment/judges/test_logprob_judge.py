@@ -11,7 +11,7 @@ from alignment.chat import load_tokenizer
 from alignment.judges.label_logits import LabelReader
 from alignment.judges.logprob_judge import LabelJudge
 from alignment.judges.prompts import CUT, shortened
-from alignment.judges.protocol import Correction
+from alignment.judges.protocol import JudgeCorrection
 from alignment.recipe.judges import LabelProbabilitiesJudge
 from alignment.records import Message
 from tests.alignment.judges.fake_server import pairs
@@ -82,7 +82,7 @@ def test_orders_are_the_two_questions(model: torch.nn.Module, tiny_model: Path) 
     [other] = asyncio.run(one.judge([swapped]))
     assert found.left_first == pytest.approx(-(other.left_last or 0), abs=1e-4)
     assert found.left_last == pytest.approx(-(other.left_first or 0), abs=1e-4)
-    assert Correction().decision(found) in ("left", "right", "tie")
+    assert JudgeCorrection().decision(found) in ("left", "right", "tie")
 
 
 def test_little_mass_on_the_labels_is_no_verdict(model: torch.nn.Module, tiny_model: Path) -> None:

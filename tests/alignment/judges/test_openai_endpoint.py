@@ -14,7 +14,7 @@ from alignment.judges import openai_endpoint as module
 from alignment.judges.answer_cache import Answers
 from alignment.judges.llm_judge import WritingJudge
 from alignment.judges.openai_endpoint import EndpointAsker
-from alignment.judges.protocol import CERTAIN, Correction, Judgement
+from alignment.judges.protocol import CERTAIN, JudgeCorrection, PairJudgement
 from alignment.recipe.judges import GenerativeJudge
 from alignment.records import Comparison
 from tests.alignment.judges.fake_server import Answer, FakeServer, pairs, prefers_shorter, shown
@@ -36,7 +36,7 @@ def judge(server: FakeServer, folder: Path, *, form: dict[str, Any] | None = Non
     return WritingJudge(settings, EndpointAsker(settings, settings.endpoint, Answers(folder)), "m")
 
 
-def ask(one: WritingJudge, comparisons: list[Comparison]) -> list[Judgement]:
+def ask(one: WritingJudge, comparisons: list[Comparison]) -> list[PairJudgement]:
     return asyncio.run(one.judge(comparisons))
 
 
@@ -45,7 +45,7 @@ def test_both_orders_are_asked_and_agree(server: FakeServer, tmp_path: Path) -> 
     one = judge(server, tmp_path)
     [found] = ask(one, ONE)
     assert (found.left_first, found.left_last) == (CERTAIN, CERTAIN)
-    assert Correction().decision(found) == "left"
+    assert JudgeCorrection().decision(found) == "left"
     orders = sorted(shown(body)["answer-A"] for body in server.requests)
     assert orders == [SHORT, LONG]
     assert (one.tally.asked, one.tally.prompt_tokens, one.tally.answer_tokens) == (2, 20, 4)
@@ -55,7 +55,7 @@ def test_a_judge_that_always_says_a_gives_a_tie(server: FakeServer, tmp_path: Pa
     server.behave = lambda _body, _number: Answer('{"verdict": "A"}')
     [found] = ask(judge(server, tmp_path), ONE)
     assert (found.left_first, found.left_last) == (CERTAIN, -CERTAIN)
-    assert Correction().decision(found) == "tie"
+    assert JudgeCorrection().decision(found) == "tie"
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_a_judge_that_always_says_a_gives_a_tie(server: FakeServer, tmp_path: Pa
 def test_every_form_finds_the_shorter_answer(server: FakeServer, tmp_path: Path, form: dict[str, Any]) -> None:
     server.behave = prefers_shorter
     found = ask(judge(server, tmp_path, form=form), pairs((SHORT, LONG), (LONG, SHORT)))
-    assert [Correction().decision(one) for one in found] == ["left", "right"]
+    assert [JudgeCorrection().decision(one) for one in found] == ["left", "right"]
     for body in server.requests:  # examples answer in the very form that is asked for
         schema = body["response_format"]["json_schema"]["schema"]
         for message in body["messages"]:
@@ -90,7 +90,7 @@ def test_one_ranking_orders_all_answers_to_a_prompt(server: FakeServer, tmp_path
     found = ask(judge(server, tmp_path, form={"form": "ranking"}), three)
     assert len(server.requests) == 2
     assert {len(shown(body)) for body in server.requests} == {4}
-    assert [Correction().decision(one) for one in found] == ["left", "left", "right"]
+    assert [JudgeCorrection().decision(one) for one in found] == ["left", "left", "right"]
 
 
 def test_a_rubrics_criteria_are_combined_by_weight(server: FakeServer, tmp_path: Path) -> None:
@@ -121,14 +121,14 @@ def test_what_is_not_the_object_asked_for_is_never_a_vote(server: FakeServer, tm
     server.behave = lambda _body, _number: Answer(text)
     [found] = ask(judge(server, tmp_path), ONE)
     assert found.unparsable
-    assert Correction().decision(found) is None
+    assert JudgeCorrection().decision(found) is None
     assert len(server.requests) == 2  # it was an answer: it is paid for, and asking again would give the same
 
 
 def test_a_fenced_object_is_let_pass(server: FakeServer, tmp_path: Path) -> None:
     server.behave = lambda body, _number: Answer(f"```json\n{prefers_shorter(body, 0).text}\n```")
     [found] = ask(judge(server, tmp_path), ONE)
-    assert Correction().decision(found) == "left"
+    assert JudgeCorrection().decision(found) == "left"
 
 
 @pytest.mark.parametrize(
@@ -146,8 +146,8 @@ def test_an_answer_that_gives_orders_is_shown_to_no_judge(server: FakeServer, tm
     server.behave = prefers_shorter
     found = ask(judge(server, tmp_path), pairs((text, LONG), (SHORT, LONG)))
     assert found[0].note == "suspect"
-    assert Correction().decision(found[0]) is None
-    assert Correction().decision(found[1]) == "left"
+    assert JudgeCorrection().decision(found[0]) is None
+    assert JudgeCorrection().decision(found[1]) == "left"
     assert not any(text in json.dumps(body, ensure_ascii=False) for body in server.requests)
 
 
@@ -159,7 +159,7 @@ def test_an_order_that_no_pattern_knows_is_a_tie_where_the_model_obeys(server: F
 
     server.behave = obeys
     [found] = ask(judge(server, tmp_path), pairs((order, SHORT)))
-    assert Correction().decision(found) == "tie"
+    assert JudgeCorrection().decision(found) == "tie"
 
 
 def test_no_answer_can_close_its_own_tag(server: FakeServer, tmp_path: Path) -> None:
@@ -195,7 +195,7 @@ def test_a_failure_is_asked_again_and_no_vote(server: FakeServer, tmp_path: Path
     server.behave = lambda body, number: bad if number == 0 else prefers_shorter(body, number)
     one = judge(server, tmp_path, timeout=0.5, concurrency=1)
     [found] = ask(one, ONE)
-    assert Correction().decision(found) == "left"
+    assert JudgeCorrection().decision(found) == "left"
     assert one.tally.retries == 1
     assert len(server.requests) == 3
 
@@ -209,7 +209,7 @@ def test_what_keeps_failing_is_counted_and_no_vote(server: FakeServer, tmp_path:
     one = judge(server, tmp_path, retries=1)
     found = ask(one, pairs((SHORT, LONG), (SHORT, LONG)))
     assert [judgement.note for judgement in found] == ["failed", ""]
-    assert Correction().decision(found[0]) is None
+    assert JudgeCorrection().decision(found[0]) is None
     assert (one.tally.failed, one.tally.retries) == (2, 2)
 
 

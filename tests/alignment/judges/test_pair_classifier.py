@@ -15,7 +15,7 @@ from alignment.chat import load_tokenizer
 from alignment.errors import StageError
 from alignment.judges.factory import build_judge
 from alignment.judges.pair_classifier import encoded
-from alignment.judges.protocol import Correction
+from alignment.judges.protocol import JudgeCorrection
 from alignment.recipe.judges import PairClassifierJudge
 from alignment.records import Artifact
 from alignment.stage import StageContext
@@ -73,7 +73,7 @@ def test_the_judge_reads_the_saved_models_log_odds(trained: tuple[StageContext, 
     )
     asked[1] = asked[0].model_copy(update={"id": "turned", "responses": asked[0].responses[::-1]})
     first, second, suspect = asyncio.run(judge.judge(asked))
-    assert (Correction().decision(first), Correction().decision(second)) == ("left", "right")
+    assert (JudgeCorrection().decision(first), JudgeCorrection().decision(second)) == ("left", "right")
     assert suspect.note == "suspect"
     model = AutoModelForSequenceClassification.from_pretrained(context.output, dtype=torch.float32).eval()
     tokenizer = load_tokenizer(context.output)

@@ -11,8 +11,8 @@ from alignment.plan.memory import layer_activations, peak_memory
 from alignment.plan.plan import make_plan
 from alignment.plan.sizes import ModelSize, model_size
 from alignment.plan.stages import Planner
-from alignment.plan.texts import Measured, Pair, Texts
-from alignment.plan.work import Draw, Pass, StageWork, flops, key_value_bytes, largest_batch, seconds
+from alignment.plan.texts import Pair, Texts, TokenLengths
+from alignment.plan.work import Pass, SamplingPass, StageWork, flops, key_value_bytes, largest_batch, seconds
 from alignment.recipe.base import Lora
 from alignment.recipe.recipe import Recipe, Stage
 from alignment.recipe.resources import Resources
@@ -22,11 +22,11 @@ SMOLLM2 = {
     "num_attention_heads": 9, "num_key_value_heads": 3, "tie_word_embeddings": True,
 }  # fmt: skip
 TEXTS = Texts(
-    prompts=Measured(8, (10,) * 8),
-    held_out_prompts=Measured(4, (10,) * 4),
-    demonstrations=Measured(4, ((20, 8),) * 4),
-    pairs=Measured(6, (Pair(10, 5, 7),) * 6),
-    held_out_pairs=Measured(2, (Pair(10, 5, 7),) * 2),
+    prompts=TokenLengths(8, (10,) * 8),
+    held_out_prompts=TokenLengths(4, (10,) * 4),
+    demonstrations=TokenLengths(4, ((20, 8),) * 4),
+    pairs=TokenLengths(6, (Pair(10, 5, 7),) * 6),
+    held_out_pairs=TokenLengths(2, (Pair(10, 5, 7),) * 2),
     beginning=2,
 )
 EXACT = {"kind": "exact"}
@@ -193,7 +193,7 @@ def test_operations_by_hand() -> None:
 
 def test_decoding_waits_for_the_weights(smollm2: ModelSize) -> None:
     """One row of 10 tokens: each reads 2 bytes of 134,479,872 matrix weights and its cache, at 10 GB/s."""
-    draw = Draw(rows=1, batch=64, new=10, prompt_tokens=5, longest=5)
+    draw = SamplingPass(rows=1, batch=64, new=10, prompt_tokens=5, longest=5)
     work = StageWork("draw", "sample")
     cache = 2 * 30 * 192 * 2
     assert key_value_bytes(smollm2, "bfloat16") == cache == 23040
@@ -307,7 +307,7 @@ def test_largest_batch() -> None:
 
 def test_what_does_not_fit_gets_settings_that_do(smollm2: ModelSize) -> None:
     """All weights need more in bfloat16 than there is: an adapter is what is left."""
-    long = replace(TEXTS, demonstrations=Measured(64, ((1000, 500),) * 64))
+    long = replace(TEXTS, demonstrations=TokenLengths(64, ((1000, 500),) * 64))
     small = replace(CPU, memory=round(1.35 * GIB))
     everything = recipe(sft={"lora": None, "batch_size": 16, "max_length": 1024})
     [on] = make_plan(everything, smollm2, long, (small,))[0].machines

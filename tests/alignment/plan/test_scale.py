@@ -2,10 +2,10 @@
 
 import pytest
 
-from alignment.plan.scale import Cluster, Link, fit_link, longest_answers, training_step
+from alignment.plan.scale import Cluster, Interconnect, fit_link, longest_answers, training_step
 
-LINK = Link(alpha=0.001, bandwidth=1000.0)
-CLUSTER = Cluster(per_node=4, inside=LINK, between=Link(alpha=0.01, bandwidth=100.0))
+LINK = Interconnect(alpha=0.001, bandwidth=1000.0)
+CLUSTER = Cluster(per_node=4, inside=LINK, between=Interconnect(alpha=0.01, bandwidth=100.0))
 
 
 def test_a_ring_by_hand() -> None:

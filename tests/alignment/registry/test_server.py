@@ -15,7 +15,7 @@ from alignment.evaluation.gate import GateVerdict
 from alignment.recipe.recipe import Recipe
 from alignment.records import Artifact
 from alignment.registry import Provenance, list_versions, register, show
-from alignment.registry.store import Store
+from alignment.registry.store import RegistryStore
 from alignment.workspace import Workspace
 
 Run = dict[str, Artifact]
@@ -74,7 +74,7 @@ def test_a_version_on_a_server_has_its_files_there_too(
     assert register(workspace, recipe, run, "dpo", judge(run), provenance) == version
     assert [v.version for v in list_versions(workspace)] == [1]
     assert show(workspace, "policy@champion").intact
-    store = Store(workspace, "policy")
+    store = RegistryStore(workspace, "policy")
     assert store.get(1).source.startswith("runs:/")
     kept = Path(store.client.download_artifacts(version.mlflow_run, "model", str(tmp_path)))
     assert {path.name for path in kept.iterdir()} == {path.name for path in Path(version.folder).iterdir()}

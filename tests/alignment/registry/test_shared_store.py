@@ -16,7 +16,7 @@ from alignment.evaluation.gate import GateVerdict
 from alignment.recipe.recipe import Recipe
 from alignment.records import Artifact
 from alignment.registry import Provenance, RegisteredVersion, find, list_versions, promote, register, rollback, show
-from alignment.registry.store import Store
+from alignment.registry.store import RegistryStore
 from alignment.workspace import Workspace
 
 Run = dict[str, Artifact]
@@ -39,7 +39,7 @@ def counted() -> Iterator[list[str]]:
         sqlalchemy.event.remove(Engine, "before_cursor_execute", note)
 
 
-def many_versions(store: Store, template: RegisteredVersion, number: int) -> None:
+def many_versions(store: RegistryStore, template: RegisteredVersion, number: int) -> None:
     """Entries like the first version's, as runs of years would have made them; their files are the first one's."""
     tags = store.get(template.version).tags
     for version in range(template.version + 1, number + 1):
@@ -53,7 +53,7 @@ def test_listing_152_versions_takes_few_queries(
 ) -> None:  # fmt: skip
     run = make_run()
     version = register(workspace, recipe, run, "dpo", judge(run), provenance)
-    many_versions(Store(workspace, "policy"), version, 152)
+    many_versions(RegistryStore(workspace, "policy"), version, 152)
     with counted() as statements:
         assert len(list_versions(workspace)) == 152
     assert len(statements) <= 20
@@ -86,7 +86,7 @@ def shared(
 @pytest.mark.slow
 def test_seventy_promotions_stand_in_the_history(shared: Shared) -> None:
     """MLflow keeps 5,000 characters in a tag: with all moves in one, the 63rd promotion failed, and all after it."""
-    store = Store(shared.here, "policy")
+    store = RegistryStore(shared.here, "policy")
     many_versions(store, shared.version, 2)
     for number in range(70):
         promote(shared.here, f"policy/{2 - number % 2}", by="ada", reason=f"reason {number}")
@@ -101,11 +101,11 @@ def test_seventy_promotions_stand_in_the_history(shared: Shared) -> None:
 
 @pytest.mark.slow
 def test_moves_of_two_workspaces_at_once_are_all_kept(shared: Shared) -> None:
-    many_versions(Store(shared.here, "policy"), shared.version, 3)
+    many_versions(RegistryStore(shared.here, "policy"), shared.version, 3)
     errors: list[Exception] = []
 
     def move(space: Workspace, version: int) -> None:
-        store = Store(space, "policy")
+        store = RegistryStore(space, "policy")
         try:
             for number in range(15):
                 store.set_champion(version, f"{version} {number}")
@@ -118,7 +118,7 @@ def test_moves_of_two_workspaces_at_once_are_all_kept(shared: Shared) -> None:
     for thread in threads:
         thread.join()
     assert errors == []
-    state = Store(shared.here, "policy").state()
+    state = RegistryStore(shared.here, "policy").state()
     expected = {f"{version} {number}" for version in (2, 3) for number in range(15)} | {"the gate passed"}
     assert {change.why for change in state.history} == expected
     assert len(state.history) == 31

@@ -16,7 +16,7 @@ from alignment.recipe.recipe import Recipe
 from alignment.records import Artifact
 from alignment.registry import Provenance, RegisteredVersion, find, list_versions, promote, register, rollback, show
 from alignment.registry.champion import champion_artifact
-from alignment.registry.store import Store
+from alignment.registry.store import RegistryStore
 from alignment.workspace import Workspace
 
 Run = dict[str, Artifact]
@@ -237,7 +237,7 @@ def test_a_crash_before_the_alias_moved_is_mended_by_the_next_register(
 ) -> None:
     run = make_run()
     with monkeypatch.context() as patch:
-        patch.setattr(Store, "set_champion", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(RegistryStore, "set_champion", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             register(workspace, recipe, run, "dpo", judge(run), provenance)
     assert find(workspace, "policy/1").aliases == ()
@@ -256,7 +256,7 @@ def test_a_folder_that_a_crash_left_without_an_entry_is_replaced(add: Register, 
 
 def test_a_number_taken_by_another_workspace_is_skipped(add: Register, workspace: Workspace) -> None:
     add(seed=0)
-    store = Store(workspace, "policy")
+    store = RegistryStore(workspace, "policy")
     store.client.create_model_version("policy", source="elsewhere")
     store.delete_version(2)  # MLflow never gives this number again, and does not list it
     version = add(seed=1)
@@ -278,7 +278,7 @@ def test_a_moved_workspace_is_still_intact(
 
 def test_the_run_in_mlflow_has_parameters_metrics_and_curves(add: Register, workspace: Workspace) -> None:
     version = add()
-    client = Store(workspace, "policy").client
+    client = RegistryStore(workspace, "policy").client
     run = client.get_run(version.mlflow_run)
     assert run.data.params["stages.dpo.learning_rate"] == "5e-06"
     assert run.data.metrics["sft/demonstrations"] == 96.0

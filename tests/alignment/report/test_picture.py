@@ -3,14 +3,14 @@
 import xml.etree.ElementTree as ET
 
 from alignment.report.run_report import Edge, LineageReport, Node
-from alignment.report.svg import Figure, Label
+from alignment.report.svg import Label, SvgFigure
 from alignment.report.svg_export import figure_svg, lineage_svg
 
 SVG = "{http://www.w3.org/2000/svg}"
 
 
 def test_a_figure() -> None:
-    figure = Figure("Loss of <a> & b", 'says "so"', 360, 230, (Label(1, 2, "x < y & z"),), caption="5 > 4")
+    figure = SvgFigure("Loss of <a> & b", 'says "so"', 360, 230, (Label(1, 2, "x < y & z"),), caption="5 > 4")
     root = ET.fromstring(figure_svg(figure))
     assert root.tag == f"{SVG}svg"
     assert root.get("aria-label") == 'says "so"'

@@ -8,7 +8,7 @@ import pytest
 from alignment.errors import StageError
 from alignment.recipe.rewards import FunctionReward
 from alignment.records import Message, Prompt
-from alignment.reward.protocol import Answer, Component, Rewards
+from alignment.reward.protocol import Component, RewardInput, Rewards
 from alignment.reward.user_function import function, problem_of
 
 USERS = """
@@ -25,7 +25,7 @@ async def judge(prompts, responses, references):
 
 
 def answer(text, question="Well?", reference=None):
-    return Answer(Prompt(id="1", messages=(Message(role="user", content=question),), reference=reference), text, 1)
+    return RewardInput(Prompt(id="1", messages=(Message(role="user", content=question),), reference=reference), text, 1)
 
 
 ANSWERS = [answer("one"), answer("TWO", "Why?", "yes")]

@@ -11,7 +11,7 @@ from alignment.recipe.rewards import (
     RepetitionPenalty,
 )
 from alignment.records import Message, Prompt
-from alignment.reward.protocol import Answer
+from alignment.reward.protocol import RewardInput
 from alignment.reward.rules import (
     form,
     has_form,
@@ -25,7 +25,7 @@ from alignment.reward.rules import (
 
 
 def answer(text, tokens=7):
-    return Answer(Prompt(id="1", messages=(Message(role="user", content="Well?"),)), text, tokens)
+    return RewardInput(Prompt(id="1", messages=(Message(role="user", content="Well?"),)), text, tokens)
 
 
 def score(reward, *texts):

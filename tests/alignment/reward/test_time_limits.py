@@ -7,7 +7,7 @@ import pytest
 from alignment.errors import StageError
 from alignment.recipe.rewards import ChoiceReward, FunctionReward, JsonReward, RegexReward
 from alignment.records import Message, Prompt
-from alignment.reward.protocol import Answer, Component, Rewards
+from alignment.reward.protocol import Component, RewardInput, Rewards
 from alignment.reward.user_function import function
 from alignment.reward.verifiable import choice, json_schema, regex
 
@@ -15,7 +15,7 @@ LIMIT = 0.5
 
 
 def answer(text, reference=None):
-    return Answer(Prompt(id="1", messages=(Message(role="user", content="Well?"),), reference=reference), text, 1)
+    return RewardInput(Prompt(id="1", messages=(Message(role="user", content="Well?"),), reference=reference), text, 1)
 
 
 ANSWERS = [answer("aaaa"), answer("a" * 60 + "!"), answer("a")]  # the second takes (a+)+$ about 2**60 steps

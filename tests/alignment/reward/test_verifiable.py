@@ -5,13 +5,13 @@ import pytest
 from alignment.errors import StageError
 from alignment.recipe.rewards import ChoiceReward, CodeReward, ExactReward, JsonReward, NumberReward, RegexReward
 from alignment.records import Message, Prompt
-from alignment.reward.protocol import Answer
+from alignment.reward.protocol import RewardInput
 from alignment.reward.verifiable import choice, code, exact, fenced, json_schema, number, regex
 
 
 def answer(text, reference=None, tokens=1):
     prompt = Prompt(id="1", messages=(Message(role="user", content="Well?"),), reference=reference)
-    return Answer(prompt, text, tokens)
+    return RewardInput(prompt, text, tokens)
 
 
 def scores(reward, *pairs):

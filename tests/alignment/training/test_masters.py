@@ -57,19 +57,26 @@ def test_bfloat16_follows_float32(stage: str, curve: Callable[..., tuple[list[fl
 
 GRPO: dict[str, Any] = {
     "kind": "grpo", "model": "base", "lora": None, "steps": 20, "episodes": 64, "per_prompt": 16, "batch_size": 32,
-    "sampling": {"max_new_tokens": 6}, "learning_rate": 4e-4, "schedule": "constant", "beta": 0.0,
+    "sampling": {"max_new_tokens": 6}, "learning_rate": 1e-4, "schedule": "constant", "beta": 0.0,
+    "checkpoint_every": 20,
     "scale_rewards": "none",
     "rewards": [{"kind": "length_penalty", "unit": "characters", "free": 4, "full": 30}],
 }  # fmt: skip
 
 
 @pytest.mark.slow
-def test_grpo_in_bfloat16_learns_as_in_float32(curve: Callable[..., tuple[list[float], Path]]) -> None:
-    """Its loss is 0 at each step; what it learns is the reward, of answers that rounding makes others at some token."""
-    wide, _ = curve("grpo", "float32", GRPO, "reward")
-    narrow, _ = curve("grpo", "bfloat16", GRPO, "reward")
-    assert len(wide) == 20
-    print(wide, narrow)
-    gain = sum(wide[-5:]) / 5 - wide[0]
-    assert gain > 0.05
-    assert sum(narrow[-5:]) / 5 == pytest.approx(sum(wide[-5:]) / 5, rel=0.02, abs=0.02)
+def test_grpo_in_bfloat16_moves_as_far_as_in_float32(
+    curve: Callable[..., tuple[list[float], Path]], tiny_model: Path
+) -> None:
+    """Its loss is about 0 at each step, and rounding makes other answers (4 % here): compared is
+    how far the weights have come, which in plain bfloat16 was 57 % of the way."""
+    start = load_file(tiny_model / "model.safetensors")
+
+    def distance(dtype: str) -> float:
+        rewards, output = curve("grpo", dtype, GRPO, "reward")
+        assert len(rewards) == 20
+        weights = load_file(output.parent / "checkpoints" / "checkpoint-20" / "model.safetensors")  # not rounded yet
+        return sum(float((weights[name].float() - weight).square().sum()) for name, weight in start.items()) ** 0.5
+
+    wide, narrow = distance("float32"), distance("bfloat16")
+    assert narrow == pytest.approx(wide, rel=0.1)

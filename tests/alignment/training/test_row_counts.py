@@ -88,7 +88,11 @@ def test_the_check_counts_by_the_same_rule(make_recipe: Callable[..., Path], tmp
     from alignment.checks.row_counts import row_notices
     from alignment.recipe.resolved import resolve_recipe
 
-    pairs = [{"prompt": p.prompt[0].content, "chosen": p.chosen, "rejected": p.rejected} for p in PAIRS]
+    pairs = [
+        {"prompt": p.prompt[0].content, "chosen": p.chosen, "rejected": p.rejected}
+        for p in PAIRS
+        if p.chosen != p.rejected
+    ]
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pairs), "utf-8")
     changes = {
         "data.preferences": "pairs.jsonl", "stages.sft.max_length": 36,
@@ -99,4 +103,4 @@ def test_the_check_counts_by_the_same_rule(make_recipe: Callable[..., Path], tmp
     (tmp_path / "demonstrations.jsonl").write_text("\n".join([*rows, rows[0]]) + "\n", "utf-8")
     sft, dpo = row_notices(resolve_recipe(path))
     assert sft == "sft: of its rows 1 are duplicates and left out"
-    assert dpo.startswith("dpo: of its rows 2 have identical answers and are left out, 2 are contradicted by another")
+    assert dpo.startswith("dpo: of its rows 1 have identical answers and are left out, 2 are contradicted by another")

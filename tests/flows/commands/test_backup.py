@@ -37,6 +37,13 @@ def report(workspace: Workspace, run: str, *artifacts: Artifact) -> None:
     path.write_text(json.dumps({"stages": [{"name": "any", "outputs": outputs}]}))
 
 
+@pytest.fixture(autouse=True)
+def no_servers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """None named elsewhere, whose databases a backup would lack."""
+    for name in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI", "RLHF_STORE"):
+        monkeypatch.delenv(name, raising=False)
+
+
 @pytest.fixture
 def workspace(tmp_path: Path) -> Workspace:
     """sft v1 → dpo v1 in an old run, sft v2 → dpo v2 in a new one, and reward v1 that no run names."""

@@ -232,7 +232,7 @@ def test_a_process_id_that_was_given_again_is_another_process() -> None:
 def test_a_run_is_stopped_with_a_checkpoint_and_goes_on(
     make_recipe: MakeRecipe, make_room: Callable[[Path, Path], Room], tmp_path: Path
 ) -> None:
-    from alignment.training.trl import COMPLETE
+    from alignment.training.checkpoints import COMPLETE
 
     changes = {"stages.sft.epochs": 200, "stages.sft.checkpoint_every": 100_000}
     room = make_room(make_recipe(tmp_path / "recipe", stages=("sft",), changes=changes), tmp_path / "w")
@@ -256,7 +256,9 @@ def test_a_run_of_a_deployment_is_cancelled(
 ) -> None:
     changes = {"stages.sft.epochs": 2000, "stages.sft.checkpoint_every": 100_000}
     room = make_room(make_recipe(tmp_path / "recipe", stages=("sft",), changes=changes), tmp_path / "w")
-    room.start("deploy", room.recipe, "--every", 3600)
+    room.start("deploy", room.recipe)
+    [deployment] = room.until(lambda: room.post("/deployments/filter", {}) or None, 200)
+    room.post(f"/deployments/{deployment['id']}/create_flow_run", {"state": {"type": "SCHEDULED"}})
     room.until(lambda: re.search(r"step \d+ of ", (room.root / "runs/tiny-1/log.jsonl").read_text()), 300)
     record = read_record(room.root / "runs" / "tiny-1")
     assert record is not None

@@ -12,7 +12,13 @@ from preference_ui.import_export import Export
 from preference_ui.labelling.assignment import next_lease
 from preference_ui.labelling.queue import queue_comparisons
 from preference_ui.labelling.voting import cast_vote
-from preference_ui.snapshots.collections import Condition, Watcher, find_collection, open_collection, settle_collections
+from preference_ui.snapshots.collections import (
+    CollectionTarget,
+    Watcher,
+    find_collection,
+    open_collection,
+    settle_collections,
+)
 from preference_ui.store.schema import comparisons
 from preference_ui.store.settings import DeskSettings
 from preference_ui.store.store import Store
@@ -34,7 +40,7 @@ def waiting(store: Store, comparison: Make) -> Store:
     items = [comparison(name, "Paris.", "Lyon.", question=f"{name}?") for name in ("c0", "c1", "c2")]
     queue_comparisons(store, items, votes_wanted=2, queue="round-1")
     queue_comparisons(store, [comparison("other")], votes_wanted=2, queue="elsewhere")
-    open_collection(store, "round-1", Condition(votes_per_comparison=2, pairs=3))
+    open_collection(store, "round-1", CollectionTarget(votes_per_comparison=2, pairs=3))
     return store
 
 
@@ -81,7 +87,7 @@ def test_a_failed_announcement_is_repeated_with_the_same_snapshot(
 
 
 def test_opened_again_it_waits_for_the_new_condition_and_a_bad_name_is_refused(waiting: Store) -> None:
-    open_collection(waiting, "round-1", Condition(pairs=99, votes_per_comparison=4))
+    open_collection(waiting, "round-1", CollectionTarget(pairs=99, votes_per_comparison=4))
     found = find_collection(waiting, "round-1")
     assert found is not None
     assert found.condition.pairs == 99
@@ -90,7 +96,7 @@ def test_opened_again_it_waits_for_the_new_condition_and_a_bad_name_is_refused(w
         assert set(wanted.scalars()) == {4}
     assert find_collection(waiting, "none") is None
     with pytest.raises(InputError, match="no name of a queue"):
-        open_collection(waiting, "../escape", Condition())
+        open_collection(waiting, "../escape", CollectionTarget())
 
 
 def test_the_watcher_notices_the_last_vote_and_repeats_what_failed(
