@@ -1,5 +1,6 @@
 """The documentation is true: commands exist, recipes are read, programs run, the reference is of today's settings."""
 
+import ast
 import os
 import re
 import subprocess
@@ -65,6 +66,49 @@ def test_documented_recipes_are_read(text: str, tmp_path: Path) -> None:
     path.write_text(yaml_file.dump(MINIMAL | ({} if "stages" in piece else {"stages": STAGE}) | piece), "utf-8")
     recipe = load_recipe(path)
     assert set(piece) <= set(recipe.model_fields_set)
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *pages()], ids=ids)
+def test_documented_files_are_there(page: Path) -> None:
+    paths = re.findall(
+        r"`((?:alignment|flows|preference_ui|tests|infra|scripts|docs)/[\w/.-]*)`", page.read_text("utf-8")
+    )
+    own = {block.title for block in blocks(page) if block.language == "python"}
+    assert [path for path in paths if path not in own and not (ROOT / path).exists()] == []
+
+
+def bound_names(source: str) -> set[str]:
+    """The names that a module's source binds at its top level."""
+    names: set[str] = set()
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            names |= {(alias.asname or alias.name).split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            names |= {name.id for target in targets for name in ast.walk(target) if isinstance(name, ast.Name)}
+    return names
+
+
+def test_documented_programs_import_what_there_is() -> None:
+    """A renamed class or a moved function shows here at once, and not only where the pages are followed for minutes."""
+    shown = [block for page in pages() for block in blocks(page) if block.language == "python"]
+    own = {block.title: block.text for block in shown if block.title}
+    added = "\n".join(block.text for page in pages() for block in blocks(page) if block.language == "diff")
+    wrong, imported = [], 0
+    for block in shown:
+        for node in ast.walk(ast.parse(block.text)):
+            if not (isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "alignment"):
+                continue
+            path = f"{str(node.module).replace('.', '/')}.py"
+            text = own.get(path) or ((ROOT / path).read_text("utf-8") if (ROOT / path).exists() else "")
+            folder = {path.stem for path in (ROOT / path).with_suffix("").glob("*.py")}
+            names = bound_names(text) | folder | set(re.findall(r"^\+class (\w+)", added, re.MULTILINE))
+            imported += len(node.names)
+            wrong += [f"{block.title}: {node.module}.{alias.name}" for alias in node.names if alias.name not in names]
+    assert imported > 30
+    assert wrong == []
 
 
 def test_the_reference_is_of_todays_settings() -> None:
