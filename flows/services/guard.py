@@ -54,11 +54,12 @@ def main(root: Path, owner: int) -> None:
             break
     deadline, pause = time.monotonic() + PATIENCE_SECONDS, PAUSES[0]
     time.sleep(0.2)  # the dead process is to be gone from the process table
-    sweep(root)
-    while deliver(root) and time.monotonic() < deadline:
+    while root.is_dir():  # a workspace that was moved or removed since is not begun anew
+        sweep(root)
+        if not deliver(root) or time.monotonic() >= deadline:
+            break
         time.sleep(pause)
         pause = min(pause * 1.5, PAUSES[1])
-        sweep(root)
 
 
 if __name__ == "__main__":

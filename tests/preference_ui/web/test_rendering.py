@@ -35,7 +35,7 @@ def _is_harmless(html: str) -> bool:
     allowed = re.compile(
         r"</?(?:p|br|hr|em|strong|s|del|code|pre|ul|ol|li|blockquote|h[1-6]|table|thead|tbody|tr|th|td|a|span|div|m\w+|semantics)"
         r"(?:\s+(?:class|title|start|display|mathvariant|stretchy|fence|form|lspace|rspace|minsize|maxsize|separator"
-        r"|movablelimits|width|displaystyle|scriptlevel|linethickness|columnalign|accent|accentunder)=\"[^\"]*\""
+        r"|movablelimits|width|tabindex|displaystyle|scriptlevel|linethickness|columnalign|accent|accentunder)=\"[^\"]*\""
         r"|\s+style=\"text-align:\s?\w+;?\"|\s+href=\"(?:https?:|mailto:)[^\"]*\""
         r"|\s+rel=\"noopener noreferrer nofollow\")*\s*/?>"
     )
