@@ -8,17 +8,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from alignment.errors import Fault, InputError, StageError
 from alignment.workspace import Workspace
 from flows.command_lines import rlhf_line
+from flows.console import PlainConsole, styled
 from flows.monitoring.logs import LOG_FILE
 from flows.run_diff import MetricValue, RunDiff, compare
 from flows.run_record import RunRecord, read_record
-from flows.runs import find_run, read_report, run_folders, summarise
+from flows.runs import RunSummary, find_run, read_report, run_folders, summarise
 from flows.shutdown import TOTAL_SECONDS
 
 COLOURS = {
@@ -56,30 +56,30 @@ def runs_show_command(name: str | None, workspace: Path, *, as_json: bool) -> No
         print(json.dumps(value, indent=2))
         return
     console = _console()
-    console.print(f"[bold]{summary.run}[/bold] {_coloured(summary.state)}, began {summary.started.astimezone():%c}")
+    console.print(_title(summary, f", began {summary.started.astimezone():%c}"))
     if report:
         _print_stages(console, report["stages"])
     for check in (report.get("gate") or {}).get("checks", ()):
         console.print(f"gate     {'holds ' if check['passed'] else 'failed'} {check['name']} {check['value']:.4g}")
     for what, file in (record.data if record else {}).items():
-        console.print(f"data     {what.rpartition('/')[2]} {file.digest[:12]} {file.path}", markup=False)
-    console.print(f"recipe   {folder / 'recipe.yaml'}", markup=False)
+        console.print(f"data     {what.rpartition('/')[2]} {file.digest[:12]} {file.path}")
+    console.print(f"recipe   {folder / 'recipe.yaml'}")
     if report:
-        console.print(f"report   {folder / 'report.html'}", markup=False)
+        console.print(f"report   {folder / 'report.html'}")
     if (folder / LOG_FILE).exists():
-        console.print(f"log      {rlhf_line('logs', summary.run, workspace=workspace, here=True)}", markup=False)
+        console.print(f"log      {rlhf_line('logs', summary.run, workspace=workspace, here=True)}")
     if summary.state in ("interrupted", "failed"):
         again = rlhf_line("run", folder / "recipe.yaml", workspace=workspace, here=True)
-        console.print(f"go on    {again}", markup=False)
+        console.print(f"go on    {again}")
 
 
-def _print_stages(console: Console, stages: Sequence[dict[str, Any]]) -> None:
+def _print_stages(console: PlainConsole, stages: Sequence[dict[str, Any]]) -> None:
     table = Table("stage", "kind", "status", "took", "made", box=None, pad_edge=False)
     for stage in stages:
         status = "cached" if stage["cached"] else stage["status"]
         made = ", ".join(f"{one['name']}@{one['version']}:{one['digest'][:12]}" for one in stage["outputs"])
         error = stage["error"].splitlines()[0] if stage["error"] else ""
-        table.add_row(stage["name"], stage["kind"], status, _took(stage["seconds"]), made or escape(error))
+        table.add_row(stage["name"], stage["kind"], status, _took(stage["seconds"]), made or error)
     console.print(table)
 
 
@@ -92,24 +92,24 @@ def runs_diff_command(first: str, second: str, workspace: Path, *, as_json: bool
         return
     console = _console()
     for summary in (diff.a, diff.b):
-        console.print(f"[bold]{summary.run}[/bold] {_coloured(summary.state)}, {summary.started.astimezone():%c}")
+        console.print(_title(summary, f", {summary.started.astimezone():%c}"))
     _print_inputs(console, diff)
     _print_metrics(console, diff)
 
 
-def _print_inputs(console: Console, diff: RunDiff) -> None:
+def _print_inputs(console: PlainConsole, diff: RunDiff) -> None:
     """Settings, data and artifacts that differ, a table each; a line for what is the same."""
     names = (diff.a.run, diff.b.run)
     if diff.settings:
         table = Table("setting", *names, box=None, pad_edge=False)
         for setting in diff.settings:
-            table.add_row(setting.setting, *(escape(_value(value)) for value in (setting.a, setting.b)))
+            table.add_row(setting.setting, *(_value(value) for value in (setting.a, setting.b)))
         console.print("", table)
     if diff.data:
         table = Table("data", *names, box=None, pad_edge=False)
         for file in diff.data:
             cells = ((file.a_digest, file.a), (file.b_digest, file.b))
-            table.add_row(file.name, *(escape(f"{digest[:12]} {path}") if digest else "–" for digest, path in cells))
+            table.add_row(file.name, *(f"{digest[:12]} {path}" if digest else "–" for digest, path in cells))
         console.print("", table)
     if diff.stages:
         table = Table("stage", *names, box=None, pad_edge=False)
@@ -122,7 +122,7 @@ def _print_inputs(console: Console, diff: RunDiff) -> None:
         console.print(f"\nthe same: {', '.join(same)}")
 
 
-def _print_metrics(console: Console, diff: RunDiff) -> None:
+def _print_metrics(console: PlainConsole, diff: RunDiff) -> None:
     if diff.metrics:
         table = Table(
             "stage", "metric", diff.a.run, diff.b.run, "difference", "95 % intervals", box=None, pad_edge=False
@@ -156,7 +156,7 @@ def stop_command(name: str, workspace: Path, *, as_json: bool) -> None:
         return
     console = _console()
     console.print(f"{name} has ended; what it made and its checkpoint are kept")
-    console.print(f"go on with  {again}", markup=False)
+    console.print(f"go on with  {again}")
 
 
 def _terminate(name: str, record: RunRecord) -> None:
@@ -208,22 +208,26 @@ def logs_command(name: str | None, workspace: Path, *, follow: bool, as_json: bo
             time.sleep(POLL_SECONDS)
 
 
-def _print_event(console: Console, event: dict[str, Any]) -> None:
+def _print_event(console: PlainConsole, event: dict[str, Any]) -> None:
     """Time of day, level where it is a warning or worse, the message, the newest metrics, a traceback."""
     level = "" if event["level"] == "info" else f"{event['level'].upper()} "
     metrics = "  ".join(f"{name} {value:.4g}" for name, value in event.get("metrics", {}).items())
     text = f"{event['time'][11:19]} {level}{event['message']}" + (f"  {metrics}" if metrics else "")
-    console.print(text, markup=False, style="red" if level else None)
+    console.print(text, style="red" if level else None)
     if event.get("error"):
-        console.print(event["error"], markup=False)
+        console.print(event["error"])
 
 
-def _console() -> Console:
-    return Console(highlight=False, soft_wrap=True, width=max(WIDTH, Console().width))
+def _console() -> PlainConsole:
+    return PlainConsole(width=max(WIDTH, PlainConsole().width))
 
 
-def _coloured(state: str) -> str:
-    return f"[{COLOURS[state]}]{state}[/{COLOURS[state]}]"
+def _coloured(state: str) -> Text:
+    return styled((state, COLOURS[state]))
+
+
+def _title(summary: RunSummary, when: str) -> Text:
+    return styled((summary.run, "bold"), " ", (summary.state, COLOURS[summary.state]), when)
 
 
 def _took(seconds: float | None) -> str:
