@@ -7,13 +7,14 @@ of a longer conversation.
 """
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
-from alignment.records import Demonstration, PreferencePair, Prompt
+from alignment.records import Demonstration, PreferencePair, Prompt, Response
 
 T = TypeVar("T")
 Splittable = TypeVar("Splittable", Prompt, Demonstration, PreferencePair)
+Identified = TypeVar("Identified", Prompt, Response)
 
 
 def opening(item: Prompt | Demonstration | PreferencePair) -> str:
@@ -60,3 +61,12 @@ def split_both_sides(items: Iterable[T], held_out: float, *, key: Callable[[T], 
     moved = [item for item in everything if _place(key(item)) == nearest]
     rest = [item for item in everything if _place(key(item)) != nearest]
     return (moved, rest) if kept else (rest, moved)
+
+
+def limited(items: Sequence[Identified], limit: int | None) -> list[Identified]:
+    """At most ``limit`` items, those whose ids, which are digests, come first; in the order given.
+
+    The beginning of a file would be no sample of it: files are often sorted by kind or source.
+    """
+    chosen = set(sorted(item.id for item in items)[:limit])
+    return [item for item in items if item.id in chosen]

@@ -6,6 +6,7 @@ from pathlib import Path
 from alignment.chat import render_prompt
 from alignment.data.jsonl import read_records
 from alignment.data.prompts import load_prompts
+from alignment.data.split import limited
 from alignment.digests import content_id
 from alignment.errors import StageError
 from alignment.recipe.base import Part
@@ -34,10 +35,11 @@ def held_out_prompts(
     ordered = sorted(prompt.id for prompt in prompts)
     middle = (len(ordered) + 1) // 2
     halves = {"all": ordered, "first half": ordered[:middle], "second half": ordered[middle:]}
-    chosen = set(halves[part][:limit])
+    half = set(halves[part])
+    chosen = limited([prompt for prompt in prompts if prompt.id in half], limit)
     if not chosen:
         raise StageError(f"{path} has too few held-out prompts; add prompts, or raise data.held_out")
-    return [prompt for prompt in prompts if prompt.id in chosen]
+    return chosen
 
 
 def draw(

@@ -12,6 +12,7 @@ from statistics import fmean
 from typing import Any, Literal
 
 from alignment.data.jsonl import read_records, write_records
+from alignment.data.split import limited
 from alignment.data.text import words
 from alignment.digests import content_id, pair_id, prompt_id
 from alignment.durable_files import write_text
@@ -224,7 +225,7 @@ def _drafts(settings: ConstitutionStage, context: StageContext) -> list[tuple[Pr
     distinct = {(one.prompt_id, one.text.strip()): one for one in responses if one.text.strip()}
     if not distinct:
         raise StageError(f"none of the {len(responses)} responses of {', '.join(names)} says anything to criticise")
-    return [(prompts[one.prompt_id], one) for one in list(distinct.values())[: settings.limit]]
+    return [(prompts[one.prompt_id], one) for one in limited(list(distinct.values()), settings.limit)]
 
 
 def _read(reply: Reply, schema: dict[str, Any] | None, field: str) -> tuple[str, Why]:

@@ -12,6 +12,7 @@ from typing import TypeAlias
 from alignment.chat import render_prompt
 from alignment.data.jsonl import read_records, write_records
 from alignment.data.prompts import load_prompts
+from alignment.data.split import limited
 from alignment.models.load import load_policy, policy_tokenizer
 from alignment.parallel_map import all_of
 from alignment.recipe.base import BASE
@@ -30,7 +31,7 @@ def run(settings: SampleStage, context: StageContext) -> StageResult:
     """Writes ``prompts.jsonl`` and ``responses.jsonl`` (in the prompts' order, a prompt's responses together)."""
     tokenizer = policy_tokenizer(context.inputs[settings.model], context.inputs[BASE], context.run)
     prompts, _held_out = load_prompts(context.data["prompts"], context.run.held_out)
-    prompts = prompts[: settings.limit]
+    prompts = limited(prompts, settings.limit)
     blocks = _blocks([(prompt, tuple(render_prompt(tokenizer, prompt.messages))) for prompt in prompts], settings)
     drawn: dict[str, list[Response]] = {}
 

@@ -13,6 +13,7 @@ from alignment.chat import render_prompt
 from alignment.data.jsonl import read_records, write_records
 from alignment.data.prompts import load_prompts
 from alignment.data.repetition import Repeat, contaminated, near_duplicates
+from alignment.data.split import limited
 from alignment.digests import content_id
 from alignment.durable_files import write_text
 from alignment.errors import StageError
@@ -59,7 +60,7 @@ def run(settings: SynthesisStage, context: StageContext) -> StageResult:
     seed = context.run.seed
     prompts, held_out = load_prompts(context.data["prompts"], context.run.held_out)
     prompts, checks = clean_prompts(settings, prompts, held_out, seed)
-    wanted = plan(settings, prompts[: settings.limit], seed)
+    wanted = plan(settings, limited(prompts, settings.limit), seed)
     names = [*settings.models, *(endpoint.model for endpoint in settings.endpoints)]
     tally, drawn, failed = JudgeUsage(), list[tuple[Asked, Response]](), 0
     for number, name in enumerate(names):

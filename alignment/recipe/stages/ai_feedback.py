@@ -49,7 +49,7 @@ class ConstitutionStage(StageSettings):
     json_answers: bool = False
     """Ask for JSON and read nothing else. Small models write prose better."""
     limit: Count | None = None
-    """Responses that are revised. null: all."""
+    """Responses that are revised, taken in the order of their digests. null: all."""
 
     @model_validator(mode="after")
     def _has_principles(self) -> Self:
@@ -109,7 +109,7 @@ class SynthesisStage(StageSettings):
     batch_size: Count = 64
     """Responses sampled together."""
     limit: Count | None = None
-    """Prompts. null: all."""
+    """Prompts, taken in the order of their digests: from all parts of the file. null: all."""
     near_duplicate: Annotated[float, Field(gt=0, le=1)] = 0.8
     """Jaccard index of two texts' word triples from which they count as near-duplicates."""
     contamination_words: Annotated[int, Field(ge=3, le=50)] = 8

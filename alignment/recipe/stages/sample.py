@@ -36,7 +36,7 @@ class SampleStage(StageSettings):
     batch_size: Count = 64
     """Responses sampled together."""
     limit: Count | None = None
-    """Prompts. null: all."""
+    """Prompts, taken in the order of their digests: from all parts of the file. null: all."""
     workers: Count | None = None
     """Processes. null: `resources.workers`. Their number does not change the responses."""
 

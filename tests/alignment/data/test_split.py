@@ -1,7 +1,10 @@
+from pathlib import Path
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alignment.data.split import is_held_out, opening, split_both_sides, split_by_digest
+from alignment.data.prompts import load_prompts
+from alignment.data.split import is_held_out, limited, opening, split_both_sides, split_by_digest
 from alignment.digests import pair_id, prompt_id
 from alignment.records import Demonstration, Message, PreferencePair, Prompt
 
@@ -79,3 +82,20 @@ def test_all_that_opens_alike_stays_together(first: str, more: list[str]) -> Non
 def test_ids_are_of_the_content_and_the_order() -> None:
     assert prompt_id(turns("a")) != prompt_id(turns("b"))
     assert pair_id(turns("a"), "x", "y") != pair_id(turns("a"), "y", "x")
+
+
+@given(texts=st.lists(st.text(min_size=1, max_size=8), max_size=30, unique=True), limit=st.integers(1, 40))
+def test_a_limit_takes_no_notice_of_the_order_in_the_file(texts: list[str], limit: int) -> None:
+    prompts = [Prompt(id=prompt_id(turns(text)), messages=turns(text)) for text in texts]
+    chosen = limited(prompts, limit)
+    assert len(chosen) == min(limit, len(texts))
+    assert chosen == [prompt for prompt in prompts if prompt in chosen]
+    assert {prompt.id for prompt in limited(prompts[::-1], limit)} == {prompt.id for prompt in chosen}
+    assert limited(prompts, None) == prompts
+
+
+def test_a_limit_of_a_sorted_file_reaches_every_kind() -> None:
+    """The quickstart's: 44 of 216 training prompts, sorted by eight kinds; its first 44 rows hold two kinds."""
+    path = Path(__file__).parents[3] / "flows" / "recipes" / "quickstart" / "prompts.jsonl"
+    train, _held_out = load_prompts(path, 0.2)
+    assert len({prompt.kind for prompt in limited(train, 44)}) == 8
