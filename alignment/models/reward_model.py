@@ -100,22 +100,31 @@ def _reward_config(trunk: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -
     return config
 
 
-@torch.inference_mode()
 def score(model: Any, tokenizer: Any, sequences: list[list[int]], *, batch_size: int = 32) -> list[float]:
     """The reward of each token sequence (prompt and answer, EOS included), in the order given.
 
-    Sorted by length inside, so that padding costs little; right-padded, as in training. Raises NotFiniteError for a
-    score that is none.
+    Raises NotFiniteError for a score that is none.
+    """
+    scores: list[float] = pooled(model, tokenizer, sequences, batch_size=batch_size).squeeze(-1).tolist()
+    for tokens, value in zip(sequences, scores, strict=True):
+        if not math.isfinite(value):
+            raise NotFiniteError(f"the reward model gave {value} to a text of {len(tokens)} tokens")
+    return scores
+
+
+@torch.inference_mode()
+def pooled(model: Any, tokenizer: Any, sequences: list[list[int]], *, batch_size: int) -> torch.Tensor:
+    """What the head gives at each sequence's last token: (N, outputs) float32 on the processor, in the order given.
+
+    Sorted by length inside, so that padding costs little; right-padded, as in training. The model is in evaluation mode
+    afterwards.
     """
     order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
-    scores = [0.0] * len(sequences)
+    rows: list[torch.Tensor] = []
     model.eval()
     for begin in range(0, len(order), batch_size):
         chunk = order[begin : begin + batch_size]
         batch = tokenizer.pad({"input_ids": [sequences[i] for i in chunk]}, return_tensors="pt").to(model.device)
-        logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits.float().squeeze(-1)
-        for index, value in zip(chunk, logits.tolist(), strict=True):
-            if not math.isfinite(value):
-                raise NotFiniteError(f"the reward model gave {value} to a text of {len(sequences[index])} tokens")
-            scores[index] = float(value)
-    return scores
+        rows.append(model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits.float().cpu())
+    places = torch.tensor(order).argsort()
+    return torch.cat(rows)[places]
