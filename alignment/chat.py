@@ -9,6 +9,9 @@ Every stage tokenises through here, so that a policy is trained on exactly what 
   (SmolLM2 and many others) still learns to stop. Where the vocabulary has a spare special token, it becomes the pad
   token, because sequence classification finds the end of a text by its pad token's id.
 
+An answer that was cut off at its longest length has no EOS, wherever it is trained on, scored or compared:
+:func:`render_response` makes its tokens for everybody.
+
 The template's digest travels with every model; stages compare it.
 """
 
@@ -17,12 +20,12 @@ import re
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from alignment.errors import Fault, InputError
-from alignment.records import Message
+from alignment.records import Message, PreferencePair
 
 DATE = datetime(2024, 7, 26, tzinfo=UTC)
 """The date in prompts of templates that write today's (Llama 3 and others): fixed in the template, which is saved with
@@ -88,10 +91,39 @@ def render_example(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Messag
     return _render(tokenizer, messages, add_generation_prompt=False)
 
 
-def render_answer(tokenizer: PreTrainedTokenizerBase, prompt: Sequence[Message], answer: str) -> list[int]:
-    """Token ids of one answer to ``prompt``, EOS included; they follow ``render_prompt(prompt)`` in the example."""
-    ids, _mask = render_example(tokenizer, [*prompt, Message(role="assistant", content=answer)])
+def render_answer(
+    tokenizer: PreTrainedTokenizerBase, prompt: Sequence[Message], answer: str, *, finished: bool = True
+) -> list[int]:
+    """Token ids of one answer to ``prompt``; they follow ``render_prompt(prompt)`` in the example.
+
+    A ``finished`` answer ends with EOS. One that was cut off ends with its last word: neither EOS nor anything else
+    that the template writes after an answer.
+    """
+    whole = [*prompt, Message(role="assistant", content=answer)]
+    ids, _mask = _render(tokenizer, whole, add_generation_prompt=False, finished=finished)
     return ids[len(render_prompt(tokenizer, prompt)) :]
+
+
+def render_response(
+    tokenizer: PreTrainedTokenizerBase, prompt: Sequence[Message], answer: str, *, finished: bool
+) -> list[int]:
+    """Token ids of a prompt and one answer to it (:func:`render_answer`): what every model that scores it reads."""
+    return render_prompt(tokenizer, prompt) + render_answer(tokenizer, prompt, answer, finished=finished)
+
+
+class PairTokens(NamedTuple):
+    """Token ids of a preference pair: the prompt, and each answer after it."""
+
+    prompt: list[int]
+    chosen: list[int]
+    rejected: list[int]
+
+
+def render_pair(tokenizer: PreTrainedTokenizerBase, pair: PreferencePair) -> PairTokens:
+    """A pair's tokens: :func:`render_prompt`, and :func:`render_answer` of both its answers."""
+    sides = ((pair.chosen, pair.chosen_finished), (pair.rejected, pair.rejected_finished))
+    answers = [render_answer(tokenizer, pair.prompt, text, finished=finished) for text, finished in sides]
+    return PairTokens(render_prompt(tokenizer, pair.prompt), *answers)
 
 
 def template_faults(tokenizer: PreTrainedTokenizerBase, file: str | None = None) -> list[Fault]:
@@ -147,16 +179,28 @@ def _segments(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], t
     return before, whole[len(before) :]
 
 
+def _ending(tokenizer: PreTrainedTokenizerBase, prompt: Sequence[Message]) -> str:
+    """What the template writes after an answer to ``prompt``, up to and including its EOS."""
+    _before, answer = _segments(tokenizer, [*prompt, PROBE[-1]], len(prompt))
+    eos, said = str(tokenizer.eos_token), PROBE[-1].content
+    return answer[answer.rindex(said) + len(said) : answer.rindex(eos) + len(eos)]
+
+
 def _text(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], **options: Any) -> str:
     return str(tokenizer.apply_chat_template(_dicts(messages), tokenize=False, **options))
 
 
 def _render(
-    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, add_generation_prompt: bool
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Message],
+    *,
+    add_generation_prompt: bool,
+    finished: bool = True,
 ) -> tuple[list[int], list[bool]]:
     ids: list[int] = []
     mask: list[bool] = []
-    for text, keep in rendered_pieces(tokenizer, messages, add_generation_prompt=add_generation_prompt):
+    pieces = rendered_pieces(tokenizer, messages, add_generation_prompt=add_generation_prompt, finished=finished)
+    for text, keep in pieces:
         # Not verbose: texts longer than the model's context are told by the checks, each with its row.
         tokens = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
         ids.extend(tokens)
@@ -165,9 +209,15 @@ def _render(
 
 
 def rendered_pieces(
-    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, add_generation_prompt: bool
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Message],
+    *,
+    add_generation_prompt: bool,
+    finished: bool = True,
 ) -> Iterator[tuple[str, bool]]:
     """A conversation's text in the pieces that are tokenised apart, each with whether the assistant says it.
+
+    Where it is not ``finished``, the last turn ends with the assistant's last word.
 
     Raises ValueError where the template rewrites what it wrote before, and whatever else the template raises.
     """
@@ -182,6 +232,8 @@ def rendered_pieces(
         if eos not in answer:
             raise ValueError(f"the chat template ends an assistant's turn without {eos}")
         answer = answer[: answer.rindex(eos) + len(eos)]
+        if not finished and turn == len(messages) - 1:
+            answer = answer.removesuffix(_ending(tokenizer, messages[:turn])).removesuffix(eos)
         yield before[len(done) :], False
         yield answer, True
         done = before + answer

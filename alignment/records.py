@@ -82,7 +82,7 @@ class Response(Record):
     sampling: Sampling
     seed: int
     tokens: int = Field(ge=0)  # generated tokens, EOS included
-    finished: bool  # False: cut off at max_new_tokens
+    finished: bool = True  # False: cut off at max_new_tokens. Files from before this was kept do not say it
 
 
 class Comparison(Record):
@@ -124,7 +124,11 @@ class Vote(Record):
 
 
 class PreferencePair(Record):
-    """Chosen over rejected, for one prompt: what reward models and DPO train on."""
+    """Chosen over rejected, for one prompt: what reward models and DPO train on.
+
+    ``chosen_finished`` and ``rejected_finished`` are False for an answer that was cut off at its longest length, of
+    which no end is to be learned.
+    """
 
     id: str
     prompt_id: str
@@ -136,6 +140,8 @@ class PreferencePair(Record):
     agreement: float | None = Field(default=None, ge=0, le=1)  # share of the votes that went the pair's way
     rater_kind: RaterKind | Literal["file", "constitution"] = "file"
     kind: str = "general"
+    chosen_finished: bool = True
+    rejected_finished: bool = True
 
 
 class ArtifactRef(Record):

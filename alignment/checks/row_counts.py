@@ -3,15 +3,18 @@
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from alignment.chat import render_answer, render_example, render_prompt
+from alignment.chat import render_example
 from alignment.checks.model import inspect_model
 from alignment.data.demonstrations import numbered_demonstrations
+from alignment.data.pairing import PreferenceFile, Skip
 from alignment.data.preferences import read_preferences
+from alignment.data.prompts import split_prompts
+from alignment.judges.pair_classifier import sift_orders
 from alignment.recipe.graph import of_type
 from alignment.recipe.resolved import ResolvedRecipe
 from alignment.recipe.stages.preferences import PreferenceFileStage
-from alignment.records import PreferencePair
-from alignment.training.row_counts import cut_pairs, describe_counts, is_cut, is_identical, opposite_pairs
+from alignment.recipe.stages.spec import StageSettings
+from alignment.training.row_counts import Counts, describe_counts, is_cut, sift_pairs, sift_prompts
 from alignment.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -19,54 +22,49 @@ if TYPE_CHECKING:
 
 
 def row_notices(resolved: ResolvedRecipe, workspace: Workspace | None = None) -> list[str]:
-    """A line for each stage that trains on a file with such rows; to be asked of a recipe without faults.
+    """A line for each stage whose file has such rows; to be asked of a recipe without faults."""
+    told = {name: describe_counts(counts) for name, counts in row_counts(resolved, workspace).items()}
+    return [f"{name}: of its rows {text}" for name, text in told.items() if text]
+
+
+def row_counts(resolved: ResolvedRecipe, workspace: Workspace | None = None) -> dict[str, Counts]:
+    """By stage, the counts of the rows of its file, of all that samples for training or trains on a file.
 
     Counted are all pairs of a file, of which a stage holds some out. Votes that are yet to be given are not known.
     """
     tokenizer = inspect_model(resolved.recipe.model, workspace).tokenizer
-    return list(_notices(resolved, tokenizer))
+    return dict(_counts(resolved, tokenizer))
 
 
-def _notices(resolved: ResolvedRecipe, tokenizer: "PreTrainedTokenizerBase") -> Iterator[str]:
-    stages, files = resolved.recipe.stages, resolved.data
+def _counts(resolved: ResolvedRecipe, tokenizer: "PreTrainedTokenizerBase") -> Iterator[tuple[str, Counts]]:
+    stages, files, share = resolved.recipe.stages, resolved.data, resolved.recipe.data.held_out
     sources = dict(of_type(stages, PreferenceFileStage))
     for name, stage in stages.items():
         longest = stage.trained_length()
-        if longest is None:
-            continue
-        counts: dict[str, float] = {}
-        if "demonstrations" in stage.data_files():
+        if stage.spec.samples and "prompts" in stage.data_files():
+            yield name, sift_prompts(split_prompts(files["prompts"], share), tokenizer, stage.longest_prompt())[1]
+        elif longest is not None and "demonstrations" in stage.data_files():
             rows, duplicates = numbered_demonstrations(files["demonstrations"])
-            counts = {"duplicates": duplicates} | _demonstration_counts(
-                [render_example(tokenizer, demonstration.messages)[1] for _row, demonstration in rows], longest
-            )
-        elif (source := sources.get(stage.inputs().get("preferences", ("",))[0])) is not None:
-            pairs = read_preferences(files["preferences"], source.format, source.limit).pairs
-            counts = _pair_counts(pairs, longest, tokenizer, scored="reward_model" in stage.spec.makes)
-        if text := describe_counts(counts):
-            yield f"{name}: of its rows {text}"
+            masks = [render_example(tokenizer, demonstration.messages)[1] for _row, demonstration in rows]
+            yield name, {"duplicates": float(duplicates)} | _demonstration_counts(masks, longest)
+        elif longest is not None and (source := sources.get(stage.inputs().get("preferences", ("",))[0])) is not None:
+            read = read_preferences(files["preferences"], source.format, source.limit)
+            yield name, _pair_counts(read, stage, longest, tokenizer)
 
 
-def _demonstration_counts(masks: Sequence[Sequence[bool]], longest: int) -> dict[str, float]:
+def _demonstration_counts(masks: Sequence[Sequence[bool]], longest: int) -> Counts:
     learnable = [mask for mask in masks if any(mask[:longest])]
-    return {"dropped": len(masks) - len(learnable), "end_cut": sum(is_cut(mask, longest) for mask in learnable)}
+    cut = sum(is_cut(mask, longest) for mask in learnable)
+    return {"dropped": float(len(masks) - len(learnable)), "end_cut": float(cut)}
 
 
 def _pair_counts(
-    pairs: Sequence[PreferencePair], longest: int, tokenizer: "PreTrainedTokenizerBase", *, scored: bool
-) -> dict[str, float]:
-    """``scored``: for a model that scores answers, which leaves out pairs that do not fit whole."""
-    rows = []
-    for pair in pairs:
-        chosen, rejected = (render_answer(tokenizer, pair.prompt, text) for text in (pair.chosen, pair.rejected))
-        rows.append(
-            {"prompt_ids": render_prompt(tokenizer, pair.prompt), "chosen_ids": chosen, "rejected_ids": rejected}
-        )
-    fitting = [row for row in rows if len(row["prompt_ids"]) < longest and not (scored and cut_pairs([row], longest))]
-    learnable = [row for row in fitting if not is_identical(row, longest)]
-    return {
-        "dropped": len(rows) - len(fitting),
-        "identical": len(fitting) - len(learnable),
-        "opposite": opposite_pairs(pairs),
-        "end_cut": cut_pairs(learnable, longest),
-    }
+    read: PreferenceFile, stage: StageSettings, longest: int, tokenizer: "PreTrainedTokenizerBase"
+) -> Counts:
+    cut_chosen = stage.cut_chosen_used() or "drop"
+    if (shortened := stage.answers_shortened_to()) is not None:
+        counts = sift_orders(read.pairs, tokenizer, longest, max_answer_tokens=shortened, cut_chosen=cut_chosen).counts
+    else:
+        whole = "reward_model" in stage.spec.makes  # it leaves out pairs that do not fit whole
+        counts = sift_pairs(read.pairs, tokenizer, longest, whole=whole, cut_chosen=cut_chosen).counts
+    return counts | {"duplicates": counts["duplicates"] + read.skipped.get(Skip.DUPLICATE, 0)}

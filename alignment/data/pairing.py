@@ -34,7 +34,12 @@ class PreferenceFile:
 
 
 def compare(
-    chosen: Sequence[Message], rejected: Sequence[Message], *, margin: float | None = None, kind: str = "general"
+    chosen: Sequence[Message],
+    rejected: Sequence[Message],
+    *,
+    margin: float | None = None,
+    kind: str = "general",
+    finished: tuple[bool, bool] = (True, True),
 ) -> PreferencePair | Skip:
     """The pair that two whole dialogues make, each ending with the assistant's answer.
 
@@ -43,13 +48,24 @@ def compare(
     """
     if not same_turns(chosen[:-1], rejected[:-1]):
         return Skip.DIVERGED
-    return answer_pair(tuple(chosen[:-1]), chosen[-1].content, rejected[-1].content, margin=margin, kind=kind)
+    return answer_pair(
+        tuple(chosen[:-1]), chosen[-1].content, rejected[-1].content, margin=margin, kind=kind, finished=finished
+    )
 
 
 def answer_pair(
-    prompt: Messages, chosen: str, rejected: str, *, margin: float | None = None, kind: str = "general"
+    prompt: Messages,
+    chosen: str,
+    rejected: str,
+    *,
+    margin: float | None = None,
+    kind: str = "general",
+    finished: tuple[bool, bool] = (True, True),
 ) -> PreferencePair | Skip:
-    """The pair of two answers to one prompt; answers that differ in outer white space only are identical."""
+    """The pair of two answers to one prompt; answers that differ in outer white space only are identical.
+
+    ``finished``: whether each of them, the chosen one first, ended by itself.
+    """
     if not all(said.strip() for said in (*(turn.content for turn in prompt), chosen, rejected)):
         return Skip.EMPTY
     if chosen.strip() == rejected.strip():
@@ -62,4 +78,6 @@ def answer_pair(
         rejected=rejected,
         margin=margin,
         kind=kind,
+        chosen_finished=finished[0],
+        rejected_finished=finished[1],
     )

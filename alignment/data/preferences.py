@@ -22,6 +22,7 @@ from alignment.records import PreferencePair
 
 Format = Literal["auto", "trl", "hh_rlhf", "oasst"]
 Form = Literal["text", "messages"]
+FINISHED = ("chosen_finished", "rejected_finished")
 
 _PARSERS: dict[str, Callable[[Row], list[PreferencePair | Skip]]] = {
     "trl": trl.parse,
@@ -82,7 +83,8 @@ def load_preferences(
 def write_preferences(
     path: Path, pairs: Sequence[PreferencePair], form: Form = "messages", *, details: bool = False
 ) -> None:
-    """Writes TRL's columns as .jsonl or .parquet; ``margin`` where any pair has one. Same pairs, same bytes.
+    """Writes TRL's columns as .jsonl or .parquet; ``margin`` where any pair has one, ``chosen_finished`` and
+    ``rejected_finished`` where any answer was cut off. Same pairs, same bytes.
 
     ``details`` adds ``raters`` (how many judged the pair) and ``agreement``, which trainers do not read.
 
@@ -93,6 +95,9 @@ def write_preferences(
     if details:
         known = zip(rows, pairs, strict=True)
         rows = [{**row, "raters": pair.raters, "agreement": pair.agreement} for row, pair in known]
+    if not all(pair.chosen_finished and pair.rejected_finished for pair in pairs):
+        ended = [{name: getattr(pair, name) for name in FINISHED} for pair in pairs]
+        rows = [row | more for row, more in zip(rows, ended, strict=True)]
     if not any(pair.margin is not None for pair in pairs):
         rows = [{name: value for name, value in row.items() if name != "margin"} for row in rows]
     if path.suffix == ".jsonl":
@@ -146,6 +151,7 @@ def _write_parquet(path: Path, rows: list[dict[str, Any]], form: Form) -> None:
         columns.append(("margin", pyarrow.float64()))
     if rows and "raters" in rows[0]:
         columns += [("raters", pyarrow.int64()), ("agreement", pyarrow.float64())]
+    columns += [(name, pyarrow.bool_()) for name in FINISHED if rows and name in rows[0]]
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_beside(path)
     pq.write_table(pyarrow.Table.from_pylist(rows, schema=pyarrow.schema(columns)), temporary)

@@ -3,6 +3,7 @@
 import logging
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from alignment.data.columns import Messages, conversation, fail, listed, messages, optional_text, text
 from alignment.data.conversations import require_turns, same_turns, with_system_message, without_system
@@ -30,9 +31,24 @@ def read_prompts(path: Path) -> list[Prompt]:
     return [prompt for _row, prompt in prompts]
 
 
+class PromptSplit(NamedTuple):
+    """The prompts of a file to train on, those that are held out, and how many exact duplicates were left out."""
+
+    train: list[Prompt]
+    held_out: list[Prompt]
+    duplicates: int
+
+
+def split_prompts(path: Path, held_out: float) -> PromptSplit:
+    """A file's prompts, split by :func:`alignment.data.split.opening`. Raises InputError with every fault."""
+    numbered, duplicates = numbered_prompts(path)
+    return PromptSplit(*split_by_digest([prompt for _row, prompt in numbered], held_out, key=opening), duplicates)
+
+
 def load_prompts(path: Path, held_out: float) -> tuple[list[Prompt], list[Prompt]]:
-    """(train, held out) prompts of a file, split by :func:`alignment.data.split.opening`."""
-    return split_by_digest(read_prompts(path), held_out, key=opening)
+    """(train, held out) prompts of a file: :func:`split_prompts` where nobody counts."""
+    split = split_prompts(path, held_out)
+    return split.train, split.held_out
 
 
 def numbered_prompts(path: Path) -> tuple[list[tuple[int, Prompt]], int]:

@@ -1,5 +1,7 @@
 """TRL's preference columns: ``prompt``, ``chosen``, ``rejected``, and ``margin`` where the strength is known.
 
+Beside them ``chosen_finished`` and ``rejected_finished`` may say false of an answer that was cut off.
+
 Three forms occur: plain text; messages with an explicit prompt; and messages where ``chosen`` and ``rejected`` hold the
 whole conversation (the prompt column is then absent, or repeats its beginning). Plain text without a prompt is refused:
 a common beginning of two texts is not a prompt, but often the first words of both answers.
@@ -35,8 +37,9 @@ def parse(row: Row) -> list[PreferencePair | Skip]:
     )
     margin = faults.attempt(lambda: _margin(row), None)
     kind = faults.attempt(lambda: optional_text(row, "kind"), None)
+    ended = [faults.attempt(partial(_finished, row, f"{name}_finished"), True) for name in ("chosen", "rejected")]
     faults.raise_all()
-    pair = compare(chosen, rejected, margin=margin, kind=kind or "general")
+    pair = compare(chosen, rejected, margin=margin, kind=kind or "general", finished=(ended[0], ended[1]))
     if pair is Skip.IDENTICAL:
         fail("identical to chosen", "remove the row, or give the answer that was rejected", "rejected")
     return [pair]
@@ -55,6 +58,13 @@ def _dialogue(row: Row, name: str, prompt: Messages | None) -> Messages:
     else:
         turns = joined(prompt, answer, name)
     return require_turns(turns, "assistant", name)
+
+
+def _finished(row: Row, name: str) -> bool:
+    value = row.get(name)
+    if value is not None and not isinstance(value, bool):
+        fail("not true or false", "write false for an answer that was cut off, or leave it out", name)
+    return value is not False
 
 
 def _margin(row: Row) -> float | None:

@@ -81,9 +81,9 @@ def known_from_pairs(pairs: Sequence[PreferencePair]) -> list[Known]:
         chosen, rejected = (
             Response(
                 id=content_id(["response", pair.prompt_id, text]), prompt_id=pair.prompt_id, text=text, model="file",
-                sampling=Sampling(), seed=0, tokens=0, finished=True,
+                sampling=Sampling(), seed=0, tokens=0, finished=finished,
             )
-            for text in (pair.chosen, pair.rejected)
+            for text, finished in ((pair.chosen, pair.chosen_finished), (pair.rejected, pair.rejected_finished))
         )  # fmt: skip
         left = int(content_id(["side", pair.id]), 16) % 2 == 0
         responses = (chosen, rejected) if left else (rejected, chosen)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from alignment.judges import prompts as templates
-from alignment.judges.prompts import JudgePrompt, conversation, parse
+from alignment.judges.prompts import JudgePrompt, conversation, parse, shown_answers
 from alignment.judges.protocol import CERTAIN, JudgeUsage, PairJudgement, bounded, gives_orders
 from alignment.recipe.judges import GenerativeJudge
 from alignment.records import Comparison, Prompt
@@ -125,15 +125,13 @@ class WritingJudge:
 
     def _score(self, comparisons: Sequence[Comparison]) -> tuple[dict[Hashable, JudgePrompt], Callable[..., Reading]]:
         questions: dict[Hashable, JudgePrompt] = {
-            (one.prompt.id, response.text): templates.score(
-                self.settings, conversation(one.prompt.messages), response.text
-            )
+            (one.prompt.id, text): templates.score(self.settings, conversation(one.prompt.messages), text)
             for one in comparisons
-            for response in one.responses
+            for text in shown_answers(one)
         }
 
         def lead(one: Comparison, _order: int, read: Read) -> Reading:
-            found = [read[one.prompt.id, response.text] for response in one.responses]
+            found = [read[one.prompt.id, text] for text in shown_answers(one)]
             if (bad := next((reply for value, reply in found if value is None), None)) is not None:
                 return Reading(None, bad.note)
             left, right = (value for value, _reply in found)
@@ -150,7 +148,7 @@ class WritingJudge:
         place: dict[str, int] = {}
         open_group: dict[str, int] = {}
         for one in comparisons:
-            fresh = [response.text for response in one.responses]
+            fresh = shown_answers(one)
             number = open_group.get(one.prompt.id, -1)
             if number < 0 or len({*groups[number][1], *fresh}) > MOST:
                 number = open_group[one.prompt.id] = len(groups)
@@ -173,14 +171,14 @@ class WritingJudge:
             texts = groups[place[one.id]][1]
             listed = texts if order == 0 else texts[::-1]
             ranked = [listed[templates.LETTERS.index(letter)] for letter in value["ranking"]]
-            left, right = (ranked.index(response.text) for response in one.responses)
+            left, right = map(ranked.index, shown_answers(one))
             return Reading(CERTAIN if left < right else -CERTAIN, reason=str(value.get("reason", "")))
 
         return questions, lead
 
 
 def _texts(comparison: Comparison, order: int) -> tuple[str, str, str]:
-    left, right = (response.text for response in comparison.responses)
+    left, right = shown_answers(comparison)
     question = conversation(comparison.prompt.messages)
     return (question, left, right) if order == 0 else (question, right, left)
 

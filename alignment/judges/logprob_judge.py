@@ -12,7 +12,7 @@ import torch
 
 from alignment.chat import render_prompt
 from alignment.judges.label_logits import LabelReader
-from alignment.judges.prompts import conversation, shortened
+from alignment.judges.prompts import conversation, shortened, shown_answers
 from alignment.judges.protocol import JudgeUsage, PairJudgement, bounded, gives_orders
 from alignment.models.prefix_sharing import common_prefix
 from alignment.recipe.judges import LabelProbabilitiesJudge
@@ -53,7 +53,7 @@ class LabelJudge:
     def _compared(self, comparisons: Sequence[Comparison]) -> list[tuple[float | None, float | None]]:
         rows = []
         for comparison in comparisons:
-            left, right = (response.text for response in comparison.responses)
+            left, right = shown_answers(comparison)
             rows += [self._rows(comparison.prompt, (left, right)), self._rows(comparison.prompt, (right, left))]
         odds = [self._odds(logits, mass) for logits, mass in self._read(rows)]
         return [(odds[i], None if (last := odds[i + 1]) is None else -last) for i in range(0, len(odds), 2)]
@@ -61,15 +61,15 @@ class LabelJudge:
     def _scored(self, comparisons: Sequence[Comparison]) -> list[tuple[float | None, float | None]]:
         """Each answer by itself; the lead in grades, in units in which one grade is e to one."""
         wanted = {
-            (comparison.prompt.id, response.text): comparison.prompt
+            (comparison.prompt.id, text): comparison.prompt
             for comparison in comparisons
-            for response in comparison.responses
+            for text in shown_answers(comparison)
         }
         rows = [self._rows(prompt, (text,)) for (_id, text), prompt in wanted.items()]
         grades = dict(zip(wanted, (self._grade(*read) for read in self._read(rows)), strict=True))
         leads: list[float | None] = []
         for comparison in comparisons:
-            left, right = (grades[comparison.prompt.id, response.text] for response in comparison.responses)
+            left, right = (grades[comparison.prompt.id, text] for text in shown_answers(comparison))
             leads.append(None if left is None or right is None else bounded(left - right))
         return [(lead, lead) for lead in leads]
 

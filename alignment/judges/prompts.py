@@ -15,7 +15,7 @@ from jsonschema import Draft202012Validator
 
 from alignment.digests import content_id
 from alignment.recipe.judges import GenerativeJudge, JudgeCriterion
-from alignment.records import Message
+from alignment.records import Comparison, Message
 
 LETTERS = "ABCDEFGHI"
 BEST_SCORE = 10
@@ -36,6 +36,16 @@ def conversation(messages: Sequence[Message]) -> str:
     if len(messages) == 1:
         return messages[0].content.strip()
     return "\n".join(f"{message.role.capitalize()}: {message.content.strip()}" for message in messages)
+
+
+def shown_answer(text: str, *, finished: bool) -> str:
+    """An answer as every judge sees it: of one that was cut off at its longest length, that is said."""
+    return text if finished else text.rstrip() + CUT
+
+
+def shown_answers(comparison: Comparison) -> list[str]:
+    """The answers of a comparison as judges see them."""
+    return [shown_answer(response.text, finished=response.finished) for response in comparison.responses]
 
 
 def shortened(tokenizer: Any, text: str, longest: int) -> str:

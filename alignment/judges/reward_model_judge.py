@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from alignment.chat import render_answer, render_prompt
+from alignment.chat import render_response
 from alignment.judges.protocol import JudgeUsage, PairJudgement, bounded, gives_orders
 from alignment.recipe.judges import (
     RewardModelJudge,
@@ -23,23 +23,26 @@ class RewardJudge:
         from alignment.models.reward_model import score  # brings TRL along
 
         shown = [one for one in comparisons if not any(gives_orders(response.text) for response in one.responses)]
-        wanted = {(one.prompt.id, response.text): one.prompt.messages for one in shown for response in one.responses}
+        wanted = {_key(one, place): one.prompt.messages for one in shown for place in (0, 1)}
         rows = [
-            render_prompt(self.tokenizer, messages) + render_answer(self.tokenizer, messages, text)
-            for (_id, text), messages in wanted.items()
+            render_response(self.tokenizer, messages, text, finished=finished)
+            for (_id, text, finished), messages in wanted.items()
         ]
         self.tally.asked += len(rows)
         self.tally.prompt_tokens += sum(map(len, rows))
         scores = dict(
             zip(wanted, score(self.model, self.tokenizer, rows, batch_size=self.settings.batch_size), strict=True)
         )
-        leads = {
-            one.id: bounded(scores[one.prompt.id, one.responses[0].text] - scores[one.prompt.id, one.responses[1].text])
-            for one in shown
-        }
+        leads = {one.id: bounded(scores[_key(one, 0)] - scores[_key(one, 1)]) for one in shown}
         return [
             PairJudgement(comparison_id=one.id, left_first=leads[one.id], left_last=leads[one.id])
             if one.id in leads
             else PairJudgement(comparison_id=one.id, note="suspect")
             for one in comparisons
         ]
+
+
+def _key(comparison: Comparison, place: int) -> tuple[str, str, bool]:
+    """What a reward model is told of an answer."""
+    answer = comparison.responses[place]
+    return comparison.prompt.id, answer.text, answer.finished

@@ -19,7 +19,7 @@ from alignment.metrics.model_metrics import probe
 from alignment.parallel_map import all_of
 from alignment.recipe.base import BASE
 from alignment.records import Artifact, Prompt, Response
-from alignment.rollouts.best_of_n import Score, best_of, reward_model_score
+from alignment.rollouts.best_of_n import AnswerScore, best_of, reward_model_score, score_of
 from alignment.rollouts.held_out import draw
 from alignment.rollouts.policy_pool import PolicyPool
 from alignment.rollouts.seeds import response_seed
@@ -120,7 +120,7 @@ def divergences_of(asked: Sequence[Answered], model: str, prompts: Sequence[Prom
 
 def asker(settings: Any, context: StageContext) -> Callable[[GenerationRequest], Answered]:
     """What asks, wherever it is called."""
-    scores: list[Score] = []  # the reward model that chooses, once it was needed
+    scores: list[AnswerScore] = []  # the reward model that chooses, once it was needed
     pool = PolicyPool(context.inputs[BASE], context.run)
     roles = settings.inputs()
     often = [context.inputs[name] for role in ("model", "reference") for name in roles.get(role, ())]
@@ -149,7 +149,7 @@ def asker(settings: Any, context: StageContext) -> Callable[[GenerationRequest],
 
 
 def _best_of(
-    settings: Any, context: StageContext, pool: PolicyPool, question: GenerationRequest, scores: list[Score]
+    settings: Any, context: StageContext, pool: PolicyPool, question: GenerationRequest, scores: list[AnswerScore]
 ) -> tuple[Response, ...]:
     """The answers that the reward model likes best among ``settings.best_of`` to each prompt.
 
@@ -163,7 +163,8 @@ def _best_of(
     seeds = [response_seed(context.run.seed, prompt.id, 0) for prompt in question.prompts]
     engine = policy.engine(settings.batch_size)
     asked = [render_prompt(policy.tokenizer, prompt.messages) for prompt in question.prompts]
-    drawn = best_of(engine, asked, candidates=settings.best_of, score=scores[0], sampling=sampling, seeds=seeds)
+    drawn = best_of(engine, asked, candidates=settings.best_of, score=score_of(scores[0], question.prompts, asked),
+                    sampling=sampling, seeds=seeds)  # fmt: skip
     return tuple(
         Response(id=content_id(["answer", BEST_OF, prompt.id, seed]), prompt_id=prompt.id, text=one.text, model=BEST_OF,
                  sampling=sampling, seed=seed, tokens=len(one.tokens), finished=one.finished)

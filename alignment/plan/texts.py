@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from alignment.chat import render_answer, render_example, render_prompt
+from alignment.chat import render_example, render_pair, render_prompt
 from alignment.checks.data import RecipeData
 from alignment.data.split import opening, split_by_digest
 
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """The lengths of a preference pair in tokens, each answer's EOS included."""
+    """The lengths of a preference pair in tokens, the EOS of whole answers included."""
 
     prompt: int
     chosen: int
@@ -59,8 +59,7 @@ def measure_texts(data: RecipeData, held_out: float, tokenizer: Any) -> Texts:
         return len(ids), sum(answer_mask)
 
     def pair(one: Any) -> Pair:
-        answers = (len(render_answer(tokenizer, one.prompt, text)) for text in (one.chosen, one.rejected))
-        return Pair(len(render_prompt(tokenizer, one.prompt)), *answers)
+        return Pair(*map(len, render_pair(tokenizer, one)))
 
     demonstrations = [one for _row, one in data.demonstrations]
     openings = [one.messages for one in prompts[0][:50]] + [one.prompt for one in pairs[0][:50]]

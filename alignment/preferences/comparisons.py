@@ -11,14 +11,15 @@ def make_comparisons(
 ) -> list[Comparison]:
     """Pairs of different answers to the same prompt, at most ``per_prompt`` of them, in the order of the prompts.
 
-    Answers of the same text (outer spaces aside) are one answer: there is nothing to compare between them. The pairs
+    Answers of the same text (outer spaces aside) are one answer: there is nothing to compare between them; where one of
+    them ended by itself and another was cut off there, it is the one that ended. The pairs
     are dealt in the rounds of a round-robin tournament, so that no answer is used much more often than another (once
     at most where the number of answers is even, twice where it is odd). Which answer meets which, and which stands on
     the left, follow from ``seed`` and the ids alone, not from the order of ``responses``. Raises ValueError for a
     response to an unknown prompt.
     """
     by_prompt: dict[str, dict[str, Response]] = {prompt.id: {} for prompt in prompts}
-    for response in sorted(responses, key=lambda response: response.id):
+    for response in sorted(responses, key=lambda response: (not response.finished, response.id)):
         if response.prompt_id not in by_prompt:
             raise ValueError(f"response {response.id} answers the unknown prompt {response.prompt_id}")
         by_prompt[response.prompt_id].setdefault(response.text.strip(), response)

@@ -210,13 +210,15 @@ def _verdict(
 def _pair(comparison: Comparison, verdict: Verdict, margin: float | None) -> PreferencePair:
     texts: dict[str, Response] = {response.id: response for response in comparison.responses}
     rejected = verdict.left if verdict.winner == verdict.right else verdict.right
-    chosen_text, rejected_text = texts[verdict.winner or ""].text, texts[rejected].text
+    better, worse = texts[verdict.winner or ""], texts[rejected]
     return PreferencePair(
-        id=pair_id(comparison.prompt.messages, chosen_text, rejected_text),
+        id=pair_id(comparison.prompt.messages, better.text, worse.text),
         prompt_id=comparison.prompt.id,
         prompt=comparison.prompt.messages,
-        chosen=chosen_text,
-        rejected=rejected_text,
+        chosen=better.text,
+        rejected=worse.text,
+        chosen_finished=better.finished,
+        rejected_finished=worse.finished,
         margin=margin,
         raters=verdict.votes,
         agreement=verdict.agreement,

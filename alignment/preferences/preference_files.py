@@ -35,7 +35,8 @@ def read_comparisons(path: Path) -> list[KnownComparison]:
     """The comparisons of a .jsonl, .json or .parquet file, in its order, each once.
 
     A row is a whole `Comparison` record; or ``prompt`` (text or messages) with ``responses`` (2 to 9 texts, or objects
-    with ``text`` and ``model``); or TRL's ``prompt``, ``chosen``, ``rejected``. Raises InputError with every fault.
+    with ``text``, ``model`` and ``finished``); or TRL's ``prompt``, ``chosen``, ``rejected``. Raises InputError with
+    every fault.
     """
     return list(first_rows(numbered_comparisons(path)).values())
 
@@ -66,7 +67,11 @@ def pairs_digest(pairs: Sequence[PreferencePair]) -> str:
     """SHA-256 of pairs in their order."""
     digest = hashlib.sha256()
     for pair in pairs:
-        digest.update(json.dumps(pair.model_dump(mode="json"), sort_keys=True).encode() + b"\n")
+        said = pair.model_dump(mode="json")
+        for name in ("chosen_finished", "rejected_finished"):
+            if said[name]:  # as before it was kept: the digest of votes that were frozen then stays
+                del said[name]
+        digest.update(json.dumps(said, sort_keys=True).encode() + b"\n")
     return digest.hexdigest()
 
 
@@ -90,14 +95,15 @@ def corrected_pairs(corrections: Sequence[Correction]) -> list[PreferencePair]:
     """Each correction as a preference over the answer that it was made from."""
     pairs = []
     for comparison, response, text in corrections:
-        original = next(one.text for one in comparison.responses if one.id == response)
-        if text == original:
+        original = next(one for one in comparison.responses if one.id == response)
+        if text == original.text:
             continue
         prompt = comparison.prompt
-        identifier = pair_id(prompt.messages, text, original)
+        identifier = pair_id(prompt.messages, text, original.text)
         pairs.append(
-            PreferencePair(id=identifier, prompt_id=prompt.id, prompt=prompt.messages, chosen=text, rejected=original,
-                           rater_kind="human", kind=prompt.kind)
+            PreferencePair(id=identifier, prompt_id=prompt.id, prompt=prompt.messages, chosen=text,
+                           rejected=original.text, rejected_finished=original.finished, rater_kind="human",
+                           kind=prompt.kind)
         )  # fmt: skip
     return pairs
 
@@ -144,7 +150,11 @@ def _from_pair(row: Row) -> KnownComparison:
     pair = trl.parse(row)[0]
     if not isinstance(pair, PreferencePair):
         fail("the two answers are not to the same prompt", "give two answers to one prompt", "chosen")
-    comparison = _comparison(pair.prompt, [pair.chosen, pair.rejected], row)
+    answers = [
+        {"text": text, "finished": finished}
+        for text, finished in ((pair.chosen, pair.chosen_finished), (pair.rejected, pair.rejected_finished))
+    ]
+    comparison = _comparison(pair.prompt, answers, row)
     chosen, rejected = comparison.responses
     return KnownComparison(comparison, ((chosen.id,), (rejected.id,)))
 
@@ -165,15 +175,19 @@ def _comparison(messages: Sequence[Message], answers: Any, row: Row) -> Comparis
 
 def _response(answer: Any, question: str, at: int) -> Response:
     told = answer if isinstance(answer, dict) else {"text": answer}
-    text, model = told.get("text"), told.get("model", FROM_FILE)
+    text, model, finished = told.get("text"), told.get("model", FROM_FILE), told.get("finished", True)
     if isinstance(text, str):
         encodable(text, f"responses.{at}")
     if not isinstance(text, str) or not text.strip() or not isinstance(model, str):
         fail("not a text, or empty", 'write the answer, or {"text": …, "model": …}', f"responses.{at}")
+    if not isinstance(finished, bool):
+        fail("not true or false", "write false for an answer that was cut off, or leave it out",
+             f"responses.{at}.finished")  # fmt: skip
     identifier = content_id(["response", question, model, text])
     return Response(
-        id=identifier, prompt_id=question, text=text, model=model, sampling=Sampling(), seed=0, tokens=0, finished=True
-    )
+        id=identifier, prompt_id=question, text=text, model=model, sampling=Sampling(), seed=0, tokens=0,
+        finished=finished,
+    )  # fmt: skip
 
 
 def _dotted(location: Sequence[int | str]) -> str:

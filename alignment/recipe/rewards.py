@@ -15,7 +15,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from alignment.recipe.base import Count, Fraction, Name, Positive, Product, Settings
 from alignment.recipe.judges import JUDGE_READS, GenerativeJudge, LabelProbabilitiesJudge, scores_alone
@@ -229,7 +229,9 @@ class FunctionReward(RewardSettings):
     """A function of the user's: ``rewards.py:polite`` (a file beside the recipe) or ``package.module:polite``.
 
     It runs in a process of its own, and is called as ``polite(prompts, responses, references, **options)`` with lists
-    of messages, texts, and texts or None; it returns one number for each. It may be ``async``.
+    of messages, texts, and texts or None; it returns one number for each. It may be ``async``. Where it takes
+    ``finished`` by name (or any keyword), that is a list of booleans: False for an answer that was cut off at its
+    longest length.
     """
 
     kind: Literal["function"]
@@ -240,6 +242,13 @@ class FunctionReward(RewardSettings):
     """Keyword arguments of the function."""
     seconds: Positive = 600.0
     """Time limit for one call in seconds, after which the stage ends."""
+
+    @field_validator("options")
+    @classmethod
+    def _not_told_otherwise(cls, options: dict[str, Any]) -> dict[str, Any]:
+        if taken := sorted({"prompts", "responses", "references", "finished"} & set(options)):
+            raise ValueError(f"{taken[0]} is what the stage tells the function itself; give the option another name")
+        return options
 
 
 class JudgeReward(RewardSettings):

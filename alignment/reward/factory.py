@@ -1,9 +1,9 @@
 """From a recipe's list of rewards to rewards that score."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from alignment.chat import render_answer, render_prompt, template_digest
+from alignment.chat import render_response, template_digest
 from alignment.errors import StageError
 from alignment.models.reward_model import load_reward_model, score
 from alignment.recipe.rewards import FunctionReward, JudgeReward, ModelReward, RewardList, data_name, reward_name
@@ -38,18 +38,31 @@ def build_rewards(settings: RewardList, context: StageContext, tokenizer: Any | 
 
 
 def model_reward(settings: ModelReward, context: StageContext, tokenizer: Any | None) -> Reward:
-    """The score of a trained reward model; it reads prompt and answer as the policy wrote them, where that is known."""
+    """The score of a trained reward model. ``tokenizer`` is the policy's, where one is trained.
+
+    Raises StageError where the model knows another chat template than the policy.
+    """
     model, own_tokenizer = load_reward_model(context.inputs[settings.model], context.run)
     if tokenizer is not None:
         check_template(tokenizer, own_tokenizer, settings.model)
+    return scoring(model, own_tokenizer, batch_size=settings.batch_size)
 
-    def ids(answer: RewardInput) -> list[int]:
-        if answer.token_ids is not None and tokenizer is not None:
-            return list(answer.token_ids)
-        messages = answer.prompt.messages
-        return render_prompt(own_tokenizer, messages) + render_answer(own_tokenizer, messages, answer.text)
 
-    return lambda answers: score(model, own_tokenizer, list(map(ids, answers)), batch_size=settings.batch_size)
+def scoring(model: Any, tokenizer: Any, *, batch_size: int = 32) -> Reward:
+    """The score of a reward model that is loaded.
+
+    It reads an answer's text as it was rendered for its training, not the tokens that were drawn: these may spell the
+    same text in another way, which raters and training never saw.
+    """
+
+    def scores(answers: Sequence[RewardInput]) -> list[float]:
+        rows = [
+            render_response(tokenizer, answer.prompt.messages, answer.text, finished=answer.finished)
+            for answer in answers
+        ]
+        return score(model, tokenizer, rows, batch_size=batch_size)
+
+    return scores
 
 
 def check_template(policy: Any, reward: Any, name: str) -> None:

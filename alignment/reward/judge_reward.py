@@ -7,6 +7,7 @@ from typing import Any
 from alignment.digests import content_id
 from alignment.errors import StageError
 from alignment.judges.factory import build_judge, calibration_of
+from alignment.judges.prompts import shown_answer
 from alignment.judges.protocol import JudgeCorrection, sigmoid
 from alignment.recipe.rewards import JudgeReward, reward_name
 from alignment.records import Comparison, Prompt, Response, Sampling
@@ -25,7 +26,8 @@ def judge_reward(settings: JudgeReward, context: StageContext) -> Reward:
     if settings.alone:
 
         async def alone(answers: Sequence[RewardInput]) -> list[float]:
-            found = await judge.score([answer.prompt for answer in answers], [answer.text for answer in answers])
+            shown = [shown_answer(answer.text, finished=answer.finished) for answer in answers]
+            found = await judge.score([answer.prompt for answer in answers], shown)
             return _filled(found, settings)
 
         return alone
@@ -34,17 +36,17 @@ def judge_reward(settings: JudgeReward, context: StageContext) -> Reward:
         comparisons = _pairings(answers, settings.opponents)
         if not comparisons:
             return [0.5] * len(answers)  # every prompt has one answer, however often: none is better than another
-        won: dict[tuple[str, str], list[float]] = {}
+        won: dict[str, list[float]] = {}
         for comparison, judgement in zip(comparisons, await judge.judge(comparisons), strict=True):
             odds = correction.orders(judgement)
             if odds is not None:
                 left = fmean(sigmoid(one / correction.temperature) for one in odds)
                 for response, probability in zip(comparison.responses, (left, 1 - left), strict=True):
-                    won.setdefault((comparison.prompt.id, response.text), []).append(probability)
-        met = {(comparison.prompt.id, response.text) for comparison in comparisons for response in comparison.responses}
+                    won.setdefault(response.id, []).append(probability)
+        met = {response.id for comparison in comparisons for response in comparison.responses}
         scores: list[float | None] = []
         for answer in answers:
-            key = (answer.prompt.id, answer.text)
+            key = _response(answer).id
             scores.append(fmean(won[key]) if key in won else None if key in met else 0.5)
         return _filled(scores, settings)
 
@@ -53,14 +55,13 @@ def judge_reward(settings: JudgeReward, context: StageContext) -> Reward:
 
 def _pairings(answers: Sequence[RewardInput], opponents: int) -> list[Comparison]:
     """Each distinct answer with the next ``opponents`` of its prompt's, in a ring; every pair once."""
-    groups: dict[str, tuple[Prompt, list[str]]] = {}
+    groups: dict[str, tuple[Prompt, dict[str, Response]]] = {}
     for answer in answers:
-        texts = groups.setdefault(answer.prompt.id, (answer.prompt, []))[1]
-        if answer.text not in texts:
-            texts.append(answer.text)
+        response = _response(answer)
+        groups.setdefault(answer.prompt.id, (answer.prompt, {}))[1].setdefault(response.id, response)
     made: dict[frozenset[str], Comparison] = {}
-    for prompt, texts in groups.values():
-        responses = [_response(prompt, text) for text in texts]
+    for prompt, distinct in groups.values():
+        responses = list(distinct.values())
         for place, left in enumerate(responses):
             for step in range(1, 1 + min(opponents, len(responses) - 1)):
                 right = responses[(place + step) % len(responses)]
@@ -70,11 +71,12 @@ def _pairings(answers: Sequence[RewardInput], opponents: int) -> list[Comparison
     return list(made.values())
 
 
-def _response(prompt: Prompt, text: str) -> Response:
-    identifier = content_id(["response", prompt.id, text])
+def _response(answer: RewardInput) -> Response:
+    cut = [] if answer.finished else ["cut off"]
+    identifier = content_id(["response", answer.prompt.id, answer.text, *cut])
     return Response(
-        id=identifier, prompt_id=prompt.id, text=text, model="policy", sampling=Sampling(), seed=0, tokens=0,
-        finished=True,
+        id=identifier, prompt_id=answer.prompt.id, text=answer.text, model="policy", sampling=Sampling(), seed=0,
+        tokens=answer.tokens, finished=answer.finished,
     )  # fmt: skip
 
 

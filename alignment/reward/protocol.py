@@ -21,15 +21,13 @@ from alignment.records import Prompt
 class RewardInput:
     """What is scored: an answer to a prompt, whose ``reference`` it may be compared with.
 
-    ``tokens`` counts the generated tokens. ``token_ids`` are prompt and answer as the policy read and wrote them, where
-    that is known: a reward model then reads the very same.
+    ``tokens`` counts the generated tokens. ``finished`` is False where the answer was cut off at its longest length.
     """
 
     prompt: Prompt
     text: str
     tokens: int
     finished: bool = True
-    token_ids: tuple[int, ...] | None = None
 
 
 Scores = Sequence[float]

@@ -44,6 +44,7 @@ def function(settings: FunctionReward, path: Path | None) -> Reward:
             "prompts": [[message.model_dump() for message in answer.prompt.messages] for answer in answers],
             "responses": [answer.text for answer in answers],
             "references": [answer.prompt.reference for answer in answers],
+            "finished": [answer.finished for answer in answers],
             "options": settings.options,
         }
         told = process.ask(question, settings.seconds)
@@ -75,8 +76,17 @@ def load():
     spec.loader.exec_module(loaded)
     return loaded
 
+def told(asked):
+    try:
+        parameters = inspect.signature(called).parameters
+    except (TypeError, ValueError):  # some that are written in C have none
+        return asked["options"]
+    kinds = {one.kind for one in parameters.values()}
+    wanted = "finished" in parameters or inspect.Parameter.VAR_KEYWORD in kinds
+    return asked["options"] | ({"finished": asked["finished"]} if wanted else {})
+
 def scores(asked):
-    found = called(asked["prompts"], asked["responses"], asked["references"], **asked["options"])
+    found = called(asked["prompts"], asked["responses"], asked["references"], **told(asked))
     if inspect.isawaitable(found):
         async def wait():
             return await found

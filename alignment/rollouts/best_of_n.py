@@ -7,16 +7,18 @@ policy is at most ``log n - (n - 1) / n`` nats (Beirami et al. 2024), however fa
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
-from alignment.chat import template_digest
+from alignment.chat import render_response, template_digest
 from alignment.errors import StageError
 from alignment.models.reward_model import load_reward_model
-from alignment.records import Sampling
+from alignment.records import Prompt, Sampling
 from alignment.rollouts.engine import Completion, Engine
 from alignment.rollouts.seeds import derived_seed
 from alignment.stage import StageContext
 
 Score: TypeAlias = Callable[[Sequence[Sequence[int]], Sequence[Completion]], Sequence[float]]
 """Scores completions, given the prompt (token ids) of each, in their order."""
+AnswerScore: TypeAlias = Callable[[Sequence[Prompt], Sequence[Completion]], Sequence[float]]
+"""The same, given the prompt itself."""
 
 
 def best_of(
@@ -49,9 +51,15 @@ def best_of(
     return [kept[start : start + per_prompt] for start in range(0, len(kept), per_prompt)]
 
 
+def score_of(score: AnswerScore, prompts: Sequence[Prompt], ids: Sequence[Sequence[int]]) -> Score:
+    """``score`` where it is told the tokens of prompts: ``ids`` are those of ``prompts``, in their order."""
+    known = {tuple(one): prompt for one, prompt in zip(ids, prompts, strict=True)}
+    return lambda asked, completions: score([known[tuple(one)] for one in asked], completions)
+
+
 def reward_model_score(
     context: StageContext, reward: str, model: str, tokenizer: Any, *, batch_size: int = 32
-) -> Score:
+) -> AnswerScore:
     """The score by the reward model that the stage ``reward`` made, of what ``model`` answers with ``tokenizer``.
 
     Raises StageError where the reward model was trained with another chat template.
@@ -65,8 +73,11 @@ def reward_model_score(
             "train the reward model from the same base"
         )
 
-    def scored(prompts: Sequence[Sequence[int]], completions: Sequence[Completion]) -> list[float]:
-        whole = [[*ids, *completion.tokens] for ids, completion in zip(prompts, completions, strict=True)]
+    def scored(prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[float]:
+        whole = [
+            render_response(its_tokenizer, prompt.messages, completion.text, finished=completion.finished)
+            for prompt, completion in zip(prompts, completions, strict=True)
+        ]
         return score(judge, its_tokenizer, whole, batch_size=batch_size)
 
     return scored

@@ -49,6 +49,7 @@ class Revision(Record):
     writer: str
     original: str
     steps: tuple[Step, ...]
+    original_finished: bool = True  # False: the response was cut off at its longest length
 
     @property
     def text(self) -> str | None:
@@ -130,7 +131,7 @@ class Reviser:
                 texts[i] = texts[i] if note else revision
         return [
             Revision(response_id=response.id, prompt_id=prompt.id, writer=self.name, original=response.text,
-                     steps=tuple(own))
+                     steps=tuple(own), original_finished=response.finished)
             for (prompt, response), own in zip(drafts, steps, strict=True)
         ]  # fmt: skip
 
@@ -162,7 +163,8 @@ def pair_of(prompt: Prompt, revision: Revision) -> PreferencePair | None:
         return None
     return PreferencePair(
         id=pair_id(prompt.messages, text, revision.original), prompt_id=prompt.id, prompt=prompt.messages, chosen=text,
-        rejected=revision.original, rater_kind="constitution", kind=prompt.kind,
+        rejected=revision.original, rejected_finished=revision.original_finished, rater_kind="constitution",
+        kind=prompt.kind,
     )  # fmt: skip
 
 

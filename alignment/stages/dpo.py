@@ -14,7 +14,7 @@ from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 from trl import DPOConfig, DPOTrainer
 
-from alignment.chat import render_answer, render_prompt
+from alignment.chat import PairTokens, render_pair
 from alignment.data.jsonl import read_records
 from alignment.distributed.fsdp import shard_frozen
 from alignment.errors import StageError
@@ -28,7 +28,7 @@ from alignment.training.fit import fit
 from alignment.training.invariants import check_first_dpo_step
 from alignment.training.policy import PolicyTraining, TrainingOutcome, begin_policy
 from alignment.training.response_head import add_response_head
-from alignment.training.row_counts import cut_pairs, is_identical, log_counts, opposite_pairs
+from alignment.training.row_counts import duplicates_before, log_counts, no_pair, sift_pairs
 
 
 class TokenisedDPOTrainer(DPOTrainer):  # type: ignore[misc]  # TRL is untyped
@@ -49,25 +49,16 @@ def run(settings: DpoStage, context: StageContext) -> StageResult:
     """Trains ``settings.model`` on preference pairs. Raises StageError where no pair is to learn from."""
     training = begin_policy(settings, context, reference=True)
     pairs = read_records(Path(context.inputs[settings.preferences].path) / "pairs.jsonl", PreferencePair)
-    rows = [tokenised_pair(training.tokenizer, pair) for pair in pairs]
-    fitting = [row for row in rows if len(row["prompt_ids"]) < settings.max_length]
-    if not fitting:
-        raise StageError(f"every prompt alone fills max_length={settings.max_length} tokens; raise it")
-    learnable = [row for row in fitting if not is_identical(row, settings.max_length)]
-    if not learnable:
-        raise StageError(f"the answers of every pair are the same within max_length={settings.max_length} tokens")
-
-    counts = {
-        "pairs": float(len(learnable)),
-        "dropped": float(len(rows) - len(fitting)),
-        "identical": float(len(fitting) - len(learnable)),
-        "opposite": float(opposite_pairs(pairs)),
-        "end_cut": float(cut_pairs(learnable, settings.max_length)),
-    }
+    sifted = sift_pairs(pairs, training.tokenizer, settings.max_length, whole=False, cut_chosen=settings.cut_chosen)
+    if not sifted.learnable:
+        raise StageError(no_pair(sifted.counts, settings.max_length))
+    rows = [_columns(row) for _pair, row in sifted.learnable]
+    counts = sifted.counts | {"pairs": float(len(rows))}
+    counts["duplicates"] += duplicates_before(context, settings.preferences)
     log_counts(context, counts)
 
     def make_trainer(callback: StageCallback) -> Any:
-        return _trainer(settings, context, training, Dataset.from_list(learnable), callback)
+        return _trainer(settings, context, training, Dataset.from_list(rows), callback)
 
     fitted = fit(
         training.policy,
@@ -86,9 +77,11 @@ def run(settings: DpoStage, context: StageContext) -> StageResult:
 
 def tokenised_pair(tokenizer: PreTrainedTokenizerBase, pair: PreferencePair) -> dict[str, list[int]]:
     """The columns that TRL's preference collator reads: ``prompt_ids``, ``chosen_ids``, ``rejected_ids``."""
-    prompt = render_prompt(tokenizer, pair.prompt)
-    chosen, rejected = (render_answer(tokenizer, pair.prompt, text) for text in (pair.chosen, pair.rejected))
-    return {"prompt_ids": prompt, "chosen_ids": chosen, "rejected_ids": rejected}
+    return _columns(render_pair(tokenizer, pair))
+
+
+def _columns(row: PairTokens) -> dict[str, list[int]]:
+    return {"prompt_ids": row.prompt, "chosen_ids": row.chosen, "rejected_ids": row.rejected}
 
 
 def _trainer(

@@ -8,7 +8,7 @@ there are workers, and each is kept as a checkpoint: a run that was stopped does
 import json
 from collections.abc import Callable, Mapping, Sequence
 
-from alignment.chat import render_answer, render_prompt, template_digest
+from alignment.chat import render_response, template_digest
 from alignment.data.jsonl import write_records
 from alignment.digests import content_id
 from alignment.durable_files import write_text
@@ -35,7 +35,7 @@ from alignment.rollouts.held_out import held_out_prompts
 from alignment.rollouts.policy_pool import PolicyPool
 from alignment.stage import Progress, StageContext, StageResult
 
-Batch = tuple[tuple[Prompt, str], ...]  # prompts and answers to them
+Batch = tuple[tuple[Prompt, str, bool], ...]  # prompts, answers to them, and whether these are finished
 
 
 def run(settings: EvaluateStage, context: StageContext) -> StageResult:
@@ -125,14 +125,15 @@ def _rewards(work: _Work, answers: Mapping[str, Sequence[Response]]) -> dict[str
     if work.settings.reward is None:
         return {}
     wanted = {
-        (prompt.id, response.text): prompt
+        (prompt.id, response.text, response.finished): prompt
         for responses in answers.values()
         for prompt, response in zip(work.prompts, responses, strict=True)
     }
     ordered = sorted(wanted, key=lambda one: (len(one[1]), one))
     size = work.settings.batch_size
     batches = [
-        tuple((wanted[one], one[1]) for one in ordered[start : start + size]) for start in range(0, len(ordered), size)
+        tuple((wanted[one], *one[1:]) for one in ordered[start : start + size])
+        for start in range(0, len(ordered), size)
     ]
     paths = [work.context.checkpoints / f"scores-{_of(batch)}.json" for batch in batches]
 
@@ -144,7 +145,7 @@ def _rewards(work: _Work, answers: Mapping[str, Sequence[Response]]) -> dict[str
         write=lambda place, scores: write_text(paths[place], json.dumps(scores)),
     )  # fmt: skip
     scores = dict(zip(ordered, (value for batch in found for value in batch), strict=True))
-    return {name: [scores[r.prompt_id, r.text] for r in responses] for name, responses in answers.items()}
+    return {name: [scores[r.prompt_id, r.text, r.finished] for r in responses] for name, responses in answers.items()}
 
 
 def scorer(settings: EvaluateStage, context: StageContext) -> Callable[[Batch], list[float]]:
@@ -154,8 +155,7 @@ def scorer(settings: EvaluateStage, context: StageContext) -> Callable[[Batch], 
 
     def scored(batch: Batch) -> list[float]:
         sequences = [
-            render_prompt(tokenizer, prompt.messages) + render_answer(tokenizer, prompt.messages, text)
-            for prompt, text in batch
+            render_response(tokenizer, prompt.messages, text, finished=finished) for prompt, text, finished in batch
         ]
         return score(model, tokenizer, sequences, batch_size=settings.batch_size)
 
@@ -163,7 +163,7 @@ def scorer(settings: EvaluateStage, context: StageContext) -> Callable[[Batch], 
 
 
 def _of(batch: Batch) -> str:
-    return content_id([[prompt.id, text] for prompt, text in batch])
+    return content_id([[prompt.id, text, finished] for prompt, text, finished in batch])
 
 
 def _judge(

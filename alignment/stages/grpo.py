@@ -11,12 +11,18 @@ from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 from trl import GRPOConfig, RLOOConfig
 
-from alignment.chat import render_prompt
-from alignment.data.prompts import load_prompts
+from alignment.data.prompts import split_prompts
 from alignment.errors import StageError
 from alignment.models.families import stop_ids
 from alignment.policy.grpo.metrics import GroupCallback, all_alarms
-from alignment.policy.grpo.trainer import OurGRPOTrainer, OurRLOOTrainer, Rollouts, reward_stub, run_dataset
+from alignment.policy.grpo.trainer import (
+    OurGRPOTrainer,
+    OurRLOOTrainer,
+    Rollouts,
+    reward_stub,
+    reward_weights,
+    run_dataset,
+)
 from alignment.recipe.stages.grpo import GroupStage, GrpoStage, RlooStage
 from alignment.records import Prompt
 from alignment.reward.factory import build_rewards
@@ -27,7 +33,7 @@ from alignment.training.callback import StageCallback
 from alignment.training.fit import fit
 from alignment.training.policy import PolicyTraining, TrainingOutcome, begin_policy
 from alignment.training.response_head import add_response_head
-from alignment.training.row_counts import log_counts
+from alignment.training.row_counts import Counts, log_counts, sift_prompts
 
 
 def run(settings: GrpoStage | RlooStage, context: StageContext) -> StageResult:
@@ -37,8 +43,8 @@ def run(settings: GrpoStage | RlooStage, context: StageContext) -> StageResult:
     """
     updates_per_step = settings.epochs * settings.minibatches
     training = begin_policy(settings, context, reference=True, updates_per_step=updates_per_step)
-    prompts, dropped = training_prompts(settings, context, training.tokenizer)
-    log_counts(context, {"dropped": dropped})
+    prompts, counts = training_prompts(settings, context, training.tokenizer)
+    log_counts(context, counts)
     rollouts = _rollouts(settings, context, training, prompts, updates_per_step)
     tables = context.checkpoints / "samples"  # not in the output, which a restart begins anew
 
@@ -58,9 +64,8 @@ def run(settings: GrpoStage | RlooStage, context: StageContext) -> StageResult:
     metrics = {
         "mean_loss": fitted.mean_loss,
         "prompts": float(len(prompts)),
-        "dropped": float(dropped),
         "alarms": float(len(alarms)),
-    }
+    } | counts
     sampled = round(sum(length * settings.episodes for _step, length in fitted.curves["length"]))
     outcome = TrainingOutcome(fitted.curves, metrics, fitted.tokens, sampled, {"alarms.json": alarms}, tables)
     return training.finish(fitted.model, outcome)
@@ -86,6 +91,7 @@ def _rollouts(
         seed=context.run.seed,
         updates_per_step=updates_per_step,
         epochs=settings.epochs,
+        missing_eos_penalty=settings.missing_eos_penalty,
         dtype=context.run.model.dtype,
         rank=context.rank,
     )
@@ -93,14 +99,14 @@ def _rollouts(
 
 def training_prompts(
     settings: GroupStage, context: StageContext, tokenizer: PreTrainedTokenizerBase
-) -> tuple[list[Prompt], int]:
-    """The training prompts that are short enough, and how many are not. Raises StageError where none is."""
-    train, _held_out = load_prompts(context.data["prompts"], context.run.held_out)
+) -> tuple[list[Prompt], Counts]:
+    """The training prompts that are short enough, and how many rows are left out. Raises StageError where none is."""
+    split = split_prompts(context.data["prompts"], context.run.held_out)
     longest = settings.max_prompt_length
-    fitting = [prompt for prompt in train if len(render_prompt(tokenizer, prompt.messages)) <= longest]
+    fitting, counts = sift_prompts(split, tokenizer, longest)
     if not fitting:
-        raise StageError(f"none of {len(train)} training prompts is at most max_prompt_length={longest} tokens")
-    return fitting, len(train) - len(fitting)
+        raise StageError(f"none of {len(split.train)} training prompts is at most max_prompt_length={longest} tokens")
+    return fitting, counts
 
 
 def group_arguments(settings: GroupStage, context: StageContext, weights: list[float]) -> dict[str, Any]:
@@ -133,7 +139,8 @@ def _trainer(
     rollouts: Rollouts,
     callback: StageCallback,
 ) -> OurGRPOTrainer | OurRLOOTrainer:
-    shared = group_arguments(settings, context, [component.weight for component in rollouts.rewards.components])
+    weights = reward_weights(rollouts)
+    shared = group_arguments(settings, context, list(weights.values()))
     rows = run_dataset(
         rollouts.prompts,
         steps=settings.steps,
@@ -149,7 +156,7 @@ def _trainer(
         )
     trainer = kind(
         model=training.policy,
-        reward_funcs=[reward_stub(name) for name in rollouts.rewards.names],
+        reward_funcs=[reward_stub(name) for name in weights],
         args=arguments,
         train_dataset=rows,
         processing_class=training.tokenizer,

@@ -22,7 +22,7 @@ from alignment.preferences.simulated_raters import SimulatedRater, simulated_rat
 from alignment.recipe.base import BASE
 from alignment.recipe.stages.overoptimisation import OveroptimisationStage
 from alignment.records import Artifact, Comparison, Prompt, Record, Response, Sampling
-from alignment.rollouts.best_of_n import Score, reward_model_score
+from alignment.rollouts.best_of_n import AnswerScore, reward_model_score
 from alignment.rollouts.held_out import held_out_prompts
 from alignment.rollouts.policy_pool import PolicyPool
 from alignment.rollouts.seeds import response_seed
@@ -63,7 +63,7 @@ class _Lab:
     raters: Sequence[SimulatedRater]
     pool: PolicyPool
     total: int  # answers that are to be drawn
-    proxy: Score | None = None  # loaded when it is first asked
+    proxy: AnswerScore | None = None  # loaded when it is first asked
     done: int = 0
     tokens: int = 0
 
@@ -145,9 +145,8 @@ def _answers(lab: _Lab, artifact: Artifact, per_prompt: int) -> SnapshotScores:
         lab.proxy = reward_model_score(
             lab.context, settings.reward, settings.model, policy.tokenizer, batch_size=settings.batch_size
         )
-    flat = [(ids, one) for ids, group in zip(asked, drawn, strict=True) for one in group]
-    proxy = lab.proxy([ids for ids, _one in flat], [one for _ids, one in flat])
     rows = [(prompt, one) for prompt, group in zip(lab.prompts, drawn, strict=True) for one in group]
+    proxy = lab.proxy([prompt for prompt, _one in rows], [one for _prompt, one in rows])
     responses = [
         Response(
             id=content_id(["answer", artifact.digest, prompt.id, seed]), prompt_id=prompt.id, text=one.text,

@@ -15,8 +15,7 @@ from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase, Train
 
 from alignment.errors import StageError
 from alignment.evaluation.held_out_pairs import HeldOutFigures, classifier_figures
-from alignment.judges.pair_classifier import FILE, encoded
-from alignment.judges.prompts import conversation
+from alignment.judges.pair_classifier import FILE, both_orders, sift_orders
 from alignment.judges.protocol import side
 from alignment.models.reward_model import score
 from alignment.preferences.pairs import split_pairs
@@ -26,7 +25,7 @@ from alignment.stage import StageContext, StageResult
 from alignment.training.arguments import trainer_arguments
 from alignment.training.callback import StageCallback
 from alignment.training.fit import fit
-from alignment.training.row_counts import log_counts, opposite_pairs
+from alignment.training.row_counts import duplicates_before, log_counts, no_pair
 from alignment.training.score_model import ScoreOutcome, ScoreTraining, begin_score_model
 
 CROSS_ENTROPY = "multi_label_classification"  # transformers' name for it on the sigmoid of one logit
@@ -39,22 +38,17 @@ def run(settings: PairClassifierStage, context: StageContext) -> StageResult:
     """
     training = begin_score_model(settings, context, problem_type=CROSS_ENTROPY)
     pairs, held_out = split_pairs(settings.preferences, context)
-    both = [_both_orders(training.tokenizer, pair, settings.max_answer_tokens) for pair in pairs]
-    distinct = [orders for orders in both if orders[0]["input_ids"] != orders[1]["input_ids"]]
-    rows = [row for orders in distinct for row in orders]
-    fitting = [row for row in rows if len(row["input_ids"]) <= settings.max_length]
-    if not fitting or not held_out:
-        raise StageError(
-            f"{len(fitting)} pairs in one order to train on and {len(held_out)} pairs held out; both must be more than "
-            "none: give more pairs, or raise max_length"
-        )
-
-    counts = {
-        "rows": float(len(fitting)),
-        "dropped": float(len(rows) - len(fitting)),
-        "identical": float(len(both) - len(distinct)),
-        "opposite": float(opposite_pairs(pairs)),
-    }
+    sifted = sift_orders(
+        pairs, training.tokenizer, settings.max_length, max_answer_tokens=settings.max_answer_tokens,
+        cut_chosen=settings.cut_chosen,
+    )  # fmt: skip
+    fitting = sifted.rows
+    if not fitting:
+        raise StageError(no_pair(sifted.counts, settings.max_length))
+    if not held_out:
+        raise StageError(f"{len(fitting)} rows to train on and no pair held out; both must be more than none")
+    counts = sifted.counts | {"rows": float(len(fitting))}
+    counts["duplicates"] += duplicates_before(context, settings.preferences)
     log_counts(context, counts)
 
     def make_trainer(callback: StageCallback) -> Any:
@@ -72,17 +66,6 @@ def run(settings: PairClassifierStage, context: StageContext) -> StageResult:
         evaluate,
         ScoreOutcome(fitted.curves, counts | {"mean_loss": fitted.mean_loss}, tokens, files),
     )
-
-
-def _both_orders(
-    tokenizer: PreTrainedTokenizerBase, pair: PreferencePair, max_answer_tokens: int
-) -> list[dict[str, Any]]:
-    """A pair in both orders, with what the first answer is: 1 for the chosen one, 0 for the other."""
-    question = conversation(pair.prompt)
-    return [
-        {"input_ids": encoded(tokenizer, question, (pair.chosen, pair.rejected), max_answer_tokens), "labels": [1.0]},
-        {"input_ids": encoded(tokenizer, question, (pair.rejected, pair.chosen), max_answer_tokens), "labels": [0.0]},
-    ]
 
 
 def _trainer(
@@ -111,7 +94,7 @@ def _evaluate(
     model: Any, tokenizer: PreTrainedTokenizerBase, pairs: Sequence[PreferencePair], settings: PairClassifierStage
 ) -> HeldOutFigures:
     """Figures on held-out pairs, each in both orders: log-odds are for the chosen answer."""
-    rows = [row["input_ids"] for pair in pairs for row in _both_orders(tokenizer, pair, settings.max_answer_tokens)]
+    rows = [row["input_ids"] for pair in pairs for row in both_orders(tokenizer, pair, settings.max_answer_tokens)]
     log_odds = score(model, tokenizer, rows, batch_size=2 * settings.batch_size)
     chosen_first, chosen_last = log_odds[::2], [0.0 - value for value in log_odds[1::2]]
     consistency = fmean(side(first) == side(last) for first, last in zip(chosen_first, chosen_last, strict=True))

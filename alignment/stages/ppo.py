@@ -8,7 +8,7 @@ from typing import Any
 from peft import LoraConfig, PeftModel, inject_adapter_in_model
 
 from alignment.chat import render_prompt
-from alignment.data.prompts import load_prompts
+from alignment.data.prompts import PromptSplit, split_prompts
 from alignment.distributed.fsdp import check_devices
 from alignment.distributed.workers import Team
 from alignment.durable_files import write_text
@@ -32,6 +32,7 @@ from alignment.rollouts.factory import team_engine
 from alignment.stage import Progress, StageContext, StageResult
 from alignment.training.curves import curves_of_steps
 from alignment.training.policy import TrainingOutcome, begin_policy
+from alignment.training.row_counts import Counts, log_counts, sift_prompts
 
 _log = logging.getLogger(__name__)
 SHOWN = 8  # answers in each sample table
@@ -46,7 +47,7 @@ def run(settings: PpoStage, context: StageContext) -> StageResult:
     training = begin_policy(settings, context, reference=True, masters=False)
     policy, tokenizer, start = training.policy, training.tokenizer, training.start
     reward_model, reward = episode_reward(settings, context, tokenizer)
-    prompts, held_out, dropped = _prompts(settings, context, tokenizer)
+    prompts, held_out, counts = _prompts(settings, context, tokenizer)
     critic = _critic(settings, policy, reward_model)  # before the reference adds its adapter
     if reward_model is not None:
         reward_model.to(pick_device(context.run.resources))
@@ -85,7 +86,7 @@ def run(settings: PpoStage, context: StageContext) -> StageResult:
     with context.working():
         state = trainer.train(on_step=on_step)
     curves = curves_of_steps(enumerate(state.history, start=1))
-    metrics = {"prompts": float(len(prompts)), "dropped": float(dropped), "alarms": float(len(state.alarms))}
+    metrics = {"prompts": float(len(prompts)), "alarms": float(len(state.alarms))} | counts
     outcome = TrainingOutcome(
         curves, metrics, state.tokens_trained, state.tokens_sampled, {"alarms.json": state.alarms}, tables
     )
@@ -108,28 +109,29 @@ def sample_table(experience: Experience) -> list[dict[str, Any]]:
     ]
 
 
-def _prompts(settings: PpoStage, context: StageContext, tokenizer: Any) -> tuple[list[PromptIds], list[PromptIds], int]:
+def _prompts(
+    settings: PpoStage, context: StageContext, tokenizer: Any
+) -> tuple[list[PromptIds], list[PromptIds], Counts]:
     """The training prompts and the held-out ones that are watched, those that are too long left out of both; and how
-    many training prompts are."""
-
-    def rendered(prompts: list[Prompt], kind: str) -> list[PromptIds]:
-        ids = [(prompt, tuple(render_prompt(tokenizer, prompt.messages))) for prompt in prompts]
-        short = [row for row in ids if len(row[1]) <= settings.max_prompt_length]
-        if len(short) < len(prompts) and context.rank == 0:
-            _log.warning(
-                "%s: %d of %d %s prompts left out, longer than max_prompt_length=%d tokens",
-                context.name, len(prompts) - len(short), len(prompts), kind, settings.max_prompt_length,
-            )  # fmt: skip
-        return short
-
-    train, held_out = load_prompts(context.data["prompts"], context.run.held_out)
-    fitting = rendered(train, "training")
+    many rows of the training prompts are left out."""
+    longest = settings.max_prompt_length
+    split = split_prompts(context.data["prompts"], context.run.held_out)
+    fitting, counts = sift_prompts(split, tokenizer, longest)
+    log_counts(context, counts)
     if not fitting:
-        raise StageError(
-            f"none of {len(train)} training prompts is at most max_prompt_length={settings.max_prompt_length} tokens"
-        )
-    watched = sorted(held_out, key=lambda prompt: prompt.id) if settings.raters is not None else []
-    return fitting, rendered(watched, "held-out")[: settings.watch_prompts], len(train) - len(fitting)
+        raise StageError(f"none of {len(split.train)} training prompts is at most max_prompt_length={longest} tokens")
+    watched = sorted(split.held_out, key=lambda prompt: prompt.id) if settings.raters is not None else []
+    short, _counts = sift_prompts(PromptSplit(watched, [], 0), tokenizer, longest)
+    if len(short) < len(watched) and context.rank == 0:
+        _log.warning(
+            "%s: %d of %d held-out prompts left out, longer than max_prompt_length=%d tokens",
+            context.name, len(watched) - len(short), len(watched), longest,
+        )  # fmt: skip
+
+    def rendered(prompts: list[Prompt]) -> list[PromptIds]:
+        return [(prompt, tuple(render_prompt(tokenizer, prompt.messages))) for prompt in prompts]
+
+    return rendered(fitting), rendered(short[: settings.watch_prompts]), counts
 
 
 def _watch(settings: PpoStage, context: StageContext, engine: Engine, held_out: list[PromptIds]) -> Watch | None:

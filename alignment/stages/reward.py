@@ -10,7 +10,7 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 from trl import RewardConfig, RewardTrainer
 
-from alignment.chat import render_answer, render_prompt
+from alignment.chat import PairTokens, render_pair
 from alignment.errors import StageError
 from alignment.evaluation.held_out_pairs import HeldOutFigures, reward_figures
 from alignment.models.reward_model import score
@@ -21,7 +21,7 @@ from alignment.stage import StageContext, StageResult
 from alignment.training.arguments import trainer_arguments
 from alignment.training.callback import StageCallback
 from alignment.training.fit import fit
-from alignment.training.row_counts import is_identical, log_counts, opposite_pairs
+from alignment.training.row_counts import duplicates_before, log_counts, no_pair, sift_pairs
 from alignment.training.score_model import ScoreOutcome, ScoreTraining, begin_score_model
 
 
@@ -32,24 +32,18 @@ def run(settings: RewardStage, context: StageContext) -> StageResult:
     """
     training = begin_score_model(settings, context)
     pairs, held_out = split_pairs(settings.preferences, context)
-    rows = [_row(training.tokenizer, pair, settings) for pair in pairs]
-    fitting = [row for row in rows if max(len(row["chosen_ids"]), len(row["rejected_ids"])) <= settings.max_length]
-    learnable = [row for row in fitting if not is_identical(row, settings.max_length)]
-    if not learnable or not held_out:
-        raise StageError(
-            f"{len(learnable)} pairs to train on and {len(held_out)} held out; both must be more than none"
-        )
-
-    counts = {
-        "pairs": float(len(learnable)),
-        "dropped": float(len(rows) - len(fitting)),
-        "identical": float(len(fitting) - len(learnable)),
-        "opposite": float(opposite_pairs(pairs)),
-    }
+    sifted = sift_pairs(pairs, training.tokenizer, settings.max_length, whole=True, cut_chosen=settings.cut_chosen)
+    if not sifted.learnable:
+        raise StageError(no_pair(sifted.counts, settings.max_length))
+    if not held_out:
+        raise StageError(f"{len(sifted.learnable)} pairs to train on and none held out; both must be more than none")
+    rows = [_columns(pair, row, settings) for pair, row in sifted.learnable]
+    counts = sifted.counts | {"pairs": float(len(rows))}
+    counts["duplicates"] += duplicates_before(context, settings.preferences)
     log_counts(context, counts)
 
     def make_trainer(callback: StageCallback) -> Any:
-        return _trainer(settings, context, training, learnable, callback)
+        return _trainer(settings, context, training, rows, callback)
 
     def evaluate(model: Any) -> HeldOutFigures:
         return _evaluate(model, training.tokenizer, held_out, settings)
@@ -59,14 +53,10 @@ def run(settings: RewardStage, context: StageContext) -> StageResult:
     return training.finish("reward_model", fitted.model, evaluate, outcome)
 
 
-def _row(tokenizer: PreTrainedTokenizerBase, pair: PreferencePair, settings: RewardStage) -> dict[str, Any]:
+def _columns(pair: PreferencePair, row: PairTokens, settings: RewardStage) -> dict[str, Any]:
     """The columns that TRL's preference collator reads."""
-    prompt = render_prompt(tokenizer, pair.prompt)
-    row: dict[str, Any] = {
-        "chosen_ids": prompt + render_answer(tokenizer, pair.prompt, pair.chosen),
-        "rejected_ids": prompt + render_answer(tokenizer, pair.prompt, pair.rejected),
-    }
-    return row | {"margin": pair.margin or 0.0} if settings.use_margin else row
+    columns: dict[str, Any] = {"chosen_ids": row.prompt + row.chosen, "rejected_ids": row.prompt + row.rejected}
+    return columns | {"margin": pair.margin or 0.0} if settings.use_margin else columns
 
 
 def _trainer(
@@ -91,7 +81,7 @@ def _trainer(
 def _evaluate(
     model: Any, tokenizer: PreTrainedTokenizerBase, pairs: Sequence[PreferencePair], settings: RewardStage
 ) -> HeldOutFigures:
-    rows = [_row(tokenizer, pair, settings) for pair in pairs]
+    rows = [_columns(pair, render_pair(tokenizer, pair), settings) for pair in pairs]
     answers = [row[side] for side in ("chosen_ids", "rejected_ids") for row in rows]
     scores = score(model, tokenizer, answers, batch_size=2 * settings.batch_size)
     return reward_figures(pairs, scores[: len(rows)], scores[len(rows) :])

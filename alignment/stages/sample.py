@@ -11,18 +11,19 @@ from typing import TypeAlias
 
 from alignment.chat import render_prompt
 from alignment.data.jsonl import read_records, write_records
-from alignment.data.prompts import load_prompts
+from alignment.data.prompts import split_prompts
 from alignment.data.split import limited
 from alignment.models.load import load_policy, policy_tokenizer
 from alignment.parallel_map import all_of
 from alignment.recipe.base import BASE
 from alignment.recipe.stages.sample import SampleStage
 from alignment.records import Response
-from alignment.rollouts.best_of_n import Score, best_of, reward_model_score
+from alignment.rollouts.best_of_n import AnswerScore, best_of, reward_model_score, score_of
 from alignment.rollouts.engine import Engine, PromptIds
 from alignment.rollouts.factory import build_engine
 from alignment.rollouts.seeds import response_seed
 from alignment.stage import Progress, StageContext, StageResult
+from alignment.training.row_counts import log_counts, sift_prompts
 
 Block: TypeAlias = list[PromptIds]
 
@@ -30,7 +31,9 @@ Block: TypeAlias = list[PromptIds]
 def run(settings: SampleStage, context: StageContext) -> StageResult:
     """Writes ``prompts.jsonl`` and ``responses.jsonl`` (in the prompts' order, a prompt's responses together)."""
     tokenizer = policy_tokenizer(context.inputs[settings.model], context.inputs[BASE], context.run)
-    prompts, _held_out = load_prompts(context.data["prompts"], context.run.held_out)
+    split = split_prompts(context.data["prompts"], context.run.held_out)
+    prompts, counts = sift_prompts(split, tokenizer, settings.longest_prompt())
+    log_counts(context, counts)
     prompts = limited(prompts, settings.limit)
     blocks = _blocks([(prompt, tuple(render_prompt(tokenizer, prompt.messages))) for prompt in prompts], settings)
     drawn: dict[str, list[Response]] = {}
@@ -58,6 +61,7 @@ def run(settings: SampleStage, context: StageContext) -> StageResult:
         "responses": float(len(responses)),
         "mean_tokens": tokens / len(responses),
         "finished": sum(response.finished for response in responses) / len(responses),
+        "duplicates": counts["duplicates"],
     }
     return StageResult("responses", metrics, tokens_sampled=tokens)
 
@@ -94,7 +98,7 @@ def _draw(
     settings: SampleStage,
     model: str,
     seed: int,
-    score: Score | None,
+    score: AnswerScore | None,
 ) -> list[Response]:
     count = settings.per_prompt
     seeds = [response_seed(seed, prompt.id, index) for prompt, _ids in block for index in range(count)]
@@ -102,7 +106,8 @@ def _draw(
     if score is None:
         completions = engine.generate(asked, per_prompt=count, sampling=sampling, seeds=seeds)
     else:
-        completions = best_of(engine, asked, candidates=settings.best_of, score=score, sampling=sampling, seeds=seeds,
+        told = score_of(score, [prompt for prompt, _ids in block], asked)
+        completions = best_of(engine, asked, candidates=settings.best_of, score=told, sampling=sampling, seeds=seeds,
                               per_prompt=count)  # fmt: skip
     return [
         Response(

@@ -1,42 +1,113 @@
 """Rows that vanish or teach nothing, counted by one rule in stages and in ``rlhf check``.
 
-A stage's metrics name them: ``duplicates`` (left out when the file was read), ``dropped`` (too long to learn from),
-``identical`` (pairs whose answers are the same tokens once they are cut, left out: no gradient comes from them),
-``opposite`` (rows that another row contradicts, both trained on) and ``end_cut`` (answers that are cut before their end
-of turn, which is not learned from them).
+A stage's metrics name them: ``duplicates`` (the same row again, left out), ``cut_chosen`` (pairs whose chosen answer
+was cut off at its longest length, left out unless the recipe keeps them: ``cut_chosen_kept``), ``cut_rejected`` (the
+same of the rejected one: trained on, without an end), ``dropped`` (too long to learn from, or an answer without a
+token), ``identical`` (pairs whose answers are the same tokens once they are cut, left out: no gradient comes from
+them), ``opposite`` (rows that another row contradicts, both trained on) and ``end_cut`` (whole answers that
+``max_length`` cuts before their end of turn, which is not learned from them).
 """
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
-from alignment.records import PreferencePair
+from transformers import PreTrainedTokenizerBase
+
+from alignment.chat import PairTokens, render_pair, render_prompt
+from alignment.data.prompts import PromptSplit
+from alignment.recipe.stages.training import CutChosen
+from alignment.records import PreferencePair, Prompt
 from alignment.stage import StageContext
 
 WORDS = {
     "duplicates": "{} are duplicates and left out",
+    "cut_chosen": "{} prefer an answer that was cut off and are left out",
+    "cut_chosen_kept": "{} prefer an answer that was cut off",
+    "cut_rejected": "{} reject an answer that was cut off",
     "dropped": "{} are too long and left out",
     "identical": "{} have identical answers and are left out",
     "opposite": "{} are contradicted by another",
     "end_cut": "{} are cut before an answer's end",
 }
 _log = logging.getLogger(__name__)
-Row = Mapping[str, Sequence[int]]
+Counts = dict[str, float]
 
 
-def is_identical(row: Row, max_length: int) -> bool:
-    """Whether a pair's answers are the same tokens within ``max_length``.
+@dataclass(frozen=True, slots=True)
+class SiftedPairs:
+    """Pairs that there is something to learn from, with their tokens, and the ``counts`` of all others."""
 
-    ``row`` has ``chosen_ids`` and ``rejected_ids``, which follow ``prompt_ids`` where there are any.
-    """
-    room = max(0, max_length - len(row.get("prompt_ids", ())))
-    return list(row["chosen_ids"][:room]) == list(row["rejected_ids"][:room])
+    learnable: list[tuple[PreferencePair, PairTokens]]
+    counts: Counts
 
 
-def cut_pairs(rows: Sequence[Row], max_length: int) -> int:
-    """Pairs of which an answer is cut before its end."""
-    return sum(
-        len(row["prompt_ids"]) + max(len(row["chosen_ids"]), len(row["rejected_ids"])) > max_length for row in rows
-    )
+def sift_pairs(
+    pairs: Sequence[PreferencePair],
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    *,
+    whole: bool,
+    cut_chosen: CutChosen,
+) -> SiftedPairs:
+    """The pairs that a stage learns from within ``max_length`` tokens. ``whole``: a pair of which anything is cut there
+    is left out, as for a model that scores answers."""
+    usable, counts = usable_pairs(pairs, cut_chosen)
+    rows = [(pair, render_pair(tokenizer, pair)) for pair in usable]
+    fitting = [(pair, row) for pair, row in rows if _fits(row, max_length, whole=whole)]
+    learnable = [(pair, row) for pair, row in fitting if not is_identical(row, max_length)]
+    counts |= {
+        "dropped": float(len(rows) - len(fitting)),
+        "identical": float(len(fitting) - len(learnable)),
+        "end_cut": float(sum(_end_is_cut(pair, row, max_length) for pair, row in learnable)),
+    }
+    return SiftedPairs(learnable, counts)
+
+
+def usable_pairs(pairs: Sequence[PreferencePair], cut_chosen: CutChosen) -> tuple[list[PreferencePair], Counts]:
+    """Each pair once, without those whose chosen answer was cut off unless they are to be kept; and the counts."""
+    first: dict[object, PreferencePair] = {}
+    for pair in pairs:
+        first.setdefault((pair.prompt, pair.chosen, pair.rejected), pair)
+    distinct = list(first.values())
+    cut = sum(not pair.chosen_finished for pair in distinct)
+    usable = [pair for pair in distinct if pair.chosen_finished or cut_chosen == "keep"]
+    return usable, {
+        "duplicates": float(len(pairs) - len(distinct)),
+        "cut_chosen": float(len(distinct) - len(usable)),
+        "cut_chosen_kept": float(cut if cut_chosen == "keep" else 0),
+        "cut_rejected": float(sum(not pair.rejected_finished for pair in usable)),
+        "opposite": float(opposite_pairs(usable)),
+    }
+
+
+def sift_prompts(
+    split: PromptSplit, tokenizer: PreTrainedTokenizerBase, longest: int | None
+) -> tuple[list[Prompt], Counts]:
+    """The training prompts of at most ``longest`` tokens (None: all of them), and the counts of the others."""
+    fitting = [
+        prompt for prompt in split.train if longest is None or len(render_prompt(tokenizer, prompt.messages)) <= longest
+    ]
+    return fitting, {"duplicates": float(split.duplicates), "dropped": float(len(split.train) - len(fitting))}
+
+
+def duplicates_before(context: StageContext, preferences: str) -> int:
+    """Pairs of the file behind the stage ``preferences`` that were left out there, because they stand in it twice."""
+    return int(context.inputs[preferences].metrics.get("skipped.duplicate", 0))
+
+
+def no_pair(counts: Mapping[str, float], max_length: int) -> str:
+    """Why no pair is left to train on, and what to do."""
+    remedy = f"give other pairs, or raise max_length={max_length}"
+    if counts["cut_chosen"]:
+        remedy += "; raise max_new_tokens where the answers are drawn, or set cut_chosen to keep"
+    return f"no pair is left to train on (of all {describe_counts(counts) or 'there are none'}): {remedy}"
+
+
+def is_identical(row: PairTokens, max_length: int) -> bool:
+    """Whether a pair's answers are the same tokens within ``max_length``, which their prompt is part of."""
+    room = max(0, max_length - len(row.prompt))
+    return row.chosen[:room] == row.rejected[:room]
 
 
 def is_cut(answer_mask: Sequence[bool], max_length: int) -> bool:
@@ -60,3 +131,14 @@ def log_counts(context: StageContext, counts: Mapping[str, float]) -> None:
     """Says it in the log, which the terminal shows."""
     if context.rank == 0 and (text := describe_counts(counts)):
         _log.warning("%s: of its rows %s", context.name, text)
+
+
+def _fits(row: PairTokens, max_length: int, *, whole: bool) -> bool:
+    longest = max(len(row.chosen), len(row.rejected)) if whole else 1
+    return bool(row.chosen and row.rejected) and len(row.prompt) + longest <= max_length
+
+
+def _end_is_cut(pair: PreferencePair, row: PairTokens, max_length: int) -> bool:
+    """Whether the end of turn of an answer that has one is beyond ``max_length``."""
+    sides = ((pair.chosen_finished, row.chosen), (pair.rejected_finished, row.rejected))
+    return any(finished and len(row.prompt) + len(answer) > max_length for finished, answer in sides)

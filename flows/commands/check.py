@@ -24,7 +24,11 @@ def check_command(given: str, workspace: Path, overrides: list[str], *, as_json:
         rows = [
             {"file": f.file, "row": f.row, "field": f.field, "problem": f.problem, "remedy": f.remedy} for f in faults
         ]
-        print(json.dumps({"recipe": recipe.name, "digest": resolved.digest, "faults": rows}, indent=2))
+        from alignment.checks.row_counts import row_counts
+
+        counts = {} if faults else row_counts(resolved, space)
+        known = {"recipe": recipe.name, "digest": resolved.digest, "faults": rows, "rows": counts}
+        print(json.dumps(known, indent=2))
     if faults:
         raise InputError(faults)
     if not as_json:

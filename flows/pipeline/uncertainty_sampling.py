@@ -44,13 +44,12 @@ def _newest(name: str, recipe: Recipe, workspace: Workspace) -> Artifact | None:
 
 
 def _scores(model: Artifact, recipe: Recipe, items: Sequence[Comparison]) -> dict[str, float]:
-    from alignment.chat import render_answer, render_prompt
+    from alignment.chat import render_response
     from alignment.models.reward_model import load_reward_model, score
 
     reward, tokenizer = load_reward_model(model, recipe.run_settings())
-    asked = {one.id: (item.prompt.messages, one.text) for item in items for one in item.responses}
+    asked = {one.id: (item.prompt.messages, one) for item in items for one in item.responses}
     sequences = [
-        render_prompt(tokenizer, messages) + render_answer(tokenizer, messages, text)
-        for messages, text in asked.values()
+        render_response(tokenizer, messages, one.text, finished=one.finished) for messages, one in asked.values()
     ]
     return dict(zip(asked, score(reward, tokenizer, sequences), strict=True))

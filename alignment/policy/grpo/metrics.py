@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,13 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 from alignment.durable_files import write_text
 from alignment.policy.grpo.trainer import Rollouts
 from alignment.policy.ppo.metrics import WINDOW, alarms
+from alignment.policy.ppo.score_scale import ScoreScale
 from alignment.recipe.stages.grpo import GroupStage
 from alignment.stage import StageContext
 from alignment.training.callback import StageCallback
 
 SHOWN = 8  # answers in each sample table
+SCALE = "score_scale.json"  # in a checkpoint: what penalties are measured in
 _log = logging.getLogger(__name__)
 
 
@@ -27,6 +30,21 @@ class GroupCallback(StageCallback):
         self.settings, self.rollouts, self.tables = settings, rollouts, tables
         self._raised: set[str] = set()
         self.updates = rollouts.updates_per_step  # answers are in no checkpoint
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **more: Any
+    ) -> None:
+        """Called by the trainer once it has loaded its checkpoint."""
+        super().on_train_begin(args, state, control, model, **more)
+        if self.resumed is not None:
+            self.rollouts.scale = ScoreScale(**json.loads((Path(self.resumed) / SCALE).read_text("utf-8")))
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **more: Any) -> None:
+        """Called by the trainer once a checkpoint is written."""
+        if self.context.rank == 0:
+            scale = json.dumps(asdict(self.rollouts.scale))  # floats as JSON come back bit for bit
+            write_text(Path(str(args.output_dir)) / f"checkpoint-{state.global_step}" / SCALE, scale)
+        super().on_save(args, state, control, **more)
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any

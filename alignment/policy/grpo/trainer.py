@@ -20,9 +20,10 @@ from trl.trainer.utils import split_tensor_dict
 from alignment.chat import render_prompt
 from alignment.distributed.fsdp import gathered
 from alignment.models.cpu_attention import NAME as SDPA_FLOAT32
+from alignment.policy.ppo.score_scale import ScoreScale
 from alignment.records import Message, Prompt, Sampling
 from alignment.reward.protocol import RewardInput, Rewards
-from alignment.rollouts.engine import Engine
+from alignment.rollouts.engine import Completion, Engine
 from alignment.rollouts.seeds import derived_seed
 from alignment.training.invariants import check_first_ratios
 
@@ -41,10 +42,12 @@ NAMES = {  # TRL's names → ours; what stands in neither is left out
     "vespo/phi_seq_mean": "vespo_weight",
 }
 
+MISSING_END = "missing_end"  # the metric's name of what answers lost for their missing ends, in deviations
+
 
 @dataclass(slots=True)
 class Rollouts:
-    """What the trainers below sample with and score by. ``answers`` and ``scores`` are the newest step's."""
+    """What the trainers below sample with and score by. ``drawn``, ``answers`` and ``scores`` are the newest step's."""
 
     engine: Engine
     policy: Any
@@ -57,8 +60,11 @@ class Rollouts:
     seed: int
     updates_per_step: int  # optimizer steps on one step's answers
     epochs: int
+    missing_eos_penalty: float = 0.0  # in deviations of the weighted sum of the rewards
+    scale: ScoreScale = field(default_factory=ScoreScale)
     dtype: str = "float32"  # that the policy computes in
     rank: int = 0  # of this worker: each samples and scores as many of a step's answers, in the order of the ranks
+    drawn: list[Completion] = field(default_factory=list)
     answers: list[RewardInput] = field(default_factory=list)
     scores: dict[str, list[float]] = field(default_factory=dict)
     tokens: int = 0  # of prompts and answers that passed through training since this process began
@@ -70,18 +76,30 @@ class Rollouts:
         seeds = [derived_seed(self.seed, "answer", step, first + index) for index in range(len(prompts))]
         with _usual_attention(self.base), gathered(self.policy), _sampled_in_bfloat16(self.base, self.dtype):
             groups = self.engine.generate(prompts, sampling=self.sampling, seeds=seeds)
-        return [list(completion.tokens) for (completion,) in groups]
+        self.drawn = [completion for (completion,) in groups]
+        return [list(completion.tokens) for completion in self.drawn]
 
-    def score(self, indices: Sequence[int], texts: Sequence[str], tokens: Sequence[Sequence[int]]) -> torch.Tensor:
-        """(answers, components) float32, without weights. Raises StageError where a reward fails at its task."""
-        rendered = {index: render_prompt(self.tokenizer, self.prompts[index].messages) for index in set(indices)}
+    def score(self, indices: Sequence[int]) -> torch.Tensor:
+        """(answers, components) float32, without weights: of the answers that were drawn last, to these prompts.
+
+        Raises StageError where a reward fails at its task.
+        """
         self.answers = [
-            RewardInput(self.prompts[index], text, len(ids), ids[-1] in self.stop_ids, (*rendered[index], *ids))
-            for index, text, ids in zip(indices, texts, tokens, strict=True)
+            RewardInput(self.prompts[index], one.text, len(one.tokens), one.finished)
+            for index, one in zip(indices, self.drawn, strict=True)
         ]
-        self.tokens += self.epochs * sum(len(answer.token_ids or ()) for answer in self.answers)
+        lengths = {index: len(render_prompt(self.tokenizer, self.prompts[index].messages)) for index in set(indices)}
+        passed = sum(lengths[index] + len(one.tokens) for index, one in zip(indices, self.drawn, strict=True))
+        self.tokens += self.epochs * passed
         self.scores = self.rewards.score(self.answers)
         return torch.tensor([self.scores[name] for name in self.rewards.names], dtype=torch.float32).T
+
+    def missing_ends(self, scores: torch.Tensor, cut: torch.Tensor) -> torch.Tensor:
+        """What an answer loses for a missing end, in deviations of the scores as in PPO: (N,) from all workers' scores
+        (N, components), which are taken into the running scale first, and a mask ``cut`` (N,)."""
+        weights = torch.tensor([component.weight for component in self.rewards.components], device=scores.device)
+        self.scale.update((scores * weights).sum(dim=1))
+        return -self.scale.deviation * cut.float()
 
 
 @contextmanager
@@ -157,11 +175,14 @@ class OurRollouts:
         messages = ([Message.model_validate(message) for message in prompt] for prompt in prompts)
         return [render_prompt(self.rollouts.tokenizer, prompt) for prompt in messages], None, {}
 
-    def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> torch.Tensor:
-        texts = [messages[0]["content"] for messages in completions]
-        scores = self.rollouts.score([row["index"] for row in inputs], texts, completion_ids_list)
-        gathered: torch.Tensor = gather(scores.to(self.accelerator.device))  # type: ignore[attr-defined]
-        return gathered
+    def _calculate_rewards(self, inputs: Any, *_: Any) -> torch.Tensor:
+        rollouts, device = self.rollouts, self.accelerator.device  # type: ignore[attr-defined]
+        own = rollouts.score([row["index"] for row in inputs])
+        scores: torch.Tensor = gather(own.to(device))
+        if not rollouts.missing_eos_penalty:
+            return scores
+        cut = gather(torch.tensor([not answer.finished for answer in rollouts.answers], device=device))
+        return torch.cat([scores, rollouts.missing_ends(scores, cut)[:, None]], dim=1)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         metrics = self._metrics["train"]  # type: ignore[has-type]
@@ -199,6 +220,12 @@ def our_metrics(metrics: Mapping[str, list[float]]) -> Iterator[tuple[str, list[
     if metrics.get("kl") and metrics.get("completions/mean_length"):
         kl, length = (metrics[name] for name in ("kl", "completions/mean_length"))
         yield "kl", [sum(kl) / len(kl) * sum(length) / len(length)]
+
+
+def reward_weights(rollouts: Rollouts) -> dict[str, float]:
+    """By name, the weights of what ``_calculate_rewards`` above gives: the rewards, and what a missing end costs."""
+    weights = {component.name: component.weight for component in rollouts.rewards.components}
+    return weights | ({MISSING_END: rollouts.missing_eos_penalty} if rollouts.missing_eos_penalty else {})
 
 
 def reward_stub(name: str) -> Any:

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from alignment.distributed.workers import ALONE, Team
-from alignment.models.reward_model import load_reward_model, score
+from alignment.models.reward_model import load_reward_model
 from alignment.policy.ppo.batch import Episode
 from alignment.recipe.stages.ppo import PpoStage
-from alignment.reward.factory import build_rewards, check_template
+from alignment.reward.factory import build_rewards, check_template, scoring
 from alignment.reward.protocol import Component, RewardInput, Rewards
 from alignment.stage import StageContext
 
@@ -34,8 +34,7 @@ class EpisodeReward:
 
 def _answer(episode: Episode) -> RewardInput:
     completion = episode.completion
-    ids = (*episode.prompt_ids, *completion.tokens)
-    return RewardInput(episode.prompt, completion.text, len(completion.tokens), completion.finished, ids)
+    return RewardInput(episode.prompt, completion.text, len(completion.tokens), completion.finished)
 
 
 def episode_reward(settings: PpoStage, context: StageContext, tokenizer: Any) -> tuple[Any | None, EpisodeReward]:
@@ -52,9 +51,5 @@ def episode_reward(settings: PpoStage, context: StageContext, tokenizer: Any) ->
     model, own_tokenizer = load_reward_model(context.inputs[settings.reward], context.run, placed=not context.sharded)
     check_template(tokenizer, own_tokenizer, settings.reward)
 
-    def reward(answers: Sequence[RewardInput]) -> list[float]:
-        """Prompt and answer are read as the policy wrote them, token by token."""
-        return score(model, own_tokenizer, [list(answer.token_ids or ()) for answer in answers])
-
-    rewards = Rewards([Component("reward_model", 1.0, reward), *components])
+    rewards = Rewards([Component("reward_model", 1.0, scoring(model, own_tokenizer)), *components])
     return model, EpisodeReward(rewards, team, settings.per_prompt)

@@ -6,7 +6,7 @@ from pydantic import Field, field_validator
 
 from alignment.recipe.base import Count, Lora, Name, Positive, refuse_dropout
 from alignment.recipe.stages.spec import StageSpec
-from alignment.recipe.stages.training import Training
+from alignment.recipe.stages.training import PreferenceTraining
 
 DpoLoss = Literal[
     "sigmoid", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot", "aot_unpaired",
@@ -14,7 +14,7 @@ DpoLoss = Literal[
 ]  # fmt: skip
 
 
-class DpoStage(Training):
+class DpoStage(PreferenceTraining):
     """Direct preference optimisation (Rafailov et al. 2023), with every loss that TRL offers."""
 
     spec: ClassVar[StageSpec] = StageSpec(
@@ -49,7 +49,3 @@ class DpoStage(Training):
     def snapshot_steps(self) -> int | None:
         """Optimizer steps between two snapshots of the policy."""
         return self.snapshot_every
-
-    def trained_length(self) -> int:
-        """Tokens at which the conversations that it trains on are cut, or left out."""
-        return self.max_length

@@ -66,6 +66,9 @@ class GroupStage(StageSettings):
     """Upper clipping bound ε of the probability ratio. 0.28 is "clip higher" (Yu et al. 2025, DAPO)."""
     workers: Count | None = None
     """Processes that share each batch. null: `resources.workers`."""
+    missing_eos_penalty: NotNegative = 1.0
+    """Subtracted from the reward of an answer that was cut off, in standard deviations of the rewards' weighted sum
+    over all answers so far. 1, as in PPO: Huang et al. 2024 (the "EOS trick"), Stiennon et al. 2020. 0: none."""
     mask_truncated: bool = False
     """Leave answers that were cut off out of the loss (Yu et al. 2025, section 3.4)."""
 

@@ -4,10 +4,10 @@ from typing import ClassVar, Literal
 
 from alignment.recipe.base import BASE, Count, Name, Positive
 from alignment.recipe.stages.spec import StageSpec
-from alignment.recipe.stages.training import Training
+from alignment.recipe.stages.training import PreferenceTraining
 
 
-class PairClassifierStage(Training):
+class PairClassifierStage(PreferenceTraining):
     """A discriminative judge: a classifier that reads a prompt and two answers and says which one people prefer.
 
     It is trained on both orders of every pair, so that the place of an answer teaches it nothing (cross-entropy on the
@@ -31,3 +31,7 @@ class PairClassifierStage(Training):
     """Peak learning rate. 1e-4, for LoRA: that of the reward model."""
     max_answer_tokens: Count = 256
     """Tokens at which each answer is truncated, in training and when it judges."""
+
+    def answers_shortened_to(self) -> int:
+        """Tokens at which it cuts an answer before it reads both."""
+        return self.max_answer_tokens

@@ -4,10 +4,10 @@ from typing import ClassVar, Literal
 
 from alignment.recipe.base import BASE, Name, NotNegative, Positive
 from alignment.recipe.stages.spec import StageSpec
-from alignment.recipe.stages.training import Training
+from alignment.recipe.stages.training import PreferenceTraining
 
 
-class RewardStage(Training):
+class RewardStage(PreferenceTraining):
     """A Bradley–Terry reward model (Ouyang et al. 2022, eq. 1; margins as in Touvron et al. 2023, eq. 2)."""
 
     spec: ClassVar[StageSpec] = StageSpec(
@@ -29,7 +29,3 @@ class RewardStage(Training):
     """Subtract each pair's margin in the loss (Touvron et al. 2023, eq. 2)."""
     center_rewards_coefficient: NotNegative | None = 0.01
     """Coefficient of the squared sum of a pair's scores, which keeps them centred. 0.01: Eisenstein et al. 2023."""
-
-    def trained_length(self) -> int:
-        """Tokens at which the conversations that it trains on are cut, or left out."""
-        return self.max_length

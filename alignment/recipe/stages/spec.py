@@ -147,6 +147,14 @@ class StageSettings(Settings):
         """Tokens at which the conversations that it trains on are cut, or left out."""
         return None
 
+    def cut_chosen_used(self) -> Literal["drop", "keep"] | None:
+        """What becomes of pairs whose chosen answer was cut off."""
+        return None
+
+    def answers_shortened_to(self) -> int | None:
+        """Tokens at which it cuts an answer before it reads it beside another."""
+        return None
+
     def evaluates(self) -> bool:
         """Whether it measures policies, on prompts that none was trained on."""
         return False

@@ -5,6 +5,8 @@ from typing import Literal
 from alignment.recipe.base import Count, Fraction, Lora, NotNegative, Positive
 from alignment.recipe.stages.spec import StageSettings
 
+CutChosen = Literal["drop", "keep"]
+
 
 class Training(StageSettings):
     """What every trainer shares. ``lora: null`` trains all weights."""
@@ -39,3 +41,19 @@ class Training(StageSettings):
     def even_batch(self) -> tuple[int, int]:
         """The batch that workers share evenly, and how many make a step."""
         return self.batch_size, self.gradient_accumulation
+
+
+class PreferenceTraining(Training):
+    """What every trainer on preference pairs shares."""
+
+    cut_chosen: CutChosen = "drop"
+    """What becomes of a pair whose chosen answer was cut off at its longest length: `drop` leaves it out and counts it,
+    `keep` trains on it, without an end of turn."""
+
+    def cut_chosen_used(self) -> CutChosen:
+        """What becomes of pairs whose chosen answer was cut off."""
+        return self.cut_chosen
+
+    def trained_length(self) -> int:
+        """Tokens at which the conversations that it trains on are cut, or left out."""
+        return self.max_length
