@@ -35,7 +35,7 @@ def _notices(resolved: ResolvedRecipe, tokenizer: "PreTrainedTokenizerBase") -> 
         if longest is None:
             continue
         counts: dict[str, float] = {}
-        if "demonstrations" in stage.data_files():
+        if "demonstrations" in stage.data_files(files):
             rows, duplicates = numbered_demonstrations(files["demonstrations"])
             counts = {"duplicates": duplicates} | _demonstration_counts(
                 [render_example(tokenizer, demonstration.messages)[1] for _row, demonstration in rows], longest

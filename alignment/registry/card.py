@@ -113,7 +113,10 @@ def _step(node: LineageNode) -> dict[str, str]:
 
 
 def _data(recipe: Recipe, artifacts: Mapping[str, Artifact]) -> str:
-    files = {"prompts": recipe.data.prompts, "demonstrations": recipe.data.demonstrations}
+    given = recipe.data
+    files = {
+        "prompts": given.prompts, "demonstrations": given.demonstrations, "held-out prompts": given.held_out_prompts,
+    }  # fmt: skip
     parts = [f"{what} from `{path}`" for what, path in files.items() if path]
     for name, stage in recipe.stages.items():
         if name in artifacts and stage.kind in _FEEDBACK:
