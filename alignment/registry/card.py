@@ -183,7 +183,9 @@ def _limits(recipe: Recipe, rates: list[CandidateWinRate]) -> list[str]:
     limits.append(
         "Nothing here measures safety, truthfulness or bias. What the base model gets wrong, this one may too."
     )
-    limits.append("The held-out prompts resemble the training prompts; on others the model may do worse.")
+    own = recipe.data.held_out_prompts
+    which = f"are those of `{own}`" if own else "resemble the training prompts"
+    limits.append(f"The held-out prompts {which}; on others the model may do worse.")
     return limits
 
 

@@ -168,7 +168,7 @@ def test_a_held_out_prompt_that_stands_elsewhere_too(checked: Checker, write: Wr
 def test_faults_of_held_out_prompts(checked: Checker, write: Write, final: dict[str, str]) -> None:
     write("final.jsonl", [{"prompt": "q0"}, {"prompt": 3}, {"text": "q"}])
     found = checked(data=final, stages={"sft": SFT, "eval": EVAL})
-    assert found[0] == "final.jsonl:2:prompt: int, not text or messages; write text or messages"
+    assert found[0] == "final.jsonl:2:prompt: int, not text; write text, or remove the row"
     assert found[1].startswith("final.jsonl:3: no prompt among the columns text; ")
     assert len(found) == 2
     gone = checked(data=final | {"held_out_prompts": "no.jsonl"}, stages={"sft": SFT, "eval": EVAL})
