@@ -1,6 +1,6 @@
 """What is wrong with a recipe's data, known without a model: files, rows, columns, and what leaks."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,8 @@ from alignment.recipe.stages.preferences import PreferenceFileStage
 from alignment.recipe.stages.reward import RewardStage
 from alignment.records import Demonstration, PreferencePair, Prompt
 
+Rows = Sequence[tuple[int, Prompt]]  # prompts with their rows
+
 
 @dataclass(slots=True)
 class RecipeData:
@@ -29,9 +31,15 @@ class RecipeData:
     without cannot be told of them."""
 
     prompts: list[tuple[int, Prompt]] = field(default_factory=list)
+    held_out_prompts: list[tuple[int, Prompt]] = field(default_factory=list)
     demonstrations: list[tuple[int, Demonstration]] = field(default_factory=list)
     preferences: PreferenceFile = field(default_factory=lambda: PreferenceFile([]))
     incomplete: set[str] = field(default_factory=set)
+
+
+def asked_prompts(recipe: Recipe, prompts: Rows, own: Rows) -> Rows:
+    """The held-out prompts that evaluations ask: those of their ``own`` file, else the share of ``prompts``."""
+    return own or split_by_digest(prompts, recipe.data.held_out, key=lambda item: opening(item[1]))[1]
 
 
 def read_data(recipe: Recipe, files: Mapping[str, Path]) -> tuple[RecipeData, list[Fault]]:
@@ -47,6 +55,9 @@ def read_data(recipe: Recipe, files: Mapping[str, Path]) -> tuple[RecipeData, li
     if "prompts" in files:
         data.prompts, _duplicates, faults = scan_prompts(files["prompts"])
         note("prompts", faults)
+    if "held_out_prompts" in files:
+        data.held_out_prompts, _duplicates, faults = scan_prompts(files["held_out_prompts"])
+        note("held_out_prompts", faults)
     if "demonstrations" in files:
         data.demonstrations, _duplicates, faults = scan_demonstrations(files["demonstrations"])
         note("demonstrations", faults)
@@ -67,7 +78,7 @@ def data_faults(recipe: Recipe, files: Mapping[str, Path], data: RecipeData) -> 
     """What is wrong with readable data: missing for a stage, leaking, or too little to hold any out."""
     return [
         *_unset_faults(recipe, files),
-        *_side_faults(recipe, data),
+        *_side_faults(recipe, files, data),
         *_leak_faults(recipe, files, data),
         *_margin_faults(recipe, files, data),
     ]
@@ -75,7 +86,7 @@ def data_faults(recipe: Recipe, files: Mapping[str, Path], data: RecipeData) -> 
 
 def _unset_faults(recipe: Recipe, files: Mapping[str, Path]) -> Iterator[Fault]:
     for name, stage in recipe.stages.items():
-        for needed in stage.data_files():
+        for needed in stage.data_files(files):
             if needed not in DATA_FILES or needed in files:
                 continue
             problem, remedy = f"not set, and the stage {name} reads it", f"set data.{needed} to a file"
@@ -86,13 +97,13 @@ def _unset_faults(recipe: Recipe, files: Mapping[str, Path]) -> Iterator[Fault]:
             yield Fault(problem, remedy, field=f"data.{needed}")
 
 
-def _side_faults(recipe: Recipe, data: RecipeData) -> Iterator[Fault]:
+def _side_faults(recipe: Recipe, files: Mapping[str, Path], data: RecipeData) -> Iterator[Fault]:
     """A side of the split that is empty although a stage works on it."""
     share = recipe.data.held_out
     stages = recipe.stages.values()
-    asked = any(stage.asks_held_out() for stage in stages)
-    sampled = any("prompts" in stage.data_files() and not stage.evaluates() for stage in stages)
-    given = any("preferences" in stage.data_files() for stage in stages)
+    asked = any(stage.asks_held_out() and "prompts" in stage.data_files(files) for stage in stages)
+    sampled = any("prompts" in stage.data_files(files) and not stage.evaluates() for stage in stages)
+    given = any("preferences" in stage.data_files(files) for stage in stages)
     wanted: list[tuple[str, list[Any], bool, bool]] = [
         ("prompts", [prompt for _row, prompt in data.prompts], sampled, asked),
         ("preference pairs", data.preferences.pairs, given, given),

@@ -48,7 +48,7 @@ def length_faults(recipe: Recipe, files: Mapping[str, Path], data: RecipeData, m
     for prompts, _whole in texts.values():
         faults += shortened(list(_over_context(prompts, model.context)))
     for name, stage in recipe.stages.items():
-        read = texts.get(_file_read(stage, recipe) or "")
+        read = texts.get(_file_read(stage, recipe, files) or "")
         if read is None:
             continue
         if (sampling := stage.sampling_used()) is not None:
@@ -65,6 +65,7 @@ def _measured(files: Mapping[str, Path], data: RecipeData, model: Inspected, fau
     pairs = data.preferences
     rows = {
         "prompts": [_Row(row, prompt.messages) for row, prompt in data.prompts],
+        "held_out_prompts": [_Row(row, prompt.messages) for row, prompt in data.held_out_prompts],
         "demonstrations": [_Row(row, _opening(demo.messages), (demo.messages,)) for row, demo in data.demonstrations],
         "preferences": [_Row(pairs.rows[pair.id], pair.prompt, _dialogues(pair)) for pair in pairs.pairs],
     }
@@ -134,10 +135,10 @@ def _sampling_faults(
         yield Fault(problem, remedy, field=f"stages.{name}.sampling.max_new_tokens")
 
 
-def _file_read(stage: StageSettings, recipe: Recipe) -> str | None:
+def _file_read(stage: StageSettings, recipe: Recipe, files: Mapping[str, Path]) -> str | None:
     """The name of the file whose texts a stage reads, directly or through the stages before it."""
     inputs = stage.inputs()
-    if own := [name for name in stage.data_files() if name in DATA_FILES]:
+    if own := [name for name in stage.data_files(files) if name in DATA_FILES]:
         return own[0]
     if "prompts" in inputs:  # held-out prompts of a preference file
         return "preferences"

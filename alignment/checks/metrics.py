@@ -2,18 +2,18 @@
 
 from collections.abc import Iterator
 
-from alignment.data.split import opening, split_by_digest
+from alignment.checks.data import Rows, asked_prompts
 from alignment.errors import Fault
 from alignment.recipe.graph import of_type
 from alignment.recipe.metrics import WITH_REFERENCE, metric_name
 from alignment.recipe.recipe import Recipe
 from alignment.recipe.stages.evaluate import EvaluateStage
-from alignment.records import Prompt
 
 
-def metric_faults(recipe: Recipe, prompts: list[tuple[int, Prompt]]) -> Iterator[Fault]:
-    """The faults of every evaluation's metrics. ``prompts`` are those of ``data.prompts``, with their rows."""
-    _train, held_out = split_by_digest(prompts, recipe.data.held_out, key=lambda item: opening(item[1]))
+def metric_faults(recipe: Recipe, prompts: Rows, own: Rows = ()) -> Iterator[Fault]:
+    """The faults of every evaluation's metrics. ``prompts`` are those of ``data.prompts``, ``own`` those of
+    ``data.held_out_prompts``, with their rows."""
+    held_out = asked_prompts(recipe, prompts, own)
     for name, stage in of_type(recipe.stages, EvaluateStage):
         if not stage.metrics:
             continue

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from alignment.checks.data import data_faults, read_data
 from alignment.checks.graph import wiring_faults
+from alignment.checks.held_out import held_out_faults
 from alignment.checks.judges import judge_faults
 from alignment.checks.metrics import metric_faults
 from alignment.checks.rewards import reward_faults
@@ -25,9 +26,11 @@ def check_recipe(resolved: ResolvedRecipe, workspace: Workspace | None = None) -
     data, unreadable = read_data(recipe, files)
     faults += unreadable
     faults += data_faults(recipe, files, data)
-    faults += reward_faults(recipe, files, data.prompts)
-    if "prompts" not in data.incomplete:  # whether none of them has a reference is not known otherwise
-        faults += metric_faults(recipe, data.prompts)
+    faults += held_out_faults(recipe, files, data)
+    faults += reward_faults(recipe, files, data.prompts, data.held_out_prompts)
+    asked = "held_out_prompts" if "held_out_prompts" in files else "prompts"
+    if asked not in data.incomplete:  # whether none of them has a reference is not known otherwise
+        faults += metric_faults(recipe, data.prompts, data.held_out_prompts)
     faults += judge_faults(recipe, files)
 
     from alignment.checks.lengths import length_faults

@@ -4,17 +4,18 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from alignment.checks.data import Rows, asked_prompts
 from alignment.data.split import opening, split_by_digest
 from alignment.errors import Fault, shortened
 from alignment.recipe.recipe import Recipe
 from alignment.recipe.rewards import FunctionReward, data_name, module_file, needs_reference, reward_name
 from alignment.recipe.stages.spec import StageSettings
-from alignment.records import Prompt
 from alignment.reward.user_function import problem_of
 
 
-def reward_faults(recipe: Recipe, files: Mapping[str, Path], prompts: list[tuple[int, Prompt]]) -> list[Fault]:
-    """The faults of every stage's rewards. ``prompts`` are those of ``data.prompts``, with their rows."""
+def reward_faults(recipe: Recipe, files: Mapping[str, Path], prompts: Rows, own: Rows = ()) -> list[Fault]:
+    """The faults of every stage's rewards. ``prompts`` are those of ``data.prompts``, ``own`` those of
+    ``data.held_out_prompts``, with their rows."""
     faults: list[Fault] = []
     for name, stage in recipe.stages.items():
         for index, reward in enumerate(stage.rewards_used()):
@@ -25,7 +26,7 @@ def reward_faults(recipe: Recipe, files: Mapping[str, Path], prompts: list[tuple
                     remedy = "name a function as file.py:function or package.module:function"
                     faults.append(Fault(problem, remedy, field=f"{at}.function"))
             elif needs_reference(reward):
-                faults += _reference_faults(recipe, stage, reward, at, files, prompts)
+                faults += _reference_faults(recipe, stage, reward, at, files, prompts, own)
     return faults
 
 
@@ -35,17 +36,20 @@ def _reference_faults(
     reward: Any,
     at: str,
     files: Mapping[str, Path],
-    prompts: list[tuple[int, Prompt]],
+    prompts: Rows,
+    own: Rows,
 ) -> Iterator[Fault]:
     called = reward_name(reward)
     if given := stage.inputs().get("prompts"):
         problem = f"{called} compares with a reference, and the prompts of {given[0]} have none"
         yield Fault(problem, "remove it, or ask data.prompts", field=at)
         return
-    train, held_out = split_by_digest(prompts, recipe.data.held_out, key=lambda item: opening(item[1]))
-    asked = held_out if stage.evaluates() else train
+    if stage.evaluates():
+        asked, file = asked_prompts(recipe, prompts, own), "held_out_prompts" if own else "prompts"
+    else:
+        asked, file = split_by_digest(prompts, recipe.data.held_out, key=lambda item: opening(item[1]))[0], "prompts"
     remedy = f"give the row a reference, or remove the reward {called}"
     problem = f"no reference, and the reward {called} compares with it"
     yield from shortened(
-        [Fault(problem, remedy, str(files["prompts"]), row, "reference") for row, p in asked if p.reference is None]
+        [Fault(problem, remedy, str(files[file]), row, "reference") for row, p in asked if p.reference is None]
     )

@@ -41,9 +41,9 @@ def _counts(resolved: ResolvedRecipe, tokenizer: "PreTrainedTokenizerBase") -> I
     sources = dict(of_type(stages, PreferenceFileStage))
     for name, stage in stages.items():
         longest = stage.trained_length()
-        if stage.spec.samples and "prompts" in stage.data_files():
+        if stage.spec.samples and "prompts" in stage.data_files(files):
             yield name, sift_prompts(split_prompts(files["prompts"], share), tokenizer, stage.longest_prompt())[1]
-        elif longest is not None and "demonstrations" in stage.data_files():
+        elif longest is not None and "demonstrations" in stage.data_files(files):
             rows, duplicates = numbered_demonstrations(files["demonstrations"])
             masks = [render_example(tokenizer, demonstration.messages)[1] for _row, demonstration in rows]
             yield name, {"duplicates": float(duplicates)} | _demonstration_counts(masks, longest)

@@ -15,7 +15,7 @@ from alignment.recipe.stages.tournament import TournamentStage
 
 def _asked(planner: Any, limit: int | None, part: str) -> tuple[tuple[int, ...], int]:
     """The lengths of the held-out prompts that are known, and how many are asked."""
-    held_out = planner.texts.held_out_prompts
+    held_out = planner.texts.asked_prompts
     count = held_out.count if part == "all" else math.ceil(held_out.count / 2)
     return held_out.lengths, min(count, limit or count)
 
@@ -28,7 +28,7 @@ def evaluate(planner: Any, work: StageWork, stage: EvaluateStage) -> None:
     planner.hold_policies(work, [*dict.fromkeys(names), stage.reference])
     new, texts = stage.sampling.max_new_tokens, planner.texts
     if stage.prompts is None:
-        asked, count = texts.held_out_prompts.lengths, texts.held_out_prompts.count
+        asked, count = texts.asked_prompts.lengths, texts.asked_prompts.count
     else:
         pairs = texts.held_out_pairs
         asked, count = tuple(pair.prompt for pair in pairs.lengths), pairs.count

@@ -36,14 +36,24 @@ class TokenLengths:
 
 @dataclass(frozen=True, slots=True)
 class Texts:
-    """A recipe's texts. ``beginning`` is how many tokens every prompt starts with alike: the template's own."""
+    """A recipe's texts.
+
+    ``held_out_prompts`` are the share of the prompts, ``own_held_out_prompts`` those of a file of their own.
+    ``beginning`` is how many tokens every prompt starts with alike: the template's own.
+    """
 
     prompts: TokenLengths = TokenLengths(0, ())
     held_out_prompts: TokenLengths = TokenLengths(0, ())
+    own_held_out_prompts: TokenLengths | None = None
     demonstrations: TokenLengths = TokenLengths(0, ())
     pairs: TokenLengths = TokenLengths(0, ())
     held_out_pairs: TokenLengths = TokenLengths(0, ())
     beginning: int = 0
+
+    @property
+    def asked_prompts(self) -> TokenLengths:
+        """The held-out prompts that evaluations ask."""
+        return self.held_out_prompts if self.own_held_out_prompts is None else self.own_held_out_prompts
 
 
 def measure_texts(data: RecipeData, held_out: float, tokenizer: Any) -> Texts:
@@ -61,12 +71,14 @@ def measure_texts(data: RecipeData, held_out: float, tokenizer: Any) -> Texts:
     def pair(one: Any) -> Pair:
         return Pair(*map(len, render_pair(tokenizer, one)))
 
+    own = [one for _row, one in data.held_out_prompts]
     demonstrations = [one for _row, one in data.demonstrations]
     openings = [one.messages for one in prompts[0][:50]] + [one.prompt for one in pairs[0][:50]]
     openings += [one.messages[:-1] for one in demonstrations[:50]]
     return Texts(
         prompts=_measured(prompts[0], prompt),
         held_out_prompts=_measured(prompts[1], prompt),
+        own_held_out_prompts=_measured(own, prompt) if own else None,
         demonstrations=_measured(demonstrations, demonstration),
         pairs=_measured(pairs[0], pair),
         held_out_pairs=_measured(pairs[1], pair),

@@ -12,14 +12,13 @@ from alignment.recipe.rewards import FunctionReward, data_name, is_file, module_
 EMBEDDED_PREFIX = "embedded:"
 
 
-DATA_FILES = ("prompts", "demonstrations", "preferences")
+DATA_FILES = ("prompts", "held_out_prompts", "demonstrations", "preferences")
 
 
 def resolve_data(recipe: Recipe, recipe_path: Path) -> dict[str, Path]:
-    """Absolute paths of the files a recipe names: "prompts", "demonstrations" and "preferences" where they are set,
-    each rubric and constitution under the name that the recipe gives it (``settings.raters.rubric``), the file of each
-    function that is a reward under :func:`~alignment.recipe.rewards.data_name`, and each judge's folder under
-    :func:`folder_data`."""
+    """Absolute paths of the files a recipe names: those of :data:`DATA_FILES` that are set, each rubric and
+    constitution under the name that the recipe gives it (``settings.raters.rubric``), the file of each function that is
+    a reward under :func:`~alignment.recipe.rewards.data_name`, and each judge's folder under :func:`folder_data`."""
     named = {name: value for name in DATA_FILES if (value := getattr(recipe.data, name)) is not None}
     for stage in recipe.stages.values():
         named |= {path: path for path in stage.named_files().values()}

@@ -35,7 +35,9 @@ class DataSettings(Settings):
     preferences: str | None = None
     """File of preference pairs: TRL's, HH-RLHF's or Open-Assistant's."""
     held_out: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    """Share of the prompts kept for evaluation, chosen by their digests."""
+    """Share of the prompts, and of preference pairs, that no stage trains on, chosen by their digests."""
+    held_out_prompts: str | None = None
+    """File of prompts that evaluations and tournaments ask. null: the share `held_out` of `prompts`."""
 
 
 class RunSettings(Settings):
@@ -46,6 +48,6 @@ class RunSettings(Settings):
     model: ModelSettings
     """The model to align."""
     held_out: float
-    """Share of the prompts kept for evaluation."""
+    """Share of the prompts, and of preference pairs, that no stage trains on."""
     resources: Resources = Resources()
     """Where stages run, and on how many processes."""

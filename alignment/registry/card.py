@@ -113,7 +113,10 @@ def _step(node: LineageNode) -> dict[str, str]:
 
 
 def _data(recipe: Recipe, artifacts: Mapping[str, Artifact]) -> str:
-    files = {"prompts": recipe.data.prompts, "demonstrations": recipe.data.demonstrations}
+    given = recipe.data
+    files = {
+        "prompts": given.prompts, "demonstrations": given.demonstrations, "held-out prompts": given.held_out_prompts,
+    }  # fmt: skip
     parts = [f"{what} from `{path}`" for what, path in files.items() if path]
     for name, stage in recipe.stages.items():
         if name in artifacts and stage.kind in _FEEDBACK:
@@ -180,7 +183,9 @@ def _limits(recipe: Recipe, rates: list[CandidateWinRate]) -> list[str]:
     limits.append(
         "Nothing here measures safety, truthfulness or bias. What the base model gets wrong, this one may too."
     )
-    limits.append("The held-out prompts resemble the training prompts; on others the model may do worse.")
+    own = recipe.data.held_out_prompts
+    which = f"are those of `{own}`" if own else "resemble the training prompts"
+    limits.append(f"The held-out prompts {which}; on others the model may do worse.")
     return limits
 
 

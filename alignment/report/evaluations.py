@@ -37,6 +37,7 @@ def evaluated(recipe: Recipe, artifacts: Mapping[str, Artifact]) -> tuple[str, E
     return name, EvaluationReport(
         candidate=found["candidate"],
         prompts=found["prompts"],
+        prompts_file=_own_file(recipe, name),
         win_rates=tuple(_win_rate(rate, found["judges"]) for rate in rates),
         kl=Interval(**{part: found["kl"][part] for part in ("value", "low", "high")}),
         reference=found["reference"],
@@ -56,6 +57,12 @@ def evaluated(recipe: Recipe, artifacts: Mapping[str, Artifact]) -> tuple[str, E
             prompts=tuple((one["text"], one["n"]) for one in found["system_prompts"]),
         ),
     )
+
+
+def _own_file(recipe: Recipe, name: str) -> str | None:
+    """The name of the file that the evaluation's prompts have to themselves."""
+    asks = recipe.stages[name].asks_held_out() and recipe.data.held_out_prompts is not None
+    return Path(recipe.data.held_out_prompts or "").name if asks else None
 
 
 def accuracy_slices(told: list[Mapping[str, Any]]) -> tuple[SliceReport, ...]:

@@ -153,6 +153,7 @@ class EvaluationReport(Record):
     signatures: Mapping[str, str] = Field(default_factory=dict)
     slices: tuple[SliceReport, ...] = ()
     system: SystemReport | None = None
+    prompts_file: str | None = None  # the held-out prompts' own, where they have one
 
 
 class StandingReport(Record):

@@ -52,7 +52,10 @@ def data_facts(report: RunReport) -> list[tuple[str, str]]:
         for stage in report.stages
         if stage.kind == kind and metric in stage.metrics
     ]
-    return [*facts, (count(report.evaluation.prompts), "prompts held out")] if report.evaluation else facts
+    if (evaluation := report.evaluation) is None:
+        return facts
+    where = f" in {evaluation.prompts_file}" if evaluation.prompts_file else ""
+    return [*facts, (count(evaluation.prompts), f"prompts held out{where}")]
 
 
 def preference_facts(figures: Mapping[str, float]) -> list[tuple[str, str]]:

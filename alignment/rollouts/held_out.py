@@ -5,7 +5,7 @@ from pathlib import Path
 
 from alignment.chat import render_prompt
 from alignment.data.jsonl import read_records
-from alignment.data.prompts import load_prompts
+from alignment.data.prompts import load_prompts, read_prompts
 from alignment.data.split import limited
 from alignment.digests import content_id
 from alignment.errors import StageError
@@ -19,7 +19,8 @@ from alignment.stage import StageContext
 def held_out_prompts(
     context: StageContext, *, source: str | None = None, limit: int | None = None, part: Part = "all"
 ) -> list[Prompt]:
-    """The prompts to ask: of the stage that ``source`` names, else the held-out share of data.prompts.
+    """The prompts to ask: of the stage that ``source`` names, else of data.held_out_prompts, else the held-out share of
+    data.prompts.
 
     ``part`` takes half of them, and ``limit`` so many, in the order of their ids, which are digests: no part of the
     file is preferred. Raises StageError where none is left.
@@ -27,6 +28,9 @@ def held_out_prompts(
     if source is not None:
         path = Path(context.inputs[source].path) / "prompts.jsonl"
         prompts = read_records(path, Prompt)
+    elif "held_out_prompts" in context.data:
+        path = context.data["held_out_prompts"]
+        prompts = read_prompts(path)
     elif "prompts" in context.data:
         path = context.data["prompts"]
         _train, prompts = load_prompts(path, context.run.held_out)
@@ -38,7 +42,8 @@ def held_out_prompts(
     half = set(halves[part])
     chosen = limited([prompt for prompt in prompts if prompt.id in half], limit)
     if not chosen:
-        raise StageError(f"{path} has too few held-out prompts; add prompts, or raise data.held_out")
+        more = "" if "held_out_prompts" in context.data else ", or raise data.held_out"
+        raise StageError(f"{path} has too few held-out prompts; add prompts{more}")
     return chosen
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from alignment.chat import render_prompt
 from alignment.data.jsonl import read_records, write_records
-from alignment.data.prompts import load_prompts
+from alignment.data.prompts import load_prompts, read_prompts
 from alignment.data.repetition import Repeat, contaminated, near_duplicates
 from alignment.data.split import limited
 from alignment.digests import content_id
@@ -59,6 +59,8 @@ def run(settings: SynthesisStage, context: StageContext) -> StageResult:
     """
     seed = context.run.seed
     prompts, held_out = load_prompts(context.data["prompts"], context.run.held_out)
+    if "held_out_prompts" in context.data:
+        held_out += read_prompts(context.data["held_out_prompts"])
     prompts, checks = clean_prompts(settings, prompts, held_out, seed)
     wanted = plan(settings, limited(prompts, settings.limit), seed)
     names = [*settings.models, *(endpoint.model for endpoint in settings.endpoints)]

@@ -32,9 +32,12 @@ def check_command(given: str, workspace: Path, overrides: list[str], *, as_json:
     if faults:
         raise InputError(faults)
     if not as_json:
+        from alignment.checks.held_out import held_out_notice
         from alignment.checks.row_counts import row_notices
 
         console = PlainConsole()
         for notice in row_notices(resolved, space):
             console.print(notice)
+        if (counted := held_out_notice(resolved)) is not None:
+            console.print(counted)
         console.print(f"{resolved.path}: {len(recipe.stages)} stages, nothing wrong")

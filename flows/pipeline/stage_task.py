@@ -91,7 +91,7 @@ def make_job(
     wanted = {source for sources in stage_inputs(settings).values() for source in sources}
     if settings.spec.computes:
         wanted.add(BASE)  # what an adapter stands on
-    files = {kind: data[kind] for kind in settings.data_files() if kind in data}
+    files = {kind: data[kind] for kind in settings.data_files(data) if kind in data}
     # A rubric is known by the name that the recipe gives it; the stage knows it by what it is.
     files |= {what: data[path] for what, path in settings.named_files().items()}
     for reward in settings.rewards_used():

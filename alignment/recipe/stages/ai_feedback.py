@@ -130,6 +130,10 @@ class SynthesisStage(StageSettings):
         """Responses that it makes to each prompt."""
         return self.per_prompt
 
+    def avoids_held_out(self) -> bool:
+        """Whether it leaves out what repeats a held-out prompt."""
+        return True
+
     def sampling_used(self) -> Sampling:
         """How it draws its answers."""
         return self.sampling

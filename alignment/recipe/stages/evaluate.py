@@ -43,7 +43,7 @@ class EvaluateStage(StageSettings):
     reference: Name = BASE
     """The policy that the KL divergence is measured from."""
     prompts: Name | None = None
-    """A stage of kind `preference_file` whose held-out prompts are asked. null: those of `data.prompts`."""
+    """A stage of kind `preference_file` whose held-out prompts are asked. null: the recipe's own."""
     raters: SimulatedRaters | None = None
     """Simulated raters that compare the answers by a rubric."""
     judge: JudgeSettings | None = None
@@ -101,7 +101,7 @@ class EvaluateStage(StageSettings):
         return self.calibrated_by
 
     def asks_held_out(self) -> bool:
-        """Whether it asks the held-out part of ``data.prompts``."""
+        """Whether it asks held-out prompts of the recipe's data."""
         return self.prompts is None
 
     def sampling_used(self) -> Sampling:

@@ -52,7 +52,7 @@ class OveroptimisationStage(StageSettings):
         return {"rubric": self.raters.rubric}
 
     def asks_held_out(self) -> bool:
-        """Whether it asks the held-out part of ``data.prompts``."""
+        """Whether it asks held-out prompts of the recipe's data."""
         return True
 
     def evaluates(self) -> bool:

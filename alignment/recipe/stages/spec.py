@@ -3,7 +3,7 @@
 No words that are shown stand here: this module's code is part of every stage's cache key.
 """
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -74,9 +74,18 @@ class StageSettings(Settings):
             if isinstance(value, tuple) and value and all(isinstance(name, str) for name in value)
         }
 
-    def data_files(self) -> tuple[str, ...]:
-        """The data files that it reads, of ``spec.data``."""
-        return tuple(name for name in self.spec.data if getattr(self, name, None) is None)
+    def data_files(self, given: Container[str] = ()) -> tuple[str, ...]:
+        """The data files that it reads of a recipe that gives ``given``: those of ``spec.data``.
+
+        Held-out prompts in a file of their own take the place of ``prompts`` where policies are measured; who keeps
+        away from them reads both.
+        """
+        files = tuple(name for name in self.spec.data if getattr(self, name, None) is None)
+        if "prompts" not in files or "held_out_prompts" not in given:
+            return files
+        if self.evaluates():
+            return tuple("held_out_prompts" if name == "prompts" else name for name in files)
+        return (*files, "held_out_prompts") if self.avoids_held_out() else files
 
     def named_files(self) -> dict[str, str]:
         """Files of its own that it names by a path, by what they are: a rubric, a constitution."""
@@ -192,5 +201,9 @@ class StageSettings(Settings):
         return "lora" in type(self).model_fields
 
     def asks_held_out(self) -> bool:
-        """Whether it asks the held-out part of ``data.prompts``."""
+        """Whether it asks held-out prompts of the recipe's data; who ``evaluates``, those of their own file if any."""
+        return False
+
+    def avoids_held_out(self) -> bool:
+        """Whether it leaves out what repeats a held-out prompt."""
         return False

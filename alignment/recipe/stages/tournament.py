@@ -79,7 +79,7 @@ class TournamentStage(StageSettings):
         return self.calibrated_by
 
     def asks_held_out(self) -> bool:
-        """Whether it asks the held-out part of ``data.prompts``."""
+        """Whether it asks held-out prompts of the recipe's data."""
         return True
 
     def evaluates(self) -> bool:

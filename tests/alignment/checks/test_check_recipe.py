@@ -119,6 +119,98 @@ def test_a_side_of_the_split_that_is_empty(checked: Checker, write: Write, data:
     assert checked(data=data, stages={"draw": DRAW}) == []
 
 
+# --- held-out prompts in a file of their own
+
+
+@pytest.fixture
+def final(write: Write, data: dict[str, str]) -> dict[str, str]:
+    """The good data, and held-out prompts of their own."""
+    write("final.jsonl", [{"prompt": "q0"}, {"prompt": "q1", "reference": "a"}])
+    return data | {"held_out_prompts": "final.jsonl"}
+
+
+def test_held_out_prompts_of_their_own(checked: Checker, write: Write, final: dict[str, str]) -> None:
+    stages = {"sft": SFT, "draw": DRAW, "pairs": PAIRS, "rm": REWARD, "eval": EVAL | {"reward": "rm"}}
+    assert checked(data=final, stages=stages) == []
+    without = {name: file for name, file in final.items() if name != "prompts"}
+    assert checked(data=without, stages={"sft": SFT, "eval": EVAL}) == []
+    write("prompts.jsonl", [{"prompt": TRAIN[0]}])  # of which none is held out, and no stage asks that share
+    assert checked(data=final, stages={"sft": SFT, "eval": EVAL}) == []
+
+
+def test_a_held_out_prompt_that_stands_elsewhere_too(checked: Checker, write: Write, final: dict[str, str]) -> None:
+    """In whatever part of the other file; case and spacing do not count, and of two places the first is named."""
+    write("prompts.jsonl", [{"prompt": word} for word in (*WORDS, "What is  a\nwhale?")])
+    write("shown.jsonl", [shown(TRAIN[0]), shown("Say it."), shown(HELD_OUT[0], "b") | {"prompt": "What is a whale?"}])
+    write("pairs.jsonl", [pair("Say it."), pair("Go!"), pair("Go!", rejected="c")])
+    rows = [
+        "new",
+        "what is a Whale?",
+        " say it. ",
+        HELD_OUT[1],
+        {"role": "user", "content": "GO!"},
+        "What is a whale ?",
+    ]
+    write("final.jsonl", [{"prompt": row if isinstance(row, str) else [row]} for row in rows])
+    same, remedy = "prompt: held out here, and the same prompt is row", "remove one of the two rows"
+    whale, kept = len(WORDS) + 1, WORDS.index(HELD_OUT[1]) + 1
+    assert checked(data=final, stages={"sft": SFT, "pairs": PAIRS, "eval": EVAL}) == [
+        f"final.jsonl:2:{same} {whale} of prompts.jsonl; {remedy}",
+        f"final.jsonl:3:{same} 2 of shown.jsonl; {remedy}",
+        f"final.jsonl:4:{same} {kept} of prompts.jsonl; {remedy}",
+        f"final.jsonl:5:{same} 2 of pairs.jsonl; {remedy}",
+    ]
+    found = checked(data=final | {"held_out_prompts": "prompts.jsonl"}, stages={"sft": SFT, "eval": EVAL})
+    assert len(found) == 21
+    assert found[-1] == "prompts.jsonl: 21 more faults like these; mend these first, then check again"
+
+
+def test_faults_of_held_out_prompts(checked: Checker, write: Write, final: dict[str, str]) -> None:
+    write("final.jsonl", [{"prompt": "q0"}, {"prompt": 3}, {"text": "q"}])
+    found = checked(data=final, stages={"sft": SFT, "eval": EVAL})
+    assert found[0] == "final.jsonl:2:prompt: int, not text; write text, or remove the row"
+    assert found[1].startswith("final.jsonl:3: no prompt among the columns text; ")
+    assert len(found) == 2
+    gone = checked(data=final | {"held_out_prompts": "no.jsonl"}, stages={"sft": SFT, "eval": EVAL})
+    assert [line.partition(";")[0] for line in gone] == ["no.jsonl: no such file"]
+    write("final.jsonl", [])
+    empty = checked(data=final, stages={"sft": SFT, "eval": EVAL})
+    assert empty == ["final.jsonl: the file is empty; give at least one row"]
+    write("final.jsonl", [{"prompt": "x" * (CONTEXT - OVERHEAD)}])
+    assert checked(data=final, stages={"sft": SFT, "eval": EVAL}) == [
+        "final.jsonl:1: the prompt has 64 tokens, and the model's context is 64; shorten it, or remove the row"
+    ]
+    write("final.jsonl", [{"prompt": "x" * (CONTEXT - OVERHEAD - 4)}])
+    [line] = checked(data=final, stages={"sft": SFT, "eval": EVAL})
+    assert "stages.eval.sampling.max_new_tokens: 8 new tokens" in line
+    assert "(row 1 of final.jsonl)" in line
+
+
+def test_held_out_prompts_that_no_stage_asks(checked: Checker, final: dict[str, str]) -> None:
+    line = (
+        "recipe.yaml:8:data.held_out_prompts: no stage asks these prompts; "
+        "remove it, or add a stage of kind evaluate that leaves its prompts out"
+    )
+    assert checked(data=final, stages={"draw": DRAW}) == [line]
+    assert checked(data=final, stages={"sft": SFT, "pairs": PAIRS, "eval": EVAL | {"prompts": "pairs"}}) == [line]
+
+
+def test_metrics_and_rewards_compare_with_the_references_that_are_asked(
+    checked: Checker, write: Write, final: dict[str, str]
+) -> None:
+    write("prompts.jsonl", [{"prompt": word, "reference": "a"} for word in WORDS])
+    stages = {"sft": SFT, "eval": EVAL | {"rewards": [{"kind": "exact"}], "metrics": ["exact_match"]}}
+    assert checked(data=final, stages=stages) == [
+        "final.jsonl:1:reference: no reference, and the reward exact compares with it; "
+        "give the row a reference, or remove the reward exact"
+    ]
+    write("final.jsonl", [{"prompt": "q0"}])
+    found = checked(data=final, stages={"sft": SFT, "eval": EVAL | {"metrics": ["exact_match"]}})
+    assert [line.partition("metrics.0: ")[2].partition(",")[0] for line in found] == [
+        "none of the 1 held-out prompts has a reference that it can use"
+    ]
+
+
 def test_margins_that_nobody_gave(checked: Checker, write: Write, data: dict[str, str]) -> None:
     stages = {"pairs": PAIRS, "rm": REWARD | {"use_margin": True}}
     assert checked(data=data, stages=stages) == [

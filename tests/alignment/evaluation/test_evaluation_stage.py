@@ -76,6 +76,30 @@ def read(output: Path) -> tuple[Evaluation, list[EvaluatedPrompt]]:
     return evaluation, read_records(output / "samples.jsonl", EvaluatedPrompt)
 
 
+def test_prompts_of_a_file_of_their_own_are_asked(
+    policies: dict[str, Artifact], recipe: Recipe, tmp_path: Path
+) -> None:
+    """All of them, with their kinds and references, and nothing of data.prompts' held-out share."""
+    asked = {"say gold gold": "gold", "say red so": None, "say then no": "no"}
+    file, rubric = tmp_path / "final.jsonl", tmp_path / "rubric.yaml"
+    rows = [{"prompt": text, "kind": "last"} | ({"reference": r} if r else {}) for text, r in asked.items()]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    rubric.write_text(RUBRIC)
+    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps({"prompt": f"say blue {n}"}) + "\n" for n in range(40)))
+    for part in ("output", "checkpoints"):
+        (tmp_path / part).mkdir()
+    stage = EvaluateStage.model_validate(SETTINGS | {"against": ["base"]})
+    data = {"prompts": tmp_path / "prompts.jsonl", "held_out_prompts": file, "rubric": rubric}
+    given = {name: data[name] for name in (*stage.data_files(data), "rubric")}
+    context = stage_context("check", recipe, policies, given, tmp_path / "output", tmp_path / "checkpoints")
+    run(stage, context)
+    evaluation, samples = read(context.output)
+    assert {sample.prompt[-1].content: sample.reference for sample in samples} == asked
+    assert {sample.kind for sample in samples} == {"last"}
+    assert evaluation.prompts == 3
+    assert {rate.rate.n for rate in evaluation.win_rates} == {3}
+
+
 def test_a_whole_evaluation(evaluate: Evaluate) -> None:
     result, output = evaluate()
     stage = EvaluateStage.model_validate(SETTINGS)

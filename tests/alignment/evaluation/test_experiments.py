@@ -104,6 +104,23 @@ def test_halves_share_no_prompt(make: MakeContext) -> None:
     assert parts["second half"]
 
 
+def test_halves_of_a_file_of_its_own(make: MakeContext, tmp_path: Path) -> None:
+    """Seven prompts, none of them left out: four in the first half, three in the second."""
+    from alignment.errors import StageError
+    from alignment.rollouts.held_out import held_out_prompts
+
+    context, file = make("own"), tmp_path / "final.jsonl"
+    texts = {f"say gold {n}" for n in range(7)}
+    file.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in texts))
+    context.data = {**context.data, "held_out_prompts": file}
+    first, second = (held_out_prompts(context, part=part) for part in ("first half", "second half"))  # type: ignore[arg-type]
+    assert (len(first), len(second)) == (4, 3)
+    assert {prompt.messages[0].content for prompt in first + second} == texts
+    file.write_text(json.dumps({"prompt": "say gold"}) + "\n")
+    with pytest.raises(StageError, match=r"final.jsonl has too few held-out prompts; add prompts$"):
+        held_out_prompts(context, part="second half")
+
+
 def test_the_way_of_a_policy_is_measured(make: MakeContext, policies: dict[str, Artifact], tmp_path: Path) -> None:
     """A policy whose snapshots are another adapter and then itself: two points, the last of them far and liked."""
     trained = tmp_path / "trained"

@@ -77,6 +77,18 @@ TINY = ModelSize(
 )  # fmt: skip
 
 
+def test_held_out_prompts_of_their_own_are_counted_where_they_are_asked() -> None:
+    """Ten in place of four: three models answer ten at 6 tokens, and two of the candidate's measure its KL."""
+    own = replace(TEXTS, own_held_out_prompts=TokenLengths(10, (10,) * 10))
+    assert Planner(recipe(), TINY, TEXTS).work("evaluation").sampled == (4 * 3 + 2) * 6
+    assert Planner(recipe(), TINY, own).work("evaluation").sampled == (10 * 3 + 2) * 6
+    # A tournament asks half of them: three players' answers, four of best-of-n, two KLs of two prompts.
+    assert Planner(recipe(), TINY, own).work("play").sampled == (5 * 3 + 2 * 2 + 5 * 4) * 6
+    watching = recipe(ppo={"raters": {"rubric": "rubric.yaml"}, "watch_prompts": 8})
+    work = [Planner(watching, TINY, texts).work("ppo").activities for texts in (TEXTS, own)]
+    assert work[0] == work[1]  # PPO watches the share, which settings are chosen by
+
+
 def test_the_embedded_models_size(smollm2: ModelSize) -> None:
     """Embedding 49,152 × 576; per layer q and o 576 × 576, k and v 576 × 192, three of 576 × 1536, two norms of 576."""
     layer = 2 * 576 * 576 + 2 * 576 * 192 + 3 * 576 * 1536

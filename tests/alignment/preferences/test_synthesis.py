@@ -106,6 +106,31 @@ def test_endpoints_answer_and_repeats_are_left_out(server: FakeServer, tmp_path:
         run(same, context)
 
 
+def test_what_repeats_a_held_out_prompt_of_its_own_file_is_left_out(server: FakeServer, tmp_path: Path) -> None:
+    """No prompt of data.prompts' held-out share is like the two that the file's prompts repeat, in part and whole."""
+    server.behave = lambda body, number: Answer(f"{' '.join(WORDS[number % 7 : number % 7 + 5])} {number}")
+    words = [f"word{n}" for n in range(40)]
+    texts = [f"{' '.join(words[n : n + 9])}?" for n in range(0, 30, 10)] + [f"Name {word} now" for word in words]
+    prompts, final = tmp_path / "prompts.jsonl", tmp_path / "final.jsonl"
+    recipe = Recipe.model_validate(
+        {"name": "r", "seed": 3, "model": {"base": "b"}, "data": {"held_out": 0.01}, "stages": {"s": {
+            "kind": "synthesis", "models": ["base"], "principles": PRINCIPLES}}}
+    )  # fmt: skip
+    prompts.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in texts))
+    repeats = [f"Well: {' '.join(words[:8])}", f"{' '.join(words[10:19])}?"]
+    final.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in repeats))
+    for part in ("output", "checkpoints", "kept"):
+        (tmp_path / part).mkdir()
+    settings = stage(models=[], endpoints=[{"url": server.url, "model": "writer"}], near_duplicate=0.9)
+    context = stage_context("s", recipe, {}, {"prompts": prompts, "held_out_prompts": final}, tmp_path / "output",
+                           tmp_path / "checkpoints", kept=tmp_path / "kept")  # fmt: skip
+    result = run(settings, context)
+    asked = {prompt.messages[0].content for prompt in read_records(context.output / "prompts.jsonl", Prompt)}
+    assert result.metrics["contaminated_prompts"] == 2
+    assert not asked & {texts[0], texts[1]}
+    assert texts[2] in asked
+
+
 def test_our_own_models_answer(base: Artifact, sft: Artifact, make_context: MakeContext, tmp_path: Path) -> None:
     settings = {"kind": "synthesis", "models": ["base", "sft"], "principles": PRINCIPLES, "per_prompt": 4,
                 "sampling": {"temperature": 1.0, "max_new_tokens": 8}}  # fmt: skip

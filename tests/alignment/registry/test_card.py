@@ -37,10 +37,26 @@ def test_its_metadata_loads_back(card: ModelCard) -> None:
     assert "simulated raters" in (result.metric_name or "")
 
 
+def test_held_out_prompts_of_their_own_are_named(
+    workspace: Workspace,
+    recipe: Recipe,
+    provenance: Provenance,
+    make_run: Callable[..., Run],
+    judge: Callable[[Run], GateVerdict],
+) -> None:
+    data = recipe.data.model_copy(update={"held_out_prompts": "final.jsonl"})
+    run = make_run()
+    version = register(workspace, recipe.model_copy(update={"data": data}), run, "dpo", judge(run), provenance)
+    text = ModelCard.load(Path(version.folder) / "README.md").text
+    assert "held-out prompts from `final.jsonl`" in text
+    assert "The held-out prompts are those of `final.jsonl`; on others the model may do worse." in text
+
+
 def test_it_says_what_it_is_and_what_it_is_not(card: ModelCard) -> None:
     text = card.text
     assert "It wins 80% of held-out comparisons with base (95 % interval 70% to 85%)" in text
     assert "No person compared these answers." in text
+    assert "The held-out prompts resemble the training prompts" in text
     assert "not how well people like it" in text
     assert "| base | simulated raters with the written rubric | 0.800 | 0.700 – 0.850 | 0.700 |" in text
     assert "**Passed.**" in text

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from alignment.data.prompts import load_prompts
+from alignment.data.prompts import read_prompts
 from alignment.durable_files import folder_digest
 from alignment.evaluation.calibration import calibration_error, pair_accuracy, pair_predictions, reliability
 from alignment.evaluation.gate import decide
@@ -119,7 +119,7 @@ def make_finished_run(root: Path, prompts: list[Prompt] | None = None) -> Finish
     """The quickstart's recipe, with every stage's artifact. ``prompts`` replace the held-out ones."""
     recipe = load_recipe(QUICKSTART, [f"stages.evaluation.metrics={METRICS}"])
     rng = random.Random(5)
-    held_out = prompts or load_prompts(QUICKSTART.parent / str(recipe.data.prompts), recipe.data.held_out)[1]
+    held_out = prompts or read_prompts(QUICKSTART.parent / str(recipe.data.held_out_prompts))
     run = FinishedRun(Workspace(root), recipe, {}, [])
     base_folder = run.workspace.folder("models", "base")
     (base_folder / "config.json").write_text("{}")

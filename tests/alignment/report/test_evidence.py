@@ -62,7 +62,7 @@ def test_every_slice_has_its_n_and_the_system_is_shown(finished_run: Run) -> Non
     assert "Accuracy of reward by slice" in text
     assert "5a2f5a2f5a2f dpo, base, sft" in text
     assert "greedy, at most 64 tokens" in text
-    assert "none (63 prompts)" in text
+    assert "none (144 prompts)" in text
     assert "the bias of few pairs taken off" in text
 
 
@@ -72,7 +72,7 @@ def test_the_leaderboard_names_versions_and_who_beat_whom(finished_run: Run) -> 
     dpo, base = "dpo@1:0123456789ab", "base@1:0123456789ab"
     counts = evidence_words.meeting_words(board, dpo, base).split(" – ")
     assert counts[::-1] == evidence_words.meeting_words(board, base, dpo).split(" – ")
-    assert sum(map(int, counts)) == 2 * 63  # by two judges
+    assert sum(map(int, counts)) == 2 * 144  # by two judges
     people = [Game(id=str(i), left=base, right="<b>x</b>", outcome=1.0, who="people") for i in range(4)]
     more = leaderboard(Workspace(finished_run.workspace.root), people, {dpo: ["policy/3"]})
     page = lxml.html.document_fromstring(render(finished_run.report(leaderboard=more)))

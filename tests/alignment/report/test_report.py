@@ -13,7 +13,7 @@ import pytest
 
 from alignment.recipe.recipe import Recipe
 from alignment.records import Message, Prompt
-from alignment.report import RunReport, write_report
+from alignment.report import RunReport, words, write_report
 from alignment.report.page import render
 
 EVIL = '</script><script>alert(1)</script><img src="http://evil.example/x" onerror="alert(2)">'
@@ -125,7 +125,7 @@ def test_what_users_and_models_wrote_is_escaped(make_run: Callable[..., Run]) ->
 def test_a_promotion_is_said_in_a_sentence(page: lxml.html.HtmlElement, finished_run: Run) -> None:
     rate = finished_run.artifacts["evaluation"].metrics["win_rate.base.rubric.value"]
     said = text_of(page, ".sentence")
-    assert said.startswith(f"policy v3 promoted to champion: it wins {100 * rate:.0f} % of 63 held-out prompts")
+    assert said.startswith(f"policy v3 promoted to champion: it wins {100 * rate:.0f} % of 144 held-out prompts")
     assert "3 simulated raters" in text_of(page, ".judge")
     assert "No person took part." in text_of(page, ".raters")
 
@@ -176,7 +176,14 @@ def test_samples_follow_the_rule_and_hold_losses(finished_run: Run) -> None:
     assert (first.opponent, first.judge) == ("base", "rubric")
     assert len(lost) >= 3
     assert [answer.model for answer in report.samples[0].answers] == ["base", "sft", "dpo"]
-    assert f"{len(report.samples)} of 63 held-out prompts" in report.samples_chosen
+    assert f"{len(report.samples)} of 144 held-out prompts" in report.samples_chosen
+
+
+def test_the_data_says_where_the_held_out_prompts_are(finished_run: Run) -> None:
+    assert ("144", "prompts held out in held_out.jsonl") in words.data_facts(finished_run.report())
+    data = finished_run.recipe.data.model_copy(update={"held_out_prompts": None})
+    finished_run.recipe = finished_run.recipe.model_copy(update={"data": data})
+    assert words.data_facts(finished_run.report())[-1] == ("144", "prompts held out")
 
 
 def test_tallies_add_up_to_the_win_rate(finished_run: Run) -> None:
@@ -184,7 +191,7 @@ def test_tallies_add_up_to_the_win_rate(finished_run: Run) -> None:
     assert found is not None
     wins = sum(tally.win + tally.tie / 2 for tally in found.by_kind.values())
     total = sum(tally.win + tally.tie + tally.loss for tally in found.by_kind.values())
-    assert total == found.prompts == 63
+    assert total == found.prompts == 144
     assert wins / total == pytest.approx(found.win_rates[0].value)
 
 

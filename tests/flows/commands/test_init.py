@@ -81,6 +81,23 @@ def test_without_anything_it_brings_small_data(folder: Path) -> None:
     assert call("check", "starter.yaml", "-w", folder / "w").code == 0
 
 
+def test_held_out_prompts_of_their_own_are_a_line_to_uncomment(folder: Path, tiny_model: Path) -> None:
+    """The check counts them, duplicates apart, and says who asks them."""
+    assert call("init", "mine", "--model", tiny_model, "--prompts", "data/prompts.jsonl").code == 0
+    recipe = folder / "mine.yaml"
+    recipe.write_text(recipe.read_text().replace("# held_out_prompts:", "held_out_prompts:"))
+    rows = ["Who is it?", "Where is it?", "Who is it?"]
+    (folder / "final.jsonl").write_text("".join(json.dumps({"prompt": row}) + "\n" for row in rows))
+    checked = call("check", "mine.yaml", "-w", folder / "w")
+    line = "data.held_out_prompts: 2 prompts, asked by evaluation; 1 of its rows are duplicates and left out"
+    assert (checked.code, checked.err) == (0, "")
+    assert line in " ".join(checked.out.split())
+    shutil.copy(folder / "data" / "prompts.jsonl", folder / "final.jsonl")
+    refused = call("check", "mine.yaml", "-w", folder / "w")
+    assert refused.code == 2
+    assert "final.jsonl:1:prompt: held out here, and the same prompt is row 1 of" in refused.err
+
+
 def test_a_model_beside_the_recipe_stays_beside_it(folder: Path, tiny_model: Path) -> None:
     shutil.copytree(tiny_model, folder / "my model")
     assert call("init", "mine", "--model", "my model", "--prompts", "data/prompts.jsonl").code == 0

@@ -30,6 +30,8 @@ def job(tiny_model: Path, make_recipe: MakeRecipe, tmp_path: Path) -> Callable[.
         nonlocal count
         count += 1
         path = make_recipe(tmp_path / str(count), changes=changes)
+        for final in ("final.jsonl", "same.jsonl"):
+            (path.parent / final).write_text('{"prompt": "Who is there?"}\n{"prompt": "Where is it?"}\n')
         if edit:
             file = path.parent / edit
             file.write_text(file.read_text() + ("# a comment\n" if edit.endswith("yaml") else "\n"))
@@ -78,6 +80,41 @@ def test_a_changed_file_changes_the_keys_of_the_stages_that_read_it(
 ) -> None:
     names = ("sft", "responses", "preferences", "reward", "dpo", "evaluation")
     assert {name for name in names if job(name).key != job(name, edit=file).key} == changed
+
+
+FINAL = {"data.held_out_prompts": "final.jsonl"}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "edit", "changed"),
+    [
+        ({}, FINAL, None, {"evaluation"}),
+        (FINAL, FINAL, "final.jsonl", {"evaluation"}),
+        (FINAL, FINAL, "prompts.jsonl", {"responses"}),  # an evaluation does not read what it does not ask
+        (FINAL, FINAL | {"data.held_out_prompts": "same.jsonl"}, None, set()),  # the same rows in another place
+    ],
+)
+def test_held_out_prompts_of_their_own_are_in_the_key_of_who_asks_them(
+    job: Callable[..., Job], before: dict[str, Any], after: dict[str, Any], edit: str | None, changed: set[str]
+) -> None:
+    names = ("sft", "responses", "preferences", "reward", "dpo", "evaluation")
+    assert {name for name in names if job(name, before).key != job(name, after, edit=edit).key} == changed
+
+
+def test_held_out_prompts_of_their_own_are_given_to_who_asks_or_avoids_them(job: Callable[..., Job]) -> None:
+    tournament = {"kind": "tournament", "model": "sft", "policies": ["dpo", "sft"], "raters": {"rubric": "rubric.yaml"}}
+    synthesis = {"kind": "synthesis", "models": ["base"], "principles": {"short": "Be brief."}}
+    ppo = {"kind": "ppo", "model": "base", "reward": "reward", "raters": {"rubric": "rubric.yaml"}}
+    more = FINAL | {"stages.play": tournament, "stages.made": synthesis, "stages.ppo": ppo}
+    read = {name: set(job(name, more).data) for name in ("evaluation", "play", "made", "ppo", "responses", "sft")}
+    assert read == {
+        "evaluation": {"held_out_prompts", "rubric"},
+        "play": {"held_out_prompts", "rubric"},
+        "made": {"held_out_prompts", "prompts"},
+        "ppo": {"prompts", "rubric"},  # settings are chosen by what it watches
+        "responses": {"prompts"},
+        "sft": {"demonstrations"},
+    }
 
 
 def test_an_input_counts_by_its_digest_alone(job: Callable[..., Job]) -> None:
