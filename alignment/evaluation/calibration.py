@@ -5,7 +5,8 @@ from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit
+from scipy.optimize import minimize_scalar
+from scipy.special import expit, log_expit
 
 from alignment.evaluation.bootstrap import Measure
 from alignment.evaluation.win_rate import Rate, win_rate
@@ -13,6 +14,7 @@ from alignment.evaluation.win_rate import Rate, win_rate
 Floats = NDArray[np.float64]
 DRAWS = 2000  # of the noise behind an interval
 BISECTIONS = 16  # to four decimals
+COLDEST, HOTTEST = 0.05, 100.0  # temperatures that are looked at
 
 
 class ReliabilityBin(TypedDict):
@@ -186,3 +188,20 @@ def _margins(chosen: Sequence[float], rejected: Sequence[float]) -> Floats:
     if not (np.isfinite(left).all() and np.isfinite(right).all()):
         raise ValueError("scores must be finite")
     return left - right
+
+
+def fit_temperature(log_odds: Sequence[float], targets: Sequence[float]) -> float:
+    """The temperature under which log-odds predict the targets best (Guo et al. 2017, section 4.2); 1 without any.
+
+    ``targets`` in [0, 1] are shares of votes for the left answer. Log-odds that point the wrong way end at the hottest.
+    """
+    if not log_odds:
+        return 1.0
+    odds, share = np.asarray(log_odds, dtype=np.float64), np.asarray(targets, dtype=np.float64)
+
+    def loss(log_temperature: float) -> float:
+        scaled = odds / np.exp(log_temperature)
+        return float(-(share * log_expit(scaled) + (1 - share) * log_expit(-scaled)).mean())
+
+    bounds = (float(np.log(COLDEST)), float(np.log(HOTTEST)))
+    return float(np.exp(minimize_scalar(loss, bounds=bounds, method="bounded").x))

@@ -6,9 +6,11 @@ from typing import Any
 
 import torch
 
+from alignment.digests import content_id
 from alignment.evaluation.calibration import (
     calibration_error,
     expected_calibration_error,
+    fit_temperature,
     pair_accuracy,
     pair_predictions,
     reliability,
@@ -26,16 +28,22 @@ class HeldOutFigures:
 
 
 def reward_figures(
-    pairs: Sequence[PreferencePair], chosen: Sequence[float], rejected: Sequence[float]
+    pairs: Sequence[PreferencePair], chosen: Sequence[float], rejected: Sequence[float], *, calibrate: bool = False
 ) -> HeldOutFigures:
-    """Figures of a reward model from its scores of each pair's answers."""
-    margins = [c - r for c, r in zip(chosen, rejected, strict=True)]
+    """Figures of a reward model from its scores of each pair's answers.
+
+    With ``calibrate`` they are those of the scores over a temperature that is fitted on these pairs, the metric
+    ``temperature``; calibration is then measured with temperatures fitted on the other half of the prompts.
+    """
+    raw = [c - r for c, r in zip(chosen, rejected, strict=True)]
     prompts = [pair.prompt_id for pair in pairs]
     accuracy = pair_accuracy(chosen, rejected, clusters=prompts)
-    probabilities, outcomes = both_orders(margins)
-    error = calibration_error(
-        *(predictions.tolist() for predictions in pair_predictions(chosen, rejected)), clusters=prompts
-    )
+    temperature = _temperature(raw) if calibrate else 1.0
+    margins = [margin / temperature for margin in raw]
+    judged = _cross_fitted(raw, prompts) if calibrate else margins
+    probabilities, outcomes = both_orders(judged)
+    predictions = pair_predictions(judged, [0.0] * len(judged))
+    error = calibration_error(*(prediction.tolist() for prediction in predictions), clusters=prompts)
     metrics = {
         "accuracy": accuracy.value,
         "accuracy.low": accuracy.low,
@@ -48,9 +56,22 @@ def reward_figures(
         "held_out_pairs": float(len(margins)),
     }
     slices = [of_slice.model_dump(mode="json") for of_slice in accuracy_slices(pairs, margins)]
-    detail = {"margins": margins, "chosen": list(chosen), "rejected": list(rejected),
-              "reliability": reliability(probabilities, outcomes), "slices": slices}  # fmt: skip
-    return HeldOutFigures(metrics, detail)
+    scores = {"chosen": [c / temperature for c in chosen], "rejected": [r / temperature for r in rejected]}
+    detail = {"margins": margins, **scores, "reliability": reliability(probabilities, outcomes), "slices": slices}
+    return HeldOutFigures(metrics | ({"temperature": temperature} if calibrate else {}), detail)
+
+
+def _temperature(margins: Sequence[float]) -> float:
+    """What makes margins log-odds; with the targets of Platt (1999), so that few pairs claim no certainty."""
+    target = (len(margins) + 1) / (len(margins) + 2)
+    return fit_temperature(margins, [target] * len(margins))
+
+
+def _cross_fitted(margins: Sequence[float], prompts: Sequence[str]) -> list[float]:
+    """Each margin over the temperature of the pairs whose prompts are in the other half."""
+    halves = [int(content_id(["half", prompt]), 16) % 2 for prompt in prompts]
+    others = [_temperature([m for m, place in zip(margins, halves, strict=True) if place != half]) for half in (0, 1)]
+    return [margin / others[half] for margin, half in zip(margins, halves, strict=True)]
 
 
 def classifier_figures(

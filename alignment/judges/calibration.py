@@ -13,12 +13,11 @@ from statistics import fmean
 from typing import Any
 
 import numpy as np
-from scipy.optimize import minimize_scalar
 from scipy.special import log_expit
 
 from alignment.digests import content_id, prompt_id
 from alignment.evaluation.agreement import cohen_kappa
-from alignment.evaluation.calibration import expected_calibration_error
+from alignment.evaluation.calibration import expected_calibration_error, fit_temperature
 from alignment.evaluation.win_rate import win_rate
 from alignment.judges.protocol import Decision, JudgeCorrection, PairJudgement, side
 from alignment.judges.report import Figure
@@ -26,7 +25,6 @@ from alignment.preferences.consensus import consensus
 from alignment.records import Comparison, PreferencePair, Prompt, RaterKind, Record, Response, Sampling, Vote
 
 BOOTSTRAP = 1000
-COLDEST, HOTTEST = 0.05, 100.0  # temperatures that are looked at
 Pairs = Sequence[tuple[Comparison, PairJudgement]]
 
 
@@ -104,23 +102,6 @@ def position_bias(judgements: Sequence[PairJudgement]) -> float:
         if one.left_first is not None and one.left_last is not None
     ]
     return fmean(gains) if gains else 0.0
-
-
-def fit_temperature(log_odds: Sequence[float], targets: Sequence[float]) -> float:
-    """The temperature under which log-odds predict the targets best (Guo et al. 2017, section 4.2); 1 without any.
-
-    ``targets`` in [0, 1] are shares of votes for the left answer. Log-odds that point the wrong way end at the hottest.
-    """
-    if not log_odds:
-        return 1.0
-    odds, share = np.asarray(log_odds, dtype=np.float64), np.asarray(targets, dtype=np.float64)
-
-    def loss(log_temperature: float) -> float:
-        scaled = odds / np.exp(log_temperature)
-        return float(-(share * log_expit(scaled) + (1 - share) * log_expit(-scaled)).mean())
-
-    bounds = (float(np.log(COLDEST)), float(np.log(HOTTEST)))
-    return float(np.exp(minimize_scalar(loss, bounds=bounds, method="bounded").x))
 
 
 def fit(judgements: Sequence[PairJudgement], known: Mapping[str, Known], *, position: bool) -> JudgeCorrection:

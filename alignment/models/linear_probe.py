@@ -24,23 +24,26 @@ STRENGTHS = 10.0 ** np.arange(-4.5, 1.5, 0.5)  # variances of the normal prior o
 FOLDS = 5
 
 
-def fit_probe(differences: Floats, clusters: Sequence[Hashable]) -> Floats:
+def fit_probe(chosen: Floats, rejected: Floats, clusters: Sequence[Hashable], *, centering: float = 0.0) -> Floats:
     """Weights (D,) of a Bradley–Terry model on features: P(chosen over rejected) = σ(w · difference).
 
     Args:
-        differences: (N, D) features of each pair's chosen answer minus those of its rejected one.
+        chosen, rejected: (N, D) features of each pair's answers.
         clusters: N, the pairs' prompts, whose pairs stay in one fold.
+        centering: coefficient of a pair's squared sum of scores, as in the training (Eisenstein et al. 2023).
 
     A normal prior holds the weights small; its width is the one of :data:`STRENGTHS` that predicts the other folds'
     pairs best, by log loss.
     """
-    scale = differences.std(axis=0)
+    scale = (chosen - rejected).std(axis=0)
     scale[scale == 0] = 1.0
-    x = differences / scale
+    x, sums = (chosen - rejected) / scale, (chosen + rejected) / scale
     folds = np.array([int(content_id(["fold", str(cluster)]), 16) % FOLDS for cluster in clusters])
-    splits = [(x[folds != fold], x[folds == fold]) for fold in np.unique(folds) if (folds != fold).any()]
-    losses = [sum(_loss(seen @ _maximum(rest, width)) for rest, seen in splits) for width in STRENGTHS]
-    weights: Floats = _maximum(x, float(STRENGTHS[int(np.argmin(losses))])) / scale
+    seen = [folds != fold for fold in np.unique(folds) if (folds != fold).any()]
+    losses = [
+        sum(_loss(x[~mask] @ _maximum(x[mask], sums[mask], width, centering)) for mask in seen) for width in STRENGTHS
+    ]
+    weights: Floats = _maximum(x, sums, float(STRENGTHS[int(np.argmin(losses))]), centering) / scale
     return weights
 
 
@@ -51,6 +54,7 @@ def start_at_probe(
     rejected: list[list[int]],
     *,
     clusters: Sequence[Hashable],
+    centering: float,
     batch_size: int,
 ) -> None:
     """Puts the score head of a reward model, adapted or not, where :func:`fit_probe` puts it on these pairs."""
@@ -62,20 +66,20 @@ def start_at_probe(
     finally:
         whole.score = head
         model.train(training)
-    weights = fit_probe(features[: len(chosen)] - features[len(chosen) :], clusters)
+    weights = fit_probe(features[: len(chosen)], features[len(chosen) :], clusters, centering=centering)
     with torch.no_grad():
         for name, weight in head.named_parameters():
             if name.endswith("weight"):  # of an adapted model: the head that is trained, and the one it stands for
                 weight.copy_(torch.from_numpy(weights)[None])
 
 
-def _maximum(x: Floats, variance: float) -> Floats:
-    """The weights (D,) that the pairs' differences (N, D) and the prior make most likely."""
+def _maximum(x: Floats, sums: Floats, variance: float, centering: float) -> Floats:
+    """The weights (D,) that the pairs' differences and sums (N, D) and the prior make most likely."""
 
     def objective(weights: Floats) -> tuple[float, Floats]:
-        margins = x @ weights
-        gradient = weights / variance - x.T @ expit(-margins)
-        return _loss(margins) + float(weights @ weights) / (2 * variance), gradient
+        margins, off_centre = x @ weights, sums @ weights
+        value = _loss(margins) + centering * float(off_centre @ off_centre) + float(weights @ weights) / (2 * variance)
+        return value, weights / variance + 2 * centering * (sums.T @ off_centre) - x.T @ expit(-margins)
 
     found = minimize(objective, np.zeros(x.shape[1]), jac=True, method="L-BFGS-B")
     return np.asarray(found.x, dtype=np.float64)

@@ -6,6 +6,7 @@ How a reward model is loaded and asked: :mod:`alignment.models.reward_model`.
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 from trl import RewardConfig, RewardTrainer
@@ -13,6 +14,7 @@ from trl import RewardConfig, RewardTrainer
 from alignment.chat import PairTokens, render_pair
 from alignment.errors import StageError
 from alignment.evaluation.held_out_pairs import HeldOutFigures, reward_figures
+from alignment.models.linear_probe import start_at_probe
 from alignment.models.reward_model import score
 from alignment.preferences.pairs import split_pairs
 from alignment.recipe.stages.reward import RewardStage
@@ -20,6 +22,7 @@ from alignment.records import PreferencePair
 from alignment.stage import StageContext, StageResult
 from alignment.training.arguments import trainer_arguments
 from alignment.training.callback import StageCallback
+from alignment.training.checkpoints import last_checkpoint
 from alignment.training.fit import fit
 from alignment.training.row_counts import duplicates_before, log_counts, no_pair, sift_pairs
 from alignment.training.score_model import ScoreOutcome, ScoreTraining, begin_score_model
@@ -41,6 +44,16 @@ def run(settings: RewardStage, context: StageContext) -> StageResult:
     counts = sifted.counts | {"pairs": float(len(rows))}
     counts["duplicates"] += duplicates_before(context, settings.preferences)
     log_counts(context, counts)
+    if settings.head == "probe" and last_checkpoint(context.checkpoints, clean=False) is None:
+        start_at_probe(
+            training.model,
+            training.tokenizer,
+            [row["chosen_ids"] for row in rows],
+            [row["rejected_ids"] for row in rows],
+            clusters=[pair.prompt_id for pair, _row in sifted.learnable],
+            centering=settings.center_rewards_coefficient or 0.0,
+            batch_size=2 * settings.batch_size,
+        )
 
     def make_trainer(callback: StageCallback) -> Any:
         return _trainer(settings, context, training, rows, callback)
@@ -84,4 +97,8 @@ def _evaluate(
     rows = [_columns(pair, render_pair(tokenizer, pair), settings) for pair in pairs]
     answers = [row[side] for side in ("chosen_ids", "rejected_ids") for row in rows]
     scores = score(model, tokenizer, answers, batch_size=2 * settings.batch_size)
-    return reward_figures(pairs, scores[: len(rows)], scores[len(rows) :])
+    figures = reward_figures(pairs, scores[: len(rows)], scores[len(rows) :], calibrate=settings.calibrate)
+    if settings.calibrate:
+        with torch.no_grad():  # the saved model's scores are the calibrated ones: the head has no bias
+            model.score.weight.div_(figures.metrics["temperature"])
+    return figures

@@ -29,3 +29,9 @@ class RewardStage(PreferenceTraining):
     """Subtract each pair's margin in the loss (Touvron et al. 2023, eq. 2)."""
     center_rewards_coefficient: NotNegative | None = 0.01
     """Coefficient of the squared sum of a pair's scores, which keeps them centred. 0.01: Eisenstein et al. 2023."""
+    head: Literal["zero", "probe"] = "zero"
+    """Where the score head starts. `zero`: every answer scores 0. `probe`: where a penalised logistic regression on the
+    features of the untrained trunk puts it (Kumar et al. 2022): for few pairs that are hard to tell apart."""
+    calibrate: bool = False
+    """Divide the scores by a temperature fitted on the held-out pairs (Guo et al. 2017), so that the difference of two
+    is the log-odds that people prefer the one. The calibration error is of a temperature fitted on other pairs."""

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import cohen_kappa_score
 
+from alignment.evaluation.calibration import HOTTEST, fit_temperature
 from alignment.judges import calibration
 from alignment.judges.calibration import Known
 from alignment.judges.protocol import Decision, JudgeCorrection, PairJudgement, votes_of
@@ -122,10 +123,10 @@ def test_the_temperature_of_a_simulated_judge_is_found_again() -> None:
     true = random.normal(0, 1.5, 4000)
     outcomes = (random.random(4000) < 1 / (1 + np.exp(-true))).astype(float)
     said = 3 * true  # three times as sure as it may be
-    assert calibration.fit_temperature(said.tolist(), outcomes.tolist()) == pytest.approx(3, rel=0.1)
-    assert calibration.fit_temperature([], []) == 1.0
-    wrong = calibration.fit_temperature((-said).tolist(), outcomes.tolist())
-    assert wrong == pytest.approx(calibration.HOTTEST, rel=0.01)
+    assert fit_temperature(said.tolist(), outcomes.tolist()) == pytest.approx(3, rel=0.1)
+    assert fit_temperature([], []) == 1.0
+    wrong = fit_temperature((-said).tolist(), outcomes.tolist())
+    assert wrong == pytest.approx(HOTTEST, rel=0.01)
 
 
 def test_calibration_error_falls_on_pairs_that_the_temperature_was_not_fitted_on() -> None:

@@ -6,8 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from alignment.data.jsonl import read_records
 from alignment.durable_files import folder_digest
@@ -105,3 +107,30 @@ def test_the_same_bits_whatever_was_drawn_before(
         train(context)
         digests.append(folder_digest(context.output))
     assert digests[0] == digests[1]
+
+
+def test_a_fitted_head_knows_something_before_the_first_step(
+    inputs: dict[str, Artifact], make_context: MakeContext, tmp_path: Path
+) -> None:
+    context = make_context(tmp_path, "reward", inputs, settings=FAST | {"head": "probe"})
+    train(context)
+    first = json.loads((context.output / "curves.json").read_text())["loss"][0][1]
+    assert first < math.log(2) - 0.1
+
+
+def test_the_saved_scores_are_the_calibrated_ones(
+    inputs: dict[str, Artifact], make_context: MakeContext, tmp_path: Path
+) -> None:
+    details, results = [], []
+    for calibrate in (False, True):
+        context = make_context(tmp_path / str(calibrate), "reward", inputs, settings=FAST | {"calibrate": calibrate})
+        results.append(train(context))
+        details.append(json.loads((context.output / "held_out.json").read_text()))
+        weight = load_file(context.output / "model.safetensors")["score.weight"]
+        results[-1] = (results[-1], weight)
+    (plain, head), (scaled, head_scaled) = results
+    temperature = scaled.metrics["temperature"]
+    assert temperature != 1
+    assert torch.allclose(head_scaled * temperature, head, rtol=1e-5)
+    assert np.allclose(np.array(details[1]["margins"]) * temperature, details[0]["margins"], rtol=1e-4, atol=1e-5)
+    assert scaled.metrics["accuracy"] == plain.metrics["accuracy"]
