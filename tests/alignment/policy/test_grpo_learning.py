@@ -105,7 +105,8 @@ def learned(train, kind, task, seed):
     options, tokens, steps, rate, schedule, beta, wanted = TASKS[task]
     reward = {"kind": "function", "function": f"rewards.py:{task}", "options": options}
     stage = FAST | {"kind": kind, "model": "base", "rewards": [reward], "steps": steps, "learning_rate": rate,
-                    "schedule": schedule, "sampling": {"max_new_tokens": tokens}, "beta": beta}  # fmt: skip
+                    "schedule": schedule, "sampling": {"max_new_tokens": tokens}, "beta": beta,
+                    "missing_eos_penalty": 0.0}  # fmt: skip  # the tasks ask for answers of the full length
     result, _context = train(stage, seed=seed)
     scores = [value for _step, value in result.curves["reward"]]
     return sum(scores[:2]) / 2, sum(scores[-5:]) / 5, wanted
