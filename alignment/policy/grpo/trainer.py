@@ -30,7 +30,7 @@ from alignment.training.invariants import check_first_ratios
 NAMES = {  # TRL's names → ours; what stands in neither is left out
     "scored": "reward",
     "scored_std": "reward_deviation",
-    "frac_reward_zero_std": "groups_without_spread",
+    "scored_alike": "groups_without_spread",
     "kl": "kl_per_token",
     "entropy": "entropy",
     "completions/mean_length": "length",
@@ -186,6 +186,8 @@ class OurRollouts:
         metrics: Any = self._metrics["train"]
         metrics["scored"].append(float(totals.mean()))
         metrics["scored_std"].append(float(totals.std()))
+        spread = totals.view(-1, self.num_generations).std(dim=1)  # type: ignore[attr-defined]
+        metrics["scored_alike"].append(float(torch.isclose(spread, torch.zeros_like(spread)).float().mean()))
         if not rollouts.missing_eos_penalty:
             return scores
         cut = gather(torch.tensor([not answer.finished for answer in rollouts.answers], device=device))
@@ -216,8 +218,8 @@ class OurRLOOTrainer(OurRollouts, RLOOTrainer):  # type: ignore[misc]
 
 
 def our_metrics(metrics: Mapping[str, list[float]]) -> Iterator[tuple[str, list[float]]]:
-    """TRL's metrics under our names. ``reward`` is what the rewards gave, without what answers lost for their missing
-    ends; ``kl`` is nats per answer, and ``eos_rate`` the share that ended by itself."""
+    """TRL's metrics under our names. ``reward``, its deviation and the groups without spread are of what the rewards
+    gave, without what answers lost for their missing ends; ``kl`` is nats per answer, and ``eos_rate`` the share that ended by itself."""
     for name, values in metrics.items():
         if name in NAMES:
             yield NAMES[name], values
