@@ -5,6 +5,7 @@ already is an adapter (after SFT), a frozen copy of that adapter. What is kept s
 which are computed in chunks.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from alignment.training.fit import fit
 from alignment.training.invariants import check_first_dpo_step
 from alignment.training.policy import PolicyTraining, TrainingOutcome, begin_policy
 from alignment.training.response_head import add_response_head
-from alignment.training.row_counts import duplicates_before, log_counts, no_pair, sift_pairs
+from alignment.training.row_counts import cut_remedy, duplicates_before, log_counts, sift_pairs
 
 
 class TokenisedDPOTrainer(DPOTrainer):  # type: ignore[misc]  # TRL is untyped
@@ -51,7 +52,7 @@ def run(settings: DpoStage, context: StageContext) -> StageResult:
     pairs = read_records(Path(context.inputs[settings.preferences].path) / "pairs.jsonl", PreferencePair)
     sifted = sift_pairs(pairs, training.tokenizer, settings.max_length, whole=False, cut_chosen=settings.cut_chosen)
     if not sifted.learnable:
-        raise StageError(no_pair(sifted.counts, settings.max_length))
+        raise StageError(_why_none(sifted.counts, settings.max_length))
     rows = [_columns(row) for _pair, row in sifted.learnable]
     counts = sifted.counts | {"pairs": float(len(rows))}
     counts["duplicates"] += duplicates_before(context, settings.preferences)
@@ -73,6 +74,16 @@ def run(settings: DpoStage, context: StageContext) -> StageResult:
     return training.finish(
         fitted.model, TrainingOutcome(fitted.curves, counts | {"mean_loss": fitted.mean_loss}, fitted.tokens)
     )
+
+
+def _why_none(counts: Mapping[str, float], max_length: int) -> str:
+    if counts["identical"]:
+        problem = f"the answers of every pair are the same within max_length={max_length} tokens"
+    elif counts["dropped"]:
+        problem = f"every prompt alone fills max_length={max_length} tokens; raise it"
+    else:
+        problem = "no pair is left to train on"
+    return problem + cut_remedy(counts)
 
 
 def tokenised_pair(tokenizer: PreTrainedTokenizerBase, pair: PreferencePair) -> dict[str, list[int]]:

@@ -13,7 +13,6 @@ from trl import GRPOConfig, RLOOConfig
 
 from alignment.data.prompts import split_prompts
 from alignment.errors import StageError
-from alignment.models.families import stop_ids
 from alignment.policy.grpo.metrics import GroupCallback, all_alarms
 from alignment.policy.grpo.trainer import (
     OurGRPOTrainer,
@@ -84,7 +83,6 @@ def _rollouts(
         policy=policy,
         base=policy.get_base_model() if isinstance(policy, PeftModel) else policy,
         tokenizer=tokenizer,
-        stop_ids=stop_ids(policy, tokenizer),
         sampling=settings.sampling,
         rewards=build_rewards(settings.rewards, context, tokenizer),
         prompts=prompts,

@@ -25,7 +25,7 @@ from alignment.stage import StageContext, StageResult
 from alignment.training.arguments import trainer_arguments
 from alignment.training.callback import StageCallback
 from alignment.training.fit import fit
-from alignment.training.row_counts import duplicates_before, log_counts, no_pair
+from alignment.training.row_counts import cut_remedy, duplicates_before, log_counts
 from alignment.training.score_model import ScoreOutcome, ScoreTraining, begin_score_model
 
 CROSS_ENTROPY = "multi_label_classification"  # transformers' name for it on the sigmoid of one logit
@@ -43,10 +43,11 @@ def run(settings: PairClassifierStage, context: StageContext) -> StageResult:
         cut_chosen=settings.cut_chosen,
     )  # fmt: skip
     fitting = sifted.rows
-    if not fitting:
-        raise StageError(no_pair(sifted.counts, settings.max_length))
-    if not held_out:
-        raise StageError(f"{len(fitting)} rows to train on and no pair held out; both must be more than none")
+    if not fitting or not held_out:
+        raise StageError(
+            f"{len(fitting)} pairs in one order to train on and {len(held_out)} pairs held out; both must be more than "
+            f"none: give more pairs, or raise max_length{cut_remedy(sifted.counts)}"
+        )
     counts = sifted.counts | {"rows": float(len(fitting))}
     counts["duplicates"] += duplicates_before(context, settings.preferences)
     log_counts(context, counts)

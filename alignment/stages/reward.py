@@ -24,7 +24,7 @@ from alignment.training.arguments import trainer_arguments
 from alignment.training.callback import StageCallback
 from alignment.training.checkpoints import last_checkpoint
 from alignment.training.fit import fit
-from alignment.training.row_counts import duplicates_before, log_counts, no_pair, sift_pairs
+from alignment.training.row_counts import cut_remedy, duplicates_before, log_counts, sift_pairs
 from alignment.training.score_model import ScoreOutcome, ScoreTraining, begin_score_model
 
 
@@ -36,10 +36,11 @@ def run(settings: RewardStage, context: StageContext) -> StageResult:
     training = begin_score_model(settings, context)
     pairs, held_out = split_pairs(settings.preferences, context)
     sifted = sift_pairs(pairs, training.tokenizer, settings.max_length, whole=True, cut_chosen=settings.cut_chosen)
-    if not sifted.learnable:
-        raise StageError(no_pair(sifted.counts, settings.max_length))
-    if not held_out:
-        raise StageError(f"{len(sifted.learnable)} pairs to train on and none held out; both must be more than none")
+    if not sifted.learnable or not held_out:
+        raise StageError(
+            f"{len(sifted.learnable)} pairs to train on and {len(held_out)} held out; both must be more than none"
+            + cut_remedy(sifted.counts)
+        )
     rows = [_columns(pair, row, settings) for pair, row in sifted.learnable]
     counts = sifted.counts | {"pairs": float(len(rows))}
     counts["duplicates"] += duplicates_before(context, settings.preferences)

@@ -96,12 +96,14 @@ def duplicates_before(context: StageContext, preferences: str) -> int:
     return int(context.inputs[preferences].metrics.get("skipped.duplicate", 0))
 
 
-def no_pair(counts: Mapping[str, float], max_length: int) -> str:
-    """Why no pair is left to train on, and what to do."""
-    remedy = f"give other pairs, or raise max_length={max_length}"
-    if counts["cut_chosen"]:
-        remedy += "; raise max_new_tokens where the answers are drawn, or set cut_chosen to keep"
-    return f"no pair is left to train on (of all {describe_counts(counts) or 'there are none'}): {remedy}"
+def cut_remedy(counts: Mapping[str, float]) -> str:
+    """What to do where no pair is left because of those whose chosen answer was cut off; empty where there are none."""
+    if not counts["cut_chosen"]:
+        return ""
+    return (
+        f"; {int(counts['cut_chosen'])} prefer an answer that was cut off: raise max_new_tokens where the answers are "
+        "drawn, or set cut_chosen to keep"
+    )
 
 
 def is_identical(row: PairTokens, max_length: int) -> bool:

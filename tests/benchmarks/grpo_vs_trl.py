@@ -158,17 +158,17 @@ def ours(config: Any, arguments: argparse.Namespace, clock: Any) -> Any:
     from alignment.models.prefix_sharing import share_prefixes
     from alignment.policy.grpo.trainer import OurGRPOTrainer, Rollouts, reward_stub, run_dataset
     from alignment.records import Message, Prompt, Sampling
-    from alignment.reward.protocol import Component, RewardInput, Rewards
+    from alignment.reward.protocol import Component, Rewards
     from alignment.rollouts.transformers_engine import TransformersEngine
 
-    def reward(answers: Any) -> list[float]:
-        return [share(one.token_ids[-one.tokens :]) for one in answers if isinstance(one, RewardInput)]
+    def reward(_answers: Any) -> list[float]:
+        return [share(one.tokens) for one in rollouts.drawn]
 
     model, tokenizer, texts = parts(arguments)
     prompts = [Prompt(id=text, messages=(Message(role="user", content=text),)) for text in texts]
     rollouts = Rollouts(
         engine=TransformersEngine(model, tokenizer, stop_ids={1}), policy=model, base=model, tokenizer=tokenizer,
-        stop_ids={1}, sampling=Sampling(max_new_tokens=NEW_TOKENS), rewards=Rewards([Component("share", 1.0, reward)]),
+        sampling=Sampling(max_new_tokens=NEW_TOKENS), rewards=Rewards([Component("share", 1.0, reward)]),
         prompts=prompts, seed=arguments.seed, updates_per_step=1, epochs=1,
     )  # fmt: skip
     share_prefixes(model)

@@ -28,9 +28,9 @@ from alignment.rollouts.seeds import derived_seed
 from alignment.training.invariants import check_first_ratios
 
 NAMES = {  # TRL's names → ours; what stands in neither is left out
-    "reward": "reward",
-    "reward_std": "reward_deviation",
-    "frac_reward_zero_std": "groups_without_spread",
+    "scored": "reward",
+    "scored_std": "reward_deviation",
+    "scored_alike": "groups_without_spread",
     "kl": "kl_per_token",
     "entropy": "entropy",
     "completions/mean_length": "length",
@@ -53,7 +53,6 @@ class Rollouts:
     policy: Any
     base: Any  # the policy without its adapter's wrapper
     tokenizer: Any
-    stop_ids: set[int]
     sampling: Sampling
     rewards: Rewards
     prompts: Sequence[Prompt]
@@ -94,11 +93,15 @@ class Rollouts:
         self.scores = self.rewards.score(self.answers)
         return torch.tensor([self.scores[name] for name in self.rewards.names], dtype=torch.float32).T
 
+    def totals(self, scores: torch.Tensor) -> torch.Tensor:
+        """The weighted sums (N,) of scores (N, components)."""
+        weights = torch.tensor([component.weight for component in self.rewards.components], device=scores.device)
+        return (scores * weights).sum(dim=1)
+
     def missing_ends(self, scores: torch.Tensor, cut: torch.Tensor) -> torch.Tensor:
         """What an answer loses for a missing end, in deviations of the scores as in PPO: (N,) from all workers' scores
         (N, components), which are taken into the running scale first, and a mask ``cut`` (N,)."""
-        weights = torch.tensor([component.weight for component in self.rewards.components], device=scores.device)
-        self.scale.update((scores * weights).sum(dim=1))
+        self.scale.update(self.totals(scores))
         return -self.scale.deviation * cut.float()
 
 
@@ -179,6 +182,12 @@ class OurRollouts:
         rollouts, device = self.rollouts, self.accelerator.device  # type: ignore[attr-defined]
         own = rollouts.score([row["index"] for row in inputs])
         scores: torch.Tensor = gather(own.to(device))
+        totals = rollouts.totals(scores)
+        metrics: Any = self._metrics["train"]
+        metrics["scored"].append(float(totals.mean()))
+        metrics["scored_std"].append(float(totals.std()))
+        spread = totals.view(-1, self.num_generations).std(dim=1)  # type: ignore[attr-defined]
+        metrics["scored_alike"].append(float(torch.isclose(spread, torch.zeros_like(spread)).float().mean()))
         if not rollouts.missing_eos_penalty:
             return scores
         cut = gather(torch.tensor([not answer.finished for answer in rollouts.answers], device=device))
@@ -209,7 +218,8 @@ class OurRLOOTrainer(OurRollouts, RLOOTrainer):  # type: ignore[misc]
 
 
 def our_metrics(metrics: Mapping[str, list[float]]) -> Iterator[tuple[str, list[float]]]:
-    """TRL's metrics under our names; ``kl`` is nats per answer, and ``eos_rate`` the share that ended by itself."""
+    """TRL's metrics under our names. ``reward``, its deviation and the groups without spread are of what the rewards
+    gave, without what answers lost for their missing ends; ``kl`` is nats per answer, and ``eos_rate`` the share that ended by itself."""
     for name, values in metrics.items():
         if name in NAMES:
             yield NAMES[name], values

@@ -3,6 +3,7 @@
 import json
 import logging
 import shutil
+import statistics
 
 import pytest
 import torch
@@ -14,9 +15,10 @@ from alignment.models.adapters import is_adapter
 from alignment.models.load import load_policy
 from alignment.models.reward_model import new_reward_model
 from alignment.policy.grpo.metrics import all_alarms
-from alignment.policy.grpo.trainer import run_dataset
+from alignment.policy.grpo.trainer import Rollouts, reward_weights, run_dataset
 from alignment.recipe.stages.grpo import GrpoLoss, GrpoStage
 from alignment.records import Artifact, Message, Prompt
+from alignment.reward.protocol import Component, Rewards
 from alignment.stage import Progress
 from alignment.stages.grpo import run
 
@@ -149,6 +151,33 @@ def test_a_step_adds_up(train):
         assert row["rewards"]["length_penalty"] == pytest.approx(-min(max(over, 0), 1))
     assert curves["length"][1][1] == pytest.approx(sum(row["tokens"] for row in rows) / 8)
     assert curves["eos_rate"][1][1] == pytest.approx(sum(row["finished"] for row in rows) / 8)
+
+
+@pytest.mark.parametrize("kind", ["grpo", "rloo"])
+def test_a_missing_end_costs_deviations_of_the_rewards(kind, train):
+    """From the run's own table of answers: the deviation is that of all rewards so far, and `reward` is without it."""
+    result, context, _steps = train(kind, model="sft", steps=2, missing_eos_penalty=0.5)
+    curves, tables = result.curves, []
+    for step in (1, 2):
+        rows = json.loads((context.output / "samples" / f"step-{step:06d}.json").read_text("utf-8"))
+        tables.append(rows)  # all eight answers of the step
+        totals = [row["score"] for table in tables for row in table]
+        cut = sum(not row["finished"] for row in rows) / len(rows)
+        assert curves["reward.missing_end"][step - 1][1] == pytest.approx(-statistics.stdev(totals) * cut, rel=1e-5)
+        assert curves["reward"][step - 1][1] == pytest.approx(statistics.mean(row["score"] for row in rows), abs=1e-6)
+    assert 0 < sum(row["finished"] for table in tables for row in table) < 16
+    assert "reward.missing_end" not in train(kind, "none", model="sft", steps=1, missing_eos_penalty=0.0)[0].curves
+
+
+def test_the_penalty_is_a_column_beside_the_rewards():
+    """Rewards 0 and 1, twice each, have a deviation of 1 / √3; who was cut loses as much for each unit of penalty."""
+    reward = Component("one", 1.0, lambda answers: [0.0] * len(answers))
+    rollouts = Rollouts(engine=None, policy=None, base=None, tokenizer=None, sampling=None, rewards=Rewards([reward]),
+                        prompts=[], seed=0, updates_per_step=1, epochs=1, missing_eos_penalty=2.0)  # fmt: skip
+    scores, cut = torch.tensor([[0.0], [1.0], [0.0], [1.0]]), torch.tensor([False, False, True, False])
+    column = rollouts.missing_ends(scores, cut)
+    assert column.tolist() == pytest.approx([0.0, 0.0, -(3**-0.5), 0.0], abs=1e-6)
+    assert reward_weights(rollouts) == {"one": 1.0, "missing_end": 2.0}
 
 
 @pytest.mark.parametrize(
