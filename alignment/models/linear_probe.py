@@ -4,7 +4,7 @@ A head that starts at zero sends its first gradients, which say nothing yet, thr
 that were good (Kumar et al. 2022, "Fine-Tuning can Distort Pretrained Features"); a fitted one leaves them be.
 """
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import numpy as np
@@ -56,13 +56,17 @@ def start_at_probe(
     clusters: Sequence[Hashable],
     centering: float,
     batch_size: int,
+    heard: Callable[[int], None],
 ) -> None:
-    """Puts the score head of a reward model, adapted or not, where :func:`fit_probe` puts it on these pairs."""
+    """Puts the score head of a reward model, adapted or not, where :func:`fit_probe` puts it on these pairs.
+
+    ``heard`` is told now and then how many answers are read.
+    """
     whole = model.get_base_model() if isinstance(model, PeftModel) else model
     head, training = whole.score, model.training
     whole.score = nn.Identity()  # what is then pooled are the features that the head reads
     try:
-        features = pooled(model, tokenizer, [*chosen, *rejected], batch_size=batch_size).double().numpy()
+        features = pooled(model, tokenizer, [*chosen, *rejected], batch_size=batch_size, heard=heard).double().numpy()
     finally:
         whole.score = head
         model.train(training)

@@ -5,6 +5,7 @@ worth are exact ties.
 """
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -113,11 +114,18 @@ def score(model: Any, tokenizer: Any, sequences: list[list[int]], *, batch_size:
 
 
 @torch.inference_mode()
-def pooled(model: Any, tokenizer: Any, sequences: list[list[int]], *, batch_size: int) -> torch.Tensor:
+def pooled(
+    model: Any,
+    tokenizer: Any,
+    sequences: list[list[int]],
+    *,
+    batch_size: int,
+    heard: Callable[[int], None] = lambda _done: None,
+) -> torch.Tensor:
     """What the head gives at each sequence's last token: (N, outputs) float32 on the processor, in the order given.
 
     Sorted by length inside, so that padding costs little; right-padded, as in training. The model is in evaluation mode
-    afterwards.
+    afterwards. ``heard`` is told after each batch how many sequences are done.
     """
     order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
     rows: list[torch.Tensor] = []
@@ -126,5 +134,6 @@ def pooled(model: Any, tokenizer: Any, sequences: list[list[int]], *, batch_size
         chunk = order[begin : begin + batch_size]
         batch = tokenizer.pad({"input_ids": [sequences[i] for i in chunk]}, return_tensors="pt").to(model.device)
         rows.append(model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits.float().cpu())
+        heard(begin + len(chunk))
     places = torch.tensor(order).argsort()
     return torch.cat(rows)[places]

@@ -19,7 +19,7 @@ from alignment.models.reward_model import score
 from alignment.preferences.pairs import split_pairs
 from alignment.recipe.stages.reward import RewardStage
 from alignment.records import PreferencePair
-from alignment.stage import StageContext, StageResult
+from alignment.stage import Progress, StageContext, StageResult
 from alignment.training.arguments import trainer_arguments
 from alignment.training.callback import StageCallback
 from alignment.training.checkpoints import last_checkpoint
@@ -54,6 +54,7 @@ def run(settings: RewardStage, context: StageContext) -> StageResult:
             clusters=[pair.prompt_id for pair, _row in sifted.learnable],
             centering=settings.center_rewards_coefficient or 0.0,
             batch_size=2 * settings.batch_size,
+            heard=lambda done: context.report(Progress(done, 2 * len(rows))),
         )
 
     def make_trainer(callback: StageCallback) -> Any:

@@ -71,7 +71,11 @@ def test_the_model_scores_with_the_fitted_head(
 
     chosen, rejected = answers(40), answers(41)  # told apart by their last token
     trained = add_lora(model, Lora(), reward=True) if adapted else model
-    start_at_probe(trained, tokenizer, chosen, rejected, clusters=range(60), centering=0.01, batch_size=16)
+    done: list[int] = []
+    start_at_probe(
+        trained, tokenizer, chosen, rejected, clusters=range(60), centering=0.01, batch_size=16, heard=done.append
+    )
+    assert done == [16, 32, 48, 64, 80, 96, 112, 120]
     pairs = zip(score(trained, tokenizer, chosen), score(trained, tokenizer, rejected), strict=True)
     assert all(c > r for c, r in pairs)
     whole = trained.merge_and_unload() if isinstance(trained, PeftModel) else trained
