@@ -37,7 +37,11 @@ def test_the_stream_ends_with_what_the_engine_gives(
     prompt = render_prompt(tokenizer, ASKED)
     for seed in range(4):
         [[whole]] = engine.generate([prompt], sampling=sampling, seeds=[seed])
-        came = list(stream(engine, prompt, sampling=sampling, seed=seed))
+        coming, came = stream(engine, prompt, sampling=sampling, seed=seed), []
+        with pytest.raises(StopIteration) as end:
+            while True:
+                came.append(next(coming))
+        assert end.value.value == whole.finished
         assert came[-1] == (whole.text if whole.finished else whole.text.rstrip("�"))
         assert len(came) == len(whole.tokens)  # after every token
     with pytest.raises(ValueError, match="one token after another"):
