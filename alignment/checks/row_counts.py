@@ -8,8 +8,7 @@ from alignment.checks.model import inspect_model
 from alignment.data.demonstrations import numbered_demonstrations
 from alignment.data.pairing import PreferenceFile, Skip
 from alignment.data.preferences import read_preferences
-from alignment.data.prompts import split_prompts
-from alignment.judges.pair_classifier import sift_orders
+from alignment.data.prompts import PromptSplit, split_prompts
 from alignment.recipe.graph import of_type
 from alignment.recipe.resolved import ResolvedRecipe
 from alignment.recipe.stages.preferences import PreferenceFileStage
@@ -42,7 +41,7 @@ def _counts(resolved: ResolvedRecipe, tokenizer: "PreTrainedTokenizerBase") -> I
     for name, stage in stages.items():
         longest = stage.trained_length()
         if stage.spec.samples and "prompts" in stage.data_files(files):
-            yield name, sift_prompts(split_prompts(files["prompts"], share), tokenizer, stage.longest_prompt())[1]
+            yield name, _prompt_counts(split_prompts(files["prompts"], share), stage, tokenizer)
         elif longest is not None and "demonstrations" in stage.data_files(files):
             rows, duplicates = numbered_demonstrations(files["demonstrations"])
             masks = [render_example(tokenizer, demonstration.messages)[1] for _row, demonstration in rows]
@@ -50,6 +49,10 @@ def _counts(resolved: ResolvedRecipe, tokenizer: "PreTrainedTokenizerBase") -> I
         elif longest is not None and (source := sources.get(stage.inputs().get("preferences", ("",))[0])) is not None:
             read = read_preferences(files["preferences"], source.format, source.limit)
             yield name, _pair_counts(read, stage, longest, tokenizer)
+
+
+def _prompt_counts(split: PromptSplit, stage: StageSettings, tokenizer: "PreTrainedTokenizerBase") -> Counts:
+    return sift_prompts(split.train, tokenizer, stage.longest_prompt(), split.duplicates)[1]
 
 
 def _demonstration_counts(masks: Sequence[Sequence[bool]], longest: int) -> Counts:
@@ -63,6 +66,8 @@ def _pair_counts(
 ) -> Counts:
     cut_chosen = stage.cut_chosen_used() or "drop"
     if (shortened := stage.answers_shortened_to()) is not None:
+        from alignment.stages.pair_classifier import sift_orders  # brings trainers along
+
         counts = sift_orders(read.pairs, tokenizer, longest, max_answer_tokens=shortened, cut_chosen=cut_chosen).counts
     else:
         whole = "reward_model" in stage.spec.makes  # it leaves out pairs that do not fit whole

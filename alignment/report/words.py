@@ -130,6 +130,14 @@ def key_metric(stage: StageReport) -> str:
     return ""
 
 
+def row_words(stage: StageReport) -> str:
+    """Which of its rows a stage left out, or learned little from; empty where that is none."""
+    from alignment.training.row_counts import describe_counts  # brings transformers along
+
+    counts = describe_counts(stage.metrics)
+    return f"of its rows {counts}" if counts else ""
+
+
 def headline_metrics(kind: str) -> tuple[str, ...]:
     """The metrics that say most of a stage of this kind; none where the kind is of another version."""
     return STAGE_KINDS[kind].spec.headline if kind in STAGE_KINDS else ()

@@ -1,6 +1,6 @@
 """An answer word by word, as a person who waits for it wants to read it. Many answers at once are an engine's work."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 
 import torch
 
@@ -10,8 +10,12 @@ from alignment.rollouts.transformers_engine import TransformersEngine, _Decoding
 _HALF_A_CHARACTER = "�"  # what a tokenizer makes of bytes whose rest is still to come
 
 
-def stream(engine: TransformersEngine, prompt: Sequence[int], *, sampling: Sampling, seed: int) -> Iterator[str]:
+def stream(
+    engine: TransformersEngine, prompt: Sequence[int], *, sampling: Sampling, seed: int
+) -> Generator[str, None, bool]:
     """Yields the text so far after every token: the last is what ``engine.generate`` gives for this seed.
+
+    Returns whether the answer ended by itself; False: it was cut off at its longest length.
 
     The model must be in evaluation mode. Several streams may be read in turns, in one thread or in many. Raises
     ValueError for an empty prompt, or for beam search, which has no first words before its last.
@@ -31,4 +35,5 @@ def stream(engine: TransformersEngine, prompt: Sequence[int], *, sampling: Sampl
         text = row.text if row.text is not None else str(engine.tokenizer.decode(row.tokens, skip_special_tokens=True))
         yield text if row.finished else text.rstrip(_HALF_A_CHARACTER)
         if row.finished:
-            return
+            return True
+    return False

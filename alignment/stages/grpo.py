@@ -101,7 +101,7 @@ def training_prompts(
     """The training prompts that are short enough, and how many rows are left out. Raises StageError where none is."""
     split = split_prompts(context.data["prompts"], context.run.held_out)
     longest = settings.max_prompt_length
-    fitting, counts = sift_prompts(split, tokenizer, longest)
+    fitting, counts = sift_prompts(split.train, tokenizer, longest, split.duplicates)
     if not fitting:
         raise StageError(f"none of {len(split.train)} training prompts is at most max_prompt_length={longest} tokens")
     return fitting, counts

@@ -7,6 +7,7 @@ writes it can only say what it was trained to say. How it is asked: :mod:`alignm
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
@@ -15,17 +16,19 @@ from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase, Train
 
 from alignment.errors import StageError
 from alignment.evaluation.held_out_pairs import HeldOutFigures, classifier_figures
-from alignment.judges.pair_classifier import FILE, both_orders, sift_orders
+from alignment.judges.pair_classifier import FILE, encoded
+from alignment.judges.prompts import conversation, shown_answer
 from alignment.judges.protocol import side
 from alignment.models.reward_model import score
 from alignment.preferences.pairs import split_pairs
 from alignment.recipe.stages.pair_classifier import PairClassifierStage
+from alignment.recipe.stages.training import CutChosen
 from alignment.records import PreferencePair
 from alignment.stage import StageContext, StageResult
 from alignment.training.arguments import trainer_arguments
 from alignment.training.callback import StageCallback
 from alignment.training.fit import fit
-from alignment.training.row_counts import cut_remedy, duplicates_before, log_counts
+from alignment.training.row_counts import Counts, cut_remedy, duplicates_before, log_counts, usable_pairs
 from alignment.training.score_model import ScoreOutcome, ScoreTraining, begin_score_model
 
 CROSS_ENTROPY = "multi_label_classification"  # transformers' name for it on the sigmoid of one logit
@@ -66,6 +69,45 @@ def run(settings: PairClassifierStage, context: StageContext) -> StageResult:
         fitted.model,
         evaluate,
         ScoreOutcome(fitted.curves, counts | {"mean_loss": fitted.mean_loss}, tokens, files),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class SiftedOrders:
+    """Rows that there is something to learn from, and the ``counts`` of all others; both orders of a pair are rows."""
+
+    rows: list[dict[str, Any]]
+    counts: Counts
+
+
+def both_orders(tokenizer: Any, pair: PreferencePair, max_answer_tokens: int) -> list[dict[str, Any]]:
+    """A pair in both orders, with what the first answer is: 1 for the chosen one, 0 for the other."""
+    question = conversation(pair.prompt)
+    chosen = shown_answer(pair.chosen, finished=pair.chosen_finished)
+    rejected = shown_answer(pair.rejected, finished=pair.rejected_finished)
+    return [
+        {"input_ids": encoded(tokenizer, question, answers, max_answer_tokens), "labels": [label]}
+        for answers, label in (((chosen, rejected), 1.0), ((rejected, chosen), 0.0))
+    ]
+
+
+def sift_orders(
+    pairs: Sequence[PreferencePair],
+    tokenizer: Any,
+    max_length: int,
+    *,
+    max_answer_tokens: int,
+    cut_chosen: CutChosen,
+) -> SiftedOrders:
+    """The rows that a pair classifier learns from."""
+    usable, counts = usable_pairs(pairs, cut_chosen)
+    both = [both_orders(tokenizer, pair, max_answer_tokens) for pair in usable]
+    distinct = [orders for orders in both if orders[0]["input_ids"] != orders[1]["input_ids"]]
+    rows = [row for orders in distinct for row in orders]
+    fitting = [row for row in rows if len(row["input_ids"]) <= max_length]
+    return SiftedOrders(
+        fitting,
+        counts | {"dropped": float(len(rows) - len(fitting)), "identical": float(len(both) - len(distinct))},
     )
 
 

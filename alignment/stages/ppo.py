@@ -8,7 +8,7 @@ from typing import Any
 from peft import LoraConfig, PeftModel, inject_adapter_in_model
 
 from alignment.chat import render_prompt
-from alignment.data.prompts import PromptSplit, split_prompts
+from alignment.data.prompts import split_prompts
 from alignment.distributed.fsdp import check_devices
 from alignment.distributed.workers import Team
 from alignment.durable_files import write_text
@@ -116,22 +116,25 @@ def _prompts(
     many rows of the training prompts are left out."""
     longest = settings.max_prompt_length
     split = split_prompts(context.data["prompts"], context.run.held_out)
-    fitting, counts = sift_prompts(split, tokenizer, longest)
-    log_counts(context, counts)
-    if not fitting:
-        raise StageError(f"none of {len(split.train)} training prompts is at most max_prompt_length={longest} tokens")
-    watched = sorted(split.held_out, key=lambda prompt: prompt.id) if settings.raters is not None else []
-    short, _counts = sift_prompts(PromptSplit(watched, [], 0), tokenizer, longest)
-    if len(short) < len(watched) and context.rank == 0:
-        _log.warning(
-            "%s: %d of %d held-out prompts left out, longer than max_prompt_length=%d tokens",
-            context.name, len(watched) - len(short), len(watched), longest,
-        )  # fmt: skip
+
+    def short(prompts: list[Prompt], kind: str, duplicates: int = 0) -> tuple[list[Prompt], Counts]:
+        fitting, counts = sift_prompts(prompts, tokenizer, longest, duplicates)
+        if counts["dropped"] and context.rank == 0:
+            _log.warning(
+                "%s: %d of %d %s prompts left out, longer than max_prompt_length=%d tokens",
+                context.name, counts["dropped"], len(prompts), kind, longest,
+            )  # fmt: skip
+        return fitting, counts
 
     def rendered(prompts: list[Prompt]) -> list[PromptIds]:
         return [(prompt, tuple(render_prompt(tokenizer, prompt.messages))) for prompt in prompts]
 
-    return rendered(fitting), rendered(short[: settings.watch_prompts]), counts
+    train, counts = short(split.train, "training", split.duplicates)
+    log_counts(context, counts | {"dropped": 0.0})
+    if not train:
+        raise StageError(f"none of {len(split.train)} training prompts is at most max_prompt_length={longest} tokens")
+    watched = sorted(split.held_out, key=lambda prompt: prompt.id) if settings.raters is not None else []
+    return rendered(train), rendered(short(watched, "held-out")[0][: settings.watch_prompts]), counts
 
 
 def _watch(settings: PpoStage, context: StageContext, engine: Engine, held_out: list[PromptIds]) -> Watch | None:

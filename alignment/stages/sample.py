@@ -32,7 +32,7 @@ def run(settings: SampleStage, context: StageContext) -> StageResult:
     """Writes ``prompts.jsonl`` and ``responses.jsonl`` (in the prompts' order, a prompt's responses together)."""
     tokenizer = policy_tokenizer(context.inputs[settings.model], context.inputs[BASE], context.run)
     split = split_prompts(context.data["prompts"], context.run.held_out)
-    prompts, counts = sift_prompts(split, tokenizer, settings.longest_prompt())
+    prompts, counts = sift_prompts(split.train, tokenizer, settings.longest_prompt(), split.duplicates)
     log_counts(context, counts)
     prompts = limited(prompts, settings.limit)
     blocks = _blocks([(prompt, tuple(render_prompt(tokenizer, prompt.messages))) for prompt in prompts], settings)

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from transformers import PreTrainedTokenizerBase
 
 from alignment.chat import PairTokens, render_pair, render_prompt
-from alignment.data.prompts import PromptSplit
 from alignment.recipe.stages.training import CutChosen
 from alignment.records import PreferencePair, Prompt
 from alignment.stage import StageContext
@@ -82,13 +81,16 @@ def usable_pairs(pairs: Sequence[PreferencePair], cut_chosen: CutChosen) -> tupl
 
 
 def sift_prompts(
-    split: PromptSplit, tokenizer: PreTrainedTokenizerBase, longest: int | None
+    prompts: Sequence[Prompt], tokenizer: PreTrainedTokenizerBase, longest: int | None, duplicates: int
 ) -> tuple[list[Prompt], Counts]:
-    """The training prompts of at most ``longest`` tokens (None: all of them), and the counts of the others."""
+    """The prompts of at most ``longest`` tokens (None: all of them), and the counts of the others.
+
+    ``duplicates`` are those that were left out when their file was read.
+    """
     fitting = [
-        prompt for prompt in split.train if longest is None or len(render_prompt(tokenizer, prompt.messages)) <= longest
+        prompt for prompt in prompts if longest is None or len(render_prompt(tokenizer, prompt.messages)) <= longest
     ]
-    return fitting, {"duplicates": float(split.duplicates), "dropped": float(len(split.train) - len(fitting))}
+    return fitting, {"duplicates": float(duplicates), "dropped": float(len(prompts) - len(fitting))}
 
 
 def duplicates_before(context: StageContext, preferences: str) -> int:

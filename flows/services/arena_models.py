@@ -1,6 +1,6 @@
 """Registered versions as the arena's contestants: each loads when the app starts, and answers word by word."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 
 from alignment.chat import render_prompt
@@ -41,15 +41,15 @@ def _named(reference: str, workspace: Workspace) -> tuple[str, str, Path]:
 
 def _speaker(
     reference: str, workspace: Workspace, sampling: Sampling
-) -> Callable[[Sequence[Message], int], Iterator[str]]:
+) -> Callable[[Sequence[Message], int], Generator[str, None, bool]]:
     model, tokenizer = load_version(reference, workspace)
     engine = TransformersEngine(model, tokenizer, stop_ids=stop_ids(model, tokenizer))
     room = getattr(model.config, "max_position_embeddings", None)
 
-    def answer(messages: Sequence[Message], seed: int) -> Iterator[str]:
+    def answer(messages: Sequence[Message], seed: int) -> Generator[str, None, bool]:
         prompt = render_prompt(tokenizer, messages)
         if room is not None and len(prompt) + sampling.max_new_tokens > room:
             raise Refusal("long", TOO_LONG)
-        yield from stream(engine, prompt, sampling=sampling, seed=seed)
+        return (yield from stream(engine, prompt, sampling=sampling, seed=seed))
 
     return answer

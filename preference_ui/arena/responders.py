@@ -7,9 +7,10 @@ between makes them again, with the same seed.
 import itertools
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any
 
 from preference_ui.arena.talks import Contestant, Talk, settle_turn
 from preference_ui.store.errors import Refusal
@@ -28,6 +29,7 @@ class LiveTurn:
     talk_id: str
     account_id: str
     texts: list[str] = field(default_factory=lambda: ["", ""])
+    finished: list[bool] = field(default_factory=lambda: [True, True])
     heard: int = 0
 
 
@@ -79,7 +81,7 @@ class Speakers:
         at = len(talk.turns) - 1
         try:
             if self._speak(talk, live, at):
-                settle_turn(self.store, talk.id, at, live.texts)
+                settle_turn(self.store, talk.id, at, live.texts, live.finished)
         except Exception as error:  # whatever a model does wrong, the talk must go on
             if not isinstance(error, Refusal):
                 _log.exception("a turn of the arena failed")
@@ -98,10 +100,12 @@ class Speakers:
 
     def _speak(self, talk: Talk, live: LiveTurn, at: int) -> bool:
         """Lets both speak in step. Says whether they came to their ends."""
-        streams = [
-            self._by_version[version].answer(talk.messages(side), talk.seed + 2 * at + side)
-            for side, version in enumerate(talk.versions)
-        ]
+
+        def told(side: int, version: tuple[str, str]) -> Iterator[str]:
+            answer: Any = self._by_version[version].answer(talk.messages(side), talk.seed + 2 * at + side)
+            live.finished[side] = (yield from answer) is not False
+
+        streams = [told(side, version) for side, version in enumerate(talk.versions)]
         for texts in itertools.zip_longest(*streams):
             if self._closing.is_set():
                 return False

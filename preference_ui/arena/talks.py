@@ -31,8 +31,9 @@ _SYSTEM = random.SystemRandom()
 class Contestant:
     """A version that can be talked to.
 
-    ``answer(messages, seed)`` yields the whole answer so far, again and again until it is complete. It may raise
-    Refusal with a sentence for the person who asked, which must not say who the version is.
+    ``answer(messages, seed)`` yields the whole answer so far, again and again until it is complete; a generator that
+    returns False says that it was cut off at its longest length. It may raise Refusal with a sentence for the person
+    who asked, which must not say who the version is.
     """
 
     name: str
@@ -117,15 +118,23 @@ def say(store: Store, account_id: str, talk_id: Any, text: Any) -> Talk:
         return _talk(connection.execute(row).one())
 
 
-def settle_turn(store: Store, talk_id: str, at: int, answers: Sequence[str] | None) -> None:
-    """Stores both answers to turn ``at``; None takes the message back, because no answer could be made."""
+def last_finished(turns: Sequence[Mapping[str, Any]], side: int) -> bool:
+    """Whether the newest answer of one side ended by itself; so did all from before that was kept."""
+    return bool(turns[-1].get("finished", (True, True))[side])
+
+
+def settle_turn(
+    store: Store, talk_id: str, at: int, answers: Sequence[str] | None, finished: Sequence[bool] = (True, True)
+) -> None:
+    """Stores both answers to turn ``at``, and whether they ended by themselves; None takes the message back, because no
+    answer could be made."""
     with store.write() as connection:
         row = connection.execute(select(talks).where(talks.c.id == talk_id).with_for_update()).first()
         if row is None or row.state != "open" or len(row.turns) != at + 1 or row.turns[at]["answers"] is not None:
             return
         turns = list(row.turns[:at])
         if answers is not None:
-            turns.append({"said": row.turns[at]["said"], "answers": list(answers)})
+            turns.append({"said": row.turns[at]["said"], "answers": list(answers), "finished": list(finished)})
         connection.execute(update(talks).where(talks.c.id == talk_id).values(turns=turns))
 
 

@@ -11,7 +11,7 @@ from sqlalchemy import select
 
 from alignment.preferences.preference_files import write_votes
 from alignment.records import Message, Record
-from preference_ui.arena.talks import messages_of
+from preference_ui.arena.talks import last_finished, messages_of
 from preference_ui.import_export import ALL, Export, Filter, pseudonym, some
 from preference_ui.quality.rater_quality import Share, share
 from preference_ui.store.schema import accounts, talk_votes, talks
@@ -34,6 +34,8 @@ class TalkVote(Record):
     comment: str
     seconds: float
     created: datetime
+    a_finished: bool = True  # False: its last answer was cut off at its longest length
+    b_finished: bool = True
 
 
 class TalkPair(Record):
@@ -45,6 +47,8 @@ class TalkPair(Record):
     chosen_version: str
     rejected_version: str
     rater: str
+    chosen_finished: bool
+    rejected_finished: bool
 
 
 class Match(BaseModel):
@@ -116,13 +120,15 @@ def _vote(row: Any) -> TalkVote:
         id=row.id, rater=pseudonym(row.account_id), a=a, b=b, verdict=verdict,
         strength=None if row.strength is None else abs(row.strength), a_messages=tuple(messages_of(row.turns, 0)),
         b_messages=tuple(messages_of(row.turns, 1)), comment=row.comment, seconds=row.seconds, created=row.created,
+        a_finished=last_finished(row.turns, 0), b_finished=last_finished(row.turns, 1),
     )  # fmt: skip
 
 
 def _pair(vote: TalkVote) -> TalkPair | None:
-    sides = {"a": (vote.a_messages, vote.a), "b": (vote.b_messages, vote.b)}
+    sides = {"a": (vote.a_messages, vote.a, vote.a_finished), "b": (vote.b_messages, vote.b, vote.b_finished)}
     if vote.verdict not in sides or vote.a_messages == vote.b_messages:
         return None
     chosen, rejected = sides[vote.verdict], sides["b" if vote.verdict == "a" else "a"]
     return TalkPair(chosen=chosen[0], rejected=rejected[0], margin=float(vote.strength or 0), chosen_version=chosen[1],
-                    rejected_version=rejected[1], rater=vote.rater)  # fmt: skip
+                    rejected_version=rejected[1], rater=vote.rater, chosen_finished=chosen[2],
+                    rejected_finished=rejected[2])  # fmt: skip

@@ -358,7 +358,7 @@ def test_a_comparisons_file_may_say_it_of_an_answer(tmp_path: Path) -> None:
 
 def test_judges_are_told_where_an_answer_was_cut_off(tiny_model: Path) -> None:
     from alignment.judges.llm_judge import _texts
-    from alignment.judges.pair_classifier import both_orders
+    from alignment.stages.pair_classifier import both_orders
 
     both = (response("a", CUT, finished=False), response("b", WHOLE, finished=True))
     assert _texts(Comparison(id="c", prompt=PROMPT, responses=both), 0)[1:] == ("Who saw the […]", "It is red.")

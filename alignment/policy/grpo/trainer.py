@@ -218,8 +218,11 @@ class OurRLOOTrainer(OurRollouts, RLOOTrainer):  # type: ignore[misc]
 
 
 def our_metrics(metrics: Mapping[str, list[float]]) -> Iterator[tuple[str, list[float]]]:
-    """TRL's metrics under our names. ``reward``, its deviation and the groups without spread are of what the rewards
-    gave, without what answers lost for their missing ends; ``kl`` is nats per answer, and ``eos_rate`` the share that ended by itself."""
+    """TRL's metrics under our names.
+
+    ``reward``, its deviation and the groups without spread are of what the rewards gave, without what answers lost for
+    their missing ends; ``kl`` is nats per answer, and ``eos_rate`` the share that ended by itself.
+    """
     for name, values in metrics.items():
         if name in NAMES:
             yield NAMES[name], values

@@ -217,6 +217,18 @@ def test_alarms_of_a_training_stage_are_in_the_page_and_the_json(finished_run: R
     assert alarm.replace("\u202f", " ") in text_of(page, "#stages .error")
 
 
+def test_rows_that_a_stage_left_out_are_on_the_page(finished_run: Run) -> None:
+    report = finished_run.report()
+    counts = {"pairs": 60.0, "cut_chosen": 12.0, "cut_rejected": 35.0, "duplicates": 0.0}
+    stages = tuple(
+        stage.model_copy(update={"metrics": counts}) if stage.name == "dpo" else stage for stage in report.stages
+    )
+    page = lxml.html.document_fromstring(render(report.model_copy(update={"stages": stages})))
+    said = "of its rows 12 prefer an answer that was cut off and are left out, 35 reject an answer that was cut off"
+    assert said in text_of(page, "#stages")
+    assert "duplicates" not in text_of(page, "#stages")
+
+
 def test_ppo_shows_score_kl_and_win_rate_but_not_every_figure(finished_run: Run) -> None:
     report = finished_run.report()
     curves = dict.fromkeys(("score", "kl", "held_out_win_rate", "entropy"), ((1, 0.5), (2, 1.5), (3, 2.5)))

@@ -1,6 +1,6 @@
 """Registered versions as contestants: on a tiny model, what is streamed is what the engine gives."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 import pytest
@@ -20,6 +20,16 @@ def folders(make_model: Callable[..., Path], tmp_path_factory: pytest.TempPathFa
     return [str(make_model(root / f"m{seed}", seed=seed)) for seed in range(2)]
 
 
+def _drained(coming: Generator[str, None, bool]) -> tuple[list[str], bool]:
+    """What a generator yields, and what it returns."""
+    texts = []
+    while True:
+        try:
+            texts.append(next(coming))
+        except StopIteration as end:
+            return texts, end.value
+
+
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 @pytest.mark.parametrize("stop", [(), ("e",)])
 def test_the_stream_ends_with_what_the_engine_gives(
@@ -37,7 +47,8 @@ def test_the_stream_ends_with_what_the_engine_gives(
     prompt = render_prompt(tokenizer, ASKED)
     for seed in range(4):
         [[whole]] = engine.generate([prompt], sampling=sampling, seeds=[seed])
-        came = list(stream(engine, prompt, sampling=sampling, seed=seed))
+        came, finished = _drained(stream(engine, prompt, sampling=sampling, seed=seed))
+        assert finished == whole.finished
         assert came[-1] == (whole.text if whole.finished else whole.text.rstrip("�"))
         assert len(came) == len(whole.tokens)  # after every token
     with pytest.raises(ValueError, match="one token after another"):

@@ -12,6 +12,7 @@ import pytest
 from sqlalchemy import delete, func, select, update
 from sqlalchemy.exc import DatabaseError
 
+from alignment.data.preferences import read_preferences
 from alignment.errors import InputError
 from alignment.records import Message
 from preference_ui.app import create_app
@@ -223,6 +224,37 @@ def test_an_app_that_died_while_they_spoke_lets_them_speak_again(sqlite_store: S
     changed = talk_in_hand(sqlite_store, ada, [PAIR[0], _contestant("three")])  # and with other versions than before
     assert changed.id != talk.id
     assert own_talk(sqlite_store, ada, talk.id).state == "left"
+    speakers.close()
+
+
+def test_an_answer_that_was_cut_off_is_told_in_exports(sqlite_store: Store, add_rater: Add, tmp_path: Path) -> None:
+    def cut(messages: Sequence[Message], seed: int) -> Iterator[str]:
+        yield "It goes on and"
+        return False  # as a stream that reached its longest length
+
+    speakers = Speakers(sqlite_store, [PAIR[0], Contestant("cut", "2", cut)])
+    ada = add_rater(sqlite_store, "ada")
+    for strength in (-3, 3):
+        talk = talk_in_hand(sqlite_store, ada, speakers.contestants)
+        speakers.begin(say(sqlite_store, ada, talk.id, "Hello"))
+        _heard(speakers, talk.id)
+        vote_on_talk(sqlite_store, ada, talk.id, {"outcome": "ranked", "strength": strength})
+    old = _talked(sqlite_store, ada, "Hello")  # turns from before it was kept
+    with sqlite_store.write() as connection:
+        [turns] = connection.execute(select(schema.talks.c.turns).where(schema.talks.c.id == old)).scalars().all()
+        plain = [{name: turn[name] for name in ("said", "answers")} for turn in turns]
+        connection.execute(update(schema.talks).where(schema.talks.c.id == old).values(turns=plain))
+    vote_on_talk(sqlite_store, ada, old, A_BETTER)
+    export_talks(sqlite_store, tmp_path / "pairs.jsonl", pairs=True)
+    rows = [json.loads(line) for line in (tmp_path / "pairs.jsonl").read_text().splitlines()]
+    for row in rows:
+        for side in ("chosen", "rejected"):
+            assert row[f"{side}_finished"] == (row[side][-1]["content"] != "It goes on and")
+    assert len(rows) == 3
+    read = {pair.chosen: (pair.chosen_finished, pair.rejected_finished)
+            for pair in read_preferences(tmp_path / "pairs.jsonl").pairs}  # fmt: skip
+    assert all(ended == (chosen != "It goes on and", chosen in ("It goes on and", "alpha 0"))
+               for chosen, ended in read.items())  # fmt: skip
     speakers.close()
 
 
