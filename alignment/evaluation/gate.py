@@ -99,6 +99,12 @@ class GateVerdict(Record):
         """Whether every condition holds, whoever else must agree."""
         return self.passed or self.waits
 
+    @property
+    def lines(self) -> list[str]:
+        """The verdict for a terminal: the look, then each check."""
+        checks = [f"{'holds ' if check.passed else 'failed'} {check}" for check in self.checks]
+        return checks if self.look is None else [str(self.look), *checks]
+
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
@@ -138,7 +144,7 @@ def decide(
 ) -> GateVerdict:
     """Holds what was ``found`` against every condition. Bounds are strict: a value equal to its threshold fails.
 
-    ``evaluation`` is the stage's settings, which conditions against a version need; ``champion`` says whether there
+    ``evaluation`` is the stage's settings, which metrics against a version need; ``champion`` says whether there
     was one to compare with. ``look`` says how often the held-out prompts were looked at, and so how wide intervals are;
     None: they are as the evaluation has them, 95 %. All conditions must hold, so that each may be held to the whole
     level. What cannot be checked fails: a missing metric, NaN, or a condition without a bound.
@@ -152,15 +158,21 @@ def decide(
     return GateVerdict(passed=passed and not human, checks=checks, waits=passed and human, look=look)
 
 
-def resolve(condition: Condition, evaluation: EvaluateStage) -> Wanted | str:
-    """What a condition against a version asks for; or in words, why nothing measures it."""
+def resolve(condition: Condition, evaluation: EvaluateStage | None) -> Wanted | str:
+    """What a condition against a version asks for; or in words, why nothing measures it.
+
+    Without the evaluation's settings a win rate is taken to be measured, and nothing is known of any other metric:
+    ValueError.
+    """
     against, margin, name = condition.against, condition.margin, condition.metric
     note = f"no worse than {against} by {margin:g} or more" if margin else f"better than {against}"
     if name.startswith("win_rate."):
         judge = name.removeprefix("win_rate.")
-        if judge not in evaluation_judges(evaluation):
+        if evaluation is not None and judge not in evaluation_judges(evaluation):
             return f"nobody is called {judge} who judges it"
         return Wanted(f"win_rate.{against}.{judge}.low", "above", EVEN - margin, note)
+    if evaluation is None:
+        raise ValueError("a condition against a version needs the evaluation's settings")
     known = directions(evaluation)
     if name not in known:
         return f"no metric or reward is called {name}"
@@ -176,8 +188,6 @@ def resolve(condition: Condition, evaluation: EvaluateStage) -> Wanted | str:
 def wanted_of(condition: Condition, evaluation: EvaluateStage | None) -> list[Wanted | str]:
     """What a condition asks for, one for each bound; in words what is wrong with it."""
     if condition.against is not None:
-        if evaluation is None:
-            raise ValueError("a condition against a version needs the evaluation's settings")
         return [resolve(condition, evaluation)]
     bounds: dict[Bound, float | None] = {"above": condition.above, "below": condition.below}
     found: list[Wanted | str] = [
