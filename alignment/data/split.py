@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
+from alignment.recipe.base import Part
 from alignment.records import Demonstration, PreferencePair, Prompt
 
 T = TypeVar("T")
@@ -60,3 +61,16 @@ def split_both_sides(items: Iterable[T], held_out: float, *, key: Callable[[T], 
     moved = [item for item in everything if _place(key(item)) == nearest]
     rest = [item for item in everything if _place(key(item)) != nearest]
     return (moved, rest) if kept else (rest, moved)
+
+
+def part_of(ids: Iterable[str], part: Part, limit: int | None = None) -> set[str]:
+    """The held-out items that a stage asks: a half of them, and at most ``limit``, in the order of their ids.
+
+    Ids are digests: no part of the file is preferred.
+    """
+    ordered = sorted(ids)
+    middle = (len(ordered) + 1) // 2
+    halves: dict[Part, list[str]] = {
+        "all": ordered, "first half": ordered[:middle], "second half": ordered[middle:],
+    }  # fmt: skip
+    return set(halves[part][:limit])
