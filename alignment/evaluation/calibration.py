@@ -5,7 +5,8 @@ from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit
+from scipy.special import expit, ndtri
+from scipy.stats import t as student
 
 from alignment.evaluation.bootstrap import Measure
 from alignment.evaluation.win_rate import Rate, win_rate
@@ -13,6 +14,7 @@ from alignment.evaluation.win_rate import Rate, win_rate
 Floats = NDArray[np.float64]
 DRAWS = 2000  # of the noise behind an interval
 BISECTIONS = 16  # to four decimals
+TAIL = 0.975
 
 
 class ReliabilityBin(TypedDict):
@@ -122,8 +124,8 @@ def calibration_error(
     noise = np.sqrt(happened * (1 - happened) / n)
     weights = n / n.sum()
     found = float(weights @ np.abs(gaps))
-    shape = np.abs(gaps) if found > 0 else noise
-    shape = shape / (weights @ shape)  # of an ECE of 1
+    shape = gaps if found > 0 else noise  # with its signs: what a cluster shares moves all of its bins one way
+    shape = shape / (weights @ np.abs(shape))  # of an ECE of 1
     rng = np.random.default_rng(seed)
     if clusters is None:
         draws = rng.standard_normal((DRAWS, len(table))) * noise
@@ -148,7 +150,12 @@ def calibration_error(
 def _by_cluster(
     probabilities: Sequence[float], outcomes: Sequence[float], bins: int, clusters: Sequence[Hashable]
 ) -> Floats:
-    """What each cluster adds to the noise of each bin's gap, (clusters, bins that hold something)."""
+    """What each cluster adds to the noise of each bin's gap, (clusters, bins that hold something).
+
+    By how much the gap would differ without the cluster, as a jackknife says it: what is left of a cluster after the
+    mean it was part of is too small. And as much more as Student's quantile for so many clusters lies above the normal
+    one.
+    """
     p, y = np.asarray(probabilities, dtype=np.float64), np.asarray(outcomes, dtype=np.float64)
     if len(clusters) != p.size:
         raise ValueError(f"{p.size} predictions need as many clusters, not {len(clusters)}")
@@ -158,9 +165,13 @@ def _by_cluster(
     gaps = np.bincount(place, p - y) / size
     table = np.zeros((len(order), len(size)))
     rows = np.array([order[cluster] for cluster in clusters], dtype=np.intp)
-    np.add.at(table, (rows, place), (p - y - gaps[place]) / size[place])
+    own = np.zeros_like(table)
+    np.add.at(table, (rows, place), p - y - gaps[place])
+    np.add.at(own, (rows, place), 1.0)
+    rest = size - own
+    table = np.where(rest > 0, table / np.maximum(rest, 1.0), 0.0)
     table = table[np.lexsort(table.T)]  # the order of the file decides nothing
-    return np.asarray(table * np.sqrt(len(table) / max(len(table) - 1, 1)), dtype=np.float64)
+    return np.asarray(table * student.ppf(TAIL, max(len(table) - 1, 1)) / ndtri(TAIL), dtype=np.float64)
 
 
 def _bin_of(p: Floats, bins: int) -> NDArray[np.intp]:
