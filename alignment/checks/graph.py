@@ -5,7 +5,7 @@ from typing import Any
 
 from alignment.data.columns import listed
 from alignment.errors import Fault, nearest, suggestion
-from alignment.evaluation.gate import resolve
+from alignment.evaluation.gate import CLAIMS, Bound, resolve
 from alignment.evaluation.metric_names import directions, evaluation_judges, evaluation_metric_names
 from alignment.recipe.base import BASE, CHAMPION, Product
 from alignment.recipe.error_messages import STAGE_KINDS
@@ -24,7 +24,7 @@ from alignment.recipe.stages.evaluate import EvaluateStage
 from alignment.recipe.stages.overoptimisation import OveroptimisationStage
 from alignment.recipe.stages.ppo import PpoStage
 from alignment.recipe.stages.spec import StageSettings
-from alignment.recipe.stages.tournament import TournamentStage
+from alignment.recipe.stages.tournament import OTHER_HALF, TournamentStage, chosen_by
 
 RESERVED = {BASE: "the model that all start from", CHAMPION: "the version that is promoted"}
 PRODUCTS: dict[Product, str] = {
@@ -209,6 +209,8 @@ def _gate_faults(gate: Gate, stages: Mapping[str, StageSettings]) -> Iterator[Fa
     else:
         remedy = f"name one of kind evaluate: {listed(list(evaluations))}"
         yield Fault(f"{gate.evaluation} is of kind {stages[gate.evaluation].kind}", remedy, field="gate.evaluation")
+    if evaluation is not None:
+        yield from _choice_faults(gate.evaluation, evaluation, stages)
     for index, condition in enumerate(gate.conditions):
         at = f"gate.conditions.{index}"
         if condition.against is not None:
@@ -219,11 +221,41 @@ def _gate_faults(gate: Gate, stages: Mapping[str, StageSettings]) -> Iterator[Fa
             near = nearest(condition.metric, known)
             remedy = (f"did you mean {near}? " if near else "") + f"it measures {listed(known)}"
             yield Fault(f"{gate.evaluation} does not measure {condition.metric}", remedy, field=f"{at}.metric")
+        yield from _wrong_end_faults(at, condition)
         if condition.above is None and condition.below is None:
             yield Fault("the condition has no bound", "set above, below or both", field=at)
         elif condition.above is not None and condition.below is not None and condition.above >= condition.below:
             problem = f"no value is above {condition.above} and below {condition.below}"
             yield Fault(problem, "set above to less than below", field=at)
+
+
+def _choice_faults(name: str, evaluation: EvaluateStage, stages: Mapping[str, StageSettings]) -> Iterator[Fault]:
+    """A gate's evaluation on prompts that chose what it evaluates: the best of several was lucky on them."""
+    if evaluation.prompts is not None:
+        return
+    for tournament, stage in chosen_by(stages, evaluation.model).items():
+        other = OTHER_HALF.get(stage.part)
+        if other is None:
+            problem = f"{tournament} chose on all held-out prompts, and leaves {name} none that took no part in it"
+            yield Fault(problem, "set it to first half, its default", field=f"stages.{tournament}.part")
+        elif evaluation.part != other:
+            problem = f"{tournament} chose {evaluation.model} on the {stage.part}, and {name} asks {evaluation.part}"
+            yield Fault(problem, f"set it to {other}, or leave it out", field=f"stages.{name}.part")
+
+
+def _wrong_end_faults(at: str, condition: Condition) -> Iterator[Fault]:
+    """A bound on the far end of an interval: the wider the interval, the worse is what it lets through."""
+    bounds: dict[Bound, float | None] = {"above": condition.above, "below": condition.below}
+    stem, _, end = condition.metric.rpartition(".")
+    for bound, value in bounds.items():
+        if value is None or f".{end}" not in CLAIMS.values() or CLAIMS[bound] == f".{end}":
+            continue
+        problem = f"the {end} end of an interval is {bound} {value:g} for worse models too, where prompts are few"
+        of = stem.split(".")
+        remedy = "set against and a margin in its place"
+        if of[0] == "win_rate" and len(of) == 3:
+            remedy = f"{{metric: win_rate.{of[2]}, against: {of[1]}, margin: 0.05}} asks that it is no worse"
+        yield Fault(problem, remedy, field=f"{at}.{bound}")
 
 
 def _against_faults(at: str, name: str, condition: Condition, evaluation: EvaluateStage) -> Iterator[Fault]:

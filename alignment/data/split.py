@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
+from alignment.recipe.base import Part
 from alignment.records import Demonstration, PreferencePair, Prompt, Response
 
 T = TypeVar("T")
@@ -63,10 +64,20 @@ def split_both_sides(items: Iterable[T], held_out: float, *, key: Callable[[T], 
     return (moved, rest) if kept else (rest, moved)
 
 
-def limited(items: Sequence[Identified], limit: int | None) -> list[Identified]:
-    """At most ``limit`` items, those whose ids, which are digests, come first; in the order given.
+def part_of(ids: Iterable[str], part: Part, limit: int | None = None) -> set[str]:
+    """The held-out items that a stage asks: a half of them, and at most ``limit``, in the order of their ids.
 
-    The beginning of a file would be no sample of it: files are often sorted by kind or source.
+    Ids are digests: no part of the file is preferred.
     """
-    chosen = set(sorted(item.id for item in items)[:limit])
+    ordered = sorted(ids)
+    middle = (len(ordered) + 1) // 2
+    halves: dict[Part, list[str]] = {
+        "all": ordered, "first half": ordered[:middle], "second half": ordered[middle:],
+    }  # fmt: skip
+    return set(halves[part][:limit])
+
+
+def limited(items: Sequence[Identified], limit: int | None) -> list[Identified]:
+    """At most ``limit`` items, in the order given: the beginning of a file, often sorted by kind, is no sample of it."""
+    chosen = part_of((item.id for item in items), "all", limit)
     return [item for item in items if item.id in chosen]

@@ -6,7 +6,8 @@ from typing import TypedDict
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
-from scipy.special import expit, log_expit
+from scipy.special import expit, log_expit, ndtri
+from scipy.stats import t as student
 
 from alignment.evaluation.bootstrap import Measure
 from alignment.evaluation.win_rate import Rate, win_rate
@@ -15,6 +16,7 @@ Floats = NDArray[np.float64]
 DRAWS = 2000  # of the noise behind an interval
 BISECTIONS = 16  # to four decimals
 COLDEST, HOTTEST = 0.05, 100.0  # temperatures that are looked at
+TAIL = 0.975
 
 
 class ReliabilityBin(TypedDict):
@@ -124,8 +126,8 @@ def calibration_error(
     noise = np.sqrt(happened * (1 - happened) / n)
     weights = n / n.sum()
     found = float(weights @ np.abs(gaps))
-    shape = np.abs(gaps) if found > 0 else noise
-    shape = shape / (weights @ shape)  # of an ECE of 1
+    shape = gaps if found > 0 else noise  # with its signs: what a cluster shares moves all of its bins one way
+    shape = shape / (weights @ np.abs(shape))  # of an ECE of 1
     rng = np.random.default_rng(seed)
     if clusters is None:
         draws = rng.standard_normal((DRAWS, len(table))) * noise
@@ -150,7 +152,12 @@ def calibration_error(
 def _by_cluster(
     probabilities: Sequence[float], outcomes: Sequence[float], bins: int, clusters: Sequence[Hashable]
 ) -> Floats:
-    """What each cluster adds to the noise of each bin's gap, (clusters, bins that hold something)."""
+    """What each cluster adds to the noise of each bin's gap, (clusters, bins that hold something).
+
+    By how much the gap would differ without the cluster, as a jackknife says it: what is left of a cluster after the
+    mean it was part of is too small. And as much more as Student's quantile for so many clusters lies above the normal
+    one.
+    """
     p, y = np.asarray(probabilities, dtype=np.float64), np.asarray(outcomes, dtype=np.float64)
     if len(clusters) != p.size:
         raise ValueError(f"{p.size} predictions need as many clusters, not {len(clusters)}")
@@ -160,9 +167,13 @@ def _by_cluster(
     gaps = np.bincount(place, p - y) / size
     table = np.zeros((len(order), len(size)))
     rows = np.array([order[cluster] for cluster in clusters], dtype=np.intp)
-    np.add.at(table, (rows, place), (p - y - gaps[place]) / size[place])
+    own = np.zeros_like(table)
+    np.add.at(table, (rows, place), p - y - gaps[place])
+    np.add.at(own, (rows, place), 1.0)
+    rest = size - own
+    table = np.where(rest > 0, table / np.maximum(rest, 1.0), 0.0)
     table = table[np.lexsort(table.T)]  # the order of the file decides nothing
-    return np.asarray(table * np.sqrt(len(table) / max(len(table) - 1, 1)), dtype=np.float64)
+    return np.asarray(table * student.ppf(TAIL, max(len(table) - 1, 1)) / ndtri(TAIL), dtype=np.float64)
 
 
 def _bin_of(p: Floats, bins: int) -> NDArray[np.intp]:

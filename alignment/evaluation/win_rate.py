@@ -19,6 +19,7 @@ from alignment.records import Record
 Floats = NDArray[np.float64]
 
 OUTCOMES = (0.0, 0.5, 1.0)  # loss, tie, win
+EVEN = 0.5  # the win rate of equals
 
 
 class Rate(Record):
@@ -61,6 +62,13 @@ def win_rate(
     share = 1.0 if clusters is None else _independent(values, clusters, z=z, confidence=confidence)
     low, high = _tango_interval(wins * share, losses * share, n * share, z=z)
     return Rate(value=float(values.mean()), low=(1 + low) / 2, high=(1 + high) / 2, n=n, ties=n - wins - losses)
+
+
+def win_rate_bounds(wins: int, losses: int, n: int, *, confidence: float = 0.95) -> tuple[float, float]:
+    """Both ends of :func:`win_rate`'s interval from the counts of independent comparisons."""
+    _check_confidence(confidence)
+    low, high = _tango_interval(wins, losses, n, z=float(norm.ppf((1 + confidence) / 2)))
+    return (1 + low) / 2, (1 + high) / 2
 
 
 class Games(NamedTuple):
@@ -213,12 +221,23 @@ def _tango_interval(wins: float, losses: float, n: float, *, z: float) -> tuple[
 
     def excess(delta: float) -> float:
         """How far the squared score statistic at ``delta`` lies above z², times the variance (never a division)."""
-        a, b, c = 2 * n, -wins - losses + (2 * n - wins + losses) * delta, -losses * delta * (1 - delta)
-        loss_rate = (np.sqrt(max(b * b - 4 * a * c, 0.0)) - b) / (2 * a)
-        variance = max(2 * loss_rate + delta - delta * delta, 0.0)
+        variance = float(_null_variance(np.asarray(wins), np.asarray(losses), n, delta))
         return float((wins - losses - n * delta) ** 2 - z * z * n * variance)
 
     inside = 1e-9  # with ties only, the estimate itself is a root with no meaning: start just beside it
     low = -1.0 if losses == n else float(brentq(excess, -1.0, estimate - inside, xtol=1e-13))
     high = 1.0 if wins == n else float(brentq(excess, estimate + inside, 1.0, xtol=1e-13))
     return low, high
+
+
+def tango_score(wins: Floats, losses: Floats, n: float, delta: float) -> Floats:
+    """Tango's score statistic of each result under P(win) - P(loss) = ``delta``; standard normal for many prompts."""
+    variance = np.maximum(n * _null_variance(wins, losses, n, delta), 1e-12)
+    return np.asarray((wins - losses - n * delta) / np.sqrt(variance), dtype=np.float64)
+
+
+def _null_variance(wins: Floats, losses: Floats, n: float, delta: float) -> Floats:
+    """The variance of one outcome's win less loss, with the loss rate of maximum likelihood under ``delta``."""
+    a, b, c = 2 * n, -wins - losses + (2 * n - wins + losses) * delta, -losses * delta * (1 - delta)
+    loss_rate = (np.sqrt(np.maximum(b * b - 4 * a * c, 0.0)) - b) / (2 * a)
+    return np.asarray(np.maximum(2 * loss_rate + delta - delta * delta, 0.0), dtype=np.float64)

@@ -14,7 +14,7 @@ import torch
 
 from alignment.chat import render_prompt
 from alignment.errors import StageError
-from alignment.evaluation.bootstrap import paired_bootstrap
+from alignment.evaluation.bootstrap import positive_mean
 from alignment.records import Artifact, Prompt, Record, Sampling
 from alignment.rollouts.kv_cache import new_cache
 from alignment.rollouts.policy_pool import LoadedPolicy, PolicyPool
@@ -25,7 +25,7 @@ Use = Callable[[], LoadedPolicy]
 
 
 class KlEstimate(Record):
-    """Mean KL in nats per response over ``n`` prompts, with a 95 % bootstrap interval (None for a single prompt)."""
+    """Mean KL in nats per response over ``n`` prompts, with its 95 % interval (None for a single prompt)."""
 
     value: float
     low: float | None
@@ -34,13 +34,13 @@ class KlEstimate(Record):
     max_new_tokens: int
 
 
-def mean_kl(values: Sequence[float], *, max_new_tokens: int, seed: int) -> KlEstimate:
+def mean_kl(values: Sequence[float], *, max_new_tokens: int) -> KlEstimate:
     """The estimate from one value for each response. Raises ValueError without values."""
     if not values:
         raise ValueError("a KL needs at least one response")
     if len(values) == 1:
         return KlEstimate(value=values[0], low=None, high=None, n=1, max_new_tokens=max_new_tokens)
-    mean = paired_bootstrap(values, [0.0] * len(values), seed=seed)
+    mean = positive_mean(values)
     return KlEstimate(value=mean.value, low=mean.low, high=mean.high, n=mean.n, max_new_tokens=max_new_tokens)
 
 

@@ -32,7 +32,7 @@ def evaluate(planner: Any, work: StageWork, stage: EvaluateStage) -> None:
     else:
         pairs = texts.held_out_pairs
         asked, count = tuple(pair.prompt for pair in pairs.lengths), pairs.count
-    count = min(count, stage.limit or count)
+    count = min(count if stage.part == "all" else math.ceil(count / 2), stage.limit or count)
     scale = count / max(1, len(asked))
     for _ in range(models):
         work.activities.append(planner.draw(asked, scale, stage.sampling.beams, stage.batch_size, new))

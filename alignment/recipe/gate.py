@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from alignment.recipe.base import Name, NotNegative, Positive, Settings
+from alignment.recipe.base import Count, Name, NotNegative, Positive, Settings
 from alignment.recipe.metrics import Better
 
 
@@ -15,7 +15,7 @@ class Condition(Settings):
     ``champion`` or any opponent of the evaluation) the metric is named without a model (``rouge_l``,
     ``win_rate.rubric``) and the whole 95 % interval of the candidate's lead must lie above 0; a ``margin``, in the
     metric's own unit, allows it to be so much worse (non-inferiority). Against a champion that is not there yet every
-    condition holds.
+    condition holds. Where looks at the held-out prompts are counted (``gate.looks``), the interval is wider than 95 %.
     """
 
     metric: str
@@ -53,6 +53,14 @@ class Gate(Settings):
     """The stage of kind `evaluate` whose metrics are tested."""
     conditions: Annotated[tuple[Condition, ...], Field(min_length=1)]
     """Conditions, all of which must hold."""
+    looks: Literal["deployed", "always", "never"] = "deployed"
+    """Which runs spend the held-out set's error level: the t-th look at it is held to 2.5 % / t (Javanmard and
+    Montanari 2018). `deployed`: runs that `rlhf deploy` starts, by schedule, event or votes; a run started by hand is
+    held to 2.5 %, and its look counts for later ones. `always`: every run. `never`: none, so that 365 nightly runs are
+    expected to promote nine versions that are no better."""
+    least_decided: Count = 10
+    """Prompts that must not tie before a win rate may count as above 0.5. 10: at 2.5 % the sign test needs 6, and more
+    at later looks."""
     merge: bool = False
     """Also write the merged weights beside the adapter."""
     approval: Literal["none", "human"] = "none"

@@ -6,7 +6,7 @@ by the stages that make them (``base`` is the base model). :mod:`alignment.check
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from alignment.recipe.base import Name, Settings
 from alignment.recipe.deployment import Deployment, Notify
@@ -25,7 +25,7 @@ from alignment.recipe.stages.preferences import HumanPreferencesStage, Preferenc
 from alignment.recipe.stages.reward import RewardStage
 from alignment.recipe.stages.sample import SampleStage
 from alignment.recipe.stages.sft import SftStage
-from alignment.recipe.stages.tournament import TournamentStage
+from alignment.recipe.stages.tournament import OTHER_HALF, TournamentStage, chosen_by
 
 Stage = Annotated[
     SftStage
@@ -72,6 +72,18 @@ class Recipe(Settings):
     """When `rlhf deploy` starts runs by itself."""
     notify: Notify | None = None
     """Who is told how a run ended."""
+
+    @field_validator("stages")
+    @classmethod
+    def _who_chose_does_not_judge(cls, stages: dict[str, Stage]) -> dict[str, Stage]:
+        """An evaluation that says no ``part`` takes the half that did not choose what it evaluates."""
+        found = dict(stages)
+        for name, stage in stages.items():
+            if isinstance(stage, EvaluateStage) and "part" not in stage.model_fields_set and stage.prompts is None:
+                halves = {OTHER_HALF.get(one.part) for one in chosen_by(stages, stage.model).values()}
+                if len(halves) == 1 and (half := halves.pop()) is not None:
+                    found[name] = stage.model_copy(update={"part": half})
+        return found
 
     def run_settings(self) -> RunSettings:
         """What every stage is told of the recipe."""

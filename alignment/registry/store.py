@@ -96,7 +96,7 @@ class RegistryStore:
         file = sqlite_file(uri)
         if file is not None and not file.exists():
             return {}
-        return {model.name: _state(model) for model in _pages(connect(uri).search_registered_models)}
+        return {model.name: _state(model) for model in pages(connect(uri).search_registered_models)}
 
     def alone(self) -> FileLock:
         """One process of this workspace at a time changes the model; the lock ends with its holder."""
@@ -173,7 +173,7 @@ class RegistryStore:
 
     def _rows(self) -> list[Any]:
         """Every entry of the model, whoever made it, oldest first."""
-        rows = _pages(self.client.search_model_versions, filter_string=f"name='{self.name}'", max_results=ROWS_PER_CALL)
+        rows = pages(self.client.search_model_versions, filter_string=f"name='{self.name}'", max_results=ROWS_PER_CALL)
         return sorted(rows, key=lambda row: int(row.version))
 
     def log_run(self, run_name: str, recipe: Recipe, artifacts: Mapping[str, Artifact], tags: Mapping[str, str]) -> str:
@@ -181,7 +181,7 @@ class RegistryStore:
         from mlflow.entities import Metric, Param
 
         self._ensure_model()
-        run = self.client.create_run(self._experiment(recipe.name), run_name=run_name, tags=dict(tags))
+        run = self.client.create_run(experiment_id(self.workspace, recipe.name), run_name=run_name, tags=dict(tags))
         now = int(time.time() * 1000)
         parameters = [Param(_key(k), str(v)[:PARAMETER_LENGTH]) for k, v in _flat(recipe.model_dump(mode="json"))]
         metrics = [
@@ -218,29 +218,36 @@ class RegistryStore:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
 
-    def _experiment(self, name: str) -> str:
-        from mlflow.exceptions import MlflowException
-
-        if (experiment := self.client.get_experiment_by_name(name)) is not None:
-            return str(experiment.experiment_id)
-        # In a local store MLflow would put artifacts under the current folder; a server knows its own place.
-        place = self.workspace.folder("mlruns", name).as_uri() if self._is_local() else None
-        try:
-            return str(self.client.create_experiment(name, artifact_location=place))
-        except MlflowException as error:  # another process, perhaps of another workspace, was faster
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                raise
-            return str(self.client.get_experiment_by_name(name).experiment_id)
-
-    def _is_local(self) -> bool:
-        return not self.workspace.mlflow_uri.startswith(("http://", "https://"))
-
     def _source(self, folder: Path, run_id: str) -> str:
         """Where MLflow says the files are. A server does not see our folder: it is given a copy."""
-        if self._is_local():
+        if _is_local(self.workspace):
             return folder.as_uri()
         self.client.log_artifacts(run_id, str(folder), "model")
         return f"runs:/{run_id}/model"
+
+
+def experiment_id(workspace: Workspace, name: str) -> str:
+    """The id of an experiment, made where it is missing by whoever is first, brought back where it was deleted."""
+    from mlflow.exceptions import MlflowException
+
+    client = connect(workspace.mlflow_uri)
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
+        # In a local store MLflow would put artifacts under the current folder; a server knows its own place.
+        place = workspace.folder("mlruns", name).as_uri() if _is_local(workspace) else None
+        try:
+            return str(client.create_experiment(name, artifact_location=place))
+        except MlflowException as error:  # another process, perhaps of another workspace, was faster
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        experiment = client.get_experiment_by_name(name)
+    if experiment.lifecycle_stage == "deleted":
+        client.restore_experiment(experiment.experiment_id)
+    return str(experiment.experiment_id)
+
+
+def _is_local(workspace: Workspace) -> bool:
+    return not workspace.mlflow_uri.startswith(("http://", "https://"))
 
 
 def read_curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
@@ -263,7 +270,8 @@ def _state(model: Any) -> ModelState:
     )
 
 
-def _pages(search: Any, **arguments: Any) -> Iterator[Any]:
+def pages(search: Any, **arguments: Any) -> Iterator[Any]:
+    """All that one of MLflow's searches finds, page after page."""
     token = None
     while True:
         page = search(page_token=token, **arguments)

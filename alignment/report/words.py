@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping
 
-from alignment.evaluation.gate import GateCheck
+from alignment.evaluation import gate
+from alignment.evaluation.gate import GateCheck, GateLook
 from alignment.recipe.error_messages import STAGE_KINDS
 from alignment.report.run_report import RunReport, StageReport
 
@@ -178,7 +179,21 @@ def check_words(check: GateCheck) -> str:
     """By how much a condition was met or missed, or why it could not be checked."""
     if check.problem is not None or check.by is None:
         return check.problem or check.note
+    if not check.passed and check.by > 0:
+        return "missed by the exact test"
     return f"{'met' if check.passed else 'missed'} by {abs(check.by):.2g}"
+
+
+def level_words(level: float | None) -> str:
+    """The one-sided level that a condition was held to; a dash for what is no end of an interval."""
+    return "–" if level is None else gate.level_words(level).replace(" %", "\u202f%")
+
+
+def look_words(look: GateLook) -> str:
+    """Which look at its held-out prompts a verdict is, and what it spends, as the rest of "This is …"."""
+    told = f"{look}".replace(" %", "\u202f%")
+    why = "with each look at the same prompts chance has another go, so each is held to less"
+    return f"{told}: {why}." if look.spends else f"{told}."
 
 
 def _evidence(report: RunReport) -> str:
@@ -196,6 +211,8 @@ def _evidence(report: RunReport) -> str:
 def _shortfall(check: GateCheck) -> str:
     if check.value is None or check.threshold is None or check.by is None:
         return f"{check.name} could not be checked ({check.problem})"
+    if check.by > 0:
+        return f"{check.name} was {figure(check.value)}, and the exact test does not bear it out ({check.test})"
     digits = next((d for d in range(3, 8) if f"{check.value:.{d}g}" != f"{check.threshold:.{d}g}"), 8)
     was, short_by = f"{check.value:.{digits}g}".replace("-", "−"), f"{abs(check.by):.2g}"
     return f"{check.name} was {was}, wanted {check.bound} {figure(check.threshold)} (short by {short_by})"

@@ -6,7 +6,7 @@ from pathlib import Path
 from alignment.chat import render_prompt
 from alignment.data.jsonl import read_records
 from alignment.data.prompts import load_prompts, read_prompts
-from alignment.data.split import limited
+from alignment.data.split import part_of
 from alignment.digests import content_id
 from alignment.errors import StageError
 from alignment.recipe.base import Part
@@ -22,8 +22,7 @@ def held_out_prompts(
     """The prompts to ask: of the stage that ``source`` names, else of data.held_out_prompts, else the held-out share of
     data.prompts.
 
-    ``part`` takes half of them, and ``limit`` so many, in the order of their ids, which are digests: no part of the
-    file is preferred. Raises StageError where none is left.
+    ``part`` and ``limit`` as in :func:`~alignment.data.split.part_of`. Raises StageError where none is left.
     """
     if source is not None:
         path = Path(context.inputs[source].path) / "prompts.jsonl"
@@ -36,15 +35,11 @@ def held_out_prompts(
         _train, prompts = load_prompts(path, context.run.held_out)
     else:
         raise StageError(f"{context.name}: no prompts to ask; set data.prompts, or stages.{context.name}.prompts")
-    ordered = sorted(prompt.id for prompt in prompts)
-    middle = (len(ordered) + 1) // 2
-    halves = {"all": ordered, "first half": ordered[:middle], "second half": ordered[middle:]}
-    half = set(halves[part])
-    chosen = limited([prompt for prompt in prompts if prompt.id in half], limit)
+    chosen = part_of((prompt.id for prompt in prompts), part, limit)
     if not chosen:
         more = "" if "held_out_prompts" in context.data else ", or raise data.held_out"
         raise StageError(f"{path} has too few held-out prompts; add prompts{more}")
-    return chosen
+    return [prompt for prompt in prompts if prompt.id in chosen]
 
 
 def draw(

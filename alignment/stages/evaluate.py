@@ -49,7 +49,7 @@ def run(settings: EvaluateStage, context: StageContext) -> StageResult:
     sums = {name: _probe(work, pool, context.inputs[name]) for name in answers}
     kl = mean_kl(
         divergences_of(asked, settings.model, work.kl_prompts),
-        max_new_tokens=settings.sampling.max_new_tokens, seed=work.seed,
+        max_new_tokens=settings.sampling.max_new_tokens,
     )  # fmt: skip
     templates = {name: template_digest(pool.tokenizer(context.inputs[name])) for name in evaluated_models(settings)}
     del pool

@@ -88,7 +88,7 @@ def run(settings: TournamentStage, context: StageContext) -> StageResult:
     answers = {name: responses_of(found, "answers", name, prompts) for name in (settings.model, *settings.policies)}
     if settings.best_of > 1:
         answers[BEST_OF] = responses_of(found, "best-of-n", settings.model, prompts)
-    kl = {name: _kl(settings, context, divergences_of(found, name, _kl_prompts(settings, prompts)))
+    kl = {name: _kl(settings, divergences_of(found, name, _kl_prompts(settings, prompts)))
           for name in settings.policies}  # fmt: skip
     games, judge = _games(settings, context, prompts, answers)
     with context.working():
@@ -202,9 +202,7 @@ def _kl_prompts(settings: TournamentStage, prompts: list[Prompt]) -> list[Prompt
     return sorted(prompts, key=lambda prompt: prompt.id)[: settings.kl_prompts]
 
 
-def _kl(
-    settings: TournamentStage, context: StageContext, divergences: Sequence[float]
-) -> tuple[float, float | None, float | None]:
+def _kl(settings: TournamentStage, divergences: Sequence[float]) -> tuple[float, float | None, float | None]:
     """KL(policy‖start) with its interval, from one value for each prompt."""
-    found = mean_kl(divergences, max_new_tokens=settings.sampling.max_new_tokens, seed=context.run.seed)
+    found = mean_kl(divergences, max_new_tokens=settings.sampling.max_new_tokens)
     return found.value, found.low, found.high

@@ -61,8 +61,8 @@ def models_show_command(reference: str, workspace: Path, *, as_json: bool) -> No
         f"intact   {'yes' if details.intact else 'no: ' + '; '.join(f'{k}: {v}' for k, v in details.problems.items())}"
     )
     if details.record:
-        for check in details.record.verdict.checks:
-            console.print(f"gate     {check}")
+        for line in details.record.verdict.lines:
+            console.print(f"gate     {line}")
         for node in details.record.lineage.nodes:
             console.print(f"lineage  {node}")
     for change in details.history:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ from flows.services import servers
 
 if TYPE_CHECKING:
     from alignment.plan.plan import StagePlan
+    from alignment.plan.power import GatePlan
     from flows.pipeline.cached_stages import CacheState
 
 
@@ -32,8 +34,10 @@ def plan_command(
     from alignment.checks.model import inspect_model, read_config
     from alignment.checks.recipe import check_recipe
     from alignment.plan import plan
+    from alignment.plan.power import plan_gate
     from alignment.plan.sizes import model_size
     from alignment.plan.texts import measure_texts
+    from alignment.registry.looks import next_number
     from flows.pipeline.cached_stages import cached_stages
 
     resolved = prepare(given, overrides)
@@ -46,6 +50,7 @@ def plan_command(
     texts = measure_texts(data, recipe.data.held_out, inspect_model(recipe.model, space).tokenizer)
     size = model_size(read_config(recipe.model, space))
     plans = plan.make_plan(recipe, size, texts, machines, precision=resolved.precision)
+    gate = plan_gate(recipe, data, partial(next_number, space))
     cache = cached_stages(resolved, space)
     if as_json:
         value = {
@@ -53,10 +58,31 @@ def plan_command(
             "digest": resolved.digest,
             "machines": [asdict(machine) for machine in machines],
             "stages": [plan.as_json(one) | _cache_json(cache[one.name]) for one in plans],
+            "gate": [asdict(one) for one in gate],
         }
         print(json.dumps(value, indent=2))
     else:
         _show(PlainConsole(), plans, machines, cache)
+        _show_gate(PlainConsole(), gate)
+
+
+def _show_gate(console: PlainConsole, gate: "Sequence[GatePlan]") -> None:
+    """What the gate's held-out prompts show of a true win rate, and how many it takes."""
+    if not gate:
+        return
+    held = " and ".join(f"{100 * one.level:.2g} % {one.by}" for one in gate)
+    console.print(
+        f"\nthe gate asks {gate[0].prompts:,} held-out prompts; look {gate[0].look} at them is held to {held}"
+    )
+    heads = [head for one in gate for head in (f"{one.by}: shows", "needs")]
+    table = Table("true win rate", *heads, box=None)
+    for sights in zip(*(one.sights for one in gate), strict=True):
+        cells = [cell for sight in sights for cell in (f"{sight.power:.0%}", f"{sight.prompts_needed:,}")]
+        table.add_row(f"{sights[0].rate:.0%}", *cells)
+    console.print(table)
+    console.print(
+        "shows: the chance that such a version is promoted; needs: the prompts with which it is 80 %. No ties"
+    )
 
 
 def _cache_json(state: "CacheState") -> dict[str, str | None]:

@@ -59,8 +59,11 @@ def runs_show_command(name: str | None, workspace: Path, *, as_json: bool) -> No
     console.print(_title(summary, f", began {summary.started.astimezone():%c}"))
     if report:
         _print_stages(console, report["stages"])
-    for check in (report.get("gate") or {}).get("checks", ()):
-        console.print(f"gate     {'holds ' if check['passed'] else 'failed'} {check['name']} {check['value']:.4g}")
+    if report and report.get("gate"):
+        from alignment.evaluation.gate import GateVerdict  # its tests need SciPy, which takes its time
+
+        for line in GateVerdict.model_validate(report["gate"]).lines:
+            console.print(f"gate     {line}")
     for what, file in (record.data if record else {}).items():
         console.print(f"data     {what.rpartition('/')[2]} {file.digest[:12]} {file.path}")
     console.print(f"recipe   {folder / 'recipe.yaml'}")

@@ -115,7 +115,7 @@ def story(report: RunReport, page: Path) -> str:
     parts = [f"# {report.run}", headline(report), _whole_report(page)]
     if report.gate:
         checks = "\n".join(f"| {'✓' if check.passed else '✗'} | {check} |" for check in report.gate.checks)
-        parts.append(f"## Gate\n\n| | condition |\n|---|---|\n{checks}")
+        parts.append(f"## Gate\n\n{report.gate.look or ''}\n\n| | condition |\n|---|---|\n{checks}")
     parts.append("## Stages\n\n| stage | kind | | seconds | made |\n|---|---|---|---|---|\n" + "\n".join(
         f"| {one.name} | {one.kind} | {'cached' if one.cached else one.status} | {one.seconds:.1f} | "
         f"{', '.join(str(ref) for ref in one.outputs)} |"

@@ -23,6 +23,7 @@ from alignment.checks.recipe import check_recipe
 from alignment.digests import digest_of
 from alignment.durable_files import file_digest, write_text
 from alignment.errors import InputError, StageError
+from alignment.evaluation.gate import GateVerdict
 from alignment.recipe.recipe import Recipe
 from alignment.recipe.resolved import ResolvedRecipe
 from alignment.workspace import Workspace
@@ -153,7 +154,10 @@ def say_end(console: Console, folder: Path, server: servers.Service, state: Stat
 
     rows = [("report", str(folder / "report.html")), ("dashboard", server.url)]
     written = folder / "report.json"  # a run that was terminated may not have got that far
-    registered = json.loads(written.read_text("utf-8")).get("registered") if written.exists() else None
+    report = json.loads(written.read_text("utf-8")) if written.exists() else {}
+    if gate := report.get("gate"):
+        rows = [("gate", line) for line in GateVerdict.model_validate(gate).lines] + rows
+    registered = report.get("registered")
     if registered:
         rows += [
             ("model", registered["folder"]),

@@ -186,7 +186,10 @@ def decide(run: Run) -> None:
         return
     with outcome(run, "register", "register") as result:
         inputs = list(run.states.values())
-        finish, result.cached = finish_task(run.recipe, run.made, run.workspace, run.request.run, inputs)
+        deployed = run.request.flow_run is not None
+        finish, result.cached = finish_task(
+            run.recipe, run.made, run.workspace, run.request.run, inputs, deployed=deployed
+        )
         run.finish = with_approval(finish, run.workspace)
         announce(run.recipe, run.finish, run.workspace, run.request.run)
 

@@ -17,8 +17,10 @@ from pydantic import BaseModel
 from alignment.cache_key import code_digest
 from alignment.digests import digest_of
 from alignment.durable_files import write_text
-from alignment.evaluation.gate import GateVerdict, decide
+from alignment.evaluation.gate import GateLook, GateVerdict, decide
+from alignment.evaluation.looks import LEVEL, level_of
 from alignment.recipe.base import CHAMPION
+from alignment.recipe.gate import Gate
 from alignment.recipe.graph import of_type
 from alignment.recipe.load import recipe_digest
 from alignment.recipe.recipe import Recipe
@@ -63,18 +65,30 @@ class Finish(BaseModel):
         return f"{self.name} v{self.version} was refused: {failed}"
 
 
-def finish(recipe: Recipe, made: Mapping[str, Artifact], workspace: Workspace, run: str) -> dict[str, Any]:
-    """Decides, registers and moves the alias. Returns a :class:`Finish` as JSON."""
+def finish(
+    recipe: Recipe, made: Mapping[str, Artifact], workspace: Workspace, run: str, *, deployed: bool = False
+) -> dict[str, Any]:
+    """Decides, registers and moves the alias. Returns a :class:`Finish` as JSON.
+
+    ``deployed``: the run was started by a deployment, not by hand. The look at the held-out prompts is recorded first.
+    """
     import time
 
+    from alignment.metrics.gate_evidence import evidence
     from alignment.models.export import export_merged
     from alignment.registry import Provenance, register
+    from alignment.registry.looks import record_look
 
     assert recipe.gate is not None
     settings = dict(of_type(recipe.stages, EvaluateStage))[recipe.gate.evaluation]
     started = time.perf_counter()
     evaluated = made[recipe.gate.evaluation]
-    verdict = decide(recipe.gate, evaluated.metrics, settings, champion=CHAMPION in evaluated.inputs)
+    seen = record_look(workspace, evaluated, run=run, recipe=recipe.name, model=recipe.model.registered_name)
+    spends = spends_level(recipe.gate, deployed=deployed)
+    look = GateLook(number=seen.number, prompts=seen.held_out.size, spends=spends,
+                    level=level_of(seen.number) if spends else LEVEL)  # fmt: skip
+    found = evidence(Path(evaluated.path), evaluated.metrics)
+    verdict = decide(recipe.gate, found, settings, champion=CHAMPION in evaluated.inputs, look=look)
     base = made["base"]
     version = register(
         workspace,
@@ -97,6 +111,11 @@ def finish(recipe: Recipe, made: Mapping[str, Artifact], workspace: Workspace, r
     return result.model_dump(mode="json")
 
 
+def spends_level(gate: Gate, *, deployed: bool) -> bool:
+    """Whether a run is held to what is left of its held-out prompts' level; else to that of a first look."""
+    return gate.looks == "always" or (gate.looks == "deployed" and deployed)
+
+
 def with_approval(finish: Finish, workspace: Workspace) -> Finish:
     """The same, with what a person has said since: a result from the cache does not know."""
     if not finish.verdict.waits:
@@ -109,7 +128,13 @@ def with_approval(finish: Finish, workspace: Workspace) -> Finish:
 
 
 def finish_task(
-    recipe: Recipe, made: Mapping[str, Artifact], workspace: Workspace, run: str, inputs: Sequence[State[Any]]
+    recipe: Recipe,
+    made: Mapping[str, Artifact],
+    workspace: Workspace,
+    run: str,
+    inputs: Sequence[State[Any]],
+    *,
+    deployed: bool = False,
 ) -> tuple[Finish, bool]:
     """Runs :func:`finish` as a task after ``inputs``. Says whether it was decided before.
 
@@ -128,6 +153,7 @@ def finish_task(
             made[settings.model].digest,
             code_digest("alignment.registry"),
             None if is_own(workspace) else workspace.mlflow_uri,  # another registry does not have the version
+            spends_level(recipe.gate, deployed=deployed),
         ]
     )
     work = task(
@@ -140,12 +166,13 @@ def finish_task(
         retry_delay_seconds=RETRIES,
         retry_condition_fn=lambda _task, _run, state: isinstance(state.data, ConnectionError | TimeoutError),
     )(_finish_once)
-    state, value = run_task(workspace.root, work, _finish_once, recipe, made, workspace, run, key, inputs=inputs)
+    given = (recipe, made, workspace, run, key, deployed)
+    state, value = run_task(workspace.root, work, _finish_once, *given, inputs=inputs)
     return Finish.model_validate(value), state.name == "Cached"
 
 
 def _finish_once(
-    recipe: Recipe, made: Mapping[str, Artifact], workspace: Workspace, run: str, key: str
+    recipe: Recipe, made: Mapping[str, Artifact], workspace: Workspace, run: str, key: str, deployed: bool
 ) -> State[dict[str, Any]]:
     memory = workspace.folder("registry", recipe.model.registered_name, "decisions") / f"{key}.json"
     try:
@@ -154,7 +181,7 @@ def _finish_once(
         before = None
     if before is not None and _still_there(workspace, before):
         return Completed(name="Cached", data=before.model_dump(mode="json"))
-    data = finish(recipe, made, workspace, run)
+    data = finish(recipe, made, workspace, run, deployed=deployed)
     write_text(memory, json.dumps(data, indent=1) + "\n")
     return Completed(data=data)
 

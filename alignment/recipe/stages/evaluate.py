@@ -65,7 +65,8 @@ class EvaluateStage(StageSettings):
     limit: Count | None = None
     """Held-out prompts. null: all."""
     part: Part = "all"
-    """The part of the held-out prompts that is asked. A half leaves the other one for an unbiased second evaluation."""
+    """The part of the held-out prompts that is asked. Left out: all, and after a tournament the half that it did not
+    choose on. A half leaves the other one for an unbiased second evaluation."""
     workers: Count | None = None
     """Processes. null: `resources.workers`. Their number does not change the result."""
 

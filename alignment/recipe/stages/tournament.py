@@ -1,5 +1,6 @@
 """The settings of a tournament between policies."""
 
+from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
@@ -89,3 +90,24 @@ class TournamentStage(StageSettings):
     def sampling_used(self) -> Sampling:
         """How it draws its answers."""
         return self.sampling
+
+
+OTHER_HALF: Mapping[Part, Part] = {"first half": "second half", "second half": "first half"}
+
+
+def chosen_by(stages: Mapping[str, StageSettings], policy: str) -> dict[str, TournamentStage]:
+    """The tournaments that chose the policy, or one that it was trained from, by name."""
+    found: dict[str, TournamentStage] = {}
+    waiting, seen = [policy], set()
+    while waiting:
+        name = waiting.pop()
+        stage = stages.get(name)
+        if stage is None or name in seen:
+            continue
+        seen.add(name)
+        if isinstance(stage, TournamentStage):
+            found[name] = stage
+        for role, sources in stage.inputs().items():
+            if stage.spec.reads[role] == "policy":
+                waiting += sources
+    return found

@@ -144,6 +144,16 @@ MEASURED = ", ".join(evaluation_metric_names(EvaluateStage.model_validate(EVAL))
             gate({"metric": "kl", "below": 9}, evaluation="sft"),
             "gate.evaluation: sft is of kind sft; name one of kind evaluate: eval",
         ),
+        (
+            gate({"metric": "win_rate.sft.reward.high", "above": 0.5}),
+            "gate.conditions.0.above: the high end of an interval is above 0.5 for worse models too, where prompts are "
+            "few; {metric: win_rate.reward, against: sft, margin: 0.05} asks that it is no worse",
+        ),
+        (
+            gate({"metric": "win_rate.sft.reward.length_controlled.low", "below": 0.9}),
+            "gate.conditions.0.below: the low end of an interval is below 0.9 for worse models too, where prompts are "
+            "few; set against and a margin in its place",
+        ),
     ],
 )
 def test_a_wrong_gate_is_one_line(given: dict[str, Any], line: str) -> None:
@@ -172,6 +182,50 @@ WAYS = PLAY | {"kind": "overoptimisation", "reward": "reward"}
 
 def test_a_tournaments_output_is_a_model() -> None:
     assert faults(ppo=PPO, play=PLAY, last={"kind": "evaluate", "model": "play"}) == []
+
+
+LAST = {"kind": "evaluate", "model": "play"}
+
+
+@pytest.mark.parametrize(
+    ("play", "last", "half"),
+    [
+        ({}, {}, "second half"),
+        ({"part": "second half"}, {}, "first half"),
+        ({}, {"part": "all"}, "all"),
+        ({}, {"model": "more"}, "second half"),  # trained on from the best one
+        ({}, {"model": "dpo"}, "all"),
+    ],
+)
+def test_who_chose_does_not_judge(play: dict[str, Any], last: dict[str, Any], half: str) -> None:
+    more = {"kind": "dpo", "model": "play", "preferences": "rate"}
+    stages = STAGES | {"ppo": PPO, "play": PLAY | play, "more": more, "last": LAST | last}
+    recipe = Recipe.model_validate({"name": "test", "model": {"base": "x"}, "stages": stages})
+    settings = recipe.stages["last"]
+    assert isinstance(settings, EvaluateStage)
+    assert settings.part == half
+    again = Recipe.model_validate(recipe.model_dump(mode="json"))
+    assert again == recipe
+
+
+@pytest.mark.parametrize(
+    ("play", "last", "line"),
+    [
+        ({}, {"part": "all"},
+         "stages.last.part: play chose play on the first half, and last asks all; set it to second half, or leave it "
+         "out"),
+        ({}, {"part": "first half"},
+         "stages.last.part: play chose play on the first half, and last asks first half; set it to second half, or "
+         "leave it out"),
+        ({"part": "all"}, {},
+         "stages.play.part: play chose on all held-out prompts, and leaves last none that took no part in it; set it "
+         "to first half, its default"),
+    ],
+)  # fmt: skip
+def test_a_gate_on_the_prompts_that_chose(play: dict[str, Any], last: dict[str, Any], line: str) -> None:
+    asks = gate({"metric": "kl", "below": 9}, evaluation="last")
+    assert faults(asks, ppo=PPO, play=PLAY | play, last=LAST | last) == [line]
+    assert faults(asks, ppo=PPO, play=PLAY, last=LAST) == []
 
 
 @pytest.mark.parametrize(

@@ -95,15 +95,15 @@ def test_it_estimates_the_same_as_the_sampled_log_ratio(
 
 
 def test_estimate_with_its_interval() -> None:
-    estimate = mean_kl([1.0, 2.0, 3.0, 4.0, 10.0], max_new_tokens=8, seed=0)
+    estimate = mean_kl([1.0, 2.0, 3.0, 4.0, 10.0], max_new_tokens=8)
     assert (estimate.value, estimate.n) == (4.0, 5)
     assert estimate.low is not None
     assert estimate.high is not None
     assert 1 < estimate.low < 4 < estimate.high < 10
-    single = mean_kl([2.0], max_new_tokens=8, seed=0)
+    single = mean_kl([2.0], max_new_tokens=8)
     assert (single.value, single.low, single.high) == (2.0, None, None)
     with pytest.raises(ValueError, match="at least one response"):
-        mean_kl([], max_new_tokens=8, seed=0)
+        mean_kl([], max_new_tokens=8)
 
 
 def test_nothing_to_compare_is_refused(policies: dict[str, Artifact], recipe: Recipe) -> None:

@@ -231,7 +231,7 @@ def _evaluation_files(
     }
     rewards = {model: [rng.gauss(0, 1) for _ in prompts] for model in answers}
     judges = {"rubric": "3 simulated raters that follow quickstart/rubric.yaml", "reward": "the reward model reward@1"}
-    kl = mean_kl([rng.gauss(21, 6) for _ in range(16)], max_new_tokens=64, seed=0)
+    kl = mean_kl([rng.gauss(21, 6) for _ in range(16)], max_new_tokens=64)
     sums = {model: measure(settings.metrics, prompts, given) for model, given in answers.items()}
     templates = dict.fromkeys(answers, "5a2f" * 16)
     found = evaluation(

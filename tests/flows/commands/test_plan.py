@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from scipy.stats import binom
 
 from alignment.errors import InputError
 from flows.commands.plan import plan_command
@@ -48,6 +49,28 @@ def test_the_plan_in_words(plan: Any) -> None:
     assert "H100" in said
     assert "Hoffmann et al. 2022" in said
     assert "prices are assumptions" in said
+
+
+GATE = "gate={evaluation: evaluation, conditions: [{metric: win_rate.base.rubric.low, above: 0.5}]}"
+
+
+def test_the_plan_says_what_the_gate_can_see(plan: Any) -> None:
+    """At 2.5 % one-sided and 80 % power the textbook's formula has 783, 194 and 85 prompts; the binomial a few more."""
+    value = json.loads(plan(GATE, as_json=True))
+    by_hand, deployed = value["gate"]
+    assert (by_hand["by"], by_hand["look"], by_hand["level"]) == ("by hand", 1, 0.025)
+    assert deployed["level"] == 0.025
+    assert 0 < by_hand["prompts"] < 30
+    needs = {sight["rate"]: sight["prompts_needed"] for sight in by_hand["sights"]}
+    for rate, n in needs.items():
+        least = next(k for k in range(n + 2) if binom.sf(k - 1, n, 0.5) <= 0.025)
+        assert binom.sf(least - 1, n, rate) >= 0.8
+    assert needs == {0.55: pytest.approx(785, abs=15), 0.6: pytest.approx(194, abs=6), 0.65: pytest.approx(85, abs=6)}
+    said = plan(GATE)
+    assert "look 1 at them is held to 2.5 % by hand and 2.5 % deployed" in said
+    assert "deployed: shows" in said
+    assert len(json.loads(plan(GATE, "gate.looks=always", as_json=True))["gate"]) == 1
+    assert json.loads(plan(GATE, "gate.conditions=[{metric: kl, below: 9}]", as_json=True))["gate"] == []
 
 
 def test_faults_are_those_of_the_check(plan: Any) -> None:
