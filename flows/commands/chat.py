@@ -12,6 +12,7 @@ from alignment.records import Message, Prompt, Sampling
 from flows.console import PlainConsole, styled
 from flows.failures import open_workspace
 from flows.services.model_version import load_version
+from flows.services.named_servers import require_registry
 from flows.services.servers import quiet_environment
 
 
@@ -29,6 +30,7 @@ def generate_command(
     """Answers each prompt, a repeated one again; one JSON object a line with ``--json``."""
     space = open_workspace(workspace)
     quiet_environment(space)  # before transformers is imported
+    require_registry(reference, space)
     from alignment.models.families import stop_ids
     from alignment.rollouts.seeds import response_seed
     from alignment.rollouts.transformers_engine import TransformersEngine
@@ -98,6 +100,7 @@ def chat_command(reference: str, workspace: Path, temperature: float, max_new_to
     """A conversation; an empty line or Ctrl-D ends it."""
     space = open_workspace(workspace)
     quiet_environment(space)
+    require_registry(reference, space)
     from alignment.models.families import stop_ids
     from alignment.rollouts.transformers_engine import TransformersEngine
 

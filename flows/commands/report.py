@@ -9,6 +9,7 @@ from flows.console import PlainConsole
 from flows.failures import open_workspace
 from flows.runs import find_run
 from flows.services import servers
+from flows.services.named_servers import require_named
 from flows.services.process_records import settle
 
 
@@ -37,6 +38,7 @@ def dashboard_command(workspace: Path, *, stop: bool, as_json: bool) -> None:
     if stop:
         words = {name: "stopped" if servers.stop(space, name) else "was not running" for name in names}
     else:
+        require_named(space, *names)
         begun = [servers.begin(space, name) for name in names]
         said = PlainConsole(stderr=True).print
         words = {service.name: servers.wait(space, service, said).url for service in begun}

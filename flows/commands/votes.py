@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 from flows.console import PlainConsole
 from flows.failures import open_workspace
 from flows.services import servers
+from flows.services.named_servers import require_store
 
 if TYPE_CHECKING:
     from preference_ui.import_export import Filter
@@ -17,6 +18,7 @@ Chosen: TypeAlias = tuple[list[str], datetime | None, datetime | None, float, st
 def _store_url(workspace: Path, url: str | None) -> str:
     from flows.pipeline.human_votes import store_url
 
+    require_store(url)
     return store_url(open_workspace(workspace), url)
 
 
