@@ -9,7 +9,7 @@ from typing import Any
 
 from alignment.errors import Fault, FaultCollector, InputError, raise_faults
 from alignment.records import Message, Prompt, Sampling
-from flows.console import PlainConsole, styled
+from flows.console import PlainConsole, print_json, styled
 from flows.failures import open_workspace
 from flows.services.model_version import load_version
 from flows.services.named_servers import require_registry
@@ -52,7 +52,7 @@ def generate_command(
     for (_row, prompt), (completion,) in zip(asked, completions, strict=True):
         if as_json:
             row = {"prompt": prompt.messages[-1].content, "response": completion.text, "finished": completion.finished}
-            print(json.dumps(row, ensure_ascii=False))
+            print_json(json.dumps(row, ensure_ascii=False))
         else:
             console.print(styled((prompt.messages[-1].content, "bold")))
             console.print(completion.text, "\n")

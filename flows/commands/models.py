@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from alignment.workspace import Workspace
-from flows.console import PlainConsole, styled
+from flows.console import PlainConsole, print_json, styled
 from flows.failures import open_workspace
 from flows.services import servers
 from flows.services.named_servers import require_named
@@ -54,7 +54,7 @@ def models_show_command(reference: str, workspace: Path, *, as_json: bool) -> No
 
     details = show(space, reference)
     if as_json:
-        print(details.model_dump_json(indent=2))
+        print_json(details.model_dump_json(indent=2))
         return
     console = PlainConsole()
     version = details.version

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from flows.console import PlainConsole
+from flows.console import PlainConsole, print_json
 from flows.failures import open_workspace
 from flows.runs import find_run
 from flows.services import servers
@@ -18,7 +18,7 @@ def report_command(name: str | None, workspace: Path, *, as_json: bool) -> None:
     folder = find_run(open_workspace(workspace), name)
     text = (folder / "report.json").read_text("utf-8")
     if as_json:
-        print(text)
+        print_json(text)
         return
     report = json.loads(text)
     table = Table("stage", "kind", "status", "seconds", box=None)

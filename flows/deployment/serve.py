@@ -24,6 +24,7 @@ from prefect.runtime import flow_run as running
 
 from alignment.durable_files import write_text
 from alignment.errors import InputError
+from alignment.plain_text import markdown_lines
 from alignment.recipe.deployment import Deployment
 from alignment.recipe.graph import of_type
 from alignment.recipe.recipe import Recipe
@@ -191,7 +192,7 @@ def serve_recipe(given: str, recipe: Recipe, space: Workspace, overrides: list[s
         schedule = schedule_of(settings)
         identity = worker.add_flow(
             recipe_flow, name=recipe.name, schedules=[schedule] if schedule else None, triggers=list(triggers(recipe)),
-            parameters=parameters, description=recipe.description, tags=["rlhf"], paused=False,
+            parameters=parameters, description=markdown_lines(recipe.description), tags=["rlhf"], paused=False,
             concurrency_limit=settings.concurrent,
         )  # fmt: skip
         deployment = cast(UUID, identity)  # no coroutine: no loop runs here
