@@ -83,7 +83,7 @@ def _rendered(
     ids: list[list[int]] = []
     faults: list[Fault] = []
     for row, prompt in asked:
-        problem = conversation_problem(tokenizer, prompt.messages)
+        problem = conversation_problem(tokenizer, prompt.messages, answered=True)
         if problem is None:
             ids.append(render_prompt(tokenizer, prompt.messages))
             length = len(ids[-1])
