@@ -58,6 +58,8 @@ def quiet_environment(workspace: Workspace) -> None:
         "PREFECT_HOME": str(workspace.folder("prefect")),
         "PREFECT_RESULTS_LOCAL_STORAGE_PATH": str(workspace.folder("prefect", "results")),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        # In memory, what is held would be forgotten with the server and counted as held for ever.
+        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # the terminal has a display of its own
         "PREFECT_LOGGING_INTERNAL_LEVEL": "CRITICAL",  # a server that is away is said once, and by us
         "PREFECT_CLI_PROMPT": "false",
