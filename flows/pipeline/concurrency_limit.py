@@ -16,6 +16,7 @@ import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.responses import ConcurrencyLimitWithLeaseResponse
 from prefect.exceptions import ObjectNotFound
+from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from alignment.errors import Fault, StageError
 from alignment.recipe.graph import workers_of
@@ -85,6 +86,7 @@ class HeldSlots:
         with get_client(sync_client=True) as client:
             while not self._try(client):
                 if not said:
+                    self._check_size(client)
                     self.say(f"waiting for {self.wanted} slots of {self.limit}")
                 said = True
                 time.sleep(FULL_SECONDS)
@@ -123,11 +125,21 @@ class HeldSlots:
         self._lease = granted.lease_id
         return True
 
+    def _check_size(self, client: SyncPrefectClient) -> None:
+        """Raises StageError where the limit has fewer slots than are wanted: they would be waited for without end."""
+        there = client.read_global_concurrency_limit_by_name(self.limit)
+        if there.limit < self.wanted:
+            raise self._refused(f"it has {there.limit}")
+
     def _refused(self, why: str) -> StageError:
         problem = f"{self.wanted} slots of {self.limit} cannot be had: {why}"
         return StageError(f"{problem}; `rlhf deploy RECIPE --limit {self.limit}=N` makes the limit")
 
     def _hold(self) -> None:
+        with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):  # Prefect's own tries wait for up to half a minute
+            self._hold_on()
+
+    def _hold_on(self) -> None:
         pause = RENEW_SECONDS
         while not self._ended.wait(pause):
             try:

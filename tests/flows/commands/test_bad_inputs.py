@@ -121,6 +121,7 @@ def test_the_command_answers_a_sample_of_the_table(tmp_path: Path, tiny_model: P
     assert wrong == {}, f"{1 - len(wrong) / len(given):.1%} of {len(given)}"
 
 
+@pytest.mark.timeout(900)  # a second a command, and what a busy machine makes of it
 def test_the_command_answers_one_of_each_kind(tmp_path: Path, tiny_model: Path) -> None:
     given = list(cases(tmp_path, tiny_model, most=1))
     chosen = {one.name.split(".")[0].split(":")[0].split(" ")[0]: one for one in given}

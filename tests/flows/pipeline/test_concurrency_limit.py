@@ -81,6 +81,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
 
 
 @pytest.mark.slow  # a lease lasts a minute
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("away", [5.0, LEASE_SECONDS + 10.0])
 def test_slots_are_held_again_when_the_server_returns(server: Server, away: float) -> None:
     set_limits({"gpus": 1})
@@ -112,6 +113,7 @@ def test_slots_are_held_again_when_the_server_returns(server: Server, away: floa
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_a_limit_that_is_not_there_or_too_small(server: Server) -> None:
     said: list[str] = []
     with pytest.raises(StageError, match=r"2 slots of gpus cannot be had: .*--limit gpus=N"):
