@@ -1,6 +1,6 @@
 """The chat template, EOS and padding rules: the one place where text becomes tokens.
 
-Every stage tokenises through here, so that a policy is trained on exactly what it will see when it answers. Two rules:
+Every stage tokenises through here, so that a policy is trained on exactly what it will see when it answers. Rules:
 
 * A conversation is tokenised in segments: what comes before an assistant's answer (generation prompt included), then
   the answer up to and including its EOS. A prompt's tokens are thus always a prefix of its example's tokens, and no
@@ -8,6 +8,8 @@ Every stage tokenises through here, so that a policy is trained on exactly what 
 * A mask marks the tokens to learn from by position, never by token id; so a model whose pad token equals its EOS
   (SmolLM2 and many others) still learns to stop. Where the vocabulary has a spare special token, it becomes the pad
   token, because sequence classification finds the end of a text by its pad token's id.
+* Control tokens are the template's alone to write. Where a message's own text holds one (an answer, a judge's words,
+  what somebody typed), it is tokenised as the letters that it is written with: no text ends a turn or begins one.
 
 An answer that was cut off at its longest length has no EOS, wherever it is trained on, scored or compared:
 :func:`render_response` makes its tokens for everybody.
@@ -21,6 +23,7 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
@@ -32,6 +35,8 @@ DATE = datetime(2024, 7, 26, tzinfo=UTC)
 every model, so that one conversation has the same tokens on every day and a stage's key says all that decides its
 artifact. It is the day that Llama 3's own template names where it is told none."""
 _NOW = re.compile(r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""")
+_PRIVATE_USE = range(0xE000, 0xF900)
+_PATTERNS: WeakKeyDictionary[PreTrainedTokenizerBase, re.Pattern[str] | None] = WeakKeyDictionary()
 PROBE = (Message(role="user", content="one"), Message(role="assistant", content="two"))
 
 
@@ -199,13 +204,71 @@ def _render(
 ) -> tuple[list[int], list[bool]]:
     ids: list[int] = []
     mask: list[bool] = []
-    pieces = rendered_pieces(tokenizer, messages, add_generation_prompt=add_generation_prompt, finished=finished)
+    covered, written = _covered(tokenizer, messages)
+    pieces = rendered_pieces(tokenizer, covered, add_generation_prompt=add_generation_prompt, finished=finished)
     for text, keep in pieces:
-        # Not verbose: texts longer than the model's context are told by the checks, each with its row.
-        tokens = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        tokens = _tokens(tokenizer, text) if not written else _uncovered(tokenizer, text, written)
         ids.extend(tokens)
         mask.extend([keep] * len(tokens))
     return ids, mask
+
+
+def _tokens(tokenizer: PreTrainedTokenizerBase, text: str, **options: Any) -> list[int]:
+    # Not verbose: texts longer than the model's context are told by the checks, each with its row.
+    ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False, **options)["input_ids"]
+    return ids
+
+
+def control_pattern(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str] | None:
+    """What finds the tokenizer's control tokens in a text; None where it has none."""
+    if tokenizer not in _PATTERNS:
+        added = tokenizer.added_tokens_decoder.values()
+        tokens = {str(token.content) for token in added if token.special} | set(map(str, tokenizer.all_special_tokens))
+        longest_first = sorted(filter(str.strip, tokens), key=len, reverse=True)
+        _PATTERNS[tokenizer] = re.compile("|".join(map(re.escape, longest_first))) if longest_first else None
+    return _PATTERNS[tokenizer]
+
+
+def _covered(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]
+) -> tuple[Sequence[Message], dict[str, str]]:
+    """The messages with each control token in their texts under a cover, and what is under each cover.
+
+    A cover is a character of Unicode's private use that stands in none of the texts. Few texts hold any.
+    """
+    pattern = control_pattern(tokenizer)
+    found = {match for message in messages for match in (pattern.findall(message.content) if pattern else ())}
+    if pattern is None or not found:
+        return messages, {}
+    whole = "".join(message.content for message in messages)
+    covers = (chr(code) for code in _PRIVATE_USE if chr(code) not in whole)
+    written = dict(zip(covers, sorted(found), strict=False))
+    cover_of = {token: cover for cover, token in written.items()}
+    covered = [
+        message.model_copy(update={"content": pattern.sub(lambda match: cover_of[match[0]], message.content)})
+        for message in messages
+    ]
+    return covered, written
+
+
+def _uncovered(tokenizer: PreTrainedTokenizerBase, text: str, written: dict[str, str]) -> list[int]:
+    """Token ids of a rendered text, in which what was under a cover is letters."""
+    ids: list[int] = []
+    for part in re.split(f"([{''.join(written)}])", text):
+        if part:
+            ids += _inner_tokens(tokenizer, written.get(part, part), literal=part in written, first=not ids)
+    return ids
+
+
+def _inner_tokens(tokenizer: PreTrainedTokenizerBase, text: str, *, literal: bool, first: bool) -> list[int]:
+    """Token ids of a part of a text. Behind a line break, where it is not the ``first``: some tokenizers put a blank
+    before all that they are given."""
+    options = {"split_special_tokens": True} if literal else {}
+    if not first:
+        line, whole = _tokens(tokenizer, "\n"), _tokens(tokenizer, f"\n{text}", **options)
+        if whole[: len(line)] == line:
+            return whole[len(line) :]
+    return _tokens(tokenizer, text, **options)
 
 
 def rendered_pieces(

@@ -14,6 +14,8 @@ from typing import TypeVar
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from alignment.plain_text import one_line
+
 T = TypeVar("T")
 D = TypeVar("D")
 MAX_FAULTS = 20  # of one file; the rest are counted
@@ -35,8 +37,8 @@ class Fault:
 
     def __str__(self) -> str:
         where = ":".join(str(part) for part in (self.file, self.row, self.field) if part is not None)
-        line = f"{where}: {self.problem}; {self.remedy}" if where else f"{self.problem}; {self.remedy}"
-        return " ".join(line.split())
+        line = " ".join(f"{self.problem}; {self.remedy}".split())
+        return f"{one_line(where)}: {line}" if where else line
 
 
 class InputError(Exception):

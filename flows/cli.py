@@ -11,6 +11,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from alignment.errors import InputError, StageError
+from alignment.plain_text import indented, printable
 from flows.cli_models import models_app
 from flows.cli_options import (
     EMBEDDED,
@@ -24,7 +25,6 @@ from flows.cli_options import (
 )
 from flows.cli_runs import logs, report, runs_app, stop
 from flows.cli_votes import votes_app
-from flows.console import printable
 from flows.failures import explain, keep_traceback
 from flows.monitoring.logs import set_up
 
@@ -284,7 +284,7 @@ def main() -> NoReturn:
         _say("\n".join(map(str, error.faults)))
         raise SystemExit(2) from None
     except StageError as error:
-        _say(f"rlhf: {error}")
+        _say(f"rlhf: {indented(str(error))}")
         raise SystemExit(1) from None
     except BrokenPipeError:  # who read the output has enough of it
         sys.stderr.close()

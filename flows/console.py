@@ -10,14 +10,12 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-# Control characters move the cursor, change colours or set the terminal's title; they are shown as their pictures.
-_PICTURES = {code: 0x2400 + code for code in range(0x20) if chr(code) not in "\t\n"}
-CONTROLS = _PICTURES | {0x7F: 0x2421} | dict.fromkeys(range(0x80, 0xA0), 0xFFFD)
+from alignment.plain_text import printable
 
 
-def printable(text: str) -> str:
-    """``text`` with its control characters shown instead of obeyed; line breaks and tabs stay."""
-    return text.replace("\r\n", "\n").translate(CONTROLS)
+def print_json(text: str) -> None:
+    """Prints JSON, with the control characters escaped that may stand in its strings as they are."""
+    print(text.translate({code: f"\\u{code:04x}" for code in range(0x7F, 0xA0)}), flush=True)
 
 
 class PlainConsole(Console):

@@ -25,7 +25,7 @@ def judge_faults(recipe: Recipe, files: Mapping[str, Path]) -> list[Fault]:
     for name, stage in recipe.stages.items():
         for at, judge in judge_places(name, stage):
             faults += _own_faults(judge, at, files)
-        for at, endpoint in _writers(name, stage):
+        for at, endpoint in endpoint_places(name, stage):
             faults += _endpoint_faults(endpoint, at)
         measured, calibrated_by = stage.judge_used(), stage.calibration_used()
         if measured is not None and calibrated_by is not None:
@@ -45,6 +45,14 @@ def judge_places(name: str, stage: StageSettings) -> Iterator[tuple[str, AnyJudg
             yield f"stages.{name}.rewards.{index}.judge", reward.judge
 
 
+def endpoint_places(name: str, stage: StageSettings) -> Iterator[tuple[str, Endpoint]]:
+    """Every endpoint of a stage, of its judges and of its writers, and its field in the recipe."""
+    for at, judge in judge_places(name, stage):
+        if isinstance(judge, GenerativeJudge) and judge.endpoint is not None:
+            yield f"{at}.endpoint", judge.endpoint
+    yield from ((f"stages.{name}.{field}", endpoint) for field, endpoint in stage.endpoints_used())
+
+
 def _own_faults(judge: AnyJudge, at: str, files: Mapping[str, Path]) -> Iterator[Fault]:
     folder = judge_folder(judge)
     if folder is not None:
@@ -55,13 +63,6 @@ def _own_faults(judge: AnyJudge, at: str, files: Mapping[str, Path]) -> Iterator
         elif not (path / "config.json").is_file() and not (path / "base.json").is_file():
             yield Fault(f"{path} is an adapter that does not say on what base", "give the merged weights' folder",
                         field=f"{at}.folder")  # fmt: skip
-    if isinstance(judge, GenerativeJudge) and judge.endpoint is not None:
-        yield from _endpoint_faults(judge.endpoint, f"{at}.endpoint")
-
-
-def _writers(name: str, stage: StageSettings) -> Iterator[tuple[str, Endpoint]]:
-    """Every endpoint that writes for a stage and judges nothing, and its field in the recipe."""
-    yield from ((f"stages.{name}.{field}", endpoint) for field, endpoint in stage.endpoints_used())
 
 
 def _endpoint_faults(endpoint: Endpoint, at: str) -> Iterator[Fault]:

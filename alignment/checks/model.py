@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 from alignment.data.columns import shown
 from alignment.errors import Fault, InputError, suggestion
 from alignment.models import embedded
+from alignment.models.hub import hub_files
 from alignment.models.weights import tensor_shapes, weight_faults
 from alignment.recipe.files import EMBEDDED_PREFIX, is_path
 from alignment.recipe.graph import making, workers_of
@@ -146,7 +147,7 @@ def _locate(settings: ModelSettings, workspace: Workspace | None) -> tuple[Path,
     if is_path(settings.base) or folder.exists():
         problem = f"{'no such folder' if not folder.exists() else 'not a folder'}: {folder}"
         _fail(problem, "give a model's folder, or embedded:smollm2-135m")
-    return _from_hub(settings), None
+    return hub_files(settings, HUB_FILES), None
 
 
 def _embedded(name: str, workspace: Workspace | None) -> tuple[Path, str | None]:
@@ -170,19 +171,6 @@ def _whole(folder: Path) -> Path:
     if not any(next(folder.glob(pattern), None) for pattern in ("*.safetensors*", "pytorch_model*.bin*")):
         _fail(f"{folder} has no weights (*.safetensors)", "copy the model's weights into it")
     return folder
-
-
-def _from_hub(settings: ModelSettings) -> Path:
-    """The small files of a hub's model; from the cache where the hub cannot be reached."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError
-
-    try:
-        return Path(snapshot_download(settings.base, revision=settings.revision, allow_patterns=HUB_FILES))
-    except (OSError, HFValidationError, ValueError) as error:
-        reason = str(error).splitlines()[0][:160]
-        problem = f"no model {settings.base!r}: not a folder beside the recipe, and the hub says: {reason}"
-        _fail(problem, "give a folder, a hub name that can be reached, or embedded:smollm2-135m")
 
 
 def _template(settings: ModelSettings) -> str | None:

@@ -1,5 +1,6 @@
 """Everything wrong with a recipe, its data and its model that can be known without training: all at once."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -46,8 +47,13 @@ def check_recipe(resolved: ResolvedRecipe, workspace: Workspace | None = None) -
         faults += architecture_faults(recipe, workspace)
         faults += product_faults(recipe, files, model.tokenizer)
         faults += length_faults(recipe, files, data, model)
-    document = _document(resolved.path)
-    return [_placed(fault, resolved.path, document) for fault in faults]
+    return placed(faults, resolved.path)
+
+
+def placed(faults: Sequence[Fault], recipe_path: Path) -> list[Fault]:
+    """Faults of a recipe's fields, with the recipe's file and the fields' lines; others as they are."""
+    document = _document(recipe_path)
+    return [_placed(fault, recipe_path, document) for fault in faults]
 
 
 def _document(recipe_path: Path) -> Document:

@@ -4,13 +4,11 @@ Two kinds: the rows of the data, and what the product itself asks (judges' quest
 examples, a constitution's critique of an earlier answer, a synthesis's principles as system messages).
 """
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from alignment.chat import rendered_pieces, template_faults
+from alignment.chat import control_pattern, rendered_pieces, template_faults
 from alignment.checks.judges import judge_places
 from alignment.data.columns import shown
 from alignment.errors import Fault
@@ -31,13 +29,21 @@ from alignment.records import Message
 REASONING = "<think>Why it is so.</think>\n\nIt is so."  # as models that reason answer
 
 
-def conversation_problem(tokenizer: Any, messages: Sequence[Message]) -> tuple[str, str] | None:
-    """(What is wrong, what to do) with a conversation that a stage is to render; None where nothing is."""
-    pattern = _control_pattern(tokenizer)
+def conversation_problem(
+    tokenizer: Any, messages: Sequence[Message], *, answered: bool = False
+) -> tuple[str, str] | None:
+    """(What is wrong, what to do) with a conversation that a stage is to render; None where nothing is.
+
+    A control token in somebody's text is a fault of the data, which was probably rendered before: it would be read as
+    the letters that it is written with. In an answer of the model's own (``answered``) it may stand.
+    """
+    pattern = control_pattern(tokenizer)
     for number, message in enumerate(messages, start=1):
+        if answered and message.role == "assistant":
+            continue
         if pattern is not None and (found := pattern.search(message.content)):
             problem = f"message {number} (the {message.role}'s) holds {found[0]}, a control token of the model"
-            return problem, "remove it, or write it with a space inside: the model would take it for its own"
+            return problem, "remove it, or write it with a space inside: it is the template's to write"
     try:
         pieces = list(rendered_pieces(tokenizer, messages, add_generation_prompt=messages[-1].role != "assistant"))
     except Exception as error:  # a template may raise anything
@@ -136,14 +142,3 @@ def _folder_faults(folder: Path, questions: Sequence[Sequence[Message]], field: 
     yield from faults
     for messages in questions if not faults else ():
         yield from _refused(tokenizer, messages, field, "the judge")
-
-
-def _control_pattern(tokenizer: Any) -> "re.Pattern[str] | None":
-    added = tokenizer.added_tokens_decoder.values()
-    tokens = {str(token.content) for token in added if token.special} | set(map(str, tokenizer.all_special_tokens))
-    return _compiled(frozenset(token for token in tokens if token.strip()))
-
-
-@lru_cache(maxsize=8)
-def _compiled(tokens: frozenset[str]) -> "re.Pattern[str] | None":
-    return re.compile("|".join(map(re.escape, sorted(tokens, key=len, reverse=True)))) if tokens else None

@@ -78,6 +78,6 @@ def part_of(ids: Iterable[str], part: Part, limit: int | None = None) -> set[str
 
 
 def limited(items: Sequence[Identified], limit: int | None) -> list[Identified]:
-    """At most ``limit`` items, in the order given: the beginning of a file, often sorted by kind, is no sample of it."""
+    """At most ``limit`` items, in the order given; not its first ones, for files are often sorted by kind."""
     chosen = part_of((item.id for item in items), "all", limit)
     return [item for item in items if item.id in chosen]

@@ -17,12 +17,14 @@ from alignment.durable_files import (
     temporary_beside,
     write_text,
 )
-from alignment.errors import Fault, InputError
 from alignment.models import embedded
+from alignment.models.hub import hub_files
 from alignment.recipe.base import BASE
 from alignment.recipe.run_settings import ModelSettings
 from alignment.records import Artifact
 from alignment.workspace import Workspace
+
+BASE_FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt")  # no pickles
 
 _log = logging.getLogger(__name__)
 
@@ -41,7 +43,7 @@ def prepare_base(workspace: Workspace, settings: ModelSettings) -> Artifact:
     elif Path(settings.base).is_dir():
         folder = Path(settings.base).resolve()
     else:
-        folder = _download(settings)
+        folder = hub_files(settings, BASE_FILES)
     digest = remembered_digest(folder, _memory(workspace, folder))
     return Artifact(
         name=BASE,
@@ -66,19 +68,6 @@ def own_place(workspace: Workspace, base: str) -> str:
         if own.is_dir():
             return str(own)
     return base
-
-
-def _download(settings: ModelSettings) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError
-
-    patterns = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]  # no pickles
-    try:
-        return Path(snapshot_download(settings.base, revision=settings.revision, allow_patterns=patterns))
-    except (OSError, HFValidationError) as error:
-        problem = f"no model {settings.base!r}: not a folder here, and the hub says {str(error).splitlines()[0]}"
-        remedy = "give a folder, a hub name that can be reached, or embedded:smollm2-135m"
-        raise InputError([Fault(problem, remedy, field="model.base")]) from error
 
 
 def _embedded(workspace: Workspace, name: str) -> tuple[Path, bool]:

@@ -6,6 +6,7 @@ from importlib import resources
 from pathlib import Path
 
 from alignment.durable_files import write_text
+from alignment.plain_text import markdown, markdown_code, markdown_lines
 from alignment.recipe.base import BASE
 from alignment.recipe.graph import of_type
 from alignment.recipe.recipe import Recipe
@@ -56,15 +57,17 @@ def write_card(folder: Path, record: VersionRecord, recipe: Recipe, artifacts: M
         template_str=resources.files("alignment.registry").joinpath("card.md.j2").read_text("utf-8"),
         record=record,
         summary=_summary(record, rates),
-        base=f"`{base}`, as `{artifacts[BASE].key}`, digest `{artifacts[BASE].digest[:12]}`",
+        base=f"{markdown_code(base)}, as {markdown_code(artifacts[BASE].key)}, digest `{artifacts[BASE].digest[:12]}`",
         form=_form(folder, artifacts[record.candidate.name]),
-        description=recipe.description,
+        description=markdown_lines(recipe.description),
         steps=[_step(node) for node in record.lineage.nodes if node.kind != "evaluation"],
         data=_data(recipe, artifacts),
         rates=rates,
         held_out=_held_out(evaluation),
         limits=_limits(recipe, rates),
         code=_code(folder),
+        text=markdown,
+        span=markdown_code,
     )
     write_text(folder / CARD_FILE, str(card))
 
@@ -89,9 +92,10 @@ def _summary(record: VersionRecord, rates: list[CandidateWinRate]) -> str:
     best = next((rate for rate in rates if rate.opponent == BASE), rates[0] if rates else None)
     if best is None:
         return f"It {verdict}."
-    share = f"{best.value:.0%} of held-out comparisons with {best.opponent}"
+    share = f"{best.value:.0%} of held-out comparisons with {markdown(best.opponent)}"
     return (
-        f"It wins {share} (95 % interval {best.low:.0%} to {best.high:.0%}), judged by {best.judged_by}. It {verdict}."
+        f"It wins {share} (95 % interval {best.low:.0%} to {best.high:.0%}), judged by {markdown(best.judged_by)}. "
+        f"It {verdict}."
     )
 
 
@@ -117,7 +121,7 @@ def _data(recipe: Recipe, artifacts: Mapping[str, Artifact]) -> str:
     files = {
         "prompts": given.prompts, "demonstrations": given.demonstrations, "held-out prompts": given.held_out_prompts,
     }  # fmt: skip
-    parts = [f"{what} from `{path}`" for what, path in files.items() if path]
+    parts = [f"{what} from {markdown_code(path)}" for what, path in files.items() if path]
     for name, stage in recipe.stages.items():
         if name in artifacts and stage.kind in _FEEDBACK:
             parts.append(_FEEDBACK[stage.kind](recipe, artifacts[name]))
@@ -126,7 +130,7 @@ def _data(recipe: Recipe, artifacts: Mapping[str, Artifact]) -> str:
 
 def _programs(recipe: Recipe, artifact: Artifact) -> str:
     raters = dict(of_type(recipe.stages, PreferencesStage))[artifact.name].raters
-    return f"preferences by {raters.count} simulated raters with the rubric `{raters.rubric}`"
+    return f"preferences by {raters.count} simulated raters with the rubric {markdown_code(raters.rubric)}"
 
 
 def _people(_recipe: Recipe, artifact: Artifact) -> str:
@@ -140,7 +144,9 @@ _FEEDBACK: dict[str, Callable[[Recipe, Artifact], str]] = {  # where feedback ca
     "constitution": lambda _recipe, artifact: (
         f"{artifact.metrics['revised']:.0f} revisions by a constitution, which a model wrote and no person read"
     ),
-    "preference_file": lambda recipe, _artifact: f"preferences from the file `{recipe.data.preferences}`",
+    "preference_file": lambda recipe, _artifact: (
+        f"preferences from the file {markdown_code(str(recipe.data.preferences))}"
+    ),
 }
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from alignment.durable_files import write_text
+from alignment.plain_text import printable
 from alignment.report import distance_plots, evidence_words, feedback, lineage_graph, plots, words
 from alignment.report.judges import judge_rows
 from alignment.report.run_report import Curve, RunReport, WinRateReport
@@ -48,7 +49,7 @@ def render(report: RunReport) -> str:
     }
     script = _text("report.js")
     rate = main_rate(report)
-    return environment.get_template("report.html.j2").render(
+    page = environment.get_template("report.html.j2").render(
         report=report,
         css=_text("report.css"),
         script=script,
@@ -71,6 +72,7 @@ def render(report: RunReport) -> str:
         tall=lineage_graph.draw(report.lineage, downwards=True) if report.lineage else None,
         longest=max((stage.seconds for stage in report.stages), default=0.0) or 1.0,
     )
+    return printable(page)
 
 
 def figures(report: RunReport) -> list[SvgFigure]:

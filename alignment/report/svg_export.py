@@ -6,6 +6,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from alignment.plain_text import printable
 from alignment.report import lineage_graph
 from alignment.report.run_report import LineageReport
 from alignment.report.svg import SvgFigure
@@ -36,4 +37,5 @@ def _render(**values: Any) -> str:
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     css = Markup(resources.files("alignment.report").joinpath("report.css").read_text("utf-8"))
-    return environment.get_template("picture.svg.j2").render(css=css, margin=MARGIN, top=TOP, **values)
+    drawn = environment.get_template("picture.svg.j2").render(css=css, margin=MARGIN, top=TOP, **values)
+    return printable(drawn)  # XML has no control characters

@@ -9,9 +9,10 @@ from typing import Any
 
 from alignment.errors import Fault, FaultCollector, InputError, raise_faults
 from alignment.records import Message, Prompt, Sampling
-from flows.console import PlainConsole, styled
+from flows.console import PlainConsole, print_json, styled
 from flows.failures import open_workspace
 from flows.services.model_version import load_version
+from flows.services.named_servers import require_registry
 from flows.services.servers import quiet_environment
 
 
@@ -29,6 +30,7 @@ def generate_command(
     """Answers each prompt, a repeated one again; one JSON object a line with ``--json``."""
     space = open_workspace(workspace)
     quiet_environment(space)  # before transformers is imported
+    require_registry(reference, space)
     from alignment.models.families import stop_ids
     from alignment.rollouts.seeds import response_seed
     from alignment.rollouts.transformers_engine import TransformersEngine
@@ -50,7 +52,7 @@ def generate_command(
     for (_row, prompt), (completion,) in zip(asked, completions, strict=True):
         if as_json:
             row = {"prompt": prompt.messages[-1].content, "response": completion.text, "finished": completion.finished}
-            print(json.dumps(row, ensure_ascii=False))
+            print_json(json.dumps(row, ensure_ascii=False))
         else:
             console.print(styled((prompt.messages[-1].content, "bold")))
             console.print(completion.text, "\n")
@@ -81,7 +83,7 @@ def _rendered(
     ids: list[list[int]] = []
     faults: list[Fault] = []
     for row, prompt in asked:
-        problem = conversation_problem(tokenizer, prompt.messages)
+        problem = conversation_problem(tokenizer, prompt.messages, answered=True)
         if problem is None:
             ids.append(render_prompt(tokenizer, prompt.messages))
             length = len(ids[-1])
@@ -98,6 +100,7 @@ def chat_command(reference: str, workspace: Path, temperature: float, max_new_to
     """A conversation; an empty line or Ctrl-D ends it."""
     space = open_workspace(workspace)
     quiet_environment(space)
+    require_registry(reference, space)
     from alignment.models.families import stop_ids
     from alignment.rollouts.transformers_engine import TransformersEngine
 

@@ -14,12 +14,14 @@ def check_command(given: str, workspace: Path, overrides: list[str], *, as_json:
     """Prints that all is well, or raises InputError with every fault."""
     space = open_workspace(workspace)
     servers.quiet_environment(space)
-    from alignment.checks.recipe import check_recipe
+    from alignment.checks.recipe import check_recipe, placed
     from flows.pipeline.environment import running_faults
+    from flows.pipeline.recipe_servers import server_faults
 
     resolved = prepare(given, overrides)
     recipe = resolved.recipe
-    faults = check_recipe(resolved, space) + running_faults(recipe)
+    faults = check_recipe(resolved, space) + placed(running_faults(recipe), resolved.path)
+    faults += server_faults(resolved, space)
     if as_json:
         rows = [
             {"file": f.file, "row": f.row, "field": f.field, "problem": f.problem, "remedy": f.remedy} for f in faults
@@ -40,4 +42,8 @@ def check_command(given: str, workspace: Path, overrides: list[str], *, as_json:
             console.print(notice)
         if (counted := held_out_notice(resolved)) is not None:
             console.print(counted)
+        if not_asked := list(recipe.notify.variables if recipe.notify else ()):
+            console.print(
+                f"not asked, for nothing is to be told yet: {', '.join(f'notify.{one}' for one in not_asked)}"
+            )
         console.print(f"{resolved.path}: {len(recipe.stages)} stages, nothing wrong")

@@ -5,7 +5,7 @@ import os
 import re
 from pathlib import Path
 
-from alignment.errors import Fault, InputError
+from alignment.errors import Fault, InputError, raise_faults
 from flows.console import PlainConsole
 from flows.failures import open_workspace
 from flows.recipe_source import prepare
@@ -32,7 +32,9 @@ def deploy_command(
     recipe = resolved.recipe
     space = open_workspace(workspace)
     servers.quiet_environment(space)
-    servers.reach_named_servers(space)
+    from flows.pipeline.recipe_servers import server_faults
+
+    raise_faults(server_faults(resolved, space))
     said = PlainConsole(stderr=True).print
     server = servers.wait(space, servers.begin(space, "prefect"), said)
     os.environ["PREFECT_API_URL"] = server.api

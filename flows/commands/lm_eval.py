@@ -10,6 +10,7 @@ from flows.command_lines import rlhf_line
 from flows.console import PlainConsole
 from flows.failures import open_workspace
 from flows.services import servers
+from flows.services.named_servers import require_named
 
 
 def models_evaluate_command(
@@ -35,6 +36,7 @@ def models_evaluate_command(
     from alignment.registry.task_results import keep_task_results
     from flows.services.model_version import load_version
 
+    require_named(space, "mlflow")
     version = find(space, reference)
     model, tokenizer = load_version(f"{version.name}/{version.version}", space)
     harvest = run_tasks(model, tokenizer, tasks, include_path=include_path, limit=limit, batch_size=batch_size)

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from alignment.workspace import Workspace
-from flows.console import PlainConsole, styled
+from flows.console import PlainConsole, print_json, styled
 from flows.failures import open_workspace
 from flows.services import servers
+from flows.services.named_servers import require_named
 
 if TYPE_CHECKING:
     from alignment.registry import RegisteredVersion
@@ -21,6 +22,7 @@ def models_list_command(workspace: Path, *, as_json: bool) -> None:
     """Every registered version, newest first."""
     space = open_workspace(workspace)
     servers.quiet_environment(space)
+    require_named(space, "mlflow")
     from alignment.registry import list_versions
 
     versions = list_versions(space)
@@ -47,11 +49,12 @@ def models_show_command(reference: str, workspace: Path, *, as_json: bool) -> No
     """One version: where it is, what it was made of, and whether all of that is still as it was."""
     space = open_workspace(workspace)
     servers.quiet_environment(space)
+    require_named(space, "mlflow")
     from alignment.registry import show
 
     details = show(space, reference)
     if as_json:
-        print(details.model_dump_json(indent=2))
+        print_json(details.model_dump_json(indent=2))
         return
     console = PlainConsole()
     version = details.version
@@ -78,6 +81,7 @@ def models_promote_command(reference: str, workspace: Path, reason: str, by: str
     """Makes a version the champion; who did it and why is kept with the version."""
     space = open_workspace(workspace)
     servers.quiet_environment(space)
+    require_named(space, "mlflow")
     from alignment.registry import promote
 
     version = promote(space, reference, despite_gate=force, by=_account() if by is None else by, reason=reason)
@@ -97,6 +101,7 @@ def models_rollback_command(name: str, workspace: Path) -> None:
     """Makes the champion before this one the champion again."""
     space = open_workspace(workspace)
     servers.quiet_environment(space)
+    require_named(space, "mlflow")
     from alignment.registry import rollback
 
     version = rollback(space, name)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from flows.failures import open_workspace
 from flows.services import servers
+from flows.services.named_servers import require_registry, require_store
 
 if TYPE_CHECKING:
     pass
@@ -27,6 +28,9 @@ def rate_command(
     """
     space = open_workspace(workspace)
     servers.quiet_environment(space)
+    require_store(url)
+    for reference in arena or ():
+        require_registry(reference, space)
     server = servers.begin(space, "prefect")  # raters need not wait for it: what cannot be said is said again
     os.environ["PREFECT_API_URL"] = server.api
     from flows.pipeline import human_votes

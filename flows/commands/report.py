@@ -5,10 +5,11 @@ from pathlib import Path
 
 from rich.table import Table
 
-from flows.console import PlainConsole
+from flows.console import PlainConsole, print_json
 from flows.failures import open_workspace
 from flows.runs import find_run
 from flows.services import servers
+from flows.services.named_servers import require_named
 from flows.services.process_records import settle
 
 
@@ -17,7 +18,7 @@ def report_command(name: str | None, workspace: Path, *, as_json: bool) -> None:
     folder = find_run(open_workspace(workspace), name)
     text = (folder / "report.json").read_text("utf-8")
     if as_json:
-        print(text)
+        print_json(text)
         return
     report = json.loads(text)
     table = Table("stage", "kind", "status", "seconds", box=None)
@@ -37,6 +38,7 @@ def dashboard_command(workspace: Path, *, stop: bool, as_json: bool) -> None:
     if stop:
         words = {name: "stopped" if servers.stop(space, name) else "was not running" for name in names}
     else:
+        require_named(space, *names)
         begun = [servers.begin(space, name) for name in names]
         said = PlainConsole(stderr=True).print
         words = {service.name: servers.wait(space, service, said).url for service in begun}

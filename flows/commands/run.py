@@ -3,6 +3,7 @@
 import time
 from pathlib import Path
 
+from alignment.errors import raise_faults
 from flows.console import PlainConsole
 from flows.failures import open_workspace
 from flows.recipe_source import prepare
@@ -18,7 +19,9 @@ def run_command(
     resolved = prepare(given, overrides)
     space = open_workspace(workspace)
     servers.quiet_environment(space)
-    servers.reach_named_servers(space)
+    from flows.pipeline.recipe_servers import server_faults
+
+    raise_faults(server_faults(resolved, space, only=only, start=start, refresh=refresh))
     from flows.pipeline.launch import checked, launch
 
     server = servers.begin(space, "prefect")  # starts while the recipe is checked

@@ -12,9 +12,10 @@ from rich.table import Table
 from rich.text import Text
 
 from alignment.errors import Fault, InputError, StageError
+from alignment.plain_text import indented
 from alignment.workspace import Workspace
 from flows.command_lines import rlhf_line
-from flows.console import PlainConsole, styled
+from flows.console import PlainConsole, print_json, styled
 from flows.monitoring.logs import LOG_FILE
 from flows.run_diff import MetricValue, RunDiff, compare
 from flows.run_record import RunRecord, read_record
@@ -91,7 +92,7 @@ def runs_diff_command(first: str, second: str, workspace: Path, *, as_json: bool
     space = Workspace(workspace)
     diff = compare(find_run(space, first, reported=False), find_run(space, second, reported=False))
     if as_json:
-        print(diff.model_dump_json(indent=2))
+        print_json(diff.model_dump_json(indent=2))
         return
     console = _console()
     for summary in (diff.a, diff.b):
@@ -203,7 +204,7 @@ def logs_command(name: str | None, workspace: Path, *, follow: bool, as_json: bo
                     time.sleep(POLL_SECONDS)
                     line += file.readline()
                 if as_json:
-                    print(line, end="", flush=True)
+                    print_json(line.rstrip("\n"))
                 else:
                     _print_event(console, json.loads(line))
             if not running:
@@ -216,9 +217,9 @@ def _print_event(console: PlainConsole, event: dict[str, Any]) -> None:
     level = "" if event["level"] == "info" else f"{event['level'].upper()} "
     metrics = "  ".join(f"{name} {value:.4g}" for name, value in event.get("metrics", {}).items())
     text = f"{event['time'][11:19]} {level}{event['message']}" + (f"  {metrics}" if metrics else "")
-    console.print(text, style="red" if level else None)
+    console.print(indented(text), style="red" if level else None)
     if event.get("error"):
-        console.print(event["error"])
+        console.print(indented(f"\n{event['error']}").removeprefix("\n"))
 
 
 def _console() -> PlainConsole:

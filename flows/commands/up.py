@@ -18,7 +18,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from alignment.errors import Fault, InputError
+from alignment.errors import Fault, InputError, raise_faults
 from alignment.recipe.resolved import ResolvedRecipe
 from alignment.workspace import Workspace
 from flows.command_lines import rlhf_line
@@ -29,6 +29,7 @@ from flows.monitoring.links import PAGES, note_pages
 from flows.recipe_source import prepare
 from flows.services import servers
 from flows.services.http_client import UnreachableError, answers, ask
+from flows.services.named_servers import require_named
 from flows.services.process_records import settle
 from flows.services.supervisor import Child, Supervisor
 
@@ -43,14 +44,17 @@ def up_command(recipes: Sequence[str], workspace: Path, overrides: list[str], po
     chosen = _ports(ports)
     space = open_workspace(workspace)
     servers.quiet_environment(space)
+    require_named(space, "mlflow", "votes")
     prepared = {}
     for given in recipes:
         resolved = prepare(given, overrides)
         prepared[resolved.recipe.name] = resolved
     if prepared:
         from flows.pipeline.launch import checked
+        from flows.pipeline.recipe_servers import server_faults
 
         for resolved in prepared.values():
+            raise_faults(server_faults(resolved, space, environment=False))
             checked(resolved, space)
     with _alone(space):
         faults = _running(space) + _taken(chosen)

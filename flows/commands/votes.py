@@ -5,9 +5,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from flows.console import PlainConsole
+from flows.console import PlainConsole, print_json
 from flows.failures import open_workspace
 from flows.services import servers
+from flows.services.named_servers import require_store
 
 if TYPE_CHECKING:
     from preference_ui.import_export import Filter
@@ -17,6 +18,7 @@ Chosen: TypeAlias = tuple[list[str], datetime | None, datetime | None, float, st
 def _store_url(workspace: Path, url: str | None) -> str:
     from flows.pipeline.human_votes import store_url
 
+    require_store(url)
     return store_url(open_workspace(workspace), url)
 
 
@@ -58,7 +60,7 @@ def votes_export_command(
     else:
         export = export_votes(store, file, what=what, form=form, chosen=_filter(chosen))
     if as_json:
-        print(export.model_dump_json(indent=2))
+        print_json(export.model_dump_json(indent=2))
     else:
         said = f"{export.rows} rows of {export.votes} votes by {export.raters} raters, digest {export.digest[:12]}"
         PlainConsole().print(f"{export.path}: {said}")

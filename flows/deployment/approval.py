@@ -17,6 +17,7 @@ from prefect.states import Completed, Failed
 from pydantic import BaseModel, Field
 
 from alignment.durable_files import write_text
+from alignment.plain_text import markdown, markdown_code
 from alignment.recipe.recipe import Recipe
 from alignment.registry import promote
 from alignment.workspace import Workspace
@@ -72,8 +73,9 @@ def ask(space: Workspace, asked: ApprovalRequest) -> State[Any]:
     """Suspends this run until a person has answered; then promotes the version, or leaves it a candidate."""
     line = rlhf_line("models", "promote", asked.version, workspace=space.root)
     words = (
-        f"**{asked.version}** holds every condition of its gate. Read its report first: {asked.report(space)}\n\n"
-        f"Without an answer in {asked.hours:g} hours it stays a candidate, which `{line}` can promote later."
+        f"**{markdown(asked.version)}** holds every condition of its gate. Read its report first: "
+        f"<{asked.report(space)}>\n\nWithout an answer in {asked.hours:g} hours it stays a candidate, which "
+        f"{markdown_code(line)} can promote later."
     )
     form = Approval.with_initial_data(description=words)
     answer = suspend_flow_run(wait_for_input=form, timeout=int(asked.hours * 3600), key=KEY)

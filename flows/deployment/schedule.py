@@ -1,8 +1,14 @@
 """When a recipe runs by itself, in Prefect's words: its schedule, what triggers it, and what is wrong with either."""
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from zoneinfo import ZoneInfo
 
+from prefect._vendor.croniter.croniter import croniter  # what Prefect's server reads schedules with
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule
 from prefect.events import DeploymentEventTrigger
+from prefect.exceptions import ObjectNotFound
 from prefect.schedules import Cron, Interval, Schedule
 
 from alignment.recipe.deployment import Deployment
@@ -15,6 +21,33 @@ def schedule_of(settings: Deployment) -> Schedule | None:
     if settings.every is not None:
         return Interval(timedelta(seconds=settings.every), timezone=settings.timezone)
     return Cron(settings.cron, timezone=settings.timezone) if settings.cron is not None else None
+
+
+def missed_since(name: str) -> datetime | None:
+    """When a deployment was last asked for work, if its schedule on the server has had a time since; else None."""
+    with get_client(sync_client=True) as client:
+        try:
+            deployment = client.read_deployment_by_name(name)
+        except ObjectNotFound:
+            return None
+    last = deployment.last_polled
+    if last is None:
+        return None
+    now = datetime.now(UTC)
+    return last if any(next_time(one.schedule, last) <= now for one in deployment.schedules) else None
+
+
+def next_time(schedule: Any, after: datetime) -> datetime:
+    """The first time of a schedule, as the server has it, after a moment."""
+    if isinstance(schedule, IntervalSchedule):
+        anchor, seconds = schedule.anchor_date.timestamp(), schedule.interval.total_seconds()
+        passed = (after.timestamp() - anchor) // seconds
+        return datetime.fromtimestamp(anchor + (passed + 1) * seconds, UTC)
+    if isinstance(schedule, CronSchedule):
+        local = after.astimezone(ZoneInfo(schedule.timezone or "UTC"))
+        found: datetime = croniter(schedule.cron, local).get_next(datetime)  # type: ignore[no-untyped-call]
+        return found
+    return datetime.max.replace(tzinfo=UTC)  # of another kind: none of ours
 
 
 def triggers(recipe: Recipe) -> list[DeploymentEventTrigger]:

@@ -20,10 +20,12 @@ from prefect import flow, get_run_logger
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
 from prefect.deployments import run_deployment
+from prefect.runner import Runner
 from prefect.runtime import flow_run as running
 
 from alignment.durable_files import write_text
 from alignment.errors import InputError
+from alignment.plain_text import markdown_lines
 from alignment.recipe.deployment import Deployment
 from alignment.recipe.graph import of_type
 from alignment.recipe.recipe import Recipe
@@ -31,7 +33,7 @@ from alignment.recipe.resolved import ResolvedRecipe
 from alignment.recipe.stages.preferences import HumanPreferencesStage
 from alignment.workspace import Workspace
 from flows.deployment.approval import ask, asked_before, question
-from flows.deployment.schedule import schedule_of, triggers
+from flows.deployment.schedule import missed_since, schedule_of, triggers
 from flows.deployment.worker import DeploymentWorker, end_with_the_worker, pause, replace_missed
 from flows.monitoring.background import background, server_answers
 from flows.monitoring.logs import set_up, to_the_dashboard
@@ -188,19 +190,10 @@ def serve_recipe(given: str, recipe: Recipe, space: Workspace, overrides: list[s
     where = address(space.root)
     with at_work(space.root, where["api"], ours=where["ours"]) as registration, guarded(space.root):
         worker = DeploymentWorker(name=recipe.name, limit=settings.concurrent, query_seconds=5, pause_on_shutdown=False)
-        schedule = schedule_of(settings)
-        identity = worker.add_flow(
-            recipe_flow, name=recipe.name, schedules=[schedule] if schedule else None, triggers=list(triggers(recipe)),
-            parameters=parameters, description=recipe.description, tags=["rlhf"], paused=False,
-            concurrency_limit=settings.concurrent,
-        )  # fmt: skip
-        deployment = cast(UUID, identity)  # no coroutine: no loop runs here
+        deployment = register_deployment(worker, recipe, settings, parameters)
         registration.serve(str(deployment))
         worker.root, worker.registration = space.root, registration
         worker.api, worker.deployment = where["api"], str(deployment)
-        if schedule is None:
-            _forget_schedules(deployment)
-        replace_missed(deployment, parameters)
         for queue, digest in unheard(recipe, space).items():  # from here on the trigger hears them
             missed = {**parameters, "queue": queue, "digest": digest}
             run_deployment(f"{recipe_flow.name}/{recipe.name}", parameters=missed, timeout=0, as_subflow=False)
@@ -208,6 +201,25 @@ def serve_recipe(given: str, recipe: Recipe, space: Workspace, overrides: list[s
             asyncio.run(worker.start())
         finally:
             pause(worker.api, worker.deployment)
+
+
+def register_deployment(worker: Runner, recipe: Recipe, settings: Deployment, parameters: dict[str, Any]) -> UUID:
+    """Makes the deployment on the server, or brings it up to date. Returns its id.
+
+    Where its schedule had a time while nobody served it, it runs once now, with what is given here.
+    """
+    schedule = schedule_of(settings)
+    since = missed_since(f"{recipe_flow.name}/{recipe.name}") if schedule is not None else None  # before it is new
+    identity = worker.add_flow(
+        recipe_flow, name=recipe.name, schedules=[schedule] if schedule else None, triggers=list(triggers(recipe)),
+        parameters=parameters, description=markdown_lines(recipe.description), tags=["rlhf"], paused=False,
+        concurrency_limit=settings.concurrent,
+    )  # fmt: skip
+    deployment = cast(UUID, identity)  # no coroutine: no loop runs here
+    if schedule is None:
+        _forget_schedules(deployment)
+    replace_missed(deployment, parameters, since)
+    return deployment
 
 
 def _forget_schedules(deployment: UUID) -> None:

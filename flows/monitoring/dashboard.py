@@ -22,6 +22,7 @@ from prefect.artifacts import (
 from prefect.client.orchestration import get_client
 from prefect.context import FlowRunContext, TaskRunContext
 
+from alignment.plain_text import markdown, markdown_code
 from alignment.records import Artifact
 from alignment.registry.store import read_curves
 from alignment.report import RunReport
@@ -57,7 +58,7 @@ def show_artifact(artifact: Artifact, kind: str) -> None:
     """A stage's artifact: what it is made of, its metrics as a table, its curves as pictures."""
     rows = [{"metric": name, "value": f"{value:.4g}"} for name, value in sorted(artifact.metrics.items())]
     made_of = ", ".join(str(ref) for ref in artifact.inputs.values()) or "–"
-    text = f"**{artifact.ref()}** ({artifact.kind}), made of {made_of}\n\n"
+    text = f"**{markdown(str(artifact.ref()))}** ({markdown(artifact.kind)}), made of {markdown(made_of)}\n\n"
     text += f"{artifact.seconds:.1f} s, {artifact.tokens_trained:,} tokens trained, {artifact.tokens_sampled:,} sampled"
     key = slug(artifact.name)
     create_markdown_artifact(text, key=f"{key}-result", description=f"{artifact.name} v{artifact.version}")
@@ -107,18 +108,20 @@ def show_report(report: RunReport, page: Path) -> None:
 
 def _whole_report(page: Path) -> str:
     address = report_link(page)
-    return f"[The whole report]({address})" if address else f"The whole report: `{page.resolve()}`"
+    return f"[The whole report](<{address}>)" if address else f"The whole report: {markdown_code(str(page.resolve()))}"
 
 
 def story(report: RunReport, page: Path) -> str:
     """The run in Markdown, from the verdict to the lineage; pictures inside."""
-    parts = [f"# {report.run}", headline(report), _whole_report(page)]
+    parts = [f"# {markdown(report.run)}", markdown(headline(report)), _whole_report(page)]
     if report.gate:
-        checks = "\n".join(f"| {'✓' if check.passed else '✗'} | {check} |" for check in report.gate.checks)
-        parts.append(f"## Gate\n\n{report.gate.look or ''}\n\n| | condition |\n|---|---|\n{checks}")
+        checks = "\n".join(
+            f"| {'✓' if check.passed else '✗'} | {markdown(str(check))} |" for check in report.gate.checks
+        )
+        parts.append(f"## Gate\n\n{markdown(str(report.gate.look or ''))}\n\n| | condition |\n|---|---|\n{checks}")
     parts.append("## Stages\n\n| stage | kind | | seconds | made |\n|---|---|---|---|---|\n" + "\n".join(
-        f"| {one.name} | {one.kind} | {'cached' if one.cached else one.status} | {one.seconds:.1f} | "
-        f"{', '.join(str(ref) for ref in one.outputs)} |"
+        f"| {markdown(one.name)} | {markdown(one.kind)} | {'cached' if one.cached else one.status} | "
+        f"{one.seconds:.1f} | {markdown(', '.join(str(ref) for ref in one.outputs))} |"
         for one in report.stages
     ))  # fmt: skip
     found: list[SvgFigure] = figures(report)
@@ -152,7 +155,7 @@ def _picture(svg: str, key: str, description: str) -> None:
 
 
 def _image(title: str, svg: str) -> str:
-    return f"![{title}]({_data_url(svg)})"
+    return f"![{markdown(title)}]({_data_url(svg)})"
 
 
 def _data_url(svg: str) -> Any:

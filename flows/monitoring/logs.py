@@ -17,6 +17,8 @@ from typing import Any
 
 from pythonjsonlogger.json import JsonFormatter
 
+from alignment.plain_text import indented
+
 SWITCH = "RLHF_LOG"
 OURS = ("alignment", "flows", "preference_ui", "uvicorn")
 RUNS = ("alignment", "flows")  # what a run does, for the dashboard
@@ -39,8 +41,21 @@ class AboutFormatter(JsonFormatter):
             log_data.setdefault(name, value)
 
 
+class PlainFormatter(logging.Formatter):
+    """The message alone, as Python's handler of last resort writes it, but obeying and forging nothing."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record with its control characters shown and its further lines indented."""
+        return indented(super().format(record))
+
+
 def set_up() -> None:
-    """Turns structured logs on where the environment asks for them: to standard error as it is now, and once only."""
+    """Turns structured logs on where the environment asks for them: to standard error as it is now, and once only.
+
+    Without them, warnings that nobody else writes go to standard error as plain text.
+    """
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(PlainFormatter())
     if os.environ.get(SWITCH, "").lower() != "json":
         return
     for name in OURS:

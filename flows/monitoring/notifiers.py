@@ -27,6 +27,7 @@ from email.message import EmailMessage
 from typing import Any
 from urllib.parse import urlsplit
 
+from alignment.plain_text import markdown_lines, one_line, printable
 from alignment.recipe.deployment import Email, Ending, Notify, Webhook
 
 _log = logging.getLogger(__name__)
@@ -49,7 +50,7 @@ class News:
 
     @property
     def subject(self) -> str:
-        return f"{self.run or self.recipe}: {self.ending}"
+        return one_line(f"{self.run or self.recipe}: {self.ending}")
 
     @property
     def text(self) -> str:
@@ -65,7 +66,7 @@ def notify(settings: Notify | None, news: News) -> dict[str, bool]:
     if (webhook := settings.webhook) is not None:
         ways["webhook"] = lambda: _webhook(webhook, news)
     if (slack := settings.slack) is not None:
-        ways["slack"] = lambda: _post(_secret(slack), json.dumps({"text": f"*{news.subject}*\n{news.text}"}).encode())
+        ways["slack"] = lambda: _post(_secret(slack), json.dumps(_slack(news)).encode())
     if (email := settings.email) is not None:
         ways["email"] = lambda: _email(email, news)
     if (services := settings.apprise) is not None:
@@ -130,6 +131,15 @@ def _post(url: str, body: bytes, headers: dict[str, str] | None = None) -> None:
         raise _Answered(f"the server answered {status}")
 
 
+def _slack(news: News) -> dict[str, Any]:
+    """A message without mrkdwn. What Slack reads all the same begins with < or &, and is escaped as it asks for
+    (https://docs.slack.dev/messaging/formatting-message-text)."""
+    text = printable(f"{news.subject}\n{news.text}")
+    for sign, entity in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;")):
+        text = text.replace(sign, entity)
+    return {"text": text, "mrkdwn": False}
+
+
 def _email(settings: Email, news: News) -> None:
     message = EmailMessage()
     message["Subject"], message["From"], message["To"] = news.subject, settings.sender, ", ".join(settings.to)
@@ -164,7 +174,19 @@ def _apprise(variable: str, news: News) -> None:
     with _quiet("apprise", "urllib3", "requests"):
         if not services.add(_secret(variable)):
             raise _Answered("not all of its addresses are Apprise's: see https://appriseit.com/services")
-        if not services.notify(body=news.text, title=news.subject, body_format=apprise.NotifyFormat.TEXT):
+        # Apprise sends a text as it is to what speaks Markdown, which would read it out of it.
+        speaking: list[Any] = [one for one in services if one.notify_format == apprise.NotifyFormat.MARKDOWN]
+        others: list[Any] = [one for one in services if one.notify_format != apprise.NotifyFormat.MARKDOWN]
+        text = printable(news.text)
+        told = [
+            apprise.Apprise(some, asset=asset).notify(body=body, title=news.subject, body_format=form)
+            for some, body, form in (
+                (speaking, markdown_lines(text), apprise.NotifyFormat.MARKDOWN),
+                (others, text, apprise.NotifyFormat.TEXT),
+            )
+            if some
+        ]
+        if not all(told):
             raise _Answered("not every service took it")
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
+from alignment.plain_text import indented, one_line
 from alignment.recipe.base import BASE
 from alignment.recipe.recipe import Recipe
 
@@ -85,13 +86,14 @@ class Terminal:
         """Marks the stage as done, cached or failed."""
         word = "cached" if cached else status
         kind = self.rows.get(name, [name])[0]
+        summary = one_line(summary)
         self.rows[name] = [kind, word, clock(seconds), summary]
         if self.live is None:
             self.console.print(styled(f"{name:<12} {word:<10} {clock(seconds):>7}  {summary}"), soft_wrap=True)
 
     def warned(self, line: str) -> None:
         """Says it, above the table where there is one."""
-        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        self.console.print(indented(line), markup=False, highlight=False, soft_wrap=True)
 
     def _table(self) -> Table:
         table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)

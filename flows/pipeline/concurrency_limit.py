@@ -4,16 +4,19 @@ The limit is strict: without it no stage starts. A holder's lease is renewed whi
 slots back when the lease ends, a minute later, and one that is cancelled gives them back at once.
 """
 
+import contextvars
 import logging
+import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from uuid import UUID
 
 import httpx
-from prefect.client.orchestration import get_client
-from prefect.concurrency.asyncio import ConcurrencySlotAcquisitionError
-from prefect.concurrency.sync import concurrency
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.responses import ConcurrencyLimitWithLeaseResponse
 from prefect.exceptions import ObjectNotFound
+from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from alignment.errors import Fault, StageError
 from alignment.recipe.graph import workers_of
@@ -23,6 +26,9 @@ from flows.monitoring.background import server_answers
 from flows.monitoring.progress import listener
 
 LEASE_SECONDS = 60.0  # the least that Prefect's server takes
+RENEW_SECONDS = LEASE_SECONDS / 2
+AWAY_SECONDS = 2.0  # between two tries while the server is away: soon enough to renew before it ends an old lease
+FULL_SECONDS = 5.0  # between two tries while others hold them
 SERVER_SECONDS = 120.0  # for a server that is away when a stage wants its slots
 _log = logging.getLogger(__name__)
 
@@ -46,28 +52,119 @@ def wanted_slots(recipe: Recipe, settings: StageSettings) -> int:
 def slots(recipe: Recipe, settings: StageSettings) -> Iterator[None]:
     """Waits for the stage's slots and holds them. Raises StageError where the limit is not on the server.
 
-    A server that goes away while they are held does not end the stage: it would keep nobody else from the GPUs.
+    A server that goes away while they are held does not end the stage: it would keep nobody else from the GPUs. When
+    it is back they are held on, or taken again.
     """
     limit, wanted = recipe.resources.limit, wanted_slots(recipe, settings)
     if limit is None or not wanted:
         yield
         return
     _wait_for_the_server(limit)
-    held = concurrency(
-        limit, occupy=wanted, lease_duration=LEASE_SECONDS, strict=True, raise_on_lease_renewal_failure=False
-    )
-    try:
-        held.__enter__()
-    except ConcurrencySlotAcquisitionError as error:
-        problem = f"{wanted} slots of {limit} cannot be had: {error}"
-        raise StageError(f"{problem}; `rlhf deploy RECIPE --limit {limit}=N` makes the limit") from error
+    held = HeldSlots(limit, wanted, listener.get().warned)
+    held.take()
     try:
         yield
     finally:
+        held.give_back()
+
+
+class HeldSlots:
+    """Slots under a lease that a thread renews, and replaces where the server has ended it meanwhile.
+
+    Prefect's own context manager gives up after three tries, in some seconds, and holds nothing from then on.
+    """
+
+    def __init__(self, limit: str, wanted: int, say: Callable[[str], None]) -> None:
+        self.limit, self.wanted, self.say = limit, wanted, say
+        self._lease: UUID | None = None
+        self._ended = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def take(self) -> None:
+        """Waits until they are free, and takes them. Raises StageError where the server has no such limit."""
+        said = False
+        with get_client(sync_client=True) as client:
+            while not self._try(client):
+                if not said:
+                    self._check_size(client)
+                    self.say(f"waiting for {self.wanted} slots of {self.limit}")
+                said = True
+                time.sleep(FULL_SECONDS)
+        context = contextvars.copy_context()  # which server this is, Prefect keeps in it
+        self._thread = threading.Thread(target=context.run, args=(self._hold,), name=f"holds-{self.limit}", daemon=True)
+        self._thread.start()
+
+    def give_back(self) -> None:
+        """Gives them back; where the server is away, they are free when the lease ends."""
+        self._ended.set()
+        if self._thread is not None:
+            self._thread.join(timeout=10)
+        if self._lease is None:
+            return
         try:
-            held.__exit__(None, None, None)
-        except httpx.HTTPError as error:
-            _log.warning("the slots of %s are given back in %g s: %s", limit, LEASE_SECONDS, error)
+            with get_client(sync_client=True) as client:
+                client.release_concurrency_slots_with_lease(self._lease)
+        except (httpx.HTTPError, ObjectNotFound) as error:
+            _log.warning("the slots of %s are given back in %g s: %s", self.limit, LEASE_SECONDS, error)
+
+    def _try(self, client: SyncPrefectClient) -> bool:
+        """Takes them where they are free."""
+        try:
+            reply = client.increment_concurrency_slots_with_lease(
+                [self.limit], self.wanted, mode="concurrency", lease_duration=LEASE_SECONDS
+            )
+        except httpx.HTTPStatusError as error:
+            if error.response.status_code == httpx.codes.LOCKED:
+                return False
+            if error.response.status_code >= 500:
+                raise
+            raise self._refused(error.response.text[:200]) from error
+        granted = ConcurrencyLimitWithLeaseResponse.model_validate(reply.json())
+        if not granted.limits:
+            raise self._refused("the server has no such limit")
+        self._lease = granted.lease_id
+        return True
+
+    def _check_size(self, client: SyncPrefectClient) -> None:
+        """Raises StageError where the limit has fewer slots than are wanted: they would be waited for without end."""
+        there = client.read_global_concurrency_limit_by_name(self.limit)
+        if there.limit < self.wanted:
+            raise self._refused(f"it has {there.limit}")
+
+    def _refused(self, why: str) -> StageError:
+        problem = f"{self.wanted} slots of {self.limit} cannot be had: {why}"
+        return StageError(f"{problem}; `rlhf deploy RECIPE --limit {self.limit}=N` makes the limit")
+
+    def _hold(self) -> None:
+        with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):  # Prefect's own tries wait for up to half a minute
+            self._hold_on()
+
+    def _hold_on(self) -> None:
+        pause = RENEW_SECONDS
+        while not self._ended.wait(pause):
+            try:
+                with get_client(sync_client=True) as client:
+                    pause = RENEW_SECONDS if self._renew(client) else FULL_SECONDS
+            except httpx.HTTPError:  # it is away: whoever watches the run says so
+                pause = AWAY_SECONDS
+            except StageError as error:
+                _log.warning("%s", error)
+                return
+
+    def _renew(self, client: SyncPrefectClient) -> bool:
+        """Renews the lease, or takes the slots again where it has ended. Says whether they are held."""
+        if self._lease is not None:
+            try:
+                client.renew_concurrency_lease(self._lease, LEASE_SECONDS)
+                return True
+            except ObjectNotFound:
+                pass
+            except httpx.HTTPStatusError as error:
+                if error.response.status_code not in (httpx.codes.NOT_FOUND, httpx.codes.GONE):
+                    raise
+            self._lease = None
+            _log.warning("the server gave %d slots of %s away; they are taken again", self.wanted, self.limit)
+        return self._try(client)
 
 
 def _wait_for_the_server(limit: str) -> None:

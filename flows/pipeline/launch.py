@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.text import Text
 
 from alignment.cache_key import code_digest
-from alignment.checks.recipe import check_recipe
+from alignment.checks.recipe import check_recipe, placed
 from alignment.digests import digest_of
 from alignment.durable_files import file_digest, write_text
 from alignment.errors import InputError, StageError
@@ -48,7 +48,7 @@ def checked(resolved: ResolvedRecipe, workspace: Workspace) -> None:
     """Checks a recipe, unless these very settings, files and checks were found good before. Raises InputError."""
     recipe, data = resolved.recipe, resolved.data
     if faults := running_faults(recipe):  # of the environment, which is no part of what was found good before
-        raise InputError(faults)
+        raise InputError(placed(faults, resolved.path))
     digests = {name: file_digest(file) for name, file in data.items() if file.is_file()}
     identity = digest_of([resolved.digest, digests, code_digest("alignment.checks.recipe"), _model_stamp(recipe)])
     passed = workspace.folder("services") / "checked.json"

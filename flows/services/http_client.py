@@ -7,6 +7,7 @@ Standard library alone, so that a process that only watches starts at once.
 import base64
 import json
 import os
+import re
 import socket
 import urllib.error
 import urllib.request
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from http.client import HTTPException
 from ipaddress import ip_address
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 PROXIES = ("http_proxy", "https_proxy", "all_proxy")
@@ -58,6 +59,9 @@ def ask(
     """What the server answers, with whatever status. Raises UnreachableError after ``timeout`` seconds without."""
     data = None if body is None else json.dumps(body).encode()
     named = {"Content-Type": "application/json"} if data is not None else {}
+    url, user = without_password(url), _user_of(url)
+    if user:
+        named["Authorization"] = f"Basic {base64.b64encode(user.encode()).decode()}"
     try:
         request = urllib.request.Request(url, data, {**named, **(headers or {})}, method=method)
         with _opener(url).open(request, timeout=timeout) as answer:
@@ -92,6 +96,17 @@ def spare_loopback() -> None:
         there = [part.strip() for part in os.environ.get(name, "").split(",") if part.strip()]
         if "*" not in there:
             os.environ[name] = ",".join(dict.fromkeys([*there, *LOOPBACK]))
+
+
+def without_password(url: str) -> str:
+    """The address without the user and password that may stand in it: to be shown, and for urllib, which takes none."""
+    return re.sub(r"(?<=//)[^/?#]*@", "", url, count=1)
+
+
+def _user_of(url: str) -> str:
+    """The user and password in an address, as Basic authentication takes them; empty where there are none."""
+    found = re.search(r"//([^/?#]*)@", url)
+    return unquote(found[1]) if found else ""
 
 
 def _opener(url: str) -> urllib.request.OpenerDirector:

@@ -22,14 +22,13 @@ from filelock import FileLock, lock_descriptor
 from alignment.durable_files import write_text
 from alignment.errors import Fault, InputError, StageError
 from alignment.workspace import Workspace, is_locked
-from flows.services.http_client import UnreachableError, answers, ask, prefect_headers, spare_loopback
+from flows.services.http_client import answers, spare_loopback, without_password
+from flows.services.named_servers import HEALTH_PATH, reach
 
 STOP_SECONDS = 20.0  # for a service that was told to stop to be gone
 START_SECONDS = 300.0  # a busy machine takes its time; one that ends is noticed at once
-NAMED_SECONDS = 10.0  # for a server that a variable names: it runs already, or it is not there
 PATIENCE_SECONDS = 10.0  # of silence, before a wait is put into words
-HEALTH = {"prefect": "/api/health", "mlflow": "/health"}
-VARIABLES = {"prefect": "PREFECT_API_URL", "mlflow": "MLFLOW_TRACKING_URI"}  # name servers of one's own
+HEALTH = {"prefect": f"/api{HEALTH_PATH}", "mlflow": HEALTH_PATH}
 PORTS = {"prefect": 4200, "mlflow": 5000}
 
 
@@ -50,7 +49,7 @@ class Service:
     @property
     def health(self) -> str:
         """The address that answers with success while the service works."""
-        return f"{self.api}/health"
+        return self.api + HEALTH_PATH
 
 
 def quiet_environment(workspace: Workspace) -> None:
@@ -59,6 +58,8 @@ def quiet_environment(workspace: Workspace) -> None:
         "PREFECT_HOME": str(workspace.folder("prefect")),
         "PREFECT_RESULTS_LOCAL_STORAGE_PATH": str(workspace.folder("prefect", "results")),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        # In memory, what is held would be forgotten with the server and counted as held for ever.
+        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # the terminal has a display of its own
         "PREFECT_LOGGING_INTERNAL_LEVEL": "CRITICAL",  # a server that is away is said once, and by us
         "PREFECT_CLI_PROMPT": "false",
@@ -92,7 +93,7 @@ def find(workspace: Workspace, name: str) -> Service | None:
     if name == "prefect" and (url := os.environ.get("PREFECT_API_URL")):
         return named_server(url)
     if name == "mlflow" and (uri := workspace.mlflow_uri).startswith(("http://", "https://")):
-        return Service(name, uri.rstrip("/"), None)
+        return Service(name, without_password(uri).rstrip("/"), None, api_url=uri.rstrip("/"))
     service = _recorded(workspace, name)
     return service if service and _healthy(service) else None
 
@@ -144,7 +145,7 @@ def lifelong_lock(workspace: Workspace, name: str) -> Iterator[int]:
 def wait(workspace: Workspace, service: Service, say: Callable[[str], None] = lambda _text: None) -> Service:
     """Waits until the service answers; ``say`` hears of a wait that takes long.
 
-    Raises InputError where a variable names a server that does not answer, after ten seconds, and StageError with the
+    Raises InputError where a variable names a server that does not answer, after seconds, and StageError with the
     end of the log where one that was started here does not come up.
     """
     if service.pid is None:
@@ -166,37 +167,7 @@ def wait(workspace: Workspace, service: Service, say: Callable[[str], None] = la
 def named_server(url: str) -> Service:
     """The Prefect server whose interface is at ``url``, as `PREFECT_API_URL` gives it."""
     api = url.rstrip("/")
-    return Service("prefect", api.removesuffix("/api"), None, api_url=api)
-
-
-def reach(name: str, health: str, variable: str = "", seconds: float = NAMED_SECONDS) -> None:
-    """Waits for a server that runs elsewhere. Raises InputError, with its address and the variable that names it."""
-    variable = variable or VARIABLES[name]
-    headers = prefect_headers() if name == "prefect" else {}
-    deadline = time.monotonic() + seconds
-    while True:
-        try:
-            reply = ask(health, headers=headers, timeout=min(4.0, seconds))
-        except UnreachableError as error:
-            problem = f"{name}'s server does not answer at {health}: {error}"
-        else:
-            if reply.ok:
-                return
-            problem = f"{name}'s server answers {reply.status} at {health}"
-            if reply.status in (401, 403):
-                remedy = "set PREFECT_API_KEY or PREFECT_API_AUTH_STRING" if name == "prefect" else "see who may use it"
-                raise InputError([Fault(problem, remedy, field=variable)])
-        if time.monotonic() > deadline:
-            raise InputError([Fault(problem, "start that server, or unset the variable", field=variable)])
-        time.sleep(0.5)
-
-
-def reach_named_servers(workspace: Workspace) -> None:
-    """Asks the servers that the environment names, before anything is done with them. Raises InputError."""
-    if url := os.environ.get("PREFECT_API_URL"):
-        reach("prefect", named_server(url).health)
-    if (uri := workspace.mlflow_uri).startswith(("http://", "https://")):
-        reach("mlflow", uri.rstrip("/") + HEALTH["mlflow"])
+    return Service("prefect", without_password(api).removesuffix("/api"), None, api_url=api)
 
 
 def end_of_log(path: Path, lines: int = 12) -> str:

@@ -5,6 +5,7 @@ from datetime import timedelta
 
 from sqlalchemy import case, func, select
 
+from alignment.plain_text import markdown
 from alignment.records import Record
 from preference_ui.import_export import Filter, agreement
 from preference_ui.store.schema import comparisons, leases, votes
@@ -102,7 +103,7 @@ def standing_text(queues: Sequence[QueueStanding]) -> str:
         "| queue | comparisons | complete | votes | wanted | raters | agreement (α) |\n|---|---|---|---|---|---|---|\n"
     )
     return head + "\n".join(
-        f"| {one.queue} | {one.comparisons} | {one.complete} | {one.votes} | {one.wanted} | {one.raters} | "
+        f"| {markdown(one.queue)} | {one.comparisons} | {one.complete} | {one.votes} | {one.wanted} | {one.raters} | "
         + ("–" if one.alpha is None else f"{one.alpha:.2f} on {one.units}") + " |"
         for one in queues
     )  # fmt: skip

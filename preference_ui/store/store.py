@@ -23,6 +23,9 @@ from preference_ui.store.settings import DeskSettings
 
 MIGRATIONS = "preference_ui:migrations"
 LOCK_WAIT_SECONDS = 15  # how long a writer waits for another process before it says so
+CONNECT_SECONDS = (
+    10  # for a server of PostgreSQL's to take a connection: one that never answers is waited for no longer
+)
 _NEWEST_SETTINGS = select(schema.settings).order_by(schema.settings.c.version.desc()).limit(1)
 _AUDIT = insert(schema.audit)
 _PG_MIGRATION_LOCK = 0x726C6866  # any number that only this app takes
@@ -52,7 +55,10 @@ class Store:
 
         Raises InputError for a URL that cannot be understood, StoreError where the database is not reachable.
         """
-        store = cls(_engine(_parse(url)))
+        parsed = parse_url(url)
+        if "://" not in url:
+            _make_folder(Path(parsed.database or "").parent)
+        store = cls(_engine(parsed))
         if migrate:
             store.migrate()
         return store
@@ -143,23 +149,31 @@ def insert_if_absent(connection: Connection, table: Table, values: Mapping[str, 
     return connection.execute(statement).first() is not None
 
 
-def _parse(url: str) -> URL:
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        problem = f"the store's folder cannot be made: {error.strerror}"
+        raise InputError([Fault(problem, "name another file", file=str(folder), field="store")]) from None
+
+
+def parse_url(url: str, field: str = "store") -> URL:
+    """A store's URL or path as SQLAlchemy has it; ``field`` is who named it. Raises InputError where it is none."""
     if "://" not in url:
-        Path(url).expanduser().resolve().parent.mkdir(parents=True, exist_ok=True)
         return URL.create("sqlite", database=str(Path(url).expanduser().resolve()))
     remedy = "write sqlite:///FOLDER/votes.db or postgresql://USER@HOST/DATABASE"
     try:
         parsed = make_url(url)
     except ArgumentError:
-        raise InputError([Fault("the store's URL cannot be read", remedy, field="store")]) from None
+        raise InputError([Fault("the store's URL cannot be read", remedy, field=field)]) from None
     backend = parsed.get_backend_name()
     if backend not in ("sqlite", "postgresql"):
-        raise InputError([Fault(f"the store cannot be kept in {backend}", remedy, field="store")])
+        raise InputError([Fault(f"the store cannot be kept in {backend}", remedy, field=field)])
     if backend == "sqlite" and parsed.query:
         problem = "the address of an SQLite store goes on after a question mark, which would be left out"
-        raise InputError([Fault(problem, "give the path of the file alone, without sqlite:///", field="store")])
+        raise InputError([Fault(problem, "give the path of the file alone, without sqlite:///", field=field)])
     if backend == "sqlite" and parsed.database in (None, "", ":memory:"):
-        raise InputError([Fault("a store in memory would lose every vote", remedy, field="store")])
+        raise InputError([Fault("a store in memory would lose every vote", remedy, field=field)])
     if parsed.drivername == "postgresql":
         parsed = parsed.set(drivername="postgresql+psycopg")
     return parsed
@@ -173,7 +187,10 @@ def _engine(url: URL) -> Engine:
             event.listen(engine, "connect", _prepare_sqlite)
             event.listen(engine, "begin", _begin_sqlite)
         else:
-            engine = create_engine(url, pool_size=16, max_overflow=32, pool_timeout=10, pool_pre_ping=True)
+            arguments = {} if "connect_timeout" in url.query else {"connect_timeout": CONNECT_SECONDS}
+            engine = create_engine(
+                url, connect_args=arguments, pool_size=16, max_overflow=32, pool_timeout=10, pool_pre_ping=True
+            )
         return engine
     except (NoSuchModuleError, ImportError):
         fault = Fault("the PostgreSQL driver is not installed", "pip install 'rlhf-flows[postgres]'", field="store")

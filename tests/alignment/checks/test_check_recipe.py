@@ -1,5 +1,7 @@
 import json
 import shutil
+import socket
+import time
 from collections.abc import Callable, Iterable
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -290,6 +292,24 @@ def test_a_hub_name_that_cannot_be_reached(checked: Checker, monkeypatch: pytest
     start = "recipe.yaml:3:model.base: no model 'no-owner/no-model': not a folder beside the recipe, and the hub says: "
     assert line.startswith(start)
     assert line.endswith("; give a folder, a hub name that can be reached, or embedded:smollm2-135m")
+
+
+@pytest.mark.usefixtures("data")
+@pytest.mark.parametrize("listens", [False, True])
+def test_a_hub_that_does_not_answer(checked: Checker, monkeypatch: pytest.MonkeyPatch, listens: bool) -> None:
+    """Refused, and taken and never answered: said in seconds, with the address and who named it."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        if listens:
+            taken.listen(16)
+        endpoint = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        monkeypatch.setenv("HF_ENDPOINT", endpoint)
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", endpoint)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+        began = time.monotonic()
+        (line,) = model_faults(checked, base="no-owner/no-model")
+    assert time.monotonic() - began < 15
+    assert f"and the hub at {endpoint}, which HF_ENDPOINT names, " in line
 
 
 @pytest.mark.usefixtures("data")

@@ -5,12 +5,14 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub import ModelCard
+from markdown_it import MarkdownIt
 
 from alignment.evaluation.gate import GateVerdict
 from alignment.recipe.recipe import Recipe
 from alignment.records import Artifact
 from alignment.registry import Provenance, register
 from alignment.workspace import Workspace
+from tests.others_text import NASTY
 
 Run = dict[str, Artifact]
 
@@ -65,3 +67,31 @@ def test_it_says_what_it_is_and_what_it_is_not(card: ModelCard) -> None:
     for step in ("base@1", "sft@1", "votes@1", "reward@1", "dpo@1"):
         assert step in text
     assert "{{" not in text
+
+
+def test_what_others_wrote_reads_as_it_is(
+    workspace: Workspace,
+    recipe: Recipe,
+    provenance: Provenance,
+    make_run: Callable[..., Run],
+    judge: Callable[[Run], GateVerdict],
+) -> None:
+    """Kinds of prompts are in the names of a gate's metrics; a description, names of files and of the base are free."""
+    run = make_run()
+    verdict = judge(run)
+    checks = tuple(verdict.checks[0].model_copy(update={"name": text}) for text, _shown in NASTY)
+    described = recipe.model_copy(update={"description": "\n\n".join(text for text, _shown in NASTY[:18])})
+    version = register(
+        workspace, described, run, "dpo", verdict.model_copy(update={"checks": (*verdict.checks, *checks)}), provenance
+    )
+    tokens = MarkdownIt("commonmark").enable("table").parse(ModelCard.load(Path(version.folder) / "README.md").text)
+    inline = [token for token in tokens if token.type == "inline"]
+    said = ["".join(child.content for child in token.children or []) for token in inline]
+    for text, shown in NASTY:
+        assert any(line.startswith(f"{shown} = ") for line in said), text
+    for text, shown in NASTY[:18]:
+        assert shown in said, text
+    assert not any(
+        child.type in ("html_inline", "link_open", "image") for token in inline for child in token.children or []
+    )
+    assert not any(token.type == "html_block" for token in tokens)

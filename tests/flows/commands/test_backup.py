@@ -15,7 +15,8 @@ from alignment.durable_files import folder_digest
 from alignment.errors import InputError
 from alignment.records import Artifact
 from alignment.workspace import Workspace
-from flows.commands.backup import backup_command, gc_command, referenced, restore_command
+from flows.backups.waste import referenced
+from flows.commands.backup import backup_command, gc_command, restore_command
 
 
 def publish(workspace: Workspace, name: str, *made_of: Artifact) -> Artifact:

@@ -119,8 +119,10 @@ def test_slack_gets_its_text(receiver: Receiver, monkeypatch: pytest.MonkeyPatch
     assert notify(Notify.model_validate({"slack": "SLACK_URL"}), NEWS) == {"slack": True}
     [(path, _headers, body)] = receiver.got
     assert path == "/services/T0/B0/x"
-    text = json.loads(body)["text"]
-    assert text.startswith("*tiny-3: refused*\npolicy v3 was refused")
+    message = json.loads(body)
+    text = message["text"]
+    assert message["mrkdwn"] is False
+    assert text.startswith("tiny-3: refused\npolicy v3 was refused")
     assert "report: file:///r.html" in text
 
 

@@ -16,12 +16,12 @@ from sqlalchemy.engine import make_url
 from alignment.errors import Fault, InputError
 from alignment.workspace import Workspace
 from flows.services.http_client import UnreachableError, ask, prefect_headers
+from flows.services.named_servers import PREFECT_DATABASES, require_store
 from flows.services.process_records import own_api
 
 PARTS = ("votes", "prefect", "mlflow")
 VOTES = "raters/votes.db"
 PREFECT_FILE, MLFLOW_FILE = "prefect/prefect.db", "mlflow.db"
-PREFECT_DATABASES = ("PREFECT_SERVER_DATABASE_CONNECTION_URL", "PREFECT_API_DATABASE_CONNECTION_URL")
 
 
 def check_parts(without: Iterable[str]) -> None:
@@ -50,6 +50,7 @@ def copied_votes(root: Path, store: str | None, scratch: Path) -> Path | None:
     url = store or os.environ.get("RLHF_STORE")
     if not url or _sqlite_file(url) == (root / VOTES).resolve():
         return None
+    require_store(store)
     from preference_ui.store.copy_store import copy_store
     from preference_ui.store.store import Store
 
@@ -71,6 +72,7 @@ def restored_votes(file: Path, root: Path, store: str | None) -> dict[str, int] 
     url = store or os.environ.get("RLHF_STORE")
     if not url or _sqlite_file(url) == (root / VOTES).resolve() or not file.exists():
         return None
+    require_store(store)
     from preference_ui.store.copy_store import copy_store
     from preference_ui.store.store import Store
 
