@@ -1,0 +1,90 @@
+"""Starts `rlhf` commands in processes of their own whose imports are done: what takes 8 s takes a tenth of one.
+
+Run as a program with a workspace. Each line of its input is a request (arguments, log, environment); it forks, the child
+is the leader of a session of its own and calls the command line as `python -m flows.cli` does, and its process id, and
+later its exit code, are lines of the output. Nothing but the imports is shared: a signal meets a real process.
+"""
+
+import importlib
+import json
+import os
+import select
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Any, NoReturn
+
+from alignment.workspace import Workspace
+from flows.services.servers import quiet_environment
+
+IMPORTED = (
+    "torch", "transformers", "peft", "trl", "mlflow", "flows.commands.run", "flows.pipeline.launch",
+    "alignment.checks.recipe", "alignment.registry", "alignment.models.export", "flows.pipeline.human_votes",
+    *(f"alignment.stages.{name}" for name in ("sft", "dpo", "reward", "grpo", "ppo", "pair_classifier", "judge")),
+    *(f"alignment.stages.{name}" for name in ("sample", "evaluate", "tournament", "overoptimisation", "synthesis")),
+    *(f"alignment.stages.{name}" for name in ("constitution", "preferences", "human_preferences", "preference_file")),
+)  # fmt: skip
+
+
+def become(request: dict[str, Any]) -> None:
+    """Turns this fork into the command that was asked for, as a shell would start it."""
+    os.setsid()
+    log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    for descriptor, source in ((0, nothing), (1, log), (2, log)):
+        os.dup2(source, descriptor)
+    os.environ.update(request["environment"])
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    sys.stdin, sys.argv = open(0, encoding="utf-8"), ["rlhf", *request["arguments"]]  # noqa: PTH123, SIM115
+
+
+def say(**values: int) -> None:
+    print(json.dumps(values), flush=True)
+
+
+def reap() -> None:
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if pid == 0:
+            return
+        say(pid=pid, code=os.waitstatus_to_exitcode(status))
+
+
+def next_command() -> None:
+    """Returns in a child that is to be a command; ends the process when the input does."""
+    rest = b""
+    while True:
+        reap()
+        ready, _writing, _errors = select.select([0], [], [], 0.01)
+        if not ready:
+            continue
+        read = os.read(0, 65536)
+        if not read:
+            os._exit(0)
+        *lines, rest = (rest + read).split(b"\n")
+        for line in lines:
+            pid = os.fork()
+            if pid == 0:
+                become(json.loads(line))
+                return
+            say(pid=pid)
+
+
+def main() -> NoReturn:
+    quiet_environment(Workspace(Path(sys.argv[1])))
+    for module in IMPORTED:
+        importlib.import_module(module)
+    assert threading.active_count() == 1, threading.enumerate()  # a fork has no other thread
+    print(json.dumps({"ready": True}), flush=True)
+    next_command()
+    from flows.cli import main as command_line
+
+    command_line()
+
+
+if __name__ == "__main__":
+    main()
