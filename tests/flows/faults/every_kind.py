@@ -49,9 +49,9 @@ NAMES = {"sample": "responses", "evaluate": "evaluation"}
 BEFORE = ("sft", "responses", "preferences", "reward", "dpo")
 
 
-def write_recipe(make_recipe: Callable[..., Path], folder: Path, model: Path) -> Path:
+def write_recipe(make_recipe: Callable[..., Path], folder: Path) -> Path:
     """The recipe's file, with its data beside it."""
-    path = make_recipe(folder, model=model)
+    path = make_recipe(folder)
     recipe = json.loads(path.read_text("utf-8"))
     last = recipe["stages"].pop("evaluation")
     recipe["stages"] |= {**STAGES, "evaluation": last}

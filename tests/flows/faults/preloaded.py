@@ -1,8 +1,8 @@
 """Starts `rlhf` commands in processes of their own whose imports are done: what takes 8 s takes a tenth of one.
 
-Run as a program with a workspace. Each line of its input is a request (arguments, log, environment); it forks, the child
-is the leader of a session of its own and calls the command line as `python -m flows.cli` does, and its process id, and
-later its exit code, are lines of the output. Nothing but the imports is shared: a signal meets a real process.
+Run as a program with a workspace. Each line of its input is a request (arguments, log, environment): it forks, and the
+child is the leader of a session of its own and calls the command line as `python -m flows.cli` does. Its process id,
+and later its exit code, are lines of the output. Nothing but the imports is shared: a signal meets a real process.
 """
 
 import importlib
@@ -36,7 +36,7 @@ def become(request: dict[str, Any]) -> None:
         os.dup2(source, descriptor)
     os.environ.update(request["environment"])
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    sys.stdin, sys.argv = open(0, encoding="utf-8"), ["rlhf", *request["arguments"]]  # noqa: PTH123, SIM115
+    sys.stdin, sys.argv = open(0, encoding="utf-8"), ["rlhf", *request["arguments"]]  # noqa: SIM115
 
 
 def say(**values: int) -> None:
