@@ -32,7 +32,7 @@ class Command:
     pid: int
     log: Path
     wait_for: Callable[[float | None], int | None]  # the exit code, once it has ended within so many seconds
-    began: float = field(default_factory=time.monotonic)
+    wall: float = field(default_factory=time.time)  # when it began
     code: int | None = None
 
     def ended(self) -> bool:
@@ -105,6 +105,7 @@ class Commands:
         if self._server is not None:
             self._server.kill()
             self._server.wait()
+            self._server = None
 
     def end_servers(self) -> None:
         """Ends the workspace's own servers at once."""

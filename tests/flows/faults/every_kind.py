@@ -15,8 +15,6 @@ RL = {
     "model": "sft", "steps": 4, "episodes": 8, "batch_size": 4, "learning_rate": 1e-3, "checkpoint_every": 1,
     "sampling": SHORT, "lora": LORA,
 }  # fmt: skip
-PAIRS = {"model": "sft", "preferences": "preferences", "batch_size": 4, "learning_rate": 1e-3, "checkpoint_every": 2,
-         "max_length": 64, "lora": LORA}  # fmt: skip
 # By the stage's name, which is its kind where no other stage needs to name it: every kind but those of `tiny.yaml`.
 STAGES: dict[str, dict[str, Any]] = {
     "human_preferences": {"kind": "human_preferences", "responses": "responses", "votes_per_comparison": 1, "pairs": 4},
@@ -30,7 +28,10 @@ STAGES: dict[str, dict[str, Any]] = {
         "kind": "constitution", "responses": "responses", "writer": {"model": "sft", "max_tokens": 24},
         "principles": [{"name": "short", "critique": "What is too long?", "revision": "Make it short."}],
     },
-    "pair_classifier": {"kind": "pair_classifier", **PAIRS},
+    "pair_classifier": {
+        "kind": "pair_classifier", "model": "sft", "preferences": "preferences", "batch_size": 4, "lora": LORA,
+        "learning_rate": 1e-3, "checkpoint_every": 2,
+    },
     "ppo": {"kind": "ppo", "critic_learning_rate": 1e-3, "epochs": 2, "minibatches": 2, "snapshot_every": 2,
             "rewards": [{"kind": "model", "model": "reward"}], **RL},
     "grpo": {"kind": "grpo", "per_prompt": 4, "beta": 0.05, "rewards": REWARDS, **RL},
