@@ -151,8 +151,9 @@ def say_end(console: Console, folder: Path, server: servers.Service, state: Stat
     def line(*command: str) -> str:
         return rlhf_line(*command, workspace=space, here=True)
 
-    rows = [("report", str(folder / "report.html")), ("dashboard", server.url)]
-    written = folder / "report.json"  # a run that was terminated may not have got that far
+    written = folder / "report.json"  # a run that was terminated, or had no room left, may not have got that far
+    rows = [("report", str(folder / "report.html"))] if written.exists() else []
+    rows.append(("dashboard", server.url))
     registered = json.loads(written.read_text("utf-8")).get("registered") if written.exists() else None
     if registered:
         rows += [

@@ -21,7 +21,7 @@ from alignment.recipe.recipe import Recipe
 from alignment.recipe.stages.preferences import HumanPreferencesStage
 from alignment.records import Artifact
 from alignment.report import Registered, build_report, write_report
-from flows.monitoring.background import background, server_answers
+from flows.monitoring.background import background, server_writes
 from flows.monitoring.dashboard import name_version, show_queues, show_report
 from flows.monitoring.logs import LOG_FILE, about, log_file, say
 from flows.monitoring.progress import listener
@@ -43,11 +43,13 @@ def pipeline(request: RunRequest) -> State[Any]:
     """Runs a recipe. The final state says whether the gate promoted, refused, or had nothing to decide."""
     answer_for(running.get_id())
     with endings.noting(request.run) as note, watched(request.workspace, listener.get().warned):
-        state = run_to_its_end(request)
-        note(state)
-        if not server_answers():
-            give_up_on_the_server()
-        return state
+        try:
+            state = run_to_its_end(request)
+            note(state)
+            return state
+        finally:
+            if not server_writes(running.get_id(), request.run):
+                give_up_on_the_server()
 
 
 def run_pipeline(request: RunRequest, timeout_seconds: float | None = None) -> State[Any]:

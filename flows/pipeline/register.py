@@ -25,6 +25,7 @@ from alignment.recipe.recipe import Recipe
 from alignment.recipe.stages.evaluate import EvaluateStage
 from alignment.records import Artifact
 from alignment.workspace import Workspace
+from flows.full_disk import naming_a_full_disk
 from flows.pipeline.orchestration import run_task
 
 RETRIES = [2.0, 10.0]
@@ -154,8 +155,9 @@ def _finish_once(
         before = None
     if before is not None and _still_there(workspace, before):
         return Completed(name="Cached", data=before.model_dump(mode="json"))
-    data = finish(recipe, made, workspace, run)
-    write_text(memory, json.dumps(data, indent=1) + "\n")
+    with naming_a_full_disk("register", workspace.root):
+        data = finish(recipe, made, workspace, run)
+        write_text(memory, json.dumps(data, indent=1) + "\n")
     return Completed(data=data)
 
 
