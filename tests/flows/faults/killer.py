@@ -18,6 +18,13 @@ from tests.flows.faults.whole import digests_of, problems, version_of
 
 STAGES = ("base", "sft", "responses", "preferences", "reward", "dpo", "evaluation", "register")
 WAYS = ("SIGKILL", "SIGKILL of all", "Ctrl-C", "SIGTERM")  # of all: the guard and the servers too, as a power cut does
+USED = ("SIGKILL", "SIGKILL", "Ctrl-C", "SIGTERM")  # where the server stays: it takes as long to start as all the rest
+SMALL = {
+    "stages.sft.epochs": 1, "stages.sft.checkpoint_every": 1, "stages.responses.limit": 8,
+    "stages.responses.sampling.max_new_tokens": 5, "stages.reward.max_length": 48, "stages.dpo.epochs": 1,
+    "stages.dpo.batch_size": 8, "stages.reward.batch_size": 8, "stages.evaluation.against": ["sft"],
+    "stages.evaluation.limit": 4, "stages.evaluation.kl_prompts": 1, "stages.evaluation.sampling.max_new_tokens": 5,
+}  # fmt: skip
 WIPES = ("all", "registry", "later stages", "nothing")
 MADE = ("artifacts", "digests", "partial", "answers", "metrics")
 
@@ -66,7 +73,7 @@ class Killer:
         while self.tally.kills.total() < wanted:
             scale = 1.0 if wipe == "all" else 0.6
             moment = self.draw.uniform(0.0, self.seconds["all"] * scale)
-            self.run_until(moment, self.draw.choice(WAYS), preloaded=True)
+            self.run_until(moment, self.draw.choice(USED), preloaded=True)
             if self.draw.random() < 0.5:
                 self.run_whole()
                 wipe = self.draw.choice(WIPES)

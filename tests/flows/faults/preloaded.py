@@ -1,4 +1,4 @@
-"""Starts `rlhf` commands in processes of their own whose imports are done: what takes 8 s takes a tenth of one.
+"""Starts `rlhf` commands in processes of their own whose imports are done, and whose own code is read: it takes 10 s.
 
 Run as a program with a workspace. Each line of its input is a request (arguments, log, environment): it forks, and the
 child is the leader of a session of its own and calls the command line as `python -m flows.cli` does. Its process id,
@@ -15,6 +15,7 @@ import threading
 from pathlib import Path
 from typing import Any, NoReturn
 
+from alignment.cache_key import code_digest
 from alignment.workspace import Workspace
 from flows.services.servers import quiet_environment
 
@@ -25,6 +26,12 @@ IMPORTED = (
     *(f"alignment.stages.{name}" for name in ("sample", "evaluate", "tournament", "overoptimisation", "synthesis")),
     *(f"alignment.stages.{name}" for name in ("constitution", "preferences", "human_preferences", "preference_file")),
 )  # fmt: skip
+
+CODE = (
+    "alignment.checks.recipe",
+    "alignment.registry",
+    *(one for one in IMPORTED if one.startswith("alignment.stages")),
+)
 
 
 def become(request: dict[str, Any]) -> None:
@@ -78,6 +85,8 @@ def main() -> NoReturn:
     quiet_environment(Workspace(Path(sys.argv[1])))
     for module in IMPORTED:
         importlib.import_module(module)
+    for module in CODE:
+        code_digest(module)
     assert threading.active_count() == 1, threading.enumerate()  # a fork has no other thread
     print(json.dumps({"ready": True}), flush=True)
     next_command()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.flows.faults.killer import STAGES, Killer, reports_of
+from tests.flows.faults.killer import SMALL, STAGES, Killer, reports_of
 from tests.flows.faults.room import MakeRoom
 from tests.flows.faults.whole import problems
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.timeout(3600)
 def killer(
     make_recipe: Callable[..., Path], make_room: MakeRoom, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Killer]:
-    made = Killer(make_room(make_recipe(tmp_path_factory.mktemp("pairs") / "recipe")), 5)
+    made = Killer(make_room(make_recipe(tmp_path_factory.mktemp("pairs") / "recipe", changes=SMALL)), 5)
     made.undisturbed()
     yield made
     made.room.commands.close()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.flows.faults.killer import Killer
+from tests.flows.faults.killer import SMALL, Killer
 from tests.flows.faults.room import MakeRoom
 
 pytestmark = pytest.mark.timeout(3600)
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.timeout(3600)
 def killer(
     make_recipe: Callable[..., Path], make_room: MakeRoom, tmp_path: Path, request: pytest.FixtureRequest
 ) -> Iterator[Killer]:
-    made = Killer(make_room(make_recipe(tmp_path / "recipe")), request.param)
+    made = Killer(make_room(make_recipe(tmp_path / "recipe", changes=SMALL)), request.param)
     made.undisturbed()
     yield made
     made.room.commands.close()
