@@ -160,19 +160,26 @@ def data_of(run: Run, name: str, *, wanted: bool) -> dict[str, Path] | None:
         return request.data
     from flows.pipeline.human_votes import (
         collected,
+        naming_the_store,
         queue_for_raters,
         remember_waiting,
         standings,
     )  # the raters' store takes its time
 
     if not wanted:
-        votes = collected(name, recipe, run.made, run.workspace, request.ready)
+        try:
+            with naming_the_store(run.workspace):
+                votes = collected(name, recipe, run.made, run.workspace, request.ready)
+        except StageError as error:
+            listener.get().warned(f"{name} is left out: {error}")
+            return None
         return None if votes is None else {**request.data, **votes}
     if settings.responses not in run.made:
         return request.data  # make_job says what is missing
     try:
-        queue_for_raters(name, recipe, run.made, run.workspace)
-        votes = collected(name, recipe, run.made, run.workspace, request.ready)
+        with naming_the_store(run.workspace):
+            queue_for_raters(name, recipe, run.made, run.workspace)
+            votes = collected(name, recipe, run.made, run.workspace, request.ready)
     except Exception:  # nobody may be watching: the report says at which stage it was
         with outcome(run, name, settings.kind):
             raise

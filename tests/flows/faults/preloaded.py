@@ -5,6 +5,8 @@ child is the leader of a session of its own and calls the command line as `pytho
 and later its exit code, are lines of the output. Nothing but the imports is shared: a signal meets a real process.
 """
 
+import atexit
+import gc
 import importlib
 import json
 import os
@@ -89,10 +91,22 @@ def main() -> NoReturn:
         code_digest(module)
     assert threading.active_count() == 1, threading.enumerate()  # a fork has no other thread
     print(json.dumps({"ready": True}), flush=True)
+    gc.collect()
+    gc.freeze()  # what the children share with this process
     next_command()
     from flows.cli import main as command_line
 
-    command_line()
+    code = 1
+    try:
+        command_line()
+    except SystemExit as ended:
+        code = ended.code if isinstance(ended.code, int) else 0
+    finally:  # an interpreter's end, but for taking every module apart
+        threading._shutdown()  # type: ignore[attr-defined]
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 if __name__ == "__main__":
