@@ -25,7 +25,7 @@ SMALL = {
     "stages.dpo.batch_size": 8, "stages.reward.batch_size": 8, "stages.evaluation.against": ["sft"],
     "stages.evaluation.limit": 4, "stages.evaluation.kl_prompts": 1, "stages.evaluation.sampling.max_new_tokens": 5,
 }  # fmt: skip
-WIPES = ("all", "registry", "later stages", "nothing")
+WIPES = ("all", "registry", "later stages", "later stages", "nothing")
 MADE = ("artifacts", "digests", "partial", "answers", "metrics")
 
 
