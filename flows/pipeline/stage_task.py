@@ -149,7 +149,7 @@ def _executed(job: Job) -> State[dict[str, Any]]:
     key = job.key
     if not job.refresh and (found := _claimed(job, key)) is not None:
         return _ended("Cached", found)
-    with letting_steps_end(), _alone(job.workspace, key, job.name):
+    with letting_steps_end(), alone(job.workspace, key, job.name):
         found = None if job.refresh else _claimed(job, key, listener.get().warned)
         if job.refresh:
             _begin_anew(job.workspace.folder("partial", key))
@@ -270,7 +270,7 @@ def _passes_by_itself(_task: Any, _run: Any, state: Any) -> bool:
 
 
 @contextmanager
-def _alone(workspace: Workspace, key: str, name: str) -> Iterator[None]:
+def alone(workspace: Workspace, key: str, name: str) -> Iterator[None]:
     """One process at a time makes an artifact; the lock ends with its holder, however that one ends.
 
     Who has to wait says so, and for whom: the holder's name stands beside the lock.
