@@ -54,15 +54,16 @@ class Killer:
         self.version: dict[str, str] = {}
         self.seconds: dict[str, float] = {}  # of an undisturbed run, by what was forgotten before it
 
-    def undisturbed(self) -> None:
-        """Runs once in an empty workspace from nothing, and once more without what the stages made."""
-        for how, preloaded in (("fresh", False), ("all", True)):
+    def undisturbed(self, *, from_nothing: bool = True) -> None:
+        """Runs once in an empty workspace, ``from_nothing`` or preloaded, and once more without what was made."""
+        for how in ("fresh", "all") if from_nothing else ("all",):
             began = time.monotonic()
-            ended = self.room.commands.run("run", self.room.recipe, preloaded=preloaded, seconds=600)
+            ended = self.room.commands.run("run", self.room.recipe, preloaded=how == "all", seconds=600)
             assert ended.code == 0, ended.said[-3000:]
             self.seconds[how] = time.monotonic() - began
-            if how == "fresh":
+            if not self.digests:
                 self.digests, self.version = digests_of(self.room.root), version_of(self.room.root)
+            if how == "fresh":
                 self.forget("all")
         assert problems(self.room.root, self.digests, self.version) == []
 

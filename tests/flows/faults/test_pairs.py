@@ -20,7 +20,7 @@ def killer(
     make_recipe: Callable[..., Path], make_room: MakeRoom, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Killer]:
     made = Killer(make_room(make_recipe(tmp_path_factory.mktemp("pairs") / "recipe", changes=SMALL)), 5)
-    made.undisturbed()
+    made.undisturbed(from_nothing=False)
     yield made
     made.room.commands.close()
 

@@ -22,7 +22,7 @@ def killer(
     make_recipe: Callable[..., Path], make_room: MakeRoom, tmp_path: Path, request: pytest.FixtureRequest
 ) -> Iterator[Killer]:
     made = Killer(make_room(make_recipe(tmp_path / "recipe", changes=SMALL)), request.param)
-    made.undisturbed()
+    made.undisturbed(from_nothing=request.param > 20)  # those that begin in an empty workspace
     yield made
     made.room.commands.close()
 
