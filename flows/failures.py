@@ -10,6 +10,7 @@ from pathlib import Path
 
 from alignment.errors import Fault, InputError
 from alignment.workspace import Workspace
+from flows.full_disk import full_disk
 
 _INPUT_ERRNOS = (errno.EACCES, errno.EPERM, errno.EROFS)  # of files: what the user may mend, and nobody else
 _FORBIDDEN = "?#\0"  # in a workspace's path: the databases in it are named by addresses, which these cut off
@@ -41,6 +42,8 @@ def open_workspace(path: Path) -> Workspace:
 
 def explain(error: Exception) -> tuple[str, int]:
     """One line about an error that nobody foresaw, and the exit code: 2 where it is the input's, else 1."""
+    if (problem := full_disk(error, _opened.get() or Path.cwd())) is not None:
+        return problem, 1
     line = " ".join(str(error).split())
     if isinstance(error, OSError) and error.errno in _INPUT_ERRNOS and error.filename:
         return f"{error.filename}: {error.strerror}; give a place that can be read and written", 2

@@ -70,11 +70,18 @@ def _sights(prompts: int, level: float) -> tuple[Sight, ...]:
 
 def _asked(evaluation: EvaluateStage, data: RecipeData, share: float) -> Sequence[Prompt]:
     """The held-out prompts that an evaluation will ask."""
+    if evaluation.prompts is None and data.held_out_prompts:
+        held_out = [prompt for _row, prompt in data.held_out_prompts]
+    else:
+        held_out = _share(evaluation, data, share)
+    chosen = part_of([prompt.id for prompt in held_out], evaluation.part, evaluation.limit)
+    return [prompt for prompt in held_out if prompt.id in chosen]
+
+
+def _share(evaluation: EvaluateStage, data: RecipeData, share: float) -> list[Prompt]:
     if evaluation.prompts is None:
         everything = [prompt for _row, prompt in data.prompts]
     else:
         pairs = {pair.prompt_id: pair for pair in data.preferences.pairs}
         everything = [Prompt(id=name, messages=pair.prompt, kind=pair.kind) for name, pair in pairs.items()]
-    _train, held_out = split_by_digest(everything, share, key=opening)
-    chosen = part_of([prompt.id for prompt in held_out], evaluation.part, evaluation.limit)
-    return [prompt for prompt in held_out if prompt.id in chosen]
+    return split_by_digest(everything, share, key=opening)[1]

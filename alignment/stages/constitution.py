@@ -11,6 +11,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
 
+from pydantic import ValidationError
+
 from alignment.data.jsonl import read_records, write_records
 from alignment.data.split import limited
 from alignment.data.text import words
@@ -20,14 +22,14 @@ from alignment.errors import StageError
 from alignment.judges.factory import build_writer
 from alignment.judges.llm_judge import Asker, Reply
 from alignment.judges.prompts import JudgePrompt, parse
-from alignment.judges.protocol import wait_for
+from alignment.judges.protocol import JudgeUsage, wait_for
 from alignment.preferences.ai_feedback_report import ConstitutionFigures, PrincipleFigures
 from alignment.preferences.principles import load_constitution
 from alignment.recipe.stages.ai_feedback import ConstitutionStage, Principle
 from alignment.records import Demonstration, Message, PreferencePair, Prompt, Record, Response
 from alignment.stage import Progress, StageContext, StageResult
 
-BLOCK = 32  # responses between two checkpoints
+BLOCK = 32  # responses in a block
 Why = Literal["", "empty", "unchanged", "cut_off", "unparsable", "failed", "unasked"]
 REASONS: tuple[Why, ...] = ("unchanged", "empty", "cut_off", "unparsable", "failed", "unasked")
 
@@ -58,6 +60,13 @@ class Revision(Record):
         return usable[-1] if usable and not _same(usable[-1], self.original) else None
 
 
+class RevisedBlock(Record):
+    """Revisions that are a checkpoint together, and what they took, whenever that was."""
+
+    revisions: tuple[Revision, ...]
+    tally: JudgeUsage
+
+
 def run(settings: ConstitutionStage, context: StageContext) -> StageResult:
     """Writes ``revisions.jsonl``, ``demonstrations.jsonl``, ``pairs.jsonl`` and ``constitution.json``.
 
@@ -67,19 +76,21 @@ def run(settings: ConstitutionStage, context: StageContext) -> StageResult:
     drafts = _drafts(settings, context)
     writer, name = build_writer(settings.writer, context)
     reviser = Reviser(settings, principles, writer, name, context.run.seed)
-    revisions: list[Revision] = []
+    revisions, tally = list[Revision](), JudgeUsage()
     for start in range(0, len(drafts), BLOCK):
-        path = context.checkpoints / f"revised-{start // BLOCK:05d}.jsonl"
+        path = context.checkpoints / f"revised-{start // BLOCK:05d}.json"
         # An endpoint's answers are kept by themselves, and must be counted again.
-        if path.exists() and settings.writer.endpoint is None:
-            done = read_records(path, Revision)
-        else:
+        done = _kept(path) if settings.writer.endpoint is None else None
+        if done is None:
+            before = writer.tally.copy()
             with context.working():
-                done = wait_for(reviser.revise(drafts[start : start + BLOCK]))
-            write_records(path, done)
-        revisions += done
-        context.report(Progress(len(revisions), len(drafts), {}, writer.tally.answer_tokens))
-    figures = summarise(settings, principles, revisions, name, writer.tally.figures())
+                written = wait_for(reviser.revise(drafts[start : start + BLOCK]))
+            done = RevisedBlock(revisions=tuple(written), tally=writer.tally - before)
+            write_text(path, done.model_dump_json() + "\n")
+        revisions += done.revisions
+        tally = tally + done.tally
+        context.report(Progress(len(revisions), len(drafts), {}, tally.answer_tokens))
+    figures = summarise(settings, principles, revisions, name, tally.figures())
     if not figures.revised:
         counts = ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in figures.left_out.items())
         raise StageError(
@@ -95,7 +106,7 @@ def run(settings: ConstitutionStage, context: StageContext) -> StageResult:
     write_records(context.output / "pairs.jsonl", list({pair.id: pair for pair in pairs}.values()))
     write_text(context.output / "constitution.json", figures.model_dump_json(indent=1) + "\n")
     metrics = {"pairs": float(len({pair.id for pair in pairs})), "demonstrations": float(len(demonstrations))}
-    return StageResult("preferences", metrics | _metrics(figures), tokens_sampled=writer.tally.answer_tokens)
+    return StageResult("preferences", metrics | _metrics(figures), tokens_sampled=tally.answer_tokens)
 
 
 class Reviser:
@@ -201,6 +212,14 @@ def summarise(
         words_after=fmean(len(words(one.text or "")) for one in revised) if revised else 0.0,
         tally=tally,
     )  # fmt: skip
+
+
+def _kept(path: Path) -> RevisedBlock | None:
+    """A block that was finished before the stage was stopped."""
+    try:
+        return RevisedBlock.model_validate_json(path.read_text("utf-8"))
+    except (FileNotFoundError, ValidationError):
+        return None
 
 
 def _reasons(steps: Sequence[Step]) -> dict[str, int]:

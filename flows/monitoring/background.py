@@ -33,6 +33,23 @@ def server_answers(seconds: float = HEALTH_SECONDS) -> bool:
         return False
 
 
+def server_writes(flow_run: str | None, name: str, seconds: float = HEALTH_SECONDS) -> bool:
+    """Whether the server takes what it is told: while its database is locked, or its disk full, it still answers.
+
+    What it is told is the run's name, which it knows.
+    """
+    from prefect.settings import get_current_settings
+
+    url = get_current_settings().api.url
+    if not url or not flow_run:
+        return False
+    place, body = f"{url}/flow_runs/{flow_run}", {"name": name}
+    try:
+        return ask(place, method="PATCH", body=body, headers=prefect_headers(), timeout=seconds).status < 500
+    except UnreachableError:
+        return False
+
+
 class BackgroundSender:
     """Jobs that are done one after the other in one thread, the newest of each key."""
 

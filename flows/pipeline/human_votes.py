@@ -6,8 +6,11 @@ snapshot under the queue's name, and goes on. The snapshot's file is part of the
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+
+from sqlalchemy import make_url
 
 from alignment.data.jsonl import read_records
 from alignment.digests import digest_of
@@ -35,12 +38,23 @@ from preference_ui.snapshots.collections import (
     take_if_ready,
 )
 from preference_ui.store.settings import Criterion
-from preference_ui.store.store import Store
+from preference_ui.store.store import Store, StoreError
 
 
 def store_url(workspace: Workspace, url: str | None = None) -> str:
     """The raters' store: the URL given, else ``RLHF_STORE``, else the path of SQLite's file in the workspace."""
     return url or os.environ.get("RLHF_STORE") or str(workspace.folder("raters") / "votes.db")
+
+
+@contextmanager
+def naming_the_store(workspace: Workspace) -> Iterator[None]:
+    """Has a store that is locked, full or away be a StageError that says which one, and what to do."""
+    try:
+        yield
+    except StoreError as error:
+        address = make_url(url).render_as_string() if "://" in (url := store_url(workspace)) else url  # no password
+        problem = f"the raters' store {address} cannot be used now: {error}"
+        raise StageError(f"{problem}; see what holds it up, and give the same command again") from error
 
 
 def snapshots(workspace: Workspace) -> Path:

@@ -152,9 +152,10 @@ def say_end(console: Console, folder: Path, server: servers.Service, state: Stat
     def line(*command: str) -> str:
         return rlhf_line(*command, workspace=space, here=True)
 
-    rows = [("report", str(folder / "report.html")), ("dashboard", server.url)]
-    written = folder / "report.json"  # a run that was terminated may not have got that far
+    written = folder / "report.json"  # a run that was terminated, or had no room left, may not have got that far
     report = json.loads(written.read_text("utf-8")) if written.exists() else {}
+    rows = [("report", str(folder / "report.html"))] if report else []
+    rows.append(("dashboard", server.url))
     if gate := report.get("gate"):
         rows = [("gate", line) for line in GateVerdict.model_validate(gate).lines] + rows
     registered = report.get("registered")

@@ -2,6 +2,7 @@
 
 import logging
 import os
+from contextlib import closing
 
 from alignment.errors import InputError
 from alignment.evaluation.leaderboard import Game, vote_games
@@ -22,14 +23,11 @@ def human_games(workspace: Workspace) -> list[Game]:
     from preference_ui.store.store import Store, StoreError
 
     try:
-        store = Store.open(store_url(workspace))
+        with closing(Store.open(store_url(workspace))) as store:
+            cast, talks = read_votes(store), read_talk_votes(store)
     except (StoreError, InputError) as error:
         _log.warning("the report's leaderboard is without people's votes: %s", error)
         return []
-    try:
-        cast, talks = read_votes(store), read_talk_votes(store)
-    finally:
-        store.close()
     refs = {name: ref for ref, names in registered_names(workspace).items() for name in names}
     games = list(vote_games(cast.comparisons, cast.votes))
     for talk in talks:

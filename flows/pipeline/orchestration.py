@@ -12,6 +12,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import wait
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -31,6 +32,7 @@ from flows.services.process_records import ServerRequest, post, state_message
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
+SERVICES_SECONDS = 8.0  # for what Prefect sends from the background, at the end of a run
 LOOK_SECONDS = 3.0  # between two looks at a run's state on the server
 AWAY = "the Prefect server did not answer; the run goes on without it, and the dashboard is told later"
 
@@ -93,6 +95,19 @@ def give_up_on_the_server() -> None:
     _to_the_flows_end.enter_context(temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}))
     for service in list(_active_services):
         loop, task = service._loop, service._task
+        if loop is not None and task is not None:
+            loop.call_soon_threadsafe(task.cancel)
+
+
+def end_services(seconds: float = SERVICES_SECONDS) -> None:
+    """Lets Prefect send what it still would from the background (logs, events), for so long at most.
+
+    Left to the interpreter's exit, each of its services tries as long as a server that hangs makes it wait.
+    """
+    services = [service for service in list(_active_services) if service._started and not service._stopped]
+    tasks = [(service._loop, service._task) for service in services]
+    wait([service._drain() for service in services], timeout=seconds)
+    for loop, task in tasks:
         if loop is not None and task is not None:
             loop.call_soon_threadsafe(task.cancel)
 

@@ -21,14 +21,14 @@ from alignment.recipe.recipe import Recipe
 from alignment.recipe.stages.preferences import HumanPreferencesStage
 from alignment.records import Artifact
 from alignment.report import Registered, build_report, write_report
-from flows.monitoring.background import background, server_answers
+from flows.monitoring.background import background, server_writes
 from flows.monitoring.dashboard import name_version, show_queues, show_report
 from flows.monitoring.logs import LOG_FILE, about, log_file, say
 from flows.monitoring.progress import listener
 from flows.pipeline.announce import announce, tell
 from flows.pipeline.conclusion import final_state, next_commands
 from flows.pipeline.leaderboard_votes import human_games, registered_names
-from flows.pipeline.orchestration import endings, give_up_on_the_server, run_flow, run_task, watched
+from flows.pipeline.orchestration import end_services, endings, give_up_on_the_server, run_flow, run_task, watched
 from flows.pipeline.register import commit, finish_task, with_approval
 from flows.pipeline.run_state import Run, RunRequest, StageOutcome, WaitingForRaters
 from flows.pipeline.stage_task import base_task, execute, made_of, make_job, stage_task
@@ -43,19 +43,23 @@ def pipeline(request: RunRequest) -> State[Any]:
     """Runs a recipe. The final state says whether the gate promoted, refused, or had nothing to decide."""
     answer_for(running.get_id())
     with endings.noting(request.run) as note, watched(request.workspace, listener.get().warned):
-        state = run_to_its_end(request)
-        note(state)
-        if not server_answers():
-            give_up_on_the_server()
-        return state
+        try:
+            state = run_to_its_end(request)
+            note(state)
+            return state
+        finally:
+            if not server_writes(running.get_id(), request.run):
+                give_up_on_the_server()
 
 
 def run_pipeline(request: RunRequest, timeout_seconds: float | None = None) -> State[Any]:
     """Runs a recipe as a Prefect flow to its final state, which a server that goes away meanwhile does not change."""
     timed = pipeline.with_options(timeout_seconds=timeout_seconds) if timeout_seconds else pipeline
-    state = run_flow(timed, lambda: run_to_its_end(request), request, run=request.run, root=request.workspace)
-    background.drain()
-    return state
+    try:
+        return run_flow(timed, lambda: run_to_its_end(request), request, run=request.run, root=request.workspace)
+    finally:
+        background.drain()
+        end_services()
 
 
 def run_to_its_end(request: RunRequest) -> State[Any]:
@@ -156,19 +160,26 @@ def data_of(run: Run, name: str, *, wanted: bool) -> dict[str, Path] | None:
         return request.data
     from flows.pipeline.human_votes import (
         collected,
+        naming_the_store,
         queue_for_raters,
         remember_waiting,
         standings,
     )  # the raters' store takes its time
 
     if not wanted:
-        votes = collected(name, recipe, run.made, run.workspace, request.ready)
+        try:
+            with naming_the_store(run.workspace):
+                votes = collected(name, recipe, run.made, run.workspace, request.ready)
+        except StageError as error:
+            listener.get().warned(f"{name} is left out: {error}")
+            return None
         return None if votes is None else {**request.data, **votes}
     if settings.responses not in run.made:
         return request.data  # make_job says what is missing
     try:
-        queue_for_raters(name, recipe, run.made, run.workspace)
-        votes = collected(name, recipe, run.made, run.workspace, request.ready)
+        with naming_the_store(run.workspace):
+            queue_for_raters(name, recipe, run.made, run.workspace)
+            votes = collected(name, recipe, run.made, run.workspace, request.ready)
     except Exception:  # nobody may be watching: the report says at which stage it was
         with outcome(run, name, settings.kind):
             raise

@@ -27,7 +27,9 @@ from alignment.recipe.recipe import Recipe
 from alignment.recipe.stages.evaluate import EvaluateStage
 from alignment.records import Artifact
 from alignment.workspace import Workspace
+from flows.full_disk import naming_a_full_disk
 from flows.pipeline.orchestration import run_task
+from flows.pipeline.stage_task import alone
 
 RETRIES = [2.0, 10.0]
 
@@ -175,15 +177,26 @@ def _finish_once(
     recipe: Recipe, made: Mapping[str, Artifact], workspace: Workspace, run: str, key: str, deployed: bool
 ) -> State[dict[str, Any]]:
     memory = workspace.folder("registry", recipe.model.registered_name, "decisions") / f"{key}.json"
+    if (before := _decided(workspace, memory)) is not None:
+        return before
+    with naming_a_full_disk("register", workspace.root), alone(workspace, key, "register"):
+        if (before := _decided(workspace, memory)) is not None:  # by another run, while this one waited
+            return before
+        data = finish(recipe, made, workspace, run, deployed=deployed)
+        write_text(memory, json.dumps(data, indent=1) + "\n")
+    return Completed(data=data)
+
+
+def _decided(workspace: Workspace, memory: Path) -> State[dict[str, Any]] | None:
+    """The decision that was made before, where its version still stands."""
     try:
         before = Finish.model_validate_json(memory.read_text("utf-8"))
     except (OSError, ValueError):
-        before = None
-    if before is not None and _still_there(workspace, before):
-        return Completed(name="Cached", data=before.model_dump(mode="json"))
-    data = finish(recipe, made, workspace, run, deployed=deployed)
-    write_text(memory, json.dumps(data, indent=1) + "\n")
-    return Completed(data=data)
+        return None
+    if not _still_there(workspace, before):
+        return None
+    found: State[dict[str, Any]] = Completed(name="Cached", data=before.model_dump(mode="json"))
+    return found
 
 
 def _still_there(workspace: Workspace, finish: Finish) -> bool:

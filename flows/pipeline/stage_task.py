@@ -38,6 +38,7 @@ from alignment.records import Artifact
 from alignment.stage import Progress, StageContext
 from alignment.workspace import Workspace
 from flows.cluster import run_stage
+from flows.full_disk import naming_a_full_disk
 from flows.monitoring.dashboard import ProgressBar, show_artifact, slug
 from flows.monitoring.logs import say
 from flows.monitoring.progress import listener
@@ -140,10 +141,15 @@ def execute(job: Job) -> State[dict[str, Any]]:
     The state's data is the artifact as JSON. Its name is "Cached" where the workspace had the artifact, or another
     process made it while this one waited for it; else "Completed".
     """
+    with naming_a_full_disk(job.name, job.workspace.root):
+        return _executed(job)
+
+
+def _executed(job: Job) -> State[dict[str, Any]]:
     key = job.key
     if not job.refresh and (found := _claimed(job, key)) is not None:
         return _ended("Cached", found)
-    with letting_steps_end(), _alone(job.workspace, key, job.name):
+    with letting_steps_end(), alone(job.workspace, key, job.name):
         found = None if job.refresh else _claimed(job, key, listener.get().warned)
         if job.refresh:
             _begin_anew(job.workspace.folder("partial", key))
@@ -264,7 +270,7 @@ def _passes_by_itself(_task: Any, _run: Any, state: Any) -> bool:
 
 
 @contextmanager
-def _alone(workspace: Workspace, key: str, name: str) -> Iterator[None]:
+def alone(workspace: Workspace, key: str, name: str) -> Iterator[None]:
     """One process at a time makes an artifact; the lock ends with its holder, however that one ends.
 
     Who has to wait says so, and for whom: the holder's name stands beside the lock.
@@ -292,4 +298,5 @@ def _alone(workspace: Workspace, key: str, name: str) -> Iterator[None]:
 @task(name=BASE, task_run_name=BASE, tags={"base"})
 def base_task(recipe: Recipe, workspace: Workspace) -> dict[str, Any]:
     """The base model: found, downloaded or converted once."""
-    return prepare_base(workspace, recipe.model).model_dump(mode="json")
+    with naming_a_full_disk(BASE, workspace.root):
+        return prepare_base(workspace, recipe.model).model_dump(mode="json")

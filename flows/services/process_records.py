@@ -173,6 +173,7 @@ def deliver(root: Path, api: str = "") -> int:
     Returns how many messages are left, of servers that do not answer.
     """
     left = 0
+    away: set[str] = set()  # addresses: one that hangs is waited for once
     for path in sorted(_outbox(root).glob("*.json")):
         try:
             message = ServerRequest(**json.loads(path.read_text("utf-8")))
@@ -183,9 +184,12 @@ def deliver(root: Path, api: str = "") -> int:
             continue
         address = own_api(root, api) if message.ours else message.api
         try:
+            if address in away:
+                raise UnreachableError(address)
             if not _is_served(root, message.path.removeprefix("/deployments/")):  # else it is not to be paused any more
                 _send(address, message)
         except UnreachableError:
+            away.add(address)
             left += 1
             continue
         if message.mark:
@@ -282,6 +286,6 @@ def _outbox(root: Path) -> Path:
 
 
 def _write(path: Path, values: dict[str, Any]) -> None:
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")  # as `rlhf gc` knows them
     temporary.write_text(json.dumps(values), "utf-8")
     temporary.replace(path)

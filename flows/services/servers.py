@@ -65,6 +65,7 @@ def quiet_environment(workspace: Workspace) -> None:
         "PREFECT_CLI_PROMPT": "false",
         "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",  # what is said outside of a run belongs to none
         "PREFECT_CLIENT_MAX_RETRIES": "3",  # 14 s for a server that restarts; what is longer away is told later
+        "PREFECT_API_REQUEST_TIMEOUT": "15",  # a server whose database is locked takes a minute to say so, each time
         "DO_NOT_TRACK": "1",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "HF_HUB_DISABLE_TELEMETRY": "1",

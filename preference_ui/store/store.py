@@ -64,12 +64,21 @@ class Store:
         return store
 
     def migrate(self, revision: str = "head") -> None:
-        """Brings the tables to ``revision``. Two processes may do so at once: the second waits and finds it done."""
+        """Brings the tables to ``revision``. Two processes may do so at once: the second waits and finds it done.
+
+        Tables that are there already are only read: who reads votes does not wait for who writes them.
+        """
         from alembic import command
         from alembic.config import Config
+        from alembic.runtime.migration import MigrationContext
+        from alembic.script import ScriptDirectory
 
         config = Config()
         config.set_main_option("script_location", MIGRATIONS)
+        wanted = ScriptDirectory.from_config(config).as_revision_number(revision)
+        with self.read() as connection:
+            if MigrationContext.configure(connection).get_current_revision() == wanted:
+                return
         with self._transaction(write=True) as connection:
             if not self.is_sqlite:
                 connection.execute(select(func.pg_advisory_xact_lock(_PG_MIGRATION_LOCK)))

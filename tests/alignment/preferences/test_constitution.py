@@ -1,6 +1,7 @@
 """Critique and revision: what counts, what is left out and why, and where every pair comes from."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,9 @@ from pydantic import ValidationError
 from alignment.data.jsonl import read_records, write_records
 from alignment.errors import InputError, StageError
 from alignment.judges import openai_endpoint as endpoint_module
+from alignment.judges.llm_judge import Reply
+from alignment.judges.prompts import JudgePrompt
+from alignment.judges.protocol import JudgeUsage
 from alignment.preferences.ai_feedback_report import ConstitutionFigures
 from alignment.preferences.principles import load_constitution
 from alignment.recipe.recipe import Recipe
@@ -54,6 +58,10 @@ def sampled(folder: Path, texts: list[str]) -> Artifact:
 
 def stage(server: FakeServer, **changes: Any) -> ConstitutionStage:
     writer = {"endpoint": {"url": server.url, "model": "writer", "retries": 0, "concurrency": 1}}
+    return stage_of(writer, **changes)
+
+
+def stage_of(writer: dict[str, Any], **changes: Any) -> ConstitutionStage:
     return ConstitutionStage.model_validate(
         {"kind": "constitution", "responses": "responses", "principles": PRINCIPLES, "writer": writer, **changes}
     )
@@ -205,3 +213,40 @@ def test_a_constitutions_file(server: FakeServer, tmp_path: Path) -> None:
 def test_principles_are_given_once(server: FakeServer, changes: dict[str, Any]) -> None:
     with pytest.raises(ValidationError, match="principles"):
         stage(server, **changes)
+
+
+class Writer:
+    """A writer of this process that breaks down when it is asked for the ``last`` time."""
+
+    def __init__(self, last: int) -> None:
+        self.tally, self.last, self.calls = JudgeUsage(), last, 0
+
+    async def ask(self, questions: Sequence[JudgePrompt], /) -> list[Reply]:
+        self.calls += 1
+        if self.calls == self.last:
+            raise OSError("the machine went away")
+        self.tally.asked += len(questions)
+        self.tally.prompt_tokens += sum(len(question.messages) for question in questions)
+        self.tally.answer_tokens += 3 * len(questions)
+        return [Reply(f"New: {question.messages[0].content}") for question in questions]
+
+
+@pytest.mark.parametrize("last", [2, 3, 4, 5])
+def test_what_a_stopped_stage_was_asked_is_counted_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last: int
+) -> None:
+    """70 responses in three blocks, two calls each: whenever it stops, the second try makes the artifact of one."""
+    settings = stage_of({"model": "base"})
+    made = []
+    for name, writers in (("once", [Writer(0)]), ("twice", [Writer(last), Writer(0)])):
+        where = context(tmp_path / name, settings, [f"Answer {n}." for n in range(70)])
+        for writer in writers:
+            monkeypatch.setattr("alignment.stages.constitution.build_writer", lambda *_, w=writer: (w, "base"))
+            try:
+                result = run(settings, where)
+            except OSError:
+                continue
+        made.append(({path.name: path.read_bytes() for path in where.output.iterdir()}, result))
+    assert made[0] == made[1]
+    figures = json.loads(made[1][0]["constitution.json"])
+    assert (figures["tally"]["asked"], figures["tally"]["answer_tokens"], result.tokens_sampled) == (140, 420, 420)

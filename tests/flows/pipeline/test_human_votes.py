@@ -2,7 +2,10 @@
 
 import json
 import math
+import sqlite3
+import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -17,6 +20,7 @@ from alignment.records import Artifact, Message, PreferencePair, Prompt, Respons
 from alignment.stages import human_preferences as stage
 from alignment.workspace import Workspace
 from flows.pipeline import human_votes
+from flows.pipeline.leaderboard_votes import human_games
 from flows.pipeline.uncertainty_sampling import doubt, doubts
 from preference_ui.labelling.assignment import next_lease
 from preference_ui.labelling.voting import cast_vote
@@ -255,3 +259,23 @@ def test_votes_that_were_ready_while_nobody_listened_are_found_until_a_run_heard
     assert human_votes.unheard(other, space) == {}
     human_votes.heard(space, queue).write_text(snapshot[queue] + "\n")
     assert human_votes.unheard(recipe, space) == {}
+
+
+def test_votes_that_are_there_are_read_while_somebody_writes(
+    recipe: Recipe, made: dict[str, Artifact], tmp_path: Path
+) -> None:
+    """A report, or a run past the stage, waits for no writer; who has to write says which store is locked."""
+    workspace = Workspace(tmp_path / "workspace")
+    human_votes.queue_for_raters("people", recipe, made, workspace)
+    path, other = workspace.root / "raters" / "votes.db", recipe.model_copy(update={"seed": 1})
+    with closing(sqlite3.connect(path, isolation_level=None)) as writer:
+        writer.execute("BEGIN EXCLUSIVE")
+        began = time.monotonic()
+        assert [one.wanted for one in human_votes.standings(workspace)]
+        assert human_games(workspace) == []
+        assert time.monotonic() - began < 5
+        with (
+            pytest.raises(StageError, match=rf"raters' store {path} cannot be used now: .*database is locked"),
+            human_votes.naming_the_store(workspace),
+        ):
+            human_votes.queue_for_raters("people", other, made, workspace)

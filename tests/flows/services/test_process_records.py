@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -17,7 +18,7 @@ import pytest
 from alignment.stage import Progress
 from alignment.workspace import Workspace
 from flows.monitoring import prometheus as metrics
-from flows.monitoring.background import BackgroundSender
+from flows.monitoring.background import BackgroundSender, server_writes
 from flows.monitoring.prometheus import StageMetrics, exposition, stage_families
 from flows.services.process_records import ProcessIdentity, ServerRequest, at_work, deliver, post, state_message, sweep
 
@@ -234,3 +235,32 @@ def test_the_background_keeps_the_newest_and_survives_what_fails(
     held.set()
     background.drain(10)
     assert done == [49, "last"]
+
+
+@pytest.fixture
+def hanging() -> Iterator[str]:
+    """A server that takes connections and never answers, as one whose database is locked does."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen(16)
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}/api"
+
+
+def test_a_server_that_hangs_is_waited_for_once(hanging: str, tmp_path: Path) -> None:
+    for number in range(4):
+        post(tmp_path, ServerRequest("POST", f"/flow_runs/{number}/set_state", {}, api=hanging, ours=False))
+    began = time.monotonic()
+    assert deliver(tmp_path) == 4  # and none is lost
+    assert time.monotonic() - began < 9  # of 5 s each
+
+
+def test_a_server_that_answers_and_does_not_write_is_told_from_one_that_does(prefect: Prefect, hanging: str) -> None:
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    with temporary_settings({PREFECT_API_URL: prefect.api}):
+        assert server_writes("run-1", "tiny-1")
+        assert prefect.got == [("PATCH", "/api/flow_runs/run-1", {"name": "tiny-1"})]
+        prefect.status = 500  # a full disk
+        assert not server_writes("run-1", "tiny-1")
+    with temporary_settings({PREFECT_API_URL: hanging}):  # a locked database
+        assert not server_writes("run-1", "tiny-1", seconds=0.5)
