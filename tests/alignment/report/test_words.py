@@ -2,7 +2,7 @@
 
 import pytest
 
-from alignment.evaluation.gate import decide
+from alignment.evaluation.gate import GateLook, decide
 from alignment.recipe.gate import Condition, Gate
 from alignment.report import words
 
@@ -43,3 +43,11 @@ def test_counts_and_figures() -> None:
     assert words.count(1234567.0) == "1\u202f234\u202f567"
     assert words.figure(-0.123456) == "−0.1235"
     assert words.percent_range(0.701, 0.888) == "70–89\u202f%"
+
+
+def test_the_gates_look_and_level_are_said() -> None:
+    look = GateLook(number=8, prompts=400, level=0.025 / 8, spends=True)
+    said = words.look_words(look)
+    assert said.startswith("look 8 at these 400 held-out prompts, held to 0.31\u202f% one-sided: with each")
+    assert words.level_words(0.025 / 8) == "0.31\u202f%"
+    assert words.level_words(None) == "–"

@@ -92,6 +92,8 @@ def test_the_gate_promoted(done: Space) -> None:
     assert gate["passed"]
     [check] = gate["checks"]
     assert (check["name"], check["threshold"], check["passed"]) == ("kl", 1000.0, True)
+    look = gate["look"]
+    assert (look["number"], look["level"], look["spends"]) == (1, 0.025, False)
     shown = json.loads(done.rlhf("models", "show", "policy@champion", "-w", done.root, "--json").out)
     assert shown["intact"]
     assert shown["version"]["aliases"] == ["champion"]
@@ -187,7 +189,10 @@ def test_a_refusal_is_exit_1_and_says_by_how_much(done: Space, tmp_path: Path) -
     ended = space.run("--set", "gate.conditions.0={metric: win_rate.base.rubric.low, above: 0.999}")
     assert ended.code == 1
     low = space.newest()["evaluation"].metrics["win_rate.base.rubric.low"]
-    [check] = space.report(2)["gate"]["checks"]
+    gate = space.report(2)["gate"]
+    assert gate["look"]["number"] == 1  # the same evaluation, asked for more
+    assert "look 1 at these" in ended.out
+    [check] = gate["checks"]
     assert not check["passed"]
     assert check["by"] == pytest.approx(low - 0.999)
     assert f"must be above 0.999: failed by {0.999 - low:.4g}" in ended.out
