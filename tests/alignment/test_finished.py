@@ -387,3 +387,11 @@ def test_a_users_function_is_told_where_it_asks(tmp_path: Path) -> None:
         assert asyncio.run(reward(answers)) == wanted  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="finished is what the stage tells the function itself"):
         FunctionReward(kind="function", function="rewards.py:asks", options={"finished": 1})
+
+
+def test_one_function_puts_an_answer_after_its_prompt() -> None:
+    """Nobody else renders answers; but for the perplexity of references, which are whole, and need the border."""
+    root = Path(__file__).parents[2]
+    files = [path for folder in ("alignment", "flows", "preference_ui") for path in (root / folder).rglob("*.py")]
+    named = {str(path.relative_to(root)) for path in files if "render_answer" in path.read_text("utf-8")}
+    assert named == {"alignment/chat.py", "alignment/metrics/model_metrics.py"}
