@@ -20,7 +20,7 @@ OVERHEAD = (
 
 
 @pytest.fixture(scope="session")
-def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def byte_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A real Llama of a few hundred weights, with a byte-level tokenizer and a chat template."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -66,11 +66,11 @@ def write(tmp_path: Path) -> Callable[[str, Iterable[Any]], Path]:
 
 
 @pytest.fixture
-def checked(tmp_path: Path, tiny_model: Path) -> Checker:
+def checked(tmp_path: Path, byte_model: Path) -> Checker:
     """Checks a recipe of these parts, beside which the data lies: the faults as lines, without the folder's name."""
 
     def check(**parts: Any) -> list[str]:
-        recipe = {"name": "test", "model": {"base": str(tiny_model)}} | parts
+        recipe = {"name": "test", "model": {"base": str(byte_model)}} | parts
         path = tmp_path / "recipe.yaml"
         path.write_text(yaml.safe_dump(recipe, sort_keys=False), "utf-8")
         return [str(fault).replace(f"{tmp_path}/", "") for fault in check_recipe(resolve_recipe(path))]

@@ -226,9 +226,9 @@ def test_margins_that_nobody_gave(checked: Checker, write: Write, data: dict[str
 
 
 @pytest.fixture
-def model(tiny_model: Path, tmp_path: Path) -> Path:
+def model(byte_model: Path, tmp_path: Path) -> Path:
     """A copy of the tiny model to break."""
-    return Path(shutil.copytree(tiny_model, tmp_path / "model"))
+    return Path(shutil.copytree(byte_model, tmp_path / "model"))
 
 
 def model_faults(checked: Checker, **settings: str) -> list[str]:
@@ -491,9 +491,9 @@ def test_faults_of_all_parts_come_at_once(checked: Checker, write: Write, data: 
     ]
 
 
-def test_a_recipe_checked_without_its_file(tiny_model: Path, tmp_path: Path) -> None:
+def test_a_recipe_checked_without_its_file(byte_model: Path, tmp_path: Path) -> None:
     path = tmp_path / "gone.yaml"
-    path.write_text(f"name: test\nmodel: {{base: {tiny_model}}}\nstages: {{sft: {{kind: sft}}}}\n")
+    path.write_text(f"name: test\nmodel: {{base: {byte_model}}}\nstages: {{sft: {{kind: sft}}}}\n")
     recipe = resolve_recipe(path)
     path.unlink()
     (fault,) = check_recipe(recipe)
@@ -515,7 +515,7 @@ def test_the_embedded_models_context_is_what_its_file_says() -> None:
 
 
 def test_structural_faults_do_not_hide_the_others(
-    write: Write, data: dict[str, str], tiny_model: Path, tmp_path: Path
+    write: Write, data: dict[str, str], byte_model: Path, tmp_path: Path
 ) -> None:
     """One mistyped key hid every wrong row, input and model of the recipe."""
     import json
@@ -528,7 +528,7 @@ def test_structural_faults_do_not_hide_the_others(
         "sft": SFT | {"learning_rat": 1}, "draw": DRAW | {"model": "gone"}, "bad": {"kind": "unknwon"},
         "eval": EVAL | {"model": "bad"},
     }  # fmt: skip
-    recipe = {"name": "t", "model": {"base": str(tiny_model)}, "data": data | {"held_out": 7}, "stages": stages}
+    recipe = {"name": "t", "model": {"base": str(byte_model)}, "data": data | {"held_out": 7}, "stages": stages}
     path = tmp_path / "recipe.yaml"
     path.write_text(json.dumps(recipe))
     with pytest.raises(InputError) as caught:
