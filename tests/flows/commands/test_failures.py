@@ -175,3 +175,17 @@ def test_votes_of_a_path_with_a_question_mark_stay_in_it(tmp_path: Path) -> None
 
 def test_control_characters_are_shown_not_obeyed() -> None:
     assert printable("a\x1b]0;title\x07b\r\nc\td") == "a\u241b]0;title\u2407b\nc\td"
+
+
+@pytest.mark.parametrize("value", ["inf", "nan", "-inf", "1e999"])
+@pytest.mark.parametrize(
+    "command", ["generate x -p x --temperature", "chat x --temperature", "gc --days", "deploy x --every"]
+)
+def test_a_number_that_is_not_finite_is_no_option(command: str, value: str) -> None:
+    from typer.testing import CliRunner
+
+    from flows.cli import app
+
+    ended = CliRunner().invoke(app, [*command.split(), value])
+    assert ended.exit_code == 2
+    assert f"Invalid value for '{command.split()[-1]}'" in ended.output
