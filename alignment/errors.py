@@ -14,8 +14,6 @@ from typing import TypeVar
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from alignment.plain_text import one_line
-
 T = TypeVar("T")
 D = TypeVar("D")
 MAX_FAULTS = 20  # of one file; the rest are counted
@@ -38,7 +36,7 @@ class Fault:
     def __str__(self) -> str:
         where = ":".join(str(part) for part in (self.file, self.row, self.field) if part is not None)
         line = " ".join(f"{self.problem}; {self.remedy}".split())
-        return f"{one_line(where)}: {line}" if where else line
+        return f"{'␤'.join(where.splitlines())}: {line}" if where else line  # a path stands as it is, on one line
 
 
 class InputError(Exception):

@@ -22,6 +22,7 @@ from flows.cli_options import (
     SetOption,
     StoreOption,
     WorkspaceOption,
+    finite,
 )
 from flows.cli_runs import logs, report, runs_app, stop
 from flows.cli_votes import votes_app
@@ -165,7 +166,7 @@ def generate(
     prompt: Annotated[list[str] | None, typer.Option("--prompt", "-p", help="A prompt; may be repeated.")] = None,
     prompts: Annotated[Path | None, typer.Option(help="A file of prompts instead.")] = None,
     workspace: WorkspaceOption = WORKSPACE,
-    temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0,
+    temperature: Annotated[float, typer.Option(min=0.0, callback=finite, help="0 is greedy.")] = 0.0,
     max_new_tokens: Annotated[int, typer.Option(min=1)] = 128,
     seed: int = 0,
     json: JsonOption = False,
@@ -180,7 +181,7 @@ def generate(
 def chat(
     model: ModelArgument = "policy@champion",
     workspace: WorkspaceOption = WORKSPACE,
-    temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.7,
+    temperature: Annotated[float, typer.Option(min=0.0, callback=finite, help="0 is greedy.")] = 0.7,
     max_new_tokens: Annotated[int, typer.Option(min=1)] = 256,
 ) -> None:
     """Talks with a model version in the terminal."""
@@ -197,7 +198,9 @@ def deploy(
     cron: Annotated[
         str | None, typer.Option(help="When to run it, such as '0 3 * * *'; else as the recipe says.")
     ] = None,
-    every: Annotated[float | None, typer.Option(min=1, metavar="SECONDS", help="Run it so often instead.")] = None,
+    every: Annotated[
+        float | None, typer.Option(min=1, callback=finite, metavar="SECONDS", help="Run it so often instead.")
+    ] = None,
     limit: Annotated[
         list[str] | None, typer.Option(metavar="NAME=SLOTS", help="Makes the limit that stages take their GPUs from.")
     ] = None,
@@ -218,7 +221,7 @@ def rate(
     arena: Annotated[
         tuple[str, str] | None, typer.Option(metavar="A B", help="Two versions to talk to, names hidden.")
     ] = None,
-    temperature: Annotated[float, typer.Option(min=0.0, help="Of the arena's answers.")] = 0.7,
+    temperature: Annotated[float, typer.Option(min=0.0, callback=finite, help="Of the arena's answers.")] = 0.7,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Of each of the arena's answers.")] = 256,
 ) -> None:
     """Serves the app in which people rank responses, and with --arena talk to two versions at once."""
@@ -260,7 +263,9 @@ def restore(
 def gc(
     workspace: WorkspaceOption = WORKSPACE,
     runs: Annotated[int, typer.Option(min=0, help="Keep what this many of the newest runs refer to.")] = 10,
-    days: Annotated[float, typer.Option(min=0, help="Keep unfinished stages younger than this.")] = 7.0,
+    days: Annotated[
+        float, typer.Option(min=0, callback=finite, help="Keep unfinished stages younger than this.")
+    ] = 7.0,
     yes: Annotated[bool, typer.Option("--yes", help="Remove it; without this it is only listed.")] = False,
     json: JsonOption = False,
 ) -> None:

@@ -1,5 +1,6 @@
 """Arguments and options that several commands take."""
 
+import math
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated
@@ -24,6 +25,13 @@ def _run_names(context: typer.Context, incomplete: str) -> list[str]:
     folders = [path for path in runs.iterdir() if path.is_dir()] if runs.is_dir() else []
     newest_first = sorted(folders, key=lambda path: path.stat().st_mtime, reverse=True)
     return [path.name for path in newest_first if path.name.startswith(incomplete)]
+
+
+def finite(value: float | None) -> float | None:
+    """Refuses the infinite, which passes a lower bound. Raises BadParameter."""
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is no finite number")
+    return value
 
 
 WORKSPACE = Path("workspace")

@@ -86,6 +86,9 @@ def restore_backup(source: Path, workspace: Path, *, store: str | None = None) -
 
     See :func:`flows.commands.backup.restore_command`.
     """
+    if not source.is_file():  # a device would be read without end
+        problem = "it is no file" if source.exists() else "no such file"
+        raise InputError([Fault(problem, "give what `rlhf backup` wrote", file=str(source))])
     if workspace.exists() and any(workspace.iterdir()):
         raise InputError([Fault("the workspace is not empty", "restore into a new folder", file=str(workspace))])
     partial = temporary_beside(workspace)

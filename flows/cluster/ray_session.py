@@ -91,6 +91,17 @@ def _begin(resources: Resources, cpus: int) -> None:
     ray.init(address="local", num_cpus=cpus, include_dashboard=False, object_store_memory=2**28, **options)
 
 
+def cluster_here() -> str | None:
+    """The address, host:port, that ``auto`` stands for on this machine; None where it is in no cluster."""
+    from ray._private.services import canonicalize_bootstrap_address  # as `ray.init(address="auto")` does
+
+    try:
+        address: str | None = canonicalize_bootstrap_address("auto")
+    except ConnectionError:
+        return None
+    return address
+
+
 def stop() -> None:
     """Ends everything of ours on Ray, and a Ray of our own."""
     import ray

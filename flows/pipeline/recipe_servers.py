@@ -10,11 +10,19 @@ from alignment.errors import Fault, InputError
 from alignment.recipe.recipe import Recipe
 from alignment.recipe.resolved import ResolvedRecipe
 from alignment.workspace import Workspace
+from flows.cluster.ray_session import cluster_here
 from flows.services.named_servers import named_by_environment
-from flows.services.probes import NamedServer, faults_of, http_server, ray_cluster
+from flows.services.probes import NamedServer, RefusalError, faults_of, http_server, ray_cluster
 
 CHANGE = "start that server, or change the address"
 RAY_ADDRESS = "RAY_ADDRESS"  # which Ray takes where it is told `auto`
+
+
+def _no_cluster() -> None:
+    raise RefusalError("no Ray cluster runs on this machine", f"start one (`ray start --head`), or set {RAY_ADDRESS}")
+
+
+NO_CLUSTER = NamedServer("the Ray cluster", "auto", "resources.address", CHANGE, _no_cluster)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +86,8 @@ def _ray(address: str) -> NamedServer:
         return ray_cluster(address, "resources.address")
     if named := os.environ.get(RAY_ADDRESS):
         return ray_cluster(named, RAY_ADDRESS)
-    from ray._private.services import canonicalize_bootstrap_address  # as `ray.init(address="auto")` does
-
-    found = canonicalize_bootstrap_address("auto")
-    return ray_cluster(found or "auto", "resources.address")
+    found = cluster_here()
+    return NO_CLUSTER if found is None else ray_cluster(found, "resources.address")
 
 
 def _wanted(recipe: Recipe, only: str | None, start: str | None) -> set[str]:

@@ -175,3 +175,50 @@ def test_votes_of_a_path_with_a_question_mark_stay_in_it(tmp_path: Path) -> None
 
 def test_control_characters_are_shown_not_obeyed() -> None:
     assert printable("a\x1b]0;title\x07b\r\nc\td") == "a\u241b]0;title\u2407b\nc\td"
+
+
+@pytest.mark.parametrize("value", ["inf", "nan", "-inf", "1e999"])
+@pytest.mark.parametrize(
+    "command", ["generate x -p x --temperature", "chat x --temperature", "gc --days", "deploy x --every"]
+)
+def test_a_number_that_is_not_finite_is_no_option(command: str, value: str) -> None:
+    from typer.testing import CliRunner
+
+    from flows.cli import app
+
+    ended = CliRunner().invoke(app, [*command.split(), value])
+    assert ended.exit_code == 2
+    assert f"Invalid value for '{command.split()[-1]}'" in ended.output
+
+
+@pytest.mark.parametrize("place", [("--port", "999999"), ("--port", "-1"), ("--host", "[/x]"), ("--host", "192.0.2.1")])
+def test_a_place_where_nothing_can_listen_is_one_line(place: tuple[str, str], tmp_path: Path) -> None:
+    """192.0.2.1 is an address of documentation (RFC 5737): no machine's own."""
+    from tests.flows.conftest import call
+
+    ended = call("rate", *place, "--workspace", tmp_path / "w")
+    assert (ended.code, ended.err.count("\n")) == (2, 1)
+    assert ended.err.startswith(("--port: ", "--host: "))
+    assert not (tmp_path / "w").exists()
+
+
+def test_a_taken_port_is_one_line(tmp_path: Path) -> None:
+    import socket
+
+    from tests.flows.conftest import call
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        ended = call("rate", "--port", port, "--workspace", tmp_path / "w")
+    assert (ended.code, ended.err.count("\n")) == (2, 1)
+    assert f"127.0.0.1:{port} cannot be listened at: address already in use" in ended.err
+
+
+@pytest.mark.parametrize("file", ["/dev/zero", "no.tar", "."])
+def test_a_backup_that_is_no_file_is_one_line(file: str, tmp_path: Path) -> None:
+    from tests.flows.conftest import call
+
+    ended = call("restore", file, "--workspace", tmp_path / "w")
+    assert (ended.code, ended.err.count("\n")) == (2, 1)

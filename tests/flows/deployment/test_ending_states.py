@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
 
 
 def test_promoted_and_refused(make_recipe: Callable[..., Path], make_room: Callable[..., Any], tmp_path: Path) -> None:
@@ -22,7 +22,7 @@ def test_promoted_and_refused(make_recipe: Callable[..., Path], make_room: Calla
     recipe = make_recipe(tmp_path / "recipe", stages=("sft", "evaluation"), changes=changes)
     room = make_room(recipe, tmp_path / "workspace")
     room.start("deploy", recipe)
-    [deployment] = room.until(lambda: room.post("/deployments/filter", {}) or None, 200)
+    [deployment] = room.until(lambda: room.post("/deployments/filter", {}) or None, 600)
     place = f"/deployments/{deployment['id']}/create_flow_run"
 
     def run(*overrides: str) -> dict[str, Any]:
@@ -35,7 +35,7 @@ def test_promoted_and_refused(make_recipe: Callable[..., Path], make_room: Calla
             [now] = room.post("/flow_runs/filter", {"flow_runs": {"id": {"any_": [begun["id"]]}}})
             return now if now["state_type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED") else None
 
-        found: dict[str, Any] = room.until(ended, 300)
+        found: dict[str, Any] = room.until(ended, 600)
         return found
 
     promoted = run()

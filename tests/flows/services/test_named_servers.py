@@ -133,6 +133,17 @@ def test_databases_and_rays_own_variable(
     assert "s3cret" not in ended.err
 
 
+def test_a_machine_in_no_cluster(
+    make_recipe: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flows.pipeline.recipe_servers.cluster_here", lambda: None)  # others may run one here
+    recipe = make_recipe(tmp_path / "recipe", stages=("sft",), changes={"resources.address": "auto"})
+    ended = call("run", recipe, "--workspace", tmp_path / "w")
+    assert ended.code == 2
+    assert ended.err.count("\n") == 1
+    assert ":resources.address: no Ray cluster runs on this machine; " in ended.err
+
+
 def test_check_says_them_too_beside_other_faults(
     make_recipe: Callable[..., Path], tmp_path: Path, ports: Ports, monkeypatch: pytest.MonkeyPatch
 ) -> None:
