@@ -48,7 +48,7 @@ def pipeline(request: RunRequest) -> State[Any]:
             note(state)
             return state
         finally:
-            if not server_writes(running.get_id(), request.run):
+            if not server_writes(running.get_id()):
                 give_up_on_the_server()
 
 

@@ -258,9 +258,9 @@ def test_a_server_that_answers_and_does_not_write_is_told_from_one_that_does(pre
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     with temporary_settings({PREFECT_API_URL: prefect.api}):
-        assert server_writes("run-1", "tiny-1")
-        assert prefect.got == [("PATCH", "/api/flow_runs/run-1", {"name": "tiny-1"})]
+        assert server_writes("run-1")
+        assert prefect.got == [("PATCH", "/api/flow_runs/run-1", {})]
         prefect.status = 500  # a full disk
-        assert not server_writes("run-1", "tiny-1")
+        assert not server_writes("run-1")
     with temporary_settings({PREFECT_API_URL: hanging}):  # a locked database
-        assert not server_writes("run-1", "tiny-1", seconds=0.5)
+        assert not server_writes("run-1", seconds=0.5)
