@@ -13,6 +13,7 @@ from alignment.data.text import words
 
 SHINGLE = SHORTEST = 3  # words
 PERMUTATIONS = 128
+NEAREST = 0.95
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,8 @@ def near_duplicates(texts: Sequence[str], threshold: float, *, seed: int = 1) ->
     if not 0 < threshold <= 1:
         raise ValueError(f"a Jaccard index lies in (0, 1], and the threshold is {threshold}")
     sets = [shingles(text) for text in texts]
-    index = MinHashLSH(threshold=threshold, num_perm=PERMUTATIONS, weights=(0.1, 0.9))  # misses cost more than a look
+    # It proposes, the index itself decides; misses cost more than a look. For the same text alone it has no bands.
+    index = MinHashLSH(threshold=min(threshold, NEAREST), num_perm=PERMUTATIONS, weights=(0.1, 0.9))
     found: list[Repeat] = []
     for number, own in enumerate(sets):
         sketch = MinHash(num_perm=PERMUTATIONS, seed=seed)

@@ -27,7 +27,8 @@ def test_the_first_of_near_duplicates_stays() -> None:
     ]
     found = {repeat.index: (repeat.of, round(repeat.share, 3)) for repeat in near_duplicates(texts, 0.8)}
     assert found == {2: (0, 1.0), 3: (0, 0.833), 5: (4, 1.0)}
-    assert [repeat.index for repeat in near_duplicates(texts, 0.9)] == [2, 5]
+    for threshold in (0.9, 1.0):
+        assert [repeat.index for repeat in near_duplicates(texts, threshold)] == [2, 5]
     with pytest.raises(ValueError, match="Jaccard"):
         near_duplicates(texts, 0)
 
