@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-SECONDS = float(os.environ.get("WARM_SECONDS", "120"))  # for one command
+SECONDS = 300.0  # for one command
 
 
 @dataclass(frozen=True)
