@@ -180,8 +180,21 @@ def run_flow(
         return ended
     finally:
         _to_the_flows_end.close()
-    endings.take(run)
-    return state
+    ended, identity = endings.take(run)
+    if not isinstance(ended, State) or not _failed_by_the_server(state):
+        return state
+    # The engine could not say how the body ended, and took that for a failure of the flow.
+    _log.warning(AWAY)
+    if identity:
+        tell_state(root, identity, ended)
+    return ended
+
+
+def _failed_by_the_server(state: State[Any]) -> bool:
+    if not (state.is_failed() or state.is_crashed()):
+        return False
+    error = state.result(raise_on_failure=False)
+    return isinstance(error, BaseException) and of_the_server(error)
 
 
 def tell_state(root: Path, flow_run: str, state: State[Any]) -> None:
