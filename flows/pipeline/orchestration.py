@@ -20,13 +20,13 @@ from typing import Any, TypeVar
 import httpx
 from prefect._internal.concurrency.services import _active_services
 from prefect.client.schemas.objects import State, StateDetails, StateType
-from prefect.exceptions import PrefectHTTPStatusError
+from prefect.concurrency.asyncio import ConcurrencySlotAcquisitionError
 from prefect.runtime import flow_run as running
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, get_current_settings, temporary_settings
 from prefect.states import Completed, Failed
 from prefect.utilities.annotations import quote
 
-from flows.monitoring.background import server_answers
+from flows.monitoring.background import server_writes
 from flows.services.http_client import UnreachableError, ask, prefect_headers
 from flows.services.process_records import ServerRequest, post, state_message
 
@@ -38,8 +38,13 @@ AWAY = "the Prefect server did not answer; the run goes on without it, and the d
 
 
 def of_the_server(error: BaseException) -> bool:
-    """Whether an error that came out of Prefect's engine is its server's absence, and none of the work."""
-    if isinstance(error, PrefectHTTPStatusError):
+    """Whether an error that came out of Prefect's engine is its server's absence, and none of the work.
+
+    Every task asks for the slots of its tags, whether or not there is a limit: there the absence is the error's cause.
+    """
+    if isinstance(error, ConcurrencySlotAcquisitionError):
+        return error.__cause__ is not None and of_the_server(error.__cause__)
+    if isinstance(error, httpx.HTTPStatusError):
         return error.response.status_code >= 500
     return isinstance(error, httpx.TransportError)
 
@@ -56,7 +61,7 @@ def run_task(
     ``inputs`` are the final states of the tasks that made what it is given: the dashboard draws them. Returns the final
     state, whose name says whether the cache answered, and the value.
     """
-    if not server_answers():
+    if not server_writes(running.get_id()):
         return _without_the_server(function, *given)
     try:
         # Quoted, or Prefect takes every string in them that it has seen before for another task's result.
@@ -68,7 +73,9 @@ def run_task(
         return _without_the_server(function, *given)  # what it had made is found again
     value = state.result()
     task_run = state.state_details.task_run_id
-    if task_run is not None and not server_answers():  # it hears of a task's end by an event, which it has missed
+    if task_run is not None and not server_writes(
+        running.get_id()
+    ):  # it hears of a task's end by an event, which it has missed
         body = {"state": {"type": "COMPLETED", "name": state.name, "message": state.message}, "force": True}
         post(root, ServerRequest("POST", f"/task_runs/{task_run}/set_state", body, **address(root)))
     return state, value
@@ -173,8 +180,21 @@ def run_flow(
         return ended
     finally:
         _to_the_flows_end.close()
-    endings.take(run)
-    return state
+    ended, identity = endings.take(run)
+    if not isinstance(ended, State) or not _failed_by_the_server(state):
+        return state
+    # The engine could not say how the body ended, and took that for a failure of the flow.
+    _log.warning(AWAY)
+    if identity:
+        tell_state(root, identity, ended)
+    return ended
+
+
+def _failed_by_the_server(state: State[Any]) -> bool:
+    if not (state.is_failed() or state.is_crashed()):
+        return False
+    error = state.result(raise_on_failure=False)
+    return isinstance(error, BaseException) and of_the_server(error)
 
 
 def tell_state(root: Path, flow_run: str, state: State[Any]) -> None:

@@ -1,0 +1,65 @@
+"""Which errors out of Prefect's engine are its server's absence, and which are the work's or the user's."""
+
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from prefect.client.schemas.objects import State
+from prefect.concurrency.asyncio import ConcurrencySlotAcquisitionError
+from prefect.exceptions import PrefectHTTPStatusError
+from prefect.states import Completed, Failed
+
+from flows.pipeline.orchestration import endings, of_the_server, run_flow
+
+REQUEST = httpx.Request("POST", "http://127.0.0.1:1/api/v2/concurrency_limits/increment-with-lease")
+
+
+def answered(status: int, kind: type[httpx.HTTPStatusError] = httpx.HTTPStatusError) -> httpx.HTTPStatusError:
+    return kind("said", request=REQUEST, response=httpx.Response(status, request=REQUEST))
+
+
+def slots(cause: Exception | None) -> ConcurrencySlotAcquisitionError:
+    """What a task raises that could not have the slots of its tags."""
+    error = ConcurrencySlotAcquisitionError("Unable to acquire concurrency slots on ['tag:register']")
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "away"),
+    [
+        (httpx.ConnectError("refused"), True),
+        (httpx.ReadTimeout("hangs"), True),
+        (answered(503), True),
+        (answered(500, PrefectHTTPStatusError), True),
+        (answered(404, PrefectHTTPStatusError), False),
+        (slots(answered(503)), True),  # its database is locked
+        (slots(httpx.ConnectError("refused")), True),  # it was killed just now
+        (slots(answered(404)), False),
+        (slots(None), False),  # there is no such limit
+        (ConnectionError("of the work"), False),
+    ],
+)
+def test_the_servers_absence_is_told_from_the_rest(error: Exception, away: bool) -> None:
+    assert of_the_server(error) is away
+
+
+@pytest.mark.parametrize(
+    ("raised", "name"),
+    [(httpx.ReadTimeout("hangs"), "Promoted"), (answered(503), "Promoted"), (ValueError(), "Failed")],
+)
+def test_a_run_that_ended_well_is_not_failed_by_a_server_that_cannot_hear_of_it(
+    raised: Exception, name: str, tmp_path: Path
+) -> None:
+    """Prefect's engine takes what it meets when it tells the server for a failure of the flow, and returns that."""
+
+    def flow(_request: Any, return_state: bool) -> State[Any]:
+        with endings.noting("tiny-1") as note:
+            note(Completed(name="Promoted"))
+        return Failed(data=raised)
+
+    def again() -> State[Any]:
+        raise AssertionError("the body is not to be run twice")
+
+    assert run_flow(flow, again, None, run="tiny-1", root=tmp_path).name == name
