@@ -21,6 +21,7 @@ from alignment.policy.grpo.trainer import (
     reward_stub,
     reward_weights,
     run_dataset,
+    worker_places,
 )
 from alignment.recipe.stages.grpo import GroupStage, GrpoStage, RlooStage
 from alignment.records import Prompt
@@ -89,6 +90,8 @@ def _rollouts(
         seed=context.run.seed,
         updates_per_step=updates_per_step,
         epochs=settings.epochs,
+        per_prompt=settings.per_prompt,
+        places=worker_places(settings.episodes // settings.per_prompt, settings.minibatches, context.workers),
         missing_eos_penalty=settings.missing_eos_penalty,
         dtype=context.run.model.dtype,
         rank=context.rank,
@@ -142,7 +145,7 @@ def _trainer(
     rows = run_dataset(
         rollouts.prompts,
         steps=settings.steps,
-        per_step=settings.episodes // settings.per_prompt,
+        places=rollouts.places,
         seed=context.run.seed,
     )
     if settings.kind == "grpo":

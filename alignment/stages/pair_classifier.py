@@ -22,6 +22,7 @@ from alignment.preferences.pairs import split_pairs
 from alignment.recipe.stages.pair_classifier import PairClassifierStage
 from alignment.records import PreferencePair
 from alignment.stage import StageContext, StageResult
+from alignment.training.accumulation import row_count
 from alignment.training.arguments import trainer_arguments
 from alignment.training.callback import StageCallback
 from alignment.training.fit import fit
@@ -58,7 +59,7 @@ def run(settings: PairClassifierStage, context: StageContext) -> StageResult:
     def evaluate(model: Any) -> HeldOutFigures:
         return _evaluate(model, training.tokenizer, held_out, settings)
 
-    fitted = fit(training.model, make_trainer, settings, context, batch_size=settings.batch_size)
+    fitted = fit(training.model, make_trainer, settings, context, batch_size=settings.batch_size, units=row_count)
     tokens = round(settings.epochs * sum(len(row["input_ids"]) for row in fitting))
     files = {FILE: json.dumps({"max_answer_tokens": settings.max_answer_tokens}) + "\n"}
     return training.finish(
@@ -77,7 +78,7 @@ def _trainer(
     callback: StageCallback,
 ) -> Trainer:
     arguments = {name: value for name, value in trainer_arguments(settings, context).items() if name != "max_length"}
-    trainer = Trainer(
+    return Trainer(
         model=training.model,
         args=TrainingArguments(**arguments),
         train_dataset=Dataset.from_list(rows),
@@ -85,10 +86,6 @@ def _trainer(
         processing_class=training.tokenizer,
         callbacks=[callback],
     )
-    # Its forward takes any argument, the number of labels among them, and its loss is a mean all the same: taken for a
-    # sum, the trainer would count it once for each worker and each accumulated batch.
-    trainer.model_accepts_loss_kwargs = False
-    return trainer
 
 
 def _evaluate(

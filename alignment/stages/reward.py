@@ -20,6 +20,7 @@ from alignment.preferences.pairs import split_pairs
 from alignment.recipe.stages.reward import RewardStage
 from alignment.records import PreferencePair
 from alignment.stage import StageContext, StageResult
+from alignment.training.accumulation import row_count
 from alignment.training.arguments import trainer_arguments
 from alignment.training.callback import StageCallback
 from alignment.training.checkpoints import last_checkpoint
@@ -62,7 +63,7 @@ def run(settings: RewardStage, context: StageContext) -> StageResult:
     def evaluate(model: Any) -> HeldOutFigures:
         return _evaluate(model, training.tokenizer, held_out, settings)
 
-    fitted = fit(training.model, make_trainer, settings, context, batch_size=settings.batch_size)
+    fitted = fit(training.model, make_trainer, settings, context, batch_size=settings.batch_size, units=row_count)
     outcome = ScoreOutcome(fitted.curves, counts | {"mean_loss": fitted.mean_loss}, fitted.tokens)
     return training.finish("reward_model", fitted.model, evaluate, outcome)
 

@@ -173,7 +173,7 @@ def ours(config: Any, arguments: argparse.Namespace, clock: Any) -> Any:
     )  # fmt: skip
     share_prefixes(model)
     config.shuffle_dataset = False
-    rows = run_dataset(prompts, steps=config.max_steps, per_step=BATCH // GROUP, seed=arguments.seed)
+    rows = run_dataset(prompts, steps=config.max_steps, places=range(BATCH // GROUP), seed=arguments.seed)
     trainer = OurGRPOTrainer(
         model=model, reward_funcs=[reward_stub("share")], args=config, train_dataset=rows,
         processing_class=tokenizer, callbacks=[clock],
