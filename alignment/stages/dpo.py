@@ -17,13 +17,13 @@ from trl import DPOConfig, DPOTrainer
 
 from alignment.chat import PairTokens, render_pair
 from alignment.data.jsonl import read_records
+from alignment.distributed.accumulation import Units, row_count
 from alignment.distributed.fsdp import shard_frozen
 from alignment.errors import StageError
 from alignment.models.load import load_policy
 from alignment.recipe.stages.dpo import DpoStage
 from alignment.records import PreferencePair
 from alignment.stage import StageContext, StageResult
-from alignment.training.accumulation import Units, row_count
 from alignment.training.arguments import trainer_arguments
 from alignment.training.callback import StageCallback
 from alignment.training.fit import fit

@@ -14,14 +14,13 @@ from trl import GRPOConfig, RLOOConfig
 from alignment.data.prompts import split_prompts
 from alignment.errors import StageError
 from alignment.policy.grpo.metrics import GroupCallback, all_alarms
+from alignment.policy.grpo.prompt_order import run_dataset, worker_places
 from alignment.policy.grpo.trainer import (
     OurGRPOTrainer,
     OurRLOOTrainer,
     Rollouts,
     reward_stub,
     reward_weights,
-    run_dataset,
-    worker_places,
 )
 from alignment.recipe.stages.grpo import GroupStage, GrpoStage, RlooStage
 from alignment.records import Prompt

@@ -13,6 +13,7 @@ from typing import Any
 from datasets import Dataset
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase, Trainer, TrainingArguments
 
+from alignment.distributed.accumulation import row_count
 from alignment.errors import StageError
 from alignment.evaluation.held_out_pairs import HeldOutFigures, classifier_figures
 from alignment.judges.pair_classifier import FILE, both_orders, sift_orders
@@ -22,7 +23,6 @@ from alignment.preferences.pairs import split_pairs
 from alignment.recipe.stages.pair_classifier import PairClassifierStage
 from alignment.records import PreferencePair
 from alignment.stage import StageContext, StageResult
-from alignment.training.accumulation import row_count
 from alignment.training.arguments import trainer_arguments
 from alignment.training.callback import StageCallback
 from alignment.training.fit import fit

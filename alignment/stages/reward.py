@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from trl import RewardConfig, RewardTrainer
 
 from alignment.chat import PairTokens, render_pair
+from alignment.distributed.accumulation import row_count
 from alignment.errors import StageError
 from alignment.evaluation.held_out_pairs import HeldOutFigures, reward_figures
 from alignment.models.linear_probe import start_at_probe
@@ -20,7 +21,6 @@ from alignment.preferences.pairs import split_pairs
 from alignment.recipe.stages.reward import RewardStage
 from alignment.records import PreferencePair
 from alignment.stage import StageContext, StageResult
-from alignment.training.accumulation import row_count
 from alignment.training.arguments import trainer_arguments
 from alignment.training.callback import StageCallback
 from alignment.training.checkpoints import last_checkpoint

@@ -10,10 +10,10 @@ from trl import SFTConfig, SFTTrainer
 
 from alignment.chat import render_example
 from alignment.data.demonstrations import numbered_demonstrations
+from alignment.distributed.accumulation import label_count
 from alignment.errors import StageError
 from alignment.recipe.stages.sft import SftStage
 from alignment.stage import StageContext, StageResult
-from alignment.training.accumulation import label_count
 from alignment.training.arguments import trainer_arguments
 from alignment.training.callback import StageCallback
 from alignment.training.fit import fit

@@ -9,6 +9,7 @@ from typing import Any
 from datasets import disable_progress_bars
 from transformers import PrinterCallback, TrainerCallback
 
+from alignment.distributed.accumulation import Units, weigh_batches
 from alignment.distributed.fsdp import prepare_trainer, sharding
 from alignment.distributed.workers import share_batches, wait_for_workers
 from alignment.models.adapters import base_of
@@ -16,7 +17,6 @@ from alignment.models.cpu_attention import quick_backward
 from alignment.models.device import pick_device
 from alignment.models.prefix_sharing import share_prefixes
 from alignment.stage import StageContext
-from alignment.training.accumulation import Units, weigh_batches
 from alignment.training.arguments import OptimizerSettings
 from alignment.training.callback import StageCallback
 from alignment.training.checkpoints import last_checkpoint, tokens_trained

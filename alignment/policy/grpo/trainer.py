@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from accelerate.utils import gather
-from datasets import Dataset
 from trl import GRPOTrainer, RLOOTrainer
 from trl.trainer.utils import split_tensor_dict
 
@@ -158,7 +157,7 @@ class OurRollouts:
         return self._buffered_inputs[step % per_generation]
 
     def _weigh(self, batches: Sequence[dict[str, Any]]) -> None:
-        """Says with each batch what its mean over tokens weighs in the mean over its whole minibatch, of all workers."""
+        """Says with each batch what its mean over tokens weighs in that over its minibatch, all workers' parts."""
         own = torch.stack([batch["completion_mask"].sum() for batch in batches]).float()
         everywhere = gather(own).view(-1, len(batches))
         minibatch: int = self.args.gradient_accumulation_steps  # type: ignore[attr-defined]
@@ -251,7 +250,8 @@ class OurRLOOTrainer(OurRollouts, RLOOTrainer):  # type: ignore[misc]
 
 def our_metrics(metrics: Mapping[str, list[float]]) -> Iterator[tuple[str, list[float]]]:
     """TRL's metrics under our names. ``reward``, its deviation and the groups without spread are of what the rewards
-    gave, without what answers lost for their missing ends; ``kl`` is nats per answer, and ``eos_rate`` the share that ended by itself."""
+    gave, without what answers lost for their missing ends; ``kl`` is nats per answer, and ``eos_rate`` the share that
+    ended by itself."""
     for name, values in metrics.items():
         if name in NAMES:
             yield NAMES[name], values
@@ -278,35 +278,3 @@ def reward_stub(name: str) -> Any:
 
     stub.__name__ = name
     return stub
-
-
-def worker_places(per_step: int, minibatches: int, workers: int) -> list[int]:
-    """In which order ``workers`` ask a step's prompts, a stretch each, so that its minibatches are those of one alone.
-
-    Each worker splits its own stretch into ``minibatches``; together these are the whole's where prompts fall into them
-    evenly. Where they do not, the prompts stay in their order, and minibatches are of other prompts than one's alone.
-    """
-    cell, rest = divmod(per_step, minibatches * workers)
-    if rest:
-        return list(range(per_step))
-    return [
-        (minibatch * workers + rank) * cell + place
-        for rank in range(workers)
-        for minibatch in range(minibatches)
-        for place in range(cell)
-    ]
-
-
-def run_dataset(prompts: Sequence[Prompt], *, steps: int, places: Sequence[int], seed: int) -> Dataset:
-    """The rows of a whole run: for each step as many prompts as ``places``, in that order; every pass over the prompts
-    has its own order."""
-    per_step = len(places)
-    rows = [
-        {"prompt": [message.model_dump() for message in prompt.messages], "index": index}
-        for index, prompt in enumerate(prompts)
-    ]
-    order: list[int] = []
-    while len(order) < steps * per_step:
-        generator = torch.Generator().manual_seed(derived_seed(seed, "order", len(order) // len(prompts)))
-        order += torch.randperm(len(prompts), generator=generator).tolist()
-    return Dataset.from_list(rows).select([order[step * per_step + place] for step in range(steps) for place in places])

@@ -15,7 +15,8 @@ from alignment.models.adapters import is_adapter
 from alignment.models.load import load_policy
 from alignment.models.reward_model import new_reward_model
 from alignment.policy.grpo.metrics import all_alarms
-from alignment.policy.grpo.trainer import Rollouts, reward_weights, run_dataset
+from alignment.policy.grpo.prompt_order import run_dataset
+from alignment.policy.grpo.trainer import Rollouts, reward_weights
 from alignment.recipe.stages.grpo import GrpoLoss, GrpoStage
 from alignment.records import Artifact, Message, Prompt
 from alignment.reward.protocol import Component, Rewards
