@@ -83,8 +83,6 @@ DPO_LOSSES = (
 )  # fmt: skip
 GRPO_LOSSES = ("grpo", "dr_grpo", "dapo", "bnpo", "cispo", "sapo", "luspo", "vespo")
 SMOOTHED = ("exo_pair", "robust")  # they want a label's probability of being wrong
-TOP = {"pieces": "the quantile is that of the answers of one pass", "two workers": "as in pieces"}
-
 TRAINERS = (
     supervised("sft", "sft", 4),  # 11 demonstrations: 4, 4 and 3
     supervised("reward", "reward", 8),  # 21 pairs: 8, 8 and 5
@@ -111,11 +109,11 @@ LOSSES = (
     grouped("grpo, gspo", "grpo", loss="grpo", importance_level="sequence"),
     grouped("grpo, entropy bonus", "grpo", entropy_coefficient=0.05),
     grouped("grpo, batch scale", "grpo", scale_rewards="batch", delta=1.5),
-    grouped("grpo, minibatches", "grpo", minibatches=2, batch_size=4),
-    grouped("grpo, bnpo, minibatches", "grpo", loss="bnpo", minibatches=2, batch_size=4),
+    grouped("grpo, minibatches", "grpo", minibatches=2, batch_size=4, per_prompt=2),
+    grouped("grpo, bnpo, minibatches", "grpo", loss="bnpo", minibatches=2, batch_size=4, per_prompt=2),
     grouped("grpo, truncated masked", "grpo", loss="bnpo", mask_truncated=True),
     grouped("rloo, normalised", "rloo", normalize_advantages=True),
-    grouped("rloo, minibatches", "rloo", minibatches=2, batch_size=4),
+    grouped("rloo, minibatches", "rloo", minibatches=2, batch_size=4, per_prompt=2),
     ppo("ppo, k2 in loss", kl_in="loss", kl_estimator="k2"),
     ppo("ppo, k3 in loss", kl_in="loss", kl_estimator="k3"),
     ppo("ppo, prompt baseline", baseline="prompt", per_prompt=4),
