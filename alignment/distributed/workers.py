@@ -103,13 +103,16 @@ class SharedCollator:
         return self.collate(share(rows, self.rank, self.workers))
 
 
-def share_batches(trainer: Any, batch_size: int, context: StageContext) -> None:
+def share_batches(trainer: Any, batch_size: int, context: StageContext, *, split: bool = True) -> None:
     """Has a transformers trainer deal whole batches of ``batch_size`` rows to every worker, and shares inside them.
+
+    Without ``split`` each worker does the whole of each batch.
 
     Accelerate's own sharding deals whole batches in turn and fills the last ones up with rows seen before, which makes
     other steps than one worker's.
     """
-    trainer.data_collator = SharedCollator(trainer.data_collator, context.rank, context.workers)
+    if split:
+        trainer.data_collator = SharedCollator(trainer.data_collator, context.rank, context.workers)
 
     def get_train_dataloader(self: Any) -> Any:
         loader = self._get_dataloader(

@@ -17,6 +17,7 @@ from trl import DPOConfig, DPOTrainer
 
 from alignment.chat import PairTokens, render_pair
 from alignment.data.jsonl import read_records
+from alignment.distributed.accumulation import Units, row_count
 from alignment.distributed.fsdp import shard_frozen
 from alignment.errors import StageError
 from alignment.models.load import load_policy
@@ -30,6 +31,8 @@ from alignment.training.invariants import check_first_dpo_step
 from alignment.training.policy import PolicyTraining, TrainingOutcome, begin_policy
 from alignment.training.response_head import add_response_head
 from alignment.training.row_counts import cut_remedy, duplicates_before, log_counts, sift_pairs
+
+SORTED = ("aot", "aot_unpaired")  # losses of a batch's sorted log-ratios, and not of each pair alone
 
 
 class TokenisedDPOTrainer(DPOTrainer):  # type: ignore[misc]  # TRL is untyped
@@ -69,11 +72,24 @@ def run(settings: DpoStage, context: StageContext) -> StageResult:
         callback=StageCallback(context, lambda metrics: check_first_dpo_step(metrics, settings.loss)),
         more_callbacks=(training.snapshots,),
         batch_size=settings.batch_size,
+        units=_units(settings),
+        split=settings.loss not in SORTED,
         reference=True,
     )
     return training.finish(
         fitted.model, TrainingOutcome(fitted.curves, counts | {"mean_loss": fitted.mean_loss}, fitted.tokens)
     )
+
+
+def _units(settings: DpoStage) -> Units:
+    """What its loss is a mean over: pairs, or in TRL's "sft" the chosen answers' tokens."""
+    return chosen_token_count if settings.loss == "sft" else row_count
+
+
+def chosen_token_count(batch: Mapping[str, Any]) -> int:
+    """The tokens of chosen answers, which stand in the first half of a batch."""
+    chosen: torch.Tensor = batch["completion_mask"][..., 1:].chunk(2)[0]
+    return int(chosen.sum())
 
 
 def _why_none(counts: Mapping[str, float], max_length: int) -> str:

@@ -5,6 +5,7 @@ deviation and clips ratios of tokens; RLOO (Ahmadian et al. 2024) takes the mean
 weighs whole answers. Neither needs a critic, nor, at ``beta: 0``, a reference.
 """
 
+import logging
 from typing import Any
 
 from peft import PeftModel
@@ -14,13 +15,13 @@ from trl import GRPOConfig, RLOOConfig
 from alignment.data.prompts import split_prompts
 from alignment.errors import StageError
 from alignment.policy.grpo.metrics import GroupCallback, all_alarms
+from alignment.policy.grpo.prompt_order import run_dataset, worker_places
 from alignment.policy.grpo.trainer import (
     OurGRPOTrainer,
     OurRLOOTrainer,
     Rollouts,
     reward_stub,
     reward_weights,
-    run_dataset,
 )
 from alignment.recipe.stages.grpo import GroupStage, GrpoStage, RlooStage
 from alignment.records import Prompt
@@ -34,6 +35,8 @@ from alignment.training.policy import PolicyTraining, TrainingOutcome, begin_pol
 from alignment.training.response_head import add_response_head
 from alignment.training.row_counts import Counts, log_counts, sift_prompts
 
+_log = logging.getLogger(__name__)
+
 
 def run(settings: GrpoStage | RlooStage, context: StageContext) -> StageResult:
     """Trains ``settings.model`` on its rewards of its own answers to the training prompts.
@@ -44,6 +47,7 @@ def run(settings: GrpoStage | RlooStage, context: StageContext) -> StageResult:
     training = begin_policy(settings, context, reference=True, updates_per_step=updates_per_step)
     prompts, counts = training_prompts(settings, context, training.tokenizer)
     log_counts(context, counts)
+    _warn_of_other_minibatches(settings, context)
     rollouts = _rollouts(settings, context, training, prompts, updates_per_step)
     tables = context.checkpoints / "samples"  # not in the output, which a restart begins anew
 
@@ -89,10 +93,23 @@ def _rollouts(
         seed=context.run.seed,
         updates_per_step=updates_per_step,
         epochs=settings.epochs,
+        per_prompt=settings.per_prompt,
+        places=worker_places(settings.episodes // settings.per_prompt, settings.minibatches, context.workers),
         missing_eos_penalty=settings.missing_eos_penalty,
         dtype=context.run.model.dtype,
         rank=context.rank,
     )
+
+
+def _warn_of_other_minibatches(settings: GroupStage, context: StageContext) -> None:
+    """Says in the log where prompts do not fall evenly into several workers' minibatches (`worker_places`)."""
+    uneven = settings.episodes % (context.workers * settings.minibatches * settings.per_prompt)
+    if uneven and settings.minibatches > 1 and context.workers > 1 and context.rank == 0:
+        _log.warning(
+            "%s: minibatches are others than one worker's: give episodes (%d) a multiple of workers × minibatches × "
+            "per_prompt (%d × %d × %d)",
+            context.name, settings.episodes, context.workers, settings.minibatches, settings.per_prompt,
+        )  # fmt: skip
 
 
 def training_prompts(
@@ -142,7 +159,7 @@ def _trainer(
     rows = run_dataset(
         rollouts.prompts,
         steps=settings.steps,
-        per_step=settings.episodes // settings.per_prompt,
+        places=rollouts.places,
         seed=context.run.seed,
     )
     if settings.kind == "grpo":

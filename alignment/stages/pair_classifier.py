@@ -14,6 +14,7 @@ from typing import Any
 from datasets import Dataset
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase, Trainer, TrainingArguments
 
+from alignment.distributed.accumulation import row_count
 from alignment.errors import StageError
 from alignment.evaluation.held_out_pairs import HeldOutFigures, classifier_figures
 from alignment.judges.pair_classifier import FILE, encoded
@@ -61,7 +62,7 @@ def run(settings: PairClassifierStage, context: StageContext) -> StageResult:
     def evaluate(model: Any) -> HeldOutFigures:
         return _evaluate(model, training.tokenizer, held_out, settings)
 
-    fitted = fit(training.model, make_trainer, settings, context, batch_size=settings.batch_size)
+    fitted = fit(training.model, make_trainer, settings, context, batch_size=settings.batch_size, units=row_count)
     tokens = round(settings.epochs * sum(len(row["input_ids"]) for row in fitting))
     files = {FILE: json.dumps({"max_answer_tokens": settings.max_answer_tokens}) + "\n"}
     return training.finish(
@@ -119,7 +120,7 @@ def _trainer(
     callback: StageCallback,
 ) -> Trainer:
     arguments = {name: value for name, value in trainer_arguments(settings, context).items() if name != "max_length"}
-    trainer = Trainer(
+    return Trainer(
         model=training.model,
         args=TrainingArguments(**arguments),
         train_dataset=Dataset.from_list(rows),
@@ -127,10 +128,6 @@ def _trainer(
         processing_class=training.tokenizer,
         callbacks=[callback],
     )
-    # Its forward takes any argument, the number of labels among them, and its loss is a mean all the same: taken for a
-    # sum, the trainer would count it once for each worker and each accumulated batch.
-    trainer.model_accepts_loss_kwargs = False
-    return trainer
 
 
 def _evaluate(

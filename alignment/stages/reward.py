@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from trl import RewardConfig, RewardTrainer
 
 from alignment.chat import PairTokens, render_pair
+from alignment.distributed.accumulation import row_count
 from alignment.errors import StageError
 from alignment.evaluation.held_out_pairs import HeldOutFigures, reward_figures
 from alignment.models.linear_probe import start_at_probe
@@ -63,7 +64,7 @@ def run(settings: RewardStage, context: StageContext) -> StageResult:
     def evaluate(model: Any) -> HeldOutFigures:
         return _evaluate(model, training.tokenizer, held_out, settings)
 
-    fitted = fit(training.model, make_trainer, settings, context, batch_size=settings.batch_size)
+    fitted = fit(training.model, make_trainer, settings, context, batch_size=settings.batch_size, units=row_count)
     outcome = ScoreOutcome(fitted.curves, counts | {"mean_loss": fitted.mean_loss}, fitted.tokens)
     return training.finish("reward_model", fitted.model, evaluate, outcome)
 

@@ -10,6 +10,7 @@ from trl import SFTConfig, SFTTrainer
 
 from alignment.chat import render_example
 from alignment.data.demonstrations import numbered_demonstrations
+from alignment.distributed.accumulation import label_count
 from alignment.errors import StageError
 from alignment.recipe.stages.sft import SftStage
 from alignment.stage import StageContext, StageResult
@@ -51,7 +52,7 @@ def run(settings: SftStage, context: StageContext) -> StageResult:
             settings, context, training, Dataset.from_list([_example(ids, mask) for ids, mask in learnable]), callback
         )
 
-    fitted = fit(training.policy, make_trainer, settings, context, batch_size=settings.batch_size)
+    fitted = fit(training.policy, make_trainer, settings, context, batch_size=settings.batch_size, units=label_count)
     return training.finish(
         fitted.model, TrainingOutcome(fitted.curves, counts | {"mean_loss": fitted.mean_loss}, fitted.tokens)
     )

@@ -9,6 +9,7 @@ from typing import Any
 from datasets import disable_progress_bars
 from transformers import PrinterCallback, TrainerCallback
 
+from alignment.distributed.accumulation import Units, weigh_batches
 from alignment.distributed.fsdp import prepare_trainer, sharding
 from alignment.distributed.workers import share_batches, wait_for_workers
 from alignment.models.adapters import base_of
@@ -54,6 +55,8 @@ def fit(
     callback: StageCallback | None = None,
     more_callbacks: Sequence[TrainerCallback] = (),
     batch_size: int | None = None,
+    units: Units | None = None,
+    split: bool = True,
     reference: bool = False,
 ) -> Fitted:
     """Trains ``model``, which ``make_trainer`` gives to its trainer.
@@ -62,6 +65,8 @@ def fit(
         callback: a stage's own callback in place of :class:`StageCallback`.
         more_callbacks: further ones, which the trainer calls after it.
         batch_size: of the batches that several workers share, where these may be uneven.
+        units: what the loss of a batch is a mean over, so that batches of unequal size make a step of equal units.
+        split: False where the loss of a batch is not that of its parts: each worker then does the whole of it.
         reference: the trainer compares the model with what it started from: dropout is off in both, and checked.
 
     Raises:
@@ -89,7 +94,9 @@ def fit(
         if ".ref." in name:  # TRL's copy of the adapter, which is the reference
             parameter.requires_grad_(False)
     if context.workers > 1 and batch_size is not None:
-        share_batches(trainer, batch_size, context)
+        share_batches(trainer, batch_size, context, split=split)
+    if units is not None:
+        weigh_batches(trainer, units, context, shared=split)
     resume = callback.resumed = last_checkpoint(context.checkpoints, clean=context.rank == 0)
     wait_for_workers(context)  # nobody writes a checkpoint while broken ones are still being removed
     if resume:

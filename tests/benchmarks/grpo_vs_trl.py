@@ -156,7 +156,8 @@ def peer(config: Any, arguments: argparse.Namespace, clock: Any) -> Any:
 
 def ours(config: Any, arguments: argparse.Namespace, clock: Any) -> Any:
     from alignment.models.prefix_sharing import share_prefixes
-    from alignment.policy.grpo.trainer import OurGRPOTrainer, Rollouts, reward_stub, run_dataset
+    from alignment.policy.grpo.prompt_order import run_dataset
+    from alignment.policy.grpo.trainer import OurGRPOTrainer, Rollouts, reward_stub
     from alignment.records import Message, Prompt, Sampling
     from alignment.reward.protocol import Component, Rewards
     from alignment.rollouts.transformers_engine import TransformersEngine
@@ -173,7 +174,7 @@ def ours(config: Any, arguments: argparse.Namespace, clock: Any) -> Any:
     )  # fmt: skip
     share_prefixes(model)
     config.shuffle_dataset = False
-    rows = run_dataset(prompts, steps=config.max_steps, per_step=BATCH // GROUP, seed=arguments.seed)
+    rows = run_dataset(prompts, steps=config.max_steps, places=range(BATCH // GROUP), seed=arguments.seed)
     trainer = OurGRPOTrainer(
         model=model, reward_funcs=[reward_stub("share")], args=config, train_dataset=rows,
         processing_class=tokenizer, callbacks=[clock],

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from accelerate.utils import gather
-from datasets import Dataset
 from trl import GRPOTrainer, RLOOTrainer
 from trl.trainer.utils import split_tensor_dict
 
@@ -62,6 +61,10 @@ class Rollouts:
     missing_eos_penalty: float = 0.0  # in deviations of the weighted sum of the rewards
     scale: ScoreScale = field(default_factory=ScoreScale)
     dtype: str = "float32"  # that the policy computes in
+    per_prompt: int = 1  # answers, which stand together
+    places: Sequence[
+        int
+    ] = ()  # among a step's prompts, of those that the ranks ask in their order; as they are if empty
     rank: int = 0  # of this worker: each samples and scores as many of a step's answers, in the order of the ranks
     drawn: list[Completion] = field(default_factory=list)
     answers: list[RewardInput] = field(default_factory=list)
@@ -72,11 +75,16 @@ class Rollouts:
         """The tokens of one answer to each prompt; equal prompts stand together and are prefilled once."""
         step = optimizer_step // self.updates_per_step
         first = self.rank * len(prompts)
-        seeds = [derived_seed(self.seed, "answer", step, first + index) for index in range(len(prompts))]
+        seeds = [derived_seed(self.seed, "answer", step, self.place(first + index)) for index in range(len(prompts))]
         with _usual_attention(self.base), gathered(self.policy), _sampled_in_bfloat16(self.base, self.dtype):
             groups = self.engine.generate(prompts, sampling=self.sampling, seeds=seeds)
         self.drawn = [completion for (completion,) in groups]
         return [list(completion.tokens) for completion in self.drawn]
+
+    def place(self, index: int) -> int:
+        """The place among a step's answers of that which is drawn as its ``index``-th."""
+        prompt, answer = divmod(index, self.per_prompt)
+        return (self.places[prompt] if self.places else prompt) * self.per_prompt + answer
 
     def score(self, indices: Sequence[int]) -> torch.Tensor:
         """(answers, components) float32, without weights: of the answers that were drawn last, to these prompts.
@@ -131,6 +139,7 @@ class OurRollouts:
 
     rollouts: Rollouts
     _logprobs: torch.Tensor  # (B, T) of the newest pass
+    _entropies: torch.Tensor | None  # (B, T) likewise, with their gradient where they have one
 
     def _prepare_inputs(self, generation_batch: Any) -> Any:
         """As TRL's, without its shuffle of a step's answers.
@@ -144,12 +153,22 @@ class OurRollouts:
         if step % (per_generation * self.num_iterations) == 0 or self._buffered_inputs is None:  # type: ignore[has-type, attr-defined]
             scored = self._generate_and_score_completions(generation_batch)  # type: ignore[attr-defined]
             self._buffered_inputs = split_tensor_dict(scored, per_generation)
+            self._weigh(self._buffered_inputs)
         return self._buffered_inputs[step % per_generation]
+
+    def _weigh(self, batches: Sequence[dict[str, Any]]) -> None:
+        """Says with each batch what its mean over tokens weighs in that over its minibatch, all workers' parts."""
+        own = torch.stack([batch["completion_mask"].sum() for batch in batches]).float()
+        everywhere = gather(own).view(-1, len(batches))
+        minibatch: int = self.args.gradient_accumulation_steps  # type: ignore[attr-defined]
+        tokens = everywhere.mean(0).view(-1, minibatch).mean(1).clamp(min=1 / len(everywhere))
+        for batch, weight in zip(batches, own / tokens.repeat_interleave(minibatch), strict=True):
+            batch["token_weight"] = weight
 
     def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:
         with self.autocast_smart_context_manager():  # type: ignore[attr-defined]  # where sharded, accelerate's is off
             outputs = super()._get_per_token_logps_and_entropies(*args, **kwargs)  # type: ignore[misc]
-        self._logprobs = outputs[0].detach()
+        self._logprobs, self._entropies = outputs[0].detach(), outputs[1]
         return outputs
 
     def _compute_loss(self, model: Any, inputs: Any) -> Any:
@@ -204,7 +223,19 @@ class OurRollouts:
 
 
 class OurGRPOTrainer(OurRollouts, GRPOTrainer):  # type: ignore[misc]  # TRL is untyped
-    """GRPO with our rollouts and rewards."""
+    """GRPO with our rollouts and rewards, and means over tokens that do not depend on how a minibatch is split."""
+
+    def _compute_loss(self, model: Any, inputs: Any) -> Any:
+        loss = super()._compute_loss(model, inputs)
+        weight = inputs["token_weight"]
+        if self.loss_type == "bnpo":  # TRL's is the mean over a batch's own tokens; the entropy bonus is another
+            loss = loss * weight
+        elif self._entropy_bonus_enabled and self.top_entropy_quantile == 1:
+            mask = inputs["completion_mask"]
+            mean = (self._entropies * mask).sum() / mask.sum().clamp(min=1) / self.current_gradient_accumulation_steps
+            loss = loss + (1 - weight) * self.entropy_coef * mean
+        self._entropies = None  # with its graph
+        return loss
 
     def _generate_single_turn(self, prompt_ids: Any, *_: Any, **__: Any) -> tuple[list[list[int]], None]:
         return self.rollouts.sample(prompt_ids, self.state.global_step), None
@@ -249,16 +280,3 @@ def reward_stub(name: str) -> Any:
 
     stub.__name__ = name
     return stub
-
-
-def run_dataset(prompts: Sequence[Prompt], *, steps: int, per_step: int, seed: int) -> Dataset:
-    """The rows of a whole run, ``per_step`` prompts for each step; every pass over the prompts has its own order."""
-    rows = [
-        {"prompt": [message.model_dump() for message in prompt.messages], "index": index}
-        for index, prompt in enumerate(prompts)
-    ]
-    order: list[int] = []
-    while len(order) < steps * per_step:
-        generator = torch.Generator().manual_seed(derived_seed(seed, "order", len(order) // len(prompts)))
-        order += torch.randperm(len(prompts), generator=generator).tolist()
-    return Dataset.from_list(rows).select(order[: steps * per_step])

@@ -35,7 +35,9 @@ class DpoStage(PreferenceTraining):
     beta: Positive = 0.1
     """Strength of the tie to the reference, β. 0.1: Rafailov et al. 2023."""
     loss: DpoLoss = "sigmoid"
-    """TRL's name of the loss. `sigmoid`: the original one."""
+    """TRL's name of the loss. `sigmoid`: the original one. `aot` and `aot_unpaired` sort the pairs of a batch, so that
+    `batch_size` is part of the loss: each of several workers computes the whole batch, and `gradient_accumulation`
+    averages over batches that are sorted one by one."""
     snapshot_every: Count | None = None
     """Optimizer steps between two snapshots of the policy, which are kept. null: only the end is."""
     label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0

@@ -32,7 +32,8 @@ class GroupStage(StageSettings):
     epochs: Count = 1
     """Passes over a step's answers."""
     minibatches: Count = 1
-    """Optimizer steps in a pass."""
+    """Optimizer steps in a pass. Several workers make the same ones as one alone where `episodes` is a multiple of
+    workers × `minibatches` × `per_prompt`."""
     batch_size: Count = 8
     """Answers in one forward and backward pass."""
     sampling: Sampling = Sampling(temperature=1.0, max_new_tokens=64)
@@ -135,7 +136,7 @@ class GrpoStage(GroupStage):
     """Group relative policy optimisation (Shao et al. 2024, DeepSeekMath), with every loss that TRL offers.
 
     ``loss``: "grpo" the original, a mean over each answer's tokens; "dapo" a mean over all tokens (Yu et al. 2025);
-    "dr_grpo" a sum over a constant (Liu et al. 2025); "bnpo" a mean over a batch's tokens; "cispo" clipped weights
+    "dr_grpo" a sum over a constant (Liu et al. 2025); "bnpo" a mean over a minibatch's tokens; "cispo" clipped weights
     (MiniMax 2025); "sapo" a soft gate (Gao et al. 2025); "luspo" and "vespo" at the level of the sequence. GSPO
     (Zheng et al. 2025) is ``loss: grpo`` with ``importance_level: sequence``.
     """
@@ -167,7 +168,7 @@ class GrpoStage(GroupStage):
     delta: Positive | None = None
     """Upper bound of the ratio where the advantage is negative (INTELLECT-2). null: none."""
     top_entropy: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Share of the tokens that are trained, those with the highest entropy."""
+    """Share of the tokens that are trained, those with the highest entropy among the `batch_size` answers of a pass."""
     entropy_coefficient: NotNegative = 0.0
     """Coefficient of an entropy bonus."""
     sapo_temperatures: tuple[Positive, Positive] = (1.0, 1.05)

@@ -18,7 +18,8 @@ class Training(StageSettings):
     batch_size: Count = 8
     """Examples, or pairs, in one forward and backward pass."""
     gradient_accumulation: Count = 1
-    """Batches whose gradients are summed for one optimizer step."""
+    """Batches that make one optimizer step. Each row counts the same in it (each token, where the loss is a mean over
+    tokens), whatever the size of its batch."""
     max_length: Count = 1024
     """Tokens of prompt and answer together; what is longer is truncated or left out."""
     warmup: Fraction = 0.1

@@ -15,7 +15,8 @@ from alignment.models.adapters import is_adapter
 from alignment.models.load import load_policy
 from alignment.models.reward_model import new_reward_model
 from alignment.policy.grpo.metrics import all_alarms
-from alignment.policy.grpo.trainer import Rollouts, reward_weights, run_dataset
+from alignment.policy.grpo.prompt_order import run_dataset
+from alignment.policy.grpo.trainer import Rollouts, reward_weights
 from alignment.recipe.stages.grpo import GrpoLoss, GrpoStage
 from alignment.records import Artifact, Message, Prompt
 from alignment.reward.protocol import Component, Rewards
@@ -206,11 +207,11 @@ def test_two_deaths_change_nothing(kind, changes, train):
 
 def test_every_pass_over_the_prompts_has_its_own_order():
     prompts = [Prompt(id=str(i), messages=(Message(role="user", content=str(i)),)) for i in range(5)]
-    rows = run_dataset(prompts, steps=4, per_step=3, seed=1)["index"]
+    rows = run_dataset(prompts, steps=4, places=range(3), seed=1)["index"]
     first, second = list(rows[:5]), list(rows[5:10])
     assert sorted(first) == sorted(second) == list(range(5))
     assert first != second
-    assert rows[:6] == run_dataset(prompts, steps=2, per_step=3, seed=1)["index"][:6]
+    assert rows[:6] == run_dataset(prompts, steps=2, places=range(3), seed=1)["index"][:6]
 
 
 def test_a_broken_reward_stops_the_run_and_shows_the_answer(train, tmp_path):
