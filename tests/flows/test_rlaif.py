@@ -24,7 +24,7 @@ def recipe(make_recipe: MakeRecipe, tmp_path_factory: pytest.TempPathFactory) ->
         "kind": "judge", "responses": "responses", "calibration": "raters", "min_kappa": -1, "judge": JUDGE,
         "weights": {"judge": 1, "simulated": 0.1},
     }  # fmt: skip
-    stages["dpo"] = {**whole["stages"]["dpo"], "preferences": "judge", "epochs": 1}
+    stages["dpo"] = {**whole["stages"]["dpo"], "preferences": "judge", "epochs": 1, "cut_chosen": "keep"}
     stages["grpo"] = {
         "kind": "grpo", "model": "sft", "steps": 2, "episodes": 8, "per_prompt": 4, "batch_size": 8,
         "learning_rate": 1e-3, "sampling": {"max_new_tokens": 8}, "checkpoint_every": 1, "lora": LORA,

@@ -39,7 +39,6 @@ SECONDS = {
     "base": 19.4,
     "sft": 148.0,
     "responses": 96.0,
-    "base_responses": 60.0,
     "preferences": 3.1,
     "reward": 121.0,
     "dpo": 167.0,
@@ -137,7 +136,6 @@ def make_finished_run(root: Path, prompts: list[Prompt] | None = None) -> Finish
         trained=9_412,
     )
     add("responses", "responses", {}, {"prompts": 192.0, "responses": 768.0, "mean_tokens": 27.4}, sampled=21_043)
-    add("base_responses", "responses", {}, {"prompts": 192.0, "responses": 384.0, "mean_tokens": 41.0}, sampled=15_744)
     figures = {"comparisons": 192, "votes": 576, "pairs": 131, "ties": 118, "both_bad": 21, "agreement": 0.871,
                "krippendorff_alpha": 0.612, "chosen_words": 14.2, "rejected_words": 24.9}  # fmt: skip
     add("preferences", "preferences", {}, {name: float(value) for name, value in figures.items()})

@@ -21,7 +21,8 @@ WAYS = ("SIGKILL", "SIGKILL of all", "Ctrl-C", "SIGTERM")  # of all: the guard a
 USED = ("SIGKILL", "SIGKILL", "Ctrl-C", "SIGTERM")  # where the server stays: it takes as long to start as all the rest
 SMALL = {
     "stages.sft.epochs": 1, "stages.sft.checkpoint_every": 1, "stages.responses.limit": 8,
-    "stages.responses.sampling.max_new_tokens": 5, "stages.reward.max_length": 48, "stages.dpo.epochs": 1,
+    "stages.responses.sampling.max_new_tokens": 5, "stages.reward.max_length": 48, "stages.reward.cut_chosen": "keep",
+    "stages.dpo.cut_chosen": "keep", "stages.dpo.epochs": 1,
     "stages.dpo.batch_size": 8, "stages.reward.batch_size": 8, "stages.evaluation.against": ["sft"],
     "stages.evaluation.limit": 4, "stages.evaluation.kl_prompts": 1, "stages.evaluation.sampling.max_new_tokens": 5,
 }  # fmt: skip
