@@ -99,7 +99,7 @@ def test_estimate_with_its_interval() -> None:
     assert (estimate.value, estimate.n) == (4.0, 5)
     assert estimate.low is not None
     assert estimate.high is not None
-    # By hand: the standard error is √(12.5 / 5) = 1.5811, on the log scale 0.3953; Student's t of 4 at 97.5 % is 2.7764.
+    # By hand: the standard error is √(12.5 / 5) = 1.5811, on the log scale 0.3953; Student's t of 4 is 2.7764.
     assert (estimate.low, estimate.high) == pytest.approx((4 / 2.9966, 4 * 2.9966), rel=1e-3)
     single = mean_kl([2.0], max_new_tokens=8)
     assert (single.value, single.low, single.high) == (2.0, None, None)
