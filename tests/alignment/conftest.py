@@ -134,9 +134,11 @@ def train(context: StageContext, rank: int, workers: int, port: int) -> None:
     context.rank, context.workers = rank, workers
     names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": workers, "LOCAL_WORLD_SIZE": workers, "MASTER_PORT": port}
     os.environ.update({name: str(value) for name, value in names.items()} | {"MASTER_ADDR": "127.0.0.1"})
-    if workers > 1:
-        torch.distributed.init_process_group("gloo", rank=rank, world_size=workers)
     try:
+        if workers > 1:
+            if torch.distributed.is_initialized():  # by a test before, in the process that this one was forked from
+                torch.distributed.destroy_process_group()
+            torch.distributed.init_process_group("gloo", rank=rank, world_size=workers)
         result = import_module(MODULES[context.name]).run(context.recipe.stages[context.name], context)
         if rank == 0:
             (context.output.parent / "metrics.json").write_text(json.dumps(result.metrics))

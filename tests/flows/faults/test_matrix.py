@@ -36,7 +36,7 @@ KINDS = (
     "ppo", "preference_file", "preferences", "reward", "rloo", "sample", "sft", "synthesis", "tournament",
 )  # fmt: skip
 FAULTS = ("command killed", "worker killed", "sampler killed", "disk full", "server gone", "database locked", "Ctrl-C")
-WORKERS, SAMPLERS = "resources.workers=2", "stages.ppo.rollout_workers=1"
+SAMPLERS = "stages.ppo.rollout_workers=1"
 NAMED = {
     "disk full": r"No space left on device|database or disk is full|File too large",
     "server gone": r"did not answer|does not answer",
@@ -142,7 +142,8 @@ def try_cell(room: Room, stage: str, fault: str) -> None:
 
 
 def outcome_of(room: Room, stage: str, fault: str) -> Outcome:
-    changes = {"worker killed": (WORKERS,), "sampler killed": (SAMPLERS,)}.get(fault, ())
+    # Of this stage alone: for all of them it would be other keys, and so other inputs.
+    changes = {"worker killed": (f"stages.{stage}.workers=2",), "sampler killed": (SAMPLERS,)}.get(fault, ())
     with room.without(stage):
         reference(room, stage, changes)
         with ExitStack() as held:
