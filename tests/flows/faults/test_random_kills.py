@@ -27,6 +27,7 @@ def killer(
     made.room.commands.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("killer", [1], indirect=True)
 def test_a_few_kills(killer: Killer) -> None:
     killer.kill_often(3)
