@@ -15,20 +15,23 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import wait
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import httpx
+from prefect import Flow, get_client
 from prefect._internal.concurrency.services import _active_services
 from prefect.client.schemas.objects import State, StateDetails, StateType
 from prefect.concurrency.asyncio import ConcurrencySlotAcquisitionError
+from prefect.context import FlowRunContext, TagsContext
+from prefect.flow_engine import run_flow as call_flow
 from prefect.runtime import flow_run as running
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, get_current_settings, temporary_settings
-from prefect.states import Completed, Failed
+from prefect.states import Completed, Failed, Pending
 from prefect.utilities.annotations import quote
 
 from flows.monitoring.background import server_writes
 from flows.services.http_client import UnreachableError, ask, prefect_headers
-from flows.services.process_records import ServerRequest, post, state_message
+from flows.services.process_records import ServerRequest, answer_for, post, state_message
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -151,15 +154,13 @@ class FlowEndings:
 endings = FlowEndings()
 
 
-def run_flow(
-    flow: Callable[..., State[Any]], body: Callable[[], State[Any]], request: Any, *, run: str, root: Path
-) -> State[Any]:
+def run_flow(flow: Flow[Any, Any], body: Callable[[], State[Any]], request: Any, *, run: str, root: Path) -> State[Any]:
     """Runs a flow to its final state, which is the body's own also where the server is not there to hear of it.
 
     ``body`` is what the flow does, for a server that goes away before the flow could begin.
     """
     try:
-        state = flow(request, return_state=True)
+        state = _begin(flow, request)
     except BaseException as error:
         ended, identity = endings.take(run)
         if not of_the_server(error):
@@ -188,6 +189,26 @@ def run_flow(
     if identity:
         tell_state(root, identity, ended)
     return ended
+
+
+def _begin(flow: Flow[Any, Any], request: Any) -> State[Any]:
+    """Calls a flow, whose run on the server is made here where no other run is its parent.
+
+    Prefect's engine makes it as well, but this process could answer for it only once the flow is at work: one that is
+    killed before, within a second, left a run that stays pending for ever.
+    """
+    if FlowRunContext.get() is not None:
+        return cast("State[Any]", flow(request, return_state=True))
+    parameters = {"request": request}
+    with get_client(sync_client=True) as client:
+        flow_run = client.create_flow_run(
+            flow,
+            parameters=flow.serialize_parameters(parameters),
+            state=Pending(),
+            tags=TagsContext.get().current_tags,
+        )
+    answer_for(str(flow_run.id))
+    return cast("State[Any]", call_flow(flow, flow_run, parameters, return_type="state"))
 
 
 def _failed_by_the_server(state: State[Any]) -> bool:

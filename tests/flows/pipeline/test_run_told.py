@@ -21,6 +21,7 @@ import httpx
 import pytest
 
 from alignment.workspace import Workspace
+from flows.services.process_records import settle
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 ROOT = Path(__file__).parents[3]
@@ -103,6 +104,27 @@ def test_a_deployments_run_ends_as_what_the_gate_said(story: Story) -> None:
         if one["parameters"].get("workspace") == str(story.root)
     ]
     assert [one["state"]["name"] for one in parents] == ["Promoted"]
+
+
+def test_a_run_killed_as_soon_as_the_server_knows_it_does_not_stay_pending(
+    prefect_server: str, make_recipe: Callable[..., Path], tmp_path: Path
+) -> None:
+    recipe, root = make_recipe(tmp_path / "recipe", stages=("sft",)), tmp_path / "workspace"
+    command = [sys.executable, "-m", "flows.cli", "run", str(recipe), "-w", str(root)]
+    environment = os.environ | {"PREFECT_API_URL": prefect_server}
+    run = subprocess.Popen(command, env=environment, cwd=ROOT, start_new_session=True)
+
+    def known() -> list[dict[str, Any]]:
+        found = httpx.post(f"{prefect_server}/flow_runs/filter", json={"limit": 200}, timeout=30).raise_for_status()
+        return [one for one in found.json() if one["parameters"].get("request", {}).get("workspace") == str(root)]
+
+    while not known():
+        assert run.poll() is None
+    run.kill()
+    run.wait()
+    assert [one["state_type"] for one in known()] == ["PENDING"]  # else the kill came too late to show anything
+    assert settle(root) == 0
+    assert [one["state_type"] for one in known()] == ["CRASHED"]
 
 
 def test_a_promotion_is_told_once_and_not_from_the_cache(story: Story) -> None:
