@@ -157,10 +157,11 @@ endings = FlowEndings()
 def run_flow(flow: Flow[Any, Any], body: Callable[[], State[Any]], request: Any, *, run: str, root: Path) -> State[Any]:
     """Runs a flow to its final state, which is the body's own also where the server is not there to hear of it.
 
-    ``body`` is what the flow does, for a server that goes away before the flow could begin.
+    ``begin`` calls the flow (:func:`begin_flow`); ``body`` is what the flow does, for a server that goes away before it
+    could begin.
     """
     try:
-        state = _begin(flow, request)
+        state = begin()
     except BaseException as error:
         ended, identity = endings.take(run)
         if not of_the_server(error):
@@ -191,7 +192,7 @@ def run_flow(flow: Flow[Any, Any], body: Callable[[], State[Any]], request: Any,
     return ended
 
 
-def _begin(flow: Flow[Any, Any], request: Any) -> State[Any]:
+def begin_flow(flow: Flow[Any, Any], request: Any) -> State[Any]:
     """Calls a flow, whose run on the server is made here where no other run is its parent.
 
     Prefect's engine makes it as well, but this process could answer for it only once the flow is at work: one that is

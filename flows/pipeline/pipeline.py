@@ -28,7 +28,15 @@ from flows.monitoring.progress import listener
 from flows.pipeline.announce import announce, tell
 from flows.pipeline.conclusion import final_state, next_commands
 from flows.pipeline.leaderboard_votes import human_games, registered_names
-from flows.pipeline.orchestration import end_services, endings, give_up_on_the_server, run_flow, run_task, watched
+from flows.pipeline.orchestration import (
+    begin_flow,
+    end_services,
+    endings,
+    give_up_on_the_server,
+    run_flow,
+    run_task,
+    watched,
+)
 from flows.pipeline.register import commit, finish_task, with_approval
 from flows.pipeline.run_state import Run, RunRequest, StageOutcome, WaitingForRaters
 from flows.pipeline.stage_task import base_task, execute, made_of, make_job, stage_task
@@ -56,7 +64,12 @@ def run_pipeline(request: RunRequest, timeout_seconds: float | None = None) -> S
     """Runs a recipe as a Prefect flow to its final state, which a server that goes away meanwhile does not change."""
     timed = pipeline.with_options(timeout_seconds=timeout_seconds) if timeout_seconds else pipeline
     try:
-        return run_flow(timed, lambda: run_to_its_end(request), request, run=request.run, root=request.workspace)
+        return run_flow(
+            lambda: begin_flow(timed, request),
+            lambda: run_to_its_end(request),
+            run=request.run,
+            root=request.workspace,
+        )
     finally:
         background.drain()
         end_services()

@@ -54,7 +54,7 @@ def test_a_run_that_ended_well_is_not_failed_by_a_server_that_cannot_hear_of_it(
 ) -> None:
     """Prefect's engine takes what it meets when it tells the server for a failure of the flow, and returns that."""
 
-    def flow(_request: Any, return_state: bool) -> State[Any]:
+    def begin() -> State[Any]:
         with endings.noting("tiny-1") as note:
             note(Completed(name="Promoted"))
         return Failed(data=raised)
@@ -62,4 +62,4 @@ def test_a_run_that_ended_well_is_not_failed_by_a_server_that_cannot_hear_of_it(
     def again() -> State[Any]:
         raise AssertionError("the body is not to be run twice")
 
-    assert run_flow(flow, again, None, run="tiny-1", root=tmp_path).name == name
+    assert run_flow(begin, again, run="tiny-1", root=tmp_path).name == name
