@@ -154,7 +154,7 @@ class FlowEndings:
 endings = FlowEndings()
 
 
-def run_flow(flow: Flow[Any, Any], body: Callable[[], State[Any]], request: Any, *, run: str, root: Path) -> State[Any]:
+def run_flow(begin: Callable[[], State[Any]], body: Callable[[], State[Any]], *, run: str, root: Path) -> State[Any]:
     """Runs a flow to its final state, which is the body's own also where the server is not there to hear of it.
 
     ``begin`` calls the flow (:func:`begin_flow`); ``body`` is what the flow does, for a server that goes away before it
