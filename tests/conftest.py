@@ -258,3 +258,21 @@ def new_database(postgres: str) -> Callable[[], str]:
         return postgres.format(name=name)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def axe() -> Callable[[Any], list[str]]:
+    """Runs axe-core on a page: the serious and critical violations."""
+    axe_core = pytest.importorskip("axe_playwright_python", reason="axe-playwright-python, which carries axe-core")
+    source = Path(axe_core.__file__).with_name("axe.min.js")
+
+    def run(page: Any) -> list[str]:
+        page.evaluate(source.read_text("utf-8"))
+        found = page.evaluate("async () => (await axe.run()).violations")
+        return [
+            f"{one['id']}: {json.dumps([node['html'][:160] for node in one['nodes'][:3]])}"
+            for one in found
+            if one["impact"] in ("serious", "critical")
+        ]
+
+    return run

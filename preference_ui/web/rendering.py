@@ -48,6 +48,9 @@ _ATTRIBUTES = {
     "munder": {"accentunder"},
 }
 MAX_FORMULA = 2_000
+# What may be wider than the page scrolls, and what scrolls can be reached by keyboard (WCAG 2.1.1). So do formulas that
+# stand by themselves.
+_SCROLLING = ("pre", "table")
 
 
 @lru_cache(maxsize=2_000)
@@ -61,6 +64,7 @@ def to_html(text: str) -> str:
         rendered,
         tags=_MATHML | _TEXT,
         attributes=_ATTRIBUTES,
+        set_tag_attribute_values=dict.fromkeys(_SCROLLING, {"tabindex": "0"}),
         url_schemes={"http", "https", "mailto"},
         link_rel="noopener noreferrer nofollow",
         filter_style_properties={"text-align"},
@@ -140,7 +144,6 @@ def _render_math(_renderer: Any, tokens: Sequence[Token], at: int, _options: Any
         if len(tex) > MAX_FORMULA:
             raise ValueError("too long")
         html = str(convert(tex, display="block" if block else "inline"))
-        # What may be wider than the page scrolls, and what scrolls can be reached by keyboard (WCAG 2.1.1).
         return html.replace("<math ", '<math tabindex="0" ', 1) if block else html
     except Exception:  # the converter raises many things on TeX that it does not know; the rater sees the source
         return f"<code>{escape(tex)}</code>"

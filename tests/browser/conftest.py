@@ -1,7 +1,6 @@
 """The app as its own process and Debian's Chromium before it. Screenshots go to tests/output, which git ignores."""
 
 import contextlib
-import json
 import os
 import shutil
 import socket
@@ -86,24 +85,6 @@ def screenshot(page: Any, name: str) -> None:
 @pytest.fixture(scope="session")
 def shoot() -> Callable[[Any, str], None]:
     return screenshot
-
-
-@pytest.fixture(scope="session")
-def axe() -> Callable[[Any], list[str]]:
-    """Runs axe-core on a page: the serious and critical violations."""
-    axe_core = pytest.importorskip("axe_playwright_python", reason="axe-playwright-python, which carries axe-core")
-    source = Path(axe_core.__file__).with_name("axe.min.js")
-
-    def run(page: Any) -> list[str]:
-        page.evaluate(source.read_text("utf-8"))
-        found = page.evaluate("async () => (await axe.run()).violations")
-        return [
-            f"{one['id']}: {json.dumps([node['html'][:160] for node in one['nodes'][:3]])}"
-            for one in found
-            if one["impact"] in ("serious", "critical")
-        ]
-
-    return run
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,7 @@
 """The report in Chromium: no error, nothing asked from outside, and no sideways scrolling on a phone."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -34,7 +34,9 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark"), (320, "light")])
-def test_it_opens_clean_and_fits(browser: Any, finished_run: Run, tmp_path: Path, width: int, scheme: str) -> None:
+def test_it_opens_clean_and_fits(
+    browser: Any, finished_run: Run, tmp_path: Path, width: int, scheme: str, axe: Callable[[Any], list[str]]
+) -> None:
     path = write_report(finished_run.report(), tmp_path / "run")
     page = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme).new_page()
     heard: list[str] = []
@@ -48,6 +50,8 @@ def test_it_opens_clean_and_fits(browser: Any, finished_run: Run, tmp_path: Path
     assert [url for url in asked if not url.startswith("data:")] == [path.as_uri()]
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert page.locator("#lineage svg:visible").count() == 1
+    page.locator("details").evaluate_all("all => all.forEach(one => one.open = true)")
+    assert axe(page) == []
     assert page.evaluate("matchMedia('(prefers-color-scheme: dark)').matches") == (scheme == "dark")
     dark = page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(15, 21, 24)"
     assert dark == (scheme == "dark")

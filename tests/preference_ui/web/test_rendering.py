@@ -99,3 +99,10 @@ def test_self_naming_is_noticed(text: str) -> None:
 )
 def test_ordinary_text_is_not_self_naming(text: str) -> None:
     assert not names_itself(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["    indented", "```\nfenced\n```", "```python\nx = 1\n```", "| a | b |\n|---|---|\n| 1 | 2 |", "$$x$$"]
+)
+def test_what_scrolls_can_be_reached_by_keyboard(text: str) -> None:
+    assert re.search(r'<(pre|table|math)\b[^>]* tabindex="0"', to_html(text)), to_html(text)
