@@ -214,12 +214,12 @@ def test_the_readmes_table_of_stages_is_the_folder_of_stages() -> None:
     from alignment.recipe.error_messages import STAGE_KINDS
 
     rows = re.findall(
-        r"^\| (`[^|]+`) \| \[`(alignment/stages/\w+\.py)`\]\((\S+)\) \|",
+        r"^\| (`[^|]+`) \| \[`(alignment/stages/[\w/]+\.py)`\]\((\S+)\) \|",
         (ROOT / "README.md").read_text("utf-8"),
         re.MULTILINE,
     )
-    modules = {f"alignment/stages/{path.name}" for path in (ROOT / "alignment" / "stages").glob("*.py")}
-    assert {shown for _kinds, shown, _link in rows} == modules - {"alignment/stages/__init__.py"}
+    stages = [path for path in (ROOT / "alignment" / "stages").rglob("*.py") if path.name != "__init__.py"]
+    assert {shown for _kinds, shown, _link in rows} == {path.relative_to(ROOT).as_posix() for path in stages}
     assert all(shown == link for _kinds, shown, link in rows)
     listed = {kind: shown for kinds, shown, _link in rows for kind in re.findall(r"`(\w+)`", kinds)}
     assert listed == {kind: settings.spec.run.replace(".", "/") + ".py" for kind, settings in STAGE_KINDS.items()}

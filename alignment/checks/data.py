@@ -17,8 +17,8 @@ from alignment.preferences.rubric import load_rubric
 from alignment.recipe.files import DATA_FILES
 from alignment.recipe.graph import of_type
 from alignment.recipe.recipe import Recipe
-from alignment.recipe.stages.ai_feedback import ConstitutionStage
-from alignment.recipe.stages.preferences import PreferenceFileStage
+from alignment.recipe.stages.feedback.ai_feedback import ConstitutionStage
+from alignment.recipe.stages.feedback.preferences import PreferenceFileStage
 from alignment.recipe.stages.reward import RewardStage
 from alignment.records import Demonstration, PreferencePair, Prompt
 

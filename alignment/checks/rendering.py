@@ -23,7 +23,7 @@ from alignment.recipe.judges import (
     judge_folder,
 )
 from alignment.recipe.recipe import Recipe
-from alignment.recipe.stages.ai_feedback import ConstitutionStage, SynthesisStage
+from alignment.recipe.stages.feedback.ai_feedback import ConstitutionStage, SynthesisStage
 from alignment.records import Message
 
 REASONING = "<think>Why it is so.</think>\n\nIt is so."  # as models that reason answer

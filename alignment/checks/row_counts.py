@@ -11,7 +11,7 @@ from alignment.data.preferences import read_preferences
 from alignment.data.prompts import PromptSplit, split_prompts
 from alignment.recipe.graph import of_type
 from alignment.recipe.resolved import ResolvedRecipe
-from alignment.recipe.stages.preferences import PreferenceFileStage
+from alignment.recipe.stages.feedback.preferences import PreferenceFileStage
 from alignment.recipe.stages.spec import StageSettings
 from alignment.training.row_counts import Counts, describe_counts, is_cut, sift_pairs, sift_prompts
 from alignment.workspace import Workspace

@@ -11,7 +11,7 @@ from alignment.judges import calibration
 from alignment.judges.calibration import Known, content_key
 from alignment.judges.protocol import Decision
 from alignment.preferences.consensus import current_votes
-from alignment.recipe.stages.judge import JudgeStage
+from alignment.recipe.stages.feedback.judge import JudgeStage
 from alignment.records import Comparison, PreferencePair, Vote
 from alignment.stage import StageContext
 

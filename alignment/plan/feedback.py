@@ -7,7 +7,7 @@ from alignment.plan.texts import Pair, TokenLengths
 from alignment.plan.work import StageWork
 from alignment.recipe.base import BASE
 from alignment.recipe.graph import stage_inputs
-from alignment.recipe.stages.ai_feedback import ConstitutionStage, SynthesisStage
+from alignment.recipe.stages.feedback.ai_feedback import ConstitutionStage, SynthesisStage
 
 BATCH = 64  # rows that a local writer writes together
 REQUEST = 40  # tokens of a principle and what is said around it, about

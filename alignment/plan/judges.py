@@ -10,7 +10,7 @@ from alignment.recipe.base import BASE
 from alignment.recipe.graph import stage_inputs
 from alignment.recipe.judges import AnyJudge, GenerativeJudge, judge_role, scores_alone
 from alignment.recipe.rewards import JudgeReward
-from alignment.recipe.stages.judge import JudgeStage
+from alignment.recipe.stages.feedback.judge import JudgeStage
 from alignment.recipe.stages.pair_classifier import PairClassifierStage
 
 BATCH = 64  # rows that a local judge writes together

@@ -8,7 +8,7 @@ from pydantic import Field, ValidationError, model_validator
 from alignment.errors import Fault, InputError
 from alignment.recipe import yaml_file
 from alignment.recipe.base import Settings
-from alignment.recipe.stages.ai_feedback import Principle, check_principles
+from alignment.recipe.stages.feedback.ai_feedback import Principle, check_principles
 
 
 class Constitution(Settings):

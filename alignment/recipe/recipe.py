@@ -13,15 +13,15 @@ from alignment.recipe.deployment import Deployment, Notify
 from alignment.recipe.gate import Gate
 from alignment.recipe.resources import Resources
 from alignment.recipe.run_settings import DataSettings, ModelSettings, RunSettings
-from alignment.recipe.stages.ai_feedback import ConstitutionStage, SynthesisStage
 from alignment.recipe.stages.dpo import DpoStage
 from alignment.recipe.stages.evaluate import EvaluateStage
+from alignment.recipe.stages.feedback.ai_feedback import ConstitutionStage, SynthesisStage
+from alignment.recipe.stages.feedback.judge import JudgeStage
+from alignment.recipe.stages.feedback.preferences import HumanPreferencesStage, PreferenceFileStage, PreferencesStage
 from alignment.recipe.stages.grpo import GrpoStage, RlooStage
-from alignment.recipe.stages.judge import JudgeStage
 from alignment.recipe.stages.overoptimisation import OveroptimisationStage
 from alignment.recipe.stages.pair_classifier import PairClassifierStage
 from alignment.recipe.stages.ppo import PpoStage
-from alignment.recipe.stages.preferences import HumanPreferencesStage, PreferenceFileStage, PreferencesStage
 from alignment.recipe.stages.reward import RewardStage
 from alignment.recipe.stages.sample import SampleStage
 from alignment.recipe.stages.sft import SftStage

@@ -10,7 +10,7 @@ from alignment.plain_text import markdown, markdown_code, markdown_lines
 from alignment.recipe.base import BASE
 from alignment.recipe.graph import of_type
 from alignment.recipe.recipe import Recipe
-from alignment.recipe.stages.preferences import PreferencesStage
+from alignment.recipe.stages.feedback.preferences import PreferencesStage
 from alignment.records import Artifact
 from alignment.registry.files import CARD_FILE, is_adapter
 from alignment.registry.lineage import LineageNode

@@ -13,7 +13,7 @@ from alignment.recipe.base import BASE, CHAMPION, Product
 from alignment.recipe.graph import making, of_type, stage_inputs
 from alignment.recipe.recipe import Recipe
 from alignment.recipe.stages.evaluate import EvaluateStage
-from alignment.recipe.stages.preferences import PreferencesStage
+from alignment.recipe.stages.feedback.preferences import PreferencesStage
 from alignment.records import Artifact
 from alignment.registry.lineage import LineageNode, node_id, node_ref, trace
 from alignment.registry.store import read_curves

@@ -7,7 +7,7 @@ from typing import TypeVar
 from alignment.preferences.ai_feedback_report import ConstitutionFigures, SynthesisFigures
 from alignment.recipe.graph import of_type
 from alignment.recipe.recipe import Recipe
-from alignment.recipe.stages.ai_feedback import ConstitutionStage, SynthesisStage
+from alignment.recipe.stages.feedback.ai_feedback import ConstitutionStage, SynthesisStage
 from alignment.recipe.stages.spec import StageSettings
 from alignment.records import Artifact, Record
 

@@ -30,7 +30,7 @@ from alignment.recipe.deployment import Deployment
 from alignment.recipe.graph import of_type
 from alignment.recipe.recipe import Recipe
 from alignment.recipe.resolved import ResolvedRecipe
-from alignment.recipe.stages.preferences import HumanPreferencesStage
+from alignment.recipe.stages.feedback.preferences import HumanPreferencesStage
 from alignment.workspace import Workspace
 from flows.deployment.approval import ask, asked_before, question
 from flows.deployment.schedule import missed_since, schedule_of, triggers

@@ -10,7 +10,7 @@ from alignment.recipe.base import BASE, CHAMPION
 from alignment.recipe.graph import of_type, stage_inputs
 from alignment.recipe.resolved import ResolvedRecipe
 from alignment.recipe.run_settings import ModelSettings
-from alignment.recipe.stages.preferences import HumanPreferencesStage
+from alignment.recipe.stages.feedback.preferences import HumanPreferencesStage
 from alignment.records import Artifact
 from alignment.workspace import Workspace
 from flows.pipeline.stage_task import make_job

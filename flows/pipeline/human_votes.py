@@ -20,7 +20,7 @@ from alignment.preferences.comparisons import make_comparisons
 from alignment.recipe.graph import of_type
 from alignment.recipe.recipe import Recipe
 from alignment.recipe.resolved import ResolvedRecipe
-from alignment.recipe.stages.preferences import HumanPreferencesStage
+from alignment.recipe.stages.feedback.preferences import HumanPreferencesStage
 from alignment.records import Artifact, Comparison, Prompt, Response
 from alignment.workspace import Workspace
 from flows.command_lines import rlhf_line

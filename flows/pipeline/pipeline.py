@@ -18,7 +18,7 @@ from alignment.recipe.base import BASE, CHAMPION
 from alignment.recipe.graph import of_type, stage_inputs
 from alignment.recipe.load import dump_recipe
 from alignment.recipe.recipe import Recipe
-from alignment.recipe.stages.preferences import HumanPreferencesStage
+from alignment.recipe.stages.feedback.preferences import HumanPreferencesStage
 from alignment.records import Artifact
 from alignment.report import Registered, build_report, write_report
 from flows.monitoring.background import background, server_writes

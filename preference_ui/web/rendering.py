@@ -64,7 +64,7 @@ def to_html(text: str) -> str:
         rendered,
         tags=_MATHML | _TEXT,
         attributes=_ATTRIBUTES,
-        set_tag_attribute_values=dict.fromkeys(_SCROLLING, {"tabindex": "0"}),
+        set_tag_attribute_values={tag: {"tabindex": "0"} for tag in _SCROLLING},
         url_schemes={"http", "https", "mailto"},
         link_rel="noopener noreferrer nofollow",
         filter_style_properties={"text-align"},

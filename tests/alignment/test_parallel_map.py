@@ -11,10 +11,10 @@ import pytest
 from alignment.data.jsonl import write_records
 from alignment.durable_files import folder_digest
 from alignment.parallel_map import Each, all_of, here
-from alignment.recipe.stages.judge import JudgeStage
+from alignment.recipe.stages.feedback.judge import JudgeStage
 from alignment.records import Artifact, Message, Prompt, Response, Sampling
 from alignment.stage import StageContext
-from alignment.stages.judge import run
+from alignment.stages.feedback.judge import run
 
 MakeContext = Callable[..., StageContext]
 

@@ -126,7 +126,7 @@ def _reward(
 def _recipe(arguments: Namespace) -> Any:
     from alignment.recipe.recipe import Recipe
     from alignment.recipe.run_settings import ModelSettings
-    from alignment.recipe.stages.preferences import PreferenceFileStage
+    from alignment.recipe.stages.feedback.preferences import PreferenceFileStage
     from alignment.recipe.stages.reward import RewardStage
 
     return Recipe(

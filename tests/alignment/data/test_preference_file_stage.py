@@ -7,10 +7,10 @@ from alignment.data.jsonl import read_records
 from alignment.data.split import opening
 from alignment.errors import StageError
 from alignment.recipe.recipe import Recipe
-from alignment.recipe.stages.preferences import PreferenceFileStage
+from alignment.recipe.stages.feedback.preferences import PreferenceFileStage
 from alignment.records import PreferencePair, Prompt
 from alignment.stage import StageContext
-from alignment.stages.preference_file import run
+from alignment.stages.feedback.preference_file import run
 from tests.contexts import stage_context
 
 Writer = Callable[..., Path]

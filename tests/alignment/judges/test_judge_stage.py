@@ -14,14 +14,14 @@ from alignment.preferences.comparisons import make_comparisons
 from alignment.recipe.recipe import Recipe
 from alignment.recipe.rewards import JudgeReward
 from alignment.recipe.run_settings import ModelSettings
-from alignment.recipe.stages.judge import JudgeStage
-from alignment.recipe.stages.preferences import PreferencesStage
+from alignment.recipe.stages.feedback.judge import JudgeStage
+from alignment.recipe.stages.feedback.preferences import PreferencesStage
 from alignment.records import Artifact, Message, PreferencePair, Prompt, Response, Sampling, Vote
 from alignment.reward.factory import build_rewards
 from alignment.reward.protocol import RewardInput as Asked
 from alignment.stage import StageContext
-from alignment.stages.judge import run
-from alignment.stages.preferences import run as run_raters
+from alignment.stages.feedback.judge import run
+from alignment.stages.feedback.preferences import run as run_raters
 from tests.alignment.judges.fake_server import Answer, FakeServer, prefers_shorter
 from tests.contexts import stage_context
 

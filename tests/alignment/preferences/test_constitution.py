@@ -18,9 +18,9 @@ from alignment.preferences.ai_feedback_report import ConstitutionFigures
 from alignment.preferences.principles import load_constitution
 from alignment.recipe.recipe import Recipe
 from alignment.recipe.run_settings import ModelSettings
-from alignment.recipe.stages.ai_feedback import ConstitutionStage, Principle
+from alignment.recipe.stages.feedback.ai_feedback import ConstitutionStage, Principle
 from alignment.records import Artifact, Demonstration, Message, PreferencePair, Prompt, Response, Sampling
-from alignment.stages.constitution import Revision, draw, run
+from alignment.stages.feedback.constitution import Revision, draw, run
 from tests.alignment.judges.fake_server import Answer, FakeServer
 from tests.contexts import stage_context
 
@@ -241,7 +241,7 @@ def test_what_a_stopped_stage_was_asked_is_counted_once(
     for name, writers in (("once", [Writer(0)]), ("twice", [Writer(last), Writer(0)])):
         where = context(tmp_path / name, settings, [f"Answer {n}." for n in range(70)])
         for writer in writers:
-            monkeypatch.setattr("alignment.stages.constitution.build_writer", lambda *_, w=writer: (w, "base"))
+            monkeypatch.setattr("alignment.stages.feedback.constitution.build_writer", lambda *_, w=writer: (w, "base"))
             try:
                 result = run(settings, where)
             except OSError:

@@ -9,10 +9,10 @@ from alignment.errors import StageError
 from alignment.recipe.raters import SimulatedRaters
 from alignment.recipe.recipe import Recipe
 from alignment.recipe.run_settings import ModelSettings
-from alignment.recipe.stages.preferences import PreferencesStage
+from alignment.recipe.stages.feedback.preferences import PreferencesStage
 from alignment.records import Artifact, Comparison, Message, PreferencePair, Prompt, Response, Sampling, Vote
 from alignment.stage import Progress, StageContext
-from alignment.stages.preferences import run
+from alignment.stages.feedback.preferences import run
 from tests.contexts import stage_context
 
 RUBRIC = Path(__file__).parents[3] / "flows" / "recipes" / "quickstart" / "rubric.yaml"

@@ -12,10 +12,10 @@ from alignment.data.jsonl import read_records
 from alignment.errors import StageError
 from alignment.preferences.ai_feedback_report import SynthesisFigures
 from alignment.recipe.recipe import Recipe
-from alignment.recipe.stages.ai_feedback import SynthesisStage
+from alignment.recipe.stages.feedback.ai_feedback import SynthesisStage
 from alignment.records import Artifact, Message, Prompt, Response
 from alignment.stage import StageContext
-from alignment.stages.synthesis import Origin, plan, run
+from alignment.stages.feedback.synthesis import Origin, plan, run
 from tests.alignment.judges.fake_server import Answer, FakeServer
 from tests.contexts import stage_context
 

@@ -17,7 +17,7 @@ from alignment.recipe.recipe import Recipe
 from alignment.recipe.resolved import ResolvedRecipe
 from alignment.recipe.stages.reward import RewardStage
 from alignment.records import Artifact, Message, PreferencePair, Prompt, Response, Sampling
-from alignment.stages import human_preferences as stage
+from alignment.stages.feedback import human_preferences as stage
 from alignment.workspace import Workspace
 from flows.pipeline import human_votes
 from flows.pipeline.leaderboard_votes import human_games

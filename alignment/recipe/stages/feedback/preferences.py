@@ -13,7 +13,7 @@ class PreferencesStage(StageSettings):
     """Raters compare the responses; their votes become consensus pairs with margins."""
 
     spec: ClassVar[StageSpec] = StageSpec(
-        run="alignment.stages.preferences",
+        run="alignment.stages.feedback.preferences",
         makes=("preferences",),
         reads={"responses": "responses"},
         computes=False,
@@ -50,7 +50,7 @@ class HumanPreferencesStage(StageSettings):
     """
 
     spec: ClassVar[StageSpec] = StageSpec(
-        run="alignment.stages.human_preferences",
+        run="alignment.stages.feedback.human_preferences",
         makes=("preferences",),
         reads={"responses": "responses"},
         data=("snapshot", "collection"),
@@ -85,7 +85,7 @@ class PreferenceFileStage(StageSettings):
     """Preferences that the user brings (``data.preferences``)."""
 
     spec: ClassVar[StageSpec] = StageSpec(
-        run="alignment.stages.preference_file",
+        run="alignment.stages.feedback.preference_file",
         makes=("preferences", "held_out_prompts"),
         data=("preferences",),
         computes=False,

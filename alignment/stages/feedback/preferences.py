@@ -18,7 +18,7 @@ from alignment.preferences.dawid_skene import rater_skill
 from alignment.preferences.rubric import load_rubric
 from alignment.preferences.simulated_raters import simulated_raters
 from alignment.preferences.vote_agreement import verdict_prompts
-from alignment.recipe.stages.preferences import PreferencesStage
+from alignment.recipe.stages.feedback.preferences import PreferencesStage
 from alignment.records import Comparison, PreferencePair, Prompt, Response, Vote
 from alignment.stage import Progress, StageContext, StageResult
 

@@ -29,7 +29,7 @@ class ConstitutionStage(StageSettings):
     """
 
     spec: ClassVar[StageSpec] = StageSpec(
-        run="alignment.stages.constitution",
+        run="alignment.stages.feedback.constitution",
         makes=("preferences", "demonstrations"),
         reads={"responses": "responses", "writer": "policy"},
         headline=("revised", "pairs"),
@@ -88,7 +88,7 @@ class SynthesisStage(StageSettings):
     """
 
     spec: ClassVar[StageSpec] = StageSpec(
-        run="alignment.stages.synthesis",
+        run="alignment.stages.feedback.synthesis",
         makes=("responses",),
         reads={"models": "policy"},
         data=("prompts",),

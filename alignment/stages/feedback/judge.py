@@ -22,7 +22,7 @@ from alignment.judges.report import Figure, JudgeReport
 from alignment.preferences.comparisons import make_comparisons
 from alignment.preferences.consensus import consensus, preference_pairs
 from alignment.recipe.judges import judge_digest, judge_models, judge_role, scores_alone
-from alignment.recipe.stages.judge import JudgeStage
+from alignment.recipe.stages.feedback.judge import JudgeStage
 from alignment.records import Comparison, PreferencePair, Prompt, Response, Vote
 from alignment.stage import Progress, StageContext, StageResult
 

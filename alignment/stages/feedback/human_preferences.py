@@ -8,7 +8,7 @@ from alignment.data.text import words
 from alignment.durable_files import write_text
 from alignment.errors import Fault, InputError
 from alignment.preferences.preference_files import pairs_digest
-from alignment.recipe.stages.preferences import HumanPreferencesStage
+from alignment.recipe.stages.feedback.preferences import HumanPreferencesStage
 from alignment.records import PreferencePair
 from alignment.stage import StageContext, StageResult
 

@@ -25,7 +25,7 @@ from alignment.models.load import load_policy
 from alignment.preferences.ai_feedback_report import Check, SynthesisFigures
 from alignment.recipe.base import BASE
 from alignment.recipe.judges import Endpoint
-from alignment.recipe.stages.ai_feedback import SynthesisStage
+from alignment.recipe.stages.feedback.ai_feedback import SynthesisStage
 from alignment.records import Message, Prompt, Record, Response
 from alignment.rollouts.factory import build_engine
 from alignment.rollouts.seeds import response_seed

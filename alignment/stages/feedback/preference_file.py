@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from alignment.data.jsonl import write_records
 from alignment.data.preferences import load_preferences
 from alignment.errors import StageError
-from alignment.recipe.stages.preferences import PreferenceFileStage
+from alignment.recipe.stages.feedback.preferences import PreferenceFileStage
 from alignment.records import PreferencePair, Prompt
 from alignment.stage import StageContext, StageResult
 

@@ -25,7 +25,7 @@ from alignment.judges.prompts import JudgePrompt, parse
 from alignment.judges.protocol import JudgeUsage, wait_for
 from alignment.preferences.ai_feedback_report import ConstitutionFigures, PrincipleFigures
 from alignment.preferences.principles import load_constitution
-from alignment.recipe.stages.ai_feedback import ConstitutionStage, Principle
+from alignment.recipe.stages.feedback.ai_feedback import ConstitutionStage, Principle
 from alignment.records import Demonstration, Message, PreferencePair, Prompt, Record, Response
 from alignment.stage import Progress, StageContext, StageResult
 

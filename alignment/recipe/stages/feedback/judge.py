@@ -37,7 +37,7 @@ class JudgeStage(StageSettings):
     """
 
     spec: ClassVar[StageSpec] = StageSpec(
-        run="alignment.stages.judge",
+        run="alignment.stages.feedback.judge",
         makes=("preferences", "calibration"),
         reads={"responses": "responses", **JUDGE_READS, "calibration": "preferences"},
         sharing="pieces",
