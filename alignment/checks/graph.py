@@ -21,6 +21,7 @@ from alignment.recipe.graph import (
 from alignment.recipe.recipe import Recipe
 from alignment.recipe.stages.dpo import DpoStage
 from alignment.recipe.stages.evaluate import EvaluateStage
+from alignment.recipe.stages.online import OnlineStage
 from alignment.recipe.stages.overoptimisation import OveroptimisationStage
 from alignment.recipe.stages.ppo import PpoStage
 from alignment.recipe.stages.spec import StageSettings
@@ -99,7 +100,7 @@ def _stage_faults(name: str, stage: StageSettings, recipe: Recipe) -> Iterator[F
             problem = f"one response to a prompt leaves nothing to compare, and {name} compares them"
             yield Fault(problem, "draw at least two", field=f"stages.{sources[0]}.per_prompt")
     if stage.spec.samples and trains_together(stage) and resources.vllm is not None:
-        yield from _vllm_faults(at, stage, workers_of(resources, stage))
+        yield from _vllm_faults(at, stage)
     yield from _OWN.get(stage.kind, _nothing_more)(at, stage, recipe)
 
 
@@ -142,8 +143,8 @@ def _sharding_faults(recipe: Recipe) -> Iterator[Fault]:
     if not several:
         problem = f"{resources.sharding} shards a model over the workers that train it, and no stage trains on several"
         yield Fault(problem, "set workers to 2 or more, or sharding to none", field="resources.sharding")
-    for name, _stage in of_type(several, PpoStage):
-        if resources.vllm is not None:
+    for name, stage in several.items():
+        if resources.vllm is not None and stage.spec.samples:
             problem = f"the vLLM server takes a whole adapter, and {resources.sharding} leaves each worker a part of it"
             remedy = "set workers: 1 for this stage, resources.sharding: none, or remove resources.vllm"
             yield Fault(problem, remedy, field=f"stages.{name}.workers")
@@ -152,23 +153,22 @@ def _sharding_faults(recipe: Recipe) -> Iterator[Fault]:
         yield Fault(problem, "set it to 2 or more", field="resources.min_workers")
 
 
-def _vllm_faults(at: str, stage: Any, workers: int) -> Iterator[Fault]:
+def _vllm_faults(at: str, stage: Any) -> Iterator[Fault]:
     """What a policy in training needs so that a server can sample from it (resources.vllm)."""
     if stage.lora is None:
         problem = "the vLLM server takes policies in training as adapters, and here all weights are trained"
         yield Fault(problem, "set lora, or remove resources.vllm", field=f"{at}.lora")
-    if stage.even_batch() is not None and workers > 1:
-        problem = f"{workers} workers would each send the vLLM server an adapter of their own"
-        yield Fault(problem, "set workers: 1 for this stage, or remove resources.vllm", field=f"{at}.workers")
+
+
+def _online_faults(at: str, stage: OnlineStage, recipe: Recipe) -> Iterator[Fault]:
+    if recipe.resources.vllm is not None and stage.rollout_workers:
+        problem = "the vLLM server draws the answers, and so would rollout_workers"
+        yield Fault(problem, "set it to 0, or remove resources.vllm", field=f"{at}.rollout_workers")
 
 
 def _ppo_faults(at: str, stage: PpoStage, recipe: Recipe) -> Iterator[Fault]:
-    if recipe.resources.vllm is None:
-        return
-    if stage.rollout_workers:
-        problem = "the vLLM server draws the answers, and so would rollout_workers"
-        yield Fault(problem, "set it to 0, or remove resources.vllm", field=f"{at}.rollout_workers")
-    if stage.importance_cap is None:
+    yield from _online_faults(at, stage, recipe)
+    if recipe.resources.vllm is not None and stage.importance_cap is None and stage.importance != "off":
         problem = "vLLM samples with kernels of its own, so its tokens need importance weights"
         yield Fault(problem, "set it to 2.0", field=f"{at}.importance_cap")
 
@@ -192,6 +192,8 @@ def _overoptimisation_faults(at: str, stage: OveroptimisationStage, recipe: Reci
 _OWN: dict[str, Callable[[str, Any, Recipe], Iterator[Fault]]] = {  # what only one kind can get wrong
     "dpo": _dpo_faults,
     "ppo": _ppo_faults,
+    "grpo": _online_faults,
+    "rloo": _online_faults,
     "evaluate": _evaluate_faults,
     "tournament": _policies_faults,
     "overoptimisation": _overoptimisation_faults,

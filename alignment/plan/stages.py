@@ -270,18 +270,17 @@ class Planner:
 
     def group(self, work: StageWork, stage: GrpoStage | RlooStage) -> None:
         lengths, rows = self._online(work, stage)
+        work.masters, work.wide = work.full, 0
         new = stage.sampling.max_new_tokens
         wholes = [float(length + new) for length in lengths]
         scale = rows / max(1, len(lengths))
         answers = [float(new)] * len(wholes)
         if stage.beta > 0:
             self._hold_reference(work, stage)
-            work.wide *= 2
-        # TRL computes the policy's own log-probabilities first where they will be several updates old, RLOO always.
-        old = stage.kind == "rloo" or stage.epochs * stage.minibatches > 1
-        for _ in range(int(old) + int(stage.beta > 0)):
-            work.activities.append(self.training_pass(stage, wholes, answers, scale, trains=False))
-        work.activities.append(self.training_pass(stage, wholes, answers, scale * stage.epochs))
+        # The policy's own log-probabilities come first where the pass that trains is not the step's only one.
+        for _ in range(int(not stage.trains_first()) + int(stage.beta > 0)):
+            work.activities.append(self.training_pass(stage, wholes, answers, scale, trains=False, autocast=False))
+        work.activities.append(self.training_pass(stage, wholes, answers, scale * stage.epochs, autocast=False))
 
     def measure_kl(
         self, work: StageWork, asked: Sequence[int], prompts: int, per_prompt: int, batch: int, new: int

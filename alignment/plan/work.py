@@ -55,7 +55,7 @@ class StageWork:
     steps_each_batch: bool = False  # no gradient outlives its batch: none is accumulated, or added to other workers'
     wide: int = 0  # parameters that a bfloat16 recipe holds in float32 all the same, and computes with under autocast
     narrow_models: list[int] = field(default_factory=list)  # models that only a bfloat16 recipe holds, in float32
-    masters: bool = False  # float32 copies of bfloat16 weights (alignment/policy/ppo/master_adamw.py)
+    masters: bool = False  # float32 copies of bfloat16 weights (alignment/policy/online/master_adamw.py)
     models: list[int] = field(default_factory=list)
     adapters: int = 0
     parts: int = 1

@@ -135,6 +135,71 @@ def group_advantages(
     return centred / (deviation + GROUP_EPSILON)
 
 
+@torch.no_grad()
+def separately_normalised(rewards: torch.Tensor, weights: torch.Tensor, *, group_size: int) -> torch.Tensor:
+    """Several rewards, each normalised within its group before they are summed, and the sum over the batch (GDPO).
+
+    A reward of large spread then does not hide one of small spread.
+
+    Args:
+        rewards: (N, K) of K rewards, groups one after another.
+        weights: (K,) of the sum.
+
+    Returns:
+        (N,) of mean 0 and deviation 1 over all answers.
+    """
+    columns = [group_advantages(column, group_size=group_size, scale="group") for column in rewards.unbind(1)]
+    total = (torch.stack(columns, dim=1) * weights).sum(dim=1)
+    return normalised(total)
+
+
+@torch.no_grad()
+def normalised(x: torch.Tensor) -> torch.Tensor:
+    """(N,) less its mean, over the sample's deviation with ``GROUP_EPSILON`` added."""
+    return (x - x.mean()) / (_deviation(x, dim=0) + GROUP_EPSILON)
+
+
+@torch.no_grad()
+def leave_one_out_advantages(rewards: torch.Tensor, *, group_size: int) -> torch.Tensor:
+    """An answer's reward minus the mean of its group's others (Kool et al. 2019, eq. 4; Ahmadian et al. 2024, RLOO).
+
+    Args:
+        rewards: (N,) float, groups one after another.
+        group_size: answers per prompt, at least 2.
+
+    Raises:
+        ValueError: the rewards are not whole groups of at least two.
+    """
+    if rewards.dim() != 1 or group_size < 2 or rewards.numel() % group_size:
+        raise ValueError(f"rewards of shape {tuple(rewards.shape)} are not whole groups of {group_size}, at least 2")
+    groups = rewards.view(-1, group_size)
+    others = (groups.sum(dim=1, keepdim=True) - groups) / (group_size - 1)
+    return (groups - others).view(-1)
+
+
+@torch.no_grad()
+def reinforce_plus_plus_advantages(
+    rewards: torch.Tensor, kl: torch.Tensor, mask: torch.Tensor, *, kl_coefficient: float
+) -> torch.Tensor:
+    """REINFORCE++ (Hu et al. 2025, section 3): a token's advantage is what is still to come, normalised over the batch.
+
+    What comes is the answer's reward at its end, less the KL of each token from here on; no discount, no critic. With
+    rewards less their group's mean this is the paper's variant with a baseline.
+
+    Args:
+        rewards: (N,) float, of whole answers.
+        kl: (N, T) estimates of each token's KL from the reference, in nats.
+        mask: (N, T) bool, True is keep.
+
+    Returns:
+        (N, T) of mean 0 and variance 1 over the kept tokens, 0 elsewhere.
+    """
+    mask = mask.bool()
+    costs = torch.where(mask, kl_coefficient * kl, 0.0)
+    to_come = costs.flip(1).cumsum(1).flip(1)
+    return whiten(torch.where(mask, rewards[:, None] - to_come, 0.0), mask)
+
+
 def _deviation(x: torch.Tensor, *, dim: int) -> torch.Tensor:
     """The sample's standard deviation; 0 for a single value, where the sample says nothing about spread."""
     return x.std(dim=dim) if x.shape[dim] > 1 else x.new_zeros(x.shape[:dim])

@@ -10,10 +10,13 @@ from typing import Literal, TypeAlias
 
 import torch
 
+from alignment.policy.objectives.table import OBJECTIVES, token_losses
+from alignment.policy.objectives.terms import Options, Terms
 from alignment.training.token_logprobs import token_logprobs
 
 __all__ = [
-    "importance_weights", "kl_estimate", "masked_mean", "ppo_policy_loss", "ppo_value_loss", "token_logprobs",
+    "importance_weights", "kl_estimate", "masked_mean", "ppo_policy_loss", "ppo_value_loss", "ratio_stats",
+    "token_logprobs",
 ]  # fmt: skip
 
 KlEstimator: TypeAlias = Literal["k1", "k2", "k3"]
@@ -82,35 +85,27 @@ def ppo_policy_loss(
         ``ratio_min``; all detached scalars over the kept tokens.
     """
     mask = mask.bool()
+    terms = Terms(logprobs, old_logprobs, advantages, mask, weights)
+    options = Options(clip_low=clip_low, clip_high=clip_high, dual_clip=dual_clip)
+    losses, figures = token_losses(OBJECTIVES["ppo"], terms, options)
+    stats = {name: masked_mean(figure.float(), mask) for name, figure in figures.items()}
+    return masked_mean(losses, mask, denominator), stats | ratio_stats(logprobs, old_logprobs, mask)
+
+
+@torch.no_grad()
+def ratio_stats(logprobs: torch.Tensor, old_logprobs: torch.Tensor, mask: torch.Tensor) -> Stats:
+    """How far a policy has moved from ``old_logprobs`` (B, T), over the kept tokens: ``approximate_kl`` (k3 of KL(old ‖
+    new)), ``ratio_mean``, ``ratio_max`` and ``ratio_min``; detached scalars."""
+    mask = mask.bool()
     log_ratio = torch.where(mask, logprobs - old_logprobs, 0.0)
-    advantages = torch.where(mask, advantages, 0.0)
     ratio = log_ratio.exp()
-    plain = ratio * advantages
-    clipped = ratio.clamp(1 - clip_low, 1 + clip_high) * advantages
-    surrogate = torch.minimum(plain, clipped)
-    floored = torch.zeros_like(mask)
-    if dual_clip is not None:
-        if dual_clip <= 1:
-            raise ValueError(f"dual_clip is {dual_clip}; it must be above 1")
-        floor = dual_clip * advantages
-        floored = (advantages < 0) & (surrogate < floor)
-        surrogate = torch.where(advantages < 0, torch.maximum(surrogate, floor), surrogate)
-    if weights is not None:
-        surrogate = surrogate * torch.where(mask, weights, 0.0)
-    loss = -masked_mean(surrogate, mask, denominator)
-    with torch.no_grad():
-        bounded = clipped < plain
-        kept = ratio[mask] if mask.any() else ratio.new_ones(1)
-        stats = {
-            "clip_fraction_low": masked_mean((bounded & (advantages < 0)).float(), mask),
-            "clip_fraction_high": masked_mean((bounded & (advantages > 0)).float(), mask),
-            "dual_clip_fraction": masked_mean(floored.float(), mask),
-            "approximate_kl": masked_mean(torch.expm1(log_ratio) - log_ratio, mask),
-            "ratio_mean": kept.mean(),
-            "ratio_max": kept.max(),
-            "ratio_min": kept.min(),
-        }
-    return loss, stats
+    kept = ratio[mask] if mask.any() else ratio.new_ones(1)
+    return {
+        "approximate_kl": masked_mean(torch.expm1(log_ratio) - log_ratio, mask),
+        "ratio_mean": kept.mean(),
+        "ratio_max": kept.max(),
+        "ratio_min": kept.min(),
+    }
 
 
 def ppo_value_loss(

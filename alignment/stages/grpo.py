@@ -1,115 +1,100 @@
-"""The stages ``grpo`` and ``rloo``: TRL's trainers with every loss they offer, on our rollouts and rewards.
+"""The stages ``grpo`` and ``rloo``: answers that are compared with others to the same prompt.
 
 Of a group's answers, those that score above the others become likelier. GRPO (Shao et al. 2024) divides by the group's
 deviation and clips ratios of tokens; RLOO (Ahmadian et al. 2024) takes the mean of the others as the baseline and
 weighs whole answers. Neither needs a critic, nor, at ``beta: 0``, a reference.
 """
 
-import logging
-from typing import Any
+import json
 
 from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
-from trl import GRPOConfig, RLOOConfig
 
+from alignment.chat import render_prompt
 from alignment.data.prompts import split_prompts
+from alignment.distributed.fsdp import check_devices
+from alignment.distributed.workers import Team
+from alignment.durable_files import write_text
 from alignment.errors import StageError
-from alignment.policy.grpo.metrics import GroupCallback, all_alarms
-from alignment.policy.grpo.prompt_order import run_dataset, worker_places
-from alignment.policy.grpo.trainer import (
-    OurGRPOTrainer,
-    OurRLOOTrainer,
-    Rollouts,
-    reward_stub,
-    reward_weights,
-)
+from alignment.models.adapters import is_adapter
+from alignment.policy.grpo.experience import GroupExperience
+from alignment.policy.grpo.metrics import sample_table
+from alignment.policy.grpo.trainer import GroupTrainer
+from alignment.policy.online.actor_critic import reference_of
+from alignment.policy.online.episode_reward import EpisodeReward
+from alignment.policy.online.trainer import Surroundings
 from alignment.recipe.stages.grpo import GroupStage, GrpoStage, RlooStage
 from alignment.records import Prompt
 from alignment.reward.factory import build_rewards
-from alignment.rollouts.factory import build_engine
-from alignment.stage import StageContext, StageResult
-from alignment.training.arguments import shared_arguments
-from alignment.training.callback import StageCallback
-from alignment.training.fit import fit
-from alignment.training.policy import PolicyTraining, TrainingOutcome, begin_policy
-from alignment.training.response_head import add_response_head
+from alignment.rollouts.factory import team_engine
+from alignment.stage import Progress, StageContext, StageResult
+from alignment.training.curves import curves_of_steps
+from alignment.training.policy import TrainingOutcome, begin_policy
 from alignment.training.row_counts import Counts, log_counts, sift_prompts
-
-_log = logging.getLogger(__name__)
 
 
 def run(settings: GrpoStage | RlooStage, context: StageContext) -> StageResult:
     """Trains ``settings.model`` on its rewards of its own answers to the training prompts.
 
-    Raises StageError where no prompt is short enough, a reward model has another template, or a reward fails.
+    Raises StageError where no prompt is short enough, a reward model has another template, or training goes wrong.
     """
-    updates_per_step = settings.epochs * settings.minibatches
-    training = begin_policy(settings, context, reference=True, updates_per_step=updates_per_step)
-    prompts, counts = training_prompts(settings, context, training.tokenizer)
+    check_devices(context)
+    training = begin_policy(settings, context, reference=True, masters=False)
+    policy, tokenizer, start = training.policy, training.tokenizer, training.start
+    prompts, counts = training_prompts(settings, context, tokenizer)
     log_counts(context, counts)
-    _warn_of_other_minibatches(settings, context)
-    rollouts = _rollouts(settings, context, training, prompts, updates_per_step)
+    team = Team(context.rank, context.workers)
+    reward = EpisodeReward(build_rewards(settings.rewards, context, tokenizer), team, settings.per_prompt)
+    adapter = start.path if isinstance(policy, PeftModel) and is_adapter(start) else None
+    trainer = GroupTrainer(
+        settings,
+        policy=policy,
+        reference=reference_of(policy, adapter, sharded=context.sharded) if settings.beta else None,
+        engine=team_engine(settings, context, policy, tokenizer),
+        reward=reward,
+        prompts=[(prompt, tuple(render_prompt(tokenizer, prompt.messages))) for prompt in prompts],
+        around=Surroundings(
+            seed=context.run.seed,
+            checkpoints=context.checkpoints,
+            team=team,
+            sharded=context.sharded,
+            preempted=context.preempted,
+            saved=context.saved,
+            other_engine=context.run.resources.vllm is not None,
+            name=context.name,
+        ),
+    )
+    updates = settings.epochs * settings.minibatches
     tables = context.checkpoints / "samples"  # not in the output, which a restart begins anew
 
-    def make_trainer(callback: StageCallback) -> Any:
-        return _trainer(settings, context, training, rollouts, callback)
+    def on_step(step: int, metrics: dict[str, float], experience: GroupExperience) -> None:
+        state = trainer.state
+        tokens = state.tokens_sampled + state.tokens_trained
+        context.report(Progress(step * updates, settings.steps * updates, metrics, tokens))
+        due = step == 1 or step % settings.checkpoint_every == 0 or step == settings.steps
+        if due and context.rank == 0:
+            table = json.dumps(sample_table(experience, reward.scores), indent=1, ensure_ascii=False)
+            write_text(tables / f"step-{step:06d}.json", table)
+        training.snapshots.take(policy, step)
 
-    fitted = fit(
-        training.policy,
-        make_trainer,
-        settings,
-        context,
-        callback=GroupCallback(context, settings, rollouts, tables),
-        more_callbacks=(training.snapshots,),
-        reference=True,
-    )
-    alarms = all_alarms(fitted.trainer.state.log_history)
-    metrics = {
-        "mean_loss": fitted.mean_loss,
+    with context.working():
+        state = trainer.train(on_step=on_step)
+    history = [untimed(metrics) for metrics in state.history]
+    curves = curves_of_steps((step * updates, metrics) for step, metrics in enumerate(history, start=1))
+    figures = {
+        "mean_loss": sum(metrics["loss"] for metrics in history) / len(history),
         "prompts": float(len(prompts)),
-        "alarms": float(len(alarms)),
-    } | counts
-    sampled = round(sum(length * settings.episodes for _step, length in fitted.curves["length"]))
-    outcome = TrainingOutcome(fitted.curves, metrics, fitted.tokens, sampled, {"alarms.json": alarms}, tables)
-    return training.finish(fitted.model, outcome)
-
-
-def _rollouts(
-    settings: GrpoStage | RlooStage,
-    context: StageContext,
-    training: PolicyTraining,
-    prompts: list[Prompt],
-    updates_per_step: int,
-) -> Rollouts:
-    policy, tokenizer = training.policy, training.tokenizer
-    return Rollouts(
-        engine=build_engine(context, policy, tokenizer),
-        policy=policy,
-        base=policy.get_base_model() if isinstance(policy, PeftModel) else policy,
-        tokenizer=tokenizer,
-        sampling=settings.sampling,
-        rewards=build_rewards(settings.rewards, context, tokenizer),
-        prompts=prompts,
-        seed=context.run.seed,
-        updates_per_step=updates_per_step,
-        epochs=settings.epochs,
-        per_prompt=settings.per_prompt,
-        places=worker_places(settings.episodes // settings.per_prompt, settings.minibatches, context.workers),
-        missing_eos_penalty=settings.missing_eos_penalty,
-        dtype=context.run.model.dtype,
-        rank=context.rank,
+        "alarms": float(len(state.alarms)),
+    }
+    outcome = TrainingOutcome(
+        curves, figures | counts, state.tokens_trained, state.tokens_sampled, {"alarms.json": state.alarms}, tables
     )
+    return training.finish(policy, outcome)
 
 
-def _warn_of_other_minibatches(settings: GroupStage, context: StageContext) -> None:
-    """Says in the log where prompts do not fall evenly into several workers' minibatches (`worker_places`)."""
-    uneven = settings.episodes % (context.workers * settings.minibatches * settings.per_prompt)
-    if uneven and settings.minibatches > 1 and context.workers > 1 and context.rank == 0:
-        _log.warning(
-            "%s: minibatches are others than one worker's: give episodes (%d) a multiple of workers × minibatches × "
-            "per_prompt (%d × %d × %d)",
-            context.name, settings.episodes, context.workers, settings.minibatches, settings.per_prompt,
-        )  # fmt: skip
+def untimed(metrics: dict[str, float]) -> dict[str, float]:
+    """A step's figures without those that differ from run to run of the same seed."""
+    return {name: value for name, value in metrics.items() if "second" not in name}
 
 
 def training_prompts(
@@ -122,78 +107,3 @@ def training_prompts(
     if not fitting:
         raise StageError(f"none of {len(split.train)} training prompts is at most max_prompt_length={longest} tokens")
     return fitting, counts
-
-
-def group_arguments(settings: GroupStage, context: StageContext, weights: list[float]) -> dict[str, Any]:
-    """The keyword arguments that GRPOConfig and RLOOConfig share."""
-    per_generation = settings.episodes // settings.batch_size
-    updates = settings.epochs * settings.minibatches
-    return shared_arguments(settings, context) | {
-        "max_steps": settings.steps * updates,
-        "steps_per_generation": per_generation,
-        "gradient_accumulation_steps": per_generation // settings.minibatches,
-        "num_iterations": settings.epochs,
-        "num_generations": settings.per_prompt,
-        "max_completion_length": settings.sampling.max_new_tokens,
-        "temperature": settings.sampling.temperature,
-        "logging_steps": updates,
-        "save_steps": settings.checkpoint_every * updates,  # only ever between two steps: answers are not kept
-        "shuffle_dataset": False,
-        "beta": settings.beta,
-        "epsilon": settings.clip_low,
-        "epsilon_high": settings.clip_high,
-        "mask_truncated_completions": settings.mask_truncated,
-        "reward_weights": weights,
-    }
-
-
-def _trainer(
-    settings: GrpoStage | RlooStage,
-    context: StageContext,
-    training: PolicyTraining,
-    rollouts: Rollouts,
-    callback: StageCallback,
-) -> OurGRPOTrainer | OurRLOOTrainer:
-    weights = reward_weights(rollouts)
-    shared = group_arguments(settings, context, list(weights.values()))
-    rows = run_dataset(
-        rollouts.prompts,
-        steps=settings.steps,
-        places=rollouts.places,
-        seed=context.run.seed,
-    )
-    if settings.kind == "grpo":
-        kind, arguments = OurGRPOTrainer, GRPOConfig(**shared, **_grpo_arguments(settings))
-    else:
-        kind = OurRLOOTrainer
-        arguments = RLOOConfig(
-            **shared, normalize_advantages=settings.normalize_advantages, reward_clip_range=settings.clip_rewards
-        )
-    trainer = kind(
-        model=training.policy,
-        reward_funcs=[reward_stub(name) for name in weights],
-        args=arguments,
-        train_dataset=rows,
-        processing_class=training.tokenizer,
-        callbacks=[callback],
-    )
-    if not settings.entropy_weight():  # its gradient needs TRL's own head
-        for model in filter(None, (trainer.model, trainer.ref_model)):
-            add_response_head(model, temperature=settings.sampling.temperature, statistics=False)
-    trainer.rollouts = rollouts
-    return trainer
-
-
-def _grpo_arguments(settings: GrpoStage) -> dict[str, Any]:
-    positive, negative = settings.sapo_temperatures
-    return {
-        "loss_type": settings.loss,
-        "scale_rewards": settings.scale_rewards,
-        "importance_sampling_level": settings.importance_level,
-        "multi_objective_aggregation": settings.aggregation,
-        "delta": settings.delta,
-        "top_entropy_quantile": settings.top_entropy,
-        "entropy_coef": settings.entropy_coefficient,
-        "sapo_temperature_pos": positive,
-        "sapo_temperature_neg": negative,
-    }

@@ -16,9 +16,9 @@ from alignment.errors import StageError
 from alignment.models.adapters import is_adapter
 from alignment.models.device import pick_device
 from alignment.policy.losses import kl_estimate
-from alignment.policy.ppo.actor_critic import Reference, adapter_off, frozen_adapter, frozen_copy
-from alignment.policy.ppo.batch import Experience
-from alignment.policy.ppo.episode_reward import episode_reward
+from alignment.policy.online.actor_critic import reference_of
+from alignment.policy.online.batch import Experience
+from alignment.policy.online.episode_reward import episode_reward
 from alignment.policy.ppo.held_out_win_rate import Watch
 from alignment.policy.ppo.trainer import PpoTrainer
 from alignment.preferences.rubric import load_rubric
@@ -57,7 +57,7 @@ def run(settings: PpoStage, context: StageContext) -> StageResult:
     trainer = PpoTrainer(
         settings,
         policy=policy,
-        reference=_reference(policy, start.path if is_adapter(start) else None, sharded=context.sharded),
+        reference=reference_of(policy, start.path if is_adapter(start) else None, sharded=context.sharded),
         critic=critic,
         engine=engine,
         reward=reward,
@@ -68,6 +68,7 @@ def run(settings: PpoStage, context: StageContext) -> StageResult:
         sharded=context.sharded,
         preempted=context.preempted,
         saved=context.saved,
+        other_engine=context.run.resources.vllm is not None,
     )
     # It samples from the start, which waits in main memory until the trainer has sharded it.
     trainer.watch = _watch(settings, context, engine, held_out)
@@ -146,13 +147,6 @@ def _watch(settings: PpoStage, context: StageContext, engine: Engine, held_out: 
     raters = simulated_raters(settings.raters, load_rubric(context.data["rubric"]), context.run.seed)
     return Watch(engine, held_out, raters, longest=settings.sampling.max_new_tokens, folder=context.checkpoints,
                  writes=context.rank == 0)  # fmt: skip
-
-
-def _reference(policy: Any, adapter: str | None, *, sharded: bool) -> Reference:
-    """What the policy started from: see :mod:`alignment.policy.ppo.actor_critic`."""
-    if not isinstance(policy, PeftModel):
-        return frozen_copy(policy, sharded=sharded)
-    return adapter_off(policy) if adapter is None else frozen_adapter(policy, adapter)
 
 
 def _critic(settings: PpoStage, policy: Any, reward_model: Any) -> Any | None:

@@ -25,7 +25,6 @@ class StageCallback(TrainerCallback):  # type: ignore[misc]  # transformers is u
         self.curves: Curves = {}
         self.tokens = self.tokens_before = 0  # before: those of the steps that a checkpoint holds
         self.resumed: str | None = None  # the checkpoint that training goes on from
-        self.updates = 1  # optimizer steps between which alone a checkpoint holds all that is needed
         self._warned = False
 
     def on_train_begin(
@@ -58,7 +57,7 @@ class StageCallback(TrainerCallback):  # type: ignore[misc]  # transformers is u
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Called by the trainer after each optimizer step: saves at once where this worker is about to end."""
-        if not self._warned and state.global_step % self.updates == 0 and self.context.preempted():
+        if not self._warned and self.context.preempted():
             self._warned = control.should_save = True
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:

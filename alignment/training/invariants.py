@@ -1,14 +1,11 @@
 """What holds before the first update, by definition: a run in which it does not is wrong from its first step.
 
-There the policy is its reference, so DPO's rewards are 0, its logistic loss is ln 2, and the log-ratios of GRPO and
-RLOO, to the reference and to the policy that sampled, are 0. Rounding alone breaks none of it where both sides pass
-through the same batch; dropout, another padding or another number format on one side does.
+There the policy is its reference, so DPO's rewards are 0, and its logistic loss is ln 2. Rounding alone breaks none of
+it where both sides pass through the same batch; dropout, another padding or another number format on one side does.
 """
 
 import math
 from collections.abc import Mapping
-
-import torch
 
 from alignment.errors import StageError
 
@@ -27,19 +24,3 @@ def check_first_dpo_step(metrics: Mapping[str, float], loss_type: str) -> None:
                 f"before the first update {name} is {metrics[name]:.5f} where it is {value:.5f} by definition: policy "
                 "and reference differ by more than rounding; is there dropout or other noise in the model?"
             )
-
-
-def check_first_ratios(logprobs: torch.Tensor, others: torch.Tensor, mask: torch.Tensor, *, of: str) -> None:
-    """Raises StageError where a policy's log-probabilities before its first update are not those of ``others``.
-
-    Args:
-        logprobs, others: (B, T) of the same tokens.
-        mask: (B, T), True is keep.
-        of: what the others are, for the message.
-    """
-    difference = ((logprobs - others) * mask).sum(-1).abs().mean().item()
-    if not difference <= TOLERANCE:
-        raise StageError(
-            f"before the first update the policy's answers are {difference:.4f} nats away from {of}, which it is by "
-            "definition: is there dropout or other noise in the model?"
-        )

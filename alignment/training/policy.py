@@ -94,7 +94,6 @@ def begin_policy(
     *,
     reference: bool,
     masters: bool = True,
-    updates_per_step: int = 1,
 ) -> PolicyTraining:
     """Seeds, loads the policy that a stage starts from, and adds the adapter that it asks for.
 
@@ -103,7 +102,6 @@ def begin_policy(
     Args:
         reference: the stage compares the policy with what it started from, so that its dropout is off.
         masters: where all weights are trained they are held in float32; else the stage's optimizer sees to that.
-        updates_per_step: optimizer steps in each of the stage's steps, which snapshots count.
 
     Raises:
         StageError: an adapter was made on another base, or sequences may be so long that they change the positions
@@ -120,7 +118,7 @@ def begin_policy(
     check_rope(policy.config, _longest_sequence(settings))
     if reference:
         switch_off_dropout(policy)
-    snapshots = Snapshots(settings.snapshot_steps(), tokenizer, base, context, updates_per_step=updates_per_step)
+    snapshots = Snapshots(settings.snapshot_steps(), tokenizer, base, context)
     return PolicyTraining(policy, tokenizer, start, base, snapshots, context)
 
 

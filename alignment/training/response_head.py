@@ -14,15 +14,14 @@ from torch.distributed.fsdp import FSDPModule
 from trl.trainer.utils import FusedCausalLMOutput
 
 from alignment.models.families import has_plain_head
-from alignment.training.token_logprobs import token_logprobs_and_entropy, token_statistics
+from alignment.training.token_logprobs import token_statistics
 
 IGNORED = -100
 
 
-def add_response_head(model: Any, *, temperature: float = 1.0, statistics: bool = True) -> None:
+def add_response_head(model: Any) -> None:
     """Replaces the head that TRL patched onto a causal model (under its PEFT wrapper, too), same inputs and outputs.
 
-    Logits are divided by ``temperature``. Without ``statistics`` neither ``mean_logits`` nor ``is_top1`` is computed.
     The entropy has no gradient: a loss that rewards it needs TRL's own head.
 
     Left alone are models whose logits are scaled or capped after the head, and mixtures of experts: TRL knows them all.
@@ -49,14 +48,12 @@ def add_response_head(model: Any, *, temperature: float = 1.0, statistics: bool 
         head = self.get_output_embeddings()
         if isinstance(head, FSDPModule):
             head.unshard()  # its weight is read here, and not by its own forward, which would gather it
-        return _output(hidden, head, labels[:, 1:], num_items_in_batch, temperature, statistics)
+        return _output(hidden, head, labels[:, 1:], num_items_in_batch)
 
     model.forward = types.MethodType(forward, model)
 
 
-def _output(
-    hidden: torch.Tensor, head: Any, labels: torch.Tensor, items: Any, temperature: float, statistics: bool
-) -> Any:
+def _output(hidden: torch.Tensor, head: Any, labels: torch.Tensor, items: Any) -> Any:
     """hidden (B, T, D), labels (B, T) with -100 where nothing is learned → TRL's output, fields (B, T), 0 there.
 
     The loss is summed over the labels and divided by ``items``, the labels of all accumulated batches, where given.
@@ -67,21 +64,16 @@ def _output(
     def spread(values: torch.Tensor) -> torch.Tensor:
         return values.new_zeros(label_mask.shape).masked_scatter(label_mask, values)
 
-    options = {"temperature": temperature, "head_bias": head.bias}
-    more = {}
-    if statistics:
-        logprobs, entropy, is_top1 = token_statistics(kept, head.weight, wanted, **options)
-        with torch.no_grad():  # the mean over the vocabulary of linear logits is linear itself
-            bias = 0 if head.bias is None else head.bias.float().mean()
-            mean_logits = (kept.float() @ head.weight.float().mean(0) + bias) / temperature
-        more = {"mean_logits": spread(mean_logits), "is_top1": spread(is_top1)}
-    else:
-        logprobs, entropy = token_logprobs_and_entropy(kept, head.weight, wanted, **options)
+    logprobs, entropy, is_top1 = token_statistics(kept, head.weight, wanted, head_bias=head.bias)
+    with torch.no_grad():  # the mean over the vocabulary of linear logits is linear itself
+        bias = 0 if head.bias is None else head.bias.float().mean()
+        mean_logits = kept.float() @ head.weight.float().mean(0) + bias
     log_probs = spread(logprobs)
     return FusedCausalLMOutput(
         loss=-log_probs.sum() / (label_mask.sum().clamp(min=1) if items is None else items),
         log_probs=log_probs,
         entropy=spread(entropy),
         label_mask=label_mask,
-        **more,
+        mean_logits=spread(mean_logits),
+        is_top1=spread(is_top1),
     )

@@ -22,12 +22,10 @@ FOLDER = "snapshots"
 
 
 class Snapshots(TrainerCallback):  # type: ignore[misc]  # transformers is untyped here
-    """Keeps the policy every ``every`` steps, of ``updates_per_step`` optimizer steps each; ``every`` None: never."""
+    """Keeps the policy every ``every`` steps; None: never."""
 
-    def __init__(
-        self, every: int | None, tokenizer: Any, base: Artifact, context: StageContext, *, updates_per_step: int = 1
-    ) -> None:
-        self.every, self.tokenizer, self.base, self.updates_per_step = every, tokenizer, base, updates_per_step
+    def __init__(self, every: int | None, tokenizer: Any, base: Artifact, context: StageContext) -> None:
+        self.every, self.tokenizer, self.base = every, tokenizer, base
         self._writes, self._dtype = context.rank == 0, getattr(torch, context.run.model.dtype)
         self._kept, self._target = context.checkpoints / FOLDER, context.output / FOLDER
 
@@ -55,8 +53,7 @@ class Snapshots(TrainerCallback):  # type: ignore[misc]  # transformers is untyp
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
     ) -> None:
         """Called by a TRL trainer after each optimizer step."""
-        if state.global_step % self.updates_per_step == 0:
-            self.take(getattr(model, "module", model), state.global_step // self.updates_per_step)
+        self.take(getattr(model, "module", model), state.global_step)
 
 
 def snapshots_of(artifact: Artifact) -> Iterator[tuple[int, Artifact]]:

@@ -15,6 +15,7 @@ is taken in float32 between the probabilities, ``(1[label] - p) @ W``, and round
 from typing import Any
 
 import torch
+from torch.utils.checkpoint import checkpoint
 
 CHUNK_ENTRIES = 2**23  # logits held at a time: 32 MB in float32
 CHUNK_TOKENS = 32  # at least so many tokens a chunk, or the matrix products grow thin
@@ -55,6 +56,31 @@ def token_logprobs_and_entropy(
     flat = hidden.reshape(-1, hidden.shape[-1])
     logprobs, entropy, _ = _TokenLogprobs.apply(flat, head_weight, labels.reshape(-1), temperature, head_bias, False)  # type: ignore[no-untyped-call]
     return logprobs.view(labels.shape), entropy.view(labels.shape)
+
+
+def logprobs_and_trained_entropy(
+    hidden: torch.Tensor,
+    head_weight: torch.Tensor,
+    labels: torch.Tensor,
+    *,
+    temperature: float = 1.0,
+    head_bias: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """As :func:`token_logprobs_and_entropy` of hidden (N, D), the entropy with a gradient, for a loss that rewards it.
+
+    Chunks of tokens are computed once more in the backward pass, so that no logits wait for it.
+    """
+
+    def chunk(states: torch.Tensor, wanted: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        logprobs = _logits(states, head_weight, temperature, head_bias).log_softmax(-1)
+        return logprobs.gather(-1, wanted[:, None]).squeeze(-1), -(logprobs.exp() * logprobs).sum(-1)
+
+    found = [
+        checkpoint(chunk, hidden[rows], labels[rows], use_reentrant=False)
+        for rows in _chunks(max(1, len(hidden)), head_weight.shape[0])
+    ]
+    logprobs, entropies = zip(*found, strict=True)
+    return torch.cat(logprobs), torch.cat(entropies)
 
 
 def token_statistics(

@@ -14,7 +14,7 @@ from typing import Any
 
 from alignment.distributed.workers import Team
 from alignment.durable_files import write_text
-from alignment.policy.ppo.rollout_worker import RolloutWorker, trained
+from alignment.policy.online.rollout_worker import RolloutWorker, trained
 from alignment.records import Sampling
 from alignment.rollouts.engine import Groups
 from alignment.stage import StageContext, silent

@@ -207,7 +207,7 @@ def with_a_death_and_without(
 
     killed, whole = root / "killed", root / "whole"
     in_processes(both(whole))
-    fourth = "step-000004" if make(root / "named").name == "ppo" else f"checkpoint-4/{COMPLETE}"
+    fourth = "step-000004" if make(root / "named").name in ("ppo", "grpo", "rloo") else f"checkpoint-4/{COMPLETE}"
     in_processes(both(killed), kill=killed / "checkpoints" / fourth)
     assert not (killed / "output" / "curves.json").exists()
     for path in killed.glob("failed-*"):  # what a death looks like to the other worker

@@ -189,8 +189,8 @@ def place(name: str, trained: SimpleNamespace, make_context: MakeContext, base: 
     model_reward = {"kind": "model", "model": "reward"}
     drawn = completions(trained.tokenizer)
     if name in ("ppo", "ppo's rewards"):
-        from alignment.policy.ppo.batch import Episode
-        from alignment.policy.ppo.episode_reward import episode_reward
+        from alignment.policy.online.batch import Episode
+        from alignment.policy.online.episode_reward import episode_reward
 
         source = {"reward": "reward"} if name == "ppo" else {"rewards": [model_reward]}
         settings = {"kind": "ppo", "model": "base", "learning_rate": 1e-5, "episodes": 2, "minibatches": 1, **source}
@@ -200,13 +200,13 @@ def place(name: str, trained: SimpleNamespace, make_context: MakeContext, base: 
         return list(reward([Episode(PROMPT, ids, one) for one in drawn]))
     context = make_context(folder, "evaluation", inputs)
     if name == "grpo":
-        from alignment.policy.grpo.trainer import Rollouts
+        from alignment.policy.online.batch import Episode
+        from alignment.policy.online.episode_reward import EpisodeReward
         from alignment.reward.factory import build_rewards
 
-        rewards = build_rewards((ModelReward(**model_reward),), context, trained.tokenizer)
-        rollouts = Rollouts(engine=None, policy=None, base=None, tokenizer=trained.tokenizer, sampling=Sampling(),
-                            rewards=rewards, prompts=[PROMPT], seed=0, updates_per_step=1, epochs=1, drawn=drawn)  # type: ignore[arg-type]  # fmt: skip
-        return [float(value) for value in rollouts.score([0, 0])[:, 0]]
+        reward = EpisodeReward(build_rewards((ModelReward(**model_reward),), context, trained.tokenizer), per_prompt=2)
+        ids = tuple(render_prompt(trained.tokenizer, ASKED))
+        return list(reward([Episode(PROMPT, ids, one) for one in drawn]))
     if name == "best of n":
         from alignment.rollouts.best_of_n import reward_model_score
 

@@ -97,7 +97,7 @@ def train(arguments: argparse.Namespace) -> dict[str, float]:
             report_to=[], seed=arguments.seed, bf16=bf16, use_cpu=arguments.device == "cpu", disable_tqdm=True,
             **options,
         )  # fmt: skip
-        trainer = (ours if arguments.side == "ours" else peer)(config, arguments, Clock())
+        trainer = (Ours if arguments.side == "ours" else peer)(config, arguments, Clock())
         trainer.train()
     half = len(marks) // 2
     (start, cpu), (end, cpu_end) = marks[half - 1], marks[-1]
@@ -154,33 +154,48 @@ def peer(config: Any, arguments: argparse.Namespace, clock: Any) -> Any:
     )
 
 
-def ours(config: Any, arguments: argparse.Namespace, clock: Any) -> Any:
-    from alignment.models.prefix_sharing import share_prefixes
-    from alignment.policy.grpo.prompt_order import run_dataset
-    from alignment.policy.grpo.trainer import OurGRPOTrainer, Rollouts, reward_stub
-    from alignment.records import Message, Prompt, Sampling
-    from alignment.reward.protocol import Component, Rewards
-    from alignment.rollouts.transformers_engine import TransformersEngine
+class Ours:
+    """The stage's trainer, with the clock of TRL's."""
 
-    def reward(_answers: Any) -> list[float]:
-        return [share(one.tokens) for one in rollouts.drawn]
+    def __init__(self, config: Any, arguments: argparse.Namespace, clock: Any) -> None:
+        import torch
 
-    model, tokenizer, texts = parts(arguments)
-    prompts = [Prompt(id=text, messages=(Message(role="user", content=text),)) for text in texts]
-    rollouts = Rollouts(
-        engine=TransformersEngine(model, tokenizer, stop_ids={1}), policy=model, base=model, tokenizer=tokenizer,
-        sampling=Sampling(max_new_tokens=NEW_TOKENS), rewards=Rewards([Component("share", 1.0, reward)]),
-        prompts=prompts, seed=arguments.seed, updates_per_step=1, epochs=1,
-    )  # fmt: skip
-    share_prefixes(model)
-    config.shuffle_dataset = False
-    rows = run_dataset(prompts, steps=config.max_steps, places=range(BATCH // GROUP), seed=arguments.seed)
-    trainer = OurGRPOTrainer(
-        model=model, reward_funcs=[reward_stub("share")], args=config, train_dataset=rows,
-        processing_class=tokenizer, callbacks=[clock],
-    )  # fmt: skip
-    trainer.rollouts = rollouts
-    return trainer
+        from alignment.policy.grpo.trainer import GroupTrainer
+        from alignment.policy.online.episode_reward import EpisodeReward
+        from alignment.policy.online.trainer import Surroundings
+        from alignment.recipe.stages.grpo import GrpoStage
+        from alignment.records import Message, Prompt
+        from alignment.reward.protocol import Rewards
+        from alignment.rollouts.transformers_engine import TransformersEngine
+
+        class Share(EpisodeReward):
+            """Of the tokens that were drawn, which a reward of texts does not see."""
+
+            def __call__(self, episodes: Any) -> list[float]:
+                self.scores = {"share": [share(episode.completion.tokens) for episode in episodes]}
+                self.means = {"reward.share": sum(self.scores["share"]) / len(episodes)}
+                return self.scores["share"]
+
+        model, tokenizer, texts = parts(arguments)
+        if config.bf16:
+            model = model.to(torch.bfloat16)
+        rendered = [
+            (Prompt(id=text, messages=(Message(role="user", content=text),)), tuple(tokenizer(text)["input_ids"]))
+            for text in texts
+        ]
+        settings = GrpoStage.model_validate({
+            "kind": "grpo", "model": "base", "rewards": [{"kind": "length", "at_most": 1}], "lora": None,
+            "steps": arguments.updates, "episodes": BATCH, "per_prompt": GROUP, "batch_size": BATCH, "warmup": 0.0,
+            "learning_rate": LEARNING_RATE, "sampling": {"max_new_tokens": NEW_TOKENS}, "missing_eos_penalty": 0.0,
+        })  # fmt: skip
+        self.clock = clock
+        self.trainer = GroupTrainer(
+            settings, policy=model, reference=None, engine=TransformersEngine(model, tokenizer, stop_ids={1}),
+            reward=Share(Rewards([]), per_prompt=GROUP), prompts=rendered, around=Surroundings(arguments.seed),
+        )  # fmt: skip
+
+    def train(self) -> None:
+        self.trainer.train(on_step=lambda _step, metrics, _experience: self.clock.on_log(logs=metrics))
 
 
 if __name__ == "__main__":

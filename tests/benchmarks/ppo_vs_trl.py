@@ -161,7 +161,7 @@ def ours(arguments: argparse.Namespace) -> dict[str, Any]:
     sys.path.insert(0, str(ROOT))
     import torch
 
-    from alignment.policy.ppo.actor_critic import frozen_copy
+    from alignment.policy.online.actor_critic import frozen_copy
     from alignment.policy.ppo.trainer import PpoTrainer
     from alignment.precision import natural_precision
     from alignment.recipe.resources import Resources

@@ -1,4 +1,4 @@
-"""What a step says about itself, and the alarms for the ways in which PPO is known to go wrong."""
+"""What a step of PPO says about itself, and the alarm for a score that rises while answers get worse."""
 
 from collections.abc import Sequence
 
@@ -9,16 +9,11 @@ from scipy.stats import t as student
 from scipy.stats import ttest_1samp
 
 from alignment.policy.losses import kl_estimate, masked_mean
-from alignment.policy.ppo.batch import Experience
-from alignment.policy.ppo.invariants import sampling_gap
+from alignment.policy.online.batch import Experience
+from alignment.policy.online.off_policy import gap_metrics
 
-WINDOW = 3  # steps that must agree before an alarm
-KL_RUNAWAY = 50.0  # nats per answer: the policy gives its own answers e^50 times the reference's probability
 FALSE_ALARMS = 0.05  # of a run whose held-out win rate does not fall
 LOOK_NOISE = 0.05  # least standard deviation of a win rate between looks: two that are equal by chance are no certainty
-NEGATIVE_KL = -0.5  # nats per answer, mean of k1: impossible on average, unless tokens come from elsewhere
-ENTROPY_COLLAPSE = 0.1  # share of the first step's entropy
-LENGTH_BLOW_UP = 2.0  # times the first step's length
 
 
 def experience_metrics(experience: Experience, *, kl_coefficient: float) -> dict[str, float]:
@@ -55,32 +50,7 @@ def experience_metrics(experience: Experience, *, kl_coefficient: float) -> dict
     numbers = {name: float(value) for name, value in metrics.items()}
     numbers |= {"eos_rate": finished / len(experience.episodes), "kl_coefficient": kl_coefficient}
     numbers["score_unit"] = experience.score_unit
-    gap = sampling_gap(experience)
-    return numbers if gap is None else numbers | {"sampling_gap": gap}
-
-
-def alarms(history: Sequence[dict[str, float]]) -> list[str]:
-    """The known pathologies that the last ``WINDOW`` steps show, in words, each beginning with its name."""
-    if len(history) < WINDOW:
-        return []
-    first, recent = history[0], history[-WINDOW:]
-
-    def all_recent(name: str, low: float = float("-inf"), high: float = float("inf")) -> bool:
-        return all(low < step[name] < high for step in recent)
-
-    last = recent[-1]
-    found = []
-    if all_recent("kl", low=KL_RUNAWAY):
-        found.append(f"kl_runaway: {last['kl']:.1f} nats per answer; raise kl_coefficient or lower learning_rate")
-    if all_recent("kl", high=NEGATIVE_KL):
-        found.append(f"negative_kl: {last['kl']:.2f} nats per answer; sampling differs from the policy in training")
-    if all_recent("entropy", high=ENTROPY_COLLAPSE * first["entropy"]):
-        found.append(f"entropy_collapse: {last['entropy']:.3f} nats per token, {first['entropy']:.3f} at the start")
-    if all_recent("length", low=LENGTH_BLOW_UP * first["length"]):
-        found.append(f"length_blow_up: {last['length']:.0f} tokens, {first['length']:.0f} at the start")
-    if all_recent("eos_rate", high=1e-9):
-        found.append("no_eos: no answer ended by itself; raise max_new_tokens or missing_eos_penalty")
-    return found
+    return numbers | gap_metrics(experience.logprobs, experience.sampling_logprobs, mask)
 
 
 def overoptimisation(

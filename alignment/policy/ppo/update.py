@@ -1,37 +1,15 @@
-"""Learning from experience: epochs of minibatches, each one optimizer step.
-
-A minibatch's loss is the mean over all of its tokens, however it is split for memory: each piece's loss is its sum
-over the whole minibatch's count. Long answers thus weigh by their tokens, and the gradient does not depend on
-``batch_size``.
-"""
-
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+"""PPO's update: the clipped surrogate and the value loss, each a mean over a minibatch's tokens."""
 
 import torch
 
 from alignment.distributed.workers import ALONE, Team
-from alignment.errors import StageError
-from alignment.models.cpu_attention import quick_backward
 from alignment.policy.losses import kl_estimate, masked_mean, ppo_policy_loss, ppo_value_loss
-from alignment.policy.ppo.actor_critic import ActorCritic
-from alignment.policy.ppo.batch import Experience, collate, dealt, split_minibatches
-from alignment.policy.ppo.master_adamw import MasterAdamW
+from alignment.policy.online.actor_critic import ActorCritic
+from alignment.policy.online.batch import Experience, collate, split_minibatches
+from alignment.policy.online.master_adamw import MasterAdamW
+from alignment.policy.online.update import EXTREMES, PieceLoss, Update, train_on
 from alignment.recipe.stages.ppo import PpoStage
 from alignment.rollouts.seeds import derived_seed
-
-EXTREMES: Mapping[str, Callable[[Iterable[float]], float]] = {"ratio_max": max, "ratio_min": min}  # others add up
-
-
-@dataclass(slots=True)
-class Update:
-    """What the passes over one step's experience did. ``metrics`` are means over its optimizer steps."""
-
-    metrics: dict[str, float] = field(default_factory=dict)
-    first: dict[str, float] = field(default_factory=dict)  # of the very first minibatch, before any change
-    optimizer_steps: int = 0
-    tokens: int = 0
 
 
 def update(
@@ -48,69 +26,25 @@ def update(
 
     Raises StageError for a gradient that is not finite.
     """
-    if settings.gradient_checkpointing:
-        actor.checkpoint_activations()
-    result = Update()
-    sums: dict[str, float] = defaultdict(float)
     minibatches = minibatches_of(settings, seed=seed, step=step)
-    for epoch in range(settings.epochs):
+
+    def order(epoch: int) -> list[int]:
         generator = torch.Generator().manual_seed(derived_seed(seed, "order of minibatches", step, epoch))
-        for place in torch.randperm(len(minibatches), generator=generator).tolist():
-            stats = _minibatch(minibatches[place], experience, actor, optimizer, settings, team)
-            result.first = result.first or stats
-            limit = settings.max_approximate_kl
-            if limit is not None and stats["approximate_kl"] > limit:
-                optimizer.clear()  # the policy has already moved further than asked: leave it there
-                sums["stopped_early"] += 1
-                break
-            if team.workers > 1 and not actor.sharded:  # there the backward passes have added them up
-                team.add(optimizer.gradients())
-            stats["gradient_norm"] = optimizer.step()
-            if not stats["gradient_norm"] < float("inf"):
-                raise StageError(
-                    f"step {step}: the gradient is {stats['gradient_norm']}; lower learning_rate "
-                    f"({settings.learning_rate:g}) or look at the scores of that step"
-                )
-            result.optimizer_steps += 1
-            result.tokens += int(stats.pop("tokens"))
-            for name, value in stats.items():
-                sums[name] += value
-        else:
-            continue
-        break
-    stopped = sums.pop("stopped_early", 0.0)
-    result.metrics = {name: value / max(1, result.optimizer_steps) for name, value in sums.items()}
-    result.metrics["stopped_early"] = stopped
-    return result
+        return torch.randperm(len(minibatches), generator=generator).tolist()
+
+    def loss_of(indices: list[int]) -> PieceLoss:
+        count = experience.mask[indices].sum()
+        return lambda rows, _idle: piece_loss(rows, experience, actor, settings, count)
+
+    return train_on(
+        experience.episodes, actor, optimizer, settings, loss_of, minibatches=minibatches, order=order, step=step,
+        team=team, max_approximate_kl=settings.max_approximate_kl,
+    )  # fmt: skip
 
 
 def minibatches_of(settings: PpoStage, *, seed: int, step: int) -> list[list[int]]:
     """A step's minibatches, which depend on the seed and the step alone."""
     return split_minibatches(settings.episodes, settings.minibatches, derived_seed(seed, "minibatches", step))
-
-
-def _minibatch(
-    indices: list[int],
-    experience: Experience,
-    actor: ActorCritic,
-    optimizer: MasterAdamW,
-    settings: PpoStage,
-    team: Team,
-) -> dict[str, float]:
-    """Adds up this worker's part of a minibatch's gradient; returns the whole's statistics, means over its tokens."""
-    count = experience.mask[indices].sum()
-    done: list[dict[str, torch.Tensor | float]] = []
-    own, idle = dealt(indices, experience.episodes, settings.batch_size, team, alike=actor.sharded)
-    for rows in own + idle:
-        idles = len(done) == len(own)
-        with quick_backward(*actor.trunks()):
-            loss, piece = piece_loss(rows, experience, actor, settings, count)
-            (loss * 0 if idles else loss).backward()  # type: ignore[no-untyped-call]
-        optimizer.accumulate()
-        if not idles:
-            done.append({**piece, "tokens": sum(experience.episodes[row].length for row in rows)})
-    pieces = team.gather([{name: float(value) for name, value in piece.items()} for piece in done])
-    return {name: EXTREMES.get(name, sum)([piece[name] for piece in pieces]) for name in pieces[0]}
 
 
 def piece_loss(

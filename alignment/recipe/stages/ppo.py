@@ -2,16 +2,16 @@
 
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
-from alignment.recipe.base import Count, Fraction, Lora, Name, NotNegative, Positive, refuse_dropout
+from alignment.recipe.base import Count, Fraction, Lora, Name, NotNegative, Positive
 from alignment.recipe.raters import SimulatedRaters
 from alignment.recipe.rewards import REWARD_READS, RewardList, unique_names
-from alignment.recipe.stages.spec import StageSettings, StageSpec
-from alignment.records import Sampling
+from alignment.recipe.stages.online import OnlineStage
+from alignment.recipe.stages.spec import StageSpec
 
 
-class PpoStage(StageSettings):
+class PpoStage(OnlineStage):
     """Proximal policy optimisation (Schulman et al. 2017; Ouyang et al. 2022) against a reward model, rewards, or both.
 
     One step draws ``episodes`` answers, scores them, and passes over them ``epochs`` times in ``minibatches`` pieces,
@@ -30,47 +30,17 @@ class PpoStage(StageSettings):
     )
     kind: Literal["ppo"]
     """Proximal policy optimisation."""
-    model: Name
-    """The policy to train: a stage, or `base`."""
     reward: Name | None = None
     """A stage of kind `reward`, of weight 1 beside `rewards`."""
     rewards: RewardList = ()
     """Rewards, whose weighted sum is added to the reward model's score."""
-    steps: Count = 100
-    """Steps, each of which draws `episodes` answers."""
-    episodes: Count = 32
-    """Answers in a step; a multiple of `per_prompt` and of `minibatches`."""
-    per_prompt: Count = 1
-    """Answers to one prompt."""
     epochs: Count = 4
     """Passes over a step's answers. 4: Huang et al. 2024."""
-    minibatches: Count = 1
-    """Optimizer steps in a pass."""
-    batch_size: Count = 8
-    """Answers in one forward and backward pass. It bounds memory and changes nothing else."""
-    sampling: Sampling = Sampling(temperature=1.0, max_new_tokens=64)
-    """How answers are drawn. top-k, top-p, min-p and the repetition penalty must stay off."""
-    max_prompt_length: Count = 512
-    """Tokens above which a prompt is left out, and counted."""
 
     learning_rate: Positive = 3e-5
     """Peak learning rate of the policy. 3e-5, for LoRA: ten times the 3e-6 of full training (Huang et al. 2024)."""
     critic_learning_rate: Positive = 1e-4
     """Peak learning rate of the critic, whose zero head has further to go than the policy."""
-    warmup: Fraction = 0.05
-    """Share of the optimizer steps in which the learning rate rises linearly."""
-    schedule: Literal["linear", "cosine", "constant"] = "linear"
-    """Learning rate after the warm-up."""
-    weight_decay: NotNegative = 0.0
-    """AdamW's decoupled weight decay (Loshchilov and Hutter 2019)."""
-    max_grad_norm: Positive = 1.0
-    """Norm at which gradients are clipped."""
-    gradient_checkpointing: bool = False
-    """Recompute activations in the backward pass: less memory, about a third more time."""
-    checkpoint_every: Count = 10
-    """Steps between two checkpoints."""
-    snapshot_every: Count | None = None
-    """Steps between two snapshots of the policy, which are kept. null: only the end is."""
     lora: Lora | None = Lora()
     """The adapter to train. null: all weights, beside a frozen copy that is the reference."""
 
@@ -122,8 +92,6 @@ class PpoStage(StageSettings):
     """Weight of the value loss beside the policy's. 0.1: Huang et al. 2024."""
     max_approximate_kl: Positive | None = None
     """KL from the step's own start, in nats per token, above which its passes end. null: no bound."""
-    importance_cap: Positive | None = None
-    """Cap of importance weights where another engine samples. 2.0 is usual; null: no weights."""
     critic: Literal["shared", "policy", "reward"] = "shared"
     """The value function: a head on the policy's own trunk, or a second trunk that starts as the policy's or the
     reward model's."""
@@ -134,27 +102,12 @@ class PpoStage(StageSettings):
     """Steps between two of the raters' comparisons."""
     watch_prompts: Count = 32
     """Held-out prompts of a comparison, those with the smallest ids."""
-    workers: Count | None = None
-    """Processes that share each pass over a step's answers. null: `resources.workers`."""
-    rollout_workers: Annotated[int, Field(ge=0)] = 0
-    """Processes apart that draw the answers. 0: the workers themselves do."""
-    max_staleness: Literal[0, 1] = 0
-    """Steps that the weights which drew an answer may be behind. With 1 the rollout workers draw the next answers while
-    a step trains (Noukhovitch et al. 2024); staler answers are refused."""
-
-    @field_validator("lora")
-    @classmethod
-    def _no_dropout(cls, lora: Lora | None) -> Lora | None:
-        return refuse_dropout(lora)
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         unique_names(self.rewards)
         if self.reward is None and (not self.rewards or self.critic == "reward"):
             raise ValueError("give a reward model" + ("" if self.rewards else ", rewards, or both"))
-        for name in ("per_prompt", "minibatches"):
-            if self.episodes % getattr(self, name):
-                raise ValueError(f"episodes={self.episodes} is not a multiple of {name}={getattr(self, name)}")
         if self.baseline == "prompt" and self.per_prompt < 2:
             raise ValueError("baseline=prompt compares the answers to one prompt: per_prompt must be at least 2")
         if self.kl_in == "reward" and self.kl_estimator != "k1":
@@ -164,47 +117,12 @@ class PpoStage(StageSettings):
             )
         if self.kl_in == "loss" and self.kl_estimator == "k1":
             raise ValueError("kl_estimator=k1 has no expected gradient in the loss: set it to k2 or k3 for kl_in=loss")
-        sampling = self.sampling
-        if sampling.temperature == 0 or sampling.top_k or sampling.top_p < 1 or sampling.min_p:
-            raise ValueError("PPO samples from the whole distribution: a temperature above 0, no top_k, top_p or min_p")
-        if sampling.repetition_penalty != 1.0:
-            raise ValueError("PPO samples from the model's own distribution: no repetition_penalty")
-        if self.max_staleness and not (self.rollout_workers and self.importance_cap):
-            raise ValueError("max_staleness above 0 needs rollout_workers that draw ahead, and an importance_cap (2.0)")
         return self
 
     def named_files(self) -> dict[str, str]:
         """The rubric, where raters follow one."""
         return {} if self.raters is None else {"rubric": self.raters.rubric}
 
-    def rewards_used(self) -> RewardList:
-        """Its reward functions."""
-        return self.rewards
-
-    def snapshot_steps(self) -> int | None:
-        """Optimizer steps between two snapshots of the policy."""
-        return self.snapshot_every
-
-    def rollout_processes(self) -> int:
-        """Processes apart from its workers that draw its answers."""
-        return self.rollout_workers
-
     def asks_held_out(self) -> bool:
         """Whether it asks the held-out part of ``data.prompts``."""
         return self.raters is not None
-
-    def sampling_used(self) -> Sampling:
-        """How it draws its answers."""
-        return self.sampling
-
-    def longest_prompt(self) -> int:
-        """Tokens above which a prompt is left out."""
-        return self.max_prompt_length
-
-    def answers_per_prompt(self) -> int:
-        """Answers that it draws to each prompt."""
-        return self.per_prompt
-
-    def steps_planned(self) -> int:
-        """Steps that it takes."""
-        return self.steps

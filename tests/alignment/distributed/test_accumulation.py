@@ -1,7 +1,6 @@
 """How batches of unequal size make a step: the weights of their losses, by hand."""
 
 import types
-from itertools import chain
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,7 +9,6 @@ import torch
 
 from alignment.distributed.accumulation import CountingCollator, label_count, row_count, weigh_batches
 from alignment.distributed.workers import SharedCollator
-from alignment.policy.grpo.prompt_order import worker_places
 
 
 class Team:
@@ -76,26 +74,3 @@ def test_labels_that_are_predicted() -> None:
     """Not those that are ignored, and not the first of a row."""
     labels = torch.tensor([[7, 8, -100, 9], [-100, -100, 5, 6]])
     assert label_count({"labels": labels}) == 4
-
-
-def test_two_workers_share_each_minibatch() -> None:
-    """Of eight prompts in two minibatches each worker asks half of the first four and half of the last four."""
-    assert worker_places(8, 2, 1) == list(range(8))
-    assert worker_places(8, 2, 2) == [0, 1, 4, 5, 2, 3, 6, 7]
-    assert worker_places(8, 1, 2) == list(range(8))
-
-
-@pytest.mark.parametrize(("per_step", "minibatches", "workers"), [(12, 3, 2), (12, 2, 3), (24, 4, 3), (6, 1, 3)])
-def test_minibatches_are_the_same_prompts_for_any_number_of_workers(
-    per_step: int, minibatches: int, workers: int
-) -> None:
-    places = worker_places(per_step, minibatches, workers)
-    stretch, cell = per_step // workers, per_step // workers // minibatches
-    for minibatch in range(minibatches):
-        asked = [places[r * stretch + minibatch * cell :][:cell] for r in range(workers)]
-        size = per_step // minibatches
-        assert list(chain(*asked)) == list(range(minibatch * size, (minibatch + 1) * size))
-
-
-def test_prompts_that_do_not_fall_evenly_stay_in_order() -> None:
-    assert worker_places(6, 2, 2) == list(range(6))

@@ -82,27 +82,27 @@ class Holdings(TrainerCallback):  # type: ignore[misc]  # transformers is untype
         self.path.write_text(json.dumps(found))
 
 
-def watch_ppo(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Has PPO write what a process holds after each step's update: its policy, critic and reference."""
-    from alignment.policy.ppo import trainer as ppo_trainer
-    from alignment.stages import ppo
+def watch_online(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has PPO, GRPO and RLOO write what a process holds after each step's update: policy, critic and reference."""
+    from alignment.stages import grpo, ppo
 
-    class Watched(ppo_trainer.PpoTrainer):
-        def _step(self) -> Any:
-            done = super()._step()
-            with self.reference() as model:
-                pass
-            weights = {id(weight): weight for one in (self.actor, model) for weight in one.parameters()}
-            Holdings.write(self.holdings, list(weights.values()), self.optimizer.optimizer)
-            return done
+    def watched(trainer_class: Any) -> Any:
+        class Watched(trainer_class):  # type: ignore[misc]
+            def _step(self) -> Any:
+                done = super()._step()
+                models = [self.actor]
+                if self.reference is not None:
+                    with self.reference() as model:
+                        models.append(model)
+                weights = {id(weight): weight for one in models for weight in one.parameters()}
+                holdings = SimpleNamespace(path=self.checkpoints.parent / f"holds-{self.team.rank}.json")
+                Holdings.write(holdings, list(weights.values()), self.optimizer.optimizer)  # type: ignore[arg-type]
+                return done
 
-    def made(*args: Any, **options: Any) -> Any:
-        trainer = Watched(*args, **options)
-        rank = options["team"].rank
-        trainer.holdings = SimpleNamespace(path=options["checkpoints"].parent / f"holds-{rank}.json")
-        return trainer
+        return Watched
 
-    monkeypatch.setattr(ppo, "PpoTrainer", made)
+    monkeypatch.setattr(ppo, "PpoTrainer", watched(ppo.PpoTrainer))
+    monkeypatch.setattr(grpo, "GroupTrainer", watched(grpo.GroupTrainer))
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +149,7 @@ def test_parts_of_a_model_take_the_steps_of_the_whole(
 
     prepare = fitting.prepare_trainer
     monkeypatch.setattr(fitting, "prepare_trainer", watched)
-    watch_ppo(monkeypatch)
+    watch_online(monkeypatch)
 
     def contexts(folder: str, workers: int) -> list[StageContext]:
         made = []

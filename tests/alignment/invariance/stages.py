@@ -81,7 +81,7 @@ DPO_LOSSES = (
     "sigmoid", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot", "aot_unpaired",
     "apo_zero", "apo_down", "discopop", "sft", "sigmoid_norm",
 )  # fmt: skip
-GRPO_LOSSES = ("grpo", "dr_grpo", "dapo", "bnpo", "cispo", "sapo", "luspo", "vespo")
+GRPO_LOSSES = ("grpo", "dr_grpo", "dapo", "bnpo", "gspo", "cispo", "sapo", "luspo", "vespo")
 SMOOTHED = ("exo_pair", "robust")  # they want a label's probability of being wrong
 TRAINERS = (
     supervised("sft", "sft", 4),  # 11 demonstrations: 4, 4 and 3
@@ -106,12 +106,23 @@ LOSSES = (
         for loss in DPO_LOSSES[1:]
     ),
     *(grouped(f"grpo, {loss}", "grpo", loss=loss) for loss in GRPO_LOSSES if loss != "dapo"),
-    grouped("grpo, gspo", "grpo", loss="grpo", importance_level="sequence"),
+    grouped(
+        "grpo, gspo with a token's mean",
+        "grpo",
+        loss="bnpo",
+        importance_level="sequence",
+        clip_low=3e-4,
+        clip_high=4e-4,
+    ),
     grouped("grpo, entropy bonus", "grpo", entropy_coefficient=0.05),
     grouped("grpo, batch scale", "grpo", scale_rewards="batch", delta=1.5),
     grouped("grpo, minibatches", "grpo", minibatches=2, batch_size=4, per_prompt=2),
     grouped("grpo, bnpo, minibatches", "grpo", loss="bnpo", minibatches=2, batch_size=4, per_prompt=2),
     grouped("grpo, truncated masked", "grpo", loss="bnpo", mask_truncated=True),
+    grouped("grpo, highest entropies", "grpo", top_entropy=0.5),
+    grouped("grpo, one update", "grpo", epochs=1, steps=4),
+    grouped("grpo, reinforce++", "grpo", advantages="reinforce++"),
+    grouped("grpo, masked importance", "grpo", importance_cap=2.0, importance="mask", importance_by="sequence"),
     grouped("rloo, normalised", "rloo", normalize_advantages=True),
     grouped("rloo, minibatches", "rloo", minibatches=2, batch_size=4, per_prompt=2),
     ppo("ppo, k2 in loss", kl_in="loss", kl_estimator="k2"),

@@ -76,7 +76,7 @@ def test_one_trace(
     reference = references[key]
     if not change.trees:
         assert reference.trees > 0  # else there is nothing to compare with
-        for module in ("alignment.training.fit", "alignment.policy.ppo.actor_critic"):
+        for module in ("alignment.training.fit", "alignment.policy.online.actor_critic"):
             monkeypatch.setattr(f"{module}.share_prefixes", lambda _model: False)
     settings = {**(row.pieces if change.pieces else {}), **change.settings}
     trace = runner.trace(

@@ -257,8 +257,9 @@ def test_workers_that_shard_hold_parts(smollm2: ModelSize) -> None:
     dpo = peak_memory(on_four("fsdp", **everything)["dpo"], smollm2, CPU, "bfloat16")
     assert dpo.weights == 2 * 134_515_008 + gathered + narrowed  # the reference is there while the policy trains
     grpo = peak_memory(on_four("fsdp", **everything)["grpo"], smollm2, CPU, "bfloat16")
-    whole_weights = round(4 * 134_515_008 * 0.75)  # it samples with them
-    assert grpo.weights == 2 * 134_515_008 + whole_weights + narrowed
+    trained = round((2 + 2 + 4) * (28_311_552 + layers) * 0.75)  # in bfloat16, their gradients, and those in float32
+    assert grpo.weights == 2 * 2 * 134_515_008 // 4 + trained > 2 * 134_515_008 * 0.75  # more than it samples with
+    assert grpo.optimizer == 12 * 134_515_008 // 4
     trunk = 134_515_008  # of the critic, and of the reward model, which nobody trains and everybody holds
     head = {"critic": "policy", "reward": "reward"}
     ppo = peak_memory(on_four("fsdp", **everything, ppo={"lora": None} | head)["ppo"], smollm2, CPU, "bfloat16")

@@ -1,5 +1,7 @@
 """A tiny policy, its tokenizer and its prompts, made in the test."""
 
+import copy
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -7,10 +9,15 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
 
-from alignment.policy.ppo.actor_critic import frozen_copy
+from alignment.policy.grpo.trainer import GroupTrainer
+from alignment.policy.online.actor_critic import frozen_copy
+from alignment.policy.online.episode_reward import EpisodeReward
+from alignment.policy.online.trainer import Surroundings
 from alignment.policy.ppo.trainer import PpoTrainer
+from alignment.recipe.stages.grpo import GrpoStage, RlooStage
 from alignment.recipe.stages.ppo import PpoStage
 from alignment.records import Message, Prompt, Sampling
+from alignment.reward.protocol import Component, Rewards
 from alignment.rollouts.transformers_engine import TransformersEngine
 
 EOS = 1
@@ -66,8 +73,64 @@ def make_trainer(settings=None, *, policy=None, reference=None, reward=count_nin
     )
 
 
+class Apart:
+    """An engine over a copy of the policy, to which weights are pushed. ``deaf`` ones forget to take them over."""
+
+    def __init__(self, policy, *, deaf=False):
+        self.policy, self.deaf, self.version = copy.deepcopy(policy), deaf, None
+        self.engine = TransformersEngine(self.policy, tiny_tokenizer(), stop_ids={EOS})
+
+    def push(self, policy, version):
+        if not self.deaf:
+            self.policy.load_state_dict(policy.state_dict())
+        self.version = version
+
+    def generate(self, prompts, **options):
+        groups = self.engine.generate(prompts, **options)
+        return [[replace(completion, version=self.version) for completion in group] for group in groups]
+
+    def begin(self, prompts, **options):
+        groups = self.generate(prompts, **options)  # at once: the weights are those of now
+        return lambda: groups
+
+
+class Nines(EpisodeReward):
+    """The share of nines among an answer's tokens, or what ``score`` says of an episode."""
+
+    def __init__(self, score=None):
+        super().__init__(Rewards([Component("nines", 1.0, None)]))
+        self.score = score or (lambda episode: episode.completion.tokens.count(9) / 6)
+
+    def __call__(self, episodes):
+        self.scores = {"nines": [float(self.score(episode)) for episode in episodes]}
+        self.means = {"reward.nines": sum(self.scores["nines"]) / len(episodes)}
+        return self.scores["nines"]
+
+
+def group_settings(kind="grpo", **options):
+    defaults = {"kind": kind, "model": "base", "rewards": [{"kind": "length", "at_most": 3}], "steps": 3, "episodes": 8,
+                "per_prompt": 4, "batch_size": 4, "learning_rate": 1e-2, "sampling": {"max_new_tokens": 6},
+                "lora": None, "warmup": 0.0, "missing_eos_penalty": 0.0, "checkpoint_every": 1}  # fmt: skip
+    return (GrpoStage if kind == "grpo" else RlooStage).model_validate(defaults | options)
+
+
+def group_trainer(settings=None, *, policy=None, engine=None, score=None, **around):
+    settings = settings or group_settings()
+    policy = policy if policy is not None else tiny_policy()
+    return GroupTrainer(
+        settings,
+        policy=policy,
+        reference=frozen_copy(policy) if settings.beta else None,
+        engine=engine or TransformersEngine(policy, tiny_tokenizer(), stop_ids={EOS}),
+        reward=Nines(score),
+        prompts=tiny_prompts(),
+        around=Surroundings(**around),
+    )
+
+
 @pytest.fixture(scope="session")
 def tiny():
     """The makers above, for test modules: there are no packages under tests to import them from."""
     return SimpleNamespace(policy=tiny_policy, tokenizer=tiny_tokenizer, prompts=tiny_prompts, settings=tiny_settings,
-                           trainer=make_trainer, reward=count_nines, eos=EOS, vocabulary=VOCABULARY)  # fmt: skip
+                           trainer=make_trainer, reward=count_nines, eos=EOS, vocabulary=VOCABULARY, apart=Apart,
+                           group_settings=group_settings, group_trainer=group_trainer)  # fmt: skip

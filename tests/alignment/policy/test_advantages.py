@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from alignment.policy.advantages import (
     generalized_advantage_estimation,
     group_advantages,
+    reinforce_plus_plus_advantages,
     unit_variance,
     whiten,
     whiten_by_answer,
@@ -168,3 +169,16 @@ def test_rewards_of_unit_variance_leave_nothing_at_nothing():
     assert found[0, 9].item() == pytest.approx(-6 / deviation)
     assert found.count_nonzero() == 1
     assert unit_variance(rewards, torch.zeros_like(mask)).count_nonzero() == 0
+
+
+def test_reinforce_plus_plus_by_hand():
+    """Rewards 2 and 0, KL of 1 a token at 0.5: to come are 1.5 - 0.5, 1.5 at the last token, and -0.5."""
+    kl = torch.tensor([[1.0, 1.0], [1.0, math.nan]])
+    mask = torch.tensor([[True, True], [True, False]])
+    found = reinforce_plus_plus_advantages(torch.tensor([2.0, 0.0]), kl, mask, kl_coefficient=0.5)
+    to_come = [1.0, 1.5, -0.5]
+    mean = sum(to_come) / 3
+    deviation = math.sqrt(sum((value - mean) ** 2 for value in to_come) / 3)
+    expected = [(value - mean) / deviation for value in to_come]
+    assert [found[0, 0].item(), found[0, 1].item(), found[1, 0].item()] == pytest.approx(expected, abs=1e-5)
+    assert found[1, 1] == 0

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, Gemma2Config, GPT2Config, OPTConf
 from alignment.errors import StageError
 from alignment.models.cpu_attention import quick_backward
 from alignment.models.prefix_sharing import share_prefixes
-from alignment.policy.ppo.actor_critic import (
+from alignment.policy.online.actor_critic import (
     ActorCritic,
     adapter_off,
     check_head,
@@ -18,7 +18,7 @@ from alignment.policy.ppo.actor_critic import (
     frozen_copy,
     reference_logprobs,
 )
-from alignment.policy.ppo.batch import Episode, collate
+from alignment.policy.online.batch import Episode, collate
 from alignment.rollouts.engine import Completion
 
 ADAPTER = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")

@@ -7,17 +7,11 @@ import torch
 
 from alignment.distributed.workers import Team
 from alignment.errors import StageError
-from alignment.policy.ppo.actor_critic import ActorCritic, frozen_copy
-from alignment.policy.ppo.batch import by_length, collate, dealt
-from alignment.policy.ppo.experience import (
-    beyond_others,
-    checked_scores,
-    choose_prompts,
-    make_experience,
-    sample,
-    token_rewards,
-)
-from alignment.policy.ppo.kl_controller import KlController
+from alignment.policy.online.actor_critic import ActorCritic, frozen_copy
+from alignment.policy.online.answers import checked_scores, choose_prompts, sample
+from alignment.policy.online.batch import by_length, collate, dealt
+from alignment.policy.online.kl_controller import KlController
+from alignment.policy.ppo.experience import beyond_others, make_experience, token_rewards
 from alignment.rollouts.engine import Completion
 from alignment.rollouts.transformers_engine import TransformersEngine
 

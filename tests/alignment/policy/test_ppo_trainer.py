@@ -9,8 +9,9 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from alignment.errors import StageError
-from alignment.policy.ppo.actor_critic import adapter_off, frozen_copy
-from alignment.policy.ppo.metrics import alarms, overoptimisation
+from alignment.policy.online.actor_critic import adapter_off, frozen_copy
+from alignment.policy.online.alarms import alarms
+from alignment.policy.ppo.metrics import overoptimisation
 from alignment.rollouts.transformers_engine import TransformersEngine
 
 ADAPTER = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")

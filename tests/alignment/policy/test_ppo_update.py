@@ -7,9 +7,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from alignment.errors import StageError
-from alignment.policy.ppo.batch import by_length, collate
-from alignment.policy.ppo.experience import checked_scores, choose_prompts, make_experience, sample
-from alignment.policy.ppo.master_adamw import MasterAdamW
+from alignment.policy.online.answers import checked_scores, choose_prompts, sample
+from alignment.policy.online.batch import by_length, collate
+from alignment.policy.online.master_adamw import MasterAdamW
+from alignment.policy.ppo.experience import make_experience
 from alignment.policy.ppo.update import minibatches_of, piece_loss, update
 from alignment.training.schedule import learning_rate_factor
 

@@ -6,7 +6,7 @@ import torch
 from alignment.errors import StageError
 from alignment.models.adapters import add_lora
 from alignment.models.load import load_policy
-from alignment.policy.ppo.rollout_worker import RolloutWorker, trained
+from alignment.policy.online.rollout_worker import RolloutWorker, trained
 from alignment.recipe.base import Lora
 from alignment.records import Sampling
 from alignment.rollouts.factory import local_engine

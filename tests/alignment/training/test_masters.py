@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
 
 from alignment.records import Artifact
 from alignment.stage import StageContext
@@ -71,12 +72,17 @@ def test_grpo_in_bfloat16_moves_as_far_as_in_float32(
     """Its loss is about 0 at each step, and rounding makes other answers (4 % here): compared is
     how far the weights have come, which in plain bfloat16 was 57 % of the way."""
     start = load_file(tiny_model / "model.safetensors")
+    names = [name for name, _weight in AutoModelForCausalLM.from_pretrained(tiny_model).named_parameters()]
 
     def distance(dtype: str) -> float:
         rewards, output = curve("grpo", dtype, GRPO, "reward")
         assert len(rewards) == 20
-        weights = load_file(output.parent / "checkpoints" / "checkpoint-20" / "model.safetensors")  # not rounded yet
-        return sum(float((weights[name].float() - weight).square().sum()) for name, weight in start.items()) ** 0.5
+        checkpoint = output.parent / "checkpoints" / "step-000020"
+        kept = load_file(checkpoint / "weights.safetensors")
+        weights = {name.removeprefix("policy."): weight for name, weight in kept.items()}
+        masters = torch.load(checkpoint / "optimizer.pt", weights_only=True)["masters"]  # not rounded yet
+        weights |= dict(zip(names, masters, strict=False))
+        return sum(float((weights[name].float() - start[name]).square().sum()) for name in names) ** 0.5
 
     wide, narrow = distance("float32"), distance("bfloat16")
     assert narrow == pytest.approx(wide, rel=0.1)

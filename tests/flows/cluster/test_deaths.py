@@ -25,8 +25,8 @@ def long_stage(tools: SimpleNamespace, kind: str) -> tuple[tuple[str, ...], dict
         "sft": ((), {"stages.sft": {"epochs": 60, "batch_size": 10, "checkpoint_every": 10}}, trl),
         "dpo": (BEFORE, {"stages.dpo": {"epochs": 20, "checkpoint_every": 4}}, trl),
         "reward": (BEFORE, {"stages.reward": {"epochs": 20, "checkpoint_every": 4}}, trl),
-        "grpo": (("sft",), {"stages.grpo": {"kind": "grpo", **group}}, trl),
-        "rloo": (("sft",), {"stages.rloo": {"kind": "rloo", **group}}, trl),
+        "grpo": (("sft",), {"stages.grpo": {"kind": "grpo", **group}}, "step-*"),
+        "rloo": (("sft",), {"stages.rloo": {"kind": "rloo", **group}}, "step-*"),
         "ppo": (("sft",), {"stages.ppo": tools.PPO | {"steps": 30}}, "step-*"),
     }
     before, settings, checkpoint = stages[kind.split(",")[0]]

@@ -92,9 +92,11 @@ def test_a_server_that_samples_takes_no_rollout_workers(
 ) -> None:
     vllm = {"resources.vllm": {"url": "http://host:8000"}}
     ppo = tools.PPO | {"rollout_workers": 1, "importance_cap": 2.0}
-    grpo = {"kind": "grpo", **tools.GROUP, "workers": 2}
+    grpo = {"kind": "grpo", **tools.GROUP, "rollout_workers": 1}
     found = faults(make_recipe, tmp_path, vllm | {"stages.ppo": ppo, "stages.grpo": grpo})
-    assert set(found) == {"stages.ppo.rollout_workers", "stages.grpo.workers"}
+    assert set(found) == {"stages.ppo.rollout_workers", "stages.grpo.rollout_workers"}
+    several = {"kind": "grpo", **tools.GROUP, "workers": 2}  # one of them speaks for all
+    assert faults(make_recipe, tmp_path, vllm | {"stages.grpo": several}) == {}
 
 
 def test_one_worker_needs_no_ray(make_recipe: MakeRecipe, tools: SimpleNamespace, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The three models of PPO in as little memory as their weights allow: policy, reference and critic.
+"""The models of a training on its own answers in as little memory as their weights allow: policy, reference, critic.
 
 With LoRA one trunk serves them all: the reference is the trunk with the adapter off (or with the frozen adapter that
 training started from), and the critic is a head on the policy's hidden states. Without LoRA the reference is a frozen
@@ -18,9 +18,10 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from alignment.distributed.fsdp import one_pass, reshard, shard_frozen, shard_trained
 from alignment.errors import StageError
+from alignment.models.families import has_plain_head
 from alignment.models.prefix_sharing import one_call_a_pass, share_prefixes
-from alignment.policy.ppo.batch import Tokens
-from alignment.training.token_logprobs import token_logprobs_and_entropy
+from alignment.policy.online.batch import Tokens
+from alignment.training.token_logprobs import logprobs_and_trained_entropy, token_logprobs_and_entropy
 
 Reference: TypeAlias = Callable[[], AbstractContextManager[Any]]
 PROBE = 5  # tokens on which `check_head` compares
@@ -28,14 +29,72 @@ PROBE = 5  # tokens on which `check_head` compares
 
 @dataclass(frozen=True, slots=True)
 class Outputs:
-    """Of every response token: (B, R) float32, 0 where masked out. ``entropy`` carries no gradient."""
+    """Of every response token: (B, R) float32, 0 where masked out. ``entropy`` carries a gradient where the actor was
+    asked for one; ``values`` are 0 where there is no value function."""
 
     logprobs: torch.Tensor
     values: torch.Tensor
     entropy: torch.Tensor
 
 
-class ActorCritic(nn.Module):
+class Actor(nn.Module):
+    """A policy in training, in evaluation mode: nothing in it is drawn at random.
+
+    ``trained_entropy`` has its entropies carry a gradient, which costs a product with the head more.
+    """
+
+    def __init__(self, policy: Any, *, temperature: float, trained_entropy: bool = False) -> None:
+        super().__init__()
+        self.policy = policy.eval()
+        self.temperature, self.trained_entropy, self.sharded = temperature, trained_entropy, False
+        share_prefixes(base_of(policy))
+
+    @property
+    def device(self) -> torch.device:
+        """Where its passes are made."""
+        device: torch.device = self.policy.get_output_embeddings().weight.device
+        return device
+
+    def forward(self, tokens: Tokens) -> Outputs:
+        """Log-probabilities at the sampling temperature, and entropies."""
+        _states, logprobs, entropy = read(self.policy, tokens, self.temperature, trained_entropy=self.trained_entropy)
+        scattered = tokens.scatter(logprobs)
+        return Outputs(scattered, torch.zeros_like(scattered, requires_grad=False), tokens.scatter(entropy))
+
+    def shard(self) -> None:
+        """Has this worker keep a part of all weights: from now on all workers have to make each pass, at once."""
+        for trunk in self.trunks():
+            one_call_a_pass(trunk)
+        for model in self.children():
+            shard_trained(model)
+        self.sharded = True
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """What the optimizer changes, by name: this, and nothing else, is what a checkpoint must hold."""
+        reshard(self)  # the optimizer's are the parts
+        return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
+
+    def trunks(self) -> list[Any]:
+        """The models that are trained, without PEFT's wrapper."""
+        return [base_of(self.policy)]
+
+    def checkpoint_activations(self) -> None:
+        """Recomputes each layer's activations in the backward pass, with dropout still off.
+
+        Transformers does so only in layers in training mode, so the layers alone, not what is in them, are in it; and
+        they only until their forward begins, where some (OPT, Falcon) apply dropout themselves.
+        """
+        for trunk in self.trunks():
+            if not any(getattr(module, "gradient_checkpointing", False) for module in trunk.modules()):
+                enable = getattr(trunk, "activation_checkpointing_enable", None)  # its name until transformers 5.17:
+                (enable or trunk.gradient_checkpointing_enable)({"use_reentrant": False})
+            for module in trunk.modules():
+                if isinstance(module, GradientCheckpointingLayer) and not module.training:
+                    module.training = True
+                    module._gradient_checkpointing_func = _without_dropout(module, module._gradient_checkpointing_func)
+
+
+class ActorCritic(Actor):
     """A policy and its value function.
 
     ``critic`` is a trunk of the value function's own, or None for a head on the policy's. The value head starts with
@@ -44,12 +103,10 @@ class ActorCritic(nn.Module):
     """
 
     def __init__(self, policy: Any, *, critic: Any | None = None, temperature: float) -> None:
-        super().__init__()
-        self.policy = policy.eval()
+        super().__init__(policy, temperature=temperature)
         self.critic = None if critic is None else critic.eval()
-        for trunk in self.trunks():
-            share_prefixes(trunk)
-        self.temperature, self.sharded = temperature, False
+        if critic is not None:
+            share_prefixes(base_of(critic))
         weight = policy.get_output_embeddings().weight
         width = weight.shape[1] if critic is None else critic.config.get_text_config().hidden_size
         self.value_head = nn.Linear(width, 1, device=weight.device, dtype=torch.float32)
@@ -74,38 +131,9 @@ class ActorCritic(nn.Module):
         reshard(self)
         self.value_head.bias.fill_(mean)
 
-    def shard(self) -> None:
-        """Has this worker keep a part of all weights: from now on all workers have to make each pass, at once."""
-        for trunk in self.trunks():
-            one_call_a_pass(trunk)
-        for model in (self.policy, self.critic, self.value_head):
-            if model is not None:
-                shard_trained(model)
-        self.sharded = True
-
-    def trainable(self) -> dict[str, nn.Parameter]:
-        """What the optimizer changes, by name: this, and nothing else, is what a checkpoint must hold."""
-        reshard(self)  # the optimizer's are the parts
-        return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
-
     def trunks(self) -> list[Any]:
         """The models that are trained, without PEFT's wrapper."""
         return [base_of(trunk) for trunk in (self.policy, self.critic) if trunk is not None]
-
-    def checkpoint_activations(self) -> None:
-        """Recomputes each layer's activations in the backward pass, with dropout still off.
-
-        Transformers does so only in layers in training mode, so the layers alone, not what is in them, are in it; and
-        they only until their forward begins, where some (OPT, Falcon) apply dropout themselves.
-        """
-        for trunk in self.trunks():
-            if not any(getattr(module, "gradient_checkpointing", False) for module in trunk.modules()):
-                enable = getattr(trunk, "activation_checkpointing_enable", None)  # its name until transformers 5.17:
-                (enable or trunk.gradient_checkpointing_enable)({"use_reentrant": False})
-            for module in trunk.modules():
-                if isinstance(module, GradientCheckpointingLayer) and not module.training:
-                    module.training = True
-                    module._gradient_checkpointing_func = _without_dropout(module, module._gradient_checkpointing_func)
 
 
 def _without_dropout(layer: nn.Module, recompute: Callable[..., Any]) -> Callable[..., Any]:
@@ -130,16 +158,35 @@ def reference_logprobs(model: Any, tokens: Tokens, *, temperature: float) -> tor
     return tokens.scatter(logprobs)
 
 
-def read(model: Any, tokens: Tokens, temperature: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Of the M response tokens: the states (M, D) that choose them, their log-probabilities and entropies (M,)."""
-    return one_pass(model, _read, tokens, temperature)  # type: ignore[no-any-return]
+def read(
+    model: Any, tokens: Tokens, temperature: float, *, trained_entropy: bool = False
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Of the M response tokens: the states (M, D) that choose them, their log-probabilities and entropies (M,).
+
+    Where logits are more than the product of states and head (soft caps, scales …), states are logits instead.
+    """
+    plain = has_plain_head(base_of(model).config)
+    return one_pass(model, _read if plain else _read_logits, tokens, temperature, trained_entropy)  # type: ignore[no-any-return]
 
 
-def _read(model: Any, tokens: Tokens, temperature: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _read(
+    model: Any, tokens: Tokens, temperature: float, trained_entropy: bool
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     states = tokens.states(hidden_states(model, tokens.ids, tokens.ids_mask))
     weight, bias = _head(model)
     labels = tokens.labels[tokens.mask]
-    return states, *token_logprobs_and_entropy(states, weight, labels, temperature=temperature, head_bias=bias)
+    read_head = logprobs_and_trained_entropy if trained_entropy else token_logprobs_and_entropy
+    return states, *read_head(states, weight, labels, temperature=temperature, head_bias=bias)
+
+
+def _read_logits(
+    model: Any, tokens: Tokens, temperature: float, _trained_entropy: bool
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    logits = model(input_ids=tokens.ids, attention_mask=tokens.ids_mask, use_cache=False).logits
+    logits = tokens.states(logits).float() / temperature
+    logprobs = logits.log_softmax(-1)
+    chosen = logprobs.gather(-1, tokens.labels[tokens.mask][:, None]).squeeze(-1)
+    return logits, chosen, -(logprobs.exp() * logprobs).sum(-1)
 
 
 def hidden_states(model: Any, ids: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
@@ -215,3 +262,10 @@ def frozen_copy(model: Any, *, sharded: bool = False) -> Reference:
             reshard(frozen)  # no backward pass follows, which would
 
     return reference
+
+
+def reference_of(policy: Any, adapter: str | None, *, sharded: bool) -> Reference:
+    """What a policy started from: ``adapter`` is the folder of the one that it started with, None for a fresh one."""
+    if not isinstance(policy, PeftModel):
+        return frozen_copy(policy, sharded=sharded)
+    return adapter_off(policy) if adapter is None else frozen_adapter(policy, adapter)

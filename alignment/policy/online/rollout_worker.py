@@ -10,7 +10,7 @@ from alignment.errors import StageError
 from alignment.models.adapters import add_lora, is_adapter
 from alignment.models.load import load_policy
 from alignment.recipe.base import BASE
-from alignment.recipe.stages.ppo import PpoStage
+from alignment.recipe.stages.online import OnlineStage
 from alignment.records import Sampling
 from alignment.rollouts.engine import Groups
 from alignment.rollouts.factory import local_engine
@@ -25,7 +25,7 @@ def trained(policy: Any) -> dict[str, torch.nn.Parameter]:
 class RolloutWorker:
     """Samples with the weights that it was last given. ``version`` is theirs, None before the first."""
 
-    def __init__(self, settings: PpoStage, context: StageContext) -> None:
+    def __init__(self, settings: OnlineStage, context: StageContext) -> None:
         start, base = context.inputs[settings.model], context.inputs[BASE]
         policy, tokenizer = load_policy(start, base, context.run, trainable=True)
         if settings.lora is not None and not is_adapter(start):

@@ -18,10 +18,10 @@ from safetensors.torch import load_file, save_file
 
 from alignment.distributed.dtensor import part_like, whole
 from alignment.durable_files import rename_synced
-from alignment.policy.ppo.actor_critic import ActorCritic
-from alignment.policy.ppo.kl_controller import KlController
-from alignment.policy.ppo.master_adamw import MasterAdamW
-from alignment.policy.ppo.score_scale import ScoreScale
+from alignment.policy.online.actor_critic import Actor
+from alignment.policy.online.kl_controller import KlController
+from alignment.policy.online.master_adamw import MasterAdamW
+from alignment.policy.online.score_scale import ScoreScale
 
 KEPT = 2  # newest checkpoints
 
@@ -38,13 +38,13 @@ class TrainingState:
     history: list[dict[str, float]] = field(default_factory=list)
     alarms: list[str] = field(default_factory=list)
     held_out: list[list[float]] = field(default_factory=list)  # outcomes of each look at the held-out prompts
-    ahead: list[list[dict[str, Any]]] | None = None  # the next step's answers, where they are drawn already
+    ahead: list[list[list[dict[str, Any]]]] | None = None  # the next steps' answers, where they are drawn already
 
 
 def save_checkpoint(
     folder: Path,
     state: TrainingState,
-    actor: ActorCritic,
+    actor: Actor,
     optimizer: MasterAdamW,
     controller: KlController,
     *,
@@ -76,9 +76,7 @@ def save_checkpoint(
         shutil.rmtree(old)
 
 
-def load_checkpoint(
-    folder: Path, actor: ActorCritic, optimizer: MasterAdamW
-) -> tuple[TrainingState, KlController] | None:
+def load_checkpoint(folder: Path, actor: Actor, optimizer: MasterAdamW) -> tuple[TrainingState, KlController] | None:
     """Restores the newest checkpoint into ``actor`` and ``optimizer``; None where there is none."""
     found = sorted(folder.glob("step-*"))
     if not found:

@@ -1,8 +1,8 @@
 """AdamW with float32 master weights, so that small updates register in a model that computes in bfloat16.
 
-A bfloat16 weight has 8 bits: an update smaller than 1/256 of it is lost, and PPO's are a thousand times smaller. So
-each bfloat16 parameter has a float32 master, which gradients are added to, which Adam changes, and which is copied
-back. Adapters in float32 are their own masters.
+A bfloat16 weight has 8 bits: an update smaller than 1/256 of it is lost, and those of PPO are a thousand times
+smaller. So each bfloat16 parameter has a float32 master, which gradients are added to, which Adam changes, and which is
+copied back. Adapters in float32 are their own masters.
 """
 
 import math
@@ -14,7 +14,7 @@ from torch import nn
 from alignment.distributed.dtensor import part_like, total_norm
 from alignment.training.schedule import learning_rate_factor, warmup_steps
 
-EPSILON = 1e-5  # of Adam (Huang et al. 2024, detail 11); PyTorch's 1e-8 makes the first steps much larger
+EPSILON = 1e-5  # of Adam in PPO (Huang et al. 2024, detail 11); PyTorch's 1e-8 makes the first steps much larger
 
 
 class MasterAdamW:
@@ -29,6 +29,7 @@ class MasterAdamW:
         schedule: Literal["linear", "cosine", "constant"],
         weight_decay: float,
         max_grad_norm: float,
+        epsilon: float = EPSILON,
     ) -> None:
         self.pairs: list[tuple[nn.Parameter, torch.Tensor]] = []
         arguments = []
@@ -37,7 +38,7 @@ class MasterAdamW:
             self.pairs += zip(parameters, masters, strict=True)
             arguments.append({"params": masters, "lr": learning_rate})
         self.max_grad_norm = max_grad_norm
-        self.optimizer = torch.optim.AdamW(arguments, eps=EPSILON, weight_decay=weight_decay)
+        self.optimizer = torch.optim.AdamW(arguments, eps=epsilon, weight_decay=weight_decay)
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(
             self.optimizer, lambda step: learning_rate_factor(step, total, warmup_steps(warmup, total), schedule)
         )

@@ -1,4 +1,4 @@
-"""Episodes, and the tensors made of them: what the other parts of PPO hand to one another.
+"""Episodes, and the tensors made of them: what the parts of a training hand to one another.
 
 A batch is right-padded, so what comes after a token cannot touch it. Prompts cost a forward pass but no logits: hidden
 states are picked at response tokens first.

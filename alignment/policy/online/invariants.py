@@ -6,41 +6,48 @@ others: in bfloat16, whose logits are rounded to a sixteenth at 16, SmolLM2's ow
 per token between sampling and training. A wrong position id, mask or temperature moves the mean by tenths.
 """
 
+from typing import Protocol
+
 import torch
 
 from alignment.errors import StageError
 from alignment.policy.losses import masked_mean
-from alignment.policy.ppo.batch import Experience
+from alignment.policy.online.off_policy import OTHER_ENGINE, gap_metrics
 
 BOUND = 1e-3  # nats per token: the same code on the same batch
 OTHER_KERNEL = 1e-2  # nats per token: a GPU may take another attention in half precision for a pass with gradients
-OTHER_ENGINE = 0.1  # nats per token, an engine with kernels and a precision of its own
 SAMPLING_BOUNDS = {torch.float32: 1e-3, torch.bfloat16: 1e-1, torch.float16: 2e-2}  # nats per token, the engine's
 
 
-def sampling_gap(experience: Experience) -> float | None:
-    """Mean |log-probability when sampled - when trained| per token; None where the engine does not say."""
-    if experience.sampling_logprobs is None:
-        return None
-    difference = (experience.sampling_logprobs - experience.logprobs).abs()
-    return float(masked_mean(difference, experience.mask))
+class Compared(Protocol):
+    """What the checks look at: (N, R) each, under the policy, its reference, and as the answers were drawn."""
+
+    @property
+    def mask(self) -> torch.Tensor: ...
+    @property
+    def logprobs(self) -> torch.Tensor: ...
+    @property
+    def ref_logprobs(self) -> torch.Tensor | None: ...
+    @property
+    def sampling_logprobs(self) -> torch.Tensor | None: ...
 
 
-def check_experience(experience: Experience, dtype: torch.dtype, *, same_engine: bool) -> None:
+def check_experience(experience: Compared, dtype: torch.dtype, *, same_engine: bool) -> None:
     """At step 0: the reference is the policy, and the engine samples from the policy.
 
     ``same_engine`` is False where importance weights make up for an engine that is known to differ, within
     ``OTHER_ENGINE``: further away it does not differ, it samples from something else.
     Raises StageError with what is broken.
     """
-    bound = BOUND
-    apart = float(masked_mean((experience.logprobs - experience.ref_logprobs).abs(), experience.mask))
-    if not apart <= bound:
-        raise StageError(
-            f"step 0: policy and reference should be the same model, but differ by {apart:.4g} nats per token "
-            f"(bound {bound:g}); the reference is not what the policy started from"
-        )
-    gap, bound = sampling_gap(experience), SAMPLING_BOUNDS[dtype] if same_engine else OTHER_ENGINE
+    if experience.ref_logprobs is not None:
+        apart = float(masked_mean((experience.logprobs - experience.ref_logprobs).abs(), experience.mask))
+        if not apart <= BOUND:
+            raise StageError(
+                f"step 0: policy and reference should be the same model, but differ by {apart:.4g} nats per token "
+                f"(bound {BOUND:g}); the reference is not what the policy started from"
+            )
+    gaps = gap_metrics(experience.logprobs, experience.sampling_logprobs, experience.mask)
+    gap, bound = gaps.get("sampling_gap"), SAMPLING_BOUNDS[dtype] if same_engine else OTHER_ENGINE
     if gap is not None and not gap <= bound:
         raise StageError(
             f"step 0: log-probabilities of sampling and training differ by {gap:.4g} nats per token (bound {bound:g}); "

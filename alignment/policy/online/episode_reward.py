@@ -1,11 +1,11 @@
-"""What PPO is rewarded by: a reward model, a list of reward functions, or their sum."""
+"""What a policy is rewarded by: a reward model, a list of reward functions, or their sum."""
 
 from collections.abc import Sequence
 from typing import Any
 
 from alignment.distributed.workers import ALONE, Team
 from alignment.models.reward_model import load_reward_model
-from alignment.policy.ppo.batch import Episode
+from alignment.policy.online.batch import Episode
 from alignment.recipe.stages.ppo import PpoStage
 from alignment.reward.factory import build_rewards, check_template, scoring
 from alignment.reward.protocol import Component, RewardInput, Rewards
@@ -13,7 +13,8 @@ from alignment.stage import StageContext
 
 
 class EpisodeReward:
-    """Scores episodes by several rewards; ``means`` are each one's of the newest episodes, without its weight.
+    """Scores episodes by several rewards; ``scores`` are each one's of the newest episodes, without its weight, and
+    ``means`` their means.
 
     The workers of ``team`` score a part each, all answers to a prompt together: a judge may compare them.
     """
@@ -21,15 +22,16 @@ class EpisodeReward:
     def __init__(self, rewards: Rewards, team: Team = ALONE, per_prompt: int = 1) -> None:
         self.rewards, self.team, self.per_prompt = rewards, team, per_prompt
         self.means: dict[str, float] = {}
+        self.scores: dict[str, list[float]] = {}
 
     def __call__(self, episodes: Sequence[Episode]) -> list[float]:
         mine = self.team.mine_of(episodes, len(episodes) // self.per_prompt, self.per_prompt)
         own = self.rewards.score([_answer(episode) for episode in mine])
         rows = self.team.gather(list(zip(*(own[name] for name in self.rewards.names), strict=True)))
         columns = zip(*rows, strict=True)
-        scores = {name: list(values) for name, values in zip(self.rewards.names, columns, strict=True)}
-        self.means = {f"reward.{name}": sum(values) / len(values) for name, values in scores.items()}
-        return self.rewards.total(scores)
+        self.scores = {name: list(values) for name, values in zip(self.rewards.names, columns, strict=True)}
+        self.means = {f"reward.{name}": sum(values) / len(values) for name, values in self.scores.items()}
+        return self.rewards.total(self.scores)
 
 
 def _answer(episode: Episode) -> RewardInput:

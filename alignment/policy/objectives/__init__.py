@@ -1,0 +1,1 @@
+"""Losses of policy optimisation, a file a family; :mod:`alignment.policy.objectives.table` names them."""
