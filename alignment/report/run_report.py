@@ -28,7 +28,7 @@ class StageReport(Record):
     inputs: tuple[ArtifactRef, ...] = ()
     outputs: tuple[ArtifactRef, ...] = ()
     metrics: Mapping[str, float] = Field(default_factory=dict)
-    alarms: tuple[str, ...] = ()  # what training said about itself: see alignment.policy.ppo.metrics
+    alarms: tuple[str, ...] = ()  # what training said about itself: see alignment.policy.alarms
     error: str = ""
 
 

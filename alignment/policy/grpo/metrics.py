@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from alignment.policy.alarms import WINDOW, alarms
 from alignment.policy.grpo.experience import GroupExperience, without_spread
 from alignment.policy.losses import kl_estimate, masked_mean
-from alignment.policy.online.alarms import WINDOW, alarms
 from alignment.policy.online.off_policy import gap_metrics
 from alignment.recipe.stages.grpo import GrpoStage, RlooStage
 

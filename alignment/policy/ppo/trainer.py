@@ -7,8 +7,8 @@ from typing import Any
 import torch
 
 from alignment.distributed.workers import ALONE, Team
+from alignment.policy.alarms import alarms
 from alignment.policy.online.actor_critic import ActorCritic, Reference, check_head
-from alignment.policy.online.alarms import alarms
 from alignment.policy.online.answers import Reward
 from alignment.policy.online.batch import Episode, Experience
 from alignment.policy.online.invariants import check_experience, check_first_update

@@ -9,8 +9,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from alignment.errors import StageError
+from alignment.policy.alarms import alarms
 from alignment.policy.online.actor_critic import adapter_off, frozen_copy
-from alignment.policy.online.alarms import alarms
 from alignment.policy.ppo.metrics import overoptimisation
 from alignment.rollouts.transformers_engine import TransformersEngine
 
