@@ -75,6 +75,9 @@ def make_experience(
     finished = torch.tensor([episode.completion.finished for episode in episodes], device=device)
     loss_mask = mask & finished[:, None] if settings.mask_truncated else mask
     totals = totals.to(device)
+    if settings.redraws is not None:
+        teaches = ~without_spread(totals, settings.per_prompt).repeat_interleave(settings.per_prompt)
+        loss_mask = loss_mask & teaches[:, None]
     lost = -deviation * (~finished).float()
     if settings.kind == "rloo":
         kl = torch.where(loss_mask, kl_estimate(known.logprobs, known.ref_logprobs, estimator="k1"), 0.0).sum(dim=1)

@@ -5,10 +5,11 @@ from typing import Any
 
 import torch
 
-from alignment.policy.grpo.experience import GroupExperience, make_experience
+from alignment.policy.grpo.experience import GroupExperience, make_experience, without_spread
 from alignment.policy.grpo.metrics import group_alarms, group_metrics
 from alignment.policy.grpo.update import consecutive, update
 from alignment.policy.online.actor_critic import Actor, Reference
+from alignment.policy.online.answers import checked_scores
 from alignment.policy.online.batch import Episode
 from alignment.policy.online.episode_reward import EpisodeReward
 from alignment.policy.online.invariants import check_experience, check_first_update
@@ -38,6 +39,7 @@ class GroupTrainer(OnlineTrainer[GroupExperience]):
         around: Surroundings,
     ) -> None:
         self.settings, self.reference, self.rewards = settings, reference, reward
+        self.redrawn = 0  # groups of the newest step
         actor = Actor(
             policy,
             temperature=settings.sampling.temperature,
@@ -65,6 +67,25 @@ class GroupTrainer(OnlineTrainer[GroupExperience]):
             max_grad_norm=settings.max_grad_norm,
             epsilon=ADAM_EPSILON,
         )
+
+    def completed(self, episodes: list[Episode], scores: torch.Tensor, step: int) -> tuple[list[Episode], torch.Tensor]:
+        """With ``redraws``, groups without spread give way to answers to further prompts."""
+        size, columns, self.redrawn = self.settings.per_prompt, self.rewards.scores, 0
+        for attempt in range(1, (self.settings.redraws or 0) + 1):
+            flat = without_spread(scores, size).nonzero().flatten().tolist()
+            if not flat:
+                break
+            drawn = self.draw.again(self.actor.policy, step, attempt, len(flat))
+            found = checked_scores(self.reward, drawn)
+            for place, group in enumerate(flat):
+                old, new = slice(group * size, (group + 1) * size), slice(place * size, (place + 1) * size)
+                self.state.tokens_sampled += sum(len(episode.completion.tokens) for episode in episodes[old])
+                episodes[old], scores[old] = drawn[new], found[new]
+                for name, column in columns.items():
+                    column[old] = self.rewards.scores[name][new]
+            self.redrawn += len(flat)
+        self.rewards.keep(columns)
+        return episodes, scores
 
     def experience_of(self, episodes: list[Episode], scores: torch.Tensor, step: int) -> GroupExperience:
         """Advantages over the other answers to each prompt: see :func:`make_experience`."""
@@ -105,7 +126,8 @@ class GroupTrainer(OnlineTrainer[GroupExperience]):
 
     def metrics_of(self, experience: GroupExperience) -> dict[str, float]:
         """See :func:`alignment.policy.grpo.metrics.group_metrics`."""
-        return group_metrics(experience, self.settings) | self.rewards.means
+        redrawn = {} if self.settings.redraws is None else {"groups_redrawn": float(self.redrawn)}
+        return group_metrics(experience, self.settings) | self.rewards.means | redrawn
 
     def alarms_of(self, history: list[dict[str, float]]) -> list[str]:
         """The known pathologies, and groups that have nothing to learn from."""

@@ -32,7 +32,7 @@ def _order(size: int, seed: int, turn: int) -> list[int]:
     return torch.randperm(size, generator=generator).tolist()
 
 
-def asked(prompts: Sequence[PromptIds], settings: OnlineStage, *, seed: int, step: int) -> dict[str, Any]:
+def asked(prompts: Sequence[PromptIds], settings: OnlineStage, *, seed: int, step: int | str) -> dict[str, Any]:
     """What an engine is asked for a step's answers: a draw depends on the seed, the step and its place alone."""
     seeds = [derived_seed(seed, "answer", step, index) for index in range(len(prompts) * settings.per_prompt)]
     ids = [ids for _prompt, ids in prompts]

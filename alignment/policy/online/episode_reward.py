@@ -29,9 +29,13 @@ class EpisodeReward:
         own = self.rewards.score([_answer(episode) for episode in mine])
         rows = self.team.gather(list(zip(*(own[name] for name in self.rewards.names), strict=True)))
         columns = zip(*rows, strict=True)
-        self.scores = {name: list(values) for name, values in zip(self.rewards.names, columns, strict=True)}
-        self.means = {f"reward.{name}": sum(values) / len(values) for name, values in self.scores.items()}
+        self.keep({name: list(values) for name, values in zip(self.rewards.names, columns, strict=True)})
         return self.rewards.total(self.scores)
+
+    def keep(self, scores: dict[str, list[float]]) -> None:
+        """Has ``scores``, by each reward's name, be those of the newest episodes."""
+        self.scores = scores
+        self.means = {f"reward.{name}": sum(values) / len(values) for name, values in scores.items()}
 
 
 def _answer(episode: Episode) -> RewardInput:

@@ -17,6 +17,8 @@ from alignment.recipe.stages.online import OnlineStage
 from alignment.rollouts.distributed_engine import PushedEngine
 from alignment.rollouts.engine import Completion, Engine, Groups, PromptIds
 
+REDRAWS = 10  # attempts in a step at most, each of which has prompts of its own
+
 
 class EpisodeSampler:
     """The answers of each step in turn. A version of the weights is named by the number of steps that made it."""
@@ -42,6 +44,17 @@ class EpisodeSampler:
             groups = begun()
         episodes = episodes_of(chosen, groups)
         refuse_stale(episodes, step, self.settings.max_staleness)
+        return episodes
+
+    def again(self, policy: Any, step: int, attempt: int, count: int) -> list[Episode]:
+        """Answers to ``count`` further prompts in a step, from beyond all that the steps ask; attempts count from 1."""
+        settings = self.settings
+        first = (settings.steps + step * REDRAWS + attempt) * self.count
+        chosen = choose_prompts(self.prompts, first, count, self.seed)
+        self.push(policy, step)
+        groups = self.engine.generate(**asked(chosen, settings, seed=self.seed, step=f"{step}, attempt {attempt}"))
+        episodes = episodes_of(chosen, groups)
+        refuse_stale(episodes, step, settings.max_staleness)
         return episodes
 
     def begin(self, policy: Any, step: int) -> None:

@@ -141,6 +141,12 @@ class OnlineTrainer(ABC, Generic[Kept]):
     def alarms_of(self, history: list[dict[str, float]]) -> list[str]:
         """The alarms that the newest steps raise, each beginning with its name."""
 
+    def completed(
+        self, episodes: list[Episode], scores: torch.Tensor, _step: int
+    ) -> tuple[list[Episode], torch.Tensor]:
+        """The scored episodes that a step learns from: as they are, or some of them drawn once more."""
+        return episodes, scores
+
     def after_update(self, metrics: dict[str, float], step: int) -> None:
         """What follows a step's update; it may add to its metrics."""
 
@@ -152,6 +158,7 @@ class OnlineTrainer(ABC, Generic[Kept]):
             episodes = self.draw.take(policy, step)
         with self._timed("scoring"):
             scores = checked_scores(self.reward, episodes)
+            episodes, scores = self.completed(episodes, scores, step)
         state.score_scale.update(scores)
         with self._timed("logprobs"):
             experience = self.experience_of(episodes, scores, step)

@@ -30,6 +30,10 @@ class GroupStage(OnlineStage):
     over all answers so far. 1, as in PPO: Huang et al. 2024 (the "EOS trick"), Stiennon et al. 2020. 0: none."""
     mask_truncated: bool = False
     """Leave answers that were cut off out of the loss (Yu et al. 2025, section 3.4)."""
+    redraws: Annotated[int, Field(ge=0, le=10)] | None = None
+    """How many times groups whose answers all have one reward are replaced by answers to further prompts (dynamic
+    sampling, Yu et al. 2025, section 3.2); those that are left then are left out of the loss. What counts is what the
+    rewards gave, without what answers lose for a missing end. null: such groups stay."""
 
     @field_validator("rewards")
     @classmethod

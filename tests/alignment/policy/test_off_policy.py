@@ -41,7 +41,7 @@ def test_the_gap_is_a_mean_and_a_tail_over_tokens():
     mask[:, 10] = False
     found = gap_metrics(trained, sampled, mask)
     assert found["sampling_gap"] == pytest.approx(0.01)
-    assert found["sampling_gap_p99"] == pytest.approx(0.01, abs=1e-6)
+    assert found["sampling_gap_p99"] == pytest.approx(0.01, abs=1e-5)
     assert gap_metrics(trained, None, mask) == {}
 
 
@@ -103,8 +103,9 @@ def test_another_engine_is_corrected_by_default_and_watched(tiny):
         inner = tiny.apart(policy).engine
         settings = tiny.group_settings(steps=1, max_grad_norm=1e9, **options)
         trainer = tiny.group_trainer(
-            settings, policy=policy, engine=Elsewhere(inner) if other_engine else inner, other_engine=other_engine
-        )
+            settings, policy=policy, engine=Elsewhere(inner) if other_engine else inner, other_engine=other_engine,
+            score=lambda episode: sum(episode.completion.tokens) / 100,
+        )  # fmt: skip
         return trainer.train()
 
     own, corrected = first(False), first(True)
