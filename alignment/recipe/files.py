@@ -12,7 +12,7 @@ from alignment.recipe.rewards import FunctionReward, data_name, is_file, module_
 EMBEDDED_PREFIX = "embedded:"
 
 
-DATA_FILES = ("prompts", "held_out_prompts", "demonstrations", "preferences")
+DATA_FILES = ("prompts", "held_out_prompts", "demonstrations", "preferences", "feedback")
 
 
 def resolve_data(recipe: Recipe, recipe_path: Path) -> dict[str, Path]:

@@ -32,7 +32,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     recipe, more = _validated(data, where, seen={fault.field for fault in faults})
     if recipe is None or faults:
         raise InputError([*faults, *more])
-    return recipe
+    return recipe.written_out()
 
 
 def recipe_values(

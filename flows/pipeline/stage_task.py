@@ -76,7 +76,7 @@ class Job:
     @property
     def key(self) -> str:
         """The cache key: equal keys mean equal artifacts."""
-        return stage_key(self.name, self.settings, self.recipe.run_settings(), self.inputs, self.data)
+        return stage_key(self.name, self.settings, self.recipe.run_settings(self.settings), self.inputs, self.data)
 
 
 def make_job(
@@ -197,7 +197,7 @@ def _make(job: Job, key: str) -> Artifact:
     metrics = StageMetrics(job.workspace, job.name, {"recipe": job.recipe.name, "kind": job.settings.kind})
     context = StageContext(
         name=job.name,
-        run=job.recipe.run_settings(),
+        run=job.recipe.run_settings(job.settings),
         inputs=job.inputs,
         data=job.data,
         output=output,

@@ -5,7 +5,9 @@ No words that are shown stand here: this module's code is part of every stage's 
 
 from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
 
 from alignment.recipe.base import Lora, Product, Settings
 from alignment.records import Sampling
@@ -56,6 +58,9 @@ class StageSettings(Settings):
     spec: ClassVar[StageSpec]
     kind: str
     """Which kind of stage it is."""
+    round: Annotated[int, Field(ge=1)] = 1
+    """The round that it belongs to, which `rounds` of the recipe sets: seeds, and the prompts of a `limit`, are others
+    in each."""
 
     def counted(self) -> dict[str, Any]:
         """Its settings as the cache key counts them."""
