@@ -301,11 +301,14 @@ class Planner:
     def measure_kl(
         self, work: StageWork, asked: Sequence[int], prompts: int, per_prompt: int, batch: int, new: int
     ) -> None:
-        """Answers at temperature 1, and both models' reading of each."""
+        """Answers at temperature 1, and both models' reading of them, a batch at a time."""
         work.activities.append(self.draw(asked, prompts / max(1, len(asked)), per_prompt, batch, new))
         mean, longest = sum(asked) / max(1, len(asked)) + new, max(asked, default=0) + new
         rows = 2 * prompts * per_prompt
-        work.activities.append(Pass(rows * mean, rows * new, rows, mean, longest, new))
+        together = min(batch, prompts * per_prompt)
+        batches = 2 * math.ceil(prompts * per_prompt / batch)
+        # The head reads a few positions at a time, whatever the batch.
+        work.activities.append(Pass(rows * mean, rows * new, batches, mean, together * longest, new))
 
     def programs(self, work: StageWork, stage: Any) -> None:
         work.remarks.append("no model is loaded: programs read and compare texts, in seconds")
@@ -326,6 +329,7 @@ WORK: dict[str, Callable[[Planner, StageWork, Any], None]] = {  # what a stage o
     "judge": judge_stage,
     "constitution": constitution,
     "synthesis": synthesis,
+    "rejection_sampling": rejection_sampling,
     "reward": Planner.reward,
     "pair_classifier": pair_classifier,
     "dpo": Planner.dpo,

@@ -18,6 +18,7 @@ from alignment.recipe.stages.evaluate import EvaluateStage
 from alignment.recipe.stages.feedback.ai_feedback import ConstitutionStage, SynthesisStage
 from alignment.recipe.stages.feedback.judge import JudgeStage
 from alignment.recipe.stages.feedback.preferences import HumanPreferencesStage, PreferenceFileStage, PreferencesStage
+from alignment.recipe.stages.feedback.rejection_sampling import RejectionSamplingStage
 from alignment.recipe.stages.grpo import GrpoStage, RlooStage
 from alignment.recipe.stages.kto import KtoStage
 from alignment.recipe.stages.overoptimisation import OveroptimisationStage
@@ -42,6 +43,7 @@ Stage = Annotated[
     | PairClassifierStage
     | ConstitutionStage
     | SynthesisStage
+    | RejectionSamplingStage
     | DpoStage
     | KtoStage
     | SimpoStage

@@ -9,6 +9,7 @@ from alignment.report.run_report import RunReport, StageReport
 
 HEADLINES = {  # how a stage's headline metric is said; one that is not here stands with its name
     "loss": "loss {:.3f}",
+    "demonstrations": "{:,.0f} demonstrations",
     "responses": "{:,.0f} responses",
     "pairs": "{:,.0f} pairs",
     "raters": "{:,.0f} raters",

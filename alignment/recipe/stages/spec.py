@@ -141,6 +141,10 @@ class StageSettings(Settings):
         """Whether it has the responses to a prompt compared with each other."""
         return False
 
+    def demonstrations_kept(self) -> int | None:
+        """Demonstrations that it makes of each prompt's responses; None: of every response one."""
+        return None
+
     def pairs_wanted(self) -> int | None:
         """Pairs that are enough for it."""
         return None
