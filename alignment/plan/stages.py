@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from alignment.plan.experiments import evaluate, overoptimisation, tournament
-from alignment.plan.feedback import constitution, made_demonstrations, made_pairs, synthesis
+from alignment.plan.feedback import constitution, made_demonstrations, made_pairs, rejection_sampling, synthesis
 from alignment.plan.judges import judge_online, judge_stage, pair_classifier
 from alignment.plan.sizes import ModelSize
 from alignment.plan.texts import Pair, Texts, TokenLengths
