@@ -111,7 +111,7 @@ class Recipe(Settings):
         gate = None if self.gate is None else self.gate.model_dump(mode="json", exclude_unset=True)
         stages, gate = written_out(self.rounds, self.stages, gate)
         values = self.model_dump(mode="json", exclude={"stages", "gate", "rounds"})
-        return Recipe.model_validate({**values, "stages": stages, "gate": gate})
+        return Recipe.model_validate({**values, "stages": stages, "gate": gate, "rounds": None})
 
     def run_settings(self, stage: StageSettings | None = None) -> RunSettings:
         """What every stage is told of the recipe; a ``stage`` of a later round draws by a seed of that round."""

@@ -15,7 +15,7 @@ from tests.alignment.conftest import artifact_of
 
 MakeContext = Callable[..., StageContext]
 ASKED = ("Who?", "Why?")
-TEXTS = {  # a length of at most two words is worth 1, each further word less
+TEXTS = {  # two words cost nothing, each further word a tenth
     "Who?": ["the cat and the dog and the owl", "the cat", "the cat", "an owl", "cut"],
     "Why?": ["who saw it and named it today in one word", "the owl saw it all today"],
 }
@@ -43,7 +43,7 @@ def stage(base: Artifact, responses: Artifact, make_context: MakeContext, tmp_pa
     def make(**settings: Any) -> StageContext:
         given = {
             "kind": "rejection_sampling", "responses": "responses",
-            "rewards": [{"kind": "length", "unit": "words", "at_most": 2}], **settings,
+            "rewards": [{"kind": "length_penalty", "unit": "words", "free": 2, "full": 12}], **settings,
         }  # fmt: skip
         folder = tmp_path / str(len(list(tmp_path.iterdir())))
         return make_context(folder, "chosen", {"base": base, "responses": responses}, changes={"stages.chosen": given})
@@ -69,10 +69,10 @@ def test_the_best_response_to_each_prompt_is_kept(stage: Any) -> None:
 def test_more_are_kept_and_a_floor_leaves_prompts_out(stage: Any) -> None:
     _metrics, found = chosen(stage(keep=2))
     assert found[:2] == [("Who?", "the cat"), ("Who?", "an owl")]
-    metrics, found = chosen(stage(keep=2, above=0.99))
+    metrics, found = chosen(stage(keep=2, above=-0.01))
     assert found == [("Who?", "the cat"), ("Who?", "an owl")]
     assert metrics["prompts_without"] == 1
-    with pytest.raises(StageError, match="no response has a reward above 1; the best has 1: lower above"):
+    with pytest.raises(StageError, match="no response has a reward above 1; the best has 0: lower above"):
         chosen(stage(above=1))
 
 
