@@ -200,7 +200,13 @@ class Planner:
     def hold_reward_models(self, work: StageWork, stage: Any) -> int:
         """Holds a stage's reward models; returns how many there are."""
         named = [stage.reward_model_used()] if stage.reward_model_used() is not None else []
-        named += [reward.model for reward in stage.rewards_used() if isinstance(reward, ModelReward)]
+        rewards = [reward for reward in stage.rewards_used() if isinstance(reward, ModelReward)]
+        here = [reward for reward in rewards if reward.held_here()]
+        named += [reward.model or reward.folder or reward.hub for reward in here]
+        if any(reward.model is None for reward in here):
+            work.remarks.append("a reward model from outside is counted as if it were of the base's size")
+        if len(here) < len(rewards):
+            work.remarks.append("a server scores its answers")
         work.models += [self.size.trunk + self.size.hidden] * len(named)
         return len(named)
 

@@ -18,7 +18,7 @@ UNCOUNTED: Any = {
     "raters": {"rubric"},
     "judge": {"folder"},
     "constitution": True,
-    "rewards": {"__all__": {"function": True, "judge": {"folder"}}},
+    "rewards": {"__all__": {"function": True, "folder": True, "judge": {"folder"}}},
     "workers": True,
 }
 """Settings that do not count as they are written: paths, whose files count by what they hold, and who does the work."""
