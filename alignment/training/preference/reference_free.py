@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
+from peft import PeftModel
 from torch.nn.functional import logsigmoid
 
 from alignment.distributed.accumulation import TOKEN_WEIGHT
@@ -67,6 +68,8 @@ class ReferenceFreeTrainer(TokenisedDPOTrainer):
     objective: PairObjective
 
     def _precompute_ref_logps(self, dataset: Any, *_: Any, **__: Any) -> Any:
+        if isinstance(self.model, PeftModel) and "ref" in self.model.peft_config:
+            self.model.delete_adapter("ref")  # TRL's copy of the adapter
         add_response_head(self.model, statistics=False)
         return dataset
 

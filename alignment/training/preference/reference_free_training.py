@@ -42,7 +42,12 @@ def train_without_reference(
     log_counts(context, counts)
 
     def make_trainer(callback: StageCallback) -> ReferenceFreeTrainer:
-        arguments = DPOConfig(**trainer_arguments(settings, context), beta=beta, precompute_ref_log_probs=True)
+        arguments = DPOConfig(
+            **trainer_arguments(settings, context),
+            beta=beta,
+            precompute_ref_log_probs=True,  # so that TRL holds no reference; none is computed
+            disable_dropout=False,  # nothing is compared
+        )
         trainer = ReferenceFreeTrainer(
             model=training.policy,
             args=arguments,

@@ -2,10 +2,10 @@
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from alignment.recipe.base import Count, Name
-from alignment.recipe.rewards import REWARD_READS, RewardList
+from alignment.recipe.rewards import REWARD_READS, RewardList, unique_names
 from alignment.recipe.stages.spec import StageSettings, StageSpec
 
 
@@ -31,6 +31,11 @@ class RejectionSamplingStage(StageSettings):
     """Responses to each prompt that are kept. 1: Touvron et al. 2023."""
     above: float | None = Field(default=None, allow_inf_nan=False)
     """Reward that a response must exceed. null: the best is kept however bad it is."""
+
+    @field_validator("rewards")
+    @classmethod
+    def _names(cls, rewards: RewardList) -> RewardList:
+        return unique_names(rewards)
 
     def inputs(self) -> dict[str, tuple[str, ...]]:
         """The stages whose responses it reads."""
