@@ -46,7 +46,7 @@ def stage(base: Artifact, preferences: Artifact, make_context: MakeContext, tmp_
     """The context of a stage on the hand-made pairs; its kind is its name."""
     inputs = {"base": base, "preferences": preferences}
 
-    def make(kind: str, **settings: Any) -> StageContext:
+    def make(kind: str, /, **settings: Any) -> StageContext:
         folder = tmp_path / f"{kind}-{len(list(tmp_path.iterdir()))}"
         return make_context(folder, kind, inputs, settings={"kind": kind, **BATCH, **settings})
 
@@ -180,7 +180,7 @@ def test_simpos_first_loss_is_the_formula_on_the_texts(stage: Any) -> None:
 
 def test_orpos_first_loss_is_the_formula_on_the_texts(stage: Any) -> None:
     """The negative log-likelihood of the chosen answers' tokens, and λ times the odds ratio's term."""
-    context = stage("orpo", beta=0.4)
+    context = stage("orpo", **{"kind": "orpo", "beta": 0.4})
     losses = train(context)
     texts = text_logprobs(context)
     nll = -mean([value for chosen, _rejected in texts for value in chosen])
