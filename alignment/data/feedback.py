@@ -44,9 +44,7 @@ def parse_feedback(row: Row) -> Feedback:
     """The answer of one row. Raises InputError with every fault of the row."""
     missing = [name for name in COLUMNS if name not in row]
     if missing:
-        remedy = (
-            'name them prompt, completion and label; {"chosen", "rejected"} are pairs, which data.preferences reads'
-        )
+        remedy = "name them prompt, completion and label; pairs of chosen and rejected are read as data.preferences"
         fail(f"no {listed(missing)} among the columns {listed(row)}", remedy, missing[0])
     faults = FaultCollector()
     prompt = faults.attempt(lambda: prompt_turns(row), ())
