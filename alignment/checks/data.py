@@ -142,14 +142,16 @@ def _leak_faults(recipe: Recipe, files: Mapping[str, Path], data: RecipeData) ->
                 row,
                 column,
             )
-            for name, column, rows in (
-                ("demonstrations", "messages", data.demonstrations),
-                ("feedback", "prompt", data.feedback),
-            )
-            for row, item in rows
-            if opening(item) in held_out
+            for name, column, row, text in _trained_on(data)
+            if text in held_out
         ]
     )
+
+
+def _trained_on(data: RecipeData) -> Iterator[tuple[str, str, int, str]]:
+    """What is trained on as it is: file, column, row, and how its conversation opens."""
+    yield from (("demonstrations", "messages", row, opening(item)) for row, item in data.demonstrations)
+    yield from (("feedback", "prompt", row, opening(item)) for row, item in data.feedback)
 
 
 def _label_faults(recipe: Recipe, files: Mapping[str, Path], data: RecipeData) -> Iterator[Fault]:

@@ -64,7 +64,9 @@ def weigh_batches(
         batches, items = get_batches(*arguments, **options)
         shares = [batch.pop(SHARES) for batch in batches]
         weights = weights_of(self, units, batches, shares)
-        more = [None] * len(batches) if token_units is None else weights_of(self, token_units, batches, shares)
+        more: Sequence[float | None] = [None] * len(batches)
+        if token_units is not None:
+            more = weights_of(self, token_units, batches, shares)
         for batch, weight, token_weight in zip(batches, weights, more, strict=True):
             batch[WEIGHT] = weight
             if token_weight is not None:
