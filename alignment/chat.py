@@ -116,6 +116,16 @@ def render_response(
     return render_prompt(tokenizer, prompt) + render_answer(tokenizer, prompt, answer, finished=finished)
 
 
+def render_conversation(tokenizer: PreTrainedTokenizerBase, prompt: Sequence[Message], answer: str) -> list[int]:
+    """Token ids of a prompt and a whole answer as the template writes them, to the end of what it writes after it.
+
+    It is what a model from outside was trained to read; our own read no further than EOS (:func:`render_response`).
+    """
+    covered, written = _covered(tokenizer, [*prompt, Message(role="assistant", content=answer)])
+    text = _text(tokenizer, covered, add_generation_prompt=False)
+    return _uncovered(tokenizer, text, written) if written else _tokens(tokenizer, text)
+
+
 class PairTokens(NamedTuple):
     """Token ids of a preference pair: the prompt, and each answer after it."""
 

@@ -144,6 +144,18 @@ class PreferencePair(Record):
     rejected_finished: bool = True
 
 
+class Feedback(Record):
+    """One answer that was found good (``label``) or bad; ``finished`` is False where it was cut off."""
+
+    id: str
+    prompt_id: str
+    prompt: tuple[Message, ...] = Field(min_length=1)
+    completion: str
+    label: bool
+    kind: str = "general"
+    finished: bool = True
+
+
 class ArtifactRef(Record):
     """An artifact by name, version and digest: how lineage speaks of it."""
 

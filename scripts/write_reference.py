@@ -101,11 +101,12 @@ class Reference:
         if "$ref" in entry:
             name = entry["$ref"].rpartition("/")[2]
             return f"[{name}]({self.page_of[name]}.md#{name})"
-        if "oneOf" in entry:
-            page = self.page_of[next(iter(references(entry)))]
+        named = references(entry) if "oneOf" in entry else []
+        if named:
+            page = self.page_of[named[0]]
             return f"one of [{page}]({page}.md)"
-        if "anyOf" in entry:
-            kinds = dict.fromkeys(self._said(one) for one in entry["anyOf"])
+        if alternatives := entry.get("anyOf", entry.get("oneOf")):
+            kinds = dict.fromkeys(self._said(one) for one in alternatives)
             return " or ".join(kinds)
         if "enum" in entry or "const" in entry:
             return ", ".join(f"`{json.dumps(one)}`" for one in entry.get("enum", [entry.get("const")]))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from alignment.data.demonstrations import scan_demonstrations
+from alignment.data.feedback import scan_feedback
 from alignment.data.pairing import PreferenceFile
 from alignment.data.preferences import scan_preferences
 from alignment.data.prompts import scan_prompts
@@ -20,7 +21,7 @@ from alignment.recipe.recipe import Recipe
 from alignment.recipe.stages.feedback.ai_feedback import ConstitutionStage
 from alignment.recipe.stages.feedback.preferences import PreferenceFileStage
 from alignment.recipe.stages.reward import RewardStage
-from alignment.records import Demonstration, PreferencePair, Prompt
+from alignment.records import Demonstration, Feedback, PreferencePair, Prompt
 
 Rows = Sequence[tuple[int, Prompt]]  # prompts with their rows
 
@@ -33,6 +34,7 @@ class RecipeData:
     prompts: list[tuple[int, Prompt]] = field(default_factory=list)
     held_out_prompts: list[tuple[int, Prompt]] = field(default_factory=list)
     demonstrations: list[tuple[int, Demonstration]] = field(default_factory=list)
+    feedback: list[tuple[int, Feedback]] = field(default_factory=list)
     preferences: PreferenceFile = field(default_factory=lambda: PreferenceFile([]))
     incomplete: set[str] = field(default_factory=set)
 
@@ -61,6 +63,9 @@ def read_data(recipe: Recipe, files: Mapping[str, Path]) -> tuple[RecipeData, li
     if "demonstrations" in files:
         data.demonstrations, _duplicates, faults = scan_demonstrations(files["demonstrations"])
         note("demonstrations", faults)
+    if "feedback" in files:
+        data.feedback, _duplicates, faults = scan_feedback(files["feedback"])
+        note("feedback", faults)
     if "preferences" in files:
         stage = next((stage for _name, stage in of_type(recipe.stages, PreferenceFileStage)), None)
         form, limit = (stage.format, stage.limit) if stage else ("auto", None)
@@ -81,6 +86,7 @@ def data_faults(recipe: Recipe, files: Mapping[str, Path], data: RecipeData) -> 
         *_side_faults(recipe, files, data),
         *_leak_faults(recipe, files, data),
         *_margin_faults(recipe, files, data),
+        *_label_faults(recipe, files, data),
     ]
 
 
@@ -119,7 +125,7 @@ def _side_faults(recipe: Recipe, files: Mapping[str, Path], data: RecipeData) ->
 
 
 def _leak_faults(recipe: Recipe, files: Mapping[str, Path], data: RecipeData) -> list[Fault]:
-    """Demonstrations of what evaluation asks: a policy would be graded on what it was shown."""
+    """Demonstrations and marked answers to what evaluation asks: a policy would be graded on what it was shown."""
     asked: list[Prompt | PreferencePair] = []
     for stage in recipe.stages.values():
         if stage.asks_held_out():
@@ -132,14 +138,29 @@ def _leak_faults(recipe: Recipe, files: Mapping[str, Path], data: RecipeData) ->
             Fault(
                 "the prompt is held out for evaluation, and would be trained on here",
                 "remove the row, or take the prompt out of the prompts",
-                str(files["demonstrations"]),
+                str(files[name]),
                 row,
-                "messages",
+                column,
             )
-            for row, demonstration in data.demonstrations
-            if opening(demonstration) in held_out
+            for name, column, row, text in _trained_on(data)
+            if text in held_out
         ]
     )
+
+
+def _trained_on(data: RecipeData) -> Iterator[tuple[str, str, int, str]]:
+    """What is trained on as it is: file, column, row, and how its conversation opens."""
+    yield from (("demonstrations", "messages", row, opening(item)) for row, item in data.demonstrations)
+    yield from (("feedback", "prompt", row, opening(item)) for row, item in data.feedback)
+
+
+def _label_faults(recipe: Recipe, files: Mapping[str, Path], data: RecipeData) -> Iterator[Fault]:
+    """Marked answers that are all good, or all bad: nothing is there to tell apart."""
+    labels = {feedback.label for _row, feedback in data.feedback}
+    read = any("feedback" in stage.data_files(files) for stage in recipe.stages.values())
+    if read and len(labels) == 1 and "feedback" not in data.incomplete:
+        problem = f"label is {str(labels.pop()).lower()} in every row"
+        yield Fault(problem, "add answers of the other kind", file=str(files["feedback"]), field="label")
 
 
 def _margin_faults(recipe: Recipe, files: Mapping[str, Path], data: RecipeData) -> Iterator[Fault]:

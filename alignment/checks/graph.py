@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from alignment.checks.preference_losses import dpo_faults, kto_faults
 from alignment.data.columns import listed
 from alignment.errors import Fault, nearest, suggestion
 from alignment.evaluation.gate import CLAIMS, Bound, resolve
@@ -19,7 +20,6 @@ from alignment.recipe.graph import (
     workers_of,
 )
 from alignment.recipe.recipe import Recipe
-from alignment.recipe.stages.dpo import DpoStage
 from alignment.recipe.stages.evaluate import EvaluateStage
 from alignment.recipe.stages.online import OnlineStage
 from alignment.recipe.stages.overoptimisation import OveroptimisationStage
@@ -108,12 +108,6 @@ def _nothing_more(_at: str, _stage: Any, _recipe: Recipe) -> Iterator[Fault]:
     return iter(())
 
 
-def _dpo_faults(at: str, stage: DpoStage, _recipe: Recipe) -> Iterator[Fault]:
-    if stage.loss == "exo_pair" and stage.label_smoothing == 0:
-        problem = "the loss exo_pair takes the logarithm of label_smoothing, which is 0"
-        yield Fault(problem, "set it above 0, such as 0.001", field=f"{at}.label_smoothing")
-
-
 def _evaluate_faults(at: str, stage: EvaluateStage, _recipe: Recipe) -> Iterator[Fault]:
     if stage.model in stage.against:
         problem = f"{stage.model} is compared with itself"
@@ -190,7 +184,8 @@ def _overoptimisation_faults(at: str, stage: OveroptimisationStage, recipe: Reci
 
 
 _OWN: dict[str, Callable[[str, Any, Recipe], Iterator[Fault]]] = {  # what only one kind can get wrong
-    "dpo": _dpo_faults,
+    "dpo": dpo_faults,
+    "kto": kto_faults,
     "ppo": _ppo_faults,
     "grpo": _online_faults,
     "rloo": _online_faults,

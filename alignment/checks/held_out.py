@@ -44,6 +44,7 @@ def _contaminated(files: Mapping[str, Path], data: RecipeData) -> Iterator[Fault
     for name, openings in (
         ("prompts", [(row, opening(prompt)) for row, prompt in data.prompts]),
         ("demonstrations", [(row, opening(demonstration)) for row, demonstration in data.demonstrations]),
+        ("feedback", [(row, opening(feedback)) for row, feedback in data.feedback]),
         ("preferences", [(pairs.rows[pair.id], opening(pair)) for pair in pairs.pairs]),
     ):
         for row, text in openings:

@@ -10,6 +10,7 @@ from alignment.recipe.judges import (
     AnyJudge,
     Endpoint,
     GenerativeJudge,
+    ModelServer,
     folder_data,
     judge_digest,
     judge_folder,
@@ -26,7 +27,7 @@ def judge_faults(recipe: Recipe, files: Mapping[str, Path]) -> list[Fault]:
         for at, judge in judge_places(name, stage):
             faults += _own_faults(judge, at, files)
         for at, endpoint in endpoint_places(name, stage):
-            faults += _endpoint_faults(endpoint, at)
+            faults += endpoint_faults(endpoint, at)
         measured, calibrated_by = stage.judge_used(), stage.calibration_used()
         if measured is not None and calibrated_by is not None:
             faults += _calibration_faults(recipe, calibrated_by, measured, f"stages.{name}")
@@ -65,7 +66,8 @@ def _own_faults(judge: AnyJudge, at: str, files: Mapping[str, Path]) -> Iterator
                         field=f"{at}.folder")  # fmt: skip
 
 
-def _endpoint_faults(endpoint: Endpoint, at: str) -> Iterator[Fault]:
+def endpoint_faults(endpoint: ModelServer, at: str) -> Iterator[Fault]:
+    """A server's key that is not to be had."""
     variable = endpoint.api_key_env
     if variable is not None and not os.environ.get(variable, "").strip():
         problem = f"the environment variable {variable} is not set"

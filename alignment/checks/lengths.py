@@ -14,7 +14,7 @@ from alignment.errors import Fault, shortened
 from alignment.recipe.files import DATA_FILES
 from alignment.recipe.recipe import Recipe
 from alignment.recipe.stages.spec import StageSettings
-from alignment.records import Message, PreferencePair, Sampling
+from alignment.records import Feedback, Message, PreferencePair, Sampling
 
 
 class _Row(NamedTuple):
@@ -67,9 +67,15 @@ def _measured(files: Mapping[str, Path], data: RecipeData, model: Inspected, fau
         "prompts": [_Row(row, prompt.messages) for row, prompt in data.prompts],
         "held_out_prompts": [_Row(row, prompt.messages) for row, prompt in data.held_out_prompts],
         "demonstrations": [_Row(row, _opening(demo.messages), (demo.messages,)) for row, demo in data.demonstrations],
+        "feedback": [_Row(row, one.prompt, (_marked(one),)) for row, one in data.feedback],
         "preferences": [_Row(pairs.rows[pair.id], pair.prompt, _dialogues(pair)) for pair in pairs.pairs],
     }
     return {name: _file_texts(str(files[name]), found, model, faults) for name, found in rows.items() if found}
+
+
+def _marked(one: Feedback) -> tuple[Message, ...]:
+    """The whole conversation of a marked answer."""
+    return (*one.prompt, Message(role="assistant", content=one.completion))
 
 
 def _file_texts(file: str, rows: list[_Row], model: Inspected, faults: list[Fault]) -> _Texts:

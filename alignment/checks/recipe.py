@@ -53,7 +53,19 @@ def check_recipe(resolved: ResolvedRecipe, workspace: Workspace | None = None) -
 def placed(faults: Sequence[Fault], recipe_path: Path) -> list[Fault]:
     """Faults of a recipe's fields, with the recipe's file and the fields' lines; others as they are."""
     document = _document(recipe_path)
-    return [_placed(fault, recipe_path, document) for fault in faults]
+    return list(dict.fromkeys(_placed(_as_written(fault, document), recipe_path, document) for fault in faults))
+
+
+def _as_written(fault: Fault, document: Document) -> Fault:
+    """A fault of a stage that rounds have made, at the stage that the recipe has: the same in each round is one."""
+    parts = (fault.field or "").split(".")
+    written = document.value if isinstance(document.value, dict) else {}
+    if fault.file is not None or parts[0] != "stages" or not isinstance(written.get("rounds"), dict):
+        return fault
+    stem, _, turn = parts[1].rpartition("_")
+    if parts[1] in written.get("stages", {}) or stem not in written.get("stages", {}) or not turn.isdecimal():
+        return fault
+    return replace(fault, field=".".join(("stages", stem, *parts[2:])))
 
 
 def _document(recipe_path: Path) -> Document:

@@ -1,14 +1,17 @@
 """What is wrong with a recipe's rewards, known before anything runs: missing functions, prompts without a reference."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from alignment.checks.data import Rows, asked_prompts
+from alignment.checks.judges import endpoint_faults
 from alignment.data.split import opening, split_by_digest
-from alignment.errors import Fault, shortened
+from alignment.errors import Fault, InputError, shortened
+from alignment.recipe.judges import folder_data
 from alignment.recipe.recipe import Recipe
-from alignment.recipe.rewards import FunctionReward, data_name, module_file, needs_reference, reward_name
+from alignment.recipe.rewards import FunctionReward, ModelReward, data_name, module_file, needs_reference, reward_name
 from alignment.recipe.stages.spec import StageSettings
 from alignment.reward.user_function import problem_of
 
@@ -25,9 +28,28 @@ def reward_faults(recipe: Recipe, files: Mapping[str, Path], prompts: Rows, own:
                 if problem is not None:
                     remedy = "name a function as file.py:function or package.module:function"
                     faults.append(Fault(problem, remedy, field=f"{at}.function"))
+            elif isinstance(reward, ModelReward) and reward.model is None:
+                faults += _outside_faults(at, reward, files)
             elif needs_reference(reward):
                 faults += _reference_faults(recipe, stage, reward, at, files, prompts, own)
     return faults
+
+
+def _outside_faults(at: str, reward: ModelReward, files: Mapping[str, Path]) -> Iterator[Fault]:
+    """A reward model from outside that is none, or cannot be had."""
+    if reward.endpoint is not None:
+        yield from endpoint_faults(reward.endpoint, f"{at}.endpoint")
+        return
+    from alignment.reward.outside_model import LIGHT, REMEDY, reward_model_folder, reward_model_problem
+
+    folder = None if reward.folder is None else files[folder_data(reward.folder)]
+    try:
+        problem = reward_model_problem(reward_model_folder(reward, folder, LIGHT))
+    except InputError as error:
+        yield from (replace(fault, field=f"{at}.hub") for fault in error.faults)
+        return
+    if problem is not None:
+        yield Fault(problem, REMEDY, field=f"{at}.{'hub' if folder is None else 'folder'}")
 
 
 def _reference_faults(

@@ -3,9 +3,10 @@
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from alignment.chat import render_example
+from alignment.chat import render_example, render_prompt
 from alignment.checks.model import inspect_model
 from alignment.data.demonstrations import numbered_demonstrations
+from alignment.data.feedback import numbered_feedback
 from alignment.data.pairing import PreferenceFile, Skip
 from alignment.data.preferences import read_preferences
 from alignment.data.prompts import PromptSplit, split_prompts
@@ -13,7 +14,7 @@ from alignment.recipe.graph import of_type
 from alignment.recipe.resolved import ResolvedRecipe
 from alignment.recipe.stages.feedback.preferences import PreferenceFileStage
 from alignment.recipe.stages.spec import StageSettings
-from alignment.training.row_counts import Counts, describe_counts, is_cut, sift_pairs, sift_prompts
+from alignment.training.row_counts import Counts, describe_counts, is_cut, sift_pairs, sift_prompts, usable_feedback
 from alignment.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -46,6 +47,12 @@ def _counts(resolved: ResolvedRecipe, tokenizer: "PreTrainedTokenizerBase") -> I
             rows, duplicates = numbered_demonstrations(files["demonstrations"])
             masks = [render_example(tokenizer, demonstration.messages)[1] for _row, demonstration in rows]
             yield name, {"duplicates": float(duplicates)} | _demonstration_counts(masks, longest)
+        elif longest is not None and "feedback" in stage.data_files(files):
+            feedback, duplicates = numbered_feedback(files["feedback"])
+            marked = [one for _row, one in feedback]
+            counts = usable_feedback(marked, stage.cut_chosen_used() or "drop")[1]
+            long = sum(len(render_prompt(tokenizer, one.prompt)) >= longest for one in marked)
+            yield name, counts | {"duplicates": float(duplicates), "dropped": float(long)}
         elif longest is not None and (source := sources.get(stage.inputs().get("preferences", ("",))[0])) is not None:
             read = read_preferences(files["preferences"], source.format, source.limit)
             yield name, _pair_counts(read, stage, longest, tokenizer)

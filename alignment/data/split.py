@@ -11,16 +11,16 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 from alignment.recipe.base import Part
-from alignment.records import Demonstration, PreferencePair, Prompt, Response
+from alignment.records import Demonstration, Feedback, PreferencePair, Prompt, Response
 
 T = TypeVar("T")
 Splittable = TypeVar("Splittable", Prompt, Demonstration, PreferencePair)
 Identified = TypeVar("Identified", Prompt, Response)
 
 
-def opening(item: Prompt | Demonstration | PreferencePair) -> str:
+def opening(item: Prompt | Demonstration | PreferencePair | Feedback) -> str:
     """The user's first message, without regard to case and spacing: what items are split by."""
-    turns = item.prompt if isinstance(item, PreferencePair) else item.messages
+    turns = item.prompt if isinstance(item, PreferencePair | Feedback) else item.messages
     first = next((message.content for message in turns if message.role == "user"), "")
     return " ".join(first.split()).casefold()
 
@@ -77,7 +77,14 @@ def part_of(ids: Iterable[str], part: Part, limit: int | None = None) -> set[str
     return set(halves[part][:limit])
 
 
-def limited(items: Sequence[Identified], limit: int | None) -> list[Identified]:
-    """At most ``limit`` items, in the order given; not its first ones, for files are often sorted by kind."""
-    chosen = part_of((item.id for item in items), "all", limit)
+def limited(items: Sequence[Identified], limit: int | None, turn: int = 1) -> list[Identified]:
+    """At most ``limit`` items, in the order given; not its first ones, for files are often sorted by kind.
+
+    Each ``turn``, from 1, takes those that follow the turn before's in the order of their ids, from the first again
+    after the last.
+    """
+    if limit is None or limit >= len(items):
+        return list(items)
+    ordered = sorted(item.id for item in items)
+    chosen = {ordered[place % len(ordered)] for place in range((turn - 1) * limit, turn * limit)}
     return [item for item in items if item.id in chosen]

@@ -19,6 +19,7 @@ from alignment.stage import StageContext
 Units: TypeAlias = Callable[[Mapping[str, Any]], int]
 """What a collated batch's loss is a mean over, as a number: of its rows, or of the tokens that are learned."""
 SHARES, WEIGHT = "batch_shares", "batch_weight"  # what stands beside a batch's tensors
+TOKEN_WEIGHT = "token_weight"  # by what to multiply a term that is a mean over tokens, beside others over rows
 
 
 def row_count(batch: Mapping[str, Any]) -> int:
@@ -44,11 +45,16 @@ class CountingCollator:
         return batch
 
 
-def weigh_batches(trainer: Any, units: Units, context: StageContext, *, shared: bool = True) -> None:
+def weigh_batches(
+    trainer: Any, units: Units, context: StageContext, *, shared: bool = True, token_units: Units | None = None
+) -> None:
     """Has a transformers trainer weigh the loss of each batch by its part of the step's units.
 
     Where batches are ``shared``, one that does not divide evenly is done by several workers in part or in whole
     (:mod:`alignment.distributed.workers`), and each time counts as much less.
+
+    A loss may have terms that are means over other units, ``token_units``: the trainer finds in its inputs, under
+    ``TOKEN_WEIGHT``, what to multiply them by.
     """
     trainer.data_collator = CountingCollator(trainer.data_collator, context.workers if shared else 1)
     trainer.model_accepts_loss_kwargs = False  # no sum over all labels of a step, which counts a share twice
@@ -56,11 +62,21 @@ def weigh_batches(trainer: Any, units: Units, context: StageContext, *, shared: 
 
     def get_batch_samples(self: Any, *arguments: Any, **options: Any) -> Any:
         batches, items = get_batches(*arguments, **options)
-        counts = [float(units(batch) * batch.pop(SHARES)) for batch in batches]
-        total = self.accelerator.gather(torch.tensor([sum(counts)], device=self.args.device)).mean().item()
-        for batch, count in zip(batches, counts, strict=True):
-            batch[WEIGHT] = count * len(batches) / max(total, 1.0)
+        shares = [batch.pop(SHARES) for batch in batches]
+        weights = weights_of(self, units, batches, shares)
+        more: Sequence[float | None] = [None] * len(batches)
+        if token_units is not None:
+            more = weights_of(self, token_units, batches, shares)
+        for batch, weight, token_weight in zip(batches, weights, more, strict=True):
+            batch[WEIGHT] = weight
+            if token_weight is not None:
+                batch[TOKEN_WEIGHT] = token_weight / weight  # the whole loss is weighed once more
         return batches, items
+
+    def weights_of(self: Any, counted: Units, batches: Sequence[Any], shares: Sequence[int]) -> list[float]:
+        counts = [float(counted(batch) * share) for batch, share in zip(batches, shares, strict=True)]
+        total = self.accelerator.gather(torch.tensor([sum(counts)], device=self.args.device)).mean().item()
+        return [count * len(batches) / max(total, 1.0) for count in counts]
 
     def weighed_loss(self: Any, model: Any, inputs: Any, *arguments: Any, **options: Any) -> Any:
         weight = inputs.pop(WEIGHT)

@@ -22,7 +22,7 @@ from alignment.judges.answer_cache import Answers, Kept, Ledger
 from alignment.judges.llm_judge import Reply, Wording
 from alignment.judges.prompts import JudgePrompt
 from alignment.judges.protocol import JudgeUsage
-from alignment.recipe.judges import Endpoint
+from alignment.recipe.judges import Endpoint, ModelServer
 
 PASSES = {408, 409, 425, 429, 500, 502, 503, 504, 529}  # statuses worth a second attempt
 GIVE_UP = 5  # questions in a row without an answer
@@ -42,10 +42,12 @@ class AttemptError(Exception):
 class EndpointAsker:
     """Asks an endpoint, at most ``concurrency`` questions at a time."""
 
+    path = "/chat/completions"
+
     def __init__(
         self,
         settings: Wording,
-        endpoint: Endpoint,
+        endpoint: ModelServer,
         answers: Answers,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
@@ -74,7 +76,7 @@ class EndpointAsker:
         for result in done.values():
             if isinstance(result, BaseException):
                 raise result
-        if self._spent and self.endpoint.when_spent == "stop":
+        if self._spent and self._stops_when_spent():
             raise StageError(self._budget_message())
         return [reply for key in keys if isinstance(reply := done[key], Reply)]
 
@@ -150,7 +152,7 @@ class EndpointAsker:
 
     async def _attempt(self, client: httpx.AsyncClient, body: dict[str, Any]) -> Kept:
         """Raises AttemptError where another attempt may help, StageError where none will."""
-        url = self.endpoint.url.rstrip("/") + "/chat/completions"
+        url = self.endpoint.url.rstrip("/") + self.path
         try:
             # httpx bounds each read; a server that sends a byte now and then is bounded here.
             async with asyncio.timeout(self.endpoint.timeout), client.stream("POST", url, json=body) as response:
@@ -197,7 +199,7 @@ class EndpointAsker:
             "temperature": self.settings.temperature,
             "max_tokens": self.settings.max_tokens,
         }
-        if self.endpoint.json_schema and question.schema is not None:
+        if isinstance(self.endpoint, Endpoint) and self.endpoint.json_schema and question.schema is not None:
             schema = {"name": "answer", "strict": True, "schema": question.schema}
             body["response_format"] = {"type": "json_schema", "json_schema": schema}
         return body
@@ -228,9 +230,18 @@ class EndpointAsker:
         spent = self.tally.prompt_tokens + self.tally.answer_tokens
         return (
             f"the endpoint's budget of {' and '.join(bound)} is spent: {spent:,} tokens, {self.tally.money:.4g} in "
-            "money; every answer that was paid for is kept and costs nothing again: raise endpoint.budget and run "
-            "again, or set endpoint.when_spent to use, and go on with the pairs that were judged"
+            "money; every answer that was paid for is kept and costs nothing again: raise endpoint.budget and run again"
+            + self._without_the_rest()
         )
+
+    def _stops_when_spent(self) -> bool:
+        return not isinstance(self.endpoint, Endpoint) or self.endpoint.when_spent == "stop"
+
+    def _without_the_rest(self) -> str:
+        """How to go on without the answers that there is no money for, where that can be done."""
+        if not isinstance(self.endpoint, Endpoint):
+            return ""
+        return ", or set endpoint.when_spent to use, and go on with the pairs that were judged"
 
 
 async def _read(response: httpx.Response) -> bytes:

@@ -15,6 +15,7 @@ import torch
 from alignment.chat import render_prompt
 from alignment.errors import StageError
 from alignment.evaluation.bootstrap import positive_mean
+from alignment.models.families import has_plain_head
 from alignment.records import Artifact, Prompt, Record, Sampling
 from alignment.rollouts.kv_cache import new_cache
 from alignment.rollouts.policy_pool import LoadedPolicy, PolicyPool
@@ -77,6 +78,60 @@ def response_kl(policy: Use, reference: Use, prompt: Sequence[int], response: Se
     return total
 
 
+@torch.inference_mode()
+def batched_kls(
+    policy: Use, reference: Use, answers: Sequence[tuple[Sequence[int], Sequence[int]]], *, batch_size: int
+) -> list[float]:
+    """:func:`response_kl` of each (prompt, response), many in one forward pass: the same figures up to rounding.
+
+    Answers of like length pass the trunk together, and the head reads their responses' positions alone, ``CHUNK`` at a
+    time. Models whose logits are more than the head's product are read one answer after another.
+    """
+    if any(not prompt or not response for prompt, response in answers):
+        raise ValueError("the KL of a response needs a prompt and a response of at least one token")
+    if not all(has_plain_head(_plain(use().model).config) for use in (policy, reference)):
+        return [response_kl(policy, reference, prompt, response) for prompt, response in answers]
+    order = sorted(range(len(answers)), key=lambda place: sum(map(len, answers[place])))
+    found = [0.0] * len(answers)
+    for begin in range(0, len(order), batch_size):
+        places = order[begin : begin + batch_size]
+        for place, value in zip(places, _batch_kls(policy, reference, [answers[at] for at in places]), strict=True):
+            found[place] = value
+    return found
+
+
+def _batch_kls(policy: Use, reference: Use, answers: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[float]:
+    lengths = [len(response) for _prompt, response in answers]
+    hidden, head = _responses_hidden(policy, answers)
+    reference_hidden, reference_head = _responses_hidden(reference, answers)
+    values = []
+    for begin in range(0, len(hidden), CHUNK):
+        logits, others = head(hidden[begin : begin + CHUNK]), reference_head(reference_hidden[begin : begin + CHUNK])
+        if logits.shape != others.shape:
+            sizes = f"{logits.shape[-1]} and {others.shape[-1]}"
+            raise StageError(f"KL needs one vocabulary, but policy and reference have {sizes} tokens")
+        values.append(token_kl(logits, others).double().cpu())
+    return [float(part.sum()) for part in torch.cat(values).split(lengths)]
+
+
+def _responses_hidden(use: Use, answers: Sequence[tuple[Sequence[int], Sequence[int]]]) -> tuple[torch.Tensor, Any]:
+    """(N, D) the trunk's states that predict the responses' tokens, one response after another; and the head."""
+    model: Any = _plain(use().model)
+    contexts = [[*prompt, *response[:-1]] for prompt, response in answers]
+    longest = max(map(len, contexts))
+    ids = torch.tensor([row + [0] * (longest - len(row)) for row in contexts], device=model.device)
+    places = torch.arange(longest, device=model.device)
+    mask = places < torch.tensor([[len(row)] for row in contexts], device=model.device)
+    first = torch.tensor([[len(prompt) - 1] for prompt, _response in answers], device=model.device)
+    output = model.base_model(input_ids=ids, attention_mask=mask.long(), use_cache=False)
+    hidden: torch.Tensor = output.last_hidden_state[mask & (places >= first)]
+    return hidden, model.get_output_embeddings()
+
+
+def _plain(model: Any) -> Any:
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
 def response_kls(
     pool: PolicyPool,
     policy: Artifact,
@@ -93,11 +148,9 @@ def response_kls(
     asked = [render_prompt(drawing.tokenizer, prompt.messages) for prompt in prompts]
     sampling = Sampling(temperature=1.0, max_new_tokens=max_new_tokens)
     drawn = engine.generate(asked, sampling=sampling, seeds=[response_seed(seed, prompt.id, 1) for prompt in prompts])
-    found = []
-    for ids, (completion,) in zip(asked, drawn, strict=True):
-        value = response_kl(lambda: pool.use(policy), lambda: pool.use(reference), ids, completion.tokens)
-        found.append((value, len(completion.tokens)))
-    return found
+    answers = [(ids, completion.tokens) for ids, (completion,) in zip(asked, drawn, strict=True)]
+    values = batched_kls(lambda: pool.use(policy), lambda: pool.use(reference), answers, batch_size=batch_size)
+    return [(value, len(tokens)) for value, (_ids, tokens) in zip(values, answers, strict=True)]
 
 
 class _Stream:
@@ -110,7 +163,7 @@ class _Stream:
     def logits(self, ids: Sequence[int], keep: int) -> torch.Tensor:
         """Logits (keep, V) after the last ``keep`` of the next ``ids``."""
         model: Any = self.use().model
-        plain = model.get_base_model() if hasattr(model, "get_base_model") else model
+        plain = _plain(model)
         if self.cache is None:
             self.cache = new_cache(plain.config, self.capacity)
         options = {"logits_to_keep": keep} if "logits_to_keep" in inspect.signature(plain.forward).parameters else {}

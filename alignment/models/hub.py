@@ -11,8 +11,11 @@ SECONDS = 5.0  # for any answer at all; the hub's own client waits for minutes
 REMEDY = "give a folder, a hub name that can be reached, or embedded:smollm2-135m"
 
 
-def hub_files(settings: ModelSettings, patterns: Sequence[str]) -> Path:
-    """The folder with a hub model's files of these patterns. Raises InputError where they cannot be had."""
+def hub_files(settings: ModelSettings, patterns: Sequence[str], *, field: str = "model.base") -> Path:
+    """The folder with a hub model's files of these patterns. Raises InputError where they cannot be had.
+
+    ``field`` is the setting that names it.
+    """
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import HFValidationError
 
@@ -29,7 +32,7 @@ def hub_files(settings: ModelSettings, patterns: Sequence[str]) -> Path:
     except (OSError, HFValidationError, ValueError) as error:
         reason = silent or f"the hub says: {str(error).splitlines()[0][:160]}"
         problem = f"no model {settings.base!r}: not a folder beside the recipe, and {reason}"
-        raise InputError([Fault(problem, REMEDY, field="model.base")]) from error
+        raise InputError([Fault(problem, REMEDY, field=field)]) from error
 
 
 def _silence(endpoint: str) -> str:

@@ -75,6 +75,13 @@ def narrow_trunk(model: Any, dtype: torch.dtype) -> None:
     _widen_head(model, weight)
 
 
+def widen_own_head(model: Any, folder: Path) -> None:
+    """Gives a model from outside its head in float32, as it was saved, where it is a plain layer called ``score``."""
+    head = getattr(model, "score", None)
+    if isinstance(head, nn.Linear) and head.bias is None:
+        _widen_head(model, _saved_head(folder))
+
+
 def _widen_head(model: Any, weight: torch.Tensor) -> None:
     """Gives a model a head in float32 with these weights (1, D)."""
     head = ScoreHead(weight.shape[1], weight.shape[0], bias=False, device=model.device, dtype=torch.float32)

@@ -3,11 +3,13 @@
 import math
 from typing import Any
 
+from alignment.plan.judges import judge_online
 from alignment.plan.texts import Pair, TokenLengths
 from alignment.plan.work import StageWork
 from alignment.recipe.base import BASE
-from alignment.recipe.graph import stage_inputs
+from alignment.recipe.graph import judge_rewards, stage_inputs
 from alignment.recipe.stages.feedback.ai_feedback import ConstitutionStage, SynthesisStage
+from alignment.recipe.stages.feedback.rejection_sampling import RejectionSamplingStage
 
 BATCH = 64  # rows that a local writer writes together
 REQUEST = 40  # tokens of a principle and what is said around it, about
@@ -25,10 +27,11 @@ def made_pairs(planner: Any, source: Any) -> TokenLengths:
 
 
 def made_demonstrations(planner: Any, source: Any) -> TokenLengths:
-    """The revisions to imitate, at most and at their longest."""
+    """The revisions to imitate, or the best responses, at most and at their longest."""
     drawn, asked, new = _drawn(planner, source)
     lengths = tuple((prompt + new, new) for prompt in planner.texts.prompts.lengths)
-    return TokenLengths(asked * sum(one.per_prompt for one in drawn), lengths)
+    answers = sum(one.per_prompt for one in drawn)
+    return TokenLengths(asked * min(answers, source.demonstrations_kept() or answers), lengths)
 
 
 def _drawn(planner: Any, source: Any) -> tuple[list[Any], int, int]:
@@ -78,3 +81,17 @@ def synthesis(planner: Any, work: StageWork, stage: SynthesisStage) -> None:
     lengths = [length + REQUEST for length in prompts.lengths]
     work.activities.append(planner.draw(lengths, here / max(1, len(lengths)), 1, stage.batch_size, new))
     work.sampled = here * new
+
+
+def rejection_sampling(planner: Any, work: StageWork, stage: RejectionSamplingStage) -> None:
+    """Its rewards' reading of every response."""
+    drawn, asked, new = _drawn(planner, stage)
+    prompts = planner.texts.prompts
+    rows = float(asked * sum(one.per_prompt for one in drawn))
+    work.at_most = True
+    for _ in range(planner.hold_reward_models(work, stage)):
+        work.activities.append(planner.scored(rows, prompts.lengths, new, 32))
+    for reward in judge_rewards(stage):
+        judge_online(planner, work, reward, rows, list(prompts.lengths), new)
+    if not work.activities:
+        planner.programs(work, stage)

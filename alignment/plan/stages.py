@@ -8,10 +8,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from alignment.plan.experiments import evaluate, overoptimisation, tournament
-from alignment.plan.feedback import constitution, made_demonstrations, made_pairs, synthesis
+from alignment.plan.feedback import constitution, made_demonstrations, made_pairs, rejection_sampling, synthesis
 from alignment.plan.judges import judge_online, judge_stage, pair_classifier
 from alignment.plan.sizes import ModelSize
 from alignment.plan.texts import Pair, Texts, TokenLengths
+from alignment.plan.thumbs import kto
 from alignment.plan.work import Pass, SamplingPass, StageWork, largest_batch
 from alignment.recipe.base import BASE, Lora
 from alignment.recipe.graph import judge_rewards, trains_on_several, workers_of
@@ -151,24 +152,38 @@ class Planner:
 
     def dpo(self, work: StageWork, stage: DpoStage) -> None:
         self.train_policy(work, stage)
+        self.hold_dpo_reference(work, stage, moves=stage.refresh_reference is not None)
+        once = work.parts == 1 and self.recipe.model.dtype == "float32" and stage.refresh_reference is None
+        self._train_on_pairs(work, stage, 1 if once else stage.epochs)
+
+    def hold_dpo_reference(self, work: StageWork, stage: Any, *, moves: bool) -> None:
+        """Holds the reference of DPO or KTO; one that ``moves`` is held while the policy trains."""
         if self.adapter_of(stage.model) is not None:
             work.adapters += work.trainable  # the reference: a frozen copy of the adapter that training starts from
         elif work.full and work.parts > 1:  # its log-probabilities are computed while the policy trains
             work.models.append(self.size.parameters)
             work.divided, work.wide = 2, 2 * work.wide
+        elif work.full and moves:
+            work.models.append(self.size.parameters)
+            work.wide *= 2
         elif work.full:  # in bfloat16 as well (alignment/stages/dpo.py)
             work.narrow_models.append(self.size.parameters)
+
+    def reference_free(self, work: StageWork, stage: Any) -> None:
+        """SimPO and ORPO: DPO without its reference."""
+        self.train_policy(work, stage)
+        self._train_on_pairs(work, stage, 0)
+
+    def _train_on_pairs(self, work: StageWork, stage: Any, reference_passes: float) -> None:
         pairs, work.at_most = self.pairs(stage)
         kept = [p for p in pairs.lengths if p.prompt < stage.max_length]
         rows = self._pair_rows(kept, stage.max_length)
         answers: list[float] = [
             sum(min(answer, stage.max_length - p.prompt) for answer in (p.chosen, p.rejected)) for p in kept
         ]
-        once = work.parts == 1 and self.recipe.model.dtype == "float32"
-        times = 1 if once else stage.epochs
-        work.activities.append(
-            self.training_pass(stage, rows, answers, pairs.scale * times, trains=False)
-        )  # the reference's
+        if reference_passes:
+            passes = self.training_pass(stage, rows, answers, pairs.scale * reference_passes, trains=False)
+            work.activities.append(passes)
         work.activities.append(self.training_pass(stage, rows, answers, pairs.scale * stage.epochs))
         whole = (2 * min(p.prompt, stage.max_length) + a for p, a in zip(kept, answers, strict=True))
         work.trained = sum(whole) * pairs.scale * stage.epochs
@@ -185,7 +200,13 @@ class Planner:
     def hold_reward_models(self, work: StageWork, stage: Any) -> int:
         """Holds a stage's reward models; returns how many there are."""
         named = [stage.reward_model_used()] if stage.reward_model_used() is not None else []
-        named += [reward.model for reward in stage.rewards_used() if isinstance(reward, ModelReward)]
+        rewards = [reward for reward in stage.rewards_used() if isinstance(reward, ModelReward)]
+        here = [reward for reward in rewards if reward.held_here()]
+        named += [reward.model or reward.folder or reward.hub for reward in here]
+        if any(reward.model is None for reward in here):
+            work.remarks.append("a reward model from outside is counted as if it were of the base's size")
+        if len(here) < len(rewards):
+            work.remarks.append("a server scores its answers")
         work.models += [self.size.trunk + self.size.hidden] * len(named)
         return len(named)
 
@@ -285,11 +306,14 @@ class Planner:
     def measure_kl(
         self, work: StageWork, asked: Sequence[int], prompts: int, per_prompt: int, batch: int, new: int
     ) -> None:
-        """Answers at temperature 1, and both models' reading of each."""
+        """Answers at temperature 1, and both models' reading of them, a batch at a time."""
         work.activities.append(self.draw(asked, prompts / max(1, len(asked)), per_prompt, batch, new))
         mean, longest = sum(asked) / max(1, len(asked)) + new, max(asked, default=0) + new
         rows = 2 * prompts * per_prompt
-        work.activities.append(Pass(rows * mean, rows * new, rows, mean, longest, new))
+        together = min(batch, prompts * per_prompt)
+        batches = 2 * math.ceil(prompts * per_prompt / batch)
+        # The head reads a few positions at a time, whatever the batch.
+        work.activities.append(Pass(rows * mean, rows * new, batches, mean, together * longest, new))
 
     def programs(self, work: StageWork, stage: Any) -> None:
         work.remarks.append("no model is loaded: programs read and compare texts, in seconds")
@@ -310,9 +334,13 @@ WORK: dict[str, Callable[[Planner, StageWork, Any], None]] = {  # what a stage o
     "judge": judge_stage,
     "constitution": constitution,
     "synthesis": synthesis,
+    "rejection_sampling": rejection_sampling,
     "reward": Planner.reward,
     "pair_classifier": pair_classifier,
     "dpo": Planner.dpo,
+    "kto": kto,
+    "simpo": Planner.reference_free,
+    "orpo": Planner.reference_free,
     "ppo": Planner.ppo,
     "grpo": Planner.group,
     "rloo": Planner.group,

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from alignment.chat import render_example, render_pair, render_prompt
+from alignment.chat import render_answer, render_example, render_pair, render_prompt
 from alignment.checks.data import RecipeData
 from alignment.data.split import opening, split_by_digest
 
@@ -26,7 +26,7 @@ class TokenLengths:
     """The lengths of some rows: of ``count`` rows, those that were tokenised."""
 
     count: int
-    lengths: tuple[Any, ...]  # int, or (whole, answer), or Pair
+    lengths: tuple[Any, ...]  # int, or (whole, answer), (prompt, answer) of thumbs, or Pair
 
     @property
     def scale(self) -> float:
@@ -46,6 +46,7 @@ class Texts:
     held_out_prompts: TokenLengths = TokenLengths(0, ())
     own_held_out_prompts: TokenLengths | None = None
     demonstrations: TokenLengths = TokenLengths(0, ())
+    feedback: TokenLengths = TokenLengths(0, ())
     pairs: TokenLengths = TokenLengths(0, ())
     held_out_pairs: TokenLengths = TokenLengths(0, ())
     beginning: int = 0
@@ -71,15 +72,23 @@ def measure_texts(data: RecipeData, held_out: float, tokenizer: Any) -> Texts:
     def pair(one: Any) -> Pair:
         return Pair(*map(len, render_pair(tokenizer, one)))
 
+    def marked(one: Any) -> tuple[int, int]:
+        answer = render_answer(tokenizer, one.prompt, one.completion, finished=one.finished)
+        prompt_tokens = len(render_prompt(tokenizer, one.prompt))
+        return prompt_tokens, len(answer)
+
     own = [one for _row, one in data.held_out_prompts]
     demonstrations = [one for _row, one in data.demonstrations]
     openings = [one.messages for one in prompts[0][:50]] + [one.prompt for one in pairs[0][:50]]
+    feedback = [one for _row, one in data.feedback]
+    openings += [one.prompt for one in feedback[:50]]
     openings += [one.messages[:-1] for one in demonstrations[:50]]
     return Texts(
         prompts=_measured(prompts[0], prompt),
         held_out_prompts=_measured(prompts[1], prompt),
         own_held_out_prompts=_measured(own, prompt) if own else None,
         demonstrations=_measured(demonstrations, demonstration),
+        feedback=_measured(feedback, marked),
         pairs=_measured(pairs[0], pair),
         held_out_pairs=_measured(pairs[1], pair),
         beginning=_common([render_prompt(tokenizer, messages) for messages in openings]),

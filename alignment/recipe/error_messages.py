@@ -1,7 +1,7 @@
 """What pydantic finds wrong with a recipe, in the words of the recipe's author."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, get_args
+from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails
@@ -56,11 +56,12 @@ _REMEDIES = {
 
 def location(error: ErrorDetails) -> Location:
     """Where the error is in the file: pydantic's location without the unions' tags (stages.<name>.<kind>.…, and those
-    of rewards and metrics likewise)."""
+    of rewards, metrics and losses likewise)."""
     loc = tuple(part for part in error["loc"] if part != "[key]")
     loc = (*loc[:2], *loc[3:]) if loc[:1] == ("stages",) else loc
     listed = loc[:1] == ("stages",) and loc[2:3] in (("rewards",), ("metrics",)) and len(loc) > 4
     loc = (*loc[:4], *loc[5:]) if listed else loc
+    loc = (*loc[:3], *loc[4:]) if loc[:1] == ("stages",) and loc[2:3] == ("loss",) and len(loc) > 3 else loc
     place = next((place for place in (2, 4) if loc[:1] == ("stages",) and loc[place : place + 1] == ("judge",)), None)
     tagged = place is not None and loc[place + 1 : place + 2] and loc[place + 1] in JUDGE_KINDS
     return (*loc[: place + 1], *loc[place + 2 :]) if place is not None and tagged else loc
@@ -123,8 +124,14 @@ def _choices(at: Location, data: Any) -> list[str]:
     model = model_at(field[:-1], data)
     if model is None:
         return []
-    kinds = get_args(model.model_fields[str(field[-1])].annotation)
-    return [str(name) for name in (get_args(kinds[0]) if item else kinds)]
+    return _literals(model.model_fields[str(field[-1])].annotation)
+
+
+def _literals(annotation: Any) -> list[str]:
+    """The values of the literals in a type, each once."""
+    if get_origin(annotation) is Literal:
+        return [str(name) for name in get_args(annotation)]
+    return list(dict.fromkeys(name for part in get_args(annotation) for name in _literals(part)))
 
 
 def _unknown_key(name: str, model: type[BaseModel] | None) -> str:

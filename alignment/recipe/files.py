@@ -7,12 +7,20 @@ from typing import Any
 from alignment.recipe.graph import judges_of
 from alignment.recipe.judges import folder_data, judge_folder
 from alignment.recipe.recipe import Recipe
-from alignment.recipe.rewards import FunctionReward, data_name, is_file, module_file, module_of
+from alignment.recipe.rewards import (
+    FunctionReward,
+    ModelReward,
+    data_name,
+    is_file,
+    module_file,
+    module_of,
+    reward_folders,
+)
 
 EMBEDDED_PREFIX = "embedded:"
 
 
-DATA_FILES = ("prompts", "held_out_prompts", "demonstrations", "preferences")
+DATA_FILES = ("prompts", "held_out_prompts", "demonstrations", "preferences", "feedback")
 
 
 def resolve_data(recipe: Recipe, recipe_path: Path) -> dict[str, Path]:
@@ -24,6 +32,7 @@ def resolve_data(recipe: Recipe, recipe_path: Path) -> dict[str, Path]:
         named |= {path: path for path in stage.named_files().values()}
         folders = (judge_folder(judge) for judge in judges_of(stage).values())
         named |= {folder_data(folder): folder for folder in folders if folder is not None}
+        named |= reward_folders(stage.rewards_used())
     files = {name: beside(recipe_path, value) for name, value in named.items()}
     for name, reward in reward_functions(recipe).items():
         path = beside(recipe_path, module_of(reward)) if is_file(reward) else module_file(reward)
@@ -49,6 +58,8 @@ def with_absolute_data(recipe: Recipe, data: Mapping[str, Path]) -> Recipe:
             if isinstance(reward, FunctionReward) and is_file(reward):
                 attribute = reward.function.rpartition(":")[2]
                 values["stages"][name]["rewards"][index]["function"] = f"{data[data_name(reward)]}:{attribute}"
+            elif isinstance(reward, ModelReward) and reward.folder is not None:
+                values["stages"][name]["rewards"][index]["folder"] = str(data[folder_data(reward.folder)])
     return Recipe.model_validate(values)
 
 

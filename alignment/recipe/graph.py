@@ -16,7 +16,8 @@ def stage_inputs(stage: StageSettings) -> dict[str, tuple[str, ...]]:
     """The stages (or ``base``) that ``stage`` reads from, by the role they play in it: those of its judges and rewards
     included."""
     roles = dict(stage.inputs())
-    if models := tuple(reward.model for reward in stage.rewards_used() if isinstance(reward, ModelReward)):
+    rewards = [reward for reward in stage.rewards_used() if isinstance(reward, ModelReward)]
+    if models := tuple(reward.model for reward in rewards if reward.model is not None):
         roles["rewards"] = models
     for judge in judges_of(stage).values():
         if names := judge_models(judge):

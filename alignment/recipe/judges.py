@@ -86,8 +86,8 @@ class Budget(Settings):
         return self
 
 
-class Endpoint(Settings):
-    """An OpenAI-compatible server: ``POST <url>/chat/completions``."""
+class ModelServer(Settings):
+    """A server over HTTP that holds a model: what is asked of it is bounded in time, rate and money."""
 
     url: Annotated[str, Field(pattern=r"^https?://[^@\s]+$")]
     """Base address up to and with `/v1`; no user or password in it."""
@@ -95,8 +95,6 @@ class Endpoint(Settings):
     """The model's name on the server."""
     api_key_env: Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]{2,63}$")] | None = None
     """Environment variable that holds the key. null: no key is sent."""
-    json_schema: bool = True
-    """Send the answer's JSON schema as `response_format`, which the server must support."""
     concurrency: Count = 8
     """Requests in flight at a time."""
     requests_per_minute: Positive | None = None
@@ -111,14 +109,21 @@ class Endpoint(Settings):
     """What tokens cost."""
     budget: Budget | None = None
     """What may be spent. null: unbounded."""
-    when_spent: Literal["stop", "use"] = "stop"
-    """When the budget is spent: `stop` ends the stage, `use` continues with what was answered until then."""
 
     @model_validator(mode="after")
     def _money_has_a_price(self) -> Self:
         if self.budget is not None and self.budget.money is not None and not (self.price.prompt or self.price.answer):
             raise ValueError("a budget in money needs a price")
         return self
+
+
+class Endpoint(ModelServer):
+    """An OpenAI-compatible server: ``POST <url>/chat/completions``."""
+
+    json_schema: bool = True
+    """Send the answer's JSON schema as `response_format`, which the server must support."""
+    when_spent: Literal["stop", "use"] = "stop"
+    """When the budget is spent: `stop` ends the stage, `use` continues with what was answered until then."""
 
 
 class Writer(Settings):

@@ -32,7 +32,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     recipe, more = _validated(data, where, seen={fault.field for fault in faults})
     if recipe is None or faults:
         raise InputError([*faults, *more])
-    return recipe
+    return recipe.written_out()
 
 
 def recipe_values(
@@ -139,7 +139,7 @@ def _from_here(at: Location, value: Any) -> Any:
     )
     if at[2:3] == ("rewards",) and at[4:] == ("function",) and ".py:" in value:
         return str(Path(value).expanduser().absolute())
-    is_file = is_file or at[-2:] == ("judge", "folder")
+    is_file = is_file or at[-2:] == ("judge", "folder") or (at[2:3] == ("rewards",) and at[4:] == ("folder",))
     is_folder = at == ("model", "base") and (is_path(value) or Path(value).is_dir())
     return str(Path(value).expanduser().absolute()) if is_file or is_folder else value
 

@@ -6,7 +6,7 @@ by the stages that make them (``base`` is the base model). :mod:`alignment.check
 
 from typing import Annotated
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from alignment.recipe.base import Name, Settings
 from alignment.recipe.deployment import Deployment, Notify
@@ -18,13 +18,18 @@ from alignment.recipe.stages.evaluate import EvaluateStage
 from alignment.recipe.stages.feedback.ai_feedback import ConstitutionStage, SynthesisStage
 from alignment.recipe.stages.feedback.judge import JudgeStage
 from alignment.recipe.stages.feedback.preferences import HumanPreferencesStage, PreferenceFileStage, PreferencesStage
+from alignment.recipe.stages.feedback.rejection_sampling import RejectionSamplingStage
 from alignment.recipe.stages.grpo import GrpoStage, RlooStage
+from alignment.recipe.stages.kto import KtoStage
 from alignment.recipe.stages.overoptimisation import OveroptimisationStage
 from alignment.recipe.stages.pair_classifier import PairClassifierStage
 from alignment.recipe.stages.ppo import PpoStage
+from alignment.recipe.stages.reference_free import OrpoStage, SimpoStage
 from alignment.recipe.stages.reward import RewardStage
+from alignment.recipe.stages.rounds import Rounds, round_seed, rounds_problem, written_out
 from alignment.recipe.stages.sample import SampleStage
 from alignment.recipe.stages.sft import SftStage
+from alignment.recipe.stages.spec import StageSettings
 from alignment.recipe.stages.tournament import OTHER_HALF, TournamentStage, chosen_by
 
 Stage = Annotated[
@@ -38,7 +43,11 @@ Stage = Annotated[
     | PairClassifierStage
     | ConstitutionStage
     | SynthesisStage
+    | RejectionSamplingStage
     | DpoStage
+    | KtoStage
+    | SimpoStage
+    | OrpoStage
     | PpoStage
     | GrpoStage
     | RlooStage
@@ -64,6 +73,8 @@ class Recipe(Settings):
     """The data files."""
     stages: dict[Name, Stage] = Field(min_length=1)
     """The stages by name, in the order in which they run."""
+    rounds: Rounds | None = None
+    """Stages that are repeated, each time with the newest policy. null: each stage runs once."""
     gate: Gate | None = None
     """What a version must show before it is promoted. null: nothing is registered or promoted."""
     resources: Resources = Resources()
@@ -85,6 +96,24 @@ class Recipe(Settings):
                     found[name] = stage.model_copy(update={"part": half})
         return found
 
-    def run_settings(self) -> RunSettings:
-        """What every stage is told of the recipe."""
-        return RunSettings(seed=self.seed, model=self.model, held_out=self.data.held_out, resources=self.resources)
+    @field_validator("rounds")
+    @classmethod
+    def _can_be_repeated(cls, rounds: Rounds | None, others: ValidationInfo) -> Rounds | None:
+        problem = rounds_problem(rounds, others.data["stages"]) if rounds and "stages" in others.data else None
+        if problem is not None:
+            raise ValueError(problem)
+        return rounds
+
+    def written_out(self) -> "Recipe":
+        """The recipe with its rounds as stages of their own; itself where it has none."""
+        if self.rounds is None:
+            return self
+        gate = None if self.gate is None else self.gate.model_dump(mode="json", exclude_unset=True)
+        stages, gate = written_out(self.rounds, self.stages, gate)
+        values = self.model_dump(mode="json", exclude={"stages", "gate", "rounds"})
+        return Recipe.model_validate({**values, "stages": stages, "gate": gate, "rounds": None})
+
+    def run_settings(self, stage: StageSettings | None = None) -> RunSettings:
+        """What every stage is told of the recipe; a ``stage`` of a later round draws by a seed of that round."""
+        seed = self.seed if stage is None else round_seed(self.seed, stage.round)
+        return RunSettings(seed=seed, model=self.model, held_out=self.data.held_out, resources=self.resources)

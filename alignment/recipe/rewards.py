@@ -18,7 +18,14 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from alignment.recipe.base import Count, Fraction, Name, Positive, Product, Settings
-from alignment.recipe.judges import JUDGE_READS, GenerativeJudge, LabelProbabilitiesJudge, scores_alone
+from alignment.recipe.judges import (
+    JUDGE_READS,
+    GenerativeJudge,
+    LabelProbabilitiesJudge,
+    ModelServer,
+    folder_data,
+    scores_alone,
+)
 
 Unit = Literal["words", "sentences", "lines", "characters", "tokens"]
 Form = Literal[
@@ -40,14 +47,36 @@ class RewardSettings(Settings):
 
 
 class ModelReward(RewardSettings):
-    """The score of a trained reward model, which must know the policy's chat template."""
+    """The score of a reward model: a stage's, which must know the policy's chat template, or another, which reads
+    conversations by its own template and tokenizer: of a folder, a hub, or behind a server."""
 
     kind: Literal["model"]
     """The score of a reward model."""
-    model: Name
-    """A stage of kind `reward`."""
+    model: Name | None = None
+    """A stage of kind `reward`. One of `model`, `folder`, `hub` and `endpoint` is required."""
+    folder: str | None = None
+    """A reward model's folder (sequence classification with one output and a chat template), relative to the recipe."""
+    hub: Annotated[str, Field(pattern=r"^[\w.-]+(/[\w.-]+)?$")] | None = None
+    """The name of such a model on a hub."""
+    revision: str | None = None
+    """Revision of the hub's model. Pin it: else the model can change under the recipe."""
+    endpoint: ModelServer | None = None
+    """A server of such a model, in vLLM's protocol: `POST <url>/pooling` with the conversation's `messages` gives
+    `{"data": [{"data": [score]}]}`."""
     batch_size: Count = 32
     """Answers in one forward pass."""
+
+    @model_validator(mode="after")
+    def _one_model(self) -> Self:
+        if sum(one is not None for one in (self.model, self.folder, self.hub, self.endpoint)) != 1:
+            raise ValueError("name one of model, folder, hub and endpoint: which reward model")
+        if self.revision is not None and self.hub is None:
+            raise ValueError("revision is of a hub's model: name one with hub, or remove it")
+        return self
+
+    def held_here(self) -> bool:
+        """Whether its weights are held where the stage runs."""
+        return self.endpoint is None
 
 
 class NumberReward(RewardSettings):
@@ -282,6 +311,17 @@ RewardComponent = Annotated[
     Field(discriminator="kind"),
 ]  # fmt: skip
 RewardList = tuple[RewardComponent, ...]
+
+
+def reward_folders(rewards: RewardList) -> dict[str, str]:
+    """The folders of reward models that a recipe names, by the name that they go under as the stage's data."""
+    return {
+        folder_data(reward.folder): reward.folder
+        for reward in rewards
+        if isinstance(reward, ModelReward) and reward.folder is not None
+    }
+
+
 REWARD_READS: dict[str, Product] = {"rewards": "reward_model", **JUDGE_READS}  # by the role of what rewards are made of
 WITH_REFERENCE = (NumberReward, ExactReward, ChoiceReward, CodeReward)
 

@@ -34,6 +34,9 @@ class DataSettings(Settings):
     """File of demonstrations (JSONL, JSON or Parquet; may be gzipped)."""
     preferences: str | None = None
     """File of preference pairs: TRL's, HH-RLHF's or Open-Assistant's."""
+    feedback: str | None = None
+    """File of single answers with thumbs: rows of `prompt`, `completion` and `label`, true for a good answer (JSONL,
+    JSON or Parquet; may be gzipped)."""
     held_out: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """Share of the prompts, and of preference pairs, that no stage trains on, chosen by their digests."""
     held_out_prompts: str | None = None

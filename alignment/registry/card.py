@@ -120,6 +120,7 @@ def _data(recipe: Recipe, artifacts: Mapping[str, Artifact]) -> str:
     given = recipe.data
     files = {
         "prompts": given.prompts, "demonstrations": given.demonstrations, "held-out prompts": given.held_out_prompts,
+        "thumbs": given.feedback,
     }  # fmt: skip
     parts = [f"{what} from {markdown_code(path)}" for what, path in files.items() if path]
     for name, stage in recipe.stages.items():

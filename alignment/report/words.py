@@ -9,6 +9,7 @@ from alignment.report.run_report import RunReport, StageReport
 
 HEADLINES = {  # how a stage's headline metric is said; one that is not here stands with its name
     "loss": "loss {:.3f}",
+    "demonstrations": "{:,.0f} demonstrations",
     "responses": "{:,.0f} responses",
     "pairs": "{:,.0f} pairs",
     "raters": "{:,.0f} raters",
@@ -16,6 +17,7 @@ HEADLINES = {  # how a stage's headline metric is said; one that is not here sta
     "accuracy": "{:.0%} of held-out pairs right",
     "score": "score {:.3f}",
     "rewards/accuracies": "{:.0%} of training pairs right",
+    "rewards/margins": "rewards {:.3f} apart",
     "reward": "reward {:.3f}",
     "players": "{:.0f} players",
     "points": "{:.0f} points measured",
@@ -39,6 +41,7 @@ DATA_SOURCES = (  # other figures of the data: a kind of stage, its metric, and 
     ("sft", "demonstrations", "demonstrations"),
     ("sample", "prompts", "prompts to train on"),
     ("sample", "responses", "responses to them"),
+    ("kto", "answers", "answers found good or bad"),
 )
 
 

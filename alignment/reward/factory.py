@@ -6,9 +6,11 @@ from typing import Any
 from alignment.chat import render_response, template_digest
 from alignment.errors import StageError
 from alignment.models.reward_model import load_reward_model, score
+from alignment.recipe.judges import folder_data
 from alignment.recipe.rewards import FunctionReward, JudgeReward, ModelReward, RewardList, data_name, reward_name
 from alignment.reward import rules, verifiable
 from alignment.reward.judge_reward import judge_reward
+from alignment.reward.outside_model import outside_reward
 from alignment.reward.protocol import Component, Reward, RewardInput, Rewards
 from alignment.reward.user_function import function
 from alignment.stage import StageContext
@@ -40,8 +42,12 @@ def build_rewards(settings: RewardList, context: StageContext, tokenizer: Any | 
 def model_reward(settings: ModelReward, context: StageContext, tokenizer: Any | None) -> Reward:
     """The score of a trained reward model. ``tokenizer`` is the policy's, where one is trained.
 
-    Raises StageError where the model knows another chat template than the policy.
+    Raises StageError where the model knows another chat template than the policy; InputError where one from outside
+    cannot be had.
     """
+    if settings.model is None:
+        folder = None if settings.folder is None else context.data[folder_data(settings.folder)]
+        return outside_reward(settings, context.run, folder, context.kept or context.checkpoints / "answers")
     model, own_tokenizer = load_reward_model(context.inputs[settings.model], context.run)
     if tokenizer is not None:
         check_template(tokenizer, own_tokenizer, settings.model)

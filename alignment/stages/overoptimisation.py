@@ -16,7 +16,7 @@ from alignment.digests import content_id
 from alignment.durable_files import file_digest, write_text
 from alignment.evaluation.bootstrap import mean
 from alignment.evaluation.reward_kl_curve import Point, Shape, best_of_kl, best_of_mean, powers_of_two, shape
-from alignment.metrics.kl import response_kl
+from alignment.metrics.kl import batched_kls
 from alignment.preferences.rubric import load_rubric
 from alignment.preferences.simulated_raters import SimulatedRater, simulated_raters
 from alignment.recipe.base import BASE
@@ -132,15 +132,12 @@ def _answers(lab: _Lab, artifact: Artifact, per_prompt: int) -> SnapshotScores:
         lab.context.report(Progress(lab.done + done, lab.total, {}, lab.tokens))
 
     drawn = engine.generate(asked, sampling=sampling, seeds=seeds, per_prompt=per_prompt, on_progress=heard)
-    kl = [
-        0.0
-        if artifact.digest == start.digest
-        else float(np.mean([
-            response_kl(lambda: lab.pool.use(artifact), lambda: lab.pool.use(start), ids, completion.tokens)
-            for completion in group
-        ]))
-        for ids, group in zip(asked, drawn, strict=True)
-    ]  # fmt: skip
+    kl = [0.0] * len(drawn)
+    if artifact.digest != start.digest:
+        answers = [(ids, one.tokens) for ids, group in zip(asked, drawn, strict=True) for one in group]
+        use_policy, use_start = lambda: lab.pool.use(artifact), lambda: lab.pool.use(start)
+        values = batched_kls(use_policy, use_start, answers, batch_size=settings.batch_size)
+        kl = [float(np.mean(row)) for row in _rows(values, per_prompt)]
     if lab.proxy is None:
         lab.proxy = reward_model_score(
             lab.context, settings.reward, settings.model, policy.tokenizer, batch_size=settings.batch_size

@@ -34,7 +34,7 @@ def run(settings: SampleStage, context: StageContext) -> StageResult:
     split = split_prompts(context.data["prompts"], context.run.held_out)
     prompts, counts = sift_prompts(split.train, tokenizer, settings.longest_prompt(), split.duplicates)
     log_counts(context, counts)
-    prompts = limited(prompts, settings.limit)
+    prompts = limited(prompts, settings.limit, settings.round)
     blocks = _blocks([(prompt, tuple(render_prompt(tokenizer, prompt.messages))) for prompt in prompts], settings)
     drawn: dict[str, list[Response]] = {}
 

@@ -3,6 +3,7 @@
 Loss on the assistant's tokens only (EOS included), whatever the template: the labels are ours, not the template's.
 """
 
+from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
@@ -33,7 +34,7 @@ def run(settings: SftStage, context: StageContext) -> StageResult:
     training = begin_policy(settings, context, reference=False)
     if settings.packing:
         check_packing(training.policy)
-    demonstrations, duplicates = numbered_demonstrations(context.data["demonstrations"])
+    demonstrations, duplicates = numbered_demonstrations(_file(settings, context))
     rendered = [render_example(training.tokenizer, demonstration.messages) for _row, demonstration in demonstrations]
     learnable = [(ids, mask) for ids, mask in rendered if any(mask[: settings.max_length])]
     if not learnable:
@@ -56,6 +57,13 @@ def run(settings: SftStage, context: StageContext) -> StageResult:
     return training.finish(
         fitted.model, TrainingOutcome(fitted.curves, counts | {"mean_loss": fitted.mean_loss}, fitted.tokens)
     )
+
+
+def _file(settings: SftStage, context: StageContext) -> Path:
+    """The demonstrations' file: the recipe's, or that of the stage that makes them."""
+    if settings.demonstrations is None:
+        return context.data["demonstrations"]
+    return Path(context.inputs[settings.demonstrations].path) / "demonstrations.jsonl"
 
 
 def _example(ids: list[int], mask: list[bool]) -> dict[str, list[int]]:

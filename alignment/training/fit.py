@@ -56,6 +56,7 @@ def fit(
     more_callbacks: Sequence[TrainerCallback] = (),
     batch_size: int | None = None,
     units: Units | None = None,
+    token_units: Units | None = None,
     split: bool = True,
     reference: bool = False,
 ) -> Fitted:
@@ -66,6 +67,7 @@ def fit(
         more_callbacks: further ones, which the trainer calls after it.
         batch_size: of the batches that several workers share, where these may be uneven.
         units: what the loss of a batch is a mean over, so that batches of unequal size make a step of equal units.
+        token_units: what terms of it are a mean over, where these are not ``units``.
         split: False where the loss of a batch is not that of its parts: each worker then does the whole of it.
         reference: the trainer compares the model with what it started from: dropout is off in both, and checked.
 
@@ -96,7 +98,7 @@ def fit(
     if context.workers > 1 and batch_size is not None:
         share_batches(trainer, batch_size, context, split=split)
     if units is not None:
-        weigh_batches(trainer, units, context, shared=split)
+        weigh_batches(trainer, units, context, shared=split, token_units=token_units)
     resume = callback.resumed = last_checkpoint(context.checkpoints, clean=context.rank == 0)
     wait_for_workers(context)  # nobody writes a checkpoint while broken ones are still being removed
     if resume:

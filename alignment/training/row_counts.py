@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from alignment.chat import PairTokens, render_pair, render_prompt
 from alignment.recipe.stages.training import CutChosen
-from alignment.records import PreferencePair, Prompt
+from alignment.records import Feedback, PreferencePair, Prompt
 from alignment.stage import StageContext
 
 WORDS = {
@@ -77,6 +77,19 @@ def usable_pairs(pairs: Sequence[PreferencePair], cut_chosen: CutChosen) -> tupl
         "cut_chosen_kept": float(cut if cut_chosen == "keep" else 0),
         "cut_rejected": float(sum(not pair.rejected_finished for pair in usable)),
         "opposite": float(opposite_pairs(usable)),
+    }
+
+
+def usable_feedback(feedback: Sequence[Feedback], cut_chosen: CutChosen) -> tuple[list[Feedback], Counts]:
+    """Marked answers without the good ones that were cut off, unless they are to be kept; and the counts."""
+    cut = sum(one.label and not one.finished for one in feedback)
+    usable = [one for one in feedback if one.finished or not one.label or cut_chosen == "keep"]
+    marks = {(one.prompt, one.completion, one.label) for one in usable}
+    return usable, {
+        "cut_chosen": float(len(feedback) - len(usable)),
+        "cut_chosen_kept": float(cut if cut_chosen == "keep" else 0),
+        "cut_rejected": float(sum(not one.finished and not one.label for one in usable)),
+        "opposite": float(sum((one.prompt, one.completion, not one.label) in marks for one in usable)),
     }
 
 

@@ -32,7 +32,7 @@ from alignment.recipe.base import BASE
 from alignment.recipe.graph import judges_of, stage_inputs
 from alignment.recipe.judges import folder_data, judge_folder
 from alignment.recipe.recipe import Recipe
-from alignment.recipe.rewards import FunctionReward, data_name
+from alignment.recipe.rewards import FunctionReward, data_name, reward_folders
 from alignment.recipe.stages.spec import StageSettings
 from alignment.records import Artifact
 from alignment.stage import Progress, StageContext
@@ -76,7 +76,7 @@ class Job:
     @property
     def key(self) -> str:
         """The cache key: equal keys mean equal artifacts."""
-        return stage_key(self.name, self.settings, self.recipe.run_settings(), self.inputs, self.data)
+        return stage_key(self.name, self.settings, self.recipe.run_settings(self.settings), self.inputs, self.data)
 
 
 def make_job(
@@ -98,6 +98,7 @@ def make_job(
     for reward in settings.rewards_used():
         if isinstance(reward, FunctionReward) and (path := data.get(data_name(reward))) is not None:
             files[data_name(reward)] = path
+    files |= {what: data[what] for what in reward_folders(settings.rewards_used())}
     for place, judge in judges_of(settings).items():
         if (folder := judge_folder(judge)) is not None:
             files[place] = data[folder_data(folder)]
@@ -197,7 +198,7 @@ def _make(job: Job, key: str) -> Artifact:
     metrics = StageMetrics(job.workspace, job.name, {"recipe": job.recipe.name, "kind": job.settings.kind})
     context = StageContext(
         name=job.name,
-        run=job.recipe.run_settings(),
+        run=job.recipe.run_settings(job.settings),
         inputs=job.inputs,
         data=job.data,
         output=output,

@@ -123,6 +123,7 @@ MODULES = {
     "sft": "alignment.stages.sft", "dpo": "alignment.stages.dpo", "reward": "alignment.stages.reward",
     "grpo": "alignment.stages.grpo", "rloo": "alignment.stages.grpo", "ppo": "alignment.stages.ppo",
     "pair_classifier": "alignment.stages.pair_classifier",
+    "kto": "alignment.stages.kto", "simpo": "alignment.stages.simpo", "orpo": "alignment.stages.orpo",
 }  # fmt: skip
 
 

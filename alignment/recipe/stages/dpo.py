@@ -2,7 +2,7 @@
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Discriminator, Field, Tag, field_validator
 
 from alignment.recipe.base import Count, Lora, Name, Positive, refuse_dropout
 from alignment.recipe.stages.spec import StageSpec
@@ -12,6 +12,13 @@ DpoLoss = Literal[
     "sigmoid", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot", "aot_unpaired",
     "apo_zero", "apo_down", "discopop", "sft", "sigmoid_norm",
 ]  # fmt: skip
+
+DpoLosses = Annotated[
+    Annotated[DpoLoss, Tag("name")] | Annotated[tuple[DpoLoss, ...], Tag("list"), Field(min_length=1)],
+    Discriminator(lambda given: "list" if isinstance(given, list | tuple) else "name"),
+]
+SORTED = ("aot", "aot_unpaired")
+SMOOTHED = ("robust", "exo_pair", *SORTED)  # the losses that read label_smoothing
 
 
 class DpoStage(PreferenceTraining):
@@ -34,19 +41,40 @@ class DpoStage(PreferenceTraining):
     """Peak learning rate. 5e-6, for LoRA: ten times the 5e-7 of Tunstall et al. 2023 (Zephyr)."""
     beta: Positive = 0.1
     """Strength of the tie to the reference, β. 0.1: Rafailov et al. 2023."""
-    loss: DpoLoss = "sigmoid"
-    """TRL's name of the loss. `sigmoid`: the original one. `aot` and `aot_unpaired` sort the pairs of a batch, so that
-    `batch_size` is part of the loss: each of several workers computes the whole batch, and `gradient_accumulation`
-    averages over batches that are sorted one by one."""
+    loss: DpoLosses = "sigmoid"
+    """TRL's name of the loss, or a list of several, whose weighted sum it is: `[sigmoid, sft]` keeps the chosen answers
+    likely (Pang et al. 2024). `sigmoid`: the original one. `sigmoid_norm` and `ipo` divide the log-probabilities by
+    the answers' lengths, so that a long answer does not count more. `aot` and `aot_unpaired` sort the pairs of a
+    batch, so that `batch_size` is part of the loss: each of several workers computes the whole batch, and
+    `gradient_accumulation` averages over batches that are sorted one by one."""
+    loss_weights: Annotated[tuple[Positive, ...], Field(min_length=1)] | None = None
+    """The weight of each of several losses, in their order. null: 1 for all of them, as in TRL."""
+    refresh_reference: Count | None = None
+    """Optimizer steps after which the policy becomes its own reference, again and again (the hard update of TR-DPO,
+    Gorbatovski et al. 2024, who take 512). Rewards are measured from the newest reference. null: the reference stays
+    what the policy was at the start."""
     snapshot_every: Count | None = None
     """Optimizer steps between two snapshots of the policy, which are kept. null: only the end is."""
     label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
-    """Assumed probability that a pair's label is wrong (conservative and robust DPO). 0: none."""
+    """Assumed probability that a pair's label is wrong, which `robust`, `exo_pair`, `aot` and `aot_unpaired` read. 0:
+    none."""
 
     @field_validator("lora")
     @classmethod
     def _no_dropout(cls, lora: Lora | None) -> Lora | None:
         return refuse_dropout(lora)
+
+    def losses(self) -> tuple[DpoLoss, ...]:
+        """TRL's names of its losses."""
+        return self.loss if isinstance(self.loss, tuple) else (self.loss,)
+
+    def weights(self) -> tuple[float, ...]:
+        """The weight of each of its losses."""
+        return self.loss_weights or (1.0,) * len(self.losses())
+
+    def sorts_pairs(self) -> bool:
+        """Whether its loss is of a batch's sorted log-ratios, and not of each pair alone."""
+        return any(loss in SORTED for loss in self.losses())
 
     def snapshot_steps(self) -> int | None:
         """Optimizer steps between two snapshots of the policy."""

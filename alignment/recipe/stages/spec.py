@@ -5,7 +5,9 @@ No words that are shown stand here: this module's code is part of every stage's 
 
 from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
 
 from alignment.recipe.base import Lora, Product, Settings
 from alignment.records import Sampling
@@ -16,7 +18,7 @@ UNCOUNTED: Any = {
     "raters": {"rubric"},
     "judge": {"folder"},
     "constitution": True,
-    "rewards": {"__all__": {"function": True, "judge": {"folder"}}},
+    "rewards": {"__all__": {"function": True, "folder": True, "judge": {"folder"}}},
     "workers": True,
 }
 """Settings that do not count as they are written: paths, whose files count by what they hold, and who does the work."""
@@ -56,6 +58,9 @@ class StageSettings(Settings):
     spec: ClassVar[StageSpec]
     kind: str
     """Which kind of stage it is."""
+    round: Annotated[int, Field(ge=1)] = 1
+    """The round that it belongs to, which `rounds` of the recipe sets: seeds, and the prompts of a `limit`, are others
+    in each."""
 
     def counted(self) -> dict[str, Any]:
         """Its settings as the cache key counts them."""
@@ -135,6 +140,10 @@ class StageSettings(Settings):
     def compares_responses(self) -> bool:
         """Whether it has the responses to a prompt compared with each other."""
         return False
+
+    def demonstrations_kept(self) -> int | None:
+        """Demonstrations that it makes of each prompt's responses; None: of every response one."""
+        return None
 
     def pairs_wanted(self) -> int | None:
         """Pairs that are enough for it."""

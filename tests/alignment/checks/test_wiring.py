@@ -59,17 +59,19 @@ def test_every_product_is_made_and_has_words() -> None:
         ),
         (
             {"dpo": DPO | {"model": "xyzxyz"}},
-            "stages.dpo.model: no stage xyzxyz; give one of base and sft, or put a stage of kind sft or dpo or ppo or grpo or rloo or tournament before it",  # noqa: E501 - one line is what is tested
+            "stages.dpo.model: no stage xyzxyz; give one of base and sft, or put a stage of kind sft or dpo or kto or simpo or orpo or ppo or grpo or rloo or tournament before it",  # noqa: E501 - one line is what is tested
         ),
         (
             {"sft": SFT | {"model": "dpo"}},
             "stages.sft.model: dpo comes later; stages run in the order they are written; "
-            "give one of base, or put a stage of kind sft or dpo or ppo or grpo or rloo or tournament before it",
+            "give one of base, or put a stage of kind sft or dpo or kto or simpo or orpo or ppo or grpo or rloo or "
+            "tournament before it",
         ),
         (
             {"sft": SFT | {"model": "sft"}},
             "stages.sft.model: a stage cannot read its own output; "
-            "give one of base, or put a stage of kind sft or dpo or ppo or grpo or rloo or tournament before it",
+            "give one of base, or put a stage of kind sft or dpo or kto or simpo or orpo or ppo or grpo or rloo or "
+            "tournament before it",
         ),
         (
             {"rate": RATE | {"responses": "sft"}, "draw": None},
@@ -84,7 +86,7 @@ def test_every_product_is_made_and_has_words() -> None:
         (
             {"eval": EVAL | {"reference": "draw"}},
             "stages.eval.reference: draw makes responses, not a model; give one of base, sft and dpo, "
-            "or put a stage of kind sft or dpo or ppo or grpo or rloo or tournament before it",
+            "or put a stage of kind sft or dpo or kto or simpo or orpo or ppo or grpo or rloo or tournament before it",
         ),
         (
             {"eval": EVAL | {"prompts": "rate"}},
@@ -109,6 +111,32 @@ def test_every_product_is_made_and_has_words() -> None:
             {"dpo": DPO | {"loss": "exo_pair"}},
             "stages.dpo.label_smoothing: the loss exo_pair takes the logarithm of label_smoothing, which is 0; "
             "set it above 0, such as 0.001",
+        ),
+        (
+            {"dpo": DPO | {"loss": ["sigmoid", "sft", "sft"]}},
+            "stages.dpo.loss: sft stands twice; keep one of them, and give its weight in loss_weights",
+        ),
+        (
+            {"dpo": DPO | {"loss": ["apo_down", "apo_zero"]}},
+            "stages.dpo.loss: apo_zero makes the chosen answers likelier and apo_down less likely; keep one of them",
+        ),
+        (
+            {"dpo": DPO | {"loss": ["sigmoid", "sft"], "loss_weights": [1.0]}},
+            "stages.dpo.loss_weights: 1 weights for 2 losses; give one for each of sigmoid and sft",
+        ),
+        (
+            {"dpo": DPO | {"loss_weights": [0.5]}},
+            "stages.dpo.loss_weights: loss_weights weighs several losses, and sigmoid is the only one; "
+            "remove it, or give a list of losses",
+        ),
+        (
+            {"dpo": DPO | {"label_smoothing": 0.1}},
+            "stages.dpo.label_smoothing: sigmoid does not read label_smoothing; leave it at 0, or take the loss robust",
+        ),
+        (
+            {"dpo": DPO | {"loss": "sft", "refresh_reference": 8}},
+            "stages.dpo.refresh_reference: the loss sft has no reference to refresh; "
+            "remove it, or add a loss that has one",
         ),
     ],
 )

@@ -57,6 +57,29 @@ def test_response_kl_is_the_whole_forward_passes(
     assert found > 0
 
 
+@pytest.mark.parametrize(("policy", "reference"), [("short", "base"), ("base", "whole"), ("whole", "other")])
+@pytest.mark.parametrize("batch_size", [2, 16])
+def test_many_answers_at_once_are_those_one_by_one(
+    policy: str,
+    reference: str,
+    batch_size: int,
+    policies: dict[str, Artifact],
+    recipe: Recipe,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Prompts and responses of unequal lengths, padded together, in pieces of the head that end inside a response."""
+    monkeypatch.setattr(kl, "CHUNK", 5)
+    pool = PolicyPool(policies["base"], recipe.run_settings())
+    use, other = (lambda: pool.use(policies[policy])), (lambda: pool.use(policies[reference]))
+    answers = [(PROMPT[: 1 + size % len(PROMPT)], (RESPONSE * 3)[: 1 + (4 * size) % 11]) for size in range(7)]
+    alone = [response_kl(use, other, prompt, response) for prompt, response in answers]
+    together = kl.batched_kls(use, other, answers, batch_size=batch_size)
+    assert together == pytest.approx(alone, rel=1e-5, abs=1e-5)
+    assert len({round(value, 4) for value in alone}) == len(alone)  # an answer in another's place would show
+    with pytest.raises(ValueError, match="at least one token"):
+        kl.batched_kls(use, other, [(PROMPT, [])], batch_size=4)
+
+
 def test_a_policy_is_at_no_distance_from_itself(policies: dict[str, Artifact], recipe: Recipe) -> None:
     pool = PolicyPool(policies["base"], recipe.run_settings())
     use = lambda: pool.use(policies["short"])  # noqa: E731

@@ -77,6 +77,10 @@ def ppo(name: str, **more: Any) -> Row:
 
 
 SORTED = {"pieces": "it sorts the pairs of a batch, so that a batch in pieces is another loss"}
+ESTIMATED = dict.fromkeys(
+    ("pieces", "pieces, two workers"), "its KL is of a batch, so that a batch in pieces is another loss"
+)
+REFRESHED = {"sharded": "each worker holds a part of policy and reference, which rlhf check refuses"}
 DPO_LOSSES = (
     "sigmoid", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot", "aot_unpaired",
     "apo_zero", "apo_down", "discopop", "sft", "sigmoid_norm",
@@ -88,6 +92,9 @@ TRAINERS = (
     supervised("reward", "reward", 8),  # 21 pairs: 8, 8 and 5
     supervised("pair_classifier", "pair_classifier", 16),  # 42 rows: 16, 16 and 10
     supervised("dpo", "dpo", 8),
+    supervised("kto", "kto", 16, excused=ESTIMATED),  # 42 answers: 16, 16 and 10
+    supervised("simpo", "simpo", 8),
+    supervised("orpo", "orpo", 8),
     grouped("grpo", "grpo"),
     grouped("rloo", "rloo"),
     ppo("ppo"),
@@ -105,6 +112,9 @@ LOSSES = (
         )
         for loss in DPO_LOSSES[1:]
     ),
+    supervised("kto, apo_zero_unpaired", "kto", 16, loss="apo_zero_unpaired", desirable_weight=1.3),
+    supervised("dpo, mixture", "dpo", 8, loss=["sigmoid", "sft"], loss_weights=[1.0, 0.5]),
+    supervised("dpo, refreshed", "dpo", 8, refresh_reference=2, excused=REFRESHED),
     *(grouped(f"grpo, {loss}", "grpo", loss=loss) for loss in GRPO_LOSSES if loss != "dapo"),
     grouped(
         "grpo, gspo with a token's mean",

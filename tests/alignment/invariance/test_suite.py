@@ -19,7 +19,8 @@ def test_every_trainer_and_every_loss_has_a_row() -> None:
     assert {row.kind for row in TRAINERS} == kinds
     for kind, losses, default in (("dpo", DpoLoss, "sigmoid"), ("grpo", GrpoLoss, "dapo")):
         rows = [row for row in (*TRAINERS, *LOSSES) if row.kind == kind]
-        assert {row.settings.get("loss", default) for row in rows} == set(get_args(losses))
+        named = {row.settings.get("loss", default) for row in rows if not isinstance(row.settings.get("loss"), list)}
+        assert named == set(get_args(losses))
     names = [row.name for row in (*TRAINERS, *LOSSES)]
     assert len(set(names)) == len(names)
 

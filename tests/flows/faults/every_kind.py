@@ -32,6 +32,14 @@ STAGES: dict[str, dict[str, Any]] = {
         "kind": "pair_classifier", "model": "sft", "preferences": "preferences", "batch_size": 4, "lora": LORA,
         "learning_rate": 1e-3, "checkpoint_every": 2,
     },
+    "rejection_sampling": {"kind": "rejection_sampling", "responses": "responses", "rewards": REWARDS},
+    **{
+        kind: {
+            "kind": kind, "model": "sft", "preferences": "preferences", "batch_size": 4, "lora": LORA,
+            "learning_rate": 1e-3, "checkpoint_every": 2, "cut_chosen": "keep",
+        }
+        for kind in ("kto", "simpo", "orpo")
+    },
     "ppo": {"kind": "ppo", "critic_learning_rate": 1e-3, "epochs": 2, "minibatches": 2, "snapshot_every": 2,
             "rewards": [{"kind": "model", "model": "reward"}], **RL},
     "grpo": {"kind": "grpo", "per_prompt": 4, "beta": 0.05, "rewards": REWARDS, **RL},

@@ -32,8 +32,9 @@ pytestmark = pytest.mark.timeout(1800)
 IN_TIME = 120.0  # seconds from the fault to the command's end
 TRIES = 8  # to meet a stage that lasts a moment
 KINDS = (
-    "constitution", "dpo", "evaluate", "grpo", "human_preferences", "judge", "overoptimisation", "pair_classifier",
-    "ppo", "preference_file", "preferences", "reward", "rloo", "sample", "sft", "synthesis", "tournament",
+    "constitution", "dpo", "evaluate", "grpo", "human_preferences", "judge", "kto", "orpo", "overoptimisation",
+    "pair_classifier", "ppo", "preference_file", "preferences", "rejection_sampling", "reward", "rloo", "sample", "sft",
+    "simpo", "synthesis", "tournament",
 )  # fmt: skip
 FAULTS = ("command killed", "worker killed", "sampler killed", "disk full", "server gone", "database locked", "Ctrl-C")
 SAMPLERS = "stages.ppo.rollout_workers=1"
@@ -235,7 +236,10 @@ def test_the_matrix_has_every_kind(make_recipe: Callable[..., Path], tmp_path: P
     stages = load_recipe(write_recipe(make_recipe, tmp_path)).stages
     assert {stage_name(settings.kind) for settings in stages.values()} == set(stages)
     left_out = {(s.kind, fault) for s in stages.values() for fault in FAULTS if reason(s, fault)}
-    alone = {"constitution", "human_preferences", "overoptimisation", "preference_file", "preferences", "synthesis"}
+    alone = {
+        "constitution", "human_preferences", "overoptimisation", "preference_file", "preferences",
+        "rejection_sampling", "synthesis",
+    }  # fmt: skip
     assert left_out == {(kind, "worker killed") for kind in alone} | {
         (kind, "sampler killed") for kind in set(KINDS) - {"ppo"}
     }
