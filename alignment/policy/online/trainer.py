@@ -141,9 +141,7 @@ class OnlineTrainer(ABC, Generic[Kept]):
     def alarms_of(self, history: list[dict[str, float]]) -> list[str]:
         """The alarms that the newest steps raise, each beginning with its name."""
 
-    def completed(
-        self, episodes: list[Episode], scores: torch.Tensor, _step: int
-    ) -> tuple[list[Episode], torch.Tensor]:
+    def completed(self, episodes: list[Episode], scores: torch.Tensor, step: int) -> tuple[list[Episode], torch.Tensor]:
         """The scored episodes that a step learns from: as they are, or some of them drawn once more."""
         return episodes, scores
 
