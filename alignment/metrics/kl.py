@@ -16,7 +16,7 @@ from alignment.chat import render_prompt
 from alignment.errors import StageError
 from alignment.evaluation.bootstrap import positive_mean
 from alignment.records import Artifact, Prompt, Record, Sampling
-from alignment.rollouts.kv_cache import new_cache
+from alignment.rollouts.kv_cache import has_states, keeps_states_itself, new_cache
 from alignment.rollouts.policy_pool import LoadedPolicy, PolicyPool
 from alignment.rollouts.seeds import response_seed
 
@@ -106,6 +106,7 @@ class _Stream:
     def __init__(self, use: Use, capacity: int) -> None:
         self.use, self.capacity = use, capacity
         self.cache: Any = None
+        self.before: list[int] = []
 
     def logits(self, ids: Sequence[int], keep: int) -> torch.Tensor:
         """Logits (keep, V) after the last ``keep`` of the next ``ids``."""
@@ -113,9 +114,14 @@ class _Stream:
         plain = model.get_base_model() if hasattr(model, "get_base_model") else model
         if self.cache is None:
             self.cache = new_cache(plain.config, self.capacity)
+            self.again = keeps_states_itself(plain) or has_states(self.cache)
         options = {"logits_to_keep": keep} if "logits_to_keep" in inspect.signature(plain.forward).parameters else {}
-        tokens = torch.tensor([list(ids)], device=model.device)
-        output = model(input_ids=tokens, past_key_values=self.cache, use_cache=True, **options)
+        if self.again:  # recurrent states go on by one token at a time: the sequence is read from its start
+            self.before += ids
+            output = model(input_ids=torch.tensor([self.before], device=model.device), use_cache=False, **options)
+        else:
+            tokens = torch.tensor([list(ids)], device=model.device)
+            output = model(input_ids=tokens, past_key_values=self.cache, use_cache=True, **options)
         logits: torch.Tensor = output.logits[0, -keep:]
         return logits
 

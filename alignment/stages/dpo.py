@@ -20,6 +20,7 @@ from alignment.data.jsonl import read_records
 from alignment.distributed.accumulation import Units, row_count
 from alignment.distributed.fsdp import shard_frozen
 from alignment.errors import StageError
+from alignment.models.families.head import head_kind
 from alignment.models.load import load_policy
 from alignment.recipe.stages.dpo import DpoStage
 from alignment.records import PreferencePair
@@ -155,4 +156,5 @@ def _frozen_start(training: PolicyTraining, context: StageContext) -> Any:
     model, _tokenizer = load_policy(
         training.start, training.base, context.run, placed=not context.sharded, masters=True
     )
+    head_kind(model)  # tried while its weights are whole
     return shard_frozen(model) if context.sharded else model.requires_grad_(False)

@@ -177,9 +177,13 @@ def _trainer(
         processing_class=training.tokenizer,
         callbacks=[callback],
     )
-    if not settings.entropy_weight():  # its gradient needs TRL's own head
-        for model in filter(None, (trainer.model, trainer.ref_model)):
-            add_response_head(model, temperature=settings.sampling.temperature, statistics=False)
+    for model in filter(None, (trainer.model, trainer.ref_model)):
+        add_response_head(
+            model,
+            temperature=settings.sampling.temperature,
+            statistics=False,
+            entropy_gradient=bool(settings.entropy_weight()),
+        )
     trainer.rollouts = rollouts
     return trainer
 

@@ -87,7 +87,7 @@ class _TokenLogprobs(torch.autograd.Function):
         logprobs, entropy, normaliser = (hidden.new_empty(count, dtype=wide) for _ in range(3))
         is_top1 = torch.empty(count, dtype=torch.bool, device=hidden.device)
         slope = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None  # d logprob / d hidden
-        for rows in _chunks(count, weight.shape[0]):
+        for rows in chunks(count, weight.shape[0]):
             logits = _logits(hidden[rows], weight, temperature, bias)
             if want_top:
                 is_top1[rows] = logits.argmax(-1) == labels[rows]
@@ -112,7 +112,7 @@ class _TokenLogprobs(torch.autograd.Function):
         if saved:
             hidden, weight, labels, normaliser = saved
             wide = torch.zeros(weight.shape, dtype=normaliser.dtype, device=weight.device)
-            for rows in _chunks(hidden.shape[0], weight.shape[0]):
+            for rows in chunks(hidden.shape[0], weight.shape[0]):
                 probs = (_logits(hidden[rows], weight, ctx.temperature, ctx.bias) - normaliser[rows, None]).exp_()
                 by_logit = _less_expected(probs, labels[rows]).mul_(grad[rows, None] / ctx.temperature)
                 wide += by_logit.to(weight.dtype).T @ hidden[rows]
@@ -131,7 +131,8 @@ def _less_expected(probs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return probs.neg_().scatter_(-1, places, others)
 
 
-def _chunks(count: int, vocabulary: int) -> list[slice]:
+def chunks(count: int, vocabulary: int) -> list[slice]:
+    """``count`` tokens in slices whose logits are held together."""
     size = max(CHUNK_TOKENS, CHUNK_ENTRIES // vocabulary)
     return [slice(start, start + size) for start in range(0, count, size)]
 

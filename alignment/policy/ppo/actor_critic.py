@@ -18,12 +18,12 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from alignment.distributed.fsdp import one_pass, reshard, shard_frozen, shard_trained
 from alignment.errors import StageError
+from alignment.models.families.head import HeadKind, head_kind, trunk_of
 from alignment.models.prefix_sharing import one_call_a_pass, share_prefixes
 from alignment.policy.ppo.batch import Tokens
-from alignment.training.token_logprobs import token_logprobs_and_entropy
+from alignment.training.response_head import read_tokens
 
 Reference: TypeAlias = Callable[[], AbstractContextManager[Any]]
-PROBE = 5  # tokens on which `check_head` compares
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,9 +137,7 @@ def read(model: Any, tokens: Tokens, temperature: float) -> tuple[torch.Tensor, 
 
 def _read(model: Any, tokens: Tokens, temperature: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     states = tokens.states(hidden_states(model, tokens.ids, tokens.ids_mask))
-    weight, bias = _head(model)
-    labels = tokens.labels[tokens.mask]
-    return states, *token_logprobs_and_entropy(states, weight, labels, temperature=temperature, head_bias=bias)
+    return states, *read_tokens(base_of(model), states, tokens.labels[tokens.mask], temperature=temperature)
 
 
 def hidden_states(model: Any, ids: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
@@ -147,29 +145,19 @@ def hidden_states(model: Any, ids: torch.Tensor, mask: torch.Tensor | None = Non
 
     With ``mask`` (B, L) what rows have in common is computed once, where the model allows it.
     """
-    output = base_of(model).base_model(input_ids=ids, attention_mask=mask, use_cache=False)
+    output = trunk_of(base_of(model))(input_ids=ids, attention_mask=mask, use_cache=False)
     return output.last_hidden_state  # type: ignore[no-any-return]
 
 
 def check_head(model: Any) -> None:
-    """Raises StageError where logits are not the plain product of hidden states and head (soft caps, scales …)."""
-    ids = torch.arange(PROBE, device=model.device)[None]
-    with torch.no_grad():
-        expected = model(input_ids=ids).logits.float()
-        weight, bias = _head(model)
-        found = nn.functional.linear(hidden_states(model, ids), weight, bias).float()
-    if not torch.allclose(expected, found, rtol=1e-2, atol=1e-2 * expected.abs().max().item()):
-        raise StageError(f"{type(model).__name__} changes its logits after the head; PPO here cannot train it")
+    """Raises StageError where logits do not follow from the last hidden states."""
+    if head_kind(base_of(model)) == HeadKind.WHOLE:
+        raise StageError(f"{type(model).__name__} makes logits of more than hidden states; PPO here cannot train it")
 
 
 def base_of(model: Any) -> Any:
     """The transformers model, without PEFT's wrapper."""
     return model.get_base_model() if isinstance(model, PeftModel) else model
-
-
-def _head(model: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
-    head = model.get_output_embeddings()
-    return head.weight, getattr(head, "bias", None)
 
 
 def adapter_off(model: PeftModel) -> Reference:
@@ -201,6 +189,7 @@ def frozen_adapter(model: PeftModel, folder: str) -> Reference:
 
 def frozen_copy(model: Any, *, sharded: bool = False) -> Reference:
     """A copy of all weights: where all of them are trained. Each of several workers holds a part where ``sharded``."""
+    check_head(model)  # while its weights are whole
     frozen = copy.deepcopy(model).requires_grad_(False).eval()
     share_prefixes(base_of(frozen))
     if sharded:
