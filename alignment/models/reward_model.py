@@ -71,7 +71,9 @@ def new_reward_model(
     trunk = policy.merge_and_unload() if isinstance(policy, PeftModel) else policy
     config = _reward_config(trunk, tokenizer)
     model = score_class(config)._from_config(config, dtype=trunk.dtype)
-    trunk_of(model).load_state_dict(trunk_of(trunk).state_dict())
+    amiss = trunk_of(model).load_state_dict(trunk_of(trunk).state_dict(), strict=False)
+    if lost := [name for name in (*amiss.missing_keys, *amiss.unexpected_keys) if "pooler" not in name]:
+        raise StageError(f"{type(model).__name__} has another trunk than {type(trunk).__name__}: {', '.join(lost[:3])}")
     _widen_head(model, torch.zeros_like(model.score.weight))
     score_last_tokens(model)
     return model.to(trunk.device), tokenizer
@@ -148,11 +150,18 @@ def _saved_head(folder: Path) -> torch.Tensor:
 def _reward_config(trunk: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> object:
     config = type(trunk.config).from_dict(trunk.config.to_dict())
     config.num_labels = 1
-    # Where padding is EOS, whoever loads it elsewhere may score one text at a time, and no batch wrongly.
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id != tokenizer.eos_token_id else None
-    config.get_text_config().pad_token_id = config.pad_token_id = pad
+    name_padding(config, tokenizer)
     config.name_or_path = trunk.config.name_or_path
     return config
+
+
+def name_padding(config: Any, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Writes the pad token into a score model's configuration, by which transformers finds the end of a text.
+
+    Not where it is EOS: whoever loads the model elsewhere may then score one text at a time, and no batch wrongly.
+    """
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id != tokenizer.eos_token_id else None
+    config.get_text_config().pad_token_id = config.pad_token_id = pad
 
 
 def score(model: Any, tokenizer: Any, sequences: list[list[int]], *, batch_size: int = 32) -> list[float]:

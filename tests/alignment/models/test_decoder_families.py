@@ -45,7 +45,7 @@ ADAPTED = {
     "qwen3_next": 4 + 3 + 4 + 6, "deepseek_v2": 10 + 3 + 3 + 2, "deepseek_v3": 10 + 3 + 3 + 2, "glm4": 12,
     "glm4_moe": 8 + 3 + 3 + 2, "phi3": 8, "phimoe": 8 + 4, "olmo2": 14, "olmoe": 8 + 4, "stablelm": 14, "smollm3": 14,
     "cohere": 14, "granite": 14, "granitemoe": 8 + 4, "gpt_oss": 8 + 4, "mamba": 2, "falcon_h1": 2 + 8 + 6,
-    "jamba": 1 + 3 + 4 + 2, "recurrent_gemma": 3 + 4 + 6, "bert_decoder": 12, "modernbert_decoder": 14,
+    "jamba": 1 + 3 + 4 + 2, "recurrent_gemma": 3 + 4 + 6, "bert_decoder": 13, "modernbert_decoder": 13,
 }  # fmt: skip
 
 
