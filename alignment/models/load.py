@@ -115,8 +115,9 @@ def save_policy(
     if isinstance(model, PeftModel):
         config = model.peft_config["default"]
         config.base_model_name_or_path = base.key
-        if isinstance(config.target_modules, set):  # written in the order of this process's hashes otherwise
-            config.target_modules = sorted(config.target_modules)
+        for targets in ("target_modules", "target_parameters"):
+            if isinstance(names := getattr(config, targets), set):  # in the order of this process's hashes otherwise
+                setattr(config, targets, sorted(names))
         # Embeddings are never trained; asked to find out by itself, PEFT would look for the base on the hub.
         model.save_pretrained(output, state_dict=state, selected_adapters=["default"], save_embedding_layers=False)
         (output / "README.md").unlink(missing_ok=True)  # PEFT's empty card; the registry writes a true one

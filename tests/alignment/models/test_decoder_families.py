@@ -22,6 +22,7 @@ from alignment.policy.ppo.actor_critic import check_head
 from alignment.recipe.base import Lora
 from alignment.records import Sampling
 from alignment.rollouts.transformers_engine import TransformersEngine
+from alignment.stages.ppo import _with_adapter
 from alignment.training.response_head import add_response_head, read_tokens
 from tests.tiny_families import DECODERS, build, config
 
@@ -168,6 +169,16 @@ def test_an_adapter_survives_its_folder_and_its_merge(name: str, batch: dict[str
     again = PeftModel.from_pretrained(copy.deepcopy(model), tmp_path).eval()
     torch.testing.assert_close(plain_logprobs(again, batch), expected)
     torch.testing.assert_close(plain_logprobs(again.merge_and_unload(), batch), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "falcon", "mixtral"])
+def test_a_critic_of_its_own_is_adapted(name: str, batch: dict[str, torch.Tensor]) -> None:
+    trunk = trunk_of(build(name))
+    inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"], "use_cache": False}
+    before = trunk(**inputs).last_hidden_state
+    critic = _with_adapter(copy.deepcopy(trunk), LORA)
+    assert sum("lora_B" in key for key, weight in critic.named_parameters() if weight.requires_grad) == ADAPTED[name]
+    torch.testing.assert_close(critic(**inputs).last_hidden_state, before)
 
 
 def test_experts_cannot_drop_inputs() -> None:
