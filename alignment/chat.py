@@ -231,7 +231,7 @@ def _ending(tokenizer: PreTrainedTokenizerBase, prompt: Sequence[Message]) -> st
 
 def _end(answer: str, said: str, eos: str) -> int:
     """Where an answer's first EOS behind what is said in it ends; 0 where there is none."""
-    place = answer.rfind(said.strip())  # a template may have left out a part of it, such as a thought
+    place = answer.find(said.strip())  # a template may have left out a part of it, such as a thought
     found = answer.find(eos, 0 if place < 0 else place + len(said.strip()))
     return 0 if found < 0 else found + len(eos)
 

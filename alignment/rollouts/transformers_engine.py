@@ -19,7 +19,7 @@ import torch
 from transformers import LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
 
 from alignment.errors import NotFiniteError, StageError
-from alignment.models.families import STATES_ARGUMENT, cache_argument
+from alignment.models.families import STATES_ARGUMENT, cache_argument, takes_own_masks
 from alignment.records import Sampling
 from alignment.rollouts.engine import Completion
 from alignment.rollouts.kv_cache import is_buffered, keeps_states_itself, new_cache, select_rows
@@ -67,6 +67,7 @@ class TransformersEngine:
         self.batch_size = batch_size
         self._config = base.config
         self._cache = name
+        self._own_masks = takes_own_masks(base.config)
         self._positions = "position_ids" in accepted
         self._last_only = "logits_to_keep" in accepted
         self._fixed_rows = keeps_states_itself(base)
@@ -203,6 +204,7 @@ class _Decoding:
         padded = [[prompt[0]] * (width - len(prompt)) + list(prompt) for prompt in distinct]
         ids = torch.tensor(padded, device=self.device)
         lengths = torch.tensor([len(prompt) for prompt in distinct], device=self.device)
+        self.used = width  # tokens that are known, padding among them
         self.mask = torch.arange(width, device=self.device) >= width - lengths[:, None]
         logits = self._forward(ids, (self.mask.cumsum(-1) - 1).clamp(min=0), self.mask.long())
         index = {prompt: place for place, prompt in enumerate(distinct)}
@@ -236,9 +238,10 @@ class _Decoding:
             tokens = self._keep(unfinished, tokens)
         if self.sampling.repetition_penalty != 1.0:
             self.ids = torch.cat([self.ids, tokens[:, None]], dim=1)
-        used = self.cache.get_seq_length() + 1
-        mask = self.mask[:, :used]
+        self.used += 1
+        mask = self.mask[:, : self.used]
         ready = is_buffered(self.cache) and self.engine._config._attn_implementation == "sdpa"
+        ready = ready and self.engine._own_masks
         # A ready-made mask: nothing is built per step, and attention never goes unmasked.
         mask = mask[:, None, None] if ready else mask.long()
         self.logits = self._forward(tokens[:, None], self.length[:, None], mask)

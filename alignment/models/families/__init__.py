@@ -29,9 +29,13 @@ def has_plain_attention(trunk: Any) -> bool:
     windowed = getattr(config, "sliding_window", None) is not None and getattr(config, "use_sliding_window", True)
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     takes_positions = "position_ids" in inspect.signature(trunk.forward).parameters
-    biased = getattr(config, "alibi", False)  # by the distance between places in a row, which are no nodes of a tree
-    rotary = hasattr(trunk, "rotary_emb") and not biased
+    rotary = hasattr(trunk, "rotary_emb") and takes_own_masks(config)
     return rotary and takes_positions and not windowed and kinds == {"full_attention"}
+
+
+def takes_own_masks(config: Any) -> bool:
+    """Whether attention takes any mask (B, 1, T, T): not where a bias by distance (ALiBi) is made of the padding's."""
+    return not getattr(config.get_text_config(), "alibi", False)
 
 
 def cache_argument(model: Any) -> str | None:

@@ -169,8 +169,7 @@ def test_a_tokenizer_larger_than_the_embedding(checked: Checker, model: Path, sh
                 {"role": "user", "content": "x"}, {"role": "assistant", "content": "<think>why</think>y"},
                 {"role": "user", "content": "z"}, {"role": "assistant", "content": "y"},
             ]}],
-            "shown.jsonl:1: the model's chat template refuses the conversation: "
-            "the chat template renders earlier turns differently once later ones follow; ",
+            "shown.jsonl:1: the model's chat template leaves out a part of message 2 (the assistant's); ",
         ),
         (
             "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content.split('</think>')[-1] }}<|im_end|>\n"
@@ -260,7 +259,7 @@ PRINCIPLE = {"name": "short", "critique": "Is it short?", "revision": "Shorten i
             DROPS_REASONING,
             {"kind": "constitution", "responses": "draw", "writer": {"model": "base"}, "principles": [PRINCIPLE]},
             "stages.own.writer",
-            "renders earlier turns differently",
+            "leaves out a part of message 2",
         ),
     ],
 )  # fmt: skip

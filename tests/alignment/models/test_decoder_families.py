@@ -140,8 +140,8 @@ def test_the_routers_loss_is_the_models_own(name: str, batch: dict[str, torch.Te
 @pytest.mark.parametrize("name", FAMILIES)
 def test_adapters_sit_on_every_matrix_of_the_decoder(name: str, batch: dict[str, torch.Tensor]) -> None:
     model = build(name)
-    before = plain_logprobs(model, batch)
     adapted = add_lora(copy.deepcopy(model), LORA)
+    before = plain_logprobs(model, batch)
     trained = {key: weight for key, weight in adapted.named_parameters() if weight.requires_grad}
     seconds = [weight for key, weight in trained.items() if "lora_B" in key]
     assert len(seconds) == ADAPTED[name]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import AutoConfig
 
 from alignment.models.base_model import prepare_base
 from alignment.recipe.run_settings import ModelSettings
@@ -52,7 +53,8 @@ def test_sft_and_dpo(
     preferences: Artifact,
     tmp_path: Path,
 ) -> None:
-    """All demonstrations and pairs begin alike, so that a batch may be a tree; DPO's first loss is ln 2."""
+    """All demonstrations and pairs begin alike, so that a batch may be a tree; DPO's first loss is ln 2,
+    and in a mixture of experts that of its routers beside it."""
     base = base_of(name, make_model, tmp_path)
     settings = {"lora": lora, "epochs": 1, "checkpoint_every": 1000, "learning_rate": 1e-3}
     context = make_context(tmp_path / "sft", "sft", {"base": base}, settings=settings)
@@ -65,4 +67,8 @@ def test_sft_and_dpo(
     inputs = {"base": base, "sft": start, "preferences": preferences}
     context = make_context(tmp_path / "dpo", "dpo", inputs, settings={"epochs": 1, "checkpoint_every": 1000})
     result = dpo.run(context.recipe.stages["dpo"], context)  # type: ignore[arg-type]
-    assert result.curves["loss"][0][1] == pytest.approx(math.log(2), abs=1e-3)
+    routers = result.curves.get("aux_loss")
+    coefficient = getattr(AutoConfig.from_pretrained(base.path).get_text_config(), "router_aux_loss_coef", 0.0)
+    more = 0.0 if routers is None else coefficient * routers[0][1]
+    assert result.curves["loss"][0][1] == pytest.approx(math.log(2) + more, abs=1e-3)
+    assert result.curves["rewards/margins"][0][1] == pytest.approx(0, abs=1e-5)

@@ -1,5 +1,6 @@
 """Reward models of every family: the score is read at the answer's last token, whatever stands for padding."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,11 @@ from alignment.stage import StageContext
 from tests.tiny_families import build
 
 FAMILIES = ["gpt2", "falcon", "opt", "olmoe", "cohere", "granite", "glm4_moe", "llama4", "mamba", "mixtral"]
+
+
+@pytest.fixture
+def context(base: Artifact, make_context: Callable[..., StageContext], tmp_path: Path) -> StageContext:
+    return make_context(tmp_path / "run", "reward", {"base": base})
 
 
 @pytest.mark.parametrize("pad", ["<pad>", None])
