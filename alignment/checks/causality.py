@@ -5,6 +5,7 @@ tokens look both ways unless ``is_decoder`` is set. So a small copy of the archi
 """
 
 import contextlib
+import inspect
 import logging
 from typing import Any
 
@@ -49,6 +50,14 @@ def architecture_faults(config: Any, file: str, *, sampled: bool) -> list[Fault]
     if sampled and cache_argument(MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]) is None:
         faults.append(Fault(f"{config.model_type} keeps no key-value cache, and a stage samples from it", remedy, file))
     return faults
+
+
+def routes(config: Any) -> bool:
+    """Whether models of this configuration compute a loss of the routers of a mixture of experts."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    kind = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    return kind is not None and "output_router_logits" in inspect.signature(kind.forward).parameters
 
 
 def missing_weights(folder: str) -> list[Fault]:

@@ -79,13 +79,22 @@ def inspect_model(settings: ModelSettings, workspace: Workspace | None = None) -
 def architecture_faults(recipe: Recipe, workspace: Workspace | None = None) -> list[Fault]:
     """What stands against the recipe's stages in the kind of model that :func:`inspect_model` found whole."""
     settings = recipe.model
-    if settings.base.startswith(EMBEDDED_PREFIX):
+    routed = [name for name, stage in recipe.stages.items() if stage.router_loss_used()]
+    if settings.base.startswith(EMBEDDED_PREFIX) and not routed:
         return []
     from alignment.checks.causality import architecture_faults as faults_of
+    from alignment.checks.causality import routes
+
+    config = read_config(settings, workspace)
+    if routed and not routes(config):
+        problem = f"{config.model_type} computes no loss of routers"
+        return [Fault(problem, "leave router_loss out", field=f"stages.{name}.router_loss") for name in routed]
+    if settings.base.startswith(EMBEDDED_PREFIX):
+        return []
     from alignment.checks.causality import missing_weights
 
     sampled = any(stage.spec.samples or stage.evaluates() for stage in recipe.stages.values())
-    faults = faults_of(read_config(settings, workspace), settings.base, sampled=sampled)
+    faults = faults_of(config, settings.base, sampled=sampled)
     return faults or (missing_weights(settings.base) if Path(settings.base).is_dir() else [])
 
 

@@ -26,6 +26,7 @@ class ModelSize:
     gated: bool  # its activation is multiplied with a second product (SwiGLU)
     tied: bool  # the head is the embedding
     skipped: int = 0  # weights of experts that a token does not meet
+    skipped_inputs: int = 0  # and the widths of what they would be given
     shares_prefixes: bool = True  # equal beginnings in a batch are computed once (alignment/models/prefix_sharing.py)
 
     @property
@@ -42,6 +43,11 @@ class ModelSize:
     def matrix(self) -> int:
         """Weights that each token is multiplied with, the head left out: of experts, those that are chosen for it."""
         return sum(inputs * outputs for inputs, outputs in self.linears) - self.skipped
+
+    @property
+    def inputs(self) -> int:
+        """Numbers that one token gives to all linear layers but the head."""
+        return sum(inputs for inputs, _outputs in self.linears) - self.skipped_inputs
 
     def adapter(self, lora: Lora) -> int:
         """Parameters of an adapter on every linear layer: rank × (inputs + outputs) each (Hu et al. 2021)."""
@@ -87,5 +93,6 @@ def model_size(config: Any) -> ModelSize:
         gated=any(name.endswith(("gate_proj.weight", "gate_up_proj")) for name, _weight in model.named_parameters()),
         tied=head.weight is model.get_input_embeddings().weight,
         skipped=sum((target.count - target.used) * target.inputs * target.outputs for target in targets),
+        skipped_inputs=sum((target.count - target.used) * target.inputs for target in targets),
         shares_prefixes=has_plain_attention(trunk_of(model)),
     )

@@ -144,6 +144,7 @@ def group_arguments(settings: GroupStage, context: StageContext, weights: list[f
         "epsilon_high": settings.clip_high,
         "mask_truncated_completions": settings.mask_truncated,
         "reward_weights": weights,
+        "router_aux_loss_coef": settings.router_loss,
     }
 
 

@@ -98,7 +98,8 @@ class _GivenTrunk(nn.Module):
         self.__dict__ |= {"trunk": trunk, "output": output}  # no part of this module: none of it is called
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self.__dict__["trunk"], name)
+        value = getattr(self.__dict__["trunk"], name)
+        return self if isinstance(value, PreTrainedModel) else value  # some call a part of it (OPT's decoder)
 
     def forward(self, *_args: Any, **_kwargs: Any) -> Any:
         return self.output

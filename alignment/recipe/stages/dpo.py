@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from alignment.recipe.base import Count, Lora, Name, Positive, refuse_dropout
+from alignment.recipe.base import Count, Lora, Name, NotNegative, Positive, refuse_dropout
 from alignment.recipe.stages.spec import StageSpec
 from alignment.recipe.stages.training import PreferenceTraining
 
@@ -42,11 +42,18 @@ class DpoStage(PreferenceTraining):
     """Optimizer steps between two snapshots of the policy, which are kept. null: only the end is."""
     label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
     """Assumed probability that a pair's label is wrong (conservative and robust DPO). 0: none."""
+    router_loss: NotNegative | None = None
+    """Coefficient of the loss that has a mixture of experts use its experts alike (Fedus et al. 2022). 0: none. null:
+    the one that the model's configuration names, if any."""
 
     @field_validator("lora")
     @classmethod
     def _no_dropout(cls, lora: Lora | None) -> Lora | None:
         return refuse_dropout(lora)
+
+    def router_loss_used(self) -> float | None:
+        """Coefficient of the routers' loss, where it is set."""
+        return self.router_loss
 
     def snapshot_steps(self) -> int | None:
         """Optimizer steps between two snapshots of the policy."""

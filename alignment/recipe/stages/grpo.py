@@ -72,6 +72,9 @@ class GroupStage(StageSettings):
     over all answers so far. 1, as in PPO: Huang et al. 2024 (the "EOS trick"), Stiennon et al. 2020. 0: none."""
     mask_truncated: bool = False
     """Leave answers that were cut off out of the loss (Yu et al. 2025, section 3.4)."""
+    router_loss: NotNegative | None = None
+    """Coefficient of the loss that has a mixture of experts use its experts alike (Fedus et al. 2022). 0: none. null:
+    the one that the model's configuration names, if any."""
 
     @field_validator("lora")
     @classmethod
@@ -98,6 +101,10 @@ class GroupStage(StageSettings):
         if sampling.repetition_penalty != 1.0 or sampling.stop:
             raise ValueError("it samples from the model's own distribution: no repetition_penalty, no stop strings")
         return self
+
+    def router_loss_used(self) -> float | None:
+        """Coefficient of the routers' loss, where it is set."""
+        return self.router_loss
 
     def rewards_used(self) -> RewardList:
         """Its reward functions."""

@@ -330,6 +330,13 @@ def test_architectures() -> None:
     ]
 
 
+def test_a_loss_of_routers_that_there_are_none_of(checked: Checker, model: Path, shown: dict[str, str]) -> None:
+    found = checked(model={"base": "./model"}, data=shown, stages={"sft": SFT | {"router_loss": 0.01}})
+    assert [fault.partition(": ")[2] for fault in found] == ["llama computes no loss of routers; leave router_loss out"]
+    for value in (None, 0):
+        assert checked(model={"base": "./model"}, data=shown, stages={"sft": SFT | {"router_loss": value}}) == []
+
+
 def test_weights_that_would_be_drawn_at_random(checked: Checker, model: Path, shown: dict[str, str]) -> None:
     """A folder whose files are whole and hold one weight less than its configuration speaks of."""
     weights = load_file(model / "model.safetensors")

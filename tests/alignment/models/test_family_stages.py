@@ -44,6 +44,21 @@ def base_of(name: str, make_model: Callable[..., Path], folder: Path) -> Artifac
     return prepare_base(Workspace(folder / "space"), ModelSettings(base=str(model)))
 
 
+def test_the_routers_loss_by_recipe(
+    make_model: Callable[..., Path], make_context: Callable[..., StageContext], tmp_path: Path
+) -> None:
+    """The first loss grows by the coefficient times the routers' loss, which is shown; at 0 there is neither."""
+    base = base_of("mixtral", make_model, tmp_path)
+    curves = {}
+    for coefficient in (0, 0.5):
+        settings = {"lora": LORA, "epochs": 1, "checkpoint_every": 1000, "router_loss": coefficient}
+        context = make_context(tmp_path / str(coefficient), "sft", {"base": base}, settings=settings)
+        curves[coefficient] = sft.run(context.recipe.stages["sft"], context).curves  # type: ignore[arg-type]
+    assert "aux_loss" not in curves[0]
+    grown = curves[0.5]["loss"][0][1] - curves[0]["loss"][0][1]
+    assert grown == pytest.approx(0.5 * curves[0.5]["aux_loss"][0][1], rel=1e-3)
+
+
 @pytest.mark.parametrize(("name", "lora"), [*CASES, *SLOW_CASES])
 def test_sft_and_dpo(
     name: str,
