@@ -119,7 +119,9 @@ def _forward(
     loss = None
     if labels is not None:
         loss = self.loss_function(logits=scores, labels=labels, pooled_logits=scores_of_rows, config=self.config)
-    return SequenceClassifierOutputWithPast(loss=loss, logits=scores_of_rows)
+    return SequenceClassifierOutputWithPast(
+        loss=loss, logits=scores_of_rows, hidden_states=getattr(output, "hidden_states", None)
+    )
 
 
 def narrow_trunk(model: Any, dtype: torch.dtype) -> None:
