@@ -11,6 +11,12 @@ Every stage tokenises through here, so that a policy is trained on exactly what 
 * Control tokens are the template's alone to write. Where a message's own text holds one (an answer, a judge's words,
   what somebody typed), it is tokenised as the letters that it is written with: no text ends a turn or begins one.
 
+* The token that ends an assistant's turn is EOS, whatever the tokenizer's files say (:mod:`alignment.turn_end`).
+* What a template writes at the end to have the assistant begin is a prefix of the answer, also where it writes another
+  beginning once the answer is there (DeepSeek, Nemotron): the model is trained behind what it will answer behind.
+* Where a template writes earlier turns otherwise once later ones follow (Qwen 3, GPT-OSS), a conversation's last answer
+  is learned, behind the earlier turns as the model will then see them; the earlier answers are not.
+
 An answer that was cut off at its longest length has no EOS, wherever it is trained on, scored or compared:
 :func:`render_response` makes its tokens for everybody.
 
@@ -29,12 +35,14 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from alignment.errors import Fault, InputError
 from alignment.records import Message, PreferencePair
+from alignment.turn_end import adopt_turn_end, text_between_turns
 
 DATE = datetime(2024, 7, 26, tzinfo=UTC)
 """The date in prompts of templates that write today's (Llama 3 and others): fixed in the template, which is saved with
 every model, so that one conversation has the same tokens on every day and a stage's key says all that decides its
 artifact. It is the day that Llama 3's own template names where it is told none."""
 _NOW = re.compile(r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""")
+_OPENED = re.compile(r"(<\w+>)\s*$")
 _PRIVATE_USE = range(0xE000, 0xF900)
 _PATTERNS: WeakKeyDictionary[PreTrainedTokenizerBase, re.Pattern[str] | None] = WeakKeyDictionary()
 PROBE = (Message(role="user", content="one"), Message(role="assistant", content="two"))
@@ -51,6 +59,7 @@ def load_tokenizer(folder: str | Path, chat_template: str | Path | None = None) 
         tokenizer.chat_template = Path(chat_template).read_text("utf-8")
     if isinstance(tokenizer.chat_template, str):
         tokenizer.chat_template = _with_fixed_date(tokenizer.chat_template)
+    end_turns(tokenizer, folder)
     faults = template_faults(tokenizer, str(folder))
     if faults:
         raise InputError(faults)
@@ -58,6 +67,12 @@ def load_tokenizer(folder: str | Path, chat_template: str | Path | None = None) 
         tokenizer.pad_token = _spare_token(tokenizer)
     tokenizer.padding_side = "right"  # samplers that need the left side pad by themselves
     return tokenizer
+
+
+def end_turns(tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> None:
+    """Makes the token that ends an assistant's turn the EOS of a tokenizer that was read from ``folder``."""
+    adopt_turn_end(tokenizer, Path(folder), control_pattern(tokenizer))
+    _PATTERNS.pop(tokenizer, None)
 
 
 def _with_fixed_date(template: str) -> str:
@@ -157,7 +172,7 @@ def template_faults(tokenizer: PreTrainedTokenizerBase, file: str | None = None)
         return [Fault(f"the chat template fails: {error}", "mend the template", file)]
     if "two" not in answer or "two" in before:
         return [Fault("the chat template drops or moves the assistant's answer", "mend the template", file)]
-    if tokenizer.eos_token not in answer:
+    if str(tokenizer.eos_token) not in answer:
         remedy = (
             f"end the assistant's turn in the template with {tokenizer.eos_token!r}, or the model never learns to stop"
         )
@@ -189,16 +204,46 @@ def _segments(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], t
     """The rendered text before the assistant's message number ``turn``, and that message's own text with its EOS."""
     before = _text(tokenizer, messages[:turn], add_generation_prompt=True)
     whole = _text(tokenizer, messages[: turn + 1], add_generation_prompt=False)
-    if not whole.startswith(before):
+    if whole.startswith(before):
+        return before, _ended(tokenizer, whole[len(before) :], messages[turn].content)
+    prompt = _text(tokenizer, messages[:turn], add_generation_prompt=False)
+    if not (whole.startswith(prompt) and before.startswith(prompt) and before != prompt):
         raise ValueError("the rendered prompt is not a prefix of the rendered conversation")
-    return before, whole[len(before) :]
+    # The template has the answer begin in one way and shows it in another: the way in which it begins is kept.
+    said, shown = messages[turn].content, _text(tokenizer, [*messages[:turn], PROBE[-1]], add_generation_prompt=False)
+    ending = shown[shown.rindex(PROBE[-1].content) + len(PROBE[-1].content) :]
+    return before, _ended(tokenizer, _unrepeated(before[len(prompt) :], said) + ending, said)
+
+
+def _ended(tokenizer: PreTrainedTokenizerBase, answer: str, said: str) -> str:
+    """An answer with the EOS behind it that a template leaves to the next turn's beginning."""
+    eos = str(tokenizer.eos_token)
+    if eos in answer or not said.strip() or not answer.rstrip().endswith(said.strip()):
+        return answer
+    following = text_between_turns(tokenizer)
+    return answer + eos if following is not None and following.startswith(eos) else answer
+
+
+def _unrepeated(beginning: str, said: str) -> str:
+    """What is said without the opening tag, such as ``<think>``, that the ``beginning`` before it ends with."""
+    opened = _OPENED.search(beginning)
+    if opened is None or not said.lstrip().startswith(opened[1]):
+        return said
+    return said.lstrip().removeprefix(opened[1]).lstrip("\n")
 
 
 def _ending(tokenizer: PreTrainedTokenizerBase, prompt: Sequence[Message]) -> str:
     """What the template writes after an answer to ``prompt``, up to and including its EOS."""
     _before, answer = _segments(tokenizer, [*prompt, PROBE[-1]], len(prompt))
     eos, said = str(tokenizer.eos_token), PROBE[-1].content
-    return answer[answer.rindex(said) + len(said) : answer.rindex(eos) + len(eos)]
+    return answer[answer.rindex(said) + len(said) : _end(answer, said, eos)]
+
+
+def _end(answer: str, said: str, eos: str) -> int:
+    """Where an answer's first EOS behind what is said in it ends; 0 where there is none."""
+    place = answer.find(said.strip())  # a template may have left out a part of it, such as a thought
+    found = answer.find(eos, 0 if place < 0 else place + len(said.strip()))
+    return 0 if found < 0 else found + len(eos)
 
 
 def _text(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], **options: Any) -> str:
@@ -292,26 +337,41 @@ def rendered_pieces(
 
     Where it is not ``finished``, the last turn ends with the assistant's last word.
 
-    Raises ValueError where the template rewrites what it wrote before, and whatever else the template raises.
+    Raises ValueError where a turn has no end, and whatever the template raises.
     """
     done = ""  # the rendered text that is tokenised already
     eos = str(tokenizer.eos_token)
-    for turn, message in enumerate(messages):
-        if message.role != "assistant":
-            continue
-        before, answer = _segments(tokenizer, messages, turn)
-        if not before.startswith(done):
-            raise ValueError("the chat template renders earlier turns differently once later ones follow")
+    for turn, (before, answer) in _turns(tokenizer, messages, add_generation_prompt=add_generation_prompt):
         if eos not in answer:
             raise ValueError(f"the chat template ends an assistant's turn without {eos}")
-        answer = answer[: answer.rindex(eos) + len(eos)]
+        said = answer[: _end(answer, messages[turn].content, eos)]
         if not finished and turn == len(messages) - 1:
-            answer = answer.removesuffix(_ending(tokenizer, messages[:turn])).removesuffix(eos)
+            said = said.removesuffix(_ending(tokenizer, messages[:turn])).removesuffix(eos)
         yield before[len(done) :], False
-        yield answer, True
-        done = before + answer
+        yield said, True
+        done = before + said
     if add_generation_prompt:
-        whole = _text(tokenizer, messages, add_generation_prompt=True)
-        if not whole.startswith(done):
-            raise ValueError("the chat template renders earlier turns differently once later ones follow")
-        yield whole[len(done) :], False
+        yield _text(tokenizer, messages, add_generation_prompt=True)[len(done) :], False
+
+
+def _turns(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, add_generation_prompt: bool
+) -> list[tuple[int, tuple[str, str]]]:
+    """The assistant's turns that are learned: (place, what stands before it and its text).
+
+    All of them where each is written the same once later turns follow; else the last, or none where a conversation
+    waits for another answer.
+    """
+    eos = str(tokenizer.eos_token)
+    turns = [
+        (turn, _segments(tokenizer, messages, turn))
+        for turn, message in enumerate(messages)
+        if message.role == "assistant"
+    ]
+    later = [before for _turn, (before, _answer) in turns[1:]]
+    if add_generation_prompt:
+        later.append(_text(tokenizer, messages, add_generation_prompt=True))
+    written = [before + answer[: _end(answer, messages[turn].content, eos)] for turn, (before, answer) in turns]
+    if all(text.startswith(done) for done, text in zip(written, later, strict=False)):
+        return turns
+    return [] if add_generation_prompt else turns[-1:]

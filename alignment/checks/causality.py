@@ -18,39 +18,71 @@ SMALL = {  # sizes that a copy is given, where its configuration has them
     "num_key_value_heads": 1, "head_dim": 16, "max_position_embeddings": 64, "num_experts": 2, "num_local_experts": 2,
     "num_experts_per_tok": 1, "moe_intermediate_size": 16,
 }  # fmt: skip
+OTHER_HEADS = (
+    "ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering", "ForMultipleChoice", "ForMaskedLM",
+    "RewardModel",
+)  # fmt: skip
 OWN = ("vocab_size", "num_hidden_layers")  # the copy that keeps all other sizes, where those above do not fit together
 MOST_PARAMETERS = 60_000_000  # of such a copy
 
 
-def architecture_faults(config: Any, file: str, *, scored: bool, sampled: bool) -> list[Fault]:
+def architecture_faults(config: Any, file: str, *, sampled: bool) -> list[Fault]:
     """What stands against sampling from and training a model of this configuration.
 
-    ``scored`` says that a stage makes a reward model of it, ``sampled`` that one draws answers. ``config`` is a
-    ``PreTrainedConfig``; ``file`` names it.
+    ``sampled`` says that a stage draws answers. ``config`` is a ``PreTrainedConfig``; ``file`` names it.
     """
-    from transformers.models.auto.modeling_auto import (
-        MODEL_FOR_CAUSAL_LM_MAPPING,
-        MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
-    )
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    from alignment.models.families import cache_argument
 
     remedy = "give a model that AutoModelForCausalLM loads as a decoder, such as a Llama or a Qwen"
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         return [Fault(f"{config.model_type} is no causal language model", remedy, file)]
     if getattr(config, "is_encoder_decoder", False):
         return [Fault(f"{config.model_type} is an encoder with a decoder, not a decoder alone", remedy, file)]
+    if foreign := [name for name in config.architectures or () if name.endswith(OTHER_HEADS)]:
+        problem = f"the folder holds a {foreign[0]}, whose weights have no language-model head: it would be random"
+        return [Fault(problem, remedy, file)]
     faults = []
     if looks_ahead(config):
         problem = f"{config.model_type} is no causal decoder as it is configured: its tokens see what comes after them"
         faults.append(Fault(problem, remedy, file))
-    if (
-        sampled
-        and "past_key_values" not in inspect.signature(MODEL_FOR_CAUSAL_LM_MAPPING[type(config)].forward).parameters
-    ):
+    if sampled and cache_argument(MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]) is None:
         faults.append(Fault(f"{config.model_type} keeps no key-value cache, and a stage samples from it", remedy, file))
-    if scored and type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
-        problem = f"transformers has no {config.model_type} that scores a text, and a stage trains a reward model of it"
-        faults.append(Fault(problem, "leave out the stages of kind reward and pair_classifier", file))
     return faults
+
+
+def routes(config: Any) -> bool:
+    """Whether models of this configuration compute a loss of the routers of a mixture of experts."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    kind = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    return kind is not None and "output_router_logits" in inspect.signature(kind.forward).parameters
+
+
+def missing_weights(folder: str) -> list[Fault]:
+    """The fault of a folder that lacks weights of the causal language model that would be loaded from it.
+
+    The model is made on PyTorch's meta device: names and shapes are held against the files' headers, no weight is read.
+    """
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging as transformers_logging
+
+    level = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        _model, loaded = AutoModelForCausalLM.from_pretrained(folder, device_map="meta", output_loading_info=True)
+    except Exception as error:  # what a loading that reads no weights trips over is told by the loading itself
+        _log.debug("the weights of %s cannot be held against their names: %s", folder, error)
+        return []
+    finally:
+        transformers_logging.set_verbosity(level)
+    missing = sorted(loaded["missing_keys"])
+    if not missing:
+        return []
+    more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+    problem = f"it does not hold {missing[0]}{more}, which the model needs: they would be drawn at random"
+    return [Fault(problem, "give the folder of a causal language model", folder)]
 
 
 def looks_ahead(config: Any) -> bool:

@@ -9,7 +9,7 @@ from alignment.models import embedded
 from alignment.models.hub import hub_files
 from alignment.models.weights import tensor_shapes, weight_faults
 from alignment.recipe.files import EMBEDDED_PREFIX, is_path
-from alignment.recipe.graph import making, workers_of
+from alignment.recipe.graph import workers_of
 from alignment.recipe.recipe import Recipe
 from alignment.recipe.run_settings import ModelSettings
 from alignment.workspace import Workspace
@@ -48,7 +48,7 @@ def inspect_model(settings: ModelSettings, workspace: Workspace | None = None) -
     """
     from transformers import AutoConfig, AutoTokenizer
 
-    from alignment.chat import template_faults
+    from alignment.chat import end_turns, template_faults
 
     template = _template(settings)
     folder, gguf_file = _locate(settings, workspace)
@@ -67,6 +67,7 @@ def inspect_model(settings: ModelSettings, workspace: Workspace | None = None) -
         _fail(f"not a model: {reason}", "give a whole Hugging Face model folder", str(folder))
     if template is not None:
         tokenizer.chat_template = template
+    end_turns(tokenizer, folder)
     faults = template_faults(tokenizer, str(settings.chat_template or settings.base))
     if gguf_file is None:
         faults += embedding_faults(tokenizer, folder, config, settings.base)
@@ -78,13 +79,23 @@ def inspect_model(settings: ModelSettings, workspace: Workspace | None = None) -
 def architecture_faults(recipe: Recipe, workspace: Workspace | None = None) -> list[Fault]:
     """What stands against the recipe's stages in the kind of model that :func:`inspect_model` found whole."""
     settings = recipe.model
-    if settings.base.startswith(EMBEDDED_PREFIX):
+    routed = [name for name, stage in recipe.stages.items() if stage.router_loss_used()]
+    if settings.base.startswith(EMBEDDED_PREFIX) and not routed:
         return []
     from alignment.checks.causality import architecture_faults as faults_of
+    from alignment.checks.causality import routes
 
-    scored = bool(making(recipe.stages, "reward_model", "pair_classifier"))
+    config = read_config(settings, workspace)
+    if routed and not routes(config):
+        problem = f"{config.model_type} computes no loss of routers"
+        return [Fault(problem, "leave router_loss out", field=f"stages.{name}.router_loss") for name in routed]
+    if settings.base.startswith(EMBEDDED_PREFIX):
+        return []
+    from alignment.checks.causality import missing_weights
+
     sampled = any(stage.spec.samples or stage.evaluates() for stage in recipe.stages.values())
-    return faults_of(read_config(settings, workspace), settings.base, scored=scored, sampled=sampled)
+    faults = faults_of(config, settings.base, sampled=sampled)
+    return faults or (missing_weights(settings.base) if Path(settings.base).is_dir() else [])
 
 
 def embedding_faults(tokenizer: "PreTrainedTokenizerBase", folder: Path, config: Any, base: str) -> list[Fault]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from alignment.chat import control_pattern, rendered_pieces, template_faults
+from alignment.chat import control_pattern, end_turns, rendered_pieces, template_faults
 from alignment.checks.judges import judge_places
 from alignment.data.columns import shown
 from alignment.errors import Fault
@@ -138,6 +138,7 @@ def _folder_faults(folder: Path, questions: Sequence[Sequence[Message]], field: 
         reason = shown((str(error) or type(error).__name__).splitlines()[0], 160)
         yield Fault(f"{folder} has no tokenizer that can be read: {reason}", "give a whole model folder", field=field)
         return
+    end_turns(tokenizer, folder)
     faults = template_faults(tokenizer, str(folder))
     yield from faults
     for messages in questions if not faults else ():

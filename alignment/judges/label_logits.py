@@ -2,7 +2,8 @@
 
 What all questions begin with is run through the model once, and its keys and values are kept; every later batch is a
 forest of the distinct continuations behind it (:mod:`alignment.models.tree_attention`). Only the last token of a
-question meets the model's head, so that no logits of other places are ever computed.
+question meets the model's own head (:mod:`alignment.models.families.head`), so that no logits of other places are ever
+computed where they need not be.
 """
 
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ import torch
 from transformers import DynamicCache
 
 from alignment.errors import NotFiniteError, StageError
+from alignment.models.families.head import HeadKind, head_kind, own_logits, trunk_of
 from alignment.models.prefix_sharing import common_prefix
 from alignment.models.tree_attention import NODES, NODES_ELSEWHERE, can_be_planted, last_states, plant
 
@@ -26,12 +28,13 @@ class LabelReader:
         self, model: Any, tokenizer: Any, labels: Sequence[str], lead: Sequence[int], beginning: Sequence[int] = ()
     ) -> None:
         base = model.get_base_model() if hasattr(model, "get_base_model") else model
-        self.trunk, self.head = base.base_model, base.get_output_embeddings()
+        self.model, self.trunk = base, trunk_of(base)
+        self.whole = head_kind(base) == HeadKind.WHOLE
         self.device, self.pad = model.device, tokenizer.pad_token_id
         self.labels = [self._first_token(tokenizer, lead, label) for label in labels]
         if len(set(self.labels)) < len(labels):
             raise StageError(f"the model's tokenizer begins the labels {', '.join(labels)} with the same token")
-        self.shares = can_be_planted(self.trunk)
+        self.shares = not self.whole and can_be_planted(self.trunk)
         self.beginning = list(beginning)
         self.caches: dict[int, Any] = {}  # by length: keys and values of so much of the beginning
         self.computed = 0
@@ -51,8 +54,7 @@ class LabelReader:
         """(logits of the labels, their share of the probability) after each row of token ids, in the rows' order."""
         if not rows:
             return []
-        hidden = self._shared(rows) if self.shares else self._padded(rows)
-        logits = self.head(hidden).float()
+        logits = (own_logits(self.model, self._shared(rows)) if self.shares else self._padded(rows)).float()
         chosen = logits[:, self.labels]
         mass = (chosen.logsumexp(-1) - logits.logsumexp(-1)).exp()
         if not torch.isfinite(mass).all():
@@ -90,11 +92,14 @@ class LabelReader:
         return common, self.caches[len(common)]
 
     def _padded(self, rows: Sequence[list[int]]) -> torch.Tensor:
+        """(rows, V): the logits after the rows' last tokens, each row computed by itself."""
         width = max(map(len, rows))
         ids = torch.tensor([row + [self.pad or 0] * (width - len(row)) for row in rows], device=self.device)
         lengths = torch.tensor([len(row) for row in rows], device=self.device)
-        mask = torch.arange(width, device=self.device) < lengths[:, None]
-        hidden = self.trunk(input_ids=ids, attention_mask=mask.long()).last_hidden_state
+        mask = (torch.arange(width, device=self.device) < lengths[:, None]).long()
         self.computed += ids.numel()
-        states: torch.Tensor = hidden[torch.arange(len(rows), device=self.device), lengths - 1]
-        return states
+        last = torch.arange(len(rows), device=self.device), lengths - 1
+        if self.whole:
+            whole: torch.Tensor = self.model(input_ids=ids, attention_mask=mask).logits[last]
+            return whole
+        return own_logits(self.model, self.trunk(input_ids=ids, attention_mask=mask).last_hidden_state[last])

@@ -8,6 +8,7 @@ are cut at ``max_new_tokens``, so it is the KL of responses up to that length.
 
 import inspect
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,9 +16,9 @@ import torch
 from alignment.chat import render_prompt
 from alignment.errors import StageError
 from alignment.evaluation.bootstrap import positive_mean
-from alignment.models.families import has_plain_head
+from alignment.models.families.head import HeadKind, head_kind, own_logits, trunk_of
 from alignment.records import Artifact, Prompt, Record, Sampling
-from alignment.rollouts.kv_cache import new_cache
+from alignment.rollouts.kv_cache import has_states, keeps_states_itself, new_cache
 from alignment.rollouts.policy_pool import LoadedPolicy, PolicyPool
 from alignment.rollouts.seeds import response_seed
 
@@ -85,11 +86,11 @@ def batched_kls(
     """:func:`response_kl` of each (prompt, response), many in one forward pass: the same figures up to rounding.
 
     Answers of like length pass the trunk together, and the head reads their responses' positions alone, ``CHUNK`` at a
-    time. Models whose logits are more than the head's product are read one answer after another.
+    time. Models whose logits do not follow from the last hidden states are read one answer after another.
     """
     if any(not prompt or not response for prompt, response in answers):
         raise ValueError("the KL of a response needs a prompt and a response of at least one token")
-    if not all(has_plain_head(_plain(use().model).config) for use in (policy, reference)):
+    if any(head_kind(_plain(use().model)) == HeadKind.WHOLE for use in (policy, reference)):
         return [response_kl(policy, reference, prompt, response) for prompt, response in answers]
     order = sorted(range(len(answers)), key=lambda place: sum(map(len, answers[place])))
     found = [0.0] * len(answers)
@@ -123,9 +124,10 @@ def _responses_hidden(use: Use, answers: Sequence[tuple[Sequence[int], Sequence[
     places = torch.arange(longest, device=model.device)
     mask = places < torch.tensor([[len(row)] for row in contexts], device=model.device)
     first = torch.tensor([[len(prompt) - 1] for prompt, _response in answers], device=model.device)
-    output = model.base_model(input_ids=ids, attention_mask=mask.long(), use_cache=False)
+    output = trunk_of(model)(input_ids=ids, attention_mask=mask.long(), use_cache=False)
     hidden: torch.Tensor = output.last_hidden_state[mask & (places >= first)]
-    return hidden, model.get_output_embeddings()
+    plain = head_kind(model) == HeadKind.PLAIN
+    return hidden, model.get_output_embeddings() if plain else partial(own_logits, model)
 
 
 def _plain(model: Any) -> Any:
@@ -159,6 +161,7 @@ class _Stream:
     def __init__(self, use: Use, capacity: int) -> None:
         self.use, self.capacity = use, capacity
         self.cache: Any = None
+        self.before: list[int] = []
 
     def logits(self, ids: Sequence[int], keep: int) -> torch.Tensor:
         """Logits (keep, V) after the last ``keep`` of the next ``ids``."""
@@ -166,9 +169,14 @@ class _Stream:
         plain = _plain(model)
         if self.cache is None:
             self.cache = new_cache(plain.config, self.capacity)
+            self.again = keeps_states_itself(plain) or has_states(self.cache)
         options = {"logits_to_keep": keep} if "logits_to_keep" in inspect.signature(plain.forward).parameters else {}
-        tokens = torch.tensor([list(ids)], device=model.device)
-        output = model(input_ids=tokens, past_key_values=self.cache, use_cache=True, **options)
+        if self.again:  # recurrent states go on by one token at a time: the sequence is read from its start
+            self.before += ids
+            output = model(input_ids=torch.tensor([self.before], device=model.device), use_cache=False, **options)
+        else:
+            tokens = torch.tensor([list(ids)], device=model.device)
+            output = model(input_ids=tokens, past_key_values=self.cache, use_cache=True, **options)
         logits: torch.Tensor = output.logits[0, -keep:]
         return logits
 

@@ -10,7 +10,7 @@ from transformers import (
 )
 
 from alignment.errors import StageError
-from alignment.models.families import LORA_TARGETS
+from alignment.models.families.lora_targets import lora_targets
 from alignment.recipe.base import Lora
 from alignment.records import Artifact
 
@@ -23,15 +23,33 @@ def is_adapter(artifact: Artifact) -> bool:
 
 
 def add_lora(model: PreTrainedModel, lora: Lora, *, reward: bool = False) -> PeftModel:
-    """Wraps a model with fresh adapters on every linear layer; a reward model's score head is trained whole."""
-    config = LoraConfig(
+    """Wraps a model with fresh adapters on every linear layer; a reward model's score head is trained whole.
+
+    Raises StageError where they are to drop inputs of experts, which PEFT cannot.
+    """
+    return get_peft_model(model, lora_config(model, lora, TaskType.SEQ_CLS if reward else TaskType.CAUSAL_LM))
+
+
+def lora_config(model: Any, lora: Lora, task_type: TaskType | None = None) -> LoraConfig:
+    """PEFT's settings of an adapter on every linear layer of a model (:mod:`alignment.models.families.lora_targets`).
+
+    Raises StageError where it is to drop inputs of experts.
+    """
+    targets = lora_targets(model)
+    parameters = [target.name for target in targets if target.is_parameter]
+    if parameters and lora.dropout:
+        raise StageError(
+            f"lora.dropout={lora.dropout:g}, and adapters on the experts of {type(model).__name__} have none: "
+            "set it to 0"
+        )
+    return LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
-        target_modules=LORA_TARGETS,
-        task_type=TaskType.SEQ_CLS if reward else TaskType.CAUSAL_LM,
+        target_modules=[target.name for target in targets if not target.is_parameter],
+        target_parameters=parameters or None,
+        task_type=task_type,
     )
-    return get_peft_model(model, config)
 
 
 def base_of(model: Any) -> Any:

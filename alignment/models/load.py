@@ -6,8 +6,9 @@ run's *base* model, however many stages trained it in turn, so adapter and base 
 """
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from peft import PeftModel
@@ -20,6 +21,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from alignment.chat import load_tokenizer
 from alignment.durable_files import write_text
+from alignment.errors import StageError
 from alignment.models.adapters import check_base, is_adapter
 from alignment.models.device import pick_device
 from alignment.models.weights import require_finite
@@ -48,7 +50,7 @@ def load_policy(
             and an update of less than 1/256 of it would be lost.
 
     Raises:
-        StageError: the adapter was made on another base.
+        StageError: the adapter was made on another base, or the model has weights that its folder does not hold.
         NotFiniteError: a weight is NaN or infinite.
     """
     adapter = is_adapter(artifact)
@@ -56,13 +58,33 @@ def load_policy(
         check_base(artifact, base)
     source = base if adapter else artifact
     dtype = torch.float32 if masters else getattr(torch, run.model.dtype)
-    model = AutoModelForCausalLM.from_pretrained(source.path, dtype=dtype)
+    model, loaded = AutoModelForCausalLM.from_pretrained(source.path, dtype=dtype, output_loading_info=True)
+    require_all(loaded["missing_keys"], source.path)
+    hide_router_scores(model.config)
     if adapter:
         model = PeftModel.from_pretrained(model, artifact.path, is_trainable=trainable)
     if placed:
         model.to(pick_device(run.resources))
     require_finite(model.named_parameters(), str(artifact.ref()))
     return model.train(trainable), policy_tokenizer(artifact, base, run)
+
+
+def require_all(missing: Iterable[str], folder: str) -> None:
+    """Raises StageError where weights that a model has are ``missing`` in its folder: they would be drawn at random."""
+    if names := sorted(missing):
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        raise StageError(
+            f"{folder} does not hold {names[0]}{more}, which the model needs: they would be drawn at random; "
+            "give the folder of a causal language model"
+        )
+
+
+def hide_router_scores(config: Any) -> None:
+    """Has a mixture of experts give its routers' scores to who asks, and not at every call, as one may be saved that
+    was trained with their loss."""
+    text = config.get_text_config()
+    if getattr(text, "output_router_logits", False):
+        text.output_router_logits = False
 
 
 def policy_tokenizer(artifact: Artifact, base: Artifact, run: RunSettings) -> PreTrainedTokenizerBase:
@@ -89,11 +111,13 @@ def save_policy(
         NotFiniteError: a weight is NaN or infinite; nothing is written.
     """
     require_finite(model.named_parameters() if state is None else state.items(), "the trained policy")
+    hide_router_scores(model.config)  # a trainer that adds their loss turns them on
     if isinstance(model, PeftModel):
         config = model.peft_config["default"]
         config.base_model_name_or_path = base.key
-        if isinstance(config.target_modules, set):  # written in the order of this process's hashes otherwise
-            config.target_modules = sorted(config.target_modules)
+        for targets in ("target_modules", "target_parameters"):
+            if isinstance(names := getattr(config, targets), set):  # in the order of this process's hashes otherwise
+                setattr(config, targets, sorted(names))
         # Embeddings are never trained; asked to find out by itself, PEFT would look for the base on the hub.
         model.save_pretrained(output, state_dict=state, selected_adapters=["default"], save_embedding_layers=False)
         (output / "README.md").unlink(missing_ok=True)  # PEFT's empty card; the registry writes a true one

@@ -12,13 +12,16 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch.distributed.tensor import DTensor
 
 from alignment.models.cpu_attention import NAME as SDPA_FLOAT32
 from alignment.models.families import has_plain_attention
+from alignment.models.families.head import trunk_of
 
 NODES = {"cpu": 512}  # in one sequence: its attention costs the square, so on a processor short ones pay
 NODES_ELSEWHERE = 4096
 SAVES = 0.9  # a tree is worth its building and its mask where it costs at most this share of the padded batch
+ROUNDING, ROUNDING_ELSEWHERE = {torch.float32: 1e-4, torch.float64: 1e-6}, 5e-2  # of the largest entry of a state
 ATTENTION = ("sdpa", SDPA_FLOAT32)  # those that take any mask
 SPECIAL = ("past_key_values", "position_ids", "inputs_embeds", "output_hidden_states", "output_attentions")
 
@@ -27,14 +30,15 @@ def share_prefixes(model: Any) -> bool:
     """Has a model's trunk compute each distinct prefix of a batch once, for as long as the model lives.
 
     Returns whether it does: models without rotary positions, with windowed or linear attention, or with another
-    attention implementation than PyTorch's are left as they are. Calls with a cache, given positions, embeddings or no
-    padding mask run as before, and so do batches whose rows have too little in common for a tree to pay.
+    attention implementation than PyTorch's are left as they are, and so is one to which a small tree gives other states
+    than the plain pass. Calls with a cache, given positions, embeddings or no padding mask run as before, and so do
+    batches whose rows have too little in common for a tree to pay.
     """
-    trunk = model.base_model
-    if not has_plain_attention(trunk):
-        return False
+    trunk = trunk_of(model)
     if getattr(trunk, "shares_prefixes", False):
         return True
+    if not has_plain_attention(trunk) or not _holds_trees(trunk):
+        return False
     method = trunk.forward
     function = getattr(method, "__func__", None)  # unbound: a deep copy of the model must not run the original's layers
 
@@ -53,12 +57,42 @@ def share_prefixes(model: Any) -> bool:
     return True
 
 
+@torch.no_grad()
+def _holds_trees(trunk: Any) -> bool:
+    """Whether a trunk gives two rows that begin alike the same states as one tree; not tried where it is in parts."""
+    if any(isinstance(parameter, DTensor) for parameter in trunk.parameters()):
+        return True
+    if trunk.config._attn_implementation not in ATTENTION:
+        return True  # its calls are never made trees as long as that stands
+    rows = [[1, 2, 3, 4], [1, 2, 5]]
+    (tree,), (first, second) = grow(rows, [[0, 1]])
+    device, training = trunk.device, trunk.training
+    trunk.eval()
+    try:
+        nodes = trunk(
+            input_ids=torch.tensor([tree.tokens], device=device),
+            attention_mask=tree.ancestor_mask().to(device)[None, None],
+            position_ids=torch.tensor([tree.depths], device=device),
+            use_cache=False,
+        ).last_hidden_state[0]
+        plain = [
+            trunk(input_ids=torch.tensor([row], device=device), use_cache=False).last_hidden_state[0] for row in rows
+        ]
+    except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):  # it takes no such mask or positions
+        return False
+    finally:
+        trunk.train(training)
+    close = ROUNDING.get(nodes.dtype, ROUNDING_ELSEWHERE) * nodes.abs().max().item()
+    pairs = zip((nodes[first], nodes[second]), plain, strict=True)
+    return all(torch.allclose(found, expected, rtol=0, atol=close) for found, expected in pairs)
+
+
 def one_call_a_pass(model: Any) -> None:
     """Has a trunk that shares prefixes compute one tree for a whole batch, or none: never several.
 
     For sharded models, whose workers gather a layer's weights together each time that it is called.
     """
-    model.base_model.one_tree = True
+    trunk_of(model).one_tree = True
 
 
 def _shared(
@@ -73,7 +107,7 @@ def _shared(
     if several or not pays([len(tree.tokens) for tree in trees], len(rows), row_mask.shape[1], config):
         return plain(input_ids=input_ids, attention_mask=row_mask, **kwargs)
     places: list[list[int]] = [[] for _ in rows]  # of each row's tokens among all nodes
-    hidden: list[torch.Tensor] = []
+    outputs: list[Any] = []
     before = 0
     for members, tree in zip(groups, trees, strict=True):
         for row in members:
@@ -84,12 +118,20 @@ def _shared(
             position_ids=torch.tensor([tree.depths], device=device),
             **kwargs,
         )
-        hidden.append(output.last_hidden_state[0])
+        outputs.append(output)
         before += len(tree.tokens)
-    nodes = torch.cat(hidden)
-    flat = nodes.new_zeros(*row_mask.shape, nodes.shape[-1])
     index = torch.tensor([place for row in places for place in row], device=device)
-    output.last_hidden_state = flat.masked_scatter(row_mask[..., None], _gathered(nodes, index))
+
+    def spread(parts: list[torch.Tensor]) -> torch.Tensor:
+        """The trees' values (nodes, …) as those of the rows' tokens (B, T, …), 0 at padding."""
+        nodes = torch.cat(parts)
+        flat = nodes.new_zeros(*row_mask.shape, nodes.shape[-1])
+        return flat.masked_scatter(row_mask[..., None], _gathered(nodes, index))
+
+    output.last_hidden_state = spread([one.last_hidden_state[0] for one in outputs])
+    if getattr(output, "router_logits", None):  # of each layer, (tokens, experts)
+        layers = zip(*(one.router_logits for one in outputs), strict=True)
+        output.router_logits = tuple(spread(list(layer)).flatten(0, 1) for layer in layers)
     return output
 
 

@@ -4,7 +4,9 @@ The head is in float32 whatever the trunk computes in: a bfloat16 score has 8 bi
 worth are exact ties.
 """
 
+import inspect
 import math
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,16 +15,19 @@ import torch
 from peft import PeftModel
 from safetensors import safe_open
 from torch import nn
-from transformers import (
-    AutoModelForSequenceClassification,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
+from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.modeling_layers import GenericForSequenceClassification
+from transformers.modeling_outputs import SequenceClassifierOutputWithPast
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
 )
 
 from alignment.chat import load_tokenizer
 from alignment.errors import NotFiniteError, StageError
 from alignment.models.device import pick_device
-from alignment.models.load import load_policy
+from alignment.models.families.head import trunk_of
+from alignment.models.load import load_policy, require_all
 from alignment.models.prefix_sharing import share_prefixes
 from alignment.models.weights import require_finite
 from alignment.recipe.run_settings import RunSettings
@@ -42,8 +47,11 @@ def load_reward_model(
     artifact: Artifact, run: RunSettings, *, placed: bool = True
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A reward model (whole weights, one label) and its tokenizer, in evaluation mode; on its device if ``placed``."""
-    model = AutoModelForSequenceClassification.from_pretrained(artifact.path, dtype=getattr(torch, run.model.dtype))
+    kind = score_class(AutoConfig.from_pretrained(artifact.path))
+    model, loaded = kind.from_pretrained(artifact.path, dtype=getattr(torch, run.model.dtype), output_loading_info=True)
+    require_all(loaded["missing_keys"], artifact.path)
     _widen_head(model, _saved_head(Path(artifact.path)))
+    score_last_tokens(model)
     share_prefixes(model)  # several answers to one prompt are the rule where rewards are asked for
     if placed:
         model.to(pick_device(run.resources))
@@ -61,11 +69,59 @@ def new_reward_model(
     """
     policy, tokenizer = load_policy(artifact, base, run, placed=placed, masters=masters)
     trunk = policy.merge_and_unload() if isinstance(policy, PeftModel) else policy
-    model = AutoModelForSequenceClassification.from_config(_reward_config(trunk, tokenizer), dtype=trunk.dtype)
-    prefix = model.base_model_prefix
-    getattr(model, prefix).load_state_dict(getattr(trunk, trunk.base_model_prefix).state_dict())
+    config = _reward_config(trunk, tokenizer)
+    model = score_class(config)._from_config(config, dtype=trunk.dtype)
+    amiss = trunk_of(model).load_state_dict(trunk_of(trunk).state_dict(), strict=False)
+    if lost := [name for name in (*amiss.missing_keys, *amiss.unexpected_keys) if "pooler" not in name]:
+        raise StageError(f"{type(model).__name__} has another trunk than {type(trunk).__name__}: {', '.join(lost[:3])}")
     _widen_head(model, torch.zeros_like(model.score.weight))
+    score_last_tokens(model)
     return model.to(trunk.device), tokenizer
+
+
+def score_class(config: Any) -> Any:
+    """The class of models of this configuration with a score head, made where transformers has none with one.
+
+    A made class has the names of weights that transformers' own have, and is known in this process alone.
+    """
+    kind = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING.get(type(config), None)
+    if kind is not None and "self.score = " in inspect.getsource(kind):
+        return kind
+    if kind is not None and issubclass(kind, GenericForSequenceClassification):
+        return kind
+    causal = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    kin = next(base for base in causal.__mro__ if base.__name__.endswith("PreTrainedModel"))
+    stem = causal.__name__.removesuffix("ForCausalLM").removesuffix("LMHeadModel")
+    return type(f"{stem}ForSequenceClassification", (GenericForSequenceClassification, kin), {"__module__": __name__})
+
+
+def score_last_tokens(model: Any) -> None:
+    """Has a model with a score head score each row's last token by the attention mask.
+
+    Transformers takes the last token that is not the pad token. Where that is EOS, as in tokenizers with one special
+    token (GPT-2, OLMo, Phi), it would be the one before the answer's end.
+    """
+    model.forward = types.MethodType(_forward, model)
+
+
+def _forward(
+    self: Any, input_ids: Any = None, attention_mask: Any = None, labels: Any = None, **kwargs: Any
+) -> SequenceClassifierOutputWithPast:
+    output = trunk_of(self)(input_ids=input_ids, attention_mask=attention_mask, **kwargs)
+    scores = self.score(output.last_hidden_state)
+    rows, width = scores.shape[:2]
+    if attention_mask is None:
+        last = torch.full((rows,), width - 1, device=scores.device)
+    else:
+        places = torch.arange(width, device=scores.device)
+        last = (places * attention_mask.to(scores.device).bool()).argmax(-1)
+    scores_of_rows = scores[torch.arange(rows, device=scores.device), last]
+    loss = None
+    if labels is not None:
+        loss = self.loss_function(logits=scores, labels=labels, pooled_logits=scores_of_rows, config=self.config)
+    return SequenceClassifierOutputWithPast(
+        loss=loss, logits=scores_of_rows, hidden_states=getattr(output, "hidden_states", None)
+    )
 
 
 def narrow_trunk(model: Any, dtype: torch.dtype) -> None:
@@ -103,9 +159,18 @@ def _saved_head(folder: Path) -> torch.Tensor:
 def _reward_config(trunk: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> object:
     config = type(trunk.config).from_dict(trunk.config.to_dict())
     config.num_labels = 1
-    config.pad_token_id = tokenizer.pad_token_id
+    name_padding(config, tokenizer)
     config.name_or_path = trunk.config.name_or_path
     return config
+
+
+def name_padding(config: Any, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Writes the pad token into a score model's configuration, by which transformers finds the end of a text.
+
+    Not where it is EOS: whoever loads the model elsewhere may then score one text at a time, and no batch wrongly.
+    """
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id != tokenizer.eos_token_id else None
+    config.get_text_config().pad_token_id = config.pad_token_id = pad
 
 
 def score(model: Any, tokenizer: Any, sequences: list[list[int]], *, batch_size: int = 32) -> list[float]:

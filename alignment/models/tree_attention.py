@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
@@ -50,8 +50,15 @@ class Forest:
 
 
 def can_be_planted(trunk: Any) -> bool:
-    """Whether a trunk can be given forests."""
-    return has_plain_attention(trunk) and trunk.config._attn_implementation == "sdpa"
+    """Whether a trunk can be given forests: it attends plainly, and lets its attention be chosen."""
+    if not has_plain_attention(trunk) or trunk.config._attn_implementation != "sdpa":
+        return False
+    forest = next(plant([[1, 2]], beginning=0, width=1, most=2))
+    try:
+        last_states(trunk, forest, beginning=0, cache=DynamicCache(config=trunk.config))
+    except (StageError, AttributeError, IndexError, RuntimeError, TypeError, ValueError):
+        return False
+    return True
 
 
 def plant(rows: Sequence[list[int]], *, beginning: int, width: int, most: int) -> Iterator[Forest]:

@@ -141,5 +141,5 @@ def layer_activations(
     if (work.full and not wide) or entry == 4:
         inputs: float = entry * (2 * size.hidden + size.query_width + size.inner)
     else:
-        inputs = (2 if autocast else 4) * sum(width for width, _ in size.linears) / size.layers
+        inputs = (2 if autocast else 4) * size.inputs / size.layers
     return norms + attention + nonlinear + inputs

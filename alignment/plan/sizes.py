@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from alignment.errors import Fault, InputError
 from alignment.recipe.base import Lora
 
 
@@ -10,7 +11,7 @@ from alignment.recipe.base import Lora
 class ModelSize:
     """What the arithmetic needs to know of a causal language model.
 
-    ``linears`` are (inputs, outputs) of every linear layer but the head: the layers that adapters sit on.
+    ``linears`` are (inputs, outputs) of every linear layer but the head, each expert's too: what adapters sit on.
     ``query_width`` and ``key_width`` are heads × dimension, per layer; ``inner`` is the width of the feed-forward part.
     """
 
@@ -24,6 +25,8 @@ class ModelSize:
     inner: int
     gated: bool  # its activation is multiplied with a second product (SwiGLU)
     tied: bool  # the head is the embedding
+    skipped: int = 0  # weights of experts that a token does not meet
+    skipped_inputs: int = 0  # and the widths of what they would be given
     shares_prefixes: bool = True  # equal beginnings in a batch are computed once (alignment/models/prefix_sharing.py)
 
     @property
@@ -38,8 +41,13 @@ class ModelSize:
 
     @property
     def matrix(self) -> int:
-        """Weights that each token is multiplied with, the head left out."""
-        return sum(inputs * outputs for inputs, outputs in self.linears)
+        """Weights that each token is multiplied with, the head left out: of experts, those that are chosen for it."""
+        return sum(inputs * outputs for inputs, outputs in self.linears) - self.skipped
+
+    @property
+    def inputs(self) -> int:
+        """Numbers that one token gives to all linear layers but the head."""
+        return sum(inputs for inputs, _outputs in self.linears) - self.skipped_inputs
 
     def adapter(self, lora: Lora) -> int:
         """Parameters of an adapter on every linear layer: rank × (inputs + outputs) each (Hu et al. 2021)."""
@@ -47,39 +55,44 @@ class ModelSize:
 
 
 def model_size(config: Any) -> ModelSize:
-    """The size of the model that a Hugging Face configuration describes; no weight is read or made."""
+    """The size of the model that a Hugging Face configuration describes; no weight is read or made.
+
+    Raises InputError where it describes no causal language model.
+    """
     from accelerate import init_empty_weights
     from transformers import AutoModelForCausalLM
 
     from alignment.models.families import has_plain_attention
+    from alignment.models.families.head import trunk_of
+    from alignment.models.families.lora_targets import lora_targets
 
-    with init_empty_weights():
-        model = AutoModelForCausalLM.from_config(config)
+    try:
+        with init_empty_weights():
+            model = AutoModelForCausalLM.from_config(config)
+    except ValueError as error:  # the configuration's kind is in none of its tables
+        remedy = "give a decoder, such as a Llama or a Qwen"
+        problem = f"{config.model_type} is no causal language model"
+        raise InputError([Fault(problem, remedy, field="model.base")]) from error
     model.tie_weights()
     head = model.get_output_embeddings()
     text = config.get_text_config()
-    heads, hidden, layers = text.num_attention_heads, text.hidden_size, text.num_hidden_layers
-    width = getattr(text, "head_dim", None) or hidden // heads
-    modules = [module for module in model.modules() if module is not head]
+    hidden, layers = text.hidden_size, text.num_hidden_layers
+    heads = getattr(text, "num_attention_heads", None) or 0  # none in a model of recurrent states
+    width = (getattr(text, "head_dim", None) or hidden // heads) if heads else 0
+    targets = lora_targets(model)
     inner = getattr(text, "intermediate_size", None) or getattr(text, "n_inner", None) or 4 * hidden
     return ModelSize(
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         vocabulary=head.weight.shape[0],
         hidden=hidden,
         layers=layers,
-        linears=tuple(shape for module in modules if (shape := _shape(module)) is not None),
+        linears=tuple((target.inputs, target.outputs) for target in targets for _ in range(target.count)),
         query_width=heads * width,
         key_width=(getattr(text, "num_key_value_heads", None) or heads) * width,
         inner=inner,
-        gated=any(name.endswith("gate_proj") for name, _module in model.named_modules()),
+        gated=any(name.endswith(("gate_proj.weight", "gate_up_proj")) for name, _weight in model.named_parameters()),
         tied=head.weight is model.get_input_embeddings().weight,
-        shares_prefixes=has_plain_attention(model.base_model),
+        skipped=sum((target.count - target.used) * target.inputs * target.outputs for target in targets),
+        skipped_inputs=sum((target.count - target.used) * target.inputs for target in targets),
+        shares_prefixes=has_plain_attention(trunk_of(model)),
     )
-
-
-def _shape(module: Any) -> tuple[int, int] | None:
-    """(inputs, outputs) of what PEFT calls linear; GPT-2's convolutions of width 1 hold theirs the other way round."""
-    kind = type(module).__name__
-    if kind == "Linear":
-        return module.in_features, module.out_features
-    return tuple(module.weight.shape) if kind == "Conv1D" else None

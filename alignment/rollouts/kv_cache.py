@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
+from transformers.cache_utils import DynamicLayer, LinearAttentionCacheLayerMixin
 
 
 class BufferedLayer(DynamicLayer):  # type: ignore[misc]
@@ -58,6 +58,25 @@ def new_cache(config: Any, capacity: int) -> DynamicCache:
     cache = DynamicCache(config=config)
     cache.layers = [BufferedLayer(capacity) if type(layer) is DynamicLayer else layer for layer in cache.layers]
     return cache
+
+
+def select_rows(cache: DynamicCache, indices: torch.Tensor) -> None:
+    """Keeps (or repeats) the rows ``indices`` (B',) of a cache's batch, recurrent states included."""
+    for layer in cache.layers:
+        if isinstance(layer, LinearAttentionCacheLayerMixin):
+            layer.reorder_cache(indices)  # its batch_select_indices, where it has one, forgets the states
+        else:
+            layer.batch_select_indices(indices)
+
+
+def has_states(cache: DynamicCache) -> bool:
+    """Whether a layer has recurrent states, which are read on from one token at a time."""
+    return any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in cache.layers)
+
+
+def keeps_states_itself(model: Any) -> bool:
+    """Whether a model's layers hold recurrent states of their own, which no cache can give other rows."""
+    return any(hasattr(module, "_setup_cache") for module in model.modules())
 
 
 def is_buffered(cache: DynamicCache) -> bool:

@@ -13,14 +13,16 @@ import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import groupby
 
 import torch
 from transformers import LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
 
 from alignment.errors import NotFiniteError, StageError
+from alignment.models.families import STATES_ARGUMENT, cache_argument, takes_own_masks
 from alignment.records import Sampling
 from alignment.rollouts.engine import Completion
-from alignment.rollouts.kv_cache import is_buffered, new_cache
+from alignment.rollouts.kv_cache import is_buffered, keeps_states_itself, new_cache, select_rows
 from alignment.rollouts.sampling import inverse_cdf, processors, uniforms
 
 NOT_FINITE = "the model's logits are not finite numbers, and no token can be drawn from them"
@@ -56,15 +58,19 @@ class TransformersEngine:
     ) -> None:
         base = model.get_base_model() if hasattr(model, "get_base_model") else model
         accepted = inspect.signature(base.forward).parameters
-        if "past_key_values" not in accepted:
+        name = cache_argument(base)
+        if name is None:
             raise StageError(f"{type(base).__name__} keeps no key-value cache; it cannot be sampled from here")
         self.model = model
         self.tokenizer = tokenizer
         self.stop_ids = frozenset(stop_ids)
         self.batch_size = batch_size
         self._config = base.config
+        self._cache = name
+        self._own_masks = takes_own_masks(base.config)
         self._positions = "position_ids" in accepted
         self._last_only = "logits_to_keep" in accepted
+        self._fixed_rows = keeps_states_itself(base)
 
     def generate(
         self,
@@ -86,14 +92,20 @@ class TransformersEngine:
         batches = sorted(rows, key=lambda row: (-len(row.prompt), row.prompt, row.place))
         done = 0
         with _evaluating(self.model), torch.no_grad():
-            for start in range(0, len(batches), self.batch_size):
-                batch = batches[start : start + self.batch_size]
+            for batch in self._batches(batches):
                 for finished in self._sample(batch, sampling):
                     done += finished
                     if on_progress is not None:
                         on_progress(done, len(rows))
         completions = [self._completion(row) for row in rows]
         return [completions[i : i + per_prompt] for i in range(0, len(rows), per_prompt)]
+
+    def _batches(self, rows: list[_Row]) -> Iterator[list[_Row]]:
+        """Rows that are sampled together: of one length, where a model's own states would take padding for text."""
+        groups = [list(group) for _length, group in groupby(rows, lambda row: len(row.prompt))]
+        for group in groups if self._fixed_rows else [rows]:
+            for start in range(0, len(group), self.batch_size):
+                yield group[start : start + self.batch_size]
 
     def _beams(
         self,
@@ -184,22 +196,25 @@ class _Decoding:
         self.device = engine.model.device
         self.process = processors(sampling)
         self.uniform = uniforms([row.seed for row in rows], sampling.max_new_tokens).to(self.device)
-        distinct = list(dict.fromkeys(row.prompt for row in rows))
+        prompts = [row.prompt for row in rows]
+        distinct = prompts if engine._fixed_rows else list(dict.fromkeys(prompts))
         width = max(len(prompt) for prompt in distinct)
         self.cache = new_cache(engine._config, width + sampling.max_new_tokens)
         # The padding repeats a token of the row's own, so that the repetition penalty sees nothing that is not there.
         padded = [[prompt[0]] * (width - len(prompt)) + list(prompt) for prompt in distinct]
         ids = torch.tensor(padded, device=self.device)
         lengths = torch.tensor([len(prompt) for prompt in distinct], device=self.device)
+        self.used = width  # tokens that are known, padding among them
         self.mask = torch.arange(width, device=self.device) >= width - lengths[:, None]
         logits = self._forward(ids, (self.mask.cumsum(-1) - 1).clamp(min=0), self.mask.long())
         index = {prompt: place for place, prompt in enumerate(distinct)}
-        chosen = torch.tensor([index[row.prompt] for row in rows], device=self.device)
+        places = range(len(rows)) if engine._fixed_rows else [index[prompt] for prompt in prompts]
+        chosen = torch.tensor(places, device=self.device)
         self.logits, self.ids, self.length = logits[chosen], ids[chosen], lengths[chosen]
         room = self.mask.new_ones(len(distinct), sampling.max_new_tokens)
         self.mask = torch.cat([self.mask, room], dim=1)[chosen]
         if len(distinct) < len(rows):
-            self.cache.batch_select_indices(chosen)
+            select_rows(self.cache, chosen)
 
     def choose(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
         """The next token of every row and its log-probability: (B,) int64 and (B,) float32.
@@ -219,13 +234,14 @@ class _Decoding:
     def advance(self, tokens: torch.Tensor) -> None:
         """Runs the model on the newest tokens (B,), first dropping finished rows where that pays."""
         unfinished = [place for place, row in enumerate(self.rows) if not row.finished]
-        if (len(self.rows) - len(unfinished)) * COMPACT_AT >= len(self.rows):
+        if not self.engine._fixed_rows and (len(self.rows) - len(unfinished)) * COMPACT_AT >= len(self.rows):
             tokens = self._keep(unfinished, tokens)
         if self.sampling.repetition_penalty != 1.0:
             self.ids = torch.cat([self.ids, tokens[:, None]], dim=1)
-        used = self.cache.get_seq_length() + 1
-        mask = self.mask[:, :used]
+        self.used += 1
+        mask = self.mask[:, : self.used]
         ready = is_buffered(self.cache) and self.engine._config._attn_implementation == "sdpa"
+        ready = ready and self.engine._own_masks
         # A ready-made mask: nothing is built per step, and attention never goes unmasked.
         mask = mask[:, None, None] if ready else mask.long()
         self.logits = self._forward(tokens[:, None], self.length[:, None], mask)
@@ -234,19 +250,20 @@ class _Decoding:
     def _keep(self, places: list[int], tokens: torch.Tensor) -> torch.Tensor:
         chosen = torch.tensor(places, device=self.device)
         self.rows = [self.rows[place] for place in places]
-        self.cache.batch_select_indices(chosen)
+        select_rows(self.cache, chosen)
         self.mask, self.ids, self.length = self.mask[chosen], self.ids[chosen], self.length[chosen]
         self.uniform = self.uniform[chosen]
         return tokens[chosen]
 
-    def _forward(self, ids: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    def _forward(self, ids: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         """Logits (B, V) in float32 after the last of ``ids`` (B, T)."""
         options: dict[str, object] = {"logits_to_keep": 1} if self.engine._last_only else {}
         if self.engine._positions:
             options["position_ids"] = positions
-        output = self.engine.model(
-            input_ids=ids, attention_mask=mask, past_key_values=self.cache, use_cache=True, **options
-        )
+        if self.engine._cache == STATES_ARGUMENT and ids.shape[1] == 1:
+            mask = None  # what a step adds to the states is never padding
+        options |= {"attention_mask": mask, self.engine._cache: self.cache}
+        output = self.engine.model(input_ids=ids, use_cache=True, **options)
         return output.logits[:, -1].float()  # type: ignore[no-any-return]
 
 

@@ -100,6 +100,7 @@ def _trainer(
         loss_weights=list(settings.weights()),
         label_smoothing=settings.label_smoothing,
         precompute_ref_log_probs=beforehand,
+        router_aux_loss_coef=settings.router_loss,
     )
     trainer = TokenisedDPOTrainer(
         model=training.policy,

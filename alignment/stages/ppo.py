@@ -5,7 +5,7 @@ import json
 import logging
 from typing import Any
 
-from peft import LoraConfig, PeftModel, inject_adapter_in_model
+from peft import inject_adapter_in_model
 
 from alignment.chat import render_prompt
 from alignment.data.prompts import split_prompts
@@ -13,8 +13,9 @@ from alignment.distributed.fsdp import check_devices
 from alignment.distributed.workers import Team
 from alignment.durable_files import write_text
 from alignment.errors import StageError
-from alignment.models.adapters import is_adapter
+from alignment.models.adapters import base_of, is_adapter, lora_config
 from alignment.models.device import pick_device
+from alignment.models.families.head import trunk_of
 from alignment.policy.losses import kl_estimate
 from alignment.policy.online.actor_critic import reference_of
 from alignment.policy.online.batch import Experience
@@ -154,13 +155,10 @@ def _critic(settings: PpoStage, policy: Any, reward_model: Any) -> Any | None:
     if settings.critic == "shared":
         return None
     if settings.critic == "policy":
-        base = policy.get_base_model() if isinstance(policy, PeftModel) else policy
-        return copy.deepcopy(base.base_model)
-    trunk = copy.deepcopy(reward_model.base_model)
+        return copy.deepcopy(trunk_of(base_of(policy)))
+    trunk = copy.deepcopy(trunk_of(reward_model))
     return trunk if settings.lora is None else _with_adapter(trunk, settings.lora)
 
 
 def _with_adapter(trunk: Any, lora: Lora) -> Any:
-    linear = {name for name, module in trunk.named_modules() if type(module).__name__ == "Linear"}
-    config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=sorted(linear))
-    return inject_adapter_in_model(config, trunk)
+    return inject_adapter_in_model(lora_config(trunk, lora), trunk)

@@ -76,7 +76,11 @@ def _trainer(
 ) -> SFTTrainer:
     trainer = SFTTrainer(
         model=training.policy,
-        args=SFTConfig(**trainer_arguments(settings, context), packing=settings.packing),
+        args=SFTConfig(
+            **trainer_arguments(settings, context),
+            packing=settings.packing,
+            router_aux_loss_coef=settings.router_loss,
+        ),
         train_dataset=rows,
         processing_class=training.tokenizer,
         callbacks=[callback],

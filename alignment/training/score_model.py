@@ -19,7 +19,7 @@ from alignment.durable_files import write_text
 from alignment.evaluation.held_out_pairs import HeldOutFigures
 from alignment.models.adapters import add_lora
 from alignment.models.families import check_rope
-from alignment.models.reward_model import narrow_trunk, new_reward_model
+from alignment.models.reward_model import name_padding, narrow_trunk, new_reward_model
 from alignment.models.weights import require_finite
 from alignment.recipe.base import BASE, Lora
 from alignment.stage import StageContext, StageResult
@@ -73,6 +73,7 @@ class ScoreTraining:
         with context.working():
             held_out = evaluate(whole)
         require_finite(whole.named_parameters(), context.name)
+        name_padding(whole.config, self.tokenizer)  # a trainer writes its own
         whole.save_pretrained(context.output)
         self.tokenizer.save_pretrained(context.output)
         write_curves(outcome.curves, context.output)

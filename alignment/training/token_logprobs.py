@@ -15,7 +15,6 @@ is taken in float32 between the probabilities, ``(1[label] - p) @ W``, and round
 from typing import Any
 
 import torch
-from torch.utils.checkpoint import checkpoint
 
 CHUNK_ENTRIES = 2**23  # logits held at a time: 32 MB in float32
 CHUNK_TOKENS = 32  # at least so many tokens a chunk, or the matrix products grow thin
@@ -58,31 +57,6 @@ def token_logprobs_and_entropy(
     return logprobs.view(labels.shape), entropy.view(labels.shape)
 
 
-def logprobs_and_trained_entropy(
-    hidden: torch.Tensor,
-    head_weight: torch.Tensor,
-    labels: torch.Tensor,
-    *,
-    temperature: float = 1.0,
-    head_bias: torch.Tensor | None = None,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """As :func:`token_logprobs_and_entropy` of hidden (N, D), the entropy with a gradient, for a loss that rewards it.
-
-    Chunks of tokens are computed once more in the backward pass, so that no logits wait for it.
-    """
-
-    def chunk(states: torch.Tensor, wanted: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        logprobs = _logits(states, head_weight, temperature, head_bias).log_softmax(-1)
-        return logprobs.gather(-1, wanted[:, None]).squeeze(-1), -(logprobs.exp() * logprobs).sum(-1)
-
-    found = [
-        checkpoint(chunk, hidden[rows], labels[rows], use_reentrant=False)
-        for rows in _chunks(max(1, len(hidden)), head_weight.shape[0])
-    ]
-    logprobs, entropies = zip(*found, strict=True)
-    return torch.cat(logprobs), torch.cat(entropies)
-
-
 def token_statistics(
     hidden: torch.Tensor,
     head_weight: torch.Tensor,
@@ -113,7 +87,7 @@ class _TokenLogprobs(torch.autograd.Function):
         logprobs, entropy, normaliser = (hidden.new_empty(count, dtype=wide) for _ in range(3))
         is_top1 = torch.empty(count, dtype=torch.bool, device=hidden.device)
         slope = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None  # d logprob / d hidden
-        for rows in _chunks(count, weight.shape[0]):
+        for rows in chunks(count, weight.shape[0]):
             logits = _logits(hidden[rows], weight, temperature, bias)
             if want_top:
                 is_top1[rows] = logits.argmax(-1) == labels[rows]
@@ -138,7 +112,7 @@ class _TokenLogprobs(torch.autograd.Function):
         if saved:
             hidden, weight, labels, normaliser = saved
             wide = torch.zeros(weight.shape, dtype=normaliser.dtype, device=weight.device)
-            for rows in _chunks(hidden.shape[0], weight.shape[0]):
+            for rows in chunks(hidden.shape[0], weight.shape[0]):
                 probs = (_logits(hidden[rows], weight, ctx.temperature, ctx.bias) - normaliser[rows, None]).exp_()
                 by_logit = _less_expected(probs, labels[rows]).mul_(grad[rows, None] / ctx.temperature)
                 wide += by_logit.to(weight.dtype).T @ hidden[rows]
@@ -157,7 +131,8 @@ def _less_expected(probs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return probs.neg_().scatter_(-1, places, others)
 
 
-def _chunks(count: int, vocabulary: int) -> list[slice]:
+def chunks(count: int, vocabulary: int) -> list[slice]:
+    """``count`` tokens in slices whose logits are held together."""
     size = max(CHUNK_TOKENS, CHUNK_ENTRIES // vocabulary)
     return [slice(start, start + size) for start in range(0, count, size)]
 

@@ -150,16 +150,17 @@ def test_the_digest_survives_saving(tiny_model: Path, tmp_path: Path) -> None:
     assert template_digest(load_tokenizer(tmp_path)) == template_digest(tokenizer)
 
 
-def test_a_template_that_rewrites_earlier_turns_is_refused(tokenizer: Any, tiny_model: Path) -> None:
-    """Templates of reasoning models drop earlier thoughts once a later turn follows."""
+def test_behind_turns_that_a_template_rewrites_the_last_answer_is_learned(tiny_model: Path) -> None:
+    """Templates of reasoning models drop earlier thoughts once a later turn follows, and the model sees them so."""
     changed = load_tokenizer(tiny_model)
     changed.chat_template = (
         "{% for m in messages %}<|im_start|>{% if m.role == 'assistant' and not loop.last %}(cut){% else %}"
         "{{ m.content }}{% endif %}<|im_end|>{% endfor %}{% if add_generation_prompt %}<|im_start|>{% endif %}"
     )
-    render_example(changed, turns("a", "b"))
-    with pytest.raises(ValueError, match="renders earlier turns differently"):
-        render_example(changed, turns("a", "b", "c", "d"))
+    ids, mask = render_example(changed, turns("a", "b", "c", "d"))
+    said = ("a", "(cut)", "c", "d")
+    assert changed.decode(ids) == "".join(f"<|im_start|>{text}<|im_end|>" for text in said)
+    assert changed.decode([token for token, keep in zip(ids, mask, strict=True) if keep]) == "d<|im_end|>"
 
 
 def test_a_template_that_writes_todays_date_says_the_same_on_every_day(tiny_model: Path, tmp_path: Path) -> None:

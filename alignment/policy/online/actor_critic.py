@@ -18,13 +18,12 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from alignment.distributed.fsdp import one_pass, reshard, shard_frozen, shard_trained
 from alignment.errors import StageError
-from alignment.models.families import has_plain_head
+from alignment.models.families.head import HeadKind, head_kind, trunk_of
 from alignment.models.prefix_sharing import one_call_a_pass, share_prefixes
 from alignment.policy.online.batch import Tokens
-from alignment.training.token_logprobs import logprobs_and_trained_entropy, token_logprobs_and_entropy
+from alignment.training.response_head import read_logits, read_tokens
 
 Reference: TypeAlias = Callable[[], AbstractContextManager[Any]]
-PROBE = 5  # tokens on which `check_head` compares
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,30 +162,26 @@ def read(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Of the M response tokens: the states (M, D) that choose them, their log-probabilities and entropies (M,).
 
-    Where logits are more than the product of states and head (soft caps, scales …), states are logits instead.
+    Where logits do not follow from the last hidden states, the first are the logits (M, V) instead.
     """
-    plain = has_plain_head(base_of(model).config)
-    return one_pass(model, _read if plain else _read_logits, tokens, temperature, trained_entropy)  # type: ignore[no-any-return]
+    whole = head_kind(base_of(model)) == HeadKind.WHOLE
+    return one_pass(model, _read_whole if whole else _read, tokens, temperature, trained_entropy)  # type: ignore[no-any-return]
 
 
 def _read(
     model: Any, tokens: Tokens, temperature: float, trained_entropy: bool
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    states = tokens.states(hidden_states(model, tokens.ids, tokens.ids_mask))
-    weight, bias = _head(model)
-    labels = tokens.labels[tokens.mask]
-    read_head = logprobs_and_trained_entropy if trained_entropy else token_logprobs_and_entropy
-    return states, *read_head(states, weight, labels, temperature=temperature, head_bias=bias)
+    states, labels = tokens.states(hidden_states(model, tokens.ids, tokens.ids_mask)), tokens.labels[tokens.mask]
+    read_head = read_tokens(base_of(model), states, labels, temperature=temperature, entropy_gradient=trained_entropy)
+    return states, *read_head
 
 
-def _read_logits(
-    model: Any, tokens: Tokens, temperature: float, _trained_entropy: bool
+def _read_whole(
+    model: Any, tokens: Tokens, temperature: float, trained_entropy: bool
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    logits = model(input_ids=tokens.ids, attention_mask=tokens.ids_mask, use_cache=False).logits
-    logits = tokens.states(logits).float() / temperature
-    logprobs = logits.log_softmax(-1)
-    chosen = logprobs.gather(-1, tokens.labels[tokens.mask][:, None]).squeeze(-1)
-    return logits, chosen, -(logprobs.exp() * logprobs).sum(-1)
+    logits = tokens.states(model(input_ids=tokens.ids, attention_mask=tokens.ids_mask, use_cache=False).logits)
+    labels = tokens.labels[tokens.mask]
+    return logits, *read_logits(logits, labels, temperature=temperature, entropy_gradient=trained_entropy)
 
 
 def hidden_states(model: Any, ids: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
@@ -194,29 +189,19 @@ def hidden_states(model: Any, ids: torch.Tensor, mask: torch.Tensor | None = Non
 
     With ``mask`` (B, L) what rows have in common is computed once, where the model allows it.
     """
-    output = base_of(model).base_model(input_ids=ids, attention_mask=mask, use_cache=False)
+    output = trunk_of(base_of(model))(input_ids=ids, attention_mask=mask, use_cache=False)
     return output.last_hidden_state  # type: ignore[no-any-return]
 
 
 def check_head(model: Any) -> None:
-    """Raises StageError where logits are not the plain product of hidden states and head (soft caps, scales …)."""
-    ids = torch.arange(PROBE, device=model.device)[None]
-    with torch.no_grad():
-        expected = model(input_ids=ids).logits.float()
-        weight, bias = _head(model)
-        found = nn.functional.linear(hidden_states(model, ids), weight, bias).float()
-    if not torch.allclose(expected, found, rtol=1e-2, atol=1e-2 * expected.abs().max().item()):
-        raise StageError(f"{type(model).__name__} changes its logits after the head; PPO here cannot train it")
+    """Raises StageError where logits do not follow from the last hidden states."""
+    if head_kind(base_of(model)) == HeadKind.WHOLE:
+        raise StageError(f"{type(model).__name__} makes logits of more than hidden states; PPO here cannot train it")
 
 
 def base_of(model: Any) -> Any:
     """The transformers model, without PEFT's wrapper."""
     return model.get_base_model() if isinstance(model, PeftModel) else model
-
-
-def _head(model: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
-    head = model.get_output_embeddings()
-    return head.weight, getattr(head, "bias", None)
 
 
 def adapter_off(model: PeftModel) -> Reference:
@@ -248,6 +233,7 @@ def frozen_adapter(model: PeftModel, folder: str) -> Reference:
 
 def frozen_copy(model: Any, *, sharded: bool = False) -> Reference:
     """A copy of all weights: where all of them are trained. Each of several workers holds a part where ``sharded``."""
+    head_kind(base_of(model))  # tried while its weights are whole
     frozen = copy.deepcopy(model).requires_grad_(False).eval()
     share_prefixes(base_of(frozen))
     if sharded:

@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Discriminator, Field, Tag, field_validator
 
-from alignment.recipe.base import Count, Lora, Name, Positive, refuse_dropout
+from alignment.recipe.base import Count, Lora, Name, NotNegative, Positive, refuse_dropout
 from alignment.recipe.stages.spec import StageSpec
 from alignment.recipe.stages.training import PreferenceTraining
 
@@ -58,6 +58,9 @@ class DpoStage(PreferenceTraining):
     label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
     """Assumed probability that a pair's label is wrong, which `robust`, `exo_pair`, `aot` and `aot_unpaired` read. 0:
     none."""
+    router_loss: NotNegative | None = None
+    """Coefficient of the loss that has a mixture of experts use its experts alike (Fedus et al. 2022). 0: none. null:
+    the one that the model's configuration names, if any."""
 
     @field_validator("lora")
     @classmethod
@@ -75,6 +78,10 @@ class DpoStage(PreferenceTraining):
     def sorts_pairs(self) -> bool:
         """Whether its loss is of a batch's sorted log-ratios, and not of each pair alone."""
         return any(loss in SORTED for loss in self.losses())
+
+    def router_loss_used(self) -> float | None:
+        """Coefficient of the routers' loss, where it is set."""
+        return self.router_loss
 
     def snapshot_steps(self) -> int | None:
         """Optimizer steps between two snapshots of the policy."""

@@ -2,7 +2,7 @@
 
 from typing import ClassVar, Literal
 
-from alignment.recipe.base import BASE, Name, Positive
+from alignment.recipe.base import BASE, Name, NotNegative, Positive
 from alignment.recipe.stages.spec import StageSpec
 from alignment.recipe.stages.training import Training
 
@@ -31,6 +31,13 @@ class SftStage(Training):
     data."""
     packing: bool = False
     """Put several conversations into one row."""
+    router_loss: NotNegative | None = None
+    """Coefficient of the loss that has a mixture of experts use its experts alike (Fedus et al. 2022). 0: none. null:
+    the one that the model's configuration names, if any."""
+
+    def router_loss_used(self) -> float | None:
+        """Coefficient of the routers' loss, where it is set."""
+        return self.router_loss
 
     def trained_length(self) -> int:
         """Tokens at which the conversations that it trains on are cut, or left out."""

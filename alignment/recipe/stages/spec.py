@@ -165,6 +165,10 @@ class StageSettings(Settings):
         """Tokens at which the conversations that it trains on are cut, or left out."""
         return None
 
+    def router_loss_used(self) -> float | None:
+        """Coefficient of the routers' loss, where it is set."""
+        return None
+
     def cut_chosen_used(self) -> Literal["drop", "keep"] | None:
         """What becomes of pairs whose chosen answer was cut off."""
         return None

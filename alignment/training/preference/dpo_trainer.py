@@ -10,6 +10,7 @@ from trl import DPOTrainer
 from alignment.chat import PairTokens
 from alignment.distributed.accumulation import TOKEN_WEIGHT
 from alignment.distributed.fsdp import shard_frozen
+from alignment.models.families.head import head_kind
 from alignment.models.load import load_policy
 from alignment.stage import StageContext
 from alignment.training.policy import PolicyTraining
@@ -76,6 +77,7 @@ def frozen_start(training: PolicyTraining, context: StageContext) -> Any:
     model, _tokenizer = load_policy(
         training.start, training.base, context.run, placed=not context.sharded, masters=True
     )
+    head_kind(model)  # tried while its weights are whole
     return shard_frozen(model) if context.sharded else model.requires_grad_(False)
 
 

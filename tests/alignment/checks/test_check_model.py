@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from alignment.checks.causality import architecture_faults, looks_ahead
 from alignment.data.split import is_held_out
 from alignment.errors import StageError
+from alignment.models.load import require_all
 from alignment.models.weights import require_finite, weight_faults
 
 Write = Callable[[str, Iterable[Any]], Path]
@@ -168,8 +169,7 @@ def test_a_tokenizer_larger_than_the_embedding(checked: Checker, model: Path, sh
                 {"role": "user", "content": "x"}, {"role": "assistant", "content": "<think>why</think>y"},
                 {"role": "user", "content": "z"}, {"role": "assistant", "content": "y"},
             ]}],
-            "shown.jsonl:1: the model's chat template refuses the conversation: "
-            "the chat template renders earlier turns differently once later ones follow; ",
+            "shown.jsonl:1: the model's chat template leaves out a part of message 2 (the assistant's); ",
         ),
         (
             "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content.split('</think>')[-1] }}<|im_end|>\n"
@@ -259,7 +259,7 @@ PRINCIPLE = {"name": "short", "critique": "Is it short?", "revision": "Shorten i
             DROPS_REASONING,
             {"kind": "constitution", "responses": "draw", "writer": {"model": "base"}, "principles": [PRINCIPLE]},
             "stages.own.writer",
-            "renders earlier turns differently",
+            "leaves out a part of message 2",
         ),
     ],
 )  # fmt: skip
@@ -306,20 +306,49 @@ def test_architectures() -> None:
         T5Config,
     )
 
-    for decoder in (GPT2Config(), LlamaConfig(), OPTConfig(), MixtralConfig(), BertConfig(is_decoder=True)):
+    for decoder in (
+        GPT2Config(),
+        LlamaConfig(),
+        OPTConfig(),
+        MixtralConfig(),
+        BertConfig(is_decoder=True),
+        MambaConfig(),
+    ):
         assert not looks_ahead(decoder)
-        assert architecture_faults(decoder, "model", scored=True, sampled=True) == []
+        assert architecture_faults(decoder, "model", sampled=True) == []
     for encoder in (BertConfig(), RobertaConfig(), ElectraConfig()):
         assert looks_ahead(encoder)
     problems = [
-        architecture_faults(config, "model", scored=False, sampled=True)[0].problem
-        for config in (T5Config(), BartConfig(), MambaConfig())
+        architecture_faults(config, "model", sampled=True)[0].problem
+        for config in (T5Config(), BartConfig(), LlamaConfig(architectures=["LlamaForSequenceClassification"]))
     ]
     assert problems == [
         "t5 is no causal language model",
         "bart is an encoder with a decoder, not a decoder alone",
-        "mamba keeps no key-value cache, and a stage samples from it",
+        "the folder holds a LlamaForSequenceClassification, whose weights have no language-model head: "
+        "it would be random",
     ]
+
+
+def test_a_loss_of_routers_that_there_are_none_of(checked: Checker, model: Path, shown: dict[str, str]) -> None:
+    found = checked(model={"base": "./model"}, data=shown, stages={"sft": SFT | {"router_loss": 0.01}})
+    assert [fault.partition(": ")[2] for fault in found] == ["llama computes no loss of routers; leave router_loss out"]
+    for value in (None, 0):
+        assert checked(model={"base": "./model"}, data=shown, stages={"sft": SFT | {"router_loss": value}}) == []
+
+
+def test_weights_that_would_be_drawn_at_random(checked: Checker, model: Path, shown: dict[str, str]) -> None:
+    """A folder whose files are whole and hold one weight less than its configuration speaks of."""
+    weights = load_file(model / "model.safetensors")
+    absent = "model.layers.0.mlp.up_proj.weight"
+    save_file({name: weight for name, weight in weights.items() if name != absent}, model / "model.safetensors",
+              metadata={"format": "pt"})  # fmt: skip
+    assert sft_faults(checked, shown) == [
+        f"model: it does not hold {absent}, which the model needs: they would be drawn at random; "
+        "give the folder of a causal language model"
+    ]
+    with pytest.raises(StageError, match=f"does not hold {absent}"):
+        require_all([absent], "model")
 
 
 def test_weights_that_are_not_finite() -> None:

@@ -15,17 +15,9 @@ BATCH_DEPENDENT = ("longrope", "dynamic")
 """Rotary positions that depend on a batch's longest row, which no training may have: "longrope" (Phi-3 and others)
 takes other frequencies for every row once one row is longer than the model's original context, and "dynamic" ones grow
 with it. The same answer then has other log-probabilities beside a long one."""
-SCALED_LOGITS = ("final_logit_softcapping", "logit_scale", "logits_scaling", "output_multiplier", "lm_head_multiplier")
-"""Settings of families whose logits are more than a product of hidden states and head (Gemma 2, Cohere, Granite …)."""
-LORA_TARGETS = "all-linear"
-"""What LoRA attaches to, in PEFT's words: every linear layer but the head."""
 
 
-def has_plain_head(config: Any) -> bool:
-    """Whether logits are the product of hidden states and head alone, and the loss has no part of a router's."""
-    text = config.get_text_config()
-    scaled = any(getattr(text, name, None) is not None for name in SCALED_LOGITS)
-    return not scaled and not hasattr(text, "output_router_logits")
+CACHE_ARGUMENT, STATES_ARGUMENT = "past_key_values", "cache_params"
 
 
 def has_plain_attention(trunk: Any) -> bool:
@@ -37,7 +29,22 @@ def has_plain_attention(trunk: Any) -> bool:
     windowed = getattr(config, "sliding_window", None) is not None and getattr(config, "use_sliding_window", True)
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     takes_positions = "position_ids" in inspect.signature(trunk.forward).parameters
-    return hasattr(trunk, "rotary_emb") and takes_positions and not windowed and kinds == {"full_attention"}
+    rotary = hasattr(trunk, "rotary_emb") and takes_own_masks(config)
+    return rotary and takes_positions and not windowed and kinds == {"full_attention"}
+
+
+def takes_own_masks(config: Any) -> bool:
+    """Whether attention takes any mask (B, 1, T, T): not where a bias by distance (ALiBi) is made of the padding's."""
+    return not getattr(config.get_text_config(), "alibi", False)
+
+
+def cache_argument(model: Any) -> str | None:
+    """The name under which a model's forward takes what it knows of earlier tokens; None where it keeps nothing.
+
+    ``model`` is a model or its class. Models of recurrent states alone (Mamba) have a name of their own.
+    """
+    accepted = inspect.signature(model.forward).parameters
+    return next((name for name in (CACHE_ARGUMENT, STATES_ARGUMENT) if name in accepted), None)
 
 
 def stop_ids(model: Any, tokenizer: PreTrainedTokenizerBase) -> set[int]:

@@ -1,0 +1,101 @@
+"""What an adapter "on every linear layer" attaches to, family by family.
+
+Every linear layer of the text decoder, experts included, but for the head, the routers, and what reads pictures or
+sound. Experts are one parameter with three dimensions in transformers, and PEFT adapts such a parameter by its name. In
+a mixture of experts it also reads the names of dense and shared layers as those of experts, as they were before
+transformers 5; so there these layers are named by their parameter, too.
+"""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+LINEAR = (nn.Linear, Conv1D)
+ROUTERS = {"router", "gate", "shared_expert_gate"}
+READ_AS_EXPERTS = {"gate_proj", "up_proj", "down_proj", "w1", "w2", "w3"}  # by PEFT, in a mixture of experts
+STATE_SPACE = {"A_log", "D"}  # what Mamba's mixers hold; their kernels read all weights but the first's by themselves
+
+
+class Target(NamedTuple):
+    """A weight that is adapted: its module's (or its own) name, its size as a product, and how many there are of it.
+
+    ``used`` of its ``count`` matrices are multiplied with each token.
+    """
+
+    name: str
+    inputs: int
+    outputs: int
+    is_parameter: bool = False
+    count: int = 1
+    used: int = 1
+
+
+def lora_targets(model: Any) -> list[Target]:
+    """The weights that an adapter on every linear layer of ``model`` has; it may be on PyTorch's meta device."""
+    decoder = text_decoder(model)
+    heads = {id(head) for head in (_output_embeddings(model), getattr(model, "score", None)) if head is not None}
+    experts = list(_experts(model, decoder))
+    return [*_linears(model, decoder, heads, mixture=bool(experts)), *experts]
+
+
+def text_decoder(model: Any) -> Any:
+    """The part of a model that reads and writes text; the model itself where it does nothing else."""
+    if not isinstance(model, PreTrainedModel) or model.config.get_text_config() is model.config:
+        return model
+    kind = type(model.config.get_text_config())
+    parts = (module for module in model.modules() if isinstance(module, PreTrainedModel))
+    return next((part for part in parts if isinstance(part.config, kind)), model)
+
+
+def is_router(name: str, module: Any) -> bool:
+    """Whether a module chooses among experts."""
+    return name.rpartition(".")[2] in ROUTERS or "router" in type(module).__name__.lower()
+
+
+def _linears(model: Any, decoder: Any, heads: set[int], *, mixture: bool) -> Iterator[Target]:
+    inside = {id(module) for module in decoder.modules()}
+    parents = dict(model.named_modules())
+    for name, module in parents.items():
+        if not isinstance(module, LINEAR) or id(module) not in inside or id(module) in heads:
+            continue
+        parent = parents[name.rpartition(".")[0]]
+        if is_router(name, module) or any("router" in part.lower() for part in name.split(".")):
+            continue
+        if all(hasattr(parent, part) for part in STATE_SPACE) and not name.endswith("in_proj"):
+            continue
+        inputs, outputs = linear_shape(module)
+        by_parameter = mixture and name.rpartition(".")[2] in READ_AS_EXPERTS
+        yield Target(f"{name}.weight" if by_parameter else name, inputs, outputs, by_parameter)
+
+
+def _experts(model: Any, decoder: Any) -> Iterator[Target]:
+    inside = {id(module) for module in decoder.modules()}
+    config = model.config.get_text_config() if isinstance(model, PreTrainedModel) else None
+    chosen = next(
+        (value for name in ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "top_k")
+         if (value := getattr(config, name, None)) is not None), None,
+    )  # fmt: skip
+    for name, module in model.named_modules():
+        if "Experts" not in type(module).__name__ or id(module) not in inside:
+            continue
+        for own, parameter in module.named_parameters(recurse=False):
+            if parameter.dim() == 3:
+                count, outputs, inputs = parameter.shape
+                if getattr(module, "is_transposed", False):
+                    inputs, outputs = outputs, inputs
+                used = min(count, chosen or count)
+                yield Target(f"{name}.{own}", inputs, outputs, True, count, used)
+
+
+def linear_shape(module: Any) -> tuple[int, int]:
+    """(inputs, outputs) of a linear layer; GPT-2's convolutions of width 1 hold their weight the other way round."""
+    if isinstance(module, Conv1D):
+        return module.weight.shape[0], module.weight.shape[1]
+    return module.in_features, module.out_features
+
+
+def _output_embeddings(model: Any) -> Any:
+    return model.get_output_embeddings() if isinstance(model, PreTrainedModel) else None
