@@ -218,6 +218,10 @@ def rate(
     host: str = "127.0.0.1",
     port: int = 7860,
     public_url: Annotated[str | None, typer.Option(help="How raters reach the app, behind a proxy.")] = None,
+    trusted_proxy: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ADDRESS", help="Of a proxy, a network, or `private`; may be repeated."),
+    ] = None,
     arena: Annotated[
         tuple[str, str] | None, typer.Option(metavar="A B", help="Two versions to talk to, names hidden.")
     ] = None,
@@ -227,7 +231,9 @@ def rate(
     """Serves the app in which people rank responses, and with --arena talk to two versions at once."""
     from flows.commands.rate import rate_command
 
-    rate_command(workspace, store, host, port, public_url, arena, temperature, max_new_tokens)
+    rate_command(
+        workspace, store, host, port, public_url, arena, temperature, max_new_tokens, proxies=trusted_proxy or []
+    )
 
 
 @app.command()

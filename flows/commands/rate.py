@@ -1,13 +1,21 @@
 """`rlhf rate`."""
 
 import os
+import signal
 import socket
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
+from typing import NoReturn
 
 from alignment.errors import Fault, InputError
+from alignment.workspace import Workspace
 from flows.failures import open_workspace
 from flows.services import servers
 from flows.services.named_servers import require_registry, require_store
+from flows.services.process_records import anybody_at_work
+from flows.shutdown import TERMINATED
 
 
 def rate_command(
@@ -19,19 +27,62 @@ def rate_command(
     arena: tuple[str, str] | None,
     temperature: float,
     max_new_tokens: int,
+    *,
+    proxies: Sequence[str] = (),
 ) -> None:
     """Serves the raters' app until it is stopped, and says on the run's Prefect server when votes are enough.
 
     ``arena`` names two versions that people may talk to; they answer in this process.
     """
     _require_place(host, port)
+    from preference_ui.web.public_address import PublicAddress
+
+    PublicAddress.of(public_url, proxies)  # before anything is started
     space = open_workspace(workspace)
     servers.quiet_environment(space)
     require_store(url)
     for reference in arena or ():
         require_registry(reference, space)
-    server = servers.begin(space, "prefect")  # raters need not wait for it: what cannot be said is said again
-    os.environ["PREFECT_API_URL"] = server.api
+    with _prefect(space):
+        _serve(space, url, host, port, public_url, proxies, arena, temperature, max_new_tokens)
+
+
+@contextmanager
+def _prefect(space: Workspace) -> Iterator[None]:
+    """The Prefect server, for as long as the app is served: raters need not wait for it, what cannot be said is said
+    again.
+
+    One that is started here ends with the app, by SIGTERM too, unless a run of the workspace has found it meanwhile.
+    """
+    before = signal.signal(signal.SIGTERM, _leave)  # uvicorn sends itself the signal that ended it once more
+    started = False
+    try:
+        server, started = servers.begin_or_find(space, "prefect")
+        os.environ["PREFECT_API_URL"] = server.api
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # what follows takes no time, and is not to be left half done
+        if started and not anybody_at_work(space.root):
+            os.environ.pop("PREFECT_API_URL", None)
+            servers.stop(space, "prefect")
+        signal.signal(signal.SIGTERM, before)
+
+
+def _leave(_number: int, _frame: FrameType | None) -> NoReturn:
+    raise SystemExit(TERMINATED)
+
+
+def _serve(
+    space: Workspace,
+    url: str | None,
+    host: str,
+    port: int,
+    public_url: str | None,
+    proxies: Sequence[str],
+    arena: tuple[str, str] | None,
+    temperature: float,
+    max_new_tokens: int,
+) -> None:
     from flows.pipeline import human_votes
     from preference_ui.app import serve
 
@@ -42,8 +93,8 @@ def rate_command(
 
         sampling = Sampling(temperature=temperature, max_new_tokens=max_new_tokens)
         contestants = ring.contestants(arena, space, sampling)
-    serve(where, host=host, port=port, public_url=public_url, snapshots=human_votes.snapshots(space),
-          contestants=contestants)  # fmt: skip
+    serve(where, host=host, port=port, public_url=public_url, trusted_proxies=proxies,
+          snapshots=human_votes.snapshots(space), contestants=contestants)  # fmt: skip
 
 
 def _require_place(host: str, port: int) -> None:
