@@ -25,7 +25,7 @@ from flows.cli_options import (
     finite,
 )
 from flows.cli_runs import logs, report, runs_app, stop
-from flows.cli_votes import votes_app
+from flows.cli_votes import raters_app, votes_app
 from flows.failures import explain, keep_traceback
 from flows.monitoring.logs import set_up
 
@@ -37,6 +37,7 @@ app = typer.Typer(
 )
 app.add_typer(models_app, name="models")
 app.add_typer(votes_app, name="votes")
+app.add_typer(raters_app, name="raters")
 app.add_typer(runs_app, name="runs")
 
 DISTRIBUTION = "rlhf-flows"

@@ -5,7 +5,7 @@ import json
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
@@ -15,7 +15,7 @@ from sqlalchemy import ColumnElement
 
 from alignment.errors import Fault, InputError, raise_faults
 from alignment.preferences.consensus import consensus, preference_pairs
-from alignment.preferences.dawid_skene import rater_skill
+from alignment.preferences.dawid_skene import Skill, rater_skill
 from alignment.preferences.preference_files import (
     Correction,
     Form,
@@ -47,6 +47,7 @@ from preference_ui.store.store import Store
 T = TypeVar("T")
 What = Literal["pairs", "votes", "demonstrations"]
 Progress = Callable[[str, int], None]
+RULING_WEIGHT = 100.0  # log-odds of an administrator's ruling; a very good rater's vote has about 5
 
 
 class Filter(Record):
@@ -232,20 +233,35 @@ class CastVotes:
     comparisons: list[Comparison]
     votes: list[Vote]
     corrections: list[Correction]
+    rulings: list[Vote] = field(default_factory=list)  # an administrator's, on disputed comparisons
 
     def pairs(self, min_agreement: float) -> list[PreferencePair]:
-        """The pairs to train on, in the order of their ids."""
+        """The pairs to train on, in the order of their ids. A ruling outweighs all votes on its comparison; where it
+        does not prefer one answer, there is no pair."""
         skill = rater_skill(self.comparisons, self.votes)
-        verdicts = consensus(self.comparisons, self.votes, skill=skill)
-        agreed = preference_pairs(verdicts, self.comparisons, min_agreement)
+        if self.rulings:
+            skill = self._with_rulings(skill)
+        verdicts = consensus(self.comparisons, [*self.votes, *self.rulings], skill=skill)
+        level = {one.comparison_id for one in self.rulings if one.outcome != "ranked" or one.strength == 0}
+        decided = [verdict for verdict in verdicts if verdict.comparison_id not in level]
+        agreed = preference_pairs(decided, self.comparisons, min_agreement)
         by_id = {pair.id: pair for pair in [*corrected_pairs(self.corrections), *agreed]}
         return [by_id[name] for name in sorted(by_id)]
+
+    def _with_rulings(self, skill: Skill | None) -> Skill:
+        weights: Skill = {one.id: dict((skill or {}).get(one.id, {})) for one in self.comparisons}
+        for vote in self.votes:
+            weights[vote.comparison_id].setdefault(vote.rater, 1.0)
+        for ruling in self.rulings:
+            weights[ruling.comparison_id][ruling.rater] = RULING_WEIGHT
+        return weights
 
 
 def read_votes(store: Store, chosen: Filter = ALL) -> CastVotes:
     """The standing votes on real work that are not left out: no gold, no repeats, no trials."""
     with store.read() as connection:
-        kept = read_ballots(connection, votes.c.purpose == "work", ~left_out(), *chosen.conditions())
+        kept = read_ballots(connection, ~left_out(), *chosen.conditions(), purposes=("work",))
+        ruled = read_ballots(connection, ~left_out(), *_of_queue(chosen), purposes=("ruling",))
         judged = Counter(one.vote.comparison_id for one in kept if one.vote.outcome != "skipped")
         kept = [one for one in kept if judged[one.vote.comparison_id] >= chosen.min_votes]
         rows = read_comparisons(connection, {one.vote.comparison_id for one in kept})
@@ -260,7 +276,16 @@ def read_votes(store: Store, chosen: Filter = ALL) -> CastVotes:
         for one in kept
         if one.correction is not None
     ]
-    return CastVotes(list(items.values()), cast, corrections)
+    rulings = [
+        one.vote.model_copy(update={"rater": f"{pseudonym(one.account)}-ruling"})
+        for one in ruled
+        if one.vote.comparison_id in items
+    ]
+    return CastVotes(list(items.values()), cast, corrections, rulings)
+
+
+def _of_queue(chosen: Filter) -> list[ColumnElement[bool]]:
+    return [] if chosen.queue is None else [comparisons.c.queue == chosen.queue]
 
 
 def pseudonym(account_id: str) -> str:

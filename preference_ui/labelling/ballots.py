@@ -1,6 +1,6 @@
 """Votes as rows to count: who judged what, and how."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,8 +28,11 @@ def left_out() -> ColumnElement[bool]:
     return exists().where(exclusions.c.vote_id == votes.c.id)
 
 
-def read_ballots(connection: Connection, *chosen: ColumnElement[bool]) -> list[Ballot]:
-    """Every vote that nothing supersedes, trials left out, in the order of their times.
+RATED = ("work", "gold", "repeat")  # the purposes of raters' votes but for trials
+
+
+def read_ballots(connection: Connection, *chosen: ColumnElement[bool], purposes: Sequence[str] = RATED) -> list[Ballot]:
+    """Every vote that nothing supersedes, trials and rulings left out, in the order of their times.
 
     ``chosen`` are conditions on votes, accounts, leases and comparisons.
     """
@@ -39,7 +42,7 @@ def read_ballots(connection: Connection, *chosen: ColumnElement[bool]) -> list[B
         .join_from(votes, accounts, votes.c.account_id == accounts.c.id)
         .join(leases, votes.c.lease_id == leases.c.id)
         .join(comparisons, votes.c.comparison_id == comparisons.c.id)
-        .where(~exists().where(later.c.supersedes == votes.c.id) & (votes.c.purpose != "trial"), *chosen)
+        .where(~exists().where(later.c.supersedes == votes.c.id) & votes.c.purpose.in_(purposes), *chosen)
         .order_by(votes.c.created, votes.c.id)
     )
     return [

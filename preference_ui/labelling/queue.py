@@ -94,6 +94,21 @@ def withdraw(store: Store, identifiers: Sequence[str], *, actor: str) -> int:
         return found
 
 
+def put_back(store: Store, identifiers: Sequence[str], *, actor: str) -> int:
+    """Puts withdrawn comparisons back into their queues, and hands out what was held: somebody has looked at them.
+
+    Returns how many it changed.
+    """
+    with store.write() as connection:
+        away = comparisons.c.id.in_(identifiers) & (comparisons.c.withdrawn | comparisons.c.held)
+        names = sorted(connection.execute(select(comparisons.c.id).where(away)).scalars())
+        changed = update(comparisons).where(comparisons.c.id.in_(names)).values(withdrawn=False, held=False)
+        connection.execute(changed)
+        for name in names:
+            record(connection, actor, "comparison.put_back", name, {})
+        return len(names)
+
+
 def waiting(store: Store) -> int:
     """How many votes are still wanted, leases that are open not counted."""
     return sum(tally.wanted - tally.taken for tally in queue_tallies_now(store).values())

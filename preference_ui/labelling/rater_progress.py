@@ -14,7 +14,7 @@ from preference_ui.store.tallies import total
 
 _FRESH_SECONDS = 20.0  # how long a rater's reckoning holds
 _ROOM_SECONDS = 5.0  # how long the count of what is left to all raters holds
-_MINE = (votes.c.account_id == next_comparison.ACCOUNT) & (votes.c.purpose != "trial")
+_MINE = (votes.c.account_id == next_comparison.ACCOUNT) & votes.c.purpose.not_in(("trial", "ruling"))
 _DONE = select(func.count()).where(_MINE & votes.c.supersedes.is_(None))  # a changed vote counts once: its first
 _PACE = select(votes.c.seconds).where(_MINE).order_by(votes.c.created.desc()).limit(15)
 _HAD = select(func.count()).select_from(leases.join(comparisons)).where(

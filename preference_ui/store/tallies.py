@@ -34,7 +34,7 @@ class QueueTally:
     judged: int = 0  # votes that stand, skips and what is left out not among them
     wide: int = 0  # comparisons of more than two answers
     votes: int = 0  # ever cast on real work, skips not among them
-    given: int = 0  # ever cast, trials not among them
+    given: int = 0  # ever cast by raters, trials not among them
     corrections: int = 0
     units: int = 0  # pairs of answers that two raters or more have rated, and of those the ratings of each kind
     first: int = 0

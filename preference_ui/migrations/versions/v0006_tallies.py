@@ -26,7 +26,7 @@ _OF_A_COMPARISON = {
 }
 _OF_A_VOTE = {
     "votes": "CASE WHEN {row}.purpose = 'work' AND {row}.outcome <> 'skipped' THEN 1 ELSE 0 END",
-    "given": "CASE WHEN {row}.purpose <> 'trial' THEN 1 ELSE 0 END",
+    "given": "CASE WHEN {row}.purpose IN ('trial', 'ruling') THEN 0 ELSE 1 END",
     "corrections": "CASE WHEN {row}.correction IS NULL THEN 0 ELSE 1 END",
 }
 _WATCHED = ("taken", "judged", "votes_wanted", "withdrawn", "held")
@@ -125,8 +125,10 @@ def _triggers() -> list[tuple[str, str, str, list[str]]]:
     voted = {name: one.format(row="NEW") for name, one in _OF_A_VOTE.items()}
     changed = " OR ".join(f"NEW.{name} <> OLD.{name}" for name in _WATCHED)
     mark = "INSERT INTO changed_comparisons (comparison_id) SELECT {row}.comparison_id WHERE {row}.purpose <> 'trial'"
-    out = "NOT EXISTS (SELECT 1 FROM exclusions WHERE vote_id = old.id)"
-    before = f"SELECT 1 FROM votes old WHERE old.id = NEW.supersedes AND {_JUDGES.format(vote='old')} AND {out}"
+    out = "NOT EXISTS (SELECT 1 FROM exclusions WHERE vote_id = earlier.id)"
+    before = (
+        f"SELECT 1 FROM votes earlier WHERE earlier.id = NEW.supersedes AND {_JUDGES.format(vote='earlier')} AND {out}"
+    )
     step = f"CASE WHEN {_JUDGES.format(vote='NEW')} THEN 1 ELSE 0 END - CASE WHEN EXISTS ({before}) THEN 1 ELSE 0 END"
     left_out = "SELECT comparison_id FROM votes one WHERE one.id = {row}.vote_id"
     counted = f"{left_out} AND {_JUDGES.format(vote='one')} AND {_STANDS.format(vote='one')}"
