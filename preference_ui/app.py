@@ -29,13 +29,15 @@ from preference_ui.web.oidc import OidcSettings, add_oidc
 from preference_ui.web.prometheus import AppMetrics, Timed
 from preference_ui.web.public_address import LOCAL, FromOutside, PublicAddress
 from preference_ui.web.rater_page import rater_page
+from preference_ui.web.review_page import review_page
 from preference_ui.web.server import ImpatientProtocol
 from preference_ui.web.sessions import share_state
 
 _STYLES = "".join(f'<link rel="stylesheet" href="/desk/{name}.css">' for name in ("base", "desk", "admin", "arena"))
 _HEAD = f'{_STYLES}<link rel="icon" href="/desk/icon.svg"><script src="/desk/theme.js"></script>'
 SESSIONS = 64  # whose state Gradio keeps, on a page that has one for each browser
-MOUNTS: dict[str, str | None] = {"/rate": None, "/admin": "administrator", "/arena": None}
+MOUNTS: dict[str, str | None] = {"/rate": None, "/admin": "administrator", "/arena": None, "/review": "administrator"}
+WITH_EVENTS = frozenset({"/review"})  # of Gradio's own components; the other pages call their handlers alone
 
 
 def create_app(
@@ -74,11 +76,12 @@ def create_app(
     app.add_api_route("/metrics", metrics.page, methods=["GET"], response_class=Response)
     seed_trial(store)
     pages = {"/rate": rater_page(store, arena=bool(contestants)), "/admin": administrator_page(store)}
+    pages["/review"] = review_page(store)
     if contestants:
         pages["/arena"] = arena_page(store, speakers)
     for path, page in pages.items():
         _mount(app, page, path)
-    app.add_middleware(Guard, store=store, mounts=MOUNTS, own_host=address.host)
+    app.add_middleware(Guard, store=store, mounts=MOUNTS, own_host=address.host, with_events=WITH_EVENTS)
     app.add_middleware(Timed, latency=metrics.latency)
     app.add_middleware(FromOutside, address=address)
     return app
@@ -100,7 +103,8 @@ def _mount(app: fastapi.FastAPI, page: gr.Blocks, path: str) -> None:
         theme=gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
         head=_HEAD,
     )
-    share_state(app, path, page)
+    if path not in WITH_EVENTS:
+        share_state(app, path, page)
 
 
 def _user(request: fastapi.Request) -> str | None:

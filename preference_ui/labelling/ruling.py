@@ -11,6 +11,8 @@ from preference_ui.store.errors import Refusal
 from preference_ui.store.schema import accounts, comparisons, leases, votes
 from preference_ui.store.store import Store, current_settings, now, record
 
+LETTERS = "ABCDEFGHI"  # of a comparison's answers, as they are stored
+
 
 def adjudicate(store: Store, account_id: str, comparison_id: str, wire: Any) -> str:
     """Stores an administrator's verdict on a comparison; an earlier one of anybody's is superseded by it.
@@ -42,6 +44,27 @@ def adjudicate(store: Store, account_id: str, comparison_id: str, wire: Any) -> 
         detail = {"vote": vote, "outcome": judgement.outcome, "ranking": judgement.ranking, "supersedes": earlier}
         record(connection, account.name, "comparison.adjudicate", comparison_id, detail)
         return vote
+
+
+def read_ruling(text: Any, answers: int) -> dict[str, Any]:
+    """A ruling in letters as a vote: "A > B", "B >> A" (much better), "A = B", "C > A = B", "both bad".
+
+    Raises Refusal where it does not name each of so many ``answers`` once.
+    """
+    words = " ".join(str(text or "").upper().split())
+    if words in ("BOTH BAD", "ALL BAD"):
+        return {"outcome": "both_bad"}
+    groups = [[LETTERS.find(letter.strip() or "?") for letter in group.split("=")]
+              for group in words.replace(">>", ">").split(">")]  # fmt: skip
+    named = sorted(at for group in groups for at in group)
+    if named != list(range(answers)):
+        raise Refusal("ruling", 'Write a ruling as "A > B", "A = B" or "both bad", with every answer once.')
+    if answers > 2:
+        return {"outcome": "ranked", "ranking": groups, "confirmed": True}
+    if len(groups) == 1:
+        return {"outcome": "ranked", "strength": 0}
+    strength = 3 if ">>" in words else 2
+    return {"outcome": "ranked", "strength": -strength if groups[0] == [0] else strength}
 
 
 def _standing(connection: Connection, comparison_id: str) -> str | None:

@@ -10,6 +10,7 @@ from sqlalchemy import ColumnElement, Row, String, cast, exists, func, select
 
 from alignment.records import Record
 from preference_ui.labelling.ballots import left_out
+from preference_ui.labelling.ruling import LETTERS
 from preference_ui.quality.standings import bring_up_to_date
 from preference_ui.store.errors import Refusal
 from preference_ui.store.schema import accounts, audit, comparisons, standings, votes
@@ -19,7 +20,6 @@ PAGE = 50  # records
 BEHIND = 500  # comparisons whose votes are read before a search, at most
 DISPUTED = 1 / 3  # of the ratings of a pair that do not say what most say
 State = Literal["any", "disputed", "flagged", "held", "withdrawn", "commented", "corrected", "ruled"]
-LETTERS = "ABCDEFGHI"
 
 
 class RecordFilter(Record):

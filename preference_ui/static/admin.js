@@ -32,7 +32,7 @@ export function start(element, server) {
   const notice = h("div", { class: "notice", hidden: true, role: "status" });
   const main = h("main", { class: "administration", tabIndex: -1 });
   desk.replaceChildren(h("header", { class: "top" }, h("strong", {}, "Administration"),
-    h("nav", { "aria-label": "Pages" }, h("a", { href: "/rate", class: "plain-link" }, "Rate"),
+    h("nav", { "aria-label": "Pages" }, h("a", { href: "/rate", class: "plain-link" }, "Rate"), h("a", { href: "/review", class: "plain-link" }, "Records"),
       h("button", { type: "button", class: "plain", onclick: () => load() }, "Refresh"),
       h("button", { type: "button", class: "plain", "aria-label": "Dark or light", onclick: () => window.rlhfTheme?.toggle() }, "◐"))), notice, main);
   let pages = 1;

@@ -6,7 +6,7 @@ everything is therefore refused that is not on the short lists here, whoever ask
 
 import logging
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -31,6 +31,7 @@ _READ = re.compile(
     r"|/gradio_api/(?:app_id|info|startup-events|theme\.css|login_check|user|heartbeat/[\w-]+)/?"
 )
 _WRITE = re.compile(r"/gradio_api/component_server/?")
+_EVENT = re.compile(r"/gradio_api/run/predict/?")  # of a page of Gradio's own components
 _HEADERS = {
     # Gradio evaluates its components' scripts, hence 'unsafe-eval' and 'unsafe-inline'; nothing may come from another
     # host or go to one, so an answer's text can neither load a tracker nor carry a vote away.
@@ -50,11 +51,18 @@ class Guard:
     """ASGI middleware. ``mounts`` maps the path of a page to the role that it is for (None: whoever is signed in)."""
 
     def __init__(
-        self, app: ASGIApp, *, store: Store, mounts: Mapping[str, str | None], own_host: str | None = None
+        self,
+        app: ASGIApp,
+        *,
+        store: Store,
+        mounts: Mapping[str, str | None],
+        own_host: str | None = None,
+        with_events: Collection[str] = (),
     ) -> None:
         self.app = app
         self.store = store
         self.mounts = dict(mounts)
+        self.with_events = with_events
         self.own_host = own_host  # as browsers write it, where a proxy may write another into the request
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -110,7 +118,7 @@ class Guard:
         if mount is None:
             return None
         rest = scope["path"][len(mount) :]
-        allowed = _WRITE if scope["method"] == "POST" else _READ
+        allowed = _READ if scope["method"] != "POST" else _EVENT if mount in self.with_events else _WRITE
         if allowed.fullmatch(rest) is None or ".." in rest:
             return _sentence(404, "There is nothing here.")
         try:
