@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, Select, bindparam, select
 
-from preference_ui.store.schema import HAS_ROOM, comparisons, leases, votes
+from preference_ui.store.schema import HAS_ROOM, IS_KNOWN, comparisons, leases, votes
 from preference_ui.store.settings import DeskSettings
 
 SHOWN: tuple[ColumnElement[Any], ...] = (
@@ -85,7 +85,7 @@ def _work(policy: str, from_start: bool | None) -> Select[Any]:
 
 @cache
 def _known(purpose: str, from_start: bool) -> Select[Any]:
-    there = (comparisons.c.purpose == purpose) & ~comparisons.c.withdrawn & ~comparisons.c.held
+    there = IS_KNOWN & (comparisons.c.purpose == purpose) & ~comparisons.c.withdrawn & ~comparisons.c.held
     return _along(select(*SHOWN).where(there & _not_had(purpose)), from_start)
 
 

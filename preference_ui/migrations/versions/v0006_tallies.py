@@ -82,7 +82,7 @@ def _tables() -> None:
 
 def _indexes() -> None:
     """What a draw walks along holds only what may be drawn: what has its votes is no longer passed by."""
-    for last in (["taken", "shuffle"], ["informativeness"]):
+    for last in (["shuffle"], ["taken", "shuffle"], ["informativeness"]):
         op.drop_index(op.f("ix_comparisons_" + "_".join(["purpose", "withdrawn", *last])), "comparisons")
     room = sa.text("purpose = 'work' AND NOT withdrawn AND NOT held AND taken < votes_wanted")
     if op.get_bind().dialect.name == "sqlite":
@@ -91,6 +91,10 @@ def _indexes() -> None:
     for name, columns in (("random", ["shuffle"]), ("least_voted", ["taken", "shuffle"]),
                           ("most_informative", informative)):  # fmt: skip
         op.create_index(f"ix_comparisons_room_{name}", "comparisons", columns, sqlite_where=room, postgresql_where=room)
+    known = sa.text("purpose <> 'work'")
+    op.create_index(
+        "ix_comparisons_known", "comparisons", ["purpose", "shuffle"], sqlite_where=known, postgresql_where=known
+    )
     op.create_index(op.f("ix_comparisons_queue_judged"), "comparisons", ["queue", "judged"])
     op.create_index(op.f("ix_votes_created"), "votes", ["created"])
 

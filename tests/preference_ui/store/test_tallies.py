@@ -191,7 +191,10 @@ def test_a_look_reads_no_text_and_asks_no_more_where_there_is_more(
 
 
 @pytest.mark.parametrize("policy", ["random", "least_voted", "most_informative"])
-def test_a_draw_walks_along_what_may_be_drawn_and_sorts_nothing(sqlite_store: Store, policy: str) -> None:
+def test_a_draw_walks_along_what_may_be_drawn_and_sorts_nothing(
+    sqlite_store: Store, comparison: Make, policy: str
+) -> None:
+    queue_comparisons(sqlite_store, [comparison(f"c{at}") for at in range(300)], votes_wanted=1)
     query = next_comparison._work(policy, True if policy == "random" else None)
     compiled = query.params(account="nobody", start=0.5).compile(sqlite_store.engine, compile_kwargs=_WRITTEN_OUT)
     with sqlite_store.read() as connection:
