@@ -4,9 +4,9 @@
     python tests/benchmarks/raters_at_scale.py --database postgresql --seconds 20
     python tests/benchmarks/raters_at_scale.py --only import
 
-The store is filled with ``--comparisons``, of which one in twenty has three votes, and a collection waits for more pairs
-than there are votes for. Then, one after another, so that none disturbs the other: an import of as many rows from a
-JSONL file, in a process of its own; ``--raters`` raters over real HTTP, as ``raters.py`` has them, under each policy,
+The store is filled with ``--comparisons``, of which one in twenty has three votes, and a collection waits for more
+pairs than there are votes for. Then, one after another, so that none disturbs the other: an import of as many rows from
+a JSONL file, in a process of its own; ``--raters`` raters over real HTTP, as ``raters.py`` has them, for each policy,
 while the app looks after the collection; and the app's looks from this process, each after a vote. Prints JSON.
 """
 
