@@ -104,10 +104,10 @@ def count_matches(store: Store) -> list[Match]:
     return _matches((a, b, _verdict(row.outcome, row.side), row.votes) for ((a, _), (b, _)), row in rows)
 
 
-def _matches(counted: Iterable[tuple[str, str, Verdict, int]]) -> list[Match]:
+def _matches(said_of: Iterable[tuple[str, str, Verdict, int]]) -> list[Match]:
     """Of the versions that were A and B, a verdict, and how many votes say it."""
     met: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
-    for a, b, verdict, votes in counted:
+    for a, b, verdict, votes in said_of:
         first, second = sorted((a, b))
         winner = {"a": a, "b": b}.get(verdict)
         met[first, second][verdict if winner is None else "win" if winner == first else "loss"] += votes

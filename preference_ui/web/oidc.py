@@ -71,9 +71,9 @@ def add_oidc(app: fastapi.FastAPI, store: Store, settings: OidcSettings, address
     async def leave(request: fastapi.Request, invitation: str = "") -> Response:
         request.session["invitation"] = invitation[:100]
         try:
-            back = request.url_for("oidc_return")
-            back = back if address.url is None else f"{address.url}{back.path}"
-            return await client.authorize_redirect(request, str(back))  # type: ignore[no-any-return]
+            own = request.url_for("oidc_return")
+            back = str(own) if address.url is None else f"{address.url}{own.path}"
+            return await client.authorize_redirect(request, back)  # type: ignore[no-any-return]
         except (HTTPError, AuthlibBaseError):
             return _sorry("The sign-in service does not answer. Please try again later.", 503)
 

@@ -36,7 +36,9 @@ _CLOSED: tuple[str, str, Rows, Rows, Rows] = ("", "", [], [], [])
 def review_page(store: Store) -> gr.Blocks:
     """The page for administrators."""
     desk = ReviewDesk(store)
-    now = partial(dict, queue=False, show_progress="hidden")  # answered in the reply itself, without Gradio's queue
+    now: Callable[[], dict[str, Any]] = partial(
+        dict, queue=False, show_progress="hidden"
+    )  # answered in the reply itself, without Gradio's queue
     with gr.Blocks(title="Review", analytics_enabled=False) as page:
         gr.HTML(_TOP)
         with gr.Tabs(), gr.Tab("Records"):
@@ -109,7 +111,7 @@ class ReviewDesk:
             pages = max(1, -(-page.found // PAGE))
             return [_line(one) for one in page.lines], f"{page.found} records; page {at} of {pages}"
 
-        return _answer(request, look, ([],))  # type: ignore[return-value]
+        return _answer(request, look, ([],))
 
     def select(self, event: gr.SelectData, request: gr.Request) -> Shown:
         """Opens the record whose row was clicked."""
@@ -156,7 +158,7 @@ class ReviewDesk:
             said = act(account)
             return (*_opened(open_record(self.store, record.strip())), said)
 
-        return _answer(request, whole, (record if isinstance(record, str) else "", *_CLOSED[1:]))  # type: ignore[return-value]
+        return _answer(request, whole, (record if isinstance(record, str) else "", *_CLOSED[1:]))
 
 
 def _answer(

@@ -12,7 +12,7 @@ from gradio.state_holder import SessionState, StateHolder
 from starlette.routing import Mount
 
 
-class OneState(StateHolder):
+class OneState(StateHolder):  # type: ignore[misc]  # gradio does not say its types
     """The same state whatever a browser calls its session, under a name that none can know, so that none can end it."""
 
     def __init__(self) -> None:

@@ -15,6 +15,7 @@ from preference_ui.labelling.voting import cast_vote
 from preference_ui.store import schema
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
+TEXTS = ("Paris.", "I think it is Lyon.")
 ATTACK = "<img src=x onerror=document.title='owned'>"
 
 
@@ -37,11 +38,11 @@ def test_a_disputed_record_is_found_opened_decided_held_and_put_back(
     disputed, private = f"{queue}-one", f"{queue}-two"
     desk.only()
     question = f"{queue}: is **this** right? {ATTACK}"
-    queue_comparisons(desk.store, [comparison(disputed, question=question)], votes_wanted=3, queue=queue)
+    queue_comparisons(desk.store, [comparison(disputed, *TEXTS, question=question)], votes_wanted=3, queue=queue)
     for name, best in (("ada", "a"), ("bob", "a"), ("eve", "b")):
         account, _ = desk.account(name)
         _cast(desk, account, best=best, comment=f"{name} says {ATTACK}")
-    queue_comparisons(desk.store, [comparison(private, question=f"{queue}: who?")], votes_wanted=3, queue=queue)
+    queue_comparisons(desk.store, [comparison(private, *TEXTS, question=f"{queue}: who?")], votes_wanted=3, queue=queue)
     flagging, _ = desk.account("flagging")
     _cast(desk, flagging, outcome="flagged", reason="personal_data")
     _account, token = desk.account("boss", role="administrator")
