@@ -25,7 +25,7 @@ from flows.cli_options import (
     finite,
 )
 from flows.cli_runs import logs, report, runs_app, stop
-from flows.cli_votes import votes_app
+from flows.cli_votes import raters_app, votes_app
 from flows.failures import explain, keep_traceback
 from flows.monitoring.logs import set_up
 
@@ -37,6 +37,7 @@ app = typer.Typer(
 )
 app.add_typer(models_app, name="models")
 app.add_typer(votes_app, name="votes")
+app.add_typer(raters_app, name="raters")
 app.add_typer(runs_app, name="runs")
 
 DISTRIBUTION = "rlhf-flows"
@@ -218,6 +219,10 @@ def rate(
     host: str = "127.0.0.1",
     port: int = 7860,
     public_url: Annotated[str | None, typer.Option(help="How raters reach the app, behind a proxy.")] = None,
+    trusted_proxy: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ADDRESS", help="Of a proxy, a network, or `private`; may be repeated."),
+    ] = None,
     arena: Annotated[
         tuple[str, str] | None, typer.Option(metavar="A B", help="Two versions to talk to, names hidden.")
     ] = None,
@@ -227,7 +232,9 @@ def rate(
     """Serves the app in which people rank responses, and with --arena talk to two versions at once."""
     from flows.commands.rate import rate_command
 
-    rate_command(workspace, store, host, port, public_url, arena, temperature, max_new_tokens)
+    rate_command(
+        workspace, store, host, port, public_url, arena, temperature, max_new_tokens, proxies=trusted_proxy or []
+    )
 
 
 @app.command()

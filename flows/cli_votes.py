@@ -1,4 +1,4 @@
-"""``rlhf votes``: the raters' votes, in and out."""
+"""``rlhf votes`` and ``rlhf raters``: votes in and out, and the people who cast them."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -71,3 +71,58 @@ def votes_agreement(
     from flows.commands.votes import votes_agreement_command
 
     votes_agreement_command(workspace, store, (rater or [], since, until, 0.0, queue), as_json=json)
+
+
+raters_app = typer.Typer(help="The people who rate: invite, rescue.", no_args_is_help=True, rich_markup_mode=None)
+NameArgument = Annotated[str, typer.Argument(help="The account's name.")]
+
+
+@raters_app.command("list")
+def raters_list(workspace: WorkspaceOption = WORKSPACE, store: StoreOption = None, json: JsonOption = False) -> None:
+    """Every account: role, state, since when."""
+    from flows.commands.rate import raters_list_command
+
+    raters_list_command(workspace, store, as_json=json)
+
+
+@raters_app.command("invite")
+def raters_invite(
+    workspace: WorkspaceOption = WORKSPACE,
+    store: StoreOption = None,
+    role: Annotated[Literal["rater", "administrator"], typer.Option()] = "rater",
+    note: Annotated[str, typer.Option(help="For whom it is; kept in the trail.")] = "",
+    public_url: Annotated[str | None, typer.Option(help="How raters reach the app: for the whole link.")] = None,
+) -> None:
+    """Prints a link that makes one account, within three days."""
+    from flows.commands.rate import raters_invite_command
+
+    raters_invite_command(workspace, store, role, note, public_url)
+
+
+@raters_app.command("invitations")
+def raters_invitations(
+    workspace: WorkspaceOption = WORKSPACE,
+    store: StoreOption = None,
+    revoke: Annotated[str | None, typer.Option(metavar="ID", help="Has this one work no longer.")] = None,
+    json: JsonOption = False,
+) -> None:
+    """The invitations that nobody has used yet."""
+    from flows.commands.rate import raters_invitations_command
+
+    raters_invitations_command(workspace, store, revoke, as_json=json)
+
+
+@raters_app.command("password")
+def raters_password(name: NameArgument, workspace: WorkspaceOption = WORKSPACE, store: StoreOption = None) -> None:
+    """Asks for a new password of an account, twice, or reads it from standard input; closes the account's sessions."""
+    from flows.commands.rate import raters_password_command
+
+    raters_password_command(workspace, store, name)
+
+
+@raters_app.command("unlock")
+def raters_unlock(name: NameArgument, workspace: WorkspaceOption = WORKSPACE, store: StoreOption = None) -> None:
+    """Lets an account sign in again that wrong passwords have locked."""
+    from flows.commands.rate import raters_unlock_command
+
+    raters_unlock_command(workspace, store, name)

@@ -27,17 +27,29 @@ from preference_ui.web.auth_pages import Door, doors
 from preference_ui.web.middleware import Guard, account_in
 from preference_ui.web.oidc import OidcSettings, add_oidc
 from preference_ui.web.prometheus import AppMetrics, Timed
+from preference_ui.web.public_address import LOCAL, FromOutside, PublicAddress
 from preference_ui.web.rater_page import rater_page
+from preference_ui.web.review_page import review_page
+from preference_ui.web.server import ImpatientProtocol
+from preference_ui.web.sessions import share_state
 
 _STYLES = "".join(f'<link rel="stylesheet" href="/desk/{name}.css">' for name in ("base", "desk", "admin", "arena"))
 _HEAD = f'{_STYLES}<link rel="icon" href="/desk/icon.svg"><script src="/desk/theme.js"></script>'
-MOUNTS: dict[str, str | None] = {"/rate": None, "/admin": "administrator", "/arena": None}
+SESSIONS = 64  # whose state Gradio keeps, on a page that has one for each browser
+MOUNTS: dict[str, str | None] = {"/rate": None, "/admin": "administrator", "/arena": None, "/review": "administrator"}
+WITH_EVENTS = frozenset({"/review"})  # of Gradio's own components; the other pages call their handlers alone
 
 
 def create_app(
-    store: Store, *, oidc: OidcSettings | None = None, contestants: Sequence[Contestant] = ()
+    store: Store,
+    *,
+    oidc: OidcSettings | None = None,
+    contestants: Sequence[Contestant] = (),
+    address: PublicAddress = LOCAL,
 ) -> fastapi.FastAPI:
     """The whole app on an open store, as ASGI. ``contestants`` are the versions in the arena; without, there is none.
+
+    ``address`` is how it is reached from outside.
 
     Raises InputError where there are fewer than two versions to talk to, or one of them twice.
     """
@@ -54,7 +66,7 @@ def create_app(
     app = fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
     app.include_router(doors(Door(store, oidc.name if oidc else None)))
     if oidc is not None:
-        add_oidc(app, store, oidc)
+        add_oidc(app, store, oidc, address)
     app.mount("/desk", StaticFiles(directory=str(files("preference_ui").joinpath("static"))))
     app.add_api_route("/", lambda: RedirectResponse("/rate", 303), methods=["GET"], response_class=Response)
     icon = RedirectResponse("/desk/icon.svg", 301)
@@ -64,16 +76,19 @@ def create_app(
     app.add_api_route("/metrics", metrics.page, methods=["GET"], response_class=Response)
     seed_trial(store)
     pages = {"/rate": rater_page(store, arena=bool(contestants)), "/admin": administrator_page(store)}
+    pages["/review"] = review_page(store)
     if contestants:
         pages["/arena"] = arena_page(store, speakers)
     for path, page in pages.items():
         _mount(app, page, path)
-    app.add_middleware(Guard, store=store, mounts=MOUNTS)
+    app.add_middleware(Guard, store=store, mounts=MOUNTS, own_host=address.host, with_events=WITH_EVENTS)
     app.add_middleware(Timed, latency=metrics.latency)
+    app.add_middleware(FromOutside, address=address)
     return app
 
 
 def _mount(app: fastapi.FastAPI, page: gr.Blocks, path: str) -> None:
+    page.state_session_capacity = SESSIONS
     gr.mount_gradio_app(
         app,
         page,
@@ -88,6 +103,8 @@ def _mount(app: fastapi.FastAPI, page: gr.Blocks, path: str) -> None:
         theme=gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
         head=_HEAD,
     )
+    if path not in WITH_EVENTS:
+        share_state(app, path, page)
 
 
 def _user(request: fastapi.Request) -> str | None:
@@ -106,20 +123,24 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 7860,
     public_url: str | None = None,
+    trusted_proxies: Sequence[str] = (),
     oidc: bool = True,
     snapshots: Path | None = None,
     contestants: Sequence[Contestant] = (),
 ) -> None:
     """Runs the app until it is stopped (``rlhf rate``). The first start prints a one-time administrator link.
 
-    ``public_url`` is how raters reach the app, where that is not http://HOST:PORT. OpenID Connect is on where its
-    environment variables are set (:class:`OidcSettings`). ``snapshots`` is the folder where collections that have
+    ``public_url`` is how raters reach the app, where that is not http://HOST:PORT, and ``trusted_proxies`` are the
+    addresses, networks or "private" from which it is told who asks (:class:`PublicAddress`). OpenID Connect is on where
+    its environment variables are set (:class:`OidcSettings`). ``snapshots`` is the folder where collections that have
     become ready are written, each announced as the Prefect event ``preferences.ready``; None watches none.
     ``contestants`` open the arena. Raises InputError and StoreError like :meth:`Store.open` and :func:`create_app`.
     """
+    outside = PublicAddress.of(public_url, trusted_proxies)
     store = Store.open(store_url)
-    app = create_app(store, oidc=OidcSettings.from_environment() if oidc else None, contestants=contestants)
-    address = (public_url or f"http://{'localhost' if host in ('127.0.0.1', '::1') else host}:{port}").rstrip("/")
+    provider = OidcSettings.from_environment() if oidc else None
+    app = create_app(store, oidc=provider, contestants=contestants, address=outside)
+    address = (outside.url or f"http://{'localhost' if host in ('127.0.0.1', '::1') else host}:{port}").rstrip("/")
     token = accounts.first_administrator(store)
     if token is not None:
         print(
@@ -131,8 +152,11 @@ def serve(
         watcher.start()
     # Browsers reuse a connection after a minute of reading; one closed under them would look like a failed vote.
     config = uvicorn.Config(
-        app, host, port, timeout_keep_alive=120, timeout_graceful_shutdown=5, log_level="warning", access_log=False
-    )
-    uvicorn.Server(config).run()
-    if watcher is not None:
-        watcher.stop()
+        app, host, port, timeout_keep_alive=120, timeout_graceful_shutdown=5, log_level="warning", access_log=False,
+        http=ImpatientProtocol, proxy_headers=False,
+    )  # fmt: skip
+    try:
+        uvicorn.Server(config).run()
+    finally:
+        if watcher is not None:
+            watcher.stop()

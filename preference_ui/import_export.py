@@ -1,38 +1,53 @@
 """Comparisons into the store, votes out of it: what ``rlhf votes`` does."""
 
 import hashlib
+import json
+import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
+from itertools import islice
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import IO, Any, Literal, TypeVar
 
-from sqlalchemy import select
+from sqlalchemy import ColumnElement
 
 from alignment.errors import Fault, InputError, raise_faults
 from alignment.preferences.consensus import consensus, preference_pairs
-from alignment.preferences.dawid_skene import rater_skill
+from alignment.preferences.dawid_skene import Skill, rater_skill
 from alignment.preferences.preference_files import (
     Correction,
     Form,
     KnownComparison,
     corrected_pairs,
     demonstrations,
-    first_rows,
-    numbered_comparisons,
+    stream_comparisons,
     write_snapshot,
     write_votes,
 )
 from alignment.preferences.vote_agreement import Agreement, agreement_figures
 from alignment.records import Comparison, PreferencePair, Record, Vote
-from preference_ui.labelling.ballots import read_ballots
-from preference_ui.labelling.queue import Gold, comparison_faults, queue_comparisons, queue_gold
-from preference_ui.store.schema import comparisons, votes
+from preference_ui.labelling.ballots import left_out, read_ballots, read_comparisons
+from preference_ui.labelling.queue import (
+    BATCH,
+    TAKEN,
+    Gold,
+    comparison_faults,
+    count_anew,
+    gold_row,
+    insert_batch,
+    known_rows,
+    same_question,
+    work_row,
+)
+from preference_ui.store.schema import accounts, comparisons, votes
 from preference_ui.store.store import Store
 
 T = TypeVar("T")
 What = Literal["pairs", "votes", "demonstrations"]
+Progress = Callable[[str, int], None]
+RULING_WEIGHT = 100.0  # log-odds of an administrator's ruling; a very good rater's vote has about 5
 
 
 class Filter(Record):
@@ -45,15 +60,18 @@ class Filter(Record):
     min_votes: int = 1  # of a comparison, to be in
     queue: str | None = None
 
-    def takes(self, vote: Vote, queue: str) -> bool:
-        """Whether a vote is in."""
-        created = vote.created
-        return (
-            (not self.raters or vote.rater in self.raters)
-            and (self.since is None or (created is not None and created >= self.since))
-            and (self.until is None or (created is not None and created < self.until))
-            and self.queue in (None, queue)
-        )
+    def conditions(self) -> list[ColumnElement[bool]]:
+        """The same, for :func:`~preference_ui.labelling.ballots.read_ballots`; ``min_votes`` and agreement apart."""
+        chosen: list[ColumnElement[bool]] = []
+        if self.raters:
+            chosen.append(accounts.c.name.in_(self.raters))
+        if self.since is not None:
+            chosen.append(votes.c.created >= self.since)
+        if self.until is not None:
+            chosen.append(votes.c.created < self.until)
+        if self.queue is not None:
+            chosen.append(comparisons.c.queue == self.queue)
+        return chosen
 
 
 ALL = Filter()
@@ -81,22 +99,89 @@ class Imported(Record):
 
 
 def import_comparisons(
-    store: Store, path: Path, *, votes_wanted: int = 3, queue: str = "default", gold: bool = False, actor: str = "cli"
-) -> Imported:
+    store: Store, path: Path, *, votes_wanted: int = 3, queue: str = "default", gold: bool = False, actor: str = "cli",
+    progress: Progress | None = None,
+) -> Imported:  # fmt: skip
     """Queues a file's comparisons (see :func:`alignment.preferences.files.read_comparisons`) and counts every row.
 
-    ``gold`` stores rows with a known order (``chosen``, ``rejected``) as gold instead, mixed in silently. Raises
-    InputError with the faults of all rows; then nothing is queued.
+    ``gold`` stores rows with a known order (``chosen``, ``rejected``) as gold instead, mixed in silently. The file is
+    read once and checked whole; then its rows go into the store batch by batch, so that raters go on meanwhile, and
+    what an interruption leaves out comes in when the file is imported again. ``progress`` is told what is done
+    ("checked" or "queued") and of how many rows. Raises InputError with the faults of all rows; then nothing is queued.
     """
-    rows = numbered_comparisons(path)
-    raise_faults([fault for number, known in rows for fault in _import_faults(known, str(path), number, gold=gold)])
-    first = first_rows(rows)
-    if gold:
-        new = queue_gold(store, [Gold(known.comparison, known.ranking or ()) for known in first.values()], actor=actor)
-    else:
-        items = [known.comparison for known in first.values()]
-        new = queue_comparisons(store, items, votes_wanted=votes_wanted, queue=queue, actor=actor)
-    return Imported(rows=len(rows), new=new, repeated=len(rows) - len(first), known=len(first) - new)
+    if votes_wanted < 1:
+        raise InputError([Fault("a comparison needs at least one vote", "ask for 1 or more", field="votes_wanted")])
+    tell = progress or (lambda _what, _rows: None)
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as spool:
+        incoming = _Incoming(store, path, spool, votes_wanted, queue, gold=gold)
+        for at, one in enumerate(stream_comparisons(path), start=1):
+            incoming.take(one)
+            if at % BATCH == 0:
+                tell("checked", at)
+        incoming.settle()
+        raise_faults(sorted(incoming.faults, key=lambda fault: fault.row or 0))
+        spool.seek(0)
+        new = done = 0
+        for batch in _batches(spool):
+            new += insert_batch(store, batch, actor)
+            done += len(batch)
+            tell("queued", done)
+    if new:
+        count_anew(store)
+    return Imported(rows=incoming.rows, new=new, repeated=incoming.rows - len(incoming.seen),
+                    known=len(incoming.seen) - new)  # fmt: skip
+
+
+class _Incoming:
+    """The rows of a file on their way: checked, each once, against the store too, and laid down in ``spool``."""
+
+    def __init__(self, store: Store, path: Path, spool: IO[str], votes_wanted: int, queue: str, *, gold: bool) -> None:
+        self.store, self.path, self.spool, self.gold = store, path, spool, gold
+        self.votes_wanted, self.queue = votes_wanted, queue
+        self.rows = 0
+        self.seen: set[str] = set()
+        self.faults: list[Fault] = []
+        self._batch: list[tuple[int, dict[str, Any]]] = []
+
+    def take(self, one: tuple[int, KnownComparison] | Fault) -> None:
+        """The next row of the file, or what is wrong in it."""
+        if isinstance(one, Fault):
+            self.faults.append(one)
+            return
+        number, known = one
+        self.rows += 1
+        faults = list(_import_faults(known, str(self.path), number, gold=self.gold))
+        self.faults += faults
+        if faults or known.comparison.id in self.seen:
+            return
+        self.seen.add(known.comparison.id)
+        if not self.faults:  # or nothing will be queued
+            self._batch.append((number, self._row(known)))
+        if len(self._batch) >= BATCH:
+            self.settle()
+
+    def settle(self) -> None:
+        """Compares what has gathered with the store, and lays down what is new."""
+        with self.store.read() as connection:
+            there = known_rows(connection, [row["id"] for _number, row in self._batch])
+        for number, row in self._batch:
+            known = there.get(row["id"])
+            if known is None:
+                self.spool.write(json.dumps(row | {"created": row["created"].isoformat()}) + "\n")
+            elif not same_question(known, row):
+                self.faults.append(Fault(TAKEN, "use a new id", str(self.path), number, str(row["id"])))
+        self._batch = []
+
+    def _row(self, known: KnownComparison) -> dict[str, Any]:
+        if self.gold:
+            return gold_row(Gold(known.comparison, known.ranking or ()))
+        return work_row(known.comparison, self.votes_wanted, self.queue)
+
+
+def _batches(spool: IO[str]) -> Iterator[list[dict[str, Any]]]:
+    rows = ({**row, "created": datetime.fromisoformat(row["created"])} for row in map(json.loads, spool))
+    while batch := list(islice(rows, BATCH)):
+        yield batch
 
 
 def _import_faults(known: KnownComparison, path: str, row: int, *, gold: bool) -> Iterator[Fault]:
@@ -148,39 +233,59 @@ class CastVotes:
     comparisons: list[Comparison]
     votes: list[Vote]
     corrections: list[Correction]
+    rulings: list[Vote] = field(default_factory=list)  # an administrator's, on disputed comparisons
 
     def pairs(self, min_agreement: float) -> list[PreferencePair]:
-        """The pairs to train on, in the order of their ids."""
+        """The pairs to train on, in the order of their ids. A ruling outweighs all votes on its comparison; where it
+        does not prefer one answer, there is no pair."""
         skill = rater_skill(self.comparisons, self.votes)
-        verdicts = consensus(self.comparisons, self.votes, skill=skill)
-        agreed = preference_pairs(verdicts, self.comparisons, min_agreement)
+        if self.rulings:
+            skill = self._with_rulings(skill)
+        verdicts = consensus(self.comparisons, [*self.votes, *self.rulings], skill=skill)
+        level = {one.comparison_id for one in self.rulings if one.outcome != "ranked" or one.strength == 0}
+        decided = [verdict for verdict in verdicts if verdict.comparison_id not in level]
+        agreed = preference_pairs(decided, self.comparisons, min_agreement)
         by_id = {pair.id: pair for pair in [*corrected_pairs(self.corrections), *agreed]}
         return [by_id[name] for name in sorted(by_id)]
+
+    def _with_rulings(self, skill: Skill | None) -> Skill:
+        weights: Skill = {one.id: dict((skill or {}).get(one.id, {})) for one in self.comparisons}
+        for vote in self.votes:
+            weights[vote.comparison_id].setdefault(vote.rater, 1.0)
+        for ruling in self.rulings:
+            weights[ruling.comparison_id][ruling.rater] = RULING_WEIGHT
+        return weights
 
 
 def read_votes(store: Store, chosen: Filter = ALL) -> CastVotes:
     """The standing votes on real work that are not left out: no gold, no repeats, no trials."""
     with store.read() as connection:
-        ballots = [one for one in read_ballots(connection) if one.purpose == "work" and not one.excluded]
-        columns = (comparisons.c.id, comparisons.c.prompt, comparisons.c.responses, comparisons.c.queue)
-        rows = {row.id: row for row in connection.execute(select(*columns).order_by(comparisons.c.id))}
-        corrected = select(votes.c.id, votes.c.correction).where(votes.c.correction.is_not(None))
-        better = {row.id: row.correction for row in connection.execute(corrected)}
-    kept = [one for one in ballots if chosen.takes(one.vote, rows[one.vote.comparison_id].queue)]
-    judged = Counter(one.vote.comparison_id for one in kept if one.vote.outcome != "skipped")
-    kept = [one for one in kept if judged[one.vote.comparison_id] >= chosen.min_votes]
+        kept = read_ballots(connection, ~left_out(), *chosen.conditions(), purposes=("work",))
+        ruled = read_ballots(connection, ~left_out(), *_of_queue(chosen), purposes=("ruling",))
+        judged = Counter(one.vote.comparison_id for one in kept if one.vote.outcome != "skipped")
+        kept = [one for one in kept if judged[one.vote.comparison_id] >= chosen.min_votes]
+        rows = read_comparisons(connection, {one.vote.comparison_id for one in kept})
     items = {
-        name: Comparison.model_validate({"id": name, "prompt": rows[name].prompt, "responses": rows[name].responses})
-        for name in sorted({one.vote.comparison_id for one in kept})
+        name: Comparison.model_validate({"id": name, "prompt": row.prompt, "responses": row.responses})
+        for name, row in rows.items()
     }
-    cast = [one.vote.model_copy(update={"rater": pseudonym(one.account)}) for one in kept]
+    in_order = sorted(kept, key=lambda one: one.vote.id)
+    cast = [one.vote.model_copy(update={"rater": pseudonym(one.account)}) for one in in_order]
     corrections = [
-        Correction(items[vote.comparison_id], better[vote.id]["response"], better[vote.id]["text"])
-        for vote in cast
-        if vote.id in better
+        Correction(items[one.vote.comparison_id], one.correction["response"], one.correction["text"])
+        for one in kept
+        if one.correction is not None
     ]
-    in_order = sorted(cast, key=lambda vote: vote.id)
-    return CastVotes(list(items.values()), in_order, corrections)
+    rulings = [
+        one.vote.model_copy(update={"rater": f"{pseudonym(one.account)}-ruling"})
+        for one in ruled
+        if one.vote.comparison_id in items
+    ]
+    return CastVotes(list(items.values()), cast, corrections, rulings)
+
+
+def _of_queue(chosen: Filter) -> list[ColumnElement[bool]]:
+    return [] if chosen.queue is None else [comparisons.c.queue == chosen.queue]
 
 
 def pseudonym(account_id: str) -> str:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from alignment.data import trl
 from alignment.data.columns import encodable, fail, optional_text
 from alignment.data.conversations import require_turns
-from alignment.data.jsonl import Row, parse_rows, write_records
+from alignment.data.jsonl import Row, parse_rows, stream_parsed, write_records
 from alignment.data.preferences import write_preferences
 from alignment.data.prompts import prompt_turns
 from alignment.digests import content_id, pair_id, prompt_id
@@ -38,20 +38,18 @@ def read_comparisons(path: Path) -> list[KnownComparison]:
     with ``text``, ``model`` and ``finished``); or TRL's ``prompt``, ``chosen``, ``rejected``. Raises InputError with
     every fault.
     """
-    return list(first_rows(numbered_comparisons(path)).values())
-
-
-def numbered_comparisons(path: Path) -> list[tuple[int, KnownComparison]]:
-    """The comparison of every row with the row's number, repeated ones included. Raises InputError."""
-    return parse_rows(path, _parse)
-
-
-def first_rows(rows: Sequence[tuple[int, KnownComparison]]) -> dict[str, KnownComparison]:
-    """Each comparison once, by its id, in the order of the first row that has it."""
     first: dict[str, KnownComparison] = {}
-    for _number, known in rows:
+    for _number, known in parse_rows(path, _parse):
         first.setdefault(known.comparison.id, known)
-    return first
+    return list(first.values())
+
+
+def stream_comparisons(path: Path) -> Iterator[tuple[int, KnownComparison] | Fault]:
+    """The comparison of every row with the row's number, repeated ones included, and the faults of the other rows.
+
+    No more than a few rows are held. Raises InputError for the file as a whole, at its end too.
+    """
+    return stream_parsed(path, _parse)
 
 
 def write_snapshot(path: Path, pairs: Sequence[PreferencePair], form: Form = "messages") -> str:

@@ -1,6 +1,7 @@
 """``rlhf rate`` and ``rlhf votes``: the raters' app, and what goes into and comes out of its store."""
 
 import json
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
@@ -28,11 +29,25 @@ def votes_import_command(workspace: Path, url: str | None, file: Path, votes_wan
     from preference_ui.import_export import import_comparisons
     from preference_ui.store.store import Store
 
-    found = import_comparisons(Store.open(_store_url(workspace, url)), file, votes_wanted=votes_wanted, gold=gold)
+    store = Store.open(_store_url(workspace, url))
+    found = import_comparisons(store, file, votes_wanted=votes_wanted, gold=gold, progress=_progress())
     parts = [f"{found.new} new comparisons"]
     parts += [f"{found.repeated} repeat an earlier row"] if found.repeated else []
     parts += [f"{found.known} were queued before"] if found.known else []
     PlainConsole().print(f"{found.rows} rows: {', '.join(parts)}")
+
+
+def _progress() -> Callable[[str, int], None]:
+    """Says on stderr how far an import is: on one line in a terminal, else a line each ten thousand rows."""
+    console = PlainConsole(stderr=True)
+
+    def tell(what: str, rows: int) -> None:
+        if console.is_terminal:
+            console.print(f"\r{rows:,} rows {what}", end="")
+        elif rows % 10_000 == 0:
+            console.print(f"{rows:,} rows {what}")
+
+    return tell
 
 
 def votes_export_command(

@@ -248,14 +248,23 @@ def settle(root: Path) -> int:
     return deliver(root)
 
 
+def anybody_at_work(root: Path) -> bool:
+    """Whether a living process runs or serves a recipe in the workspace."""
+    return any(True for _values in _living(root))
+
+
 def _is_served(root: Path, deployment: str) -> bool:
     """Whether a living process serves the deployment: the one that was started after the killed one."""
+    return any(values["deployment"] == deployment for values in _living(root))
+
+
+def _living(root: Path) -> Iterator[dict[str, Any]]:
+    """The records of the processes that live."""
     for path in _processes(root).glob("*.json"):
         with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
             values = json.loads(path.read_text("utf-8"))
-            if values["deployment"] == deployment and not ProcessIdentity(**values["identity"]).is_gone:
-                return True
-    return False
+            if not ProcessIdentity(**values["identity"]).is_gone:
+                yield values
 
 
 def own_api(root: Path, api: str = "") -> str:

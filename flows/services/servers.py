@@ -104,10 +104,15 @@ def begin(workspace: Workspace, name: str) -> Service:
 
     Raises InputError where another machine runs it on the same workspace.
     """
+    return begin_or_find(workspace, name)[0]
+
+
+def begin_or_find(workspace: Workspace, name: str) -> tuple[Service, bool]:
+    """:func:`begin`, and whether this process started it."""
     with FileLock(workspace.folder("services") / f"{name}.lock"):
         service = find(workspace, name) or _recorded(workspace, name)
         if service is not None:
-            return service
+            return service, False
         port = _free_port(PORTS[name])
         url = f"http://127.0.0.1:{port}"
         environment = {k: v for k, v in os.environ.items() if k != "PREFECT_API_URL"}
@@ -118,7 +123,7 @@ def begin(workspace: Workspace, name: str) -> Service:
                 env=environment, cwd=workspace.root, start_new_session=True, pass_fds=[lock],
             )  # fmt: skip
         note(workspace, Service(name, url, process.pid))
-        return Service(name, url, process.pid)
+        return Service(name, url, process.pid), True
 
 
 @contextmanager

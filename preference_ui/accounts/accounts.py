@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Row, delete, func, insert, select, update
 
 from preference_ui.accounts.auth import Role, digest, hash_password, open_session
+from preference_ui.accounts.throttle import unlock
 from preference_ui.store.errors import Refusal
 from preference_ui.store.schema import accounts, invitations, sessions
 from preference_ui.store.store import Store, insert_if_absent, now, record
@@ -78,6 +79,59 @@ def sign_in_oidc(store: Store, subject: str) -> str | None:
         active = (accounts.c.oidc_subject == subject) & (accounts.c.state != "disabled")
         row = connection.execute(select(accounts).where(active)).first()
         return None if row is None else open_session(connection, row.id, row.name)
+
+
+def set_password(store: Store, name: str, password: str, *, actor: str) -> None:
+    """Gives an account another password: closes its sessions, and opens the door that wrong ones have locked.
+
+    Raises Refusal where there is no such account or the password is too weak.
+    """
+    name = name.strip().lower()
+    hashed = hash_password(password, name)
+    with store.write() as connection:
+        row = connection.execute(select(accounts).where(accounts.c.name == name).with_for_update()).first()
+        if row is None:
+            raise Refusal("no_account", "There is no such account.")
+        connection.execute(update(accounts).where(accounts.c.id == row.id).values(password_hash=hashed))
+        connection.execute(delete(sessions).where(sessions.c.account_id == row.id))
+        record(connection, actor, "account.password", name, {})
+    unlock(store, name, actor=actor)
+
+
+def pending_invitations(store: Store) -> Sequence[Mapping[str, Any]]:
+    """The invitations that still work, newest first: ``id``, role, note, created, expires, created_by.
+
+    The id is the beginning of what is stored of a token, and opens nothing.
+    """
+    columns = [invitations.c[name] for name in ("role", "note", "created", "expires", "created_by", "token_hash")]
+    query = select(*columns).where(_pending()).order_by(invitations.c.created.desc())
+    with store.read() as connection:
+        return [
+            {
+                "id": row.token_hash[:12],
+                "role": row.role,
+                "note": row.note,
+                "created": row.created,
+                "expires": row.expires,
+                "created_by": row.created_by,
+            }
+            for row in connection.execute(query)
+        ]
+
+
+def revoke_invitation(store: Store, identifier: str, *, actor: str) -> None:
+    """Has an invitation work no longer. Raises Refusal where none that works has this id."""
+    if not re.fullmatch(r"[0-9a-f]{12}", identifier):
+        raise Refusal("invitation", "There is no such invitation.")
+    with store.write() as connection:
+        one = invitations.c.token_hash.startswith(identifier) & _pending()
+        if connection.execute(delete(invitations).where(one)).rowcount == 0:
+            raise Refusal("invitation", "There is no such invitation.")
+        record(connection, actor, "invitation.revoke", identifier, {})
+
+
+def _pending() -> ColumnElement[bool]:
+    return invitations.c.used.is_(None) & (invitations.c.expires > now())
 
 
 def change_state(store: Store, account_id: str, state: str, *, actor: str, reason: str = "") -> None:

@@ -1,30 +1,29 @@
 """Who is there: sign-in, sessions, lockout. Passwords are argon2 hashes; a session's token is stored as its SHA-256.
 
-A sign-in counts as failed before the password is looked at and is forgiven when it was right, so that guesses sent side
-by side count too. An unknown name costs the same time and gets the same sentence as a wrong password.
+Guesses at one name are looked at one after another, so that guesses sent side by side count too; what is right counts
+towards nothing. An unknown name costs the same time and gets the same sentence as a wrong password.
 """
 
 import hashlib
 import secrets
 import threading
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Literal
 
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerifyMismatchError
-from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, insert, select, update
 
+from preference_ui.accounts import throttle
 from preference_ui.store.errors import Refusal
-from preference_ui.store.schema import accounts, sessions, throttles
-from preference_ui.store.store import Store, insert_if_absent, now, record
+from preference_ui.store.schema import accounts, sessions
+from preference_ui.store.store import Store, now, record
 
 Role = Literal["rater", "administrator"]
 SESSION_IDLE = timedelta(hours=12)
 SESSION_LIFE = timedelta(days=7)
 SEEN_EVERY = timedelta(minutes=5)  # how exactly the idle time is kept: a write for every request would be waste
-FREE_GUESSES = {"account": 5, "address": 100}  # an address may be a whole office behind one gateway
-LONGEST_LOCK = timedelta(hours=1)
 MAX_PASSWORD = 200
 
 _SESSION = (
@@ -42,6 +41,7 @@ _SESSION = (
 )
 _hasher = PasswordHasher()
 _hashing = threading.BoundedSemaphore(4)  # argon2 takes 64 MiB a time: a crowd at the door must not take all memory
+_at_the_door = [threading.Lock() for _ in range(64)]  # names share them
 _nobody = _hasher.hash(secrets.token_urlsafe(16))
 
 
@@ -63,21 +63,20 @@ class Account:
 def sign_in(store: Store, name: str, password: str, address: str) -> str:
     """Opens a session. Returns its token. Raises Refusal where name or password is wrong or the door is locked."""
     name = name.strip().lower()[:64]
-    subjects = {f"account:{name}": FREE_GUESSES["account"], f"address:{address[:64]}": FREE_GUESSES["address"]}
-    with store.write() as connection:
-        _refuse_while_locked(connection, list(subjects))
-        for subject, free in subjects.items():
-            _count_guess(connection, subject, free)
-        row = connection.execute(select(accounts).where(accounts.c.name == name)).first()
-    known = row.password_hash if row is not None else None
-    right = _verify(known or _nobody, password[:MAX_PASSWORD]) and known is not None
-    if row is None or not right or row.state == "disabled":
+    with _at_the_door[hash(name) % len(_at_the_door)]:
+        with store.read() as connection:
+            throttle.refuse_while_locked(connection, name, address)
+            row = connection.execute(select(accounts).where(accounts.c.name == name)).first()
+        known = row.password_hash if row is not None else None
+        right = _verify(known or _nobody, password[:MAX_PASSWORD]) and known is not None
+        if row is None or not right or row.state == "disabled":
+            with store.write() as connection:
+                throttle.count_failure(connection, name, address)
+                record(connection, "system", "session.refused", name, {"address": address})
+            raise Refusal("wrong", "Name or password is not right.")
         with store.write() as connection:
-            record(connection, "system", "session.refused", name, {"address": address})
-        raise Refusal("wrong", "Name or password is not right.")
-    with store.write() as connection:
-        connection.execute(delete(throttles).where(throttles.c.subject == f"account:{name}"))
-        return open_session(connection, row.id, row.name)
+            throttle.forgive(connection, name, address)
+            return open_session(connection, row.id, row.name)
 
 
 def open_session(connection: Connection, account_id: str, name: str) -> str:
@@ -140,23 +139,3 @@ def _verify(known: str, password: str) -> bool:
             return _hasher.verify(known, password)
     except (VerifyMismatchError, InvalidHashError, UnicodeEncodeError):
         return False
-
-
-def _refuse_while_locked(connection: Connection, subjects: list[str]) -> None:
-    query = select(func.max(throttles.c.locked_until)).where(throttles.c.subject.in_(subjects))
-    until: datetime | None = connection.execute(query).scalar_one()
-    if until is not None and until > now():
-        minutes = max(1, round((until - now()).total_seconds() / 60))
-        wait = "a minute" if minutes == 1 else f"{minutes} minutes"
-        raise Refusal("locked", f"Too many failed attempts. Please wait {wait} and try again.")
-
-
-def _count_guess(connection: Connection, subject: str, free: int) -> None:
-    moment = now()
-    insert_if_absent(connection, throttles, {"subject": subject, "failures": 0, "last": moment})
-    row = connection.execute(select(throttles).where(throttles.c.subject == subject).with_for_update()).one()
-    failures = 1 if row.last < moment - LONGEST_LOCK else row.failures + 1
-    over = failures - free
-    lock = None if over < 0 else moment + min(timedelta(minutes=1) * 2 ** min(over, 10), LONGEST_LOCK)
-    values = {"failures": failures, "last": moment, "locked_until": lock}
-    connection.execute(update(throttles).where(throttles.c.subject == subject).values(values))

@@ -1,13 +1,14 @@
 """What the arena's votes say: which version is liked better, and by how much; and the talks as files to learn from."""
 
-from collections import defaultdict
-from collections.abc import Sequence
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel
-from sqlalchemy import select
+from sqlalchemy import String, cast, func, select
 
 from alignment.preferences.preference_files import write_votes
 from alignment.records import Message, Record
@@ -85,16 +86,36 @@ def read_talk_votes(store: Store, chosen: Filter = ALL) -> list[TalkVote]:
 
 def matches(votes: Sequence[TalkVote]) -> list[Match]:
     """Every two versions that met, in the order of their names."""
-    met: dict[tuple[str, str], list[str]] = defaultdict(list)
-    for vote in votes:
-        first, second = sorted((vote.a, vote.b))
-        winner = {"a": vote.a, "b": vote.b}.get(vote.verdict)
-        met[first, second].append(vote.verdict if winner is None else "win" if winner == first else "loss")
+    return _matches((vote.a, vote.b, vote.verdict, 1) for vote in votes)
+
+
+def count_matches(store: Store) -> list[Match]:
+    """:func:`matches` of all votes that are not left out, counted by the database: no talk is read."""
+    versions = cast(talks.c.versions, String)
+    query = (
+        select(versions.label("versions"), talk_votes.c.outcome, func.sign(talk_votes.c.strength).label("side"),
+               func.count().label("votes"))
+        .join_from(talk_votes, talks, talk_votes.c.talk_id == talks.c.id)
+        .where(~talks.c.excluded)
+        .group_by(versions, talk_votes.c.outcome, func.sign(talk_votes.c.strength))
+    )  # fmt: skip
+    with store.read() as connection:
+        rows = [(json.loads(row.versions), row) for row in connection.execute(query)]
+    return _matches((a, b, _verdict(row.outcome, row.side), row.votes) for ((a, _), (b, _)), row in rows)
+
+
+def _matches(said_of: Iterable[tuple[str, str, Verdict, int]]) -> list[Match]:
+    """Of the versions that were A and B, a verdict, and how many votes say it."""
+    met: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
+    for a, b, verdict, votes in said_of:
+        first, second = sorted((a, b))
+        winner = {"a": a, "b": b}.get(verdict)
+        met[first, second][verdict if winner is None else "win" if winner == first else "loss"] += votes
     found = []
     for (first, second), said in sorted(met.items()):
-        wins, losses, ties = (said.count(name) for name in ("win", "loss", "tie"))
+        wins, losses, ties = said["win"], said["loss"], said["tie"]
         counted = share(wins + ties / 2, wins + ties + losses)
-        bad = said.count("both_bad")
+        bad = said["both_bad"]
         found.append(
             Match(first=first, second=second, wins=wins, losses=losses, ties=ties, both_bad=bad, share=counted)
         )
@@ -112,16 +133,19 @@ def export_talks(store: Store, path: Path, *, pairs: bool, chosen: Filter = ALL)
 
 
 def _vote(row: Any) -> TalkVote:
-    verdict: Verdict = "both_bad"
-    if row.outcome == "ranked":
-        verdict = "tie" if row.strength == 0 else "a" if row.strength < 0 else "b"
     (a, _), (b, _) = row.versions
     return TalkVote(
-        id=row.id, rater=pseudonym(row.account_id), a=a, b=b, verdict=verdict,
+        id=row.id, rater=pseudonym(row.account_id), a=a, b=b, verdict=_verdict(row.outcome, row.strength),
         strength=None if row.strength is None else abs(row.strength), a_messages=tuple(messages_of(row.turns, 0)),
         b_messages=tuple(messages_of(row.turns, 1)), comment=row.comment, seconds=row.seconds, created=row.created,
         a_finished=last_finished(row.turns, 0), b_finished=last_finished(row.turns, 1),
     )  # fmt: skip
+
+
+def _verdict(outcome: str, strength: float | None) -> Verdict:
+    if outcome != "ranked" or strength is None:
+        return "both_bad"
+    return "tie" if strength == 0 else "a" if strength < 0 else "b"
 
 
 def _pair(vote: TalkVote) -> TalkPair | None:

@@ -20,7 +20,7 @@ from preference_ui.labelling import next_comparison
 from preference_ui.store.errors import Refusal
 from preference_ui.store.schema import accounts, comparisons, exclusions, leases, votes
 from preference_ui.store.settings import DeskSettings
-from preference_ui.store.store import Store, current_settings, now
+from preference_ui.store.store import Store, current_settings, now, record
 
 _SWEEP_AT_ONCE = 200
 _SYSTEM = random.SystemRandom()
@@ -143,6 +143,24 @@ def give_back(connection: Connection, comparison_id: str) -> None:
     connection.execute(query.values(taken=comparisons.c.taken - 1))
 
 
+def hold(connection: Connection, comparison_id: str, actor: str) -> None:
+    """Has a comparison handed out no more until an administrator has looked at it, and takes it out of other hands.
+
+    A lease that another transaction is at work with at this moment is left to it.
+    """
+    mark = update(comparisons).where((comparisons.c.id == comparison_id) & ~comparisons.c.held)
+    if connection.execute(mark.values(held=True)).rowcount == 0:
+        return
+    in_hand = (leases.c.comparison_id == comparison_id) & (leases.c.state == "open") & leases.c.revises.is_(None)
+    held = select(leases.c.id, leases.c.holds_place).where(in_hand).with_for_update(skip_locked=True)
+    for row in connection.execute(held).all():
+        close = update(leases).where(leases.c.id == row.id)
+        connection.execute(close.values(state="expired", holds_place=False))
+        if row.holds_place:
+            give_back(connection, comparison_id)
+    record(connection, actor, "comparison.hold", comparison_id, {})
+
+
 def _take_place(connection: Connection, comparison_id: str) -> bool:
     return connection.execute(_TAKE, {"comparison": comparison_id}).rowcount == 1
 
@@ -229,7 +247,7 @@ def lease_time(settings: DeskSettings) -> timedelta:
 def _newest_vote(connection: Connection, account_id: str) -> Row[Any] | None:
     """The vote that an undo opens: the newest of this rater that nothing supersedes, trials left out."""
     later = votes.alias("later")
-    condition = (votes.c.account_id == account_id) & (votes.c.purpose != "trial")
+    condition = (votes.c.account_id == account_id) & votes.c.purpose.not_in(("trial", "ruling"))
     standing = ~exists().where(later.c.supersedes == votes.c.id)
     query = select(votes).where(condition & standing).order_by(votes.c.created.desc(), votes.c.id).limit(1)
     return connection.execute(query).first()

@@ -21,8 +21,17 @@ _PATTERNS = [
     re.compile(f"{_I_AM}{_FEW_WORDS}(?:{'|'.join(_NAMES)})\\b", re.IGNORECASE),
     re.compile(f"{_MADE}(?:{'|'.join(_MAKERS)})\\b", re.IGNORECASE),
 ]
+# One of these is in whatever the patterns match: to look for them takes a hundredth of the time.
+_STEMS = (
+    "openai", "open ai", "anthropic", "google", "deepmind", "meta", "mistral", "alibaba", "deepseek", "hugging",
+    "microsoft", "xai", "x.ai", "gpt", "claude", "gemini", "bard", "llama", "mixtral", "qwen", "smol", "gemma", "phi-",
+    "copilot", "grok", "falcon", "vicuna", "alpaca", "zephyr", "olmo",
+)  # fmt: skip
 
 
 def names_itself(text: str) -> bool:
     """Whether an answer seems to say which model wrote it, or whose model it is."""
+    plain = text.lower()
+    if plain.isascii() and not any(stem in plain for stem in _STEMS):  # other letters may match without looking alike
+        return False
     return any(pattern.search(text) for pattern in _PATTERNS)

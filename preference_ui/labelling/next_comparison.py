@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, Select, bindparam, select
 
-from preference_ui.store.schema import comparisons, leases, votes
+from preference_ui.store.schema import HAS_ROOM, IS_KNOWN, comparisons, leases, votes
 from preference_ui.store.settings import DeskSettings
 
 SHOWN: tuple[ColumnElement[Any], ...] = (
@@ -27,15 +27,6 @@ def mine(purpose: str) -> ColumnElement[bool]:
     """Leases of the rater ``:account`` that are in hand or became votes."""
     live = leases.c.state.in_(["open", "voted"])
     return (leases.c.account_id == ACCOUNT) & (leases.c.purpose == purpose) & live
-
-
-def has_room() -> ColumnElement[bool]:
-    """Comparisons that want more raters."""
-    return (
-        (comparisons.c.purpose == "work")
-        & ~comparisons.c.withdrawn
-        & (comparisons.c.taken < comparisons.c.votes_wanted)
-    )
 
 
 def _not_had(purpose: str) -> ColumnElement[bool]:
@@ -78,12 +69,13 @@ def pick_repeat(connection: Connection, account_id: str, settings: DeskSettings,
     free = sorted(set(old) - seen)
     if not free:
         return None
-    return connection.execute(select(*SHOWN).where(comparisons.c.id == rng.choice(free))).one()
+    chosen = (comparisons.c.id == rng.choice(free)) & ~comparisons.c.held
+    return connection.execute(select(*SHOWN).where(chosen)).first()
 
 
 @cache
 def _work(policy: str, from_start: bool | None) -> Select[Any]:
-    query = select(*SHOWN).where(has_room() & _not_had("work"))
+    query = select(*SHOWN).where(HAS_ROOM & _not_had("work"))
     if policy == "random":
         return _along(query, from_start)
     if policy == "least_voted":
@@ -93,7 +85,7 @@ def _work(policy: str, from_start: bool | None) -> Select[Any]:
 
 @cache
 def _known(purpose: str, from_start: bool) -> Select[Any]:
-    there = (comparisons.c.purpose == purpose) & ~comparisons.c.withdrawn
+    there = IS_KNOWN & (comparisons.c.purpose == purpose) & ~comparisons.c.withdrawn & ~comparisons.c.held
     return _along(select(*SHOWN).where(there & _not_had(purpose)), from_start)
 
 

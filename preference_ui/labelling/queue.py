@@ -3,9 +3,9 @@
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from sqlalchemy import Connection, func, insert, select, text, update
+from sqlalchemy import Connection, insert, select, text, update
 
 from alignment.errors import Fault, InputError
 from alignment.records import Comparison
@@ -13,10 +13,14 @@ from preference_ui.labelling.identity_leaks import names_itself
 from preference_ui.labelling.vote_schema import storable
 from preference_ui.store.schema import comparisons
 from preference_ui.store.store import Store, now, record
+from preference_ui.store.tallies import queue_tallies_now
 
 Purpose = Literal["work", "gold", "trial"]
 UNLIMITED = 1_000_000  # gold and trial comparisons are for every rater
 MAX_TEXT = 100_000  # characters of one answer or of a whole conversation
+BATCH = 1_000  # rows of one transaction: what raters write waits for it
+TAKEN = "this id is already taken by another question"
+_SYSTEM = random.SystemRandom()
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,23 +51,30 @@ def queue_comparisons(
     weights, items = informativeness or {}, list(items)
     if faults := [fault for item in items for fault in comparison_faults(item)]:
         raise InputError(faults)
-    rows = [_row(item, "work", votes_wanted, queue, weights.get(item.id, 0.0)) for item in items]
-    return _insert(store, rows, actor)
+    return _insert(store, [work_row(item, votes_wanted, queue, weights.get(item.id, 0.0)) for item in items], actor)
 
 
 def queue_gold(store: Store, items: Iterable[Gold], *, purpose: Purpose = "gold", actor: str = "system") -> int:
     """Stores comparisons with a known answer, which every rater gets (gold: silently; trial: with feedback)."""
-    rows = []
+    items = list(items)
     if faults := [fault for gold in items for fault in comparison_faults(gold.comparison)]:
         raise InputError(faults)
-    for gold in items:
-        ranked = sorted(one for group in gold.ranking for one in group)
-        if ranked != sorted(response.id for response in gold.comparison.responses):
-            remedy = "rank every answer exactly once, best first"
-            raise InputError([Fault(f"the known ranking of {gold.comparison.id} does not fit its answers", remedy)])
-        row = _row(gold.comparison, purpose, UNLIMITED, "default", 0.0)
-        rows.append(row | {"expected": {"ranking": [list(group) for group in gold.ranking], "why": gold.why}})
-    return _insert(store, rows, actor)
+    return _insert(store, [gold_row(gold, purpose) for gold in items], actor)
+
+
+def work_row(item: Comparison, votes_wanted: int, queue: str, weight: float = 0.0) -> dict[str, Any]:
+    """A comparison that waits for raters as a row of the store."""
+    return _row(item, "work", votes_wanted, queue, weight)
+
+
+def gold_row(gold: Gold, purpose: Purpose = "gold") -> dict[str, Any]:
+    """A comparison with a known answer as a row. Raises InputError where the ranking does not fit the answers."""
+    ranked = sorted(one for group in gold.ranking for one in group)
+    if ranked != sorted(response.id for response in gold.comparison.responses):
+        remedy = "rank every answer exactly once, best first"
+        raise InputError([Fault(f"the known ranking of {gold.comparison.id} does not fit its answers", remedy)])
+    row = _row(gold.comparison, purpose, UNLIMITED, "default", 0.0)
+    return row | {"expected": {"ranking": [list(group) for group in gold.ranking], "why": gold.why}}
 
 
 def set_informativeness(store: Store, values: Mapping[str, float]) -> None:
@@ -83,12 +94,24 @@ def withdraw(store: Store, identifiers: Sequence[str], *, actor: str) -> int:
         return found
 
 
+def put_back(store: Store, identifiers: Sequence[str], *, actor: str) -> int:
+    """Puts withdrawn comparisons back into their queues, and hands out what was held: somebody has looked at them.
+
+    Returns how many it changed.
+    """
+    with store.write() as connection:
+        away = comparisons.c.id.in_(identifiers) & (comparisons.c.withdrawn | comparisons.c.held)
+        names = sorted(connection.execute(select(comparisons.c.id).where(away)).scalars())
+        changed = update(comparisons).where(comparisons.c.id.in_(names)).values(withdrawn=False, held=False)
+        connection.execute(changed)
+        for name in names:
+            record(connection, actor, "comparison.put_back", name, {})
+        return len(names)
+
+
 def waiting(store: Store) -> int:
     """How many votes are still wanted, leases that are open not counted."""
-    condition = (comparisons.c.purpose == "work") & ~comparisons.c.withdrawn
-    with store.read() as connection:
-        query = select(func.coalesce(func.sum(comparisons.c.votes_wanted - comparisons.c.taken), 0)).where(condition)
-        return int(connection.execute(query).scalar_one())
+    return sum(tally.wanted - tally.taken for tally in queue_tallies_now(store).values())
 
 
 def comparison_faults(item: Comparison) -> list[Fault]:
@@ -105,7 +128,7 @@ def comparison_faults(item: Comparison) -> list[Fault]:
     return faults
 
 
-def _row(item: Comparison, purpose: Purpose, votes_wanted: int, queue: str, weight: float) -> dict[str, object]:
+def _row(item: Comparison, purpose: Purpose, votes_wanted: int, queue: str, weight: float) -> dict[str, Any]:
     return {
         "id": item.id,
         "purpose": purpose,
@@ -115,7 +138,7 @@ def _row(item: Comparison, purpose: Purpose, votes_wanted: int, queue: str, weig
         "votes_wanted": votes_wanted,
         "taken": 0,
         "informativeness": weight,
-        "shuffle": random.SystemRandom().random(),
+        "shuffle": _SYSTEM.random(),
         "self_naming": [response.id for response in item.responses if names_itself(response.text)],
         "withdrawn": False,
         "created": now(),
@@ -123,31 +146,59 @@ def _row(item: Comparison, purpose: Purpose, votes_wanted: int, queue: str, weig
     }
 
 
-def _insert(store: Store, rows: Sequence[dict[str, object]], actor: str) -> int:
+def _insert(store: Store, rows: Sequence[dict[str, Any]], actor: str) -> int:
+    """Stores what is new, ``BATCH`` rows in each transaction, so that raters go on meanwhile."""
+    fresh: dict[str, dict[str, Any]] = {}
+    faults = []
+    with store.read() as connection:
+        known = known_rows(connection, [str(row["id"]) for row in rows])
+    for row in rows:
+        earlier = known.get(row["id"]) or fresh.get(row["id"])
+        if earlier is None:
+            fresh[row["id"]] = row
+        elif not same_question(earlier, row):
+            faults.append(Fault(TAKEN, "use a new id", field=str(row["id"])))
+    if faults:
+        raise InputError(faults)
+    new, waiting_rows = 0, list(fresh.values())
+    for start in range(0, len(waiting_rows), BATCH):
+        new += insert_batch(store, waiting_rows[start : start + BATCH], actor)
+    if new:
+        count_anew(store)
+    return new
+
+
+def insert_batch(store: Store, rows: Sequence[dict[str, Any]], actor: str) -> int:
+    """Stores those rows that are new in one transaction. Returns how many. Raises InputError, with none stored, where
+    an id was taken by another question meanwhile."""
     with store.write() as connection:
-        known = _known(connection, [str(row["id"]) for row in rows])
-        fresh: dict[str, dict[str, object]] = {}
-        faults = []
-        for row in rows:
-            identifier = str(row["id"])
-            earlier = known.get(identifier) or fresh.get(identifier)
-            if earlier is None:
-                fresh[identifier] = row
-            elif (earlier["prompt"], earlier["responses"]) != (row["prompt"], row["responses"]):
-                faults.append(Fault("this id is already taken by another question", "use a new id", field=identifier))
-        if faults:
+        known = known_rows(connection, [str(row["id"]) for row in rows])
+        if faults := [Fault(TAKEN, "use a new id", field=str(row["id"])) for row in rows
+                      if row["id"] in known and not same_question(known[row["id"]], row)]:  # fmt: skip
             raise InputError(faults)
+        fresh = [row for row in rows if row["id"] not in known]
         if fresh:
-            connection.execute(insert(comparisons), list(fresh.values()))
-            kinds = sorted({str(row["purpose"]) for row in fresh.values()})
+            connection.execute(insert(comparisons), fresh)
+            kinds = sorted({str(row["purpose"]) for row in fresh})
             record(connection, actor, "comparisons.queue", f"{len(fresh)} comparisons", {"purposes": kinds})
-            if not store.is_sqlite:  # or the next draws sort the whole queue, which PostgreSQL still thinks is short
-                connection.execute(text("ANALYZE comparisons"))
         return len(fresh)
 
 
-def _known(connection: Connection, identifiers: Sequence[str]) -> dict[str, dict[str, object]]:
-    known: dict[str, dict[str, object]] = {}
+def count_anew(store: Store) -> None:
+    """Has PostgreSQL know how long the queue is now: or the next draws sort it, which it still thinks is short."""
+    if not store.is_sqlite:
+        with store.write() as connection:
+            connection.execute(text("ANALYZE comparisons"))
+
+
+def same_question(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two rows ask the same."""
+    return bool((one["prompt"], one["responses"]) == (other["prompt"], other["responses"]))
+
+
+def known_rows(connection: Connection, identifiers: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """What is asked under these ids already."""
+    known: dict[str, dict[str, Any]] = {}
     columns = (comparisons.c.id, comparisons.c.prompt, comparisons.c.responses)
     for start in range(0, len(identifiers), 500):
         part = identifiers[start : start + 500]

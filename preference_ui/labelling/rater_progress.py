@@ -8,17 +8,17 @@ from typing import Any
 from sqlalchemy import Connection, func, select
 
 from preference_ui.labelling import next_comparison
-from preference_ui.store.schema import comparisons, leases, votes
+from preference_ui.store.schema import HAS_ROOM, comparisons, leases, votes
 from preference_ui.store.store import Store
+from preference_ui.store.tallies import total
 
 _FRESH_SECONDS = 20.0  # how long a rater's reckoning holds
-_ROOM_SECONDS = 5.0  # how long the count of what is left to all raters holds: it walks the queue
-_MINE = (votes.c.account_id == next_comparison.ACCOUNT) & (votes.c.purpose != "trial")
+_ROOM_SECONDS = 5.0  # how long the count of what is left to all raters holds
+_MINE = (votes.c.account_id == next_comparison.ACCOUNT) & votes.c.purpose.not_in(("trial", "ruling"))
 _DONE = select(func.count()).where(_MINE & votes.c.supersedes.is_(None))  # a changed vote counts once: its first
 _PACE = select(votes.c.seconds).where(_MINE).order_by(votes.c.created.desc()).limit(15)
-_ROOM = select(func.count()).select_from(comparisons).where(next_comparison.has_room())
 _HAD = select(func.count()).select_from(leases.join(comparisons)).where(
-    next_comparison.mine("work") & leases.c.revises.is_(None) & next_comparison.has_room()
+    next_comparison.mine("work") & leases.c.revises.is_(None) & HAS_ROOM
 )  # fmt: skip
 
 
@@ -42,20 +42,26 @@ class ProgressBook:
 
     def of(self, account_id: str) -> dict[str, Any]:
         """``done`` votes that stand, ``left`` for this rater, ``minutes`` left at the rater's own pace (or None)."""
+        room = self._room_left()
         with self.store.read() as connection:
             done = int(connection.execute(_DONE, {"account": account_id}).scalar_one())
             known = self._reckoned.get(account_id)
             if known is None or time.monotonic() - known.at > _FRESH_SECONDS:
-                known = self._reckoned[account_id] = self._reckon(connection, account_id, done)
+                known = self._reckoned[account_id] = self._reckon(connection, account_id, done, room)
         left = max(0, known.left - (done - known.done))
         minutes = None if known.pace is None else round(left * known.pace / 60)
         return {"done": done, "left": left, "minutes": minutes}
 
-    def _reckon(self, connection: Connection, account_id: str, done: int) -> _Reckoning:
+    def _room_left(self) -> int:
+        """Comparisons that want more raters, as of a few seconds ago: one count serves all."""
+        if time.monotonic() - self._room[0] > _ROOM_SECONDS:
+            self._room = (time.monotonic(), self._room[1])  # who asks meanwhile takes the last one
+            self._room = (time.monotonic(), total(self.store, "room"))
+        return self._room[1]
+
+    def _reckon(self, connection: Connection, account_id: str, done: int, room: int) -> _Reckoning:
         moment = time.monotonic()
-        if moment - self._room[0] > _ROOM_SECONDS:  # one count serves all raters
-            self._room = (moment, int(connection.execute(_ROOM).scalar_one()))
         had = int(connection.execute(_HAD, {"account": account_id}).scalar_one())
         recent = list(connection.execute(_PACE, {"account": account_id}).scalars())
         pace = statistics.median(recent) if len(recent) >= 3 else None
-        return _Reckoning(moment, done, max(0, self._room[1] - had), pace)
+        return _Reckoning(moment, done, max(0, room - had), pace)

@@ -4,7 +4,7 @@ from sqlalchemy import select
 
 from alignment.records import Comparison, Message, Prompt, Response, Sampling
 from preference_ui.labelling.queue import Gold, queue_gold
-from preference_ui.store.schema import comparisons
+from preference_ui.store.schema import IS_KNOWN, comparisons
 from preference_ui.store.store import Store
 
 _GOOD = """\
@@ -19,7 +19,10 @@ confident mistake is worse than a longer answer that is right."""
 def seed_trial(store: Store) -> None:
     """Stores the built-in trial where no trial comparison is there yet."""
     with store.read() as connection:
-        if connection.execute(select(comparisons.c.id).where(comparisons.c.purpose == "trial")).first() is not None:
+        if (
+            connection.execute(select(comparisons.c.id).where(IS_KNOWN & (comparisons.c.purpose == "trial"))).first()
+            is not None
+        ):
             return
     question = "I am cooking pasta on a high mountain. Does the water boil at the same temperature as at home?"
     prompt = Prompt(id="trial-1", messages=(Message(role="user", content=question),))

@@ -65,10 +65,19 @@ def read_verdict(wire: Any) -> SubmittedVote:
 def storable(value: Any) -> bool:
     """Whether every text inside is one that any database keeps: no NUL, no half of a surrogate pair."""
     if isinstance(value, str):
-        return "\x00" not in value and not any("\ud800" <= letter <= "\udfff" for letter in value)
+        return "\x00" not in value and _is_whole(value)
     if isinstance(value, dict):
         return all(storable(key) and storable(item) for key, item in value.items())
     return all(map(storable, value)) if isinstance(value, list) else True
+
+
+def _is_whole(text: str) -> bool:
+    """Whether no half of a surrogate pair is in a text."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def judge(verdict: SubmittedVote, order: tuple[str, ...], settings: DeskSettings) -> Judgement:

@@ -11,6 +11,7 @@ from preference_ui.labelling.assignment import (
     Lease,
     give_back,
     hand_over,
+    hold,
     lease_time,
     lock_rater,
     next_lease,
@@ -179,6 +180,8 @@ def _write(connection: Connection, name: str, lease: Row[Any], judgement: Judgem
     connection.execute(_FORGET_DRAFT, {"lease": lease.id})
     detail = {"comparison": lease.comparison_id, "outcome": judgement.outcome, "supersedes": lease.revises}
     record(connection, name, "vote.change" if lease.revises else "vote.cast", identifier, detail)
+    if judgement.reason == "personal_data" and lease.purpose != "trial":
+        hold(connection, lease.comparison_id, name)
     return identifier
 
 

@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 from datetime import timedelta
 
-from sqlalchemy import case, func, select
+from sqlalchemy import func, select
 
 from alignment.plain_text import markdown
 from alignment.records import Record
-from preference_ui.import_export import Filter, agreement
-from preference_ui.store.schema import comparisons, leases, votes
+from preference_ui.quality.standings import alpha, bring_up_to_date
+from preference_ui.store.schema import leases, votes
 from preference_ui.store.store import Store, now
+from preference_ui.store.tallies import queue_tallies_now, total
 
 RECENT = timedelta(minutes=10)  # who voted since then is at work
 
@@ -41,57 +42,35 @@ class DeskStanding(Record):
     votes: int
 
 
-def queue_standings(store: Store, *, agreeing: bool = True) -> list[QueueStanding]:
-    """Every queue of real work, by name. ``agreeing`` reads the votes for α, which takes longer."""
-    cast = select(votes.c.comparison_id, votes.c.account_id).where(
-        (votes.c.purpose == "work") & (votes.c.outcome != "skipped") & votes.c.supersedes.is_(None)  # changed: once
-    ).subquery()  # fmt: skip
-    counted = (
-        select(cast.c.comparison_id, func.count().label("votes")).group_by(cast.c.comparison_id).subquery()
-    )  # of each comparison
-    number, wanted = func.coalesce(counted.c.votes, 0), comparisons.c.votes_wanted
-    rows = (
-        select(
-            comparisons.c.queue,
-            func.count().label("comparisons"),
-            func.sum(case((number > wanted, wanted), else_=number)).label("votes"),
-            func.sum(wanted).label("wanted"),
-            func.count().filter(number >= wanted).label("complete"),
-        )
-        .select_from(comparisons.outerjoin(counted, counted.c.comparison_id == comparisons.c.id))
-        .where((comparisons.c.purpose == "work") & ~comparisons.c.withdrawn)
-        .group_by(comparisons.c.queue)
-        .order_by(comparisons.c.queue)
-    )  # fmt: skip
-    people = (
-        select(comparisons.c.queue, func.count(func.distinct(cast.c.account_id)))
-        .join_from(cast, comparisons, cast.c.comparison_id == comparisons.c.id)
-        .group_by(comparisons.c.queue)
-    )
-    with store.read() as connection:
-        found = connection.execute(rows).all()
-        raters = {queue: int(count) for queue, count in connection.execute(people)}
+def queue_standings(store: Store, *, agreeing: bool = True, at_most: int | None = None) -> list[QueueStanding]:
+    """Every queue of real work, by name, out of counts.
+
+    ``agreeing`` has α: what votes have changed since it was last asked is read for it, of ``at_most`` so many
+    comparisons (None: all), so that a look in the background stays short.
+    """
+    if agreeing:
+        bring_up_to_date(store, at_most=at_most)
     return [
         QueueStanding(
-            queue=row.queue, comparisons=row.comparisons, complete=row.complete, votes=int(row.votes),
-            wanted=int(row.wanted), raters=raters.get(row.queue, 0),
-            **(_alpha(store, row.queue) if agreeing else {}),
+            queue=queue, comparisons=tally.comparisons, complete=tally.complete, votes=tally.filled,
+            wanted=tally.wanted, raters=tally.raters,
+            **({"alpha": alpha(tally), "units": tally.units} if agreeing else {}),
         )
-        for row in found
+        for queue, tally in sorted(queue_tallies_now(store).items())
+        if tally.comparisons
     ]  # fmt: skip
 
 
-def desk_standing(store: Store, *, agreeing: bool = False) -> DeskStanding:
-    """The queues, the leases in raters' hands, who is at work, and the votes so far."""
+def desk_standing(store: Store, *, agreeing: bool = False, at_most: int | None = None) -> DeskStanding:
+    """The queues (as :func:`queue_standings` has them), the leases in raters' hands, who is at work, and the votes."""
     moment = now()
     held = select(func.count()).select_from(leases).where((leases.c.state == "open") & (leases.c.expires >= moment))
     at_work = select(func.count(func.distinct(votes.c.account_id))).where(votes.c.created >= moment - RECENT)
-    cast = select(func.count()).select_from(votes).where(votes.c.purpose != "trial")
     with store.read() as connection:
-        numbers = [int(connection.execute(query).scalar_one()) for query in (held, at_work, cast)]
+        numbers = [int(connection.execute(query).scalar_one()) for query in (held, at_work)]
     return DeskStanding(
-        queues=tuple(queue_standings(store, agreeing=agreeing)),
-        open_leases=numbers[0], raters_at_work=numbers[1], votes=numbers[2],
+        queues=tuple(queue_standings(store, agreeing=agreeing, at_most=at_most)),
+        open_leases=numbers[0], raters_at_work=numbers[1], votes=total(store, "given"),
     )  # fmt: skip
 
 
@@ -107,12 +86,3 @@ def standing_text(queues: Sequence[QueueStanding]) -> str:
         + ("–" if one.alpha is None else f"{one.alpha:.2f} on {one.units}") + " |"
         for one in queues
     )  # fmt: skip
-
-
-def _alpha(store: Store, queue: str) -> dict[str, float | int | None]:
-    """Krippendorff's α of the verdicts on a queue, as it is so far; None where too few were judged twice."""
-    figures = agreement(store, chosen=Filter(queue=queue), bootstrap=0)
-    for one in figures:
-        if one.of == "verdict" and one.statistic.startswith("krippendorff"):
-            return {"alpha": one.value, "units": one.units}
-    return {"alpha": None, "units": 0}

@@ -8,14 +8,14 @@ from typing import Any
 
 from pydantic import BaseModel
 from scipy.stats import binomtest
-from sqlalchemy import Connection, Row, select
+from sqlalchemy import ColumnElement, Connection, Row, select
 
 from alignment.preferences.consensus import LEVEL
 from alignment.preferences.dawid_skene import has_enough, log_odds
 from alignment.preferences.vote_agreement import Agreement, agreement_figures, share_of_votes
 from alignment.records import Comparison, Vote
-from preference_ui.labelling.ballots import Ballot, read_ballots
-from preference_ui.store.schema import accounts, comparisons
+from preference_ui.labelling.ballots import Ballot, read_ballots, read_comparisons
+from preference_ui.store.schema import accounts, votes
 from preference_ui.store.store import Store
 
 FAST_SECONDS = 3.0  # nobody reads two answers in less
@@ -49,20 +49,26 @@ class RaterQuality(BaseModel):
 
 
 class QualityReport(BaseModel):
-    """Every rater, and how far all agree. ``consensus`` says how "what the others say" was found."""
+    """Every rater, and how far all agree. ``consensus`` says how "what the others say" was found.
+
+    ``newest`` is how many of the newest votes it was found on; None: on all.
+    """
 
     votes: int
     comparisons: int
     consensus: str
     raters: list[RaterQuality]
     agreement: list[Agreement]
+    newest: int | None = None
 
 
-def quality_report(store: Store) -> QualityReport:
-    """The figures on every standing vote. Excluded votes are counted but enter no figure of the others."""
+def quality_report(store: Store, *, newest: int | None = None) -> QualityReport:
+    """The figures on every standing vote, or on the ``newest`` so many where there are more: so that they take no
+    longer with every vote. Excluded votes are counted but enter no figure of the others."""
     with store.read() as connection:
         people = connection.execute(select(accounts).order_by(accounts.c.name)).all()
-        ballots = read_ballots(connection)
+        recent = [] if newest is None else _recent(connection, newest)
+        ballots = read_ballots(connection, *recent)
         items, expected = _items(connection, {one.vote.comparison_id for one in ballots})
     counted = [one for one in ballots if not one.excluded]
     work = [one for one in counted if one.purpose == "work"]
@@ -83,18 +89,23 @@ def quality_report(store: Store) -> QualityReport:
         consensus=method,
         raters=raters,
         agreement=agreement,
+        newest=newest if recent else None,
     )
 
 
 def _items(connection: Connection, names: set[str]) -> tuple[dict[str, Comparison], dict[str, Any]]:
-    columns = (comparisons.c.id, comparisons.c.prompt, comparisons.c.responses, comparisons.c.expected)
     items, expected = {}, {}
-    for row in connection.execute(select(*columns)):
-        if row.id in names:
-            fields = {"id": row.id, "prompt": row.prompt, "responses": row.responses}
-            items[row.id] = Comparison.model_validate(fields)
-            expected[row.id] = row.expected
+    for name, row in read_comparisons(connection, names).items():
+        items[name] = Comparison.model_validate({"id": name, "prompt": row.prompt, "responses": row.responses})
+        expected[name] = row.expected
     return items, expected
+
+
+def _recent(connection: Connection, newest: int) -> list[ColumnElement[bool]]:
+    """Votes after the one that is no longer among the ``newest``; no condition where there are no more than these."""
+    before = select(votes.c.created).order_by(votes.c.created.desc()).offset(newest).limit(1)
+    moment = connection.execute(before).scalar_one_or_none()
+    return [] if moment is None else [votes.c.created > moment]
 
 
 def _rater(

@@ -21,7 +21,9 @@ from alignment.preferences.preference_files import write_votes
 from alignment.records import Record
 from preference_ui.import_export import Export, Filter, read_votes, write_export
 from preference_ui.quality.queue_stats import queue_standings, standing_text
+from preference_ui.quality.standings import AT_ONCE, bring_up_to_date
 from preference_ui.snapshots.prefect_events import send_event
+from preference_ui.snapshots.readiness import Lookout, can_be_ready
 from preference_ui.store.schema import collections, comparisons, votes
 from preference_ui.store.store import Store, StoreError, insert_if_absent, now, record
 
@@ -31,6 +33,7 @@ _log = logging.getLogger(__name__)
 Announce = Callable[[str, Export], None]
 Show = Callable[[str], None]
 SHOW_SECONDS = 60.0  # between two versions of the queues on the dashboard
+STEPS, PAUSE_SECONDS = 10, 0.2  # of bringing the standings up to date, between two looks
 
 
 class CollectionTarget(Record):
@@ -78,25 +81,25 @@ def find_collection(store: Store, queue: str) -> Collection | None:
     return None if row is None else Collection.model_validate({str(name): value for name, value in row.items()})
 
 
-def take_if_ready(store: Store, queue: str, folder: Path) -> Export | None:
+def take_if_ready(store: Store, queue: str, folder: Path, *, lookout: Lookout | None = None) -> Export | None:
     """The snapshot of a queue, taken now where its condition holds; None while votes are missing."""
     found = find_collection(store, queue)
     if found is None:
         return None
-    return found.snapshot or _take(store, found, folder)
+    return found.snapshot or _take(store, found, folder, lookout)
 
 
-def settle_collections(store: Store, folder: Path, announce: Announce) -> list[str]:
+def settle_collections(store: Store, folder: Path, announce: Announce, *, lookout: Lookout | None = None) -> list[str]:
     """Takes the snapshot of every collection whose condition holds, and announces what is not yet announced.
 
     ``folder`` gets one QUEUE.jsonl each. Returns the queues that were announced. What ``announce`` raises is logged,
-    and tried again the next time.
+    and tried again the next time. With a ``lookout``, votes are not read again and again in vain.
     """
     with store.read() as connection:
         names = connection.execute(select(collections.c.queue).where(collections.c.announced.is_(None))).scalars().all()
     announced = []
     for queue in sorted(names):
-        snapshot = take_if_ready(store, queue, folder)
+        snapshot = take_if_ready(store, queue, folder, lookout=lookout)
         if snapshot is None:
             continue
         try:
@@ -111,12 +114,19 @@ def settle_collections(store: Store, folder: Path, announce: Announce) -> list[s
     return announced
 
 
-def _take(store: Store, collection: Collection, folder: Path) -> Export | None:
-    condition = collection.condition
+def _take(store: Store, collection: Collection, folder: Path, lookout: Lookout | None) -> Export | None:
+    condition, begin = collection.condition, time.monotonic()
+    tally = can_be_ready(store, collection.queue, condition.votes_per_comparison, condition.pairs, lookout)
+    if tally is None:
+        return None
     cast = read_votes(store, _counts(collection))
     pairs = cast.pairs(condition.min_agreement)
     if len(pairs) < condition.pairs:
+        if lookout is not None:
+            lookout.missed(collection.queue, tally, condition.pairs - len(pairs), time.monotonic() - begin)
         return None
+    if lookout is not None:
+        lookout.read.pop(collection.queue, None)
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{collection.queue}.jsonl"
     export = write_export(cast, file, "pairs", "messages", condition.min_agreement)
@@ -158,6 +168,7 @@ class Watcher(threading.Thread):
         super().__init__(name="collections", daemon=True)
         self.store, self.folder, self.announce, self.seconds, self.show = store, folder, announce, seconds, show
         self._shown: tuple[float, Any] = (float("-inf"), None)  # when, and of which newest vote
+        self._lookout = Lookout()
         self._stopping = threading.Event()
 
     def run(self) -> None:
@@ -166,11 +177,18 @@ class Watcher(threading.Thread):
             try:
                 newest = self._newest()
                 if newest != seen or self._is_unsaid():
-                    settle_collections(self.store, self.folder, self.announce)
-                    seen = newest
+                    settle_collections(self.store, self.folder, self.announce, lookout=self._lookout)
+                    seen = None if self._lookout.read else newest  # what was read in vain is read again, in time
                 self._show(newest)
+                self._bring_up_to_date()
             except (StoreError, InputError) as error:
                 _log.warning("collections could not be looked at: %s", error)
+
+    def _bring_up_to_date(self) -> None:
+        """Has the standings follow the votes, in steps so short that no rater waits for one."""
+        for _ in range(STEPS):
+            if bring_up_to_date(self.store, at_most=AT_ONCE) < AT_ONCE or self._stopping.wait(PAUSE_SECONDS):
+                return
 
     def _show(self, newest: Any) -> None:
         """Says how the queues stand, where a vote came in since the last time, at most once a minute."""
@@ -179,7 +197,7 @@ class Watcher(threading.Thread):
             return
         self._shown = (time.monotonic(), newest)
         try:
-            self.show(standing_text(queue_standings(self.store)))
+            self.show(standing_text(queue_standings(self.store, at_most=AT_ONCE)))
         except Exception as error:  # the dashboard may be away; the next minute shows more
             _log.warning("the queues are not on the dashboard: %s", type(error).__name__)
 

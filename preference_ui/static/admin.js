@@ -3,6 +3,7 @@ import { ask, call, h } from "./dom.js";
 
 const percent = (value) => (value === null ? "–" : `${Math.round(value * 100)} %`);
 const NAMES = { percent_agreement: "Agreement, in per cent of pairs", krippendorff_alpha: "Krippendorff’s α", fleiss_kappa: "Fleiss’ κ" };
+const PAGE = 50; // raters shown at first
 const SVG = "http://www.w3.org/2000/svg";
 
 function svg(tag, attributes, ...children) {
@@ -31,9 +32,11 @@ export function start(element, server) {
   const notice = h("div", { class: "notice", hidden: true, role: "status" });
   const main = h("main", { class: "administration", tabIndex: -1 });
   desk.replaceChildren(h("header", { class: "top" }, h("strong", {}, "Administration"),
-    h("nav", { "aria-label": "Pages" }, h("a", { href: "/rate", class: "plain-link" }, "Rate"),
+    h("nav", { "aria-label": "Pages" }, h("a", { href: "/rate", class: "plain-link" }, "Rate"), h("a", { href: "/review", class: "plain-link" }, "Records"),
       h("button", { type: "button", class: "plain", onclick: () => load() }, "Refresh"),
       h("button", { type: "button", class: "plain", "aria-label": "Dark or light", onclick: () => window.rlhfTheme?.toggle() }, "◐"))), notice, main);
+  let pages = 1;
+  let later;
   const tell = (text, kind = "") => { notice.textContent = text; notice.className = `notice ${kind}`; notice.hidden = !text; };
 
   async function act(name, data, done) {
@@ -109,7 +112,8 @@ export function start(element, server) {
   }
 
   function show(reply) {
-    const { quality } = reply;
+    const quality = reply.quality ?? { votes: "…", comparisons: "…", consensus: "majority", raters: [], agreement: [] };
+    const shown = quality.raters.slice(0, pages * PAGE);
     const tile = (value, words) => h("div", { class: "tile" }, h("span", { class: "big" }, String(value)), h("span", { class: "quiet" }, words));
     const invited = (role, words) => h("button", { type: "button", onclick: () => invite(role) }, words);
     main.replaceChildren(
@@ -117,8 +121,10 @@ export function start(element, server) {
       h("div", { class: "tiles" }, tile(quality.votes, "votes that count"), tile(quality.comparisons, "comparisons voted on"),
         tile(reply.waiting, "votes still wanted"), tile(reply.in_hand, "in raters’ hands now")),
       h("section", { class: "card" }, h("h2", {}, "Raters"),
-        h("p", { class: "quiet" }, `“With the others” compares with ${quality.consensus === "dawid_skene" ? "the others weighted by skill (Dawid and Skene)" : "the majority of the others"}. Bars are 95 % intervals.`),
-        table("Raters", ["Name", "Votes", "Median time", "Right on gold", "With themselves", "With the others", "First shown wins", "Actions"], quality.raters.map(raterRow)),
+        h("p", { class: "quiet" }, `“With the others” compares with ${quality.consensus === "dawid_skene" ? "the others weighted by skill (Dawid and Skene)" : "the majority of the others"}. Bars are 95 % intervals.`,
+          quality.newest ? ` On the newest ${quality.newest.toLocaleString("en")} votes.` : "", reply.renewing ? " Newer figures are being made." : ""),
+        table("Raters", ["Name", "Votes", "Median time", "Right on gold", "With themselves", "With the others", "First shown wins", "Actions"], shown.map(raterRow)),
+        shown.length < quality.raters.length ? h("button", { type: "button", onclick: () => { pages += 1; show(reply); } }, `More raters (${quality.raters.length - shown.length})`) : null,
         h("div", { class: "row-actions" }, invited("rater", "Invite a rater"), invited("administrator", "Invite an administrator"))),
       h("section", { class: "card" }, h("h2", {}, "Agreement"),
         table("Agreement", ["Of", "Statistic", "Value", "Rated at least twice"], quality.agreement.map((one) => h("tr", {}, h("th", { scope: "row" }, one.of),
@@ -135,7 +141,10 @@ export function start(element, server) {
 
   async function load() {
     const reply = await call(server, "overview");
-    if (reply.ok) show(reply); else tell(reply.say, "bad");
+    if (!reply.ok) return tell(reply.say, "bad");
+    show(reply);
+    clearTimeout(later);
+    if (reply.renewing) later = setTimeout(load, 3000);
   }
 
   load();

@@ -4,13 +4,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import Connection, Integer, Select, Table, func, insert, select, text
+from sqlalchemy import Connection, Integer, Select, Table, delete, func, insert, select, text
 
 from alignment.errors import Fault, InputError
-from preference_ui.store.schema import metadata
+from preference_ui.store.schema import DERIVED, comparisons, metadata
 from preference_ui.store.store import Store, StoreError
 
 ROWS = 500  # a batch
+_TABLES = sorted(metadata.sorted_tables, key=lambda table: table in DERIVED)  # those that others refer to come first
 
 
 def copy_store(source: Store, target: Store) -> dict[str, int]:
@@ -24,9 +25,13 @@ def copy_store(source: Store, target: Store) -> dict[str, int]:
         if filled := [table.name for table in metadata.sorted_tables if count(writing, table)]:
             problem = f"the store has rows already, in {', '.join(filled)}"
             raise InputError([Fault(problem, "name an empty database", field="store")])
-        for table in metadata.sorted_tables:  # those that others refer to come first
+        for table in _TABLES:
+            if table in DERIVED:
+                writing.execute(delete(table))  # what the triggers wrote about the copied rows
+            uncounted = {"judged": 0} if table is comparisons else {}  # the copied votes are counted as they come
             for rows in reading.execute(_rows(table)).mappings().partitions(ROWS):
-                writing.execute(insert(table), [{str(name): value for name, value in row.items()} for row in rows])
+                values = [{str(name): value for name, value in row.items()} | uncounted for row in rows]
+                writing.execute(insert(table), values)
             counts[table.name] = count(reading, table)
             if (there := count(writing, table)) != counts[table.name]:
                 raise StoreError(f"{table.name} has {counts[table.name]} rows, and its copy {there}")
@@ -37,7 +42,7 @@ def copy_store(source: Store, target: Store) -> dict[str, int]:
 def row_counts(store: Store) -> dict[str, int]:
     """How many rows each table has."""
     with store.read() as connection:
-        return {table.name: count(connection, table) for table in metadata.sorted_tables}
+        return {table.name: count(connection, table) for table in _TABLES}
 
 
 def count(connection: Connection, table: Table) -> int:

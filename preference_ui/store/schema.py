@@ -2,7 +2,9 @@
 
 Votes, and the audit trail, are append-only: triggers in the first migration refuse every update and delete of them.
 ``comparisons.taken`` counts the raters who voted on a comparison or hold a lease of it; an abandoned lease gives its
-place back, and the database itself refuses more than ``votes_wanted``.
+place back, and the database itself refuses more than ``votes_wanted``. ``comparisons.judged`` counts the votes that
+stand, skips and what is left out not among them. It, ``queue_tallies`` and ``changed_comparisons`` are kept by triggers
+of the sixth migration, whoever writes: a look at the queues reads sums, never all rows.
 """
 
 from datetime import UTC, datetime
@@ -25,6 +27,7 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     false,
+    literal_column,
 )
 
 
@@ -93,7 +96,7 @@ invitations = Table(
     Column("used_by", ForeignKey("accounts.id")),
 )
 
-throttles = Table(  # failed sign-ins, by "account:NAME" and by "address:IP"
+throttles = Table(  # failed sign-ins, by "account:NAME", by "address:IP" and by "from:IP NAME"
     "throttles",
     metadata,
     Column("subject", String(160), primary_key=True),
@@ -127,10 +130,28 @@ comparisons = Table(
     Column("withdrawn", Boolean, nullable=False, default=False),
     Column("created", Utc, nullable=False),
     Column("queue", String(64), nullable=False, server_default="default"),
-    Index(None, "purpose", "withdrawn", "shuffle"),
-    Index(None, "purpose", "withdrawn", "taken", "shuffle"),
-    Index(None, "purpose", "withdrawn", "informativeness"),
+    Column("judged", Integer, nullable=False, server_default="0"),
+    Column("held", Boolean, nullable=False, server_default=false()),  # not handed out until somebody has looked at it
+    Index(None, "queue", "judged"),
 )
+# Comparisons that want more raters. The words are the indexes' own, without parameters: a database sees that they fit.
+HAS_ROOM = (
+    (comparisons.c.purpose == literal_column("'work'"))
+    & ~comparisons.c.withdrawn
+    & ~comparisons.c.held
+    & (comparisons.c.taken < comparisons.c.votes_wanted)
+)
+# Gold and trials. An index of all purposes would look better for real work, to SQLite, than the ones made for it.
+IS_KNOWN = comparisons.c.purpose != literal_column("'work'")
+Index("ix_comparisons_known", comparisons.c.purpose, comparisons.c.shuffle, sqlite_where=IS_KNOWN,
+      postgresql_where=IS_KNOWN)  # fmt: skip
+_WALKS: dict[str, list[Any]] = {
+    "random": [comparisons.c.shuffle],
+    "least_voted": [comparisons.c.taken, comparisons.c.shuffle],
+    "most_informative": [comparisons.c.informativeness.desc(), comparisons.c.taken, comparisons.c.shuffle],
+}
+for _policy, _columns in _WALKS.items():
+    Index(f"ix_comparisons_room_{_policy}", *_columns, sqlite_where=HAS_ROOM, postgresql_where=HAS_ROOM)
 
 leases = Table(
     "leases",
@@ -138,7 +159,7 @@ leases = Table(
     Column("id", String(32), primary_key=True),
     Column("comparison_id", ForeignKey("comparisons.id"), nullable=False),
     Column("account_id", ForeignKey("accounts.id"), nullable=False),
-    Column("purpose", String(8), nullable=False),  # work | gold | trial | repeat
+    Column("purpose", String(8), nullable=False),  # work | gold | trial | repeat | ruling
     Column("state", String(8), nullable=False),  # open | voted | expired
     Column("order", JSON, nullable=False),  # response ids as shown, first to last
     Column("drawn_by", String(16), nullable=False),  # the policy, or "random" for the calibration share
@@ -189,6 +210,7 @@ votes = Table(
     Column("created", Utc, nullable=False),
     Column("supersedes", ForeignKey("votes.id"), unique=True),
     Index(None, "account_id", "created"),
+    Index(None, "created"),
 )
 
 exclusions = Table(  # a row here leaves a vote out of every figure and export; removing the row brings it back
@@ -198,6 +220,40 @@ exclusions = Table(  # a row here leaves a vote out of every figure and export; 
     Column("by", String(64), nullable=False),
     Column("reason", Text, nullable=False),
     Column("created", Utc, nullable=False),
+)
+
+TALLIED = (
+    "comparisons", "wanted", "taken", "room", "complete", "filled", "judged", "wide", "votes", "given", "corrections",
+    "units", "first", "second", "ties", "both_bad",
+)  # fmt: skip
+queue_tallies = Table(  # a ledger: a figure is the sum of its column; see preference_ui.store.tallies
+    "queue_tallies",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("queue", String(64), nullable=False),
+    Column("account_id", String(32), nullable=False, server_default=""),  # whose votes; empty for all else
+    *(Column(name, Integer, nullable=False, server_default="0") for name in TALLIED),
+    Column("apart", Float, nullable=False, server_default="0"),
+)
+
+changed_comparisons = Table(  # a row for each change of a comparison's votes that is not in ``standings`` yet
+    "changed_comparisons",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("comparison_id", String(128), nullable=False),
+)
+
+standings = Table(  # what the votes on a comparison say, a few seconds behind them; see quality/standings.py
+    "standings",
+    metadata,
+    Column("comparison_id", ForeignKey("comparisons.id"), primary_key=True),
+    Column("queue", String(64), nullable=False),
+    *(Column(name, Integer, nullable=False) for name in ("judged", "flags", "comments", "corrections")),
+    *(Column(name, Integer, nullable=False) for name in ("units", "first", "second", "ties", "both_bad")),
+    Column("apart", Float, nullable=False),
+    Column("disagreement", Float, nullable=False, index=True),  # 1 less the largest share that says the same of a pair
+    Column("ruled", Boolean, nullable=False),  # an administrator has adjudicated it
+    Column("newest", Utc, nullable=False, index=True),  # vote
 )
 
 collections = Table(
@@ -248,3 +304,5 @@ audit = Table(
     Column("subject", String(160), nullable=False),
     Column("detail", JSON, nullable=False),
 )
+
+DERIVED = (queue_tallies, changed_comparisons, standings)  # made from the other tables, by triggers and by looks

@@ -9,12 +9,12 @@ from pydantic import ValidationError
 
 from preference_ui.accounts import accounts
 from preference_ui.accounts.auth import Account, sign_out_everywhere
-from preference_ui.arena.votes import matches, read_talk_votes
+from preference_ui.arena.votes import count_matches
 from preference_ui.labelling.assignment import open_leases
 from preference_ui.labelling.exclusion import exclude_rater, include_rater
 from preference_ui.labelling.queue import waiting
 from preference_ui.labelling.vote_schema import storable
-from preference_ui.quality.rater_quality import quality_report
+from preference_ui.quality.quality_book import QualityBook
 from preference_ui.store.errors import Refusal
 from preference_ui.store.settings import DeskSettings
 from preference_ui.store.store import Store
@@ -39,6 +39,7 @@ class AdministratorHandlers:
 
     def __init__(self, store: Store) -> None:
         self.store = store
+        self.quality = QualityBook(store)
 
     def functions(self) -> list[Callable[..., Any]]:
         """The handlers, under the names that the browser calls them by."""
@@ -69,10 +70,12 @@ class AdministratorHandlers:
         people = [
             {**one, "created": one["created"].isoformat(timespec="seconds")} for one in accounts.people(self.store)
         ]
+        report, renewing = self.quality.now()
         return {
-            "quality": quality_report(self.store).model_dump(mode="json"),
+            "quality": None if report is None else report.model_dump(mode="json"),
+            "renewing": renewing,
             "people": people,
-            "matches": [match.model_dump(mode="json") for match in matches(read_talk_votes(self.store))],
+            "matches": [match.model_dump(mode="json") for match in count_matches(self.store)],
             "waiting": waiting(self.store),
             "in_hand": open_leases(self.store),
             "settings": settings.model_dump(mode="json"),

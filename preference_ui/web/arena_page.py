@@ -10,7 +10,7 @@ import anyio.to_thread
 import gradio as gr
 
 from preference_ui.accounts.auth import Account
-from preference_ui.arena.responders import LiveTurn, Speakers
+from preference_ui.arena.responders import Speakers
 from preference_ui.arena.talks import MAX_SAID, MAX_TURNS, Talk, leave_talk, own_talk, say, talk_in_hand, vote_on_talk
 from preference_ui.labelling.identity_leaks import names_itself
 from preference_ui.store.errors import Refusal
@@ -98,6 +98,8 @@ class ArenaHandlers:
             await asyncio.sleep(_LOOK_SECONDS)
         if reply.get("ended"):
             return await anyio.to_thread.run_sync(answer, request, lambda account: self._ended(account, data))
+        if "texts" in reply:  # to make pages of them takes its time: nobody else is to wait for it
+            return await anyio.to_thread.run_sync(answer, request, lambda _account: _live(reply))
         return reply
 
     def _heard(self, account: Account, data: Any) -> Answer:
@@ -109,7 +111,7 @@ class ArenaHandlers:
             raise Refusal("no_talk", "This talk is not yours. Please reload the page.")
         if live is None:
             return {"ended": True}
-        return _NOTHING_NEW if live.heard == heard else _live(live)
+        return _NOTHING_NEW if live.heard == heard else {"heard": live.heard, "texts": list(live.texts)}
 
     def _ended(self, account: Account, data: Any) -> Answer:
         talk = own_talk(self.store, account.id, data["talk"])
@@ -121,9 +123,9 @@ class ArenaHandlers:
         return _screen(talk)
 
 
-def _live(live: LiveTurn) -> Answer:
-    shown = [{"html": to_html.__wrapped__(text), "names_itself": names_itself(text)} for text in list(live.texts)]
-    return {"heard": live.heard, "answers": shown}
+def _live(heard: Answer) -> Answer:
+    shown = [{"html": to_html.__wrapped__(text), "names_itself": names_itself(text)} for text in heard["texts"]]
+    return {"heard": heard["heard"], "answers": shown}
 
 
 def _screen(talk: Talk) -> Answer:

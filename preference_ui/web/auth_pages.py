@@ -16,7 +16,12 @@ from preference_ui.store.errors import Refusal
 from preference_ui.store.store import Store, StoreError
 from preference_ui.web.middleware import COOKIE, UNAVAILABLE, session_token
 
-AFTER = ("/rate", "/admin", "/arena")  # where a sign-in may lead; nothing else, so that a link cannot send people away
+AFTER = (
+    "/rate",
+    "/admin",
+    "/arena",
+    "/review",
+)  # where a sign-in may lead; nothing else, so that a link cannot send people away
 WELCOME = "Compare answers, calmly. Your votes teach the next model."
 Text = Annotated[str, Form(max_length=300)]
 

@@ -6,10 +6,11 @@ everything is therefore refused that is not on the short lists here, whoever ask
 
 import logging
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Any
 from urllib.parse import quote, urlsplit
 
+import anyio
 import anyio.to_thread
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import cookie_parser
@@ -22,6 +23,7 @@ from preference_ui.store.store import Store, StoreError
 COOKIE = "rlhf_session"
 ACCOUNT_KEY = "rlhf_account"  # where the guard leaves the account in the request's scope
 MAX_BODY = 256 * 1024
+BODY_SECONDS = 15.0  # until all of it has to be here
 UNAVAILABLE = "The database does not answer. Nothing is lost; please try again in a moment."
 _log = logging.getLogger(__name__)
 _READ = re.compile(
@@ -29,6 +31,7 @@ _READ = re.compile(
     r"|/gradio_api/(?:app_id|info|startup-events|theme\.css|login_check|user|heartbeat/[\w-]+)/?"
 )
 _WRITE = re.compile(r"/gradio_api/component_server/?")
+_EVENT = re.compile(r"/gradio_api/run/predict/?")  # of a page of Gradio's own components
 _HEADERS = {
     # Gradio evaluates its components' scripts, hence 'unsafe-eval' and 'unsafe-inline'; nothing may come from another
     # host or go to one, so an answer's text can neither load a tracker nor carry a vote away.
@@ -47,10 +50,20 @@ _HEADERS = {
 class Guard:
     """ASGI middleware. ``mounts`` maps the path of a page to the role that it is for (None: whoever is signed in)."""
 
-    def __init__(self, app: ASGIApp, *, store: Store, mounts: Mapping[str, str | None]) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        store: Store,
+        mounts: Mapping[str, str | None],
+        own_host: str | None = None,
+        with_events: Collection[str] = (),
+    ) -> None:
         self.app = app
         self.store = store
         self.mounts = dict(mounts)
+        self.with_events = with_events
+        self.own_host = own_host  # as browsers write it, where a proxy may write another into the request
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -60,10 +73,16 @@ class Guard:
         send = _with_headers(send, scope["path"])
         answer = self._refuse(scope) or await self._admit(scope)
         if answer is not None:
-            await _drain(_limited(receive))
+            with anyio.move_on_after(BODY_SECONDS):
+                await _drain(_limited(receive))
             await answer(scope, receive, send)
             return
-        await self._pass_on(scope, _limited(receive), send)
+        body = await _whole_body(receive)
+        if isinstance(body, Response):
+            body.headers["connection"] = "close"
+            await body(scope, receive, send)
+            return
+        await self._pass_on(scope, _again(body, receive), send)
 
     async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Ends what goes wrong inside here: a server that sees it closes the connection, and with it the next vote."""
@@ -85,7 +104,7 @@ class Guard:
         headers = Headers(scope=scope)
         if scope["method"] not in ("GET", "HEAD", "POST"):
             return _sentence(405, "This is not done here.")
-        if scope["method"] == "POST" and _is_cross_site(headers):
+        if scope["method"] == "POST" and _is_cross_site(headers, self.own_host):
             return _sentence(403, "This request came from another site and was not carried out.")
         length = headers.get("content-length", "0")
         if not length.isdigit() or int(length) > MAX_BODY:
@@ -99,7 +118,7 @@ class Guard:
         if mount is None:
             return None
         rest = scope["path"][len(mount) :]
-        allowed = _WRITE if scope["method"] == "POST" else _READ
+        allowed = _READ if scope["method"] != "POST" else _EVENT if mount in self.with_events else _WRITE
         if allowed.fullmatch(rest) is None or ".." in rest:
             return _sentence(404, "There is nothing here.")
         try:
@@ -131,12 +150,12 @@ def _is_below(path: str, mount: str) -> bool:
     return path == mount or path.startswith(mount + "/")
 
 
-def _is_cross_site(headers: Headers) -> bool:
+def _is_cross_site(headers: Headers, own_host: str | None) -> bool:
     """Whether a browser says that another site made this request. Programs say nothing, and send no cookie unasked."""
     if headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
         return True
     origin = headers.get("origin")
-    return origin is not None and urlsplit(origin).netloc.lower() != headers.get("host", "").lower()
+    return origin is not None and urlsplit(origin).netloc.lower() not in (headers.get("host", "").lower(), own_host)
 
 
 def _sentence(status: int, say: str, *, code: str = "refused") -> Response:
@@ -154,6 +173,37 @@ def _limited(receive: Receive) -> Receive:
         return {"type": "http.disconnect"} if taken > MAX_BODY else message
 
     return limited
+
+
+async def _whole_body(receive: Receive) -> bytes | Response:
+    """What a request carries, once all of it has come; else why it is not waited for any longer.
+
+    A body that comes byte by byte would otherwise be held, with its thread's place, for as long as its sender likes.
+    """
+    parts: list[bytes] = []
+    with anyio.move_on_after(BODY_SECONDS):
+        while True:
+            message = await receive()
+            parts.append(message.get("body", b""))
+            if sum(map(len, parts)) > MAX_BODY:
+                return _sentence(413, "This is more than can be taken at once.")
+            if message["type"] != "http.request" or not message.get("more_body", False):
+                return b"".join(parts)
+    return _sentence(408, "This took too long to arrive. Please try again.")
+
+
+def _again(body: bytes, receive: Receive) -> Receive:
+    """The request's body in one piece, and then whatever else is heard."""
+    told = False
+
+    async def again() -> Message:
+        nonlocal told
+        if told:
+            return await receive()
+        told = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return again
 
 
 async def _drain(receive: Receive) -> None:

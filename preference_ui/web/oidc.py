@@ -26,6 +26,7 @@ from preference_ui.accounts import accounts
 from preference_ui.store.errors import Refusal
 from preference_ui.store.store import Store
 from preference_ui.web.auth_pages import set_session
+from preference_ui.web.public_address import LOCAL, PublicAddress
 
 _log = logging.getLogger(__name__)
 
@@ -52,9 +53,12 @@ class OidcSettings:
         return cls(issuer, **found, name=os.environ.get("RLHF_OIDC_NAME", "your organisation"))
 
 
-def add_oidc(app: fastapi.FastAPI, store: Store, settings: OidcSettings) -> None:
-    """Adds /login/oidc and its way back."""
-    app.add_middleware(SessionMiddleware, secret_key=secrets.token_urlsafe(32), session_cookie="rlhf_oidc", max_age=600)
+def add_oidc(app: fastapi.FastAPI, store: Store, settings: OidcSettings, address: PublicAddress = LOCAL) -> None:
+    """Adds /login/oidc and its way back, which lies at ``address``."""
+    app.add_middleware(
+        SessionMiddleware, secret_key=secrets.token_urlsafe(32), session_cookie="rlhf_oidc", max_age=600,
+        https_only=address.scheme == "https",
+    )  # fmt: skip
     oauth = OAuth()
     client: Any = oauth.register(
         "provider",
@@ -67,7 +71,9 @@ def add_oidc(app: fastapi.FastAPI, store: Store, settings: OidcSettings) -> None
     async def leave(request: fastapi.Request, invitation: str = "") -> Response:
         request.session["invitation"] = invitation[:100]
         try:
-            return await client.authorize_redirect(request, str(request.url_for("oidc_return")))  # type: ignore[no-any-return]
+            own = request.url_for("oidc_return")
+            back = str(own) if address.url is None else f"{address.url}{own.path}"
+            return await client.authorize_redirect(request, back)  # type: ignore[no-any-return]
         except (HTTPError, AuthlibBaseError):
             return _sorry("The sign-in service does not answer. Please try again later.", 503)
 

@@ -23,9 +23,10 @@ from preference_ui.store.store import Store, StoreError
 from preference_ui.web.middleware import session_token
 
 TOKEN = "RLHF_METRICS_TOKEN"
-AGREEMENT_SECONDS = 60.0  # how long α holds: it reads every vote
+AGREEMENT_SECONDS = 60.0  # how long α holds
+CHANGED = 100  # comparisons whose votes are read for it, at most: the rest at the next look
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-PAGES = ("rate", "admin", "arena", "desk", "login", "invite", "health", "metrics")
+PAGES = ("rate", "admin", "review", "arena", "desk", "login", "invite", "health", "metrics")
 GAUGES = {  # of each queue: the figure of QueueStanding, and what it is
     "rlhf_queue_comparisons": ("comparisons", "Comparisons in a queue."),
     "rlhf_queue_open": ("open", "Comparisons of a queue that still want votes."),
@@ -52,7 +53,7 @@ class Desk(Collector):
     def collect(self) -> Iterator[Metric]:
         """Yields the desk's figures as they are now; α as of a minute ago at most."""
         agreeing = time.monotonic() > self._known_until
-        desk = desk_standing(self.store, agreeing=agreeing)
+        desk = desk_standing(self.store, agreeing=agreeing, at_most=CHANGED)
         if agreeing:
             self._alphas = {one.queue: one.alpha for one in desk.queues}
             self._known_until = time.monotonic() + AGREEMENT_SECONDS

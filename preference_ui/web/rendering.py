@@ -5,9 +5,12 @@ of the renderers is not a hole. Pictures are not loaded: a picture's address can
 """
 
 import re
-from collections.abc import Sequence
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from html import escape
+from io import StringIO
 from typing import Any
 
 import nh3
@@ -16,7 +19,6 @@ from markdown_it import MarkdownIt
 from markdown_it.rules_block import StateBlock
 from markdown_it.rules_inline import StateInline
 from markdown_it.token import Token
-from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import get_lexer_by_name
 from pygments.util import ClassNotFound
@@ -48,6 +50,17 @@ _ATTRIBUTES = {
     "munder": {"accentunder"},
 }
 MAX_FORMULA = 2_000
+MAX_COLOURED = 10_000  # characters of a piece of code
+COLOUR_SECONDS = 0.3  # for the colours of all code in one text
+
+
+class _Colours(threading.local):
+    """Until when the text that this thread renders may be coloured."""
+
+    until = 0.0
+
+
+_colours = _Colours()
 # What may be wider than the page scrolls, and what scrolls can be reached by keyboard (WCAG 2.1.1). So do formulas that
 # stand by themselves.
 _SCROLLING = ("pre", "table")
@@ -56,6 +69,7 @@ _SCROLLING = ("pre", "table")
 @lru_cache(maxsize=2_000)
 def to_html(text: str) -> str:
     """Renders a text. The result holds no script, no style, no form, no picture, and no link but http(s) and mailto."""
+    _colours.until = time.monotonic() + COLOUR_SECONDS
     try:
         rendered = _parser().render(text)
     except Exception:  # whatever a strange text does to a renderer, the rater must see the text
@@ -83,11 +97,32 @@ def _parser() -> MarkdownIt:
 
 
 def _code(code: str, language: str, _attributes: str) -> str:
+    """Code in its colours; without them where it is long, or the text has had its time for them: some of the lexers
+    take the square of the length."""
+    if len(code) > MAX_COLOURED or time.monotonic() > _colours.until:
+        return ""
     try:
         lexer = get_lexer_by_name(language or "text", stripnl=False)
     except ClassNotFound:
         return ""
-    return str(highlight(code, lexer, _formatter()))
+    try:
+        return str(_formatted(_in_time(lexer.get_tokens(code), _colours.until)))
+    except TimeoutError:
+        return ""
+
+
+def _formatted(tokens: Iterable[tuple[Any, str]]) -> str:
+    whole = StringIO()
+    _formatter().format(tokens, whole)
+    return whole.getvalue()
+
+
+def _in_time(tokens: Iterable[tuple[Any, str]], until: float) -> Iterator[tuple[Any, str]]:
+    """The tokens; raises TimeoutError once it is too late."""
+    for token in tokens:
+        if time.monotonic() > until:
+            raise TimeoutError
+        yield token
 
 
 @lru_cache(maxsize=1)

@@ -76,7 +76,8 @@ def database(given: str, folder: Path) -> Iterator[str]:
     if given == "sqlite":
         yield f"sqlite:///{folder}/votes.db"
     elif given == "postgresql":
-        binaries = max(Path("/usr/lib/postgresql").glob("*/bin"), default=None)
+        found = shutil.which("initdb")
+        binaries = Path(found).parent if found else max(Path("/usr/lib/postgresql").glob("*/bin"), default=None)
         if binaries is None:
             raise SystemExit("PostgreSQL's server is not installed (Debian: postgresql)")
         home = Path(tempfile.mkdtemp(prefix="raters-pg-"))

@@ -1,3 +1,4 @@
+import gzip
 import json
 import random
 from collections.abc import Callable
@@ -13,8 +14,9 @@ from alignment.records import Comparison, Vote
 from preference_ui.import_export import Filter, agreement, export_votes, import_comparisons, pseudonym
 from preference_ui.labelling.assignment import next_lease, reopen
 from preference_ui.labelling.exclusion import exclude_rater
-from preference_ui.labelling.queue import Gold, queue_comparisons, queue_gold
+from preference_ui.labelling.queue import Gold, insert_batch, queue_comparisons, queue_gold
 from preference_ui.labelling.voting import cast_vote
+from preference_ui.quality.queue_stats import queue_standings
 from preference_ui.store.settings import DeskSettings
 from preference_ui.store.store import Store, now
 
@@ -167,3 +169,44 @@ def test_agreement_has_intervals(voted: Store) -> None:
     alpha = next(one for one in agreement(voted, bootstrap=50) if one.statistic == "krippendorff_alpha")
     assert alpha.units == 2
     assert alpha.value is not None
+
+
+def test_an_import_says_how_far_it_is_and_holds_few_rows(
+    sqlite_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """2,500 rows, the last of them a repeated one: batches of 1,000, and never more of them at once."""
+    path, told, batches = tmp_path / "in.jsonl", [], []
+    rows = [{"prompt": f"{at}?", "responses": ["a", "b"]} for at in range(2_499)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in [*rows, rows[0]]))
+
+    def insert(store: Store, batch: list[dict[str, object]], actor: str) -> int:
+        batches.append(len(batch))
+        return insert_batch(store, batch, actor)
+
+    monkeypatch.setattr("preference_ui.import_export.insert_batch", insert)
+    found = import_comparisons(sqlite_store, path, progress=lambda what, rows: told.append((what, rows)))
+    assert (found.rows, found.new, found.repeated, found.known) == (2_500, 2_499, 1, 0)
+    assert told == [("checked", 1000), ("checked", 2000), ("queued", 1000), ("queued", 2000), ("queued", 2499)]
+    assert batches == [1000, 1000, 499]
+
+
+def test_an_id_of_another_question_is_a_fault_with_its_row_and_nothing_is_queued(
+    sqlite_store: Store, comparison: Make, tmp_path: Path
+) -> None:
+    queue_comparisons(sqlite_store, [comparison("c1")], votes_wanted=1)
+    path = tmp_path / "in.jsonl"
+    other = comparison("c1", question="Another?").model_dump(mode="json")
+    path.write_text(json.dumps(ROWS[0]) + "\n" + json.dumps(other) + "\n")
+    with pytest.raises(InputError, match=r"in\.jsonl:2.*already taken"):
+        import_comparisons(sqlite_store, path)
+    assert queue_standings(sqlite_store)[0].comparisons == 1
+
+
+def test_a_gzip_file_that_is_cut_off_queues_nothing(sqlite_store: Store, tmp_path: Path) -> None:
+    """What is wrong shows only behind rows that could be read."""
+    path = tmp_path / "in.jsonl.gz"
+    rows = [{"prompt": f"{at} {random.random()}?", "responses": ["a", "b"]} for at in range(3_000)]
+    path.write_bytes(gzip.compress("".join(json.dumps(row) + "\n" for row in rows).encode())[:-2_000])
+    with pytest.raises(InputError, match="not a whole gzip file"):
+        import_comparisons(sqlite_store, path)
+    assert queue_standings(sqlite_store) == []

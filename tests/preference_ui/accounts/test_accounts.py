@@ -4,6 +4,7 @@ import pytest
 from sqlalchemy import select, update
 
 from preference_ui.accounts import accounts as people
+from preference_ui.accounts import throttle
 from preference_ui.accounts.auth import authenticate, sign_in, sign_out_everywhere
 from preference_ui.store import schema
 from preference_ui.store.errors import Refusal
@@ -101,3 +102,56 @@ def test_openid_links_an_invited_person_and_nobody_else(store: Store) -> None:
     assert account.name == "ada"
     with pytest.raises(Refusal, match="not right"):  # there is no password to guess
         sign_in(store, "ada", "", "10.0.0.1")
+
+
+def _known(store: Store, name: str = "root") -> None:
+    token = people.invite(store, "administrator", created_by="system")
+    people.accept(store, token, name, PASSWORD)
+
+
+def _fail(store: Store, address: str, name: str = "root", reason: str = "not right") -> None:
+    with pytest.raises(Refusal, match=reason):
+        sign_in(store, name, "wrong", address)
+
+
+def test_right_passwords_count_towards_no_lock(store: Store) -> None:
+    """An office behind one gateway comes in the morning."""
+    _known(store)
+    for _ in range(throttle.FREE_ADDRESS + 5):
+        sign_in(store, "root", PASSWORD, "10.0.0.1")
+    with store.read() as connection:
+        assert connection.execute(select(schema.throttles)).all() == []
+
+
+def test_an_outsider_locks_nobody_out(store: Store) -> None:
+    """Guesses from elsewhere at an administrator's name, for longer than an hour, and from many addresses."""
+    _known(store)
+    for place in range(20):
+        _fail(store, f"203.0.113.{place}")
+    for _ in range(throttle.FREE_HERE):
+        with store.write() as connection:
+            connection.execute(update(schema.throttles).values(locked_until=None))
+        _fail(store, "203.0.113.99")
+    _fail(store, "203.0.113.99", reason="Too many")
+    assert authenticate(store, sign_in(store, "root", PASSWORD, "10.0.0.1")) is not None  # from a new place, too
+    _fail(store, "203.0.113.99", reason="Too many")  # which forgave the outsider nothing
+
+
+def test_guesses_from_many_addresses_get_few_tries_each(store: Store) -> None:
+    _known(store)
+    for place in range(throttle.FREE_ANYWHERE):
+        _fail(store, f"203.0.113.{place}")
+    for _ in range(throttle.SPARED):
+        _fail(store, "203.0.113.50")
+    _fail(store, "203.0.113.50", reason="Too many")
+
+
+def test_a_rescue_from_the_shell_opens_the_door_to_one_name(store: Store) -> None:
+    _known(store)
+    for name in ("root", "grass-root", "x root"):
+        for _ in range(throttle.FREE_HERE):
+            _fail(store, "10.0.0.1", name)
+    assert throttle.unlock(store, "root", actor="shell") >= 2
+    assert authenticate(store, sign_in(store, "root", PASSWORD, "10.0.0.1")) is not None
+    _fail(store, "10.0.0.1", "grass-root", "Too many")
+    assert store.audit_trail(subject="root")[1]["action"] == "account.unlock"

@@ -1,0 +1,85 @@
+"""The raters' app's people from the shell."""
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from preference_ui.accounts import accounts as people
+from preference_ui.accounts import throttle
+from preference_ui.accounts.auth import sign_in
+from preference_ui.store.errors import Refusal
+from preference_ui.store.store import Store
+from tests.flows.conftest import call
+
+PASSWORD, NEW = "three calm green rivers", "seven loud red mountains"
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    opened = Store.open(str(tmp_path / "w/raters/votes.db"))
+    token = people.first_administrator(opened)
+    assert token is not None
+    people.accept(opened, token, "root", PASSWORD)
+    return opened
+
+
+def _raters(tmp_path: Path, *words: str) -> Any:
+    return call("raters", *words, "--workspace", tmp_path / "w")
+
+
+def test_an_invitation_from_the_shell_works_is_listed_and_can_be_revoked(store: Store, tmp_path: Path) -> None:
+    words = ("--role", "administrator", "--note", "for ada", "--public-url", "https://r.example")
+    link = _raters(tmp_path, "invite", *words)
+    assert link.code == 0
+    assert link.out.startswith("https://r.example/invite/")
+    token = link.out.strip().rpartition("/")[2]
+    assert people.invitation_role(store, token) == "administrator"
+    [pending] = json.loads(_raters(tmp_path, "invitations", "--json").out)
+    assert (pending["role"], pending["note"], pending["created_by"]) == ("administrator", "for ada", "shell")
+    assert token not in json.dumps(pending)
+    assert json.loads(_raters(tmp_path, "invitations", "--revoke", pending["id"], "--json").out) == []
+    with pytest.raises(Refusal, match="already used"):
+        people.invitation_role(store, token)
+    again = _raters(tmp_path, "invitations", "--revoke", pending["id"])
+    assert (again.code, again.err.count("\n")) == (2, 1)
+    assert "no such invitation" in again.err
+
+
+def test_a_password_is_set_from_the_shell_and_old_sessions_end(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{NEW}\n"))
+    done = _raters(tmp_path, "password", "root")
+    assert done.code == 0, done.err
+    assert NEW not in done.out + done.err
+    assert sign_in(store, "root", NEW, "10.0.0.1")
+    with pytest.raises(Refusal, match="not right"):
+        sign_in(store, "root", PASSWORD, "10.0.0.1")
+    assert "account.password" in [line["action"] for line in store.audit_trail(subject="root")]
+    monkeypatch.setattr("sys.stdin", io.StringIO("short\n"))
+    weak = _raters(tmp_path, "password", "root")
+    assert (weak.code, weak.err.count("\n")) == (2, 1)
+    assert "at least 10 characters" in weak.err
+
+
+def test_a_locked_administrator_is_rescued_from_the_shell(store: Store, tmp_path: Path) -> None:
+    for _ in range(throttle.FREE_HERE):
+        with pytest.raises(Refusal, match="not right"):
+            sign_in(store, "root", "wrong", "10.0.0.1")
+    with pytest.raises(Refusal, match="Too many"):
+        sign_in(store, "root", PASSWORD, "10.0.0.1")
+    assert _raters(tmp_path, "unlock", "root").code == 0
+    assert sign_in(store, "root", PASSWORD, "10.0.0.1")
+    unknown = _raters(tmp_path, "unlock", "nobody")
+    assert (unknown.code, unknown.err.count("\n")) == (2, 1)
+
+
+def test_a_public_url_that_is_none_ends_before_anything_starts(tmp_path: Path) -> None:
+    for words in (("--public-url", "raters.example"), ("--trusted-proxy", "proxy")):
+        ended = call("rate", "--port", "0", *words, "--workspace", tmp_path / "new")
+        assert (ended.code, ended.err.count("\n")) == (2, 1)
+        assert ended.err.startswith(f"{words[0]}: ")
+        assert not (tmp_path / "new").exists()
