@@ -24,6 +24,7 @@ from alignment.preferences.preference_files import (
     write_snapshot,
     write_votes,
 )
+from alignment.preferences.thumbs import labelled_answers, write_labelled_answers
 from alignment.preferences.vote_agreement import Agreement, agreement_figures
 from alignment.records import Comparison, PreferencePair, Record, Vote
 from preference_ui.labelling.ballots import read_ballots
@@ -32,7 +33,7 @@ from preference_ui.store.schema import comparisons, votes
 from preference_ui.store.store import Store
 
 T = TypeVar("T")
-What = Literal["pairs", "votes", "demonstrations"]
+What = Literal["pairs", "thumbs", "votes", "demonstrations"]
 
 
 class Filter(Record):
@@ -83,12 +84,13 @@ class Imported(Record):
 def import_comparisons(
     store: Store, path: Path, *, votes_wanted: int = 3, queue: str = "default", gold: bool = False, actor: str = "cli"
 ) -> Imported:
-    """Queues a file's comparisons (see :func:`alignment.preferences.files.read_comparisons`) and counts every row.
+    """Queues a file's comparisons (:func:`~alignment.preferences.preference_files.read_comparisons`); counts each row.
 
+    A row with one answer alone is voted up or down.
     ``gold`` stores rows with a known order (``chosen``, ``rejected``) as gold instead, mixed in silently. Raises
     InputError with the faults of all rows; then nothing is queued.
     """
-    rows = numbered_comparisons(path)
+    rows = numbered_comparisons(path, fewest=2 if gold else 1)
     raise_faults([fault for number, known in rows for fault in _import_faults(known, str(path), number, gold=gold)])
     first = first_rows(rows)
     if gold:
@@ -109,7 +111,8 @@ def _import_faults(known: KnownComparison, path: str, row: int, *, gold: bool) -
 def export_votes(
     store: Store, path: Path, *, what: What = "pairs", form: Form = "messages", chosen: Filter = ALL
 ) -> Export:
-    """Writes preference pairs (TRL's columns), the votes themselves, or the corrections as demonstrations.
+    """Writes preference pairs (TRL's columns), answers with a thumb (``prompt``, ``completion``, ``label``: TRL's
+    unpaired form), the votes themselves, or the corrections as demonstrations.
 
     Pairs are .jsonl or .parquet, the others .jsonl. Corrections are pairs too: better than the answer they were made
     from. Raters appear under pseudonyms that stay the same from one export to the next. Raises InputError where
@@ -123,6 +126,9 @@ def write_export(cast: "CastVotes", path: Path, what: What, form: Form, min_agre
     if what == "pairs":
         pairs = cast.pairs(min_agreement)
         rows, digest = len(pairs), write_snapshot(path, some(pairs, path), form)
+    elif what == "thumbs":
+        labelled = labelled_answers(cast.comparisons, cast.votes, min_agreement)
+        rows, digest = len(labelled), write_labelled_answers(path, some(labelled, path), form)
     elif what == "votes":
         rows, digest = len(cast.votes), write_votes(path, some(cast.votes, path))
     else:

@@ -41,9 +41,12 @@ def read_comparisons(path: Path) -> list[KnownComparison]:
     return list(first_rows(numbered_comparisons(path)).values())
 
 
-def numbered_comparisons(path: Path) -> list[tuple[int, KnownComparison]]:
-    """The comparison of every row with the row's number, repeated ones included. Raises InputError."""
-    return parse_rows(path, _parse)
+def numbered_comparisons(path: Path, fewest: int = 2) -> list[tuple[int, KnownComparison]]:
+    """The comparison of every row with the row's number, repeated ones included. Raises InputError.
+
+    ``fewest`` answers make a comparison: 1 where one answer alone may be voted up or down.
+    """
+    return parse_rows(path, lambda row: _parse(row, fewest))
 
 
 def first_rows(rows: Sequence[tuple[int, KnownComparison]]) -> dict[str, KnownComparison]:
@@ -120,7 +123,7 @@ def demonstrations(corrections: Sequence[Correction]) -> list[Demonstration]:
     return [made[identifier] for identifier in sorted(made)]
 
 
-def _parse(row: Row) -> KnownComparison:
+def _parse(row: Row, fewest: int) -> KnownComparison:
     if "responses" not in row:
         return _from_pair(row)
     if isinstance(row.get("prompt"), dict):
@@ -131,13 +134,15 @@ def _parse(row: Row) -> KnownComparison:
                 Fault(one["msg"], "write a whole comparison", field=_dotted(one["loc"])) for one in errors_of(error)
             ]
             raise InputError(faults) from None
-        return KnownComparison(_checked(comparison), None)
-    return KnownComparison(_comparison(prompt_turns(row), row["responses"], row), None)
+        return KnownComparison(_checked(comparison, fewest), None)
+    return KnownComparison(_comparison(prompt_turns(row), row["responses"], row, fewest), None)
 
 
-def _checked(comparison: Comparison) -> Comparison:
+def _checked(comparison: Comparison, fewest: int) -> Comparison:
     """A whole record, where its turns are in order and its answers say something and can be told apart."""
     require_turns(comparison.prompt.messages, "user", "prompt.messages")
+    if len(comparison.responses) < fewest:
+        fail("one answer alone", "give two to nine answers to compare", "responses")
     for at, response in enumerate(comparison.responses):
         if not response.text.strip():
             fail("empty", "write the answer, or leave it out", f"responses.{at}.text")
@@ -159,9 +164,9 @@ def _from_pair(row: Row) -> KnownComparison:
     return KnownComparison(comparison, ((chosen.id,), (rejected.id,)))
 
 
-def _comparison(messages: Sequence[Message], answers: Any, row: Row) -> Comparison:
-    if not isinstance(answers, list) or not 2 <= len(answers) <= 9:
-        fail("not a list of 2 to 9 answers", 'write "responses": ["…", "…"]', "responses")
+def _comparison(messages: Sequence[Message], answers: Any, row: Row, fewest: int = 2) -> Comparison:
+    if not isinstance(answers, list) or not fewest <= len(answers) <= 9:
+        fail(f"not a list of {fewest} to 9 answers", 'write "responses": ["…", "…"]', "responses")
     question = prompt_id(messages)
     responses = [_response(answer, question, at) for at, answer in enumerate(answers)]
     if len({response.text for response in responses}) != len(responses):

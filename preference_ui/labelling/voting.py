@@ -98,9 +98,13 @@ def read_draft(store: Store, lease_id: str, revises: str | None) -> dict[str, An
     """What the rater had filled in: the draft, or for an undone vote what was voted."""
     with store.read() as connection:
         body = connection.execute(select(drafts.c.body).where(drafts.c.lease_id == lease_id)).scalar_one_or_none()
-        if body is not None or revises is None:
-            return body
-        return _as_wire(connection, connection.execute(select(votes).where(votes.c.id == revises)).one())
+    return body if body is not None or revises is None else read_wire(store, revises)
+
+
+def read_wire(store: Store, vote_id: str) -> dict[str, Any]:
+    """A stored vote as the browser would have sent it."""
+    with store.read() as connection:
+        return as_wire(connection, connection.execute(select(votes).where(votes.c.id == vote_id)).one())
 
 
 def to_record(row: Any, rater: str) -> Vote:
@@ -194,7 +198,7 @@ def _feedback(connection: Connection, lease: Row[Any], judgement: Judgement) -> 
     return {"right": right, "ranking": ranking, "why": expected["why"]}
 
 
-def _as_wire(connection: Connection, vote: Row[Any]) -> dict[str, Any]:
+def as_wire(connection: Connection, vote: Row[Any]) -> dict[str, Any]:
     """A stored vote as the browser would have sent it, to be shown again after an undo."""
     order = connection.execute(select(leases.c.order).where(leases.c.id == vote.lease_id)).scalar_one()
     wire: dict[str, Any] = {"outcome": vote.outcome, "reason": vote.reason, "comment": vote.comment}

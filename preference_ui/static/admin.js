@@ -30,10 +30,10 @@ export function start(element, server) {
   const desk = element.querySelector(".desk") ?? element;
   const notice = h("div", { class: "notice", hidden: true, role: "status" });
   const main = h("main", { class: "administration", tabIndex: -1 });
-  desk.replaceChildren(h("header", { class: "top" }, h("strong", {}, "Administration"),
+  desk.replaceChildren(h("div", { class: "overhead" }, h("header", { class: "top" }, h("strong", {}, "Administration"),
     h("nav", { "aria-label": "Pages" }, h("a", { href: "/rate", class: "plain-link" }, "Rate"),
       h("button", { type: "button", class: "plain", onclick: () => load() }, "Refresh"),
-      h("button", { type: "button", class: "plain", "aria-label": "Dark or light", onclick: () => window.rlhfTheme?.toggle() }, "◐"))), notice, main);
+      h("button", { type: "button", class: "plain", "aria-label": "Dark or light", onclick: () => window.rlhfTheme?.toggle() }, "◐"))), notice), main);
   const tell = (text, kind = "") => { notice.textContent = text; notice.className = `notice ${kind}`; notice.hidden = !text; };
 
   async function act(name, data, done) {
