@@ -30,7 +30,10 @@ from preference_ui.web.prometheus import AppMetrics, Timed
 from preference_ui.web.rater_page import rater_page
 
 _STYLES = "".join(f'<link rel="stylesheet" href="/desk/{name}.css">' for name in ("base", "desk", "admin", "arena"))
-_HEAD = f'{_STYLES}<link rel="icon" href="/desk/icon.svg"><script src="/desk/theme.js"></script>'
+_HEAD = (
+    f'{_STYLES}<link rel="icon" href="/desk/icon.svg"><link rel="apple-touch-icon" href="/desk/icon-192.png">'
+    '<link rel="manifest" href="/desk/app.webmanifest"><script src="/desk/theme.js"></script>'
+)
 MOUNTS: dict[str, str | None] = {"/rate": None, "/admin": "administrator", "/arena": None}
 
 

@@ -9,7 +9,7 @@ import { rankingView } from "./ranking.js";
 import { reading } from "./reading.js";
 import { sender } from "./sending.js";
 import { thumbsView } from "./thumbs.js";
-import { t } from "./words.js";
+import { language, t } from "./words.js";
 
 const LOOK_AGAIN_MS = 60000;
 
@@ -99,7 +99,7 @@ export function start(element, server) {
   }
 
   // ---- what a rater can do
-  const post = sender(server, { tell });
+  const { post, catchUp } = sender(server, { tell });
 
   async function send(verdict) {
     if (busy || !screen?.lease) return;
@@ -107,7 +107,7 @@ export function start(element, server) {
     clearTimeout(saving);
     desk.classList.add("sending");
     const lease = screen.lease;
-    const reply = await post(lease, verdict);
+    const reply = await post(about.name, lease, verdict);
     busy = false;
     desk.classList.remove("sending");
     if (reply.ok) return accepted(lease, reply);
@@ -206,7 +206,12 @@ export function start(element, server) {
   }
 
   async function begin({ keep = false, quietly = false } = {}) {
-    const reply = await call(server, "begin");
+    let reply = await call(server, "begin", { language });
+    if (reply.ok && await catchUp(reply.name)) { // votes of an earlier visit: what is on the screen now is another one
+      reply = await call(server, "begin", { language });
+      tell(t("Votes that were kept in this browser are saved now."));
+      keep = true;
+    }
     if (!reply.ok) {
       if (!quietly) tell(reply.say, "bad");
       if (reply.code === "offline" || reply.code === "unavailable") setTimeout(() => begin({ keep, quietly }), quietly ? LOOK_AGAIN_MS : 3000);

@@ -20,7 +20,7 @@ would rather have received.**
 Length is not quality. If two answers are equally good, say that they are tied; if none is acceptable, say so. Skip what
 you cannot judge. Flag what is unsafe, broken, or names a private person.
 
-Your last vote can be undone. Press `?` at any time for the keys.
+Your votes can be undone, the last first. Press `?` at any time for the keys.
 """
 
 

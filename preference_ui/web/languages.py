@@ -7,6 +7,8 @@ import json
 from functools import cache
 from importlib.resources import files
 
+from preference_ui.store.settings import GUIDELINES
+
 LANGUAGES = {"en": "English", "de": "Deutsch", "es": "Español", "ar": "العربية"}
 RIGHT_TO_LEFT = ("ar",)
 COOKIE = "rlhf_language"  # what the reader chose on the page
@@ -35,7 +37,15 @@ def _weighed(part: str) -> tuple[float, str]:
 
 def translate(language: str, text: str) -> str:
     """A text of the app's in a language."""
+    if text == GUIDELINES and language in LANGUAGES and language != "en":
+        return _guidelines(language)
     return _catalogue(language).get(text, text)
+
+
+@cache
+def _guidelines(language: str) -> str:
+    """The guidelines that the app comes with: too long for a line of a catalogue."""
+    return files("preference_ui").joinpath(f"static/words/guidelines.{language}.md").read_text("utf-8")
 
 
 @cache

@@ -21,6 +21,7 @@ from preference_ui.labelling.vote_schema import FLAG_REASONS, SKIP_REASONS
 from preference_ui.labelling.voting import cast_and_draw, read_draft, read_wire, save_draft
 from preference_ui.store.errors import Refusal
 from preference_ui.store.store import Store, StoreError
+from preference_ui.web.languages import translate
 from preference_ui.web.middleware import UNAVAILABLE, account_in
 from preference_ui.web.rendering import to_html
 
@@ -53,8 +54,8 @@ class RaterHandlers:
     def functions(self) -> list[Callable[..., Any]]:
         """The handlers, under the names that the browser calls them by."""
 
-        def begin(_data: Any, request: gr.Request) -> Answer:
-            return answer(request, self._begin)
+        def begin(data: Any, request: gr.Request) -> Answer:
+            return answer(request, lambda account: self._begin(account, data))
 
         def vote(data: Any, request: gr.Request) -> Answer:
             return answer(request, lambda account: self._vote(account, data))
@@ -82,13 +83,15 @@ class RaterHandlers:
 
         return [begin, vote, undo, draft, read_guidelines, history, revise, step_back, leave_vote]
 
-    def _begin(self, account: Account) -> Answer:
+    def _begin(self, account: Account, data: Any = None) -> Answer:
+        language = "en" if data is None else fields(data, "language")["language"]
         version, settings = self.store.settings()
+        guidelines = translate(language if isinstance(language, str) else "en", settings.guidelines)
         about = {
             "name": account.name,
             "administrator": account.is_administrator,
             "arena": self.arena,
-            "guidelines": {"html": to_html(settings.guidelines), "version": version},
+            "guidelines": {"html": to_html(guidelines), "version": version},
             "criteria": [criterion.model_dump() for criterion in settings.criteria],
             "reasons": {"skip": SKIP_REASONS, "flag": FLAG_REASONS},
         }

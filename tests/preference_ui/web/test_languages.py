@@ -16,6 +16,9 @@ APP = Path(str(files("preference_ui")))
 WORDS = APP / "static" / "words"
 TRANSLATED = [language for language in LANGUAGES if language != "en"]
 FOR_RATERS = [path for path in (APP / "static").glob("*.js") if path.name not in ("admin.js", "words.js")]
+HEARD = ("labelling/*.py", "accounts/*.py", "arena/*.py", "web/rater_page.py", "web/arena_page.py", "web/auth_pages.py",
+         "web/middleware.py")  # fmt: skip
+NAMED = ("MALFORMED", "UNAVAILABLE", "WELCOME", "TITLES", "INVITED", "sentence")
 _STRING = re.compile(r'"((?:[^"\\]|\\.)*)"')
 
 
@@ -48,7 +51,7 @@ def _in_scripts() -> set[str]:
 def _in_python() -> set[str]:
     """What handlers answer: sentences of refusals, and those under ``say``."""
     found = set()
-    for path in APP.rglob("*.py"):
+    for path in (path for folder in HEARD for path in sorted(APP.glob(folder))):
         tree = ast.parse(path.read_text("utf-8"))
         for node in ast.walk(tree):
             if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("Refusal", "_sentence"):
@@ -60,13 +63,9 @@ def _in_python() -> set[str]:
                     for key, value in keys
                     if isinstance(key, ast.Constant) and key.value == "say" and isinstance(value, ast.Constant)
                 }
-            if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") in (
-                "MALFORMED",
-                "UNAVAILABLE",
-                "WELCOME",
-            ):
-                assert isinstance(node.value, ast.Constant)
-                found.add(node.value.value)
+            if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") in NAMED:
+                values = node.value.values if isinstance(node.value, ast.Dict) else [node.value]
+                found |= {value.value for value in values if isinstance(value, ast.Constant)}
     return found
 
 
