@@ -1,4 +1,4 @@
-"""The rater's page stays on the screen, whatever is to be read, and its controls can be told from what is around them."""
+"""The rater's page stays on the screen, whatever is to be read, and its controls stand out from what is around them."""
 
 import uuid
 from collections.abc import Callable
@@ -15,10 +15,15 @@ WIDTHS = (1280, 820, 390)
 # The least contrast of every control with what is around it, by WCAG's formula: of its border or its own ground,
 # whichever shows more.
 CONTRASTS = """() => {
-  const channel = (value) => { value /= 255; return value <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4; };
+  const linear = (part) => (part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4);
+  const channel = (value) => linear(value / 255);
   const read = (text) => { const [r, g, b, a = 1] = text.match(/[\\d.]+/g).map(Number); return { r, g, b, a }; };
   const light = ({ r, g, b }) => 0.2126 * channel(r) + 0.7152 * channel(g) + 0.0722 * channel(b);
-  const ratio = (one, two) => { const [low, high] = [light(one), light(two)].sort((a, b) => a - b); return (high + 0.05) / (low + 0.05); };
+  const ratio = (one, two) => {
+    const [low, high] = [light(one), light(two)].sort((a, b) => a - b);
+    return (high + 0.05) / (low + 0.05);
+  };
+  const seen = (one) => one.checkVisibility() && one.getBoundingClientRect().width > 1;
   const ground = (element) => {
     for (let at = element; at; at = at.parentElement) {
       const colour = read(getComputedStyle(at).backgroundColor);
@@ -26,7 +31,7 @@ CONTRASTS = """() => {
     }
     return { r: 255, g: 255, b: 255 };
   };
-  return [...document.querySelectorAll(SELECTOR)].filter((one) => one.checkVisibility() && one.getBoundingClientRect().width > 1).map((one) => {
+  return [...document.querySelectorAll(SELECTOR)].filter(seen).map((one) => {
     const style = getComputedStyle(one), around = ground(one.parentElement), edge = read(style.borderTopColor);
     const border = edge.a === 1 && parseFloat(style.borderTopWidth) >= 1 ? ratio(edge, around) : 1;
     return [Math.max(border, ratio(ground(one), around)), one.outerHTML.slice(0, 90)];
@@ -43,8 +48,8 @@ def _at(kind: str, comparison: Make) -> Comparison:
 
 
 def _boxes(page: Any, selector: str) -> list[dict[str, float]]:
-    return [dict(one) for one in page.evaluate(
-        "(s) => [...document.querySelectorAll(s)].map((one) => one.getBoundingClientRect().toJSON())", selector)]  # fmt: skip
+    script = "(s) => [...document.querySelectorAll(s)].map((one) => one.getBoundingClientRect().toJSON())"
+    return [dict(one) for one in page.evaluate(script, selector)]
 
 
 def _fits(page: Any, name: str) -> list[str]:
@@ -136,9 +141,11 @@ def test_a_message_is_seen_where_the_rater_is(desk: Any, comparison: Make, shoot
         page.keyboard.press("Enter")  # nothing is chosen yet
         page.wait_for_selector(".notice:not([hidden])")
         shoot(page, f"rater-message-{width}")
-        seen = page.evaluate("""() => { const box = document.querySelector('.notice').getBoundingClientRect();
-          return document.elementFromPoint(box.left + box.width / 2, box.top + box.height / 2)?.closest('.notice') !== null
-            && box.top >= 0 && box.bottom <= innerHeight; }""")
+        seen = page.evaluate("""() => {
+          const box = document.querySelector('.notice').getBoundingClientRect();
+          const top = document.elementFromPoint(box.left + box.width / 2, box.top + box.height / 2);
+          return top?.closest('.notice') !== null && box.top >= 0 && box.bottom <= innerHeight;
+        }""")
         assert seen
 
 
@@ -173,9 +180,9 @@ def test_the_question_and_what_was_answered_before_look_different(desk: Any, com
     _, token = desk.account("turns")
     page = desk.page(token)
     page.wait_for_selector(".scale")
-    looks = {
-        role: page.evaluate("(s) => { const c = getComputedStyle(document.querySelector(s));"
-                            " return [c.backgroundColor, c.borderInlineStartWidth, c.marginInlineStart].join(' ') }", f".turn.{role}")
-        for role in ("user", "assistant")
-    }  # fmt: skip
-    assert looks["user"] != looks["assistant"]
+    script = """(s) => {
+      const look = getComputedStyle(document.querySelector(s));
+      return [look.backgroundColor, look.borderInlineStartColor, look.marginInlineStart];
+    }"""
+    asked, answered = (page.evaluate(script, f".turn.{role}") for role in ("user", "assistant"))
+    assert all(one != other for one, other in zip(asked, answered, strict=True))
