@@ -86,7 +86,7 @@ def import_comparisons(
 ) -> Imported:
     """Queues a file's comparisons (:func:`~alignment.preferences.preference_files.read_comparisons`); counts each row.
 
-    A row with one answer alone is voted up or down.
+    A row with one ``response`` is voted up or down.
     ``gold`` stores rows with a known order (``chosen``, ``rejected``) as gold instead, mixed in silently. Raises
     InputError with the faults of all rows; then nothing is queued.
     """

@@ -44,7 +44,8 @@ def read_comparisons(path: Path) -> list[KnownComparison]:
 def numbered_comparisons(path: Path, fewest: int = 2) -> list[tuple[int, KnownComparison]]:
     """The comparison of every row with the row's number, repeated ones included. Raises InputError.
 
-    ``fewest`` answers make a comparison: 1 where one answer alone may be voted up or down.
+    ``fewest`` answers make a comparison. Where it is 1, a row may have one answer alone, to be voted up or down: a whole
+    record of one response, or ``response`` (a text or an object) instead of ``responses``.
     """
     return parse_rows(path, lambda row: _parse(row, fewest))
 
@@ -124,6 +125,8 @@ def demonstrations(corrections: Sequence[Correction]) -> list[Demonstration]:
 
 
 def _parse(row: Row, fewest: int) -> KnownComparison:
+    if fewest == 1 and "response" in row and "responses" not in row:
+        return KnownComparison(_comparison(prompt_turns(row), [row["response"]], row, 1), None)
     if "responses" not in row:
         return _from_pair(row)
     if isinstance(row.get("prompt"), dict):
@@ -135,7 +138,7 @@ def _parse(row: Row, fewest: int) -> KnownComparison:
             ]
             raise InputError(faults) from None
         return KnownComparison(_checked(comparison, fewest), None)
-    return KnownComparison(_comparison(prompt_turns(row), row["responses"], row, fewest), None)
+    return KnownComparison(_comparison(prompt_turns(row), row["responses"], row), None)
 
 
 def _checked(comparison: Comparison, fewest: int) -> Comparison:
@@ -166,7 +169,7 @@ def _from_pair(row: Row) -> KnownComparison:
 
 def _comparison(messages: Sequence[Message], answers: Any, row: Row, fewest: int = 2) -> Comparison:
     if not isinstance(answers, list) or not fewest <= len(answers) <= 9:
-        fail(f"not a list of {fewest} to 9 answers", 'write "responses": ["…", "…"]', "responses")
+        fail("not a list of 2 to 9 answers", 'write "responses": ["…", "…"]', "responses")
     question = prompt_id(messages)
     responses = [_response(answer, question, at) for at, answer in enumerate(answers)]
     if len({response.text for response in responses}) != len(responses):

@@ -154,6 +154,8 @@ def _draw(
         trial = next_comparison.pick_known(connection, account.id, "trial", rng)
         if trial is not None:
             return hand_out(trial, "trial", "random")
+        if settings.pass_mark is not None:
+            return None  # see qualification.missed_mark
     roll = rng.random()
     if roll < settings.gold_share:
         gold = next_comparison.pick_known(connection, account.id, "gold", rng)

@@ -16,9 +16,10 @@ from preference_ui.labelling.assignment import (
     next_lease,
     take_place_late,
 )
+from preference_ui.labelling.qualification import settle_trial
 from preference_ui.labelling.vote_schema import Judgement, SubmittedVote, judge, read_verdict, storable
 from preference_ui.store.errors import Refusal
-from preference_ui.store.schema import accounts, comparisons, drafts, exclusions, leases, votes
+from preference_ui.store.schema import comparisons, drafts, exclusions, leases, votes
 from preference_ui.store.settings import DeskSettings
 from preference_ui.store.store import Store, current_settings, now, record
 
@@ -77,7 +78,7 @@ def _cast(
     judgement = judge(verdict, tuple(lease.order), settings)
     _settle_place(connection, lease, judgement)
     identifier = _write(connection, account.name, lease, judgement)
-    return Receipt(identifier, repeated=False, feedback=_feedback(connection, lease, judgement))
+    return Receipt(identifier, repeated=False, feedback=_feedback(connection, lease, judgement, settings))
 
 
 def save_draft(store: Store, account_id: str, lease_id: str, body: Any) -> None:
@@ -186,10 +187,12 @@ def _write(connection: Connection, name: str, lease: Row[Any], judgement: Judgem
     return identifier
 
 
-def _feedback(connection: Connection, lease: Row[Any], judgement: Judgement) -> dict[str, Any] | None:
+def _feedback(
+    connection: Connection, lease: Row[Any], judgement: Judgement, settings: DeskSettings
+) -> dict[str, Any] | None:
     if lease.purpose != "trial":
         return None
-    connection.execute(update(accounts).where(accounts.c.id == lease.account_id).values(trial_passed=True))
+    settle_trial(connection, lease.account_id, settings)
     expected = connection.execute(
         select(comparisons.c.expected).where(comparisons.c.id == lease.comparison_id)
     ).scalar_one()

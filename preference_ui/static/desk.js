@@ -77,8 +77,11 @@ export function start(element, server) {
   function finished() {
     view = more = page = null;
     main.className = "work";
-    main.replaceChildren(h("div", { class: "card done" }, h("h1", {}, t("All done for now")),
-      h("p", {}, t("There is nothing left for you to compare. Thank you. New comparisons appear here by themselves when they are queued.")),
+    const missed = screen.missed;
+    main.replaceChildren(h("div", { class: "card done" }, h("h1", {}, missed ? t("Thank you for trying") : t("All done for now")),
+      missed && h("p", {}, t("You had {right} of {asked} trial comparisons right, and {wanted} are asked for. There is no work for you here until an administrator adds others.",
+        { right: missed.right, asked: missed.asked, wanted: Math.ceil(missed.mark * missed.asked - 1e-9) })),
+      !missed && h("p", {}, t("There is nothing left for you to compare. Thank you. New comparisons appear here by themselves when they are queued.")),
       h("div", { class: "done-actions" },
         h("button", { type: "button", class: "primary", onclick: () => begin() }, t("Look again")),
         h("button", { type: "button", onclick: actions.history }, t("Your votes"), " ", key("h")),
@@ -124,16 +127,16 @@ export function start(element, server) {
     try { sessionStorage.removeItem(`draft-${lease}`); } catch { /* nothing was kept */ }
     tell("");
     announce(t("Your vote is saved."));
-    if (reply.feedback) await feedback(reply.feedback);
+    if (reply.feedback) await feedback(reply.feedback, reply.screen);
     show(reply.screen);
     head.querySelector("#progress-words")?.classList.add("saved");
   }
 
-  async function feedback({ right, ranking, why }) {
+  async function feedback({ right, ranking, why }, next) {
     const best = ranking[0].map((at) => String.fromCharCode(65 + at)).join(" = ");
-    await ask({ title: right ? t("We agree") : t("We see it differently"), actions: [["go", t("Start working")]],
+    await ask({ title: right ? t("We agree") : t("We see it differently"), actions: [["go", next.trial || next.missed ? t("Go on") : t("Start working")]],
       body: h("div", {}, h("p", {}, t("We think that answer {letter} is the better one.", { letter: best })), h("p", { dir: "auto" }, why),
-        h("p", { class: "quiet" }, t("From now on nobody tells you. Your own judgement is what counts."))) });
+        !next.trial && !next.missed && h("p", { class: "quiet" }, t("From now on nobody tells you. Your own judgement is what counts."))) });
   }
 
   // Asks for another screen: one of the rater's own votes, or what comes after it.

@@ -52,6 +52,7 @@ class DeskSettings(BaseModel):
     repeat_after: int = Field(default=10, ge=1)  # votes of a rater between a comparison and its repeat
     lease_minutes: float = Field(default=30, gt=0, le=24 * 60)
     trial_required: bool = True
+    pass_mark: Share | None = None  # of the trial's comparisons that must be right; None: the first one shows the page
 
     @field_validator("criteria")
     @classmethod

@@ -15,6 +15,7 @@ from preference_ui.accounts import accounts
 from preference_ui.accounts.auth import Account
 from preference_ui.labelling.assignment import Lease, next_lease
 from preference_ui.labelling.guidelines import has_read
+from preference_ui.labelling.qualification import missed_mark
 from preference_ui.labelling.rater_progress import ProgressBook
 from preference_ui.labelling.revision import leave, own_votes, reopen, reopen_earlier
 from preference_ui.labelling.vote_schema import FLAG_REASONS, SKIP_REASONS
@@ -142,7 +143,8 @@ class RaterHandlers:
 
     def _show(self, account: Account, lease: Lease | None) -> Answer:
         if lease is None:
-            return {"lease": None, "progress": self.progress.of(account.id) | {"left": 0, "minutes": None}}
+            done = self.progress.of(account.id) | {"left": 0, "minutes": None}
+            return {"lease": None, "progress": done, "missed": missed_mark(self.store, account.id)}
         return self._screen(account, lease)
 
     def _screen(self, account: Account, lease: Lease) -> Answer:

@@ -95,10 +95,10 @@ def test_a_thumb_on_two_answers_is_refused() -> None:
 
 def test_one_answer_may_be_queued_and_is_no_comparison_for_judges(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
-    path.write_text(json.dumps({"prompt": "Why?", "responses": ["Because."]}) + "\n")
+    path.write_text(json.dumps({"prompt": "Why?", "response": "Because."}) + "\n")
     ((_row, known),) = numbered_comparisons(path, fewest=1)
     assert [one.text for one in known.comparison.responses] == ["Because."]
-    with pytest.raises(InputError, match="2 to 9"):
+    with pytest.raises(InputError):
         numbered_comparisons(path)
     path.write_text(known.comparison.model_dump_json() + "\n")
     assert len(numbered_comparisons(path, fewest=1)) == 1
