@@ -16,7 +16,7 @@ from alignment.data.preferences import write_preferences
 from alignment.data.prompts import prompt_turns
 from alignment.digests import content_id, pair_id, prompt_id
 from alignment.durable_files import file_digest
-from alignment.errors import Fault, InputError, errors_of
+from alignment.errors import Fault, InputError, errors_of, raise_faults
 from alignment.records import Comparison, Demonstration, Message, PreferencePair, Prompt, Record, Response, Sampling
 
 Ranking = tuple[tuple[str, ...], ...]
@@ -44,10 +44,18 @@ def read_comparisons(path: Path) -> list[KnownComparison]:
 def numbered_comparisons(path: Path, fewest: int = 2) -> list[tuple[int, KnownComparison]]:
     """The comparison of every row with the row's number, repeated ones included. Raises InputError.
 
-    ``fewest`` answers make a comparison. Where it is 1, a row may have one answer alone, to be voted up or down: a whole
+    ``fewest`` answers make a comparison. Where it is 1, a row may have one answer alone, to be voted up or down: a
     record of one response, or ``response`` (a text or an object) instead of ``responses``.
     """
     return parse_rows(path, lambda row: _parse(row, fewest))
+
+
+def read_known(path: Path) -> list[KnownComparison]:
+    """The comparisons of a file of which every row says which answer is better. Raises InputError with every fault."""
+    rows = numbered_comparisons(path)
+    problem, remedy = "which answer is better is not said", "write prompt, chosen and rejected"
+    raise_faults([Fault(problem, remedy, str(path), row) for row, known in rows if known.ranking is None])
+    return list(first_rows(rows).values())
 
 
 def first_rows(rows: Sequence[tuple[int, KnownComparison]]) -> dict[str, KnownComparison]:

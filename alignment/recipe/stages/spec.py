@@ -16,6 +16,7 @@ UNCOUNTED: Any = {
     "raters": {"rubric"},
     "judge": {"folder"},
     "constitution": True,
+    "qualification": True,
     "rewards": {"__all__": {"function": True, "judge": {"folder"}}},
     "workers": True,
 }
