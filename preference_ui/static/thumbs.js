@@ -2,7 +2,7 @@
 import { h, key } from "./dom.js";
 import { t } from "./words.js";
 
-const THUMBS = [["up", t("Good"), "👍"], ["down", t("Bad"), "👎"]];
+const THUMBS = [["up", t("Good"), "▲"], ["down", t("Bad"), "▼"]];
 
 export function thumbsView(screen, draft, changed, answerCard) {
   const card = answerCard(0);
