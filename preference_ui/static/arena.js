@@ -3,7 +3,7 @@
 import { ask, call, h, isTyping, key, letter } from "./dom.js";
 import { keysTable, menu } from "./chrome.js";
 import { favour, scale, STEPS } from "./scale.js";
-import { t } from "./words.js";
+import { spoken, t } from "./words.js";
 
 const HELP = [["Enter", t("send what you wrote; Shift+Enter begins a new line")], ["Esc", t("leave the text, so that the keys below work")],
   ["w", t("write again")], ["1 … 7", t("from “{first}” to “{last}”; 4 is a tie", { first: STEPS[0][1], last: STEPS[6][1] })], ["b", t("both are bad")],
@@ -11,6 +11,7 @@ const HELP = [["Enter", t("send what you wrote; Shift+Enter begins a new line")]
 
 export function start(element, server) {
   const desk = element.querySelector(".desk") ?? element;
+  spoken(desk);
   const live = h("div", { class: "visually-hidden", "aria-live": "polite" });
   const notice = h("div", { class: "notice", hidden: true, role: "status" });
   const head = h("header", { class: "top" });

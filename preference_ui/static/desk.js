@@ -9,12 +9,13 @@ import { rankingView } from "./ranking.js";
 import { reading } from "./reading.js";
 import { sender } from "./sending.js";
 import { thumbsView } from "./thumbs.js";
-import { language, t } from "./words.js";
+import { language, spoken, t } from "./words.js";
 
 const LOOK_AGAIN_MS = 60000;
 
 export function start(element, server) {
   const desk = element.querySelector(".desk") ?? element;
+  spoken(desk);
   const live = h("div", { class: "visually-hidden", "aria-live": "polite" });
   const notice = h("div", { class: "notice", hidden: true, role: "status" });
   const head = h("header", { class: "top" });

@@ -10,8 +10,12 @@ function wanted() {
 }
 
 export const language = wanted();
-document.documentElement.lang = language;
-document.documentElement.dir = language === "ar" ? "rtl" : "ltr";
+export const direction = language === "ar" ? "rtl" : "ltr";
+
+// Gradio says its own language of the whole page; what is inside the desk is in the app's.
+export function spoken(element) {
+  for (const one of [document.documentElement, element]) Object.assign(one, { lang: language, dir: direction });
+}
 
 // English needs no catalogue; without one (the app cannot be reached) the words stay English.
 const catalogue = language === "en" ? {} : await fetch(`/desk/words/${language}.json`).then((reply) => reply.ok ? reply.json() : {}, () => ({}));

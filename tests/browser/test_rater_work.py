@@ -206,7 +206,9 @@ def test_the_page_speaks_the_browsers_language(
     page.goto(desk.url + "/rate")
     page.wait_for_selector(f"button.send:has-text('{send}')")
     right_to_left = language == "ar"
-    assert page.evaluate("document.documentElement.dir") == ("rtl" if right_to_left else "ltr")
+    desk_element = page.locator(".desk").first
+    assert desk_element.evaluate("(one) => getComputedStyle(one).direction") == ("rtl" if right_to_left else "ltr")
+    assert desk_element.get_attribute("lang") == (language[:2] if language != "fr" else "en")
     first, second = page.locator(".answer").nth(0).bounding_box(), page.locator(".answer").nth(1).bounding_box()
     assert (first["x"] > second["x"]) is right_to_left
     shoot(page, f"rater-language-{language}")

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import insert, select
@@ -39,7 +40,7 @@ def recipe() -> Recipe:
     return _recipe(votes_per_comparison=2, pairs=3, min_agreement=0.9)
 
 
-def _recipe(**condition: float) -> Recipe:
+def _recipe(**condition: Any) -> Recipe:
     stages = {
         "responses": {"kind": "sample", "per_prompt": 2},
         "people": {"kind": "human_preferences", "responses": "responses", **condition},
@@ -122,7 +123,7 @@ def test_a_recipe_may_ask_for_a_qualification(made: dict[str, Artifact], space: 
     questions = tmp_path / "questions.jsonl"
     rows = [{"prompt": f"{at} + 1?", "chosen": f"good {at + 1}", "rejected": "bad 7"} for at in range(3)]
     questions.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    asked = _recipe(qualification={"questions": "questions.jsonl", "pass_mark": 1.0})
+    asked = _recipe(pairs=1, qualification={"questions": "questions.jsonl", "pass_mark": 1.0})
     for _ in range(2):  # a run that is started again asks nothing twice
         human_votes.queue_for_raters("people", asked, made, space, {"questions.jsonl": questions})
     store = Store.open(human_votes.store_url(space))
