@@ -211,9 +211,10 @@ export function start(element, server) {
 
   async function begin({ keep = false, quietly = false } = {}) {
     let reply = await call(server, "begin", { language });
-    if (reply.ok && await catchUp(reply.name)) { // votes of an earlier visit: what is on the screen now is another one
+    const { sent, refused } = reply.ok ? await catchUp(reply.name) : {}; // votes of an earlier visit
+    if (sent || refused) { // what is on the screen now is another one
       reply = await call(server, "begin", { language });
-      tell(t("Votes that were kept in this browser are saved now."));
+      tell(refused || t("Votes that were kept in this browser are saved now."), refused ? "warn" : "");
       keep = true;
     }
     if (!reply.ok) {

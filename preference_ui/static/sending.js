@@ -43,17 +43,18 @@ export function sender(server, { tell }) {
     }
   }
 
-  // What an earlier visit could not send. Returns how many votes the app has now; what it refuses is told and given up.
+  // What an earlier visit could not send. Returns how many votes the app has now, and its word on those that it refuses,
+  // which are given up.
   async function catchUp(name) {
-    let sent = 0;
+    let sent = 0, refused = "";
     for (const { lease, verdict } of read(name)) {
       const reply = await call(server, "vote", { lease, verdict });
-      if (AWAY.includes(reply.code) || reply.code === "signed_out") return sent;
+      if (AWAY.includes(reply.code) || reply.code === "signed_out") break;
       if (reply.code === "confirm") continue; // the ranking is on the screen again, and is asked about there
       forget(name, lease);
-      if (reply.ok) sent += 1; else tell(reply.say, "warn");
+      if (reply.ok) sent += 1; else refused = reply.say;
     }
-    return sent;
+    return { sent, refused };
   }
 
   return { post, catchUp };
