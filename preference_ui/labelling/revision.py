@@ -75,13 +75,13 @@ def leave(store: Store, account_id: str, lease_id: str) -> None:
 
 def _standing(account_id: str) -> ColumnElement[bool]:
     later = votes.alias("later")
-    mine = (votes.c.account_id == account_id) & (votes.c.purpose != "trial")
+    mine: ColumnElement[bool] = (votes.c.account_id == account_id) & (votes.c.purpose != "trial")
     return mine & ~exists().where(later.c.supersedes == votes.c.id)
 
 
 def _earlier(vote: Row[Any]) -> ColumnElement[bool]:
-    same = (votes.c.created == vote.created) & (votes.c.id < vote.id)
-    return (votes.c.created < vote.created) | same
+    same: ColumnElement[bool] = (votes.c.created == vote.created) & (votes.c.id < vote.id)
+    return same | (votes.c.created < vote.created)
 
 
 def _newest(connection: Connection, condition: ColumnElement[bool]) -> Row[Any]:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from html import escape, unescape
 from typing import Any
+from unicodedata import bidirectional
 from urllib.parse import unquote
 
 import nh3
@@ -38,8 +39,10 @@ _ATTRIBUTES = {
     "span": {"class"},
     "div": {"class"},
     "code": {"class"},
-    "ol": {"start"},
-    "li": {"value"},
+    "ol": {"start", "dir"},
+    "ul": {"dir"},
+    "blockquote": {"dir"},
+    "li": {"value", "dir"},
     "th": {"style"},
     "td": {"style"},
     "math": {"display", "tabindex"},
@@ -56,8 +59,10 @@ _ATTRIBUTES = {
 # What may be wider than the page scrolls, and what scrolls can be reached by keyboard (WCAG 2.1.1). So do formulas that
 # stand by themselves.
 _SCROLLING = ("pre", "table")
-# Each block stands in the direction of its own text: an Arabic list in an English answer begins on the right.
-_DIRECTED = ("p", "ul", "ol", "li", "blockquote", "h1", "h2", "h3", "h4", "h5", "h6", "th", "td")
+# Each block stands in the direction of its own text: an Arabic list in an English answer begins on the right. Blocks of
+# blocks are told theirs (:func:`_direct`): for "auto", a browser looks at no text of a block inside.
+_DIRECTED = ("p", "h1", "h2", "h3", "h4", "h5", "h6", "th", "td")
+_HOLDING = ("bullet_list_open", "ordered_list_open", "list_item_open", "blockquote_open")
 MAX_NESTING = 100  # of lists, quotations and emphasis; text that is nested deeper would be left out
 
 
@@ -69,12 +74,34 @@ def to_html(text: str) -> str:
     """
     environment: dict[str, list[str]] = {}
     try:
-        html = _clean(_parser().render(text, environment))
+        parser = _parser()
+        tokens = parser.parse(text, environment)
+        _direct(tokens)
+        html = _clean(parser.renderer.render(tokens, parser.options, environment))
         if _says_all(text, html, environment):
             return html
     except Exception:  # whatever a strange text does to a renderer, the rater must see the text
         _log.debug("a text could not be rendered", exc_info=True)
     return _clean(f"<pre>{escape(text)}</pre>")
+
+
+def _direct(tokens: Sequence[Token]) -> None:
+    """Gives lists, their items and quotations the direction of their first letter that has one (Unicode UAX 9, P2)."""
+    around: list[Token | None] = []  # blocks that are open; None for those that are no concern here
+    for token in tokens:
+        if token.nesting == 1:
+            around.append(token if token.type in _HOLDING else None)
+        elif token.nesting == -1:
+            around.pop()
+        elif token.type == "inline" and (direction := _direction(token.content)):
+            for block in around:
+                if block is not None and block.attrGet("dir") is None:
+                    block.attrSet("dir", direction)
+
+
+def _direction(text: str) -> str | None:
+    strong = (bidirectional(letter) for letter in text)
+    return next(("ltr" if one == "L" else "rtl" for one in strong if one in ("L", "R", "AL")), None)
 
 
 def _clean(html: str) -> str:

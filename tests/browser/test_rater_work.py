@@ -235,6 +235,11 @@ def test_an_arabic_answer_stands_on_the_right(desk: Any, comparison: Make) -> No
     script = "(one) => getComputedStyle(one).direction"
     blocks = page.locator(".answer .rendered :is(p, li)")
     assert {blocks.nth(at).evaluate(script) for at in range(blocks.count())} == {"rtl"}
+    markers = page.locator(".answer ol")
+    assert markers.evaluate("(one) => [getComputedStyle(one).direction, getComputedStyle(one).paddingLeft]") == [
+        "rtl",
+        "0px",
+    ]
     assert page.locator(".turn.user .rendered p").evaluate(script) == "ltr"
     page.keyboard.press("c")
     page.keyboard.type("لا")

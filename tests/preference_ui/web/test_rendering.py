@@ -173,6 +173,12 @@ def test_every_letter_of_a_text_is_seen_or_in_a_link(text: str) -> None:
 
 def test_each_block_has_the_direction_of_its_own_text() -> None:
     html = to_html("Paris:\n\n- باريس\n\n> باريس\n\n# باريس\n\n| باريس |\n|---|\n| ب |")
-    for tag in ("p", "ul", "li", "blockquote", "h1", "th", "td"):
+    for tag in ("p", "h1", "th", "td"):
         assert re.search(rf'<{tag}\b[^>]* dir="auto"', html), tag
+    for tag in ("ul", "li", "blockquote"):  # "auto" looks at no text of a block inside
+        assert re.search(rf'<{tag}\b[^>]* dir="rtl"', html), tag
+    mixed = to_html("- one\n- باريس\n\n1. 7 שלום\n\n> 1\n>\n> *a*")
+    assert re.findall(r'<(ul|ol|li|blockquote)\b[^>]*? dir="(\w+)"', mixed) == [
+        ("ul", "ltr"), ("li", "ltr"), ("li", "rtl"), ("ol", "rtl"), ("li", "rtl"), ("blockquote", "ltr"),
+    ]  # fmt: skip
     assert "dir" not in to_html("```\ncode\n```")  # code goes from left to right
