@@ -9,7 +9,7 @@ from pathlib import Path
 import fastapi
 import gradio as gr
 import uvicorn
-from fastapi.responses import JSONResponse, RedirectResponse
+from fastapi.responses import FileResponse, JSONResponse, RedirectResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.responses import Response
 
@@ -30,9 +30,9 @@ from preference_ui.web.prometheus import AppMetrics, Timed
 from preference_ui.web.rater_page import rater_page
 
 _STYLES = "".join(f'<link rel="stylesheet" href="/desk/{name}.css">' for name in ("base", "desk", "admin", "arena"))
-_HEAD = (
+_HEAD = (  # Gradio's own head names /manifest.json
     f'{_STYLES}<link rel="icon" href="/desk/icon.svg"><link rel="apple-touch-icon" href="/desk/icon-192.png">'
-    '<link rel="manifest" href="/desk/app.webmanifest"><script src="/desk/theme.js"></script>'
+    '<script src="/desk/theme.js"></script>'
 )
 MOUNTS: dict[str, str | None] = {"/rate": None, "/admin": "administrator", "/arena": None}
 
@@ -63,6 +63,7 @@ def create_app(
     icon = RedirectResponse("/desk/icon.svg", 301)
     app.add_api_route("/favicon.ico", lambda: icon, methods=["GET"], response_class=Response)
     app.add_api_route("/health", lambda: _health(store), methods=["GET"], response_class=Response)
+    app.add_api_route("/manifest.json", _manifest, methods=["GET"], response_class=Response)
     metrics = AppMetrics(store)
     app.add_api_route("/metrics", metrics.page, methods=["GET"], response_class=Response)
     seed_trial(store)
@@ -91,6 +92,12 @@ def _mount(app: fastapi.FastAPI, page: gr.Blocks, path: str) -> None:
         theme=gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
         head=_HEAD,
     )
+
+
+def _manifest() -> FileResponse:
+    """What a phone installs."""
+    path = str(files("preference_ui").joinpath("static/app.webmanifest"))
+    return FileResponse(path, media_type="application/manifest+json")
 
 
 def _user(request: fastapi.Request) -> str | None:
