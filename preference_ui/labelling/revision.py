@@ -81,7 +81,8 @@ def _standing(account_id: str) -> ColumnElement[bool]:
 
 def _earlier(vote: Row[Any]) -> ColumnElement[bool]:
     same: ColumnElement[bool] = (votes.c.created == vote.created) & (votes.c.id < vote.id)
-    return same | (votes.c.created < vote.created)
+    older: ColumnElement[bool] = votes.c.created < vote.created
+    return older | same
 
 
 def _newest(connection: Connection, condition: ColumnElement[bool]) -> Row[Any]:
