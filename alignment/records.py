@@ -10,7 +10,7 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 RaterKind = Literal["human", "simulated", "judge"]
-Outcome = Literal["ranked", "both_bad", "skipped", "flagged"]
+Outcome = Literal["ranked", "both_bad", "skipped", "flagged", "up", "down"]  # the last two of one answer alone
 
 
 class Record(BaseModel):
@@ -86,11 +86,11 @@ class Response(Record):
 
 
 class Comparison(Record):
-    """The question put to raters: which of these answers is better?"""
+    """The question put to raters: which of these answers is better? With one answer: is it good or bad?"""
 
     id: str
     prompt: Prompt
-    responses: tuple[Response, ...] = Field(min_length=2, max_length=9)
+    responses: tuple[Response, ...] = Field(min_length=1, max_length=9)
 
 
 class Vote(Record):

@@ -17,6 +17,7 @@ from flows.cli_options import (
     WorkspaceOption,
 )
 
+What = Literal["pairs", "thumbs", "votes", "demonstrations", "arena", "arena_pairs"]
 votes_app = typer.Typer(
     help="The raters' votes: import, export, agreement.", no_args_is_help=True, rich_markup_mode=None
 )
@@ -41,7 +42,7 @@ def votes_export(
     file: Annotated[Path, typer.Argument(help="Where to: .jsonl, or .parquet for pairs.")],
     workspace: WorkspaceOption = WORKSPACE,
     store: StoreOption = None,
-    what: Annotated[Literal["pairs", "votes", "demonstrations", "arena", "arena_pairs"], typer.Option()] = "pairs",
+    what: Annotated[What, typer.Option()] = "pairs",
     form: Annotated[Literal["messages", "text"], typer.Option(help="Of pairs.")] = "messages",
     rater: RaterOption = None,
     since: SinceOption = None,
@@ -50,7 +51,7 @@ def votes_export(
     queue: QueueOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Writes preference pairs, the votes, the raters' corrections, or the arena's talks."""
+    """Writes preference pairs, answers with thumbs, the votes, the raters' corrections, or the arena's talks."""
     from flows.commands.votes import votes_export_command
 
     chosen = (rater or [], since, until, min_agreement, queue)

@@ -9,7 +9,7 @@ from pathlib import Path
 import fastapi
 import gradio as gr
 import uvicorn
-from fastapi.responses import JSONResponse, RedirectResponse
+from fastapi.responses import FileResponse, JSONResponse, RedirectResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.responses import Response
 
@@ -34,7 +34,10 @@ from preference_ui.web.server import ImpatientProtocol
 from preference_ui.web.sessions import share_state
 
 _STYLES = "".join(f'<link rel="stylesheet" href="/desk/{name}.css">' for name in ("base", "desk", "admin", "arena"))
-_HEAD = f'{_STYLES}<link rel="icon" href="/desk/icon.svg"><script src="/desk/theme.js"></script>'
+_HEAD = (  # Gradio's own head names /manifest.json
+    f'{_STYLES}<link rel="icon" href="/desk/icon.svg"><link rel="apple-touch-icon" href="/desk/icon-192.png">'
+    '<script src="/desk/theme.js"></script>'
+)
 SESSIONS = 64  # whose state Gradio keeps, on a page that has one for each browser
 MOUNTS: dict[str, str | None] = {"/rate": None, "/admin": "administrator", "/arena": None, "/review": "administrator"}
 WITH_EVENTS = frozenset({"/review"})  # of Gradio's own components; the other pages call their handlers alone
@@ -72,6 +75,7 @@ def create_app(
     icon = RedirectResponse("/desk/icon.svg", 301)
     app.add_api_route("/favicon.ico", lambda: icon, methods=["GET"], response_class=Response)
     app.add_api_route("/health", lambda: _health(store), methods=["GET"], response_class=Response)
+    app.add_api_route("/manifest.json", _manifest, methods=["GET"], response_class=Response)
     metrics = AppMetrics(store)
     app.add_api_route("/metrics", metrics.page, methods=["GET"], response_class=Response)
     seed_trial(store)
@@ -105,6 +109,12 @@ def _mount(app: fastapi.FastAPI, page: gr.Blocks, path: str) -> None:
     )
     if path not in WITH_EVENTS:
         share_state(app, path, page)
+
+
+def _manifest() -> FileResponse:
+    """What a phone installs."""
+    path = str(files("preference_ui").joinpath("static/app.webmanifest"))
+    return FileResponse(path, media_type="application/manifest+json")
 
 
 def _user(request: fastapi.Request) -> str | None:

@@ -26,6 +26,7 @@ from alignment.preferences.preference_files import (
     write_snapshot,
     write_votes,
 )
+from alignment.preferences.thumbs import labelled_answers, write_labelled_answers
 from alignment.preferences.vote_agreement import Agreement, agreement_figures
 from alignment.records import Comparison, PreferencePair, Record, Vote
 from preference_ui.labelling.ballots import left_out, read_ballots, read_comparisons
@@ -45,7 +46,7 @@ from preference_ui.store.schema import accounts, comparisons, votes
 from preference_ui.store.store import Store
 
 T = TypeVar("T")
-What = Literal["pairs", "votes", "demonstrations"]
+What = Literal["pairs", "thumbs", "votes", "demonstrations"]
 Progress = Callable[[str, int], None]
 RULING_WEIGHT = 100.0  # log-odds of an administrator's ruling; a very good rater's vote has about 5
 
@@ -102,19 +103,20 @@ def import_comparisons(
     store: Store, path: Path, *, votes_wanted: int = 3, queue: str = "default", gold: bool = False, actor: str = "cli",
     progress: Progress | None = None,
 ) -> Imported:  # fmt: skip
-    """Queues a file's comparisons (see :func:`alignment.preferences.files.read_comparisons`) and counts every row.
+    """Queues a file's comparisons (:func:`~alignment.preferences.preference_files.stream_comparisons`).
 
-    ``gold`` stores rows with a known order (``chosen``, ``rejected``) as gold instead, mixed in silently. The file is
-    read once and checked whole; then its rows go into the store batch by batch, so that raters go on meanwhile, and
-    what an interruption leaves out comes in when the file is imported again. ``progress`` is told what is done
-    ("checked" or "queued") and of how many rows. Raises InputError with the faults of all rows; then nothing is queued.
+    A row with one ``response`` is voted up or down. ``gold`` stores rows with a known order (``chosen``, ``rejected``)
+    as gold instead, mixed in silently. The file is read once and checked whole; then its rows go into the store batch
+    by batch, so that raters go on meanwhile, and what an interruption leaves out comes in when the file is imported
+    again. ``progress`` is told what is done ("checked" or "queued") and of how many rows. Raises InputError with the
+    faults of all rows; then nothing is queued.
     """
     if votes_wanted < 1:
         raise InputError([Fault("a comparison needs at least one vote", "ask for 1 or more", field="votes_wanted")])
     tell = progress or (lambda _what, _rows: None)
     with tempfile.TemporaryFile("w+", encoding="utf-8") as spool:
         incoming = _Incoming(store, path, spool, votes_wanted, queue, gold=gold)
-        for at, one in enumerate(stream_comparisons(path), start=1):
+        for at, one in enumerate(stream_comparisons(path, fewest=2 if gold else 1), start=1):
             incoming.take(one)
             if at % BATCH == 0:
                 tell("checked", at)
@@ -194,7 +196,8 @@ def _import_faults(known: KnownComparison, path: str, row: int, *, gold: bool) -
 def export_votes(
     store: Store, path: Path, *, what: What = "pairs", form: Form = "messages", chosen: Filter = ALL
 ) -> Export:
-    """Writes preference pairs (TRL's columns), the votes themselves, or the corrections as demonstrations.
+    """Writes preference pairs (TRL's columns), answers with a thumb (``prompt``, ``completion``, ``label``: TRL's
+    unpaired form), the votes themselves, or the corrections as demonstrations.
 
     Pairs are .jsonl or .parquet, the others .jsonl. Corrections are pairs too: better than the answer they were made
     from. Raters appear under pseudonyms that stay the same from one export to the next. Raises InputError where
@@ -208,6 +211,9 @@ def write_export(cast: "CastVotes", path: Path, what: What, form: Form, min_agre
     if what == "pairs":
         pairs = cast.pairs(min_agreement)
         rows, digest = len(pairs), write_snapshot(path, some(pairs, path), form)
+    elif what == "thumbs":
+        labelled = labelled_answers(cast.comparisons, cast.votes, min_agreement)
+        rows, digest = len(labelled), write_labelled_answers(path, some(labelled, path), form)
     elif what == "votes":
         rows, digest = len(cast.votes), write_votes(path, some(cast.votes, path))
     else:

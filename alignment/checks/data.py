@@ -1,6 +1,6 @@
 """What is wrong with a recipe's data, known without a model: files, rows, columns, and what leaks."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -13,13 +13,14 @@ from alignment.data.preferences import scan_preferences
 from alignment.data.prompts import scan_prompts
 from alignment.data.split import opening, split_by_digest
 from alignment.errors import Fault, FaultCollector, shortened
+from alignment.preferences.preference_files import read_known
 from alignment.preferences.principles import load_constitution
 from alignment.preferences.rubric import load_rubric
 from alignment.recipe.files import DATA_FILES
 from alignment.recipe.graph import of_type
 from alignment.recipe.recipe import Recipe
 from alignment.recipe.stages.feedback.ai_feedback import ConstitutionStage
-from alignment.recipe.stages.feedback.preferences import PreferenceFileStage
+from alignment.recipe.stages.feedback.preferences import HumanPreferencesStage, PreferenceFileStage
 from alignment.recipe.stages.reward import RewardStage
 from alignment.records import Demonstration, Feedback, PreferencePair, Prompt
 
@@ -74,8 +75,14 @@ def read_data(recipe: Recipe, files: Mapping[str, Path]) -> tuple[RecipeData, li
     constitutions = {
         path for _name, stage in of_type(recipe.stages, ConstitutionStage) for path in stage.named_files().values()
     }
+    readers: dict[str, Callable[[Path], Any]] = dict.fromkeys(constitutions, load_constitution)
+    readers |= {
+        path: read_known
+        for _name, stage in of_type(recipe.stages, HumanPreferencesStage)
+        for path in stage.named_files().values()
+    }
     for path in dict.fromkeys(path for stage in recipe.stages.values() for path in stage.named_files().values()):
-        collected.attempt(partial(load_constitution if path in constitutions else load_rubric, files[path]), None)
+        collected.attempt(partial(readers.get(path, load_rubric), files[path]), None)
     return data, collected.faults
 
 

@@ -146,11 +146,15 @@ def _votes_by_comparison(comparisons: Sequence[Comparison], votes: Iterable[Vote
         ranked = {response for group in vote.ranking for response in group}
         if vote.outcome == "ranked" and ranked != answers[vote.comparison_id]:
             raise ValueError(f"vote {vote.id} does not rank the answers of comparison {vote.comparison_id}")
+        if vote.outcome in ("up", "down") and len(answers[vote.comparison_id]) > 1:
+            raise ValueError(f"vote {vote.id} is on one answer, and comparison {vote.comparison_id} has several")
         cast[vote.comparison_id].append(vote)
     return cast
 
 
 def _choice(vote: Vote, left: str, right: str) -> Choice:
+    if vote.outcome == "up" or vote.outcome == "down":
+        raise ValueError(f"vote {vote.id} is on one answer, and not on two")
     if vote.outcome != "ranked":
         return vote.outcome
     place = {response: i for i, group in enumerate(vote.ranking) for response in group}

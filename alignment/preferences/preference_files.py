@@ -16,7 +16,7 @@ from alignment.data.preferences import write_preferences
 from alignment.data.prompts import prompt_turns
 from alignment.digests import content_id, pair_id, prompt_id
 from alignment.durable_files import file_digest
-from alignment.errors import Fault, InputError, errors_of
+from alignment.errors import Fault, InputError, errors_of, raise_faults
 from alignment.records import Comparison, Demonstration, Message, PreferencePair, Prompt, Record, Response, Sampling
 
 Ranking = tuple[tuple[str, ...], ...]
@@ -38,18 +38,38 @@ def read_comparisons(path: Path) -> list[KnownComparison]:
     with ``text``, ``model`` and ``finished``); or TRL's ``prompt``, ``chosen``, ``rejected``. Raises InputError with
     every fault.
     """
+    return list(first_rows(numbered_comparisons(path)).values())
+
+
+def numbered_comparisons(path: Path) -> list[tuple[int, KnownComparison]]:
+    """The comparison of every row with the row's number, repeated ones included. Raises InputError."""
+    return parse_rows(path, lambda row: _parse(row, 2))
+
+
+def read_known(path: Path) -> list[KnownComparison]:
+    """The comparisons of a file of which every row says which answer is better. Raises InputError with every fault."""
+    rows = numbered_comparisons(path)
+    problem, remedy = "which answer is better is not said", "write prompt, chosen and rejected"
+    raise_faults([Fault(problem, remedy, str(path), row) for row, known in rows if known.ranking is None])
+    return list(first_rows(rows).values())
+
+
+def first_rows(rows: Sequence[tuple[int, KnownComparison]]) -> dict[str, KnownComparison]:
+    """Each comparison once, by its id, in the order of the first row that has it."""
     first: dict[str, KnownComparison] = {}
-    for _number, known in parse_rows(path, _parse):
+    for _number, known in rows:
         first.setdefault(known.comparison.id, known)
-    return list(first.values())
+    return first
 
 
-def stream_comparisons(path: Path) -> Iterator[tuple[int, KnownComparison] | Fault]:
+def stream_comparisons(path: Path, fewest: int = 2) -> Iterator[tuple[int, KnownComparison] | Fault]:
     """The comparison of every row with the row's number, repeated ones included, and the faults of the other rows.
 
-    No more than a few rows are held. Raises InputError for the file as a whole, at its end too.
+    ``fewest`` answers make a comparison. Where it is 1, a row may have one answer alone, to be voted up or down: a
+    record of one response, or ``response`` (a text or an object) instead of ``responses``. No more than a few rows are
+    held. Raises InputError for the file as a whole, at its end too.
     """
-    return stream_parsed(path, _parse)
+    return stream_parsed(path, lambda row: _parse(row, fewest))
 
 
 def write_snapshot(path: Path, pairs: Sequence[PreferencePair], form: Form = "messages") -> str:
@@ -118,7 +138,9 @@ def demonstrations(corrections: Sequence[Correction]) -> list[Demonstration]:
     return [made[identifier] for identifier in sorted(made)]
 
 
-def _parse(row: Row) -> KnownComparison:
+def _parse(row: Row, fewest: int) -> KnownComparison:
+    if fewest == 1 and "response" in row and "responses" not in row:
+        return KnownComparison(_comparison(prompt_turns(row), [row["response"]], row, 1), None)
     if "responses" not in row:
         return _from_pair(row)
     if isinstance(row.get("prompt"), dict):
@@ -129,13 +151,15 @@ def _parse(row: Row) -> KnownComparison:
                 Fault(one["msg"], "write a whole comparison", field=_dotted(one["loc"])) for one in errors_of(error)
             ]
             raise InputError(faults) from None
-        return KnownComparison(_checked(comparison), None)
+        return KnownComparison(_checked(comparison, fewest), None)
     return KnownComparison(_comparison(prompt_turns(row), row["responses"], row), None)
 
 
-def _checked(comparison: Comparison) -> Comparison:
+def _checked(comparison: Comparison, fewest: int) -> Comparison:
     """A whole record, where its turns are in order and its answers say something and can be told apart."""
     require_turns(comparison.prompt.messages, "user", "prompt.messages")
+    if len(comparison.responses) < fewest:
+        fail("one answer alone", "give two to nine answers to compare", "responses")
     for at, response in enumerate(comparison.responses):
         if not response.text.strip():
             fail("empty", "write the answer, or leave it out", f"responses.{at}.text")
@@ -157,8 +181,8 @@ def _from_pair(row: Row) -> KnownComparison:
     return KnownComparison(comparison, ((chosen.id,), (rejected.id,)))
 
 
-def _comparison(messages: Sequence[Message], answers: Any, row: Row) -> Comparison:
-    if not isinstance(answers, list) or not 2 <= len(answers) <= 9:
+def _comparison(messages: Sequence[Message], answers: Any, row: Row, fewest: int = 2) -> Comparison:
+    if not isinstance(answers, list) or not fewest <= len(answers) <= 9:
         fail("not a list of 2 to 9 answers", 'write "responses": ["…", "…"]', "responses")
     question = prompt_id(messages)
     responses = [_response(answer, question, at) for at, answer in enumerate(answers)]

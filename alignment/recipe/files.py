@@ -50,6 +50,8 @@ def with_absolute_data(recipe: Recipe, data: Mapping[str, Path]) -> Recipe:
     for stage in values["stages"].values():
         if stage.get("raters"):
             stage["raters"]["rubric"] = str(data[stage["raters"]["rubric"]])
+        if stage.get("qualification"):
+            stage["qualification"]["questions"] = str(data[stage["qualification"]["questions"]])
         if stage.get("constitution"):
             stage["constitution"] = str(data[stage["constitution"]])
     for name, stage in recipe.stages.items():

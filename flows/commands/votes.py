@@ -54,7 +54,7 @@ def votes_export_command(
     workspace: Path,
     url: str | None,
     file: Path,
-    what: Literal["pairs", "votes", "demonstrations", "arena", "arena_pairs"],
+    what: Literal["pairs", "thumbs", "votes", "demonstrations", "arena", "arena_pairs"],
     form: Literal["messages", "text"],
     chosen: Chosen,
     *,

@@ -17,17 +17,18 @@ from alignment.digests import digest_of
 from alignment.durable_files import write_text
 from alignment.errors import Fault, InputError, StageError
 from alignment.preferences.comparisons import make_comparisons
+from alignment.preferences.preference_files import read_known
 from alignment.recipe.graph import of_type
 from alignment.recipe.recipe import Recipe
 from alignment.recipe.resolved import ResolvedRecipe
-from alignment.recipe.stages.feedback.preferences import HumanPreferencesStage
+from alignment.recipe.stages.feedback.preferences import HumanPreferencesStage, Qualification
 from alignment.records import Artifact, Comparison, Prompt, Response
 from alignment.workspace import Workspace
 from flows.command_lines import rlhf_line
 from flows.pipeline.uncertainty_sampling import doubts
 from flows.runs import keep_recipe
 from preference_ui.import_export import Export
-from preference_ui.labelling.queue import queue_comparisons
+from preference_ui.labelling.queue import Gold, queue_comparisons, queue_gold
 from preference_ui.labelling.vote_schema import storable
 from preference_ui.quality.queue_stats import QueueStanding, queue_standings
 from preference_ui.snapshots.collections import (
@@ -109,8 +110,17 @@ def queue_name(name: str, recipe: Recipe, responses: Artifact) -> str:
     return f"{queue_prefix(recipe)}{name[:24]}.{digest_of(identity)[:12]}"
 
 
-def queue_for_raters(name: str, recipe: Recipe, made: Mapping[str, Artifact], workspace: Workspace) -> None:
-    """Puts a stage's comparisons before the raters and starts to wait. Doing so again changes nothing."""
+def queue_for_raters(
+    name: str,
+    recipe: Recipe,
+    made: Mapping[str, Artifact],
+    workspace: Workspace,
+    data: Mapping[str, Path] | None = None,
+) -> None:
+    """Puts a stage's comparisons before the raters and starts to wait. Doing so again changes nothing.
+
+    ``data`` are the files that the recipe names, by the names that it gives them.
+    """
     settings = _settings(recipe, name)
     responses = made[settings.responses]
     queue = queue_name(name, recipe, responses)
@@ -124,6 +134,7 @@ def queue_for_raters(name: str, recipe: Recipe, made: Mapping[str, Artifact], wo
         if find_collection(store, queue) is None:
             weights = doubts(name, recipe, items, workspace)
             _ask_for_scores(store, settings.criteria, recipe.name)
+            _ask_for_qualification(store, settings.qualification, data or {}, recipe.name)
         queue_comparisons(store, items, votes_wanted=settings.votes_per_comparison, queue=queue,
                           informativeness=weights, actor=recipe.name)  # fmt: skip
         condition = CollectionTarget(
@@ -191,6 +202,18 @@ def _ask_for_scores(store: Store, criteria: Mapping[str, str], recipe: str) -> N
     _version, now = store.settings()
     if wanted and now.criteria != wanted:
         store.change_settings(now.model_copy(update={"criteria": wanted}), author=recipe)
+
+
+def _ask_for_qualification(store: Store, wanted: Qualification | None, data: Mapping[str, Path], recipe: str) -> None:
+    """Makes a recipe's questions part of the desk's trial, and its mark the desk's."""
+    if wanted is None:
+        return
+    known = read_known(data.get(wanted.questions, Path(wanted.questions)))
+    queue_gold(store, [Gold(one.comparison, one.ranking or ()) for one in known], purpose="trial", actor=recipe)
+    _version, now = store.settings()
+    if now.pass_mark != wanted.pass_mark or not now.trial_required:
+        changed = {"pass_mark": wanted.pass_mark, "trial_required": True}
+        store.change_settings(now.model_copy(update=changed), author=recipe)
 
 
 def _settings(recipe: Recipe, name: str) -> HumanPreferencesStage:

@@ -191,7 +191,7 @@ def data_of(run: Run, name: str, *, wanted: bool) -> dict[str, Path] | None:
         return request.data  # make_job says what is missing
     try:
         with naming_the_store(run.workspace):
-            queue_for_raters(name, recipe, run.made, run.workspace)
+            queue_for_raters(name, recipe, run.made, run.workspace, request.data)
             votes = collected(name, recipe, run.made, run.workspace, request.ready)
     except Exception:  # nobody may be watching: the report says at which stage it was
         with outcome(run, name, settings.kind):

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, exists, func, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, func, insert, select, update
 
 from alignment.records import Comparison
 from preference_ui.labelling import next_comparison
 from preference_ui.store.errors import Refusal
-from preference_ui.store.schema import accounts, comparisons, exclusions, leases, votes
+from preference_ui.store.schema import accounts, comparisons, leases
 from preference_ui.store.settings import DeskSettings
 from preference_ui.store.store import Store, current_settings, now, record
 
@@ -82,33 +82,9 @@ def hand_over(
     through :func:`next_lease`.
     """
     row = _in_hand(connection, account.id, settings)
-    return _lease(connection, row) if row is not None else _draw(connection, account, settings, rng or _SYSTEM, wait)
-
-
-def reopen(store: Store, account_id: str) -> Lease:
-    """Undo: opens the rater's newest vote again. The vote holds until another supersedes it.
-
-    Raises Refusal where there is nothing to undo or it can no longer be changed.
-    """
-    with store.write() as connection:
-        lock_rater(connection, account_id)
-        vote = _newest_vote(connection, account_id)
-        if vote is None:
-            raise Refusal("nothing_to_undo", "There is no vote to undo yet.")
-        if connection.execute(select(exclusions).where(exclusions.c.vote_id == vote.id)).first() is not None:
-            raise Refusal("excluded", "This vote was set aside by an administrator and can no longer be changed.")
-        already = connection.execute(select(leases).where((leases.c.revises == vote.id) & (leases.c.state == "open")))
-        if (row := already.first()) is not None:
-            return _lease(connection, row)
-        order = connection.execute(select(leases.c.order).where(leases.c.id == vote.lease_id)).scalar_one()
-        takes = vote.purpose == "work" and vote.outcome == "skipped"  # a skip gave its place away
-        if takes and not _take_place(connection, vote.comparison_id):
-            raise Refusal("finished_by_others", "You skipped this one, and others have finished it in the meantime.")
-        settings = current_settings(connection)[1]
-        row = _insert_lease(
-            connection, settings, account_id, vote.comparison_id, vote.purpose, order, "undo", takes, vote.id
-        )
-        return _lease(connection, row)
+    return (
+        read_lease(connection, row) if row is not None else _draw(connection, account, settings, rng or _SYSTEM, wait)
+    )
 
 
 def sweep(store: Store) -> int:
@@ -161,7 +137,8 @@ def hold(connection: Connection, comparison_id: str, actor: str) -> None:
     record(connection, actor, "comparison.hold", comparison_id, {})
 
 
-def _take_place(connection: Connection, comparison_id: str) -> bool:
+def take_place(connection: Connection, comparison_id: str) -> bool:
+    """Takes a place among a comparison's raters; False where there is none left."""
     return connection.execute(_TAKE, {"comparison": comparison_id}).rowcount == 1
 
 
@@ -169,7 +146,7 @@ def take_place_late(connection: Connection, account_id: str, comparison_id: str)
     """Takes a place for a vote whose lease expired: if there is one left and the rater has no newer lease of it."""
     newer = select(leases.c.id).where(next_comparison.mine("work") & (leases.c.comparison_id == comparison_id))
     busy = connection.execute(newer, {"account": account_id}).first()
-    return busy is None and _take_place(connection, comparison_id)
+    return busy is None and take_place(connection, comparison_id)
 
 
 def _in_hand(connection: Connection, account_id: str, settings: DeskSettings) -> Row[Any] | None:
@@ -188,13 +165,15 @@ def _draw(
         order = [response["id"] for response in picked.responses]
         rng.shuffle(order)
         holds = purpose == "work"
-        row = _insert_lease(connection, settings, account.id, picked.id, purpose, order, drawn_by, holds, None)
+        row = insert_lease(connection, settings, account.id, picked.id, purpose, order, drawn_by, holds, None)
         return _lease_of(row, picked, fresh=True)
 
     if settings.trial_required and not account.trial_passed:
         trial = next_comparison.pick_known(connection, account.id, "trial", rng)
         if trial is not None:
             return hand_out(trial, "trial", "random")
+        if settings.pass_mark is not None:
+            return None  # see qualification.missed_mark
     roll = rng.random()
     if roll < settings.gold_share:
         gold = next_comparison.pick_known(connection, account.id, "gold", rng)
@@ -206,12 +185,12 @@ def _draw(
             return hand_out(repeat, "repeat", "random")
     policy = "random" if rng.random() < settings.random_share else settings.policy
     picked = next_comparison.pick_work(connection, account.id, policy, rng, wait=wait)
-    if picked is None or not _take_place(connection, picked.id):
+    if picked is None or not take_place(connection, picked.id):
         return None
     return hand_out(picked, "work", policy)
 
 
-def _insert_lease(
+def insert_lease(
     connection: Connection,
     settings: DeskSettings,
     account_id: str,
@@ -222,6 +201,7 @@ def _insert_lease(
     holds_place: bool,
     revises: str | None,
 ) -> Row[Any]:
+    """Writes an open lease that begins now."""
     moment = now()
     values = {
         "id": secrets.token_urlsafe(16),
@@ -244,16 +224,8 @@ def lease_time(settings: DeskSettings) -> timedelta:
     return timedelta(minutes=settings.lease_minutes)
 
 
-def _newest_vote(connection: Connection, account_id: str) -> Row[Any] | None:
-    """The vote that an undo opens: the newest of this rater that nothing supersedes, trials left out."""
-    later = votes.alias("later")
-    condition = (votes.c.account_id == account_id) & votes.c.purpose.not_in(("trial", "ruling"))
-    standing = ~exists().where(later.c.supersedes == votes.c.id)
-    query = select(votes).where(condition & standing).order_by(votes.c.created.desc(), votes.c.id).limit(1)
-    return connection.execute(query).first()
-
-
-def _lease(connection: Connection, row: Row[Any]) -> Lease:
+def read_lease(connection: Connection, row: Row[Any]) -> Lease:
+    """A lease's row with its comparison."""
     return _lease_of(row, connection.execute(_ITEM, {"comparison": row.comparison_id}).one(), fresh=False)
 
 

@@ -4,7 +4,7 @@ Answers are spoken of by their position on the screen, never by an id. ``strengt
 much better) through 0 (tie) to 3 (the second is much better).
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr, ValidationError
 
@@ -30,7 +30,7 @@ class SubmittedVote(BaseModel):
     """A vote as it comes over the wire."""
 
     model_config = ConfigDict(extra="forbid")
-    outcome: Literal["ranked", "both_bad", "skipped", "flagged"]
+    outcome: Outcome
     strength: Annotated[StrictInt, Field(ge=-3, le=3)] | None = None
     ranking: Annotated[list[Annotated[list[Position], Field(min_length=1, max_length=9)]], Field(max_length=9)] = []
     criteria: dict[StrictStr, list[Score | None]] = {}
@@ -101,6 +101,8 @@ def judge(verdict: SubmittedVote, order: tuple[str, ...], settings: DeskSettings
 
 
 def _ranking(verdict: SubmittedVote, order: tuple[str, ...]) -> tuple[list[list[str]], int | None]:
+    if (len(order) == 1) != (verdict.outcome in ("up", "down")) and verdict.outcome not in ("skipped", "flagged"):
+        raise Refusal("malformed", "This vote does not fit what was shown. Please reload the page and try again.")
     if verdict.outcome != "ranked":
         if verdict.ranking or verdict.strength is not None:
             raise Refusal("malformed", "A vote cannot rank the answers and reject them at once.")

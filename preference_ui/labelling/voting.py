@@ -17,9 +17,10 @@ from preference_ui.labelling.assignment import (
     next_lease,
     take_place_late,
 )
+from preference_ui.labelling.qualification import settle_trial
 from preference_ui.labelling.vote_schema import Judgement, SubmittedVote, judge, read_verdict, storable
 from preference_ui.store.errors import Refusal
-from preference_ui.store.schema import accounts, comparisons, drafts, exclusions, leases, votes
+from preference_ui.store.schema import comparisons, drafts, exclusions, leases, votes
 from preference_ui.store.settings import DeskSettings
 from preference_ui.store.store import Store, current_settings, now, record
 
@@ -78,7 +79,7 @@ def _cast(
     judgement = judge(verdict, tuple(lease.order), settings)
     _settle_place(connection, lease, judgement)
     identifier = _write(connection, account.name, lease, judgement)
-    return Receipt(identifier, repeated=False, feedback=_feedback(connection, lease, judgement))
+    return Receipt(identifier, repeated=False, feedback=_feedback(connection, lease, judgement, settings))
 
 
 def save_draft(store: Store, account_id: str, lease_id: str, body: Any) -> None:
@@ -99,9 +100,13 @@ def read_draft(store: Store, lease_id: str, revises: str | None) -> dict[str, An
     """What the rater had filled in: the draft, or for an undone vote what was voted."""
     with store.read() as connection:
         body = connection.execute(select(drafts.c.body).where(drafts.c.lease_id == lease_id)).scalar_one_or_none()
-        if body is not None or revises is None:
-            return body
-        return _as_wire(connection, connection.execute(select(votes).where(votes.c.id == revises)).one())
+    return body if body is not None or revises is None else read_wire(store, revises)
+
+
+def read_wire(store: Store, vote_id: str) -> dict[str, Any]:
+    """A stored vote as the browser would have sent it."""
+    with store.read() as connection:
+        return as_wire(connection, connection.execute(select(votes).where(votes.c.id == vote_id)).one())
 
 
 def to_record(row: Any, rater: str) -> Vote:
@@ -185,10 +190,12 @@ def _write(connection: Connection, name: str, lease: Row[Any], judgement: Judgem
     return identifier
 
 
-def _feedback(connection: Connection, lease: Row[Any], judgement: Judgement) -> dict[str, Any] | None:
+def _feedback(
+    connection: Connection, lease: Row[Any], judgement: Judgement, settings: DeskSettings
+) -> dict[str, Any] | None:
     if lease.purpose != "trial":
         return None
-    connection.execute(update(accounts).where(accounts.c.id == lease.account_id).values(trial_passed=True))
+    settle_trial(connection, lease.account_id, settings)
     expected = connection.execute(
         select(comparisons.c.expected).where(comparisons.c.id == lease.comparison_id)
     ).scalar_one()
@@ -197,7 +204,7 @@ def _feedback(connection: Connection, lease: Row[Any], judgement: Judgement) -> 
     return {"right": right, "ranking": ranking, "why": expected["why"]}
 
 
-def _as_wire(connection: Connection, vote: Row[Any]) -> dict[str, Any]:
+def as_wire(connection: Connection, vote: Row[Any]) -> dict[str, Any]:
     """A stored vote as the browser would have sent it, to be shown again after an undo."""
     order = connection.execute(select(leases.c.order).where(leases.c.id == vote.lease_id)).scalar_one()
     wire: dict[str, Any] = {"outcome": vote.outcome, "reason": vote.reason, "comment": vote.comment}

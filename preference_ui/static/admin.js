@@ -31,10 +31,10 @@ export function start(element, server) {
   const desk = element.querySelector(".desk") ?? element;
   const notice = h("div", { class: "notice", hidden: true, role: "status" });
   const main = h("main", { class: "administration", tabIndex: -1 });
-  desk.replaceChildren(h("header", { class: "top" }, h("strong", {}, "Administration"),
+  desk.replaceChildren(h("div", { class: "overhead" }, h("header", { class: "top" }, h("strong", {}, "Administration"),
     h("nav", { "aria-label": "Pages" }, h("a", { href: "/rate", class: "plain-link" }, "Rate"), h("a", { href: "/review", class: "plain-link" }, "Records"),
       h("button", { type: "button", class: "plain", onclick: () => load() }, "Refresh"),
-      h("button", { type: "button", class: "plain", "aria-label": "Dark or light", onclick: () => window.rlhfTheme?.toggle() }, "◐"))), notice, main);
+      h("button", { type: "button", class: "plain", "aria-label": "Dark or light", onclick: () => window.rlhfTheme?.toggle() }, "◐"))), notice), main);
   let pages = 1;
   let later;
   const tell = (text, kind = "") => { notice.textContent = text; notice.className = `notice ${kind}`; notice.hidden = !text; };
@@ -96,6 +96,7 @@ export function start(element, server) {
         const [name, ...rubric] = line.split(":");
         return { name: name.trim(), rubric: rubric.join(":").trim() };
       });
+      changed.pass_mark = data.get("pass_mark") === "" ? null : Number(data.get("pass_mark"));
       for (const name of ["random_share", "gold_share", "repeat_share", "repeat_after", "lease_minutes"]) changed[name] = Number(data.get(name));
       await act("save_settings", { settings: changed }, "Saved. Raters read changed guidelines again.");
     } },
@@ -106,6 +107,8 @@ export function start(element, server) {
         .map(([value, words]) => h("option", { value, selected: kept.policy === value }, words)))),
       number("random_share", "Share drawn at random", "0.01"), number("gold_share", "Share of gold", "0.01"), number("repeat_share", "Share of repeats", "0.01"),
       number("repeat_after", "Repeat after (votes)", "1"), number("lease_minutes", "Minutes until a comparison returns", "any"),
+      h("label", {}, "Share of the trial that must be right (empty: none)", h("input", { type: "number", name: "pass_mark", step: "0.01", min: 0, max: 1,
+        value: kept.pass_mark === null ? "" : String(kept.pass_mark) })),
       h("label", { class: "check" }, h("input", { type: "checkbox", name: "trial_required", checked: kept.trial_required }), " A trial comparison first"),
       h("button", { type: "submit", class: "primary" }, "Save settings"));
     return form;

@@ -1,5 +1,6 @@
 // What may be said beside the verdict: scores, a better version of an answer, a comment. All of it optional.
 import { h, letter } from "./dom.js";
+import { t } from "./words.js";
 
 export function extras(screen, about, draft, changed) {
   const scores = structuredClone(draft?.criteria ?? {});
@@ -14,7 +15,7 @@ export function extras(screen, about, draft, changed) {
       changed();
     };
     return h("fieldset", { class: "score" },
-      h("legend", {}, h("span", { class: "visually-hidden" }, `${criterion.name}, answer `), letter(at)),
+      h("legend", {}, h("span", { class: "visually-hidden" }, `${criterion.name}, ${t("Answer {letter}", { letter: "" })}`), letter(at)),
       [1, 2, 3, 4, 5].map((value) => h("span", {},
         h("input", { type: "radio", name, id: `${name}-${value}`, value: String(value),
           checked: scores[criterion.name]?.[at] === value, onchange: () => pick(value) }),
@@ -22,30 +23,30 @@ export function extras(screen, about, draft, changed) {
   }
 
   const criteria = about.criteria.length === 0 ? null : h("details", { class: "extra", open: Object.keys(scores).length > 0 },
-    h("summary", {}, "Scores ", h("span", { class: "quiet" }, "(optional)")),
+    h("summary", {}, t("Scores"), " ", h("span", { class: "quiet" }, t("(optional)"))),
     about.criteria.map((criterion) => h("div", { class: "criterion" },
-      h("div", {}, h("strong", {}, criterion.name), h("p", { class: "quiet" }, criterion.rubric)),
+      h("div", {}, h("strong", { dir: "auto" }, t(criterion.name)), h("p", { class: "quiet", dir: "auto" }, t(criterion.rubric))),
       h("div", { class: "score-rows" }, screen.answers.map((_, at) => scoreRow(criterion, at))))));
 
   const element = h("div", { class: "extras" }, criteria,
     h("details", { class: "extra", open: Boolean(draft?.comment) },
-      h("summary", {}, "Comment ", h("span", { class: "quiet" }, "(optional)")),
-      h("label", { htmlFor: "comment", class: "quiet" }, "What made the difference?"), comment));
+      h("summary", {}, t("Comment"), " ", h("span", { class: "quiet" }, t("(optional)"))),
+      h("label", { htmlFor: "comment", class: "quiet" }, t("What made the difference?")), comment));
 
   // The editor of a better answer, opened inside the answer's card.
   function improve(at) {
     const opened = correction?.position === at;
-    const text = h("textarea", { rows: 8, maxLength: 20000, "aria-label": `A better answer ${letter(at)}`,
+    const text = h("textarea", { rows: 8, maxLength: 20000, "aria-label": t("A better answer {letter}", { letter: letter(at) }),
       value: opened ? correction.text : screen.answers[at].text,
       oninput: () => { correction = text.value.trim() ? { position: at, text: text.value } : null; changed(); } });
     const box = h("div", { class: "improve", hidden: !opened }, text,
-      h("p", { class: "quiet" }, "Kept as an example of a good answer, and as better than this one."));
+      h("p", { class: "quiet" }, t("Kept as an example of a good answer, and as better than this one.")));
     const button = h("button", { type: "button", class: "plain", "aria-expanded": String(opened), onclick: () => {
       box.hidden = !box.hidden;
       button.setAttribute("aria-expanded", String(!box.hidden));
       if (box.hidden && correction?.position === at) { correction = null; changed(); }
       if (!box.hidden) text.focus();
-    } }, "Write a better one");
+    } }, t("Write a better one"));
     return [button, box];
   }
 

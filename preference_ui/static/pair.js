@@ -3,7 +3,7 @@ import { h, letter } from "./dom.js";
 import { favour, scale } from "./scale.js";
 
 export function pairView(screen, draft, changed, answerCard) {
-  const cards = screen.answers.map((answer, at) => answerCard(answer, at));
+  const cards = screen.answers.map((_, at) => answerCard(at));
   const steps = scale(draft?.strength ?? null, (strength) => { favour(cards, strength); changed(); });
   favour(cards, steps.strength());
   const given = () => steps.strength();

@@ -1,5 +1,6 @@
 // K answers into one order, best first: by dragging, by arrow keys, or by digits. Ties share a rank.
 import { h, key, letter } from "./dom.js";
+import { t } from "./words.js";
 
 export function rankingView(screen, draft, changed, answerCard, announce) {
   const count = screen.answers.length;
@@ -9,19 +10,19 @@ export function rankingView(screen, draft, changed, answerCard, announce) {
     order = draft.ranking.flat();
     tied = draft.ranking.flatMap((group) => group.map((_, at) => at > 0));
   }
-  const cards = screen.answers.map((answer, position) => item(answer, position));
-  const list = h("ol", { class: "ranking", "aria-label": "Answers, best first" });
+  const cards = screen.answers.map((_, position) => item(position));
+  const list = h("ol", { class: "ranking", "aria-label": t("Answers, best first") });
 
-  function item(answer, position) {
-    const name = `answer ${letter(position)}`;
+  function item(position) {
+    const name = { letter: letter(position) };
     const tools = h("div", { class: "rank-tools" },
-      h("span", { class: "handle", title: "Drag", "aria-hidden": "true", onpointerdown: (event) => drag(event, position) }, "⠿"),
-      h("span", { class: "rank" }),
-      h("button", { type: "button", class: "up", "aria-label": `Move ${name} up`, onclick: () => step(position, -1) }, "↑"),
-      h("button", { type: "button", class: "down", "aria-label": `Move ${name} down`, onclick: () => step(position, 1) }, "↓"),
-      h("button", { type: "button", class: "tie", "aria-pressed": "false", "aria-label": `tie with above: ${name}`,
-        onclick: () => toggleTie(position) }, "tie with above"));
-    const card = answerCard(answer, position, tools);
+      h("span", { class: "handle", title: t("Drag"), "aria-hidden": "true", onpointerdown: (event) => drag(event, position) }, "⠿"),
+      h("span", { class: "rank" }, t("rank"), " ", h("b", {})),
+      h("button", { type: "button", class: "up", "aria-label": t("Move answer {letter} up", name), onclick: () => step(position, -1) }, "↑"),
+      h("button", { type: "button", class: "down", "aria-label": t("Move answer {letter} down", name), onclick: () => step(position, 1) }, "↓"),
+      h("button", { type: "button", class: "tie", "aria-pressed": "false", "aria-label": t("tie with above: answer {letter}", name),
+        onclick: () => toggleTie(position) }, t("tie with above")));
+    const card = answerCard(position, tools);
     return h("li", { class: "rank-item", tabIndex: 0, "data-position": position,
       onkeydown: (event) => onItemKey(event, position) }, card);
   }
@@ -34,8 +35,8 @@ export function rankingView(screen, draft, changed, answerCard, announce) {
     order.forEach((position, at) => {
       const card = cards[position];
       if (list.children[at] !== card) list.insertBefore(card, list.children[at] ?? null);
-      card.querySelector(".rank").textContent = String(places[at]);
-      card.setAttribute("aria-label", `Answer ${letter(position)}, rank ${places[at]} of ${count}`);
+      card.querySelector(".rank b").textContent = String(places[at]);
+      card.setAttribute("aria-label", t("Answer {letter}, rank {rank} of {count}", { letter: letter(position), rank: places[at], count }));
       card.classList.toggle("tied", tied[at]);
       const tie = card.querySelector(".tie");
       tie.disabled = at === 0;
@@ -58,7 +59,7 @@ export function rankingView(screen, draft, changed, answerCard, announce) {
     tied[0] = false;
     show(true);
     changed();
-    announce(`Answer ${letter(position)} is now at place ${target + 1} of ${count}`);
+    announce(t("Answer {letter} is now at place {place} of {count}", { letter: letter(position), place: target + 1, count }));
   }
 
   const step = (position, by) => move(position, order.indexOf(position) + by);
@@ -69,7 +70,8 @@ export function rankingView(screen, draft, changed, answerCard, announce) {
     tied[at] = !tied[at];
     show(true);
     changed();
-    announce(`Answer ${letter(position)} is ${tied[at] ? "tied with" : "below"} answer ${letter(order[at - 1])}`);
+    announce(t(tied[at] ? "Answer {letter} is tied with answer {other}" : "Answer {letter} is below answer {other}",
+      { letter: letter(position), other: letter(order[at - 1]) }));
   }
 
   function onItemKey(event, position) {
@@ -121,10 +123,10 @@ export function rankingView(screen, draft, changed, answerCard, announce) {
 
   show(false);
   return {
-    element: h("div", {}, h("p", { class: "hint" }, "Best on top. Drag, or use the arrows. ",
-      h("span", { class: "by-keys" }, "By keys: focus an answer and press ", key("↑"), " ", key("↓"), ", a place ", key("1"), "–",
-        key(String(count)), ", or ", key("t"), " for a tie.")), list),
-    bar: h("p", { class: "said" }, `${count} answers, best first`),
+    element: h("div", {}, h("p", { class: "hint" }, t("Best on top. Drag, or use the arrows."), " ",
+      h("span", { class: "by-keys" }, t("By keys: focus an answer, then"), " ", key("↑"), " ", key("↓"), " ", t("move it"), ", ", key("1"), "–",
+        key(String(count)), " ", t("give it a place"), ", ", key("t"), " ", t("ties it with the one above"), ".")), list),
+    bar: h("p", { class: "said" }, t("{count} answers, best first", { count })),
     draft: () => ({ ranking: groups() }),
     verdict: () => ({ outcome: "ranked", ranking: groups() }),
     missing: "",
@@ -135,8 +137,8 @@ export function rankingView(screen, draft, changed, answerCard, announce) {
       }
       return false;
     },
-    help: [["Tab, Alt+↑ ↓", "go to another answer"], ["↑ ↓", "move the answer in focus"],
-      [`1 … ${count}`, "put the answer in focus at this place"], ["t", "tie with the answer above"]],
+    help: [["Tab, Alt+↑ ↓", t("go to another answer")], ["↑ ↓", t("move the answer in focus")],
+      [`1 … ${count}`, t("put the answer in focus at this place")], ["t", t("tie with the answer above")]],
     letters: cards.map((_, at) => letter(at)),
   };
 }

@@ -1,23 +1,24 @@
 // Seven steps from "A is much better" to "B is much better", by mouse, by touch, or by the digits 1 to 7.
 import { h, key } from "./dom.js";
+import { t } from "./words.js";
 
 export const STEPS = [
-  [-3, "A much better"], [-2, "A better"], [-1, "A slightly better"], [0, "Tie"],
-  [1, "B slightly better"], [2, "B better"], [3, "B much better"],
+  [-3, t("A much better")], [-2, t("A better")], [-1, t("A slightly better")], [0, t("Tie")],
+  [1, t("B slightly better")], [2, t("B better")], [3, t("B much better")],
 ];
 
-export function scale(strength, chosen, hint = "Choose, or press 1 to 7") {
+export function scale(strength, chosen, hint = t("Choose, or press 1 to 7")) {
   const said = h("p", { class: "said", "aria-hidden": "true" });
   const inputs = STEPS.map(([value], at) =>
     h("input", { type: "radio", name: "strength", value: String(value), id: `step-${at}`, checked: value === strength,
       onchange: () => choose(value) }));
-  const steps = h("div", { class: "scale", role: "radiogroup", "aria-label": "Which answer is better?" },
+  const steps = h("div", { class: "scale", role: "radiogroup", "aria-label": t("Which answer is better?") },
     STEPS.map(([value, label], at) => h("span", { class: "step" + (value < 0 ? " a" : value > 0 ? " b" : " tie") },
       inputs[at], h("label", { htmlFor: `step-${at}` }, h("span", { class: "words" }, label), key(String(at + 1))))));
 
   function show() {
     const narrow = matchMedia("(max-width: 760px)").matches;
-    said.textContent = strength === null ? narrow ? "Choose: A is better … B is better" : hint
+    said.textContent = strength === null ? narrow ? t("Choose: A is better … B is better") : hint
       : STEPS.find(([value]) => value === strength)[1];
   }
 
@@ -32,14 +33,14 @@ export function scale(strength, chosen, hint = "Choose, or press 1 to 7") {
   return {
     element: h("div", { class: "scale-box" }, said, steps),
     strength: () => strength,
-    missing: "Say which answer is better first: press 1 to 7, or choose a step.",
+    missing: t("Say which answer is better first: press 1 to 7, or choose a step."),
     onKey(event) {
       if (!/^[1-7]$/.test(event.key)) return false;
       choose(STEPS[Number(event.key) - 1][0]);
       inputs[Number(event.key) - 1].focus({ preventScroll: true });
       return true;
     },
-    help: [["1 … 7", `from “${STEPS[0][1]}” to “${STEPS[6][1]}”; 4 is a tie`]],
+    help: [["1 … 7", t("from “{first}” to “{last}”; 4 is a tie", { first: STEPS[0][1], last: STEPS[6][1] })]],
   };
 }
 

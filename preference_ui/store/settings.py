@@ -20,7 +20,7 @@ would rather have received.**
 Length is not quality. If two answers are equally good, say that they are tied; if none is acceptable, say so. Skip what
 you cannot judge. Flag what is unsafe, broken, or names a private person.
 
-Your last vote can be undone. Press `?` at any time for the keys.
+Your votes can be undone, the last first. Press `?` at any time for the keys.
 """
 
 
@@ -52,6 +52,7 @@ class DeskSettings(BaseModel):
     repeat_after: int = Field(default=10, ge=1)  # votes of a rater between a comparison and its repeat
     lease_minutes: float = Field(default=30, gt=0, le=24 * 60)
     trial_required: bool = True
+    pass_mark: Share | None = None  # of the trial's comparisons that must be right; None: the first one shows the page
 
     @field_validator("criteria")
     @classmethod

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib.resources import files
 from typing import Annotated, Any
 
@@ -14,6 +15,8 @@ from preference_ui.accounts import accounts
 from preference_ui.accounts.auth import authenticate, sign_in, sign_out, sign_out_everywhere
 from preference_ui.store.errors import Refusal
 from preference_ui.store.store import Store, StoreError
+from preference_ui.web.languages import COOKIE as LANGUAGE
+from preference_ui.web.languages import RIGHT_TO_LEFT, language_of, translate
 from preference_ui.web.middleware import COOKIE, UNAVAILABLE, session_token
 
 AFTER = (
@@ -23,6 +26,8 @@ AFTER = (
     "/review",
 )  # where a sign-in may lead; nothing else, so that a link cannot send people away
 WELCOME = "Compare answers, calmly. Your votes teach the next model."
+TITLES = {"sign_in": "Which answer is better?", "accept": "Welcome", "closed": "This link is closed"}
+INVITED = {"rater": "You are invited as a rater.", "administrator": "You are invited as an administrator."}
 Text = Annotated[str, Form(max_length=300)]
 
 
@@ -53,7 +58,7 @@ def doors(door: Door) -> APIRouter:
     def show_invitation(request: Request, token: str) -> Response:
         def show() -> Response:
             role = accounts.invitation_role(door.store, token)
-            return _page(request, door, form="accept", lead=f"You are invited as {_article(role)}.", invitation=token)
+            return _page(request, door, form="accept", lead=INVITED[role], invitation=token)
 
         return _attempt(request, door, show, form="closed")
 
@@ -121,12 +126,16 @@ def _page(
     invitation: str = "",
     status: int = 200,
 ) -> Response:
-    titles = {"sign_in": "Which answer is better?", "accept": "Welcome", "closed": "This link is closed"}
+    language = language_of(request.cookies.get(LANGUAGE), request.headers.get("accept-language", ""))
+    say = partial(translate, language)
     oidc_href = ("/login/oidc" + (f"?invitation={invitation}" if invitation else "")) if door.oidc_name else ""
     body = _template().render(
-        title=titles[form],
-        lead=lead or (WELCOME if form == "sign_in" else ""),
-        problem=problem,
+        _=say,
+        language=language,
+        direction="rtl" if language in RIGHT_TO_LEFT else "ltr",
+        title=say(TITLES[form]),
+        lead=say(lead or (WELCOME if form == "sign_in" else "")),
+        problem=say(problem),
         form=form,
         name=name,
         next=after if after in AFTER else "/rate",
@@ -144,7 +153,3 @@ def _template() -> Any:
 
 def _address(request: Request) -> str:
     return request.client.host if request.client else "unknown"
-
-
-def _article(role: str) -> str:
-    return "an administrator" if role == "administrator" else "a rater"

@@ -13,17 +13,22 @@ import gradio as gr
 
 from preference_ui.accounts import accounts
 from preference_ui.accounts.auth import Account
-from preference_ui.labelling.assignment import Lease, next_lease, reopen
+from preference_ui.labelling.assignment import Lease, next_lease
+from preference_ui.labelling.guidelines import has_read
+from preference_ui.labelling.qualification import missed_mark
 from preference_ui.labelling.rater_progress import ProgressBook
+from preference_ui.labelling.revision import leave, own_votes, reopen, reopen_earlier
 from preference_ui.labelling.vote_schema import FLAG_REASONS, SKIP_REASONS
-from preference_ui.labelling.voting import cast_and_draw, read_draft, save_draft
+from preference_ui.labelling.voting import cast_and_draw, read_draft, read_wire, save_draft
 from preference_ui.store.errors import Refusal
 from preference_ui.store.store import Store, StoreError
+from preference_ui.web.languages import translate
 from preference_ui.web.middleware import UNAVAILABLE, account_in
 from preference_ui.web.rendering import to_html
 
 _log = logging.getLogger(__name__)
 Answer = dict[str, Any]
+MALFORMED = "This request could not be read. Please reload the page and try again."
 
 
 def rater_page(store: Store, *, arena: bool = False) -> gr.Blocks:
@@ -50,8 +55,8 @@ class RaterHandlers:
     def functions(self) -> list[Callable[..., Any]]:
         """The handlers, under the names that the browser calls them by."""
 
-        def begin(_data: Any, request: gr.Request) -> Answer:
-            return answer(request, self._begin)
+        def begin(data: Any, request: gr.Request) -> Answer:
+            return answer(request, lambda account: self._begin(account, data))
 
         def vote(data: Any, request: gr.Request) -> Answer:
             return answer(request, lambda account: self._vote(account, data))
@@ -65,19 +70,33 @@ class RaterHandlers:
         def read_guidelines(data: Any, request: gr.Request) -> Answer:
             return answer(request, lambda account: self._read_guidelines(account, data))
 
-        return [begin, vote, undo, draft, read_guidelines]
+        def history(data: Any, request: gr.Request) -> Answer:
+            return answer(request, lambda account: self._history(account, data))
 
-    def _begin(self, account: Account) -> Answer:
+        def revise(data: Any, request: gr.Request) -> Answer:
+            return answer(request, lambda account: self._revise(account, data))
+
+        def step_back(data: Any, request: gr.Request) -> Answer:
+            return answer(request, lambda account: self._step_back(account, data))
+
+        def leave_vote(data: Any, request: gr.Request) -> Answer:
+            return answer(request, lambda account: self._leave(account, data))
+
+        return [begin, vote, undo, draft, read_guidelines, history, revise, step_back, leave_vote]
+
+    def _begin(self, account: Account, data: Any = None) -> Answer:
+        language = "en" if data is None else fields(data, "language")["language"]
         version, settings = self.store.settings()
+        guidelines = translate(language if isinstance(language, str) else "en", settings.guidelines)
         about = {
             "name": account.name,
             "administrator": account.is_administrator,
             "arena": self.arena,
-            "guidelines": {"html": to_html(settings.guidelines), "version": version},
+            "guidelines": {"html": to_html(guidelines), "version": version},
             "criteria": [criterion.model_dump() for criterion in settings.criteria],
             "reasons": {"skip": SKIP_REASONS, "flag": FLAG_REASONS},
         }
-        if account.guidelines_read <= version:
+        if not has_read(self.store, account.guidelines_read, version, settings.guidelines):
             return about | {"must_read": True, "screen": None}
         return about | {"must_read": False, "screen": self._next(account)}
 
@@ -88,6 +107,23 @@ class RaterHandlers:
 
     def _undo(self, account: Account) -> Answer:
         return {"screen": self._screen(account, reopen(self.store, account.id))}
+
+    def _history(self, account: Account, data: Any) -> Answer:
+        return {"votes": own_votes(self.store, account.id, fields(data, "before")["before"])}
+
+    def _revise(self, account: Account, data: Any) -> Answer:
+        vote = fields(data, "vote")["vote"]
+        if not isinstance(vote, str):
+            raise Refusal("malformed", MALFORMED)
+        return {"screen": self._screen(account, reopen(self.store, account.id, vote))}
+
+    def _step_back(self, account: Account, data: Any) -> Answer:
+        lease = fields(data, "lease")["lease"]
+        return {"screen": self._screen(account, reopen_earlier(self.store, account.id, lease))}
+
+    def _leave(self, account: Account, data: Any) -> Answer:
+        leave(self.store, account.id, fields(data, "lease")["lease"])
+        return {"screen": self._next(account)}
 
     def _draft(self, account: Account, data: Any) -> Answer:
         sent = fields(data, "lease", "draft")
@@ -107,7 +143,8 @@ class RaterHandlers:
 
     def _show(self, account: Account, lease: Lease | None) -> Answer:
         if lease is None:
-            return {"lease": None, "progress": self.progress.of(account.id) | {"left": 0, "minutes": None}}
+            done = self.progress.of(account.id) | {"left": 0, "minutes": None}
+            return {"lease": None, "progress": done, "missed": missed_mark(self.store, account.id)}
         return self._screen(account, lease)
 
     def _screen(self, account: Account, lease: Lease) -> Answer:
@@ -116,9 +153,18 @@ class RaterHandlers:
             "lease": lease.id,
             "trial": lease.purpose == "trial",
             "undoing": lease.revises is not None,
-            "prompt": [{"role": turn.role, "html": to_html(turn.content)} for turn in lease.comparison.prompt.messages],
+            "was": None if lease.revises is None else read_wire(self.store, lease.revises),
+            "prompt": [
+                {"role": turn.role, "html": to_html(turn.content), "text": turn.content}
+                for turn in lease.comparison.prompt.messages
+            ],
             "answers": [
-                {"html": to_html(by_id[one].text), "text": by_id[one].text, "names_itself": one in lease.self_naming}
+                {
+                    "html": to_html(by_id[one].text),
+                    "text": by_id[one].text,
+                    "names_itself": one in lease.self_naming,
+                    "cut": not by_id[one].finished,
+                }
                 for one in lease.order
             ],
             "draft": None if lease.fresh else read_draft(self.store, lease.id, lease.revises),
@@ -152,5 +198,5 @@ def answer(request: gr.Request, act: Callable[[Account], Answer], *, administrat
 def fields(data: Any, *names: str) -> dict[str, Any]:
     """Exactly these fields of what was sent. Raises Refusal for anything else."""
     if not isinstance(data, dict) or set(data) != set(names):
-        raise Refusal("malformed", "This request could not be read. Please reload the page and try again.")
+        raise Refusal("malformed", MALFORMED)
     return data

@@ -203,12 +203,12 @@ def test_undo_shows_the_vote_again_and_supersedes_it(desk: Any, comparison: Make
     page.keyboard.press("Enter")
     _sent(page, 1)
     page.keyboard.press("u")
-    page.wait_for_selector("text=You are changing your last vote")
+    page.wait_for_selector("text=You are changing a vote of yours")
     assert page.locator("input[name=strength]:checked").get_attribute("value") == "-3"
     shoot(page, "undo")
     page.keyboard.press("4")
     page.keyboard.press("Enter")
-    page.wait_for_selector("text=You are changing your last vote", state="detached")
+    page.wait_for_selector("text=You are changing a vote of yours", state="detached")
     first, second = desk.votes(account)
     assert (first.strength, second.strength, second.supersedes) == (3, 0, first.id)
     assert first.comparison_id == second.comparison_id

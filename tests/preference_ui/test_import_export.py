@@ -12,9 +12,10 @@ from alignment.data.preferences import read_preferences
 from alignment.errors import InputError
 from alignment.records import Comparison, Vote
 from preference_ui.import_export import Filter, agreement, export_votes, import_comparisons, pseudonym
-from preference_ui.labelling.assignment import next_lease, reopen
+from preference_ui.labelling.assignment import next_lease
 from preference_ui.labelling.exclusion import exclude_rater
 from preference_ui.labelling.queue import Gold, insert_batch, queue_comparisons, queue_gold
+from preference_ui.labelling.revision import reopen
 from preference_ui.labelling.voting import cast_vote
 from preference_ui.quality.queue_stats import queue_standings
 from preference_ui.store.settings import DeskSettings

@@ -18,6 +18,7 @@ UNCOUNTED: Any = {
     "raters": {"rubric"},
     "judge": {"folder"},
     "constitution": True,
+    "qualification": True,
     "rewards": {"__all__": {"function": True, "folder": True, "judge": {"folder"}}},
     "workers": True,
 }

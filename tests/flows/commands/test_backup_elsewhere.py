@@ -25,8 +25,9 @@ from alignment.records import Comparison, Message, Prompt, Response, Sampling
 from alignment.workspace import Workspace
 from flows.commands.backup import backup_command, restore_command
 from preference_ui.import_export import Filter, export_votes
-from preference_ui.labelling.assignment import next_lease, reopen
+from preference_ui.labelling.assignment import next_lease
 from preference_ui.labelling.queue import queue_comparisons
+from preference_ui.labelling.revision import reopen
 from preference_ui.labelling.voting import cast_vote
 from preference_ui.snapshots.collections import CollectionTarget, open_collection
 from preference_ui.store.schema import accounts, metadata

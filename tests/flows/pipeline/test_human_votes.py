@@ -7,12 +7,15 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import insert, select
 
+from alignment.checks.data import read_data
 from alignment.data.jsonl import read_records, write_records
 from alignment.errors import InputError, StageError
+from alignment.recipe.files import resolve_data, with_absolute_data
 from alignment.recipe.recipe import Recipe
 from alignment.recipe.resolved import ResolvedRecipe
 from alignment.recipe.stages.reward import RewardStage
@@ -37,7 +40,7 @@ def recipe() -> Recipe:
     return _recipe(votes_per_comparison=2, pairs=3, min_agreement=0.9)
 
 
-def _recipe(**condition: float) -> Recipe:
+def _recipe(**condition: Any) -> Recipe:
     stages = {
         "responses": {"kind": "sample", "per_prompt": 2},
         "people": {"kind": "human_preferences", "responses": "responses", **condition},
@@ -113,6 +116,42 @@ def test_votes_come_back_as_pairs_once_there_are_enough(
     }  # fmt: skip
     said = json.loads((context.output / "agreement.json").read_text())
     assert said["digest"] == json.loads(data["collection"].read_text())["digest"]
+
+
+def test_a_recipe_may_ask_for_a_qualification(made: dict[str, Artifact], space: Workspace, tmp_path: Path) -> None:
+    """Its questions are the trial, and who has too few of them right gets no work."""
+    questions = tmp_path / "questions.jsonl"
+    rows = [{"prompt": f"{at} + 1?", "chosen": f"good {at + 1}", "rejected": "bad 7"} for at in range(3)]
+    questions.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    asked = _recipe(pairs=1, qualification={"questions": "questions.jsonl", "pass_mark": 1.0})
+    for _ in range(2):  # a run that is started again asks nothing twice
+        human_votes.queue_for_raters("people", asked, made, space, {"questions.jsonl": questions})
+    store = Store.open(human_votes.store_url(space))
+    with store.read() as connection:
+        trials = select(schema.comparisons.c.expected).where(schema.comparisons.c.purpose == "trial")
+        assert len(connection.execute(trials).all()) == 3
+    assert store.settings()[1].pass_mark == 1.0
+    with store.write() as connection:
+        for name in ("careful", "careless"):
+            row = {"id": name, "name": name, "role": "rater", "state": "active", "created": now(),
+                   "guidelines_read": 9, "trial_passed": False}  # fmt: skip
+            connection.execute(insert(schema.accounts).values(row))
+    store.close()
+    assert vote(space, "careless", against="good") == 3  # the questions, and nothing after them
+    assert vote(space, "careful") == 3 + PROMPTS
+
+
+def test_the_questions_of_a_qualification_are_checked(tmp_path: Path) -> None:
+    questions = tmp_path / "questions.jsonl"
+    questions.write_text(json.dumps({"prompt": "Why?", "responses": ["a", "b"]}) + "\n")
+    asked = _recipe(qualification={"questions": "questions.jsonl"})
+    _data, faults = read_data(asked, resolve_data(asked, tmp_path / "recipe.yaml"))
+    assert [(one.file, one.row) for one in faults] == [(str(questions), 1)]
+    assert "which answer is better" in faults[0].problem
+    absolute = with_absolute_data(asked, {"questions.jsonl": questions})
+    assert absolute.stages["people"].qualification.questions == str(questions)  # type: ignore[attr-defined]
+    plain = _recipe()
+    assert asked.stages["people"].counted() == plain.stages["people"].counted()  # what it teaches is the votes
 
 
 def test_a_snapshot_is_taken_once_and_a_run_for_another_is_refused(

@@ -10,8 +10,9 @@ import pytest
 from sqlalchemy import func, select, update
 
 from alignment.records import Comparison
-from preference_ui.labelling.assignment import next_lease, open_leases, reopen, sweep
+from preference_ui.labelling.assignment import next_lease, open_leases, sweep
 from preference_ui.labelling.queue import Gold, queue_comparisons, queue_gold, set_informativeness, waiting, withdraw
+from preference_ui.labelling.revision import reopen
 from preference_ui.labelling.voting import cast_vote
 from preference_ui.store import schema
 from preference_ui.store.errors import Refusal

@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 from sqlalchemy import select, update
 
 from alignment.records import Comparison
-from preference_ui.labelling.assignment import Lease, next_lease, reopen
+from preference_ui.labelling.assignment import Lease, next_lease
 from preference_ui.labelling.queue import Gold, queue_comparisons, queue_gold
+from preference_ui.labelling.revision import reopen
 from preference_ui.labelling.vote_schema import judge, read_verdict
 from preference_ui.labelling.voting import cast_vote, read_draft, save_draft, to_record
 from preference_ui.store import schema

@@ -21,7 +21,7 @@ from preference_ui.web.middleware import COOKIE
 
 Make = Callable[..., Comparison]
 PASSWORD = "three calm green rivers"
-RATER_FUNCTIONS = ("begin", "vote", "undo", "draft", "read_guidelines")
+RATER_FUNCTIONS = ("begin", "vote", "undo", "draft", "read_guidelines", "history", "revise", "step_back", "leave_vote")
 ADMINISTRATOR_FUNCTIONS = ("overview", "set_state", "set_excluded", "invite", "save_settings", "sign_out_account")
 
 

@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from alignment.recipe.base import Count, Fraction, Name
+from alignment.recipe.base import Count, Fraction, Name, Settings
 from alignment.recipe.raters import SimulatedRaters
 from alignment.recipe.stages.spec import StageSettings, StageSpec
 
@@ -42,6 +42,15 @@ class PreferencesStage(StageSettings):
 CriterionName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,23}$")]
 
 
+class Qualification(Settings):
+    """Comparisons with a known answer that a rater votes on first, and how many of them have to be right."""
+
+    questions: str
+    """A file of comparisons whose better answer is known (`prompt`, `chosen`, `rejected`), relative to the recipe."""
+    pass_mark: Fraction = 0.8
+    """Share of the trial, the app's own comparison included, that must be right. Who is below gets no work."""
+
+
 class HumanPreferencesStage(StageSettings):
     """People compare the responses in the raters' app. The run waits for them without taking compute.
 
@@ -71,6 +80,13 @@ class HumanPreferencesStage(StageSettings):
     """Share of the votes that must agree on a pair for it to be trained on."""
     criteria: dict[CriterionName, Annotated[str, Field(min_length=1, max_length=500)]] = Field({}, max_length=8)
     """Criteria to score each answer by: by name, what 1, 3 and 5 mean. Empty: those of the app's settings."""
+
+    qualification: Qualification | None = None
+    """What a rater has to get right before the first vote. null: one trial comparison, which shows the page."""
+
+    def named_files(self) -> dict[str, str]:
+        """The questions of the qualification."""
+        return {} if self.qualification is None else {"qualification": self.qualification.questions}
 
     def compares_responses(self) -> bool:
         """Whether it has the responses to a prompt compared with each other."""
