@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from alignment.plan.compression import quantise
 from alignment.plan.experiments import evaluate, overoptimisation, tournament
 from alignment.plan.feedback import constitution, made_demonstrations, made_pairs, synthesis
 from alignment.plan.judges import judge_online, judge_stage, pair_classifier
@@ -46,7 +47,7 @@ class Planner:
     def adapter_of(self, name: str) -> Lora | None:
         """The adapter of the policy that a stage makes: an adapter is trained on, whatever the next stage says."""
         stage = self.recipe.stages.get(name)
-        if stage is None or "policy" not in stage.spec.makes:
+        if stage is None or "policy" not in stage.spec.makes or stage.quantises() is not None:
             return None
         start = stage.inputs()["policies" if stage.evaluates() else "model"][0]  # a tournament's are mostly alike
         return self.adapter_of(start) or stage.adapter_trained()
@@ -317,6 +318,7 @@ WORK: dict[str, Callable[[Planner, StageWork, Any], None]] = {  # what a stage o
     "ppo": Planner.ppo,
     "grpo": Planner.group,
     "rloo": Planner.group,
+    "quantise": quantise,
     "evaluate": evaluate,
     "tournament": tournament,
     "overoptimisation": overoptimisation,

@@ -13,6 +13,7 @@ from alignment.recipe.deployment import Deployment, Notify
 from alignment.recipe.gate import Gate
 from alignment.recipe.resources import Resources
 from alignment.recipe.run_settings import DataSettings, ModelSettings, RunSettings
+from alignment.recipe.stages.compression.quantise import QuantiseStage
 from alignment.recipe.stages.dpo import DpoStage
 from alignment.recipe.stages.evaluate import EvaluateStage
 from alignment.recipe.stages.feedback.ai_feedback import ConstitutionStage, SynthesisStage
@@ -42,6 +43,7 @@ Stage = Annotated[
     | PpoStage
     | GrpoStage
     | RlooStage
+    | QuantiseStage
     | EvaluateStage
     | TournamentStage
     | OveroptimisationStage,

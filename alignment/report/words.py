@@ -18,6 +18,8 @@ HEADLINES = {  # how a stage's headline metric is said; one that is not here sta
     "rewards/accuracies": "{:.0%} of training pairs right",
     "reward": "reward {:.3f}",
     "players": "{:.0f} players",
+    "equal_greedy": "{:.1%} of greedy tokens equal",
+    "kl_per_token": "KL {:.3f} nats a token",
     "points": "{:.0f} points measured",
 }
 

@@ -1,0 +1,92 @@
+"""Quantisation schemes: what makes each, and what it needs of the machine."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from alignment.compression.gguf_export import write_gguf
+from alignment.errors import StageError
+from alignment.models.quantised import EXTRA, load_weights, missing_library
+from alignment.models.weights import GGUF_FILE
+from alignment.recipe.stages.compression.quantise import BITSANDBYTES, GGUF, TORCHAO
+
+GROUPS = (128, 64, 32)  # weights of a row that share a scale at 4 bits: those that torchao's kernels know
+
+
+def export(
+    folder: Path, tokenizer: Any, target: Path, scheme: str, *, dtype: torch.dtype, device: torch.device
+) -> None:
+    """Writes the model in ``folder``, whose weights are plain numbers, with quantised weights and its tokenizer.
+
+    Weights are written before the model computes anything: bitsandbytes lays 4-bit weights out anew at a processor's
+    first product, and what it then writes is another model.
+
+    Raises:
+        StageError: a library or a kernel is missing, or the model has no place in such a file.
+    """
+    if (problem := missing(scheme, device.type, str(dtype).removeprefix("torch."))) is not None:
+        raise StageError(f"{problem[0]}: {problem[1]}")
+    if scheme in GGUF:
+        target.mkdir(parents=True, exist_ok=True)
+        model = load_weights(folder, torch.float32, None)
+        write_gguf(model, tokenizer, target / GGUF_FILE, scheme)
+    else:
+        from transformers import AutoModelForCausalLM
+
+        config = _configuration(scheme, folder, dtype)
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, quantization_config=config, device_map={"": device}
+        )
+        model.save_pretrained(target)
+    tokenizer.save_pretrained(target)
+
+
+def missing(scheme: str, device: str, dtype: str) -> tuple[str, str] | None:
+    """(What a scheme lacks on a device, what to do), or None. ``device`` is torch's name of its type."""
+    library = "torchao" if scheme in TORCHAO else "bitsandbytes" if scheme in BITSANDBYTES else None
+    if library is not None and missing_library(library) is not None:
+        return f"{scheme} is {library}'s, which is not installed", f"run {EXTRA}, or take one of {', '.join(GGUF)}"
+    if scheme != "int4":
+        return None
+    if device != "cuda":
+        return "torchao's int4 products have kernels for GPUs alone, and here is none", "take nf4, q4_1 or q4_0"
+    if dtype != "bfloat16":
+        return f"torchao's int4 products compute in bfloat16, and this is {dtype}", "set model.dtype to bfloat16"
+    return None
+
+
+def _configuration(scheme: str, folder: Path, dtype: torch.dtype) -> Any:
+    """How transformers is told of a library's scheme."""
+    from transformers import BitsAndBytesConfig, TorchAoConfig
+
+    if scheme == "nf4":
+        return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
+    if scheme == "bnb_int8":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    from torchao.quantization import Int4WeightOnlyConfig, Int8DynamicActivationInt8WeightConfig, Int8WeightOnlyConfig
+
+    if scheme == "int8":
+        return TorchAoConfig(Int8WeightOnlyConfig(version=2, set_inductor_config=False))
+    if scheme == "int8_dynamic":
+        return TorchAoConfig(Int8DynamicActivationInt8WeightConfig(version=2, set_inductor_config=False))
+    return TorchAoConfig(
+        Int4WeightOnlyConfig(
+            group_size=_group(folder), int4_packing_format="tile_packed_to_4d", set_inductor_config=False
+        )
+    )
+
+
+def _group(folder: Path) -> int:
+    """The largest group that divides every linear layer's inputs; torchao leaves a layer out that it does not divide.
+
+    Raises StageError where none does.
+    """
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(folder).get_text_config()
+    widths = [config.hidden_size, config.intermediate_size]
+    group = next((size for size in GROUPS if all(width % size == 0 for width in widths)), None)
+    if group is None:
+        raise StageError(f"int4 keeps weights in groups of 32 or more, and layers here have {widths} inputs")
+    return group
