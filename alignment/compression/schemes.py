@@ -31,6 +31,7 @@ def export(
         target.mkdir(parents=True, exist_ok=True)
         model = load_weights(folder, torch.float32, None)
         write_gguf(model, tokenizer, target / GGUF_FILE, scheme)
+        model.config.save_pretrained(target)
     else:
         from transformers import AutoModelForCausalLM
 

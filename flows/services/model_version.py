@@ -20,6 +20,7 @@ def load_version(reference: str, workspace: Workspace) -> tuple[Any, Any]:
     """
     quiet_environment(workspace)
     import torch
+
     from alignment.chat import load_tokenizer
     from alignment.checks.model import embedding_faults
     from alignment.models.quantised import load_weights

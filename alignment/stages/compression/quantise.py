@@ -128,6 +128,7 @@ def _ask(
     speed, sampling = Speed(), Sampling(temperature=0.0, max_new_tokens=settings.max_new_tokens)
     with peak_memory_of(device) as peak:
         model = load_weights(folder, dtype, device).eval()
+        weights = weight_bytes(model)  # some kernels lay them out anew at the first product
         engine = TransformersEngine(
             model, tokenizer, stop_ids=stop_ids(model, tokenizer), batch_size=settings.batch_size
         )
@@ -135,7 +136,7 @@ def _ask(
             drawn = engine.generate(ids, sampling=sampling, seeds=[0] * len(ids))
     answers = [completion.tokens for (completion,) in drawn]
     speed.tokens = sum(map(len, answers))
-    return _Asked(answers, weight_bytes(model), peak.bytes, speed)
+    return _Asked(answers, weights, peak.bytes, speed)
 
 
 def _references(tokenizer: Any, prompts: Sequence[Prompt], ids: Sequence[Sequence[int]]) -> list[Row]:
