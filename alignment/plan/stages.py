@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from alignment.plan.compression import quantise
+from alignment.plan.compression import distil, quantise
 from alignment.plan.experiments import evaluate, overoptimisation, tournament
 from alignment.plan.feedback import constitution, made_demonstrations, made_pairs, synthesis
 from alignment.plan.judges import judge_online, judge_stage, pair_classifier
@@ -49,6 +49,8 @@ class Planner:
         stage = self.recipe.stages.get(name)
         if stage is None or "policy" not in stage.spec.makes or stage.quantises() is not None:
             return None
+        if stage.adapter_trained() is None and stage.removes_layers() is not None:
+            return None  # its weights are its own, whatever it began as
         start = stage.inputs()["policies" if stage.evaluates() else "model"][0]  # a tournament's are mostly alike
         return self.adapter_of(start) or stage.adapter_trained()
 
@@ -318,6 +320,7 @@ WORK: dict[str, Callable[[Planner, StageWork, Any], None]] = {  # what a stage o
     "ppo": Planner.ppo,
     "grpo": Planner.group,
     "rloo": Planner.group,
+    "distil": distil,
     "quantise": quantise,
     "evaluate": evaluate,
     "tournament": tournament,

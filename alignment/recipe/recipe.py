@@ -13,6 +13,7 @@ from alignment.recipe.deployment import Deployment, Notify
 from alignment.recipe.gate import Gate
 from alignment.recipe.resources import Resources
 from alignment.recipe.run_settings import DataSettings, ModelSettings, RunSettings
+from alignment.recipe.stages.compression.distil import DistilStage
 from alignment.recipe.stages.compression.quantise import QuantiseStage
 from alignment.recipe.stages.dpo import DpoStage
 from alignment.recipe.stages.evaluate import EvaluateStage
@@ -43,6 +44,7 @@ Stage = Annotated[
     | PpoStage
     | GrpoStage
     | RlooStage
+    | DistilStage
     | QuantiseStage
     | EvaluateStage
     | TournamentStage

@@ -21,6 +21,7 @@ from alignment.training.packing import check_packing
 from alignment.training.policy import PolicyTraining, TrainingOutcome, begin_policy
 from alignment.training.response_head import add_response_head
 from alignment.training.row_counts import is_cut, log_counts
+from alignment.training.setup import demonstrations_file
 
 IGNORED = -100  # the label that cross-entropy leaves out
 
@@ -33,7 +34,7 @@ def run(settings: SftStage, context: StageContext) -> StageResult:
     training = begin_policy(settings, context, reference=False)
     if settings.packing:
         check_packing(training.policy)
-    demonstrations, duplicates = numbered_demonstrations(context.data["demonstrations"])
+    demonstrations, duplicates = numbered_demonstrations(demonstrations_file(context, settings.demonstrations))
     rendered = [render_example(training.tokenizer, demonstration.messages) for _row, demonstration in demonstrations]
     learnable = [(ids, mask) for ids, mask in rendered if any(mask[: settings.max_length])]
     if not learnable:
