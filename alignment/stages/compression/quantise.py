@@ -81,9 +81,8 @@ def run(settings: QuantiseStage, context: StageContext) -> StageResult:
     metrics = _figures(found, told, before, after, whole, context.output) | {"prompts": float(len(prompts))}
     _require_agreement(settings, context, found, "read again by transformers")
     if quantisation(context.output) == "gguf" and is_installed():
-        speed = Speed()
         with context.working():
-            other = compare_with_llama_cpp(policy, tokenizer, context.output / GGUF_FILE, rows, speed)
+            other, speed = compare_with_llama_cpp(policy, tokenizer, context.output / GGUF_FILE, rows)
         _require_agreement(settings, context, other, "read by llama.cpp")
         metrics |= {
             "llama_cpp.equal_greedy": other.equal_share,

@@ -70,7 +70,7 @@ def test_gradients_by_finite_differences(kind: Any, top_k: int | None) -> None:
 
 
 def test_layers_are_kept_evenly() -> None:
-    assert kept_layers(30, 0.5) == [0, 2, 4, 6, 8, 10, 12, 15, 17, 19, 21, 23, 25, 27, 29]
+    assert kept_layers(30, 0.5) == [0, 2, 4, 6, 8, 10, 12, 14, 17, 19, 21, 23, 25, 27, 29]  # 7 × 29 / 14 = 14.5
     assert kept_layers(4, 0.5) == [0, 3]
     with pytest.raises(ValueError, match="at least two"):
         kept_layers(2, 0.5)

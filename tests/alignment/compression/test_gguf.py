@@ -65,13 +65,26 @@ def test_transformers_reads_what_was_written(make_wide_model: Callable[..., Path
 @pytest.mark.parametrize("kind", ["llama", "qwen2"])
 def test_llama_cpp_reads_what_was_written(make_wide_model: Callable[..., Path], tmp_path: Path, kind: str) -> None:
     pytest.importorskip("llama_cpp")
-    from alignment.compression.llama_cpp_reader import LlamaCpp
+    from alignment.compression.llama_cpp_reader import read_with_llama_cpp
 
     model, tokenizer, target = exported(make_wide_model(tmp_path / "model", kind=kind), tmp_path / "out", "q8_0")
-    reader = LlamaCpp(target / GGUF_FILE, 128)
     ids = tokenizer(TEXT, add_special_tokens=False)["input_ids"]
-    assert reader.tokens(TEXT) == ids
-    assert kl(model, ids, reader.logits(ids)) < 0.05
+    reading = read_with_llama_cpp(target / GGUF_FILE, [TEXT], [(ids[:1], ids[1:])])
+    assert reading.texts == [ids]
+    assert reading.speed.tokens == len(ids) - 1
+    with torch.no_grad():
+        own = model(input_ids=torch.tensor([ids])).logits[0, :-1].double().log_softmax(-1)
+    assert float((own.exp() * (own - reading.logits[0].double().log_softmax(-1))).sum(-1).mean()) < 0.05
+
+
+def test_a_file_that_llama_cpp_cannot_read_is_said_in_a_line(tmp_path: Path) -> None:
+    pytest.importorskip("llama_cpp")
+    from alignment.compression.llama_cpp_reader import read_with_llama_cpp
+    from alignment.errors import StageError
+
+    (tmp_path / "broken.gguf").write_bytes(b"GGUF" + bytes(100))
+    with pytest.raises(StageError, match=r"llama.cpp cannot read broken.gguf"):
+        read_with_llama_cpp(tmp_path / "broken.gguf", [], [([1], [2])])
 
 
 def test_what_cannot_be_written_is_known_by_its_configuration() -> None:
