@@ -18,15 +18,14 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from alignment.cache_key import code_digest
+from alignment.recipe.error_messages import STAGE_KINDS
 from alignment.workspace import Workspace
 from flows.services.servers import quiet_environment
 
 IMPORTED = (
     "torch", "transformers", "peft", "trl", "mlflow", "flows.commands.run", "flows.pipeline.launch",
     "alignment.checks.recipe", "alignment.registry", "alignment.models.export", "flows.pipeline.human_votes",
-    *(f"alignment.stages.{name}" for name in ("sft", "dpo", "reward", "grpo", "ppo", "pair_classifier", "judge")),
-    *(f"alignment.stages.{name}" for name in ("sample", "evaluate", "tournament", "overoptimisation", "synthesis")),
-    *(f"alignment.stages.{name}" for name in ("constitution", "preferences", "human_preferences", "preference_file")),
+    *sorted({settings.spec.run for settings in STAGE_KINDS.values()}),
 )  # fmt: skip
 
 CODE = (

@@ -4,6 +4,7 @@ import contextlib
 import json
 import re
 import sqlite3
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from alignment.workspace import Workspace
 from tests.flows.faults.room import server_of
 
 LITTER = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")  # what `rlhf gc` removes, and nobody reads
+TOLD_WITHIN = 30.0  # seconds
 PROVENANCE = ("README.md", "lineage.json")  # of a version: they name the run and its time
 
 
@@ -31,7 +33,7 @@ def digests_of(root: Path) -> dict[str, str]:
 
 def problems(root: Path, digests: dict[str, str], version: dict[str, str]) -> list[str]:
     """Everything that is not as after an undisturbed run, whose artifacts and version are given."""
-    return [*_artifacts(root, digests), *_files(root), *_registry(root, version), *_said(root)]
+    return [*_artifacts(root, digests), *_files(root), *_registry(root, version), *_settled(root)]
 
 
 def _artifacts(root: Path, digests: dict[str, str]) -> Iterator[str]:
@@ -73,6 +75,16 @@ def _registry(root: Path, version: dict[str, str]) -> Iterator[str]:
         yield f"versions {versions}, aliases {aliases}"
     if (found := version_of(root)) != version:
         yield f"the version's files are {sorted(found.items() ^ version.items())} off"
+
+
+def _settled(root: Path) -> list[str]:
+    """What is still wrong when the server has had time to be told: the last words of a run may be on their way."""
+    deadline = time.monotonic() + TOLD_WITHIN
+    while found := list(_said(root)):
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.5)
+    return found
 
 
 def _said(root: Path) -> Iterator[str]:
