@@ -1,4 +1,6 @@
-"""llama.cpp in a process of its own, run as a program: beside torch, which brings another OpenMP, it crashes.
+"""llama.cpp in a process of its own, run as a program, so that what it does to a process is told and not suffered.
+
+Tokens are read one at a time: products of many tokens by AMX tiles were seen to crash on a virtual machine.
 
 It is given a job as JSON: ``path``, ``texts``, ``rows`` of a prompt's and its answer's tokens, ``threads``, ``output``.
 It writes into the folder ``output`` the tokens that it cuts each text into, its seconds for greedy answers as long as
@@ -22,7 +24,7 @@ def main(job: dict[str, Any]) -> None:
     context = max(len(prompt) + len(answer) for prompt, answer in rows) + 1
     threads = job["threads"]
     model: Any = Llama(
-        job["path"], n_ctx=context, n_batch=context, logits_all=True, verbose=False, n_threads=threads,
+        job["path"], n_ctx=context, n_batch=1, logits_all=True, verbose=False, n_threads=threads,
         n_threads_batch=threads, n_gpu_layers=0,
     )  # fmt: skip
     read = [list(model.tokenize(text.encode(), add_bos=False, special=True)) for text in job["texts"]]
