@@ -63,10 +63,11 @@ def export_faults(recipe: Recipe, config: "PreTrainedConfig", tokenizer: "PreTra
 def _export_problems(stage: QuantiseStage, recipe: Recipe, config: Any, tokenizer: Any) -> Iterator[tuple[str, str]]:
     from alignment.compression.gguf_export import architecture_problem
     from alignment.compression.gguf_vocabulary import splitting
-    from alignment.compression.schemes import missing
+    from alignment.compression.schemes import missing, width_problem
 
     if recipe.resources.address in (None, "local"):  # what a cluster's machines have is not known here
-        found = missing(stage.scheme, _device(recipe), recipe.model.dtype)
+        device = _device(recipe)
+        found = missing(stage.scheme, device, recipe.model.dtype) or width_problem(stage.scheme, device, config)
         if found is not None:
             yield found
     if stage.scheme not in GGUF:

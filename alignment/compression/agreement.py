@@ -15,7 +15,7 @@ Row: TypeAlias = tuple[Sequence[int], Sequence[int]]
 
 
 @dataclass(slots=True)
-class Agreement:
+class TokenAgreement:
     """Sums over the tokens of answers, each given all tokens before it.
 
     Attributes:
@@ -54,9 +54,9 @@ class Agreement:
         return exp(self.nats[0] / self.tokens), exp(self.nats[1] / self.tokens)
 
 
-def compare(policy: Any, exported: Any, rows: Sequence[Row], *, batch_size: int) -> Agreement:
+def compare(policy: Any, exported: Any, rows: Sequence[Row], *, batch_size: int) -> TokenAgreement:
     """The agreement of two transformers models on the answers of ``rows``."""
-    found = Agreement()
+    found = TokenAgreement()
     ordered = sorted(rows, key=lambda row: len(row[0]) + len(row[1]))
     for start in range(0, len(ordered), batch_size):
         batch = ordered[start : start + batch_size]

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from alignment.compression import llama_cpp_child
-from alignment.compression.agreement import Agreement, Row, answer_logits
+from alignment.compression.agreement import TokenAgreement, Row, answer_logits
 from alignment.compression.footprint import Speed
 from alignment.errors import StageError
 
@@ -56,7 +56,9 @@ def read_with_llama_cpp(path: Path, texts: Sequence[str], rows: Sequence[Row]) -
     return LlamaCppReading(read["texts"], logits, Speed(read["tokens"], read["seconds"]))
 
 
-def compare_with_llama_cpp(policy: Any, tokenizer: Any, path: Path, rows: Sequence[Row]) -> tuple[Agreement, Speed]:
+def compare_with_llama_cpp(
+    policy: Any, tokenizer: Any, path: Path, rows: Sequence[Row]
+) -> tuple[TokenAgreement, Speed]:
     """The agreement of a policy with a GGUF file in llama.cpp on the first of ``rows``, and llama.cpp's speed.
 
     Raises StageError where llama.cpp cannot read it, or cuts a prompt's text into other tokens than the tokenizer does.
@@ -64,7 +66,7 @@ def compare_with_llama_cpp(policy: Any, tokenizer: Any, path: Path, rows: Sequen
     chosen = list(rows)[:ROWS]
     texts = [tokenizer.decode(list(prompt), skip_special_tokens=False) for prompt, _answer in chosen]
     reading = read_with_llama_cpp(path, texts, chosen)
-    found = Agreement()
+    found = TokenAgreement()
     for text, read, row, logits in zip(texts, reading.texts, chosen, reading.logits, strict=True):
         if read != list(row[0]):
             raise StageError(f"llama.cpp reads the text {text[:60]!r} as other tokens than the tokenizer does")

@@ -41,7 +41,7 @@ def distil(planner: Any, work: StageWork, stage: DistilStage) -> None:
     repeats = rows.scale * stage.epochs
     if stage.source == "on_policy":
         prompts = [whole - answer for whole, answer in rows.lengths]
-        new = stage.max_new_tokens
+        new = stage.drawn_length()
         kept = [(prompt + new, new) for prompt in prompts if prompt + new <= stage.max_length]
         draw = planner.draw([whole - new for whole, _new in kept], repeats, 1, stage.batch_size, new)
         work.activities.append(draw)

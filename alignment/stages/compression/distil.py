@@ -106,7 +106,7 @@ class DistilTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped h
         prompts = [
             ids[kept.bool()].tolist() for ids, kept in zip(inputs["input_ids"], inputs["attention_mask"], strict=True)
         ]
-        sampling = Sampling(temperature=1.0, max_new_tokens=self.settings.max_new_tokens)
+        sampling = Sampling(temperature=1.0, max_new_tokens=self.settings.drawn_length())
         seed = training.context.run.seed
         engine = local_engine(training.policy, training.tokenizer, batch_size=len(prompts))
         seeds = [derived_seed(seed, step, digest_of(prompt)) for prompt in prompts]
@@ -158,7 +158,7 @@ def _rows(
     for _row, one in demonstrations:
         if settings.source == "on_policy":
             ids = render_prompt(tokenizer, one.messages[:-1])
-            if len(ids) + settings.max_new_tokens <= settings.max_length:
+            if len(ids) + settings.drawn_length() <= settings.max_length:
                 rows.append({"input_ids": ids, "labels": [IGNORED] * len(ids)})
             continue
         ids, answer_mask = render_example(tokenizer, one.messages)

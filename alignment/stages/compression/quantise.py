@@ -15,7 +15,7 @@ import torch
 from peft import PeftModel
 
 from alignment.chat import render_answer, render_prompt
-from alignment.compression.agreement import Agreement, Row, compare
+from alignment.compression.agreement import TokenAgreement, Row, compare
 from alignment.compression.footprint import MB, Speed, peak_memory_of
 from alignment.compression.llama_cpp_reader import compare_with_llama_cpp, is_installed
 from alignment.compression.schemes import export
@@ -148,7 +148,7 @@ def _references(tokenizer: Any, prompts: Sequence[Prompt], ids: Sequence[Sequenc
 
 
 def _figures(
-    found: Agreement, told: Agreement, before: _Asked, after: _Asked, whole: Path, exported: Path
+    found: TokenAgreement, told: TokenAgreement, before: _Asked, after: _Asked, whole: Path, exported: Path
 ) -> dict[str, float]:
     """Figures of the export, and of the policy with ``_before``; ``told`` is the agreement on references, if any."""
     figures = {"equal_greedy": found.equal_share, "kl_per_token": found.kl_per_token, "tokens": float(found.tokens)}
@@ -166,7 +166,7 @@ def _figures(
     return figures
 
 
-def _require_agreement(settings: QuantiseStage, context: StageContext, found: Agreement, how: str) -> None:
+def _require_agreement(settings: QuantiseStage, context: StageContext, found: TokenAgreement, how: str) -> None:
     if found.equal_share >= settings.min_equal or found.kl_per_token <= settings.max_kl:
         return
     raise StageError(

@@ -10,7 +10,7 @@ from alignment.durable_files import folder_digest
 from alignment.records import Artifact
 
 SHAPE = {
-    "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
     "num_key_value_heads": 2, "max_position_embeddings": 256, "initializer_range": 0.3, "tie_word_embeddings": True,
     "bos_token_id": None,
 }  # fmt: skip

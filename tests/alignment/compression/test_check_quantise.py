@@ -52,15 +52,16 @@ def test_a_quantised_base_whose_weights_would_all_be_trained(tmp_path: Path) -> 
     assert "quantised already (bitsandbytes)" in str(fault)
 
 
-def exporting(scheme: str, kind: str = "llama", **more: Any) -> list[str]:
+def exporting(scheme: str, kind: str = "llama", inner: int = 11008, **more: Any) -> list[str]:
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import AutoConfig
 
     raw = Tokenizer(models.BPE())
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     made = recipe(small={**SMALL, "scheme": scheme}, **more)
+    shape = AutoConfig.for_model(kind, **({} if kind == "gpt2" else {"intermediate_size": inner}))
     tokenizer: Any = SimpleNamespace(backend_tokenizer=raw)
-    return [str(fault) for fault in export_faults(made, AutoConfig.for_model(kind), tokenizer)]
+    return [str(fault) for fault in export_faults(made, shape, tokenizer)]
 
 
 def test_kernels_that_the_device_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,6 +74,13 @@ def test_kernels_that_the_device_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert exporting("int4", device="auto", dtype="bfloat16") == []
     assert "bfloat16" in exporting("int4", device="auto")[0]
+
+
+def test_rows_that_are_no_whole_blocks() -> None:
+    pytest.importorskip("bitsandbytes")
+    assert exporting("nf4") == []
+    [line] = exporting("nf4", inner=96)
+    assert "rows of whole blocks of 64, and layers here have 96 inputs; take int8" in line
 
 
 def test_a_library_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:

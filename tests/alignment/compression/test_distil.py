@@ -185,5 +185,13 @@ def test_another_vocabulary_is_refused(base: Artifact) -> None:
 def test_settings_that_say_nothing_are_refused() -> None:
     with pytest.raises(ValueError, match="leave lora out"):
         DistilStage(kind="distil", teacher="sft", layers=0.5, lora={"rank": 4})  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="set source to on_policy"):
+    with pytest.raises(ValueError, match="with source on_policy alone"):
         DistilStage(kind="distil", teacher="sft", max_new_tokens=8)
+    with pytest.raises(ValueError, match="with source on_policy alone"):
+        DistilStage(kind="distil", teacher="sft", source="on_policy")
+
+
+@pytest.mark.parametrize("more", [{}, {"source": "on_policy", "max_new_tokens": 8}, {"layers": 0.5}])
+def test_settings_survive_being_written(more: dict[str, Any]) -> None:
+    stage = DistilStage(kind="distil", teacher="sft", **more)
+    assert DistilStage.model_validate(stage.model_dump(mode="json")) == stage

@@ -45,10 +45,10 @@ def test_eight_bit_blocks_by_hand(make_wide_model: Callable[..., Path], tmp_path
     tensors = {tensor.name: tensor for tensor in gguf.GGUFReader(target / GGUF_FILE).tensors}
     assert "output.weight" not in tensors  # the head is the embedding
     weight = model.model.layers[1].mlp.down_proj.weight.detach().numpy()
-    raw = tensors["blk.1.ffn_down.weight"].data.reshape(64, 3, 34)
+    raw = tensors["blk.1.ffn_down.weight"].data.reshape(64, 4, 34)
     scales = raw[..., :2].copy().view(np.float16)[..., 0].astype(np.float32)
     whole = raw[..., 2:].copy().view(np.int8) * scales[..., None]
-    blocks = weight.reshape(64, 3, 32)
+    blocks = weight.reshape(64, 4, 32)
     assert scales == pytest.approx(np.abs(blocks).max(-1) / 127, rel=1e-3)
     assert np.abs(whole - blocks).max() <= scales.max() * 0.51
 

@@ -10,7 +10,7 @@ import torch
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM
 
-from alignment.compression.agreement import Agreement, compare
+from alignment.compression.agreement import TokenAgreement, compare
 from alignment.errors import StageError
 from alignment.models.load import load_policy
 from alignment.models.quantised import load_weights, quantisation, weight_bytes
@@ -158,7 +158,7 @@ def test_a_file_that_changed_on_its_way_to_the_disk_is_found_out(
 
 def test_agreement_by_hand() -> None:
     """Two tokens of three: ln 2 and 0 nats apart, one of two equally greedy."""
-    found = Agreement()
+    found = TokenAgreement()
     sure, even = [0.0, -100.0, -100.0], [0.0, 0.0, -100.0]
     first = torch.tensor([sure, [-100.0, 0.0, -100.0]], dtype=torch.float64)
     second = torch.tensor([even, [-100.0, 0.0, -100.0]], dtype=torch.float64)

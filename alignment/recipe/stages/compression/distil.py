@@ -42,8 +42,8 @@ class DistilStage(Training):
     """Divisor of both models' logits. 1: the distributions as they are."""
     top_k: Count | None = None
     """Tokens of the teacher's distribution that are told apart; all others count as one. null: all."""
-    max_new_tokens: Count = 64
-    """Tokens at which an answer that the student draws is cut off (`source: on_policy`)."""
+    max_new_tokens: Count | None = None
+    """Tokens at which an answer that the student draws is cut off; `source: on_policy` wants it. null: none is drawn."""
     epochs: Positive = 3.0
     """Passes over the demonstrations. 3: as in supervised fine-tuning."""
     learning_rate: Positive = 2e-4
@@ -55,9 +55,13 @@ class DistilStage(Training):
     def _fits_together(self) -> Self:
         if self.layers is not None and self.lora is not None:
             raise ValueError("a student without some of its layers has weights of its own: leave lora out")
-        if self.source != "on_policy" and "max_new_tokens" in self.model_fields_set:
-            raise ValueError("max_new_tokens bounds answers that the student draws: set source to on_policy")
+        if (self.source == "on_policy") != (self.max_new_tokens is not None):
+            raise ValueError("max_new_tokens bounds answers that the student draws: set it with source on_policy alone")
         return self
+
+    def drawn_length(self) -> int:
+        """Tokens of the longest answer that the student draws; 0 where it draws none."""
+        return self.max_new_tokens or 0
 
     def trained_length(self) -> int:
         """Tokens at which the conversations that it trains on are cut, or left out."""
