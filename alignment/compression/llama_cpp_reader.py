@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from alignment.compression import llama_cpp_child
-from alignment.compression.agreement import TokenAgreement, Row, answer_logits
+from alignment.compression.agreement import Row, TokenAgreement, answer_logits
 from alignment.compression.footprint import Speed
 from alignment.errors import StageError
 

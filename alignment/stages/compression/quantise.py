@@ -15,7 +15,7 @@ import torch
 from peft import PeftModel
 
 from alignment.chat import render_answer, render_prompt
-from alignment.compression.agreement import TokenAgreement, Row, compare
+from alignment.compression.agreement import Row, TokenAgreement, compare
 from alignment.compression.footprint import MB, Speed, peak_memory_of
 from alignment.compression.llama_cpp_reader import compare_with_llama_cpp, is_installed
 from alignment.compression.schemes import export
