@@ -90,7 +90,7 @@ def run(settings: QuantiseStage, context: StageContext) -> StageResult:
             "llama_cpp.tokens_per_second": speed.per_second,
         }
     context.report(Progress(STEPS, STEPS, {"kl_per_token": found.kl_per_token}))
-    record = {"scheme": settings.scheme, "min_equal": settings.min_equal, "max_kl": settings.max_kl}
+    record: dict[str, object] = {"scheme": settings.scheme, "min_equal": settings.min_equal, "max_kl": settings.max_kl}
     record |= {"of": str(artifact.ref()), "tokens": found.tokens, "equal_greedy": found.equal_share,
                "kl_per_token": found.kl_per_token}  # fmt: skip
     write_text(context.output / "quantisation.json", json.dumps(record, indent=1) + "\n")

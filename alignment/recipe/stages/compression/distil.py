@@ -43,7 +43,7 @@ class DistilStage(Training):
     top_k: Count | None = None
     """Tokens of the teacher's distribution that are told apart; all others count as one. null: all."""
     max_new_tokens: Count | None = None
-    """Tokens at which an answer that the student draws is cut off; `source: on_policy` needs it. null: it draws none."""
+    """Tokens at which an answer that the student draws is cut off; `on_policy` needs it. null: it draws none."""
     epochs: Positive = 3.0
     """Passes over the demonstrations. 3: as in supervised fine-tuning."""
     learning_rate: Positive = 2e-4
