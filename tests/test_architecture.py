@@ -69,6 +69,11 @@ def test_the_house_keeps_its_floors(copy: Path) -> None:
             "from alignment.stages.feedback import synthesis",
             "no stage that makes preferences imports another",
         ),
+        (
+            "alignment/compression/agreement.py",
+            "import alignment.stages.compression.quantise",
+            "the floors of alignment",
+        ),
         ("flows/services/servers.py", "import flows.commands.run", "the floors of flows"),
         ("preference_ui/store/store.py", "import preference_ui.web.middleware", "the floors of preference_ui"),
         ("alignment/data/pairing.py", "import alignment.data.preferences", "no circle of imports"),

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from alignment.checks.compression import export_faults, quantised_base_faults, quantised_policy_faults
 from alignment.checks.data import data_faults, read_data
 from alignment.checks.graph import wiring_faults
 from alignment.checks.held_out import held_out_faults
@@ -23,7 +24,7 @@ def check_recipe(resolved: ResolvedRecipe, workspace: Workspace | None = None) -
     A converted model in ``workspace`` is used where there is one. The model part imports transformers.
     """
     recipe, files = resolved.recipe, resolved.data
-    faults = wiring_faults(recipe)
+    faults = wiring_faults(recipe) + list(quantised_policy_faults(recipe))
     data, unreadable = read_data(recipe, files)
     faults += unreadable
     faults += data_faults(recipe, files, data)
@@ -35,7 +36,7 @@ def check_recipe(resolved: ResolvedRecipe, workspace: Workspace | None = None) -
     faults += judge_faults(recipe, files)
 
     from alignment.checks.lengths import length_faults
-    from alignment.checks.model import architecture_faults, device_faults, inspect_model
+    from alignment.checks.model import architecture_faults, device_faults, inspect_model, read_config
     from alignment.checks.rendering import product_faults
 
     faults += device_faults(recipe)
@@ -45,6 +46,8 @@ def check_recipe(resolved: ResolvedRecipe, workspace: Workspace | None = None) -
         faults += error.faults
     else:
         faults += architecture_faults(recipe, workspace)
+        faults += quantised_base_faults(recipe)
+        faults += export_faults(recipe, read_config(recipe.model, workspace), model.tokenizer)
         faults += product_faults(recipe, files, model.tokenizer)
         faults += length_faults(recipe, files, data, model)
     return placed(faults, resolved.path)

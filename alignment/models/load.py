@@ -6,17 +6,12 @@ run's *base* model, however many stages trained it in turn, so adapter and base 
 """
 
 import json
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
 from peft import PeftModel
-from transformers import (
-    AutoModelForCausalLM,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
 from alignment.chat import load_tokenizer
@@ -24,6 +19,7 @@ from alignment.durable_files import write_text
 from alignment.errors import StageError
 from alignment.models.adapters import check_base, is_adapter
 from alignment.models.device import pick_device
+from alignment.models.quantised import load_weights, quantisation
 from alignment.models.weights import require_finite
 from alignment.recipe.run_settings import RunSettings
 from alignment.records import Artifact
@@ -50,7 +46,8 @@ def load_policy(
             and an update of less than 1/256 of it would be lost.
 
     Raises:
-        StageError: the adapter was made on another base, or the model has weights that its folder does not hold.
+        StageError: the adapter was made on another base, the model has weights that its folder does not hold, quantised
+            weights are to be trained, or what reads them is not installed.
         NotFiniteError: a weight is NaN or infinite.
     """
     adapter = is_adapter(artifact)
@@ -58,25 +55,16 @@ def load_policy(
         check_base(artifact, base)
     source = base if adapter else artifact
     dtype = torch.float32 if masters else getattr(torch, run.model.dtype)
-    model, loaded = AutoModelForCausalLM.from_pretrained(source.path, dtype=dtype, output_loading_info=True)
-    require_all(loaded["missing_keys"], source.path)
+    if masters and (method := quantisation(Path(source.path))) is not None:
+        raise StageError(f"{source.ref()} is quantised ({method}), and integers cannot be trained: set lora")
+    device = pick_device(run.resources) if placed else None
+    model = load_weights(Path(source.path), dtype, device)
     hide_router_scores(model.config)
     if adapter:
         model = PeftModel.from_pretrained(model, artifact.path, is_trainable=trainable)
-    if placed:
-        model.to(pick_device(run.resources))
+        model = model if device is None else model.to(device)
     require_finite(model.named_parameters(), str(artifact.ref()))
     return model.train(trainable), policy_tokenizer(artifact, base, run)
-
-
-def require_all(missing: Iterable[str], folder: str) -> None:
-    """Raises StageError where weights that a model has are ``missing`` in its folder: they would be drawn at random."""
-    if names := sorted(missing):
-        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-        raise StageError(
-            f"{folder} does not hold {names[0]}{more}, which the model needs: they would be drawn at random; "
-            "give the folder of a causal language model"
-        )
 
 
 def hide_router_scores(config: Any) -> None:

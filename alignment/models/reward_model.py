@@ -27,9 +27,9 @@ from alignment.chat import load_tokenizer
 from alignment.errors import NotFiniteError, StageError
 from alignment.models.device import pick_device
 from alignment.models.families.head import trunk_of
-from alignment.models.load import load_policy, require_all
+from alignment.models.load import load_policy
 from alignment.models.prefix_sharing import share_prefixes
-from alignment.models.weights import require_finite
+from alignment.models.weights import require_all, require_finite
 from alignment.recipe.run_settings import RunSettings
 from alignment.records import Artifact
 

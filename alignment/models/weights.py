@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from alignment.data.jsonl import POINTER_BYTES, pointer_kind
-from alignment.errors import Fault, NotFiniteError
+from alignment.errors import Fault, NotFiniteError, StageError
 
 SINGLE = ("model.safetensors", "pytorch_model.bin")  # what transformers looks for, in this order, each before its index
 INDEX = ".index.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
+GGUF_FILE = "model.gguf"  # an export of the stage `quantise`
 LONGEST_HEADER = 100_000_000  # bytes; the format's own bound
 _SMALL_FILES = (
     "config.json",
@@ -24,6 +25,16 @@ _SMALL_FILES = (
     "adapter_config.json",
 )
 _AGAIN = "copy or download it again"
+
+
+def require_all(missing: Iterable[str], folder: str) -> None:
+    """Raises StageError where weights that a model has are ``missing`` in its folder: they would be drawn at random."""
+    if names := sorted(missing):
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        raise StageError(
+            f"{folder} does not hold {names[0]}{more}, which the model needs: they would be drawn at random; "
+            "give the folder of a causal language model"
+        )
 
 
 def weight_faults(folder: Path) -> list[Fault]:
@@ -39,7 +50,7 @@ def weight_faults(folder: Path) -> list[Fault]:
     adapter = folder / ADAPTER_WEIGHTS
     if not (folder / "config.json").exists() and adapter.exists():
         return [*faults, *_file_faults(adapter)]
-    for name in SINGLE:
+    for name in (*SINGLE, GGUF_FILE):
         if (folder / name).exists():
             return [*faults, *_file_faults(folder / name)]
         if (folder / f"{name}{INDEX}").exists():
@@ -92,14 +103,23 @@ def require_finite(tensors: Iterable[tuple[str, Any]], what: str) -> None:
         )
 
 
+def held_parts(tensor: Any) -> list[Any]:
+    """The plain tensors that a weight is held in: itself, or integers, scales and offsets of torchao's."""
+    if not type(tensor).__module__.startswith("torchao."):
+        return [tensor]
+    names, _context = tensor.__tensor_flatten__()
+    return [part for name in names if (part := getattr(tensor, name, None)) is not None]
+
+
 def _not_finite(tensors: Iterable[tuple[str, Any]]) -> Iterator[str]:
     import torch  # this module is read by checks that need no torch
 
     for name, tensor in tensors:
-        if tensor.is_floating_point() and tensor.numel() and tensor.element_size() > 1:
-            least, most = torch.aminmax(tensor.detach())  # either is NaN where any entry is
-            if not (torch.isfinite(least) and torch.isfinite(most)):
-                yield name
+        for part in held_parts(tensor):
+            if part.is_floating_point() and part.numel() and part.element_size() > 1:
+                least, most = torch.aminmax(part.detach())  # either is NaN where any entry is
+                if not (torch.isfinite(least) and torch.isfinite(most)):
+                    yield name
 
 
 def _index_faults(index: Path) -> Iterator[Fault]:
@@ -133,6 +153,10 @@ def _file_faults(path: Path) -> Iterator[Fault]:
     try:
         if path.suffix == ".safetensors":
             read_header(path)
+        elif path.suffix == ".gguf":
+            with path.open("rb") as file:
+                if file.read(4) != b"GGUF":
+                    raise ValueError("it does not begin as a GGUF file does")
         elif not path.stat().st_size:
             raise ValueError("it is empty")
     except OSError as error:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from alignment.plan.compression import distil, quantise
 from alignment.plan.experiments import evaluate, overoptimisation, tournament
 from alignment.plan.feedback import constitution, made_demonstrations, made_pairs, rejection_sampling, synthesis
 from alignment.plan.judges import judge_online, judge_stage, pair_classifier
@@ -47,8 +48,10 @@ class Planner:
     def adapter_of(self, name: str) -> Lora | None:
         """The adapter of the policy that a stage makes: an adapter is trained on, whatever the next stage says."""
         stage = self.recipe.stages.get(name)
-        if stage is None or "policy" not in stage.spec.makes:
+        if stage is None or "policy" not in stage.spec.makes or stage.quantises() is not None:
             return None
+        if stage.adapter_trained() is None and stage.removes_layers() is not None:
+            return None  # its weights are its own, whatever it began as
         start = stage.inputs()["policies" if stage.evaluates() else "model"][0]  # a tournament's are mostly alike
         return self.adapter_of(start) or stage.adapter_trained()
 
@@ -344,6 +347,8 @@ WORK: dict[str, Callable[[Planner, StageWork, Any], None]] = {  # what a stage o
     "ppo": Planner.ppo,
     "grpo": Planner.group,
     "rloo": Planner.group,
+    "distil": distil,
+    "quantise": quantise,
     "evaluate": evaluate,
     "tournament": tournament,
     "overoptimisation": overoptimisation,

@@ -13,6 +13,8 @@ from alignment.recipe.deployment import Deployment, Notify
 from alignment.recipe.gate import Gate
 from alignment.recipe.resources import Resources
 from alignment.recipe.run_settings import DataSettings, ModelSettings, RunSettings
+from alignment.recipe.stages.compression.distil import DistilStage
+from alignment.recipe.stages.compression.quantise import QuantiseStage
 from alignment.recipe.stages.dpo import DpoStage
 from alignment.recipe.stages.evaluate import EvaluateStage
 from alignment.recipe.stages.feedback.ai_feedback import ConstitutionStage, SynthesisStage
@@ -51,6 +53,8 @@ Stage = Annotated[
     | PpoStage
     | GrpoStage
     | RlooStage
+    | DistilStage
+    | QuantiseStage
     | EvaluateStage
     | TournamentStage
     | OveroptimisationStage,

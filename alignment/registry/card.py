@@ -6,6 +6,7 @@ from importlib import resources
 from pathlib import Path
 
 from alignment.durable_files import write_text
+from alignment.models.weights import GGUF_FILE
 from alignment.plain_text import markdown, markdown_code, markdown_lines
 from alignment.recipe.base import BASE
 from alignment.recipe.graph import of_type
@@ -100,6 +101,8 @@ def _summary(record: VersionRecord, rates: list[CandidateWinRate]) -> str:
 
 
 def _form(folder: Path, artifact: Artifact) -> str:
+    if (folder / GGUF_FILE).exists():
+        return f"a GGUF file, `{GGUF_FILE}`, which llama.cpp reads, with its tokenizer"
     if not is_adapter(artifact):
         return "whole weights"
     merged = "; the whole weights, adapter merged, are in `merged/`" if (folder / "merged").is_dir() else ""
@@ -204,8 +207,9 @@ def _code(folder: Path) -> str:
             'tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")'
         )
     inner = "/merged" if (folder / "merged").is_dir() else ""
+    file = f', gguf_file="{GGUF_FILE}"' if (folder / GGUF_FILE).exists() else ""
     return (
         "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
-        f'model = AutoModelForCausalLM.from_pretrained("path/to/this/folder{inner}")\n'
+        f'model = AutoModelForCausalLM.from_pretrained("path/to/this/folder{inner}"{file})\n'
         f'tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder{inner}")'
     )

@@ -20,6 +20,9 @@ HEADLINES = {  # how a stage's headline metric is said; one that is not here sta
     "rewards/margins": "rewards {:.3f} apart",
     "reward": "reward {:.3f}",
     "players": "{:.0f} players",
+    "divergence": "{:.3f} nats a token from its teacher",
+    "equal_greedy": "{:.1%} of greedy tokens equal",
+    "kl_per_token": "KL {:.3f} nats a token",
     "points": "{:.0f} points measured",
 }
 

@@ -3,7 +3,6 @@
 Loss on the assistant's tokens only (EOS included), whatever the template: the labels are ours, not the template's.
 """
 
-from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
@@ -22,6 +21,7 @@ from alignment.training.packing import check_packing
 from alignment.training.policy import PolicyTraining, TrainingOutcome, begin_policy
 from alignment.training.response_head import add_response_head
 from alignment.training.row_counts import is_cut, log_counts
+from alignment.training.setup import demonstrations_file
 
 IGNORED = -100  # the label that cross-entropy leaves out
 
@@ -34,7 +34,7 @@ def run(settings: SftStage, context: StageContext) -> StageResult:
     training = begin_policy(settings, context, reference=False)
     if settings.packing:
         check_packing(training.policy)
-    demonstrations, duplicates = numbered_demonstrations(_file(settings, context))
+    demonstrations, duplicates = numbered_demonstrations(demonstrations_file(context, settings.demonstrations))
     rendered = [render_example(training.tokenizer, demonstration.messages) for _row, demonstration in demonstrations]
     learnable = [(ids, mask) for ids, mask in rendered if any(mask[: settings.max_length])]
     if not learnable:
@@ -57,13 +57,6 @@ def run(settings: SftStage, context: StageContext) -> StageResult:
     return training.finish(
         fitted.model, TrainingOutcome(fitted.curves, counts | {"mean_loss": fitted.mean_loss}, fitted.tokens)
     )
-
-
-def _file(settings: SftStage, context: StageContext) -> Path:
-    """The demonstrations' file: the recipe's, or that of the stage that makes them."""
-    if settings.demonstrations is None:
-        return context.data["demonstrations"]
-    return Path(context.inputs[settings.demonstrations].path) / "demonstrations.jsonl"
 
 
 def _example(ids: list[int], mask: list[bool]) -> dict[str, list[int]]:

@@ -1,11 +1,14 @@
 """What every training stage does first: seeds, and the kernels that it computes with."""
 
+from pathlib import Path
+
 import torch
 import transformers
 
 from alignment.models.device import pick_device
 from alignment.recipe.resources import Resources
 from alignment.recipe.run_settings import RunSettings
+from alignment.stage import StageContext
 
 
 def seed_everything(run: RunSettings) -> None:
@@ -23,3 +26,10 @@ def choose_kernels(resources: Resources) -> None:
     if pick_device(resources).type == "cuda":
         torch.use_deterministic_algorithms(resources.deterministic, warn_only=True)
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # costs time
+
+
+def demonstrations_file(context: StageContext, made_by: str | None) -> Path:
+    """The demonstrations of the stage ``made_by``; None: those of the recipe's data."""
+    if made_by is None:
+        return context.data["demonstrations"]
+    return Path(context.inputs[made_by].path) / "demonstrations.jsonl"

@@ -20,10 +20,10 @@ def load_version(reference: str, workspace: Workspace) -> tuple[Any, Any]:
     """
     quiet_environment(workspace)
     import torch
-    from transformers import AutoModelForCausalLM
 
     from alignment.chat import load_tokenizer
     from alignment.checks.model import embedding_faults
+    from alignment.models.quantised import load_weights
     from alignment.models.weights import require_finite, weight_faults
     from alignment.precision import natural_precision
 
@@ -39,7 +39,7 @@ def load_version(reference: str, workspace: Workspace) -> tuple[Any, Any]:
     if faults := [*weight_faults(source), *(weight_faults(Path(base)) if adapter and Path(base).is_dir() else [])]:
         raise InputError(faults)
     try:
-        model = AutoModelForCausalLM.from_pretrained(base, dtype=getattr(torch, natural_precision("auto")))
+        model = load_weights(Path(base), getattr(torch, natural_precision("auto")), None)
         if adapter:
             from peft import PeftModel
 

@@ -196,6 +196,14 @@ class StageSettings(Settings):
         adapter: Lora | None = getattr(self, "lora", None)
         return adapter
 
+    def quantises(self) -> str | None:
+        """How the weights of the policy that it leaves are quantised; None where they are not."""
+        return None
+
+    def removes_layers(self) -> float | None:
+        """The share of a policy's layers that the policy that it leaves has; None where it has all."""
+        return None
+
     def memory_settings(self) -> dict[str, int]:
         """Its settings that memory grows with, and their values."""
         named = {name: getattr(self, name, None) for name in ("batch_size", "max_length")}

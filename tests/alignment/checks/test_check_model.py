@@ -13,8 +13,7 @@ from safetensors.torch import load_file, save_file
 from alignment.checks.causality import architecture_faults, looks_ahead
 from alignment.data.split import is_held_out
 from alignment.errors import StageError
-from alignment.models.load import require_all
-from alignment.models.weights import require_finite, weight_faults
+from alignment.models.weights import require_all, require_finite, weight_faults
 
 Write = Callable[[str, Iterable[Any]], Path]
 Checker = Callable[..., list[str]]

@@ -53,6 +53,8 @@ STAGES: dict[str, dict[str, Any]] = {
                 "principles": [{"name": "short", "critique": "c", "revision": "r"}], "rounds": 2},
     "made": {"kind": "synthesis", "models": ["base", "sft"], "principles": {"brief": "Be brief."}, "per_prompt": 3,
              "sampling": {"max_new_tokens": 6}},
+    "taught": {"kind": "distil", "teacher": "sft", "batch_size": 2},
+    "small": {"kind": "quantise", "model": "dpo", "scheme": "q8_0", "max_new_tokens": 6},
     "ways": {"kind": "overoptimisation", "policies": ["ppo"], "model": "sft", "raters": {"rubric": "rubric.yaml"},
              "reward": "reward", "best_of": 4, "max_new_tokens": 6},
 }  # fmt: skip

@@ -55,6 +55,21 @@ def test_the_loss_is_of_the_assistants_tokens_only(base: Artifact, make_context:
     assert result.tokens_trained > 0
 
 
+def test_demonstrations_that_a_stage_made(base: Artifact, make_context: MakeContext, tmp_path: Path) -> None:
+    """The recipe's own file is not among such a stage's data, and is not read."""
+    made = tmp_path / "revisions"
+    made.mkdir()
+    own = {"messages": [{"role": "user", "content": "Who saw it?"}, {"role": "assistant", "content": "The owl."}]}
+    (made / "demonstrations.jsonl").write_text(json.dumps(own) + "\n")
+    revisions = Artifact(name="revisions", kind="constitution", version=1, digest="1", path=str(made), key="1")
+    settings = ONE_STEP | {"demonstrations": "revisions"}
+    context = make_context(tmp_path, "sft", {"base": base, "revisions": revisions}, settings=settings)
+    del context.data["demonstrations"]  # type: ignore[attr-defined]
+    result = train(context)
+    assert result.metrics["demonstrations"] == 1.0
+    assert losses(context.output)[0] == pytest.approx(expected_loss(base.path, made / "demonstrations.jsonl"), abs=1e-4)
+
+
 def test_the_loss_is_right_where_padding_is_eos(
     make_model: Callable[..., Path], make_context: MakeContext, tmp_path: Path
 ) -> None:
