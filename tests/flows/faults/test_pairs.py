@@ -41,6 +41,7 @@ def two_at_once(killer: Killer, *, preloaded: bool) -> None:
         assert sorted(stage["cached"] for stage in made) == [False, True], f"{name}: {made}"
 
 
+@pytest.mark.slow
 def test_a_pair_in_a_used_workspace(killer: Killer) -> None:
     killer.forget("made")
     two_at_once(killer, preloaded=True)
