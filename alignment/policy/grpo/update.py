@@ -100,7 +100,7 @@ class GroupLoss:
         losses = torch.where(learned, losses, 0.0)
         if settings.kind == "grpo" and experience.ref_logprobs is not None:
             kl = kl_estimate(outputs.logprobs, experience.ref_logprobs[rows, :width], estimator="k3")
-            # Times the ratio, whose gradient makes k3's that of KL(policy ‖ reference) (DeepSeek-V3.2, and TRL's default).
+            # Times the ratio, whose gradient makes it that of KL(policy ‖ reference) (DeepSeek-V3.2; TRL's default).
             losses = losses + settings.beta * torch.where(mask, kl * log_ratio(terms, self.options.level).exp(), 0.0)
         loss = (self.counts[rows, :width] * losses).sum()
         if self.entropy_weight:
