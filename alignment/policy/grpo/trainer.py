@@ -106,7 +106,7 @@ class GroupTrainer(OnlineTrainer[GroupExperience]):
                 self.team.add([experience.logprobs, experience.entropy])
                 self._check(experience, step)
 
-        rate = self.optimizer.scheduler.get_last_lr()[0]
+        rate = float(self.optimizer.scheduler.get_last_lr()[0])
         updated = update(
             experience, self.actor, self.optimizer, self.settings, cap=self.cap, step=step, team=self.team,
             before_step=before_step,
