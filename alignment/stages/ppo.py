@@ -19,7 +19,7 @@ from alignment.models.families.head import trunk_of
 from alignment.policy.losses import kl_estimate
 from alignment.policy.online.actor_critic import reference_of
 from alignment.policy.online.batch import Experience
-from alignment.policy.online.episode_reward import episode_reward
+from alignment.policy.ppo.episode_reward import episode_reward
 from alignment.policy.ppo.held_out_win_rate import Watch
 from alignment.policy.ppo.trainer import PpoTrainer
 from alignment.preferences.rubric import load_rubric

@@ -190,7 +190,7 @@ def place(name: str, trained: SimpleNamespace, make_context: MakeContext, base: 
     drawn = completions(trained.tokenizer)
     if name in ("ppo", "ppo's rewards"):
         from alignment.policy.online.batch import Episode
-        from alignment.policy.online.episode_reward import episode_reward
+        from alignment.policy.ppo.episode_reward import episode_reward
 
         source = {"reward": "reward"} if name == "ppo" else {"rewards": [model_reward]}
         settings = {"kind": "ppo", "model": "base", "learning_rate": 1e-5, "episodes": 2, "minibatches": 1, **source}

@@ -9,7 +9,7 @@ from alignment.policy.grpo.experience import GroupExperience, require_sampling_l
 from alignment.policy.losses import kl_estimate, ratio_stats
 from alignment.policy.objectives.aggregation import aggregation_weights
 from alignment.policy.objectives.table import OBJECTIVES, token_losses
-from alignment.policy.objectives.terms import Options, Terms, TokenStats
+from alignment.policy.objectives.terms import Options, Terms, TokenStats, log_ratio
 from alignment.policy.online.actor_critic import Actor
 from alignment.policy.online.batch import collate
 from alignment.policy.online.master_adamw import MasterAdamW
@@ -100,7 +100,8 @@ class GroupLoss:
         losses = torch.where(learned, losses, 0.0)
         if settings.kind == "grpo" and experience.ref_logprobs is not None:
             kl = kl_estimate(outputs.logprobs, experience.ref_logprobs[rows, :width], estimator="k3")
-            losses = losses + settings.beta * torch.where(mask, kl, 0.0)
+            # Times the ratio, whose gradient makes it that of KL(policy ‖ reference) (DeepSeek-V3.2; TRL's default).
+            losses = losses + settings.beta * torch.where(mask, kl * log_ratio(terms, self.options.level).exp(), 0.0)
         loss = (self.counts[rows, :width] * losses).sum()
         if self.entropy_weight:
             entropy = torch.where(learned, outputs.entropy, 0.0).sum() / self.learned_tokens

@@ -12,7 +12,7 @@ from alignment.policy.online.batch import Episode, collate, dealt
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class TokenFigures:
     """(N, R) of each response token, 0 where ``mask`` is False: under the policy, and under the reference."""
 
     mask: torch.Tensor
@@ -32,7 +32,7 @@ def pass_over(
     size: int,
     team: Team,
     policy: bool = True,
-) -> Known:
+) -> TokenFigures:
     """Each worker of ``team`` passes over some of the episodes, ``size`` at a time, and all come to know all of it.
 
     What the update's ``minibatches`` pass over together is passed over together here: rounding is then the same on
@@ -59,4 +59,4 @@ def pass_over(
         for (rows, tokens), found in zip(pieces[: len(own)], references, strict=False):
             ref_logprobs[rows, : tokens.labels.shape[1]] = found
     team.add(known)
-    return Known(mask, logprobs, ref_logprobs, values, entropy)
+    return TokenFigures(mask, logprobs, ref_logprobs, values, entropy)
