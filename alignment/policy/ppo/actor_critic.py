@@ -46,6 +46,7 @@ class ActorCritic(nn.Module):
     def __init__(self, policy: Any, *, critic: Any | None = None, temperature: float) -> None:
         super().__init__()
         self.policy = policy.eval()
+        head_kind(base_of(policy))  # tried before anything counts its passes
         self.critic = None if critic is None else critic.eval()
         for trunk in self.trunks():
             share_prefixes(trunk)
