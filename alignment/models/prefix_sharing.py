@@ -66,7 +66,8 @@ def _holds_trees(trunk: Any) -> bool:
         return True  # its calls are never made trees as long as that stands
     rows = [[1, 2, 3, 4], [1, 2, 5]]
     (tree,), (first, second) = grow(rows, [[0, 1]])
-    device, training = trunk.device, trunk.training
+    device = trunk.device
+    modes = [(module, module.training) for module in trunk.modules()]
     trunk.eval()
     try:
         nodes = trunk(
@@ -81,7 +82,8 @@ def _holds_trees(trunk: Any) -> bool:
     except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):  # it takes no such mask or positions
         return False
     finally:
-        trunk.train(training)
+        for module, training in modes:
+            module.training = training
     close = ROUNDING.get(nodes.dtype, ROUNDING_ELSEWHERE) * nodes.abs().max().item()
     pairs = zip((nodes[first], nodes[second]), plain, strict=True)
     return all(torch.allclose(found, expected, rtol=0, atol=close) for found, expected in pairs)

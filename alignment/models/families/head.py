@@ -118,14 +118,15 @@ def _given(model: Any, output: _TrunkOutput) -> Iterator[None]:
 
 @torch.no_grad()
 def _tried(model: Any) -> HeadKind:
-    training = model.training
+    modes = [(module, module.training) for module in model.modules()]  # some layers may be in another than the model
     model.eval()
     try:
         if not _follows_from_states(model):
             return HeadKind.WHOLE
         return HeadKind.PLAIN if _is_plain(model) else HeadKind.OWN
     finally:
-        model.train(training)
+        for module, training in modes:
+            module.training = training
 
 
 def _follows_from_states(model: Any) -> bool:

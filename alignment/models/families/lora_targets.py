@@ -22,14 +22,14 @@ STATE_SPACE = {"A_log", "D"}  # what Mamba's mixers hold; their kernels read all
 class Target(NamedTuple):
     """A weight that is adapted: its module's (or its own) name, its size as a product, and how many there are of it.
 
-    ``used`` of its ``count`` matrices are multiplied with each token.
+    ``used`` of its ``matrices`` are multiplied with each token.
     """
 
     name: str
     inputs: int
     outputs: int
     is_parameter: bool = False
-    count: int = 1
+    matrices: int = 1
     used: int = 1
 
 

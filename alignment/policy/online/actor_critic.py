@@ -46,6 +46,7 @@ class Actor(nn.Module):
         super().__init__()
         self.policy = policy.eval()
         self.temperature, self.trained_entropy, self.sharded = temperature, trained_entropy, False
+        head_kind(base_of(policy))  # tried before anything counts its passes
         share_prefixes(base_of(policy))
 
     @property
