@@ -207,7 +207,7 @@ def _json_lines(path: Path) -> Iterator[tuple[int, Any] | Fault]:
             if not line.strip():
                 continue
             try:
-                yield number, _loads(line.decode("utf-8"))
+                yield number, _loads(line.removesuffix(b"\n").decode("utf-8"))
             except UnicodeDecodeError:
                 yield _not_utf8(file, number)
             except InputError as error:
