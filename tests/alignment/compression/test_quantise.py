@@ -70,7 +70,7 @@ def by_codebook(weight: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize(
     ("scheme", "method", "rule", "near"),
-    [("int8", "torchao", by_row, 0.05), ("nf4", "bitsandbytes", by_codebook, 0.05)],
+    [("int8", "torchao", by_row, 0.05), ("nf4", "bitsandbytes", by_codebook, 0.1)],  # it multiplies in bfloat16
 )
 def test_weights_are_those_rounded_by_hand(
     wide: Artifact, make_context: MakeContext, tmp_path: Path, scheme: str, method: str, rule: Any, near: float
