@@ -111,7 +111,7 @@ def _batch_kls(policy: Use, reference: Use, answers: Sequence[tuple[Sequence[int
             sizes = f"{logits.shape[-1]} and {others.shape[-1]}"
             raise StageError(f"KL needs one vocabulary, but policy and reference have {sizes} tokens")
         values.append(token_kl(logits, others).double().cpu())
-    return [float(part.sum()) for part in torch.cat(values).split(lengths)]
+    return [float(part.sum()) for part in torch.split(torch.cat(values), lengths)]
 
 
 def _responses_hidden(use: Use, answers: Sequence[tuple[Sequence[int], Sequence[int]]]) -> tuple[torch.Tensor, Any]:

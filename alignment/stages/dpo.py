@@ -53,7 +53,7 @@ def run(settings: DpoStage, context: StageContext) -> StageResult:
         return _trainer(settings, context, training, Dataset.from_list(rows), callback)
 
     def first_step(metrics: Mapping[str, float]) -> None:
-        terms = dict(zip(settings.losses(), settings.weights(), strict=True))
+        terms: dict[str, float] = dict(zip(settings.losses(), settings.weights(), strict=True))
         check_first_dpo_step(metrics, terms, settings.beta, settings.label_smoothing)
 
     units, token_units = _units(settings)
