@@ -44,6 +44,7 @@ docs: reference ## the documentation, in build/docs
 reference: .venv/dev ## the recipe's JSON Schema, and the pages of all settings
 	$(BIN)/rlhf schema > flows/recipes/recipe.schema.json
 	PYTHONPATH=. $(BIN)/python scripts/write_reference.py
+	PYTHONPATH=. $(BIN)/python scripts/write_families.py
 
 bench: .venv/dev ## the benchmarks; their results go to tests/benchmarks/RESULTS.md by hand
 	$(BIN)/python -m tests.benchmarks

@@ -104,8 +104,8 @@ def _read_states(model: Any, states: torch.Tensor, labels: torch.Tensor, options
     for rows in chunks(len(labels), model.get_output_embeddings().weight.shape[0]) or [slice(0, 0)]:
         given = (states[rows], labels[rows])
         parts.append(checkpoint(read, *given, use_reentrant=False) if torch.is_grad_enabled() else read(*given))
-    columns: Any = zip(*parts, strict=True)
-    return TokenReading(*(None if column[0] is None else torch.cat(column) for column in columns))
+    joined: list[Any] = [None if column[0] is None else torch.cat(column) for column in zip(*parts, strict=True)]
+    return TokenReading(*joined)
 
 
 def read_logits(

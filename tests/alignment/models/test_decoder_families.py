@@ -4,6 +4,7 @@ A few families, one for each quirk, are tried always; the others are slow by the
 """
 
 import copy
+import runpy
 from typing import Any
 
 import pytest
@@ -242,3 +243,8 @@ def test_its_trunk_makes_hidden_states(name: str) -> None:
     trunk = trunk_of(model)
     assert trunk is not model
     assert trunk(input_ids=torch.tensor([[3, 4]]), use_cache=False).last_hidden_state.shape == (1, 2, 32)
+
+
+def test_the_table_in_the_documentation_is_what_the_models_do() -> None:
+    module = runpy.run_path("scripts/write_families.py")
+    assert module["PAGE"].read_text("utf-8") == module["page"]()
