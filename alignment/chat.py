@@ -43,6 +43,7 @@ every model, so that one conversation has the same tokens on every day and a sta
 artifact. It is the day that Llama 3's own template names where it is told none."""
 _NOW = re.compile(r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""")
 _OPENED = re.compile(r"(<\w+>)\s*$")
+_TAGS = re.compile(r"<[^<>]*>")
 _PRIVATE_USE = range(0xE000, 0xF900)
 _PATTERNS: WeakKeyDictionary[PreTrainedTokenizerBase, re.Pattern[str] | None] = WeakKeyDictionary()
 PROBE = (Message(role="user", content="one"), Message(role="assistant", content="two"))
@@ -211,8 +212,19 @@ def _segments(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], t
         raise ValueError("the rendered prompt is not a prefix of the rendered conversation")
     # The template has the answer begin in one way and shows it in another: the way in which it begins is kept.
     said, shown = messages[turn].content, _text(tokenizer, [*messages[:turn], PROBE[-1]], add_generation_prompt=False)
+    if not _differ_in_tags(before[len(prompt) :], shown[len(prompt) :].partition(PROBE[-1].content)[0]):
+        raise ValueError("the rendered prompt is not a prefix of the rendered conversation")
     ending = shown[shown.rindex(PROBE[-1].content) + len(PROBE[-1].content) :]
     return before, _ended(tokenizer, _unrepeated(before[len(prompt) :], said) + ending, said)
+
+
+def _differ_in_tags(beginning: str, header: str) -> bool:
+    """Whether two beginnings of an answer differ in no word, but in the tags of a thought such as ``<think>``."""
+    pairs = enumerate(zip(beginning, header, strict=False))
+    same = next((place for place, (one, other) in pairs if one != other), min(len(beginning), len(header)))
+    opened, closed = beginning.rfind("<", 0, same), beginning.rfind(">", 0, same)
+    start = opened if opened > closed else same
+    return not any(_TAGS.sub("", text[start:]).strip() for text in (beginning, header))
 
 
 def _ended(tokenizer: PreTrainedTokenizerBase, answer: str, said: str) -> str:

@@ -6,7 +6,6 @@ A GGUF file is unpacked into the recipe's number format: what it takes in memory
 
 import importlib.util
 import json
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +62,6 @@ def load_weights(folder: Path, dtype: torch.dtype, device: torch.device | None) 
             folder, gguf_file=GGUF_FILE, quantization_config=unpacked, dtype=dtype
         )
         return model if device is None else model.to(device)
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it tells of each product's conversion
     return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, device_map={"": device or torch.device("cpu")})
 
 

@@ -92,7 +92,8 @@ def score_class(config: Any) -> Any:
     causal = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     kin = next(base for base in causal.__mro__ if base.__name__.endswith("PreTrainedModel"))
     stem = causal.__name__.removesuffix("ForCausalLM").removesuffix("LMHeadModel")
-    return type(f"{stem}ForSequenceClassification", (GenericForSequenceClassification, kin), {"__module__": __name__})
+    own = {"__module__": __name__, "config_class": type(config)}  # its kin may take that of a model with images too
+    return type(f"{stem}ForSequenceClassification", (GenericForSequenceClassification, kin), own)
 
 
 def score_last_tokens(model: Any) -> None:

@@ -55,25 +55,25 @@ def test_a_disputed_record_is_found_opened_decided_held_and_put_back(
     shoot(page, "review-list")
     page.locator("#records").get_by_text(disputed, exact=True).first.click()
     page.wait_for_function("document.querySelector('#question textarea')?.value.includes('is **this** right')")
-    page.wait_for_selector("#votes >> text=ada says")
+    page.wait_for_selector("#votes >> text=ada says >> visible=true")
     shoot(page, "review-record")
     assert ATTACK in _value(page, "question")
     assert page.title() == "Review"  # nothing of it ran
 
     page.locator("#ruling textarea, #ruling input").first.fill("b >> a")
     page.get_by_role("button", name="Decide").click()
-    page.wait_for_selector("#trail >> text=comparison.adjudicate")
+    page.wait_for_selector("#trail >> text=comparison.adjudicate >> visible=true")
     cast = read_votes(desk.store, Filter(queue=queue))
     assert [(pair.chosen, pair.raters) for pair in cast.pairs(0.5)] == [("I think it is Lyon.", 4)]
 
     page.locator("#record textarea, #record input").first.fill(private)
     page.get_by_role("button", name="Open", exact=True).click()
-    page.wait_for_selector("#trail >> text=comparison.hold")
+    page.wait_for_selector("#trail >> text=comparison.hold >> visible=true")
     other, _ = desk.account("other")
     seen = next_lease(desk.store, other)
     assert seen is None or seen.comparison.id != private
     page.get_by_role("button", name="Put back").click()
-    page.wait_for_selector("#trail >> text=comparison.put_back")
+    page.wait_for_selector("#trail >> text=comparison.put_back >> visible=true")
     with desk.store.read() as connection:
         held = select(schema.comparisons.c.held).where(schema.comparisons.c.id == private)
         assert connection.execute(held).scalar_one() is False

@@ -1,7 +1,7 @@
 """Every loss by its name: what a token's is, how tokens are averaged, and what its ratio is of.
 
 A new one is a function from :class:`~alignment.policy.objectives.terms.Terms` to the loss of each token, a row here,
-and its name and published range in :mod:`alignment.recipe.stages.losses`.
+and its name and published range in :mod:`alignment.recipe.stages.grpo`.
 """
 
 from collections.abc import Mapping

@@ -39,6 +39,10 @@ STAGES: dict[str, dict[str, Any]] = {
     "judged": {"kind": "judge", "responses": "responses", "judge": {"kind": "label_probabilities", "model": "base"}},
     "reward": {"kind": "reward", "preferences": "file", "batch_size": 3},
     "dpo": {"kind": "dpo", "model": "sft", "preferences": "file", "batch_size": 2},
+    "kto": {"kind": "kto", "model": "sft", "preferences": "file", "batch_size": 2},
+    "simpo": {"kind": "simpo", "model": "sft", "preferences": "file", "batch_size": 2},
+    "orpo": {"kind": "orpo", "model": "sft", "preferences": "file", "batch_size": 2},
+    "best": {"kind": "rejection_sampling", "responses": "responses", "rewards": [{"kind": "exact"}]},
     "ppo": {"kind": "ppo", "model": "sft", "reward": "reward", "steps": 2, "episodes": 4, "batch_size": 2, "epochs": 1},
     "grpo": {"kind": "grpo", "model": "base", "rewards": [EXACT], "steps": 2, "per_prompt": 2, "episodes": 4,
              "batch_size": 2},
@@ -138,7 +142,7 @@ def test_every_kind_of_stage_has_a_plan(smollm2: ModelSize) -> None:
     plans = {plan.name: plan for plan in make_plan(recipe(), smollm2, TEXTS, (CPU, *GPUS))}
     assert list(plans) == list(STAGES)
     for name, plan in plans.items():
-        works = name not in ("preferences", "people", "file")
+        works = name not in ("preferences", "people", "file", "best")
         assert (plan.flops > 0) == works == (plan.parameters > 0), name
         assert all((on.seconds > 0) == works and on.fits for on in plan.machines), name
 

@@ -22,7 +22,7 @@ from alignment.policy.objectives.table import OBJECTIVES, token_losses
 from alignment.policy.objectives.terms import Options, Terms
 from alignment.policy.online.actor_critic import Actor, read
 from alignment.policy.online.batch import Episode, collate
-from alignment.recipe.stages.losses import LOSSES, GrpoLoss
+from alignment.recipe.stages.grpo import LOSSES, GrpoLoss
 from alignment.rollouts.engine import Completion
 
 LONGEST = 9

@@ -7,7 +7,7 @@ import pytest
 
 from alignment.errors import InputError
 from alignment.preferences.consensus import consensus, rating_table
-from alignment.preferences.preference_files import numbered_comparisons
+from alignment.preferences.preference_files import numbered_comparisons, stream_comparisons
 from alignment.preferences.thumbs import labelled_answers, write_labelled_answers
 from alignment.preferences.vote_agreement import agreement_figures
 from alignment.records import Comparison, Message, Outcome, Prompt, Response, Sampling, Vote
@@ -96,11 +96,13 @@ def test_a_thumb_on_two_answers_is_refused() -> None:
 def test_one_answer_may_be_queued_and_is_no_comparison_for_judges(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text(json.dumps({"prompt": "Why?", "response": "Because."}) + "\n")
-    ((_row, known),) = numbered_comparisons(path, fewest=1)
+    [read] = stream_comparisons(path, fewest=1)
+    assert isinstance(read, tuple)
+    _row, known = read
     assert [one.text for one in known.comparison.responses] == ["Because."]
     with pytest.raises(InputError):
         numbered_comparisons(path)
     path.write_text(known.comparison.model_dump_json() + "\n")
-    assert len(numbered_comparisons(path, fewest=1)) == 1
+    assert len(list(stream_comparisons(path, fewest=1))) == 1
     with pytest.raises(InputError, match="one answer alone"):
         numbered_comparisons(path)

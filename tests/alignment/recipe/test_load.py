@@ -121,7 +121,8 @@ OS_SYSTEM = "'tag:yaml.org,2002:python/object:os.system'"
 NAME_RULE = "begin with a lower-case letter; then letters, digits, - and _; 40 at most"
 KINDS = (
     "sft, sample, preferences, human_preferences, preference_file, judge, reward, pair_classifier, constitution, "
-    "synthesis, rejection_sampling, dpo, kto, simpo, orpo, ppo, grpo, rloo, evaluate, tournament, overoptimisation"
+    "synthesis, rejection_sampling, dpo, kto, simpo, orpo, ppo, grpo, rloo, distil, quantise, evaluate, tournament, "
+    "overoptimisation"
 )
 
 

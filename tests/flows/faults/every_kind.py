@@ -40,6 +40,11 @@ STAGES: dict[str, dict[str, Any]] = {
         }
         for kind in ("kto", "simpo", "orpo")
     },
+    "distil": {
+        "kind": "distil", "teacher": "sft", "model": "base", "batch_size": 4, "lora": LORA, "learning_rate": 1e-3,
+        "checkpoint_every": 2,
+    },
+    "quantise": {"kind": "quantise", "model": "sft", "scheme": "q8_0", "max_new_tokens": 6},
     "ppo": {"kind": "ppo", "critic_learning_rate": 1e-3, "epochs": 2, "minibatches": 2, "snapshot_every": 2,
             "rewards": [{"kind": "model", "model": "reward"}], **RL},
     "grpo": {"kind": "grpo", "per_prompt": 4, "beta": 0.05, "rewards": REWARDS, **RL},

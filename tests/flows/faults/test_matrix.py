@@ -32,12 +32,12 @@ pytestmark = pytest.mark.timeout(1800)
 IN_TIME = 120.0  # seconds from the fault to the command's end
 TRIES = 8  # to meet a stage that lasts a moment
 KINDS = (
-    "constitution", "dpo", "evaluate", "grpo", "human_preferences", "judge", "kto", "orpo", "overoptimisation",
-    "pair_classifier", "ppo", "preference_file", "preferences", "rejection_sampling", "reward", "rloo", "sample", "sft",
-    "simpo", "synthesis", "tournament",
+    "constitution", "distil", "dpo", "evaluate", "grpo", "human_preferences", "judge", "kto", "orpo",
+    "overoptimisation", "pair_classifier", "ppo", "preference_file", "preferences", "quantise", "rejection_sampling",
+    "reward", "rloo", "sample", "sft", "simpo", "synthesis", "tournament",
 )  # fmt: skip
 FAULTS = ("command killed", "worker killed", "sampler killed", "disk full", "server gone", "database locked", "Ctrl-C")
-SAMPLERS = "stages.ppo.rollout_workers=1"
+CHANGES = {"worker killed": "stages.{}.workers=2", "sampler killed": "stages.{}.rollout_workers=1"}
 NAMED = {
     "disk full": r"No space left on device|database or disk is full|File too large",
     "server gone": r"did not answer|does not answer",
@@ -144,7 +144,7 @@ def try_cell(room: Room, stage: str, fault: str) -> None:
 
 def outcome_of(room: Room, stage: str, fault: str) -> Outcome:
     # Of this stage alone: for all of them it would be other keys, and so other inputs.
-    changes = {"worker killed": (f"stages.{stage}.workers=2",), "sampler killed": (SAMPLERS,)}.get(fault, ())
+    changes = (CHANGES[fault].format(stage),) if fault in CHANGES else ()
     with room.without(stage):
         reference(room, stage, changes)
         with ExitStack() as held:
@@ -237,11 +237,11 @@ def test_the_matrix_has_every_kind(make_recipe: Callable[..., Path], tmp_path: P
     assert {stage_name(settings.kind) for settings in stages.values()} == set(stages)
     left_out = {(s.kind, fault) for s in stages.values() for fault in FAULTS if reason(s, fault)}
     alone = {
-        "constitution", "human_preferences", "overoptimisation", "preference_file", "preferences",
+        "constitution", "distil", "human_preferences", "overoptimisation", "preference_file", "preferences", "quantise",
         "rejection_sampling", "synthesis",
     }  # fmt: skip
     assert left_out == {(kind, "worker killed") for kind in alone} | {
-        (kind, "sampler killed") for kind in set(KINDS) - {"ppo"}
+        (kind, "sampler killed") for kind in set(KINDS) - {"ppo", "grpo", "rloo"}
     }
 
 

@@ -10,9 +10,10 @@ from sqlalchemy.exc import DatabaseError
 
 from alignment.records import Comparison
 from preference_ui.import_export import read_votes
-from preference_ui.labelling.assignment import next_lease, reopen
+from preference_ui.labelling.assignment import next_lease
 from preference_ui.labelling.exclusion import exclude_rater
 from preference_ui.labelling.queue import put_back, queue_comparisons, withdraw
+from preference_ui.labelling.revision import reopen
 from preference_ui.labelling.ruling import adjudicate
 from preference_ui.labelling.voting import cast_vote
 from preference_ui.quality.rater_quality import quality_report

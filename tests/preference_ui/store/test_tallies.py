@@ -13,10 +13,11 @@ from alignment.preferences.vote_agreement import agreement_figures
 from alignment.records import Comparison
 from preference_ui.import_export import Filter, read_votes
 from preference_ui.labelling import next_comparison
-from preference_ui.labelling.assignment import next_lease, reopen, sweep
+from preference_ui.labelling.assignment import next_lease, sweep
 from preference_ui.labelling.exclusion import exclude_rater, include_rater
 from preference_ui.labelling.queue import queue_comparisons, waiting, withdraw
 from preference_ui.labelling.rater_progress import ProgressBook
+from preference_ui.labelling.revision import reopen
 from preference_ui.labelling.voting import cast_vote
 from preference_ui.quality.queue_stats import desk_standing, queue_standings
 from preference_ui.quality.standings import bring_up_to_date
