@@ -99,6 +99,8 @@ def _stage_faults(name: str, stage: StageSettings, recipe: Recipe) -> Iterator[F
         if len(sources) == 1 and source is not None and source.answers_per_prompt() == 1:
             problem = f"one response to a prompt leaves nothing to compare, and {name} compares them"
             yield Fault(problem, "draw at least two", field=f"stages.{sources[0]}.per_prompt")
+    if resources.vllm is not None:
+        yield from _dora_faults(name, stage)
     if stage.spec.samples and trains_together(stage) and resources.vllm is not None:
         yield from _vllm_faults(at, stage)
     yield from _OWN.get(stage.kind, _nothing_more)(at, stage, recipe)
@@ -152,6 +154,14 @@ def _vllm_faults(at: str, stage: Any) -> Iterator[Fault]:
     if stage.lora is None:
         problem = "the vLLM server takes policies in training as adapters, and here all weights are trained"
         yield Fault(problem, "set lora, or remove resources.vllm", field=f"{at}.lora")
+
+
+def _dora_faults(name: str, stage: StageSettings) -> Iterator[Fault]:
+    """Policies that a vLLM server is sent are adapters, of which it knows those of Hu et al. 2021 alone."""
+    lora = stage.adapter_trained()
+    if lora is not None and lora.dora and "policy" in stage.spec.makes:
+        problem = "the vLLM server takes adapters, and none with lengths of their own"
+        yield Fault(problem, "set it to false, or remove resources.vllm", field=f"stages.{name}.lora.dora")
 
 
 def _online_faults(at: str, stage: OnlineStage, recipe: Recipe) -> Iterator[Fault]:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from alignment.checks.adapters.lora import layer_faults, stacking_faults
 from alignment.checks.compression import export_faults, quantised_base_faults, quantised_policy_faults
 from alignment.checks.data import data_faults, read_data
 from alignment.checks.graph import wiring_faults
@@ -24,7 +25,7 @@ def check_recipe(resolved: ResolvedRecipe, workspace: Workspace | None = None) -
     A converted model in ``workspace`` is used where there is one. The model part imports transformers.
     """
     recipe, files = resolved.recipe, resolved.data
-    faults = wiring_faults(recipe) + list(quantised_policy_faults(recipe))
+    faults = wiring_faults(recipe) + list(quantised_policy_faults(recipe)) + list(stacking_faults(recipe))
     data, unreadable = read_data(recipe, files)
     faults += unreadable
     faults += data_faults(recipe, files, data)
@@ -47,7 +48,9 @@ def check_recipe(resolved: ResolvedRecipe, workspace: Workspace | None = None) -
     else:
         faults += architecture_faults(recipe, workspace)
         faults += quantised_base_faults(recipe)
-        faults += export_faults(recipe, read_config(recipe.model, workspace), model.tokenizer)
+        config = read_config(recipe.model, workspace)
+        faults += layer_faults(recipe, config)
+        faults += export_faults(recipe, config, model.tokenizer)
         faults += product_faults(recipe, files, model.tokenizer)
         faults += length_faults(recipe, files, data, model)
     return placed(faults, resolved.path)

@@ -4,13 +4,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 from transformers import (
     PreTrainedModel,
 )
 
 from alignment.errors import StageError
-from alignment.models.families.lora_targets import lora_targets
+from alignment.models.families.lora_targets import adapter_problem, chosen_targets
 from alignment.recipe.base import Lora
 from alignment.records import Artifact
 
@@ -23,31 +24,44 @@ def is_adapter(artifact: Artifact) -> bool:
 
 
 def add_lora(model: PreTrainedModel, lora: Lora, *, reward: bool = False) -> PeftModel:
-    """Wraps a model with fresh adapters on every linear layer; a reward model's score head is trained whole.
+    """Wraps a model with fresh adapters; a reward model's score head is trained whole.
 
-    Raises StageError where they are to drop inputs of experts, which PEFT cannot.
+    Raises StageError where the model has no such layers, or its experts cannot be adapted so.
     """
-    return get_peft_model(model, lora_config(model, lora, TaskType.SEQ_CLS if reward else TaskType.CAUSAL_LM))
+    adapted = get_peft_model(model, lora_config(model, lora, TaskType.SEQ_CLS if reward else TaskType.CAUSAL_LM))
+    _measure_lengths(adapted)
+    return adapted
+
+
+def _measure_lengths(model: PeftModel) -> None:
+    """Measures the rows of DoRA's weights anew, in float32.
+
+    PEFT does so in the base's format: below bfloat16 weights a fresh adapter was not the base, but up to 0.4 % off.
+    """
+    for module in model.modules():
+        for name, lengths in getattr(module, "lora_magnitude_vector", {}).items():
+            factors = {"lora_A": module.lora_A[name].weight, "lora_B": module.lora_B[name].weight}
+            with torch.no_grad():
+                lengths.update_layer(base_layer=module.get_base_layer(), scaling=module.scaling[name], **factors)
 
 
 def lora_config(model: Any, lora: Lora, task_type: TaskType | None = None) -> LoraConfig:
-    """PEFT's settings of an adapter on every linear layer of a model (:mod:`alignment.models.families.lora_targets`).
+    """PEFT's settings of an adapter on a model's layers (:mod:`alignment.models.families.lora_targets`).
 
-    Raises StageError where it is to drop inputs of experts.
+    Raises StageError where the model has no such layers, or its experts cannot be adapted so.
     """
-    targets = lora_targets(model)
+    if (found := adapter_problem(model, lora)) is not None:
+        raise StageError(f"lora.{found.setting}: {found.problem}: {found.remedy}")
+    targets = chosen_targets(model, lora)
     parameters = [target.name for target in targets if target.is_parameter]
-    if parameters and lora.dropout:
-        raise StageError(
-            f"lora.dropout={lora.dropout:g}, and adapters on the experts of {type(model).__name__} have none: "
-            "set it to 0"
-        )
     return LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
         target_modules=[target.name for target in targets if not target.is_parameter],
         target_parameters=parameters or None,
+        use_rslora=lora.rank_stabilised,
+        use_dora=lora.dora,
         task_type=task_type,
     )
 

@@ -12,6 +12,7 @@ class ModelSize:
     """What the arithmetic needs to know of a causal language model.
 
     ``linears`` are (inputs, outputs) of every linear layer but the head, each expert's too: what adapters sit on.
+    ``names`` are theirs, in the same order.
     ``query_width`` and ``key_width`` are heads × dimension, per layer; ``inner`` is the width of the feed-forward part.
     """
 
@@ -27,6 +28,7 @@ class ModelSize:
     tied: bool  # the head is the embedding
     skipped: int = 0  # weights of experts that a token does not meet
     skipped_inputs: int = 0  # and the widths of what they would be given
+    names: tuple[str, ...] = ()
     shares_prefixes: bool = True  # equal beginnings in a batch are computed once (alignment/models/prefix_sharing.py)
 
     @property
@@ -50,8 +52,18 @@ class ModelSize:
         return sum(inputs for inputs, _outputs in self.linears) - self.skipped_inputs
 
     def adapter(self, lora: Lora) -> int:
-        """Parameters of an adapter on every linear layer: rank × (inputs + outputs) each (Hu et al. 2021)."""
-        return lora.rank * sum(inputs + outputs for inputs, outputs in self.linears)
+        """Parameters of an adapter: rank × (inputs + outputs) of each linear layer that it is on (Hu et al. 2021).
+
+        DoRA has a length for each output beside them (Liu et al. 2024).
+        """
+        chosen = self.linears
+        if lora.targets is not None:
+            from alignment.models.families.lora_targets import is_named
+
+            named = zip(self.linears, self.names, strict=True)
+            chosen = tuple(shape for shape, name in named if is_named(name, lora.targets))
+        lengths = sum(outputs for _inputs, outputs in chosen) if lora.dora else 0
+        return lora.rank * sum(inputs + outputs for inputs, outputs in chosen) + lengths
 
 
 def model_size(config: Any) -> ModelSize:
@@ -59,16 +71,12 @@ def model_size(config: Any) -> ModelSize:
 
     Raises InputError where it describes no causal language model.
     """
-    from accelerate import init_empty_weights
-    from transformers import AutoModelForCausalLM
-
     from alignment.models.families import has_plain_attention
     from alignment.models.families.head import trunk_of
-    from alignment.models.families.lora_targets import lora_targets
+    from alignment.models.families.lora_targets import lora_targets, without_weights
 
     try:
-        with init_empty_weights():
-            model = AutoModelForCausalLM.from_config(config)
+        model = without_weights(config)
     except ValueError as error:  # the configuration's kind is in none of its tables
         remedy = "give a decoder, such as a Llama or a Qwen"
         problem = f"{config.model_type} is no causal language model"
@@ -87,6 +95,7 @@ def model_size(config: Any) -> ModelSize:
         hidden=hidden,
         layers=layers,
         linears=tuple((target.inputs, target.outputs) for target in targets for _ in range(target.matrices)),
+        names=tuple(target.name for target in targets for _ in range(target.matrices)),
         query_width=heads * width,
         key_width=(getattr(text, "num_key_value_heads", None) or heads) * width,
         inner=inner,

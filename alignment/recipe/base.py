@@ -28,13 +28,26 @@ class Settings(BaseModel):
 
 
 class Lora(Settings):
-    """Low-rank adapters on every linear layer (Hu et al. 2021; Dettmers et al. 2023 for "every")."""
+    """Low-rank adapters (Hu et al. 2021), on every linear layer unless ``targets`` says which (Dettmers et al. 2023).
+
+    A policy that is an adapter already is trained on as the adapter that it is: one adapter on one base, however many
+    stages train it. ``rlhf check`` refuses a later stage's settings that say otherwise.
+    """
 
     rank: Count = 16
     """Rank of the two factors. 16: Hu et al. 2021 find little gain above it."""
     alpha: Positive = 32
     """The adapter's output is scaled by alpha / rank. 32: twice the rank, the common choice, which the default learning
     rates assume."""
+    targets: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1)] | None = None
+    """Linear layers that are adapted, by the end of their names: `q_proj`, or `self_attn.q_proj`. null: every linear
+    layer of the text decoder, experts included, which Dettmers et al. 2023 find needed to match full training."""
+    rank_stabilised: bool = False
+    """Scale the adapter's output by alpha / √rank in place of alpha / rank, so that high ranks learn as fast as low
+    ones (rsLoRA; Kalajdzievski 2023). At rank 16 that is four times the scale."""
+    dora: bool = False
+    """Train the length of each row of an adapted weight beside its direction, which the two factors change (DoRA; Liu
+    et al. 2024): one number more per output, and about half more time."""
     dropout: Fraction = 0.0
     """Probability with which an input of the adapter is set to 0 in training. 0: none."""
 

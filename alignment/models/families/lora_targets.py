@@ -9,9 +9,14 @@ transformers 5; so there these layers are named by their parameter, too.
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from accelerate import init_empty_weights
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
+
+from alignment.data.columns import listed
+from alignment.errors import nearest
+from alignment.recipe.base import Lora
 
 LINEAR = (nn.Linear, Conv1D)
 ROUTERS = {"router", "gate", "shared_expert_gate"}
@@ -39,6 +44,53 @@ def lora_targets(model: Any) -> list[Target]:
     heads = {id(head) for head in (_output_embeddings(model), getattr(model, "score", None)) if head is not None}
     experts = list(_experts(model, decoder))
     return [*_linears(model, decoder, heads, mixture=bool(experts)), *experts]
+
+
+class AdapterProblem(NamedTuple):
+    """Why a model cannot have an adapter: the setting of :class:`alignment.recipe.base.Lora`, and what to do."""
+
+    setting: str
+    problem: str
+    remedy: str
+
+
+def chosen_targets(model: Any, lora: Lora) -> list[Target]:
+    """The weights that an adapter with these settings has."""
+    targets = lora_targets(model)
+    return targets if lora.targets is None else [target for target in targets if is_named(target.name, lora.targets)]
+
+
+def is_named(name: str, ends: tuple[str, ...]) -> bool:
+    """Whether the name of a layer, or of its weight, ends with one of the names, whole parts compared."""
+    module = name.removesuffix(".weight")
+    return any(module == end or module.endswith(f".{end}") for end in ends)
+
+
+def adapter_problem(model: Any, lora: Lora) -> AdapterProblem | None:
+    """What stands against such an adapter on a model, which may be on PyTorch's meta device."""
+    targets, kind = lora_targets(model), type(model).__name__
+    for index, end in enumerate(lora.targets or ()):
+        if not any(is_named(target.name, (end,)) for target in targets):
+            known = sorted({target.name.removesuffix(".weight").rpartition(".")[2] for target in targets})
+            near = nearest(end, known)
+            remedy = (f"did you mean {near}? " if near else "") + f"it has {listed(known)}"
+            return AdapterProblem(f"targets.{index}", f"{kind} has no layer {end} that is adapted", remedy)
+    if not any(target.is_parameter for target in chosen_targets(model, lora)):
+        return None
+    if lora.dropout:
+        return AdapterProblem(
+            "dropout", f"{lora.dropout:g}, and adapters on the experts of {kind} have none", "set it to 0"
+        )
+    if lora.dora:
+        remedy = "set it to false, or name targets without them"
+        return AdapterProblem("dora", f"adapters on the experts of {kind} have no lengths of their own", remedy)
+    return None
+
+
+def without_weights(config: Any) -> Any:
+    """The causal language model of a configuration, on PyTorch's meta device. Raises ValueError where it is of none."""
+    with init_empty_weights():
+        return AutoModelForCausalLM.from_config(config)
 
 
 def text_decoder(model: Any) -> Any:

@@ -33,6 +33,8 @@ PPO = {  # minibatches of 5 answers: one worker has two pieces, the other has on
 }  # fmt: skip
 SETTINGS: dict[str, tuple[str, Mapping[str, Any]]] = {
     "sft": ("sft", {"batch_size": 8, "epochs": 2}),  # 11 demonstrations: 8 and 3
+    "sft, rows' lengths": ("sft", {"batch_size": 8, "epochs": 2, "lora": {"rank": 4, "targets": ["q_proj"],
+                                   "dora": True, "rank_stabilised": True}}),
     "sft, all weights": ("sft", {"batch_size": 8, "epochs": 2, **WHOLE, "gradient_checkpointing": True}),
     "dpo": ("dpo", {"batch_size": 8, "epochs": 2, "snapshot_every": 2}),
     "dpo, all weights": ("dpo", {"model": "base", "batch_size": 8, "epochs": 2, "snapshot_every": 2, **WHOLE}),

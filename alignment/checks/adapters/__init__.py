@@ -1,0 +1,1 @@
+"""What is wrong with a recipe's adapters, and with the base that they are on."""

@@ -1,0 +1,79 @@
+"""What is wrong with a recipe's adapters: layers that the model has not, and settings of an adapter that is there."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from alignment.errors import Fault
+from alignment.recipe.base import Lora
+from alignment.recipe.recipe import Recipe
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+
+def stacking_faults(recipe: Recipe) -> Iterator[Fault]:
+    """Settings of an adapter that a stage would not make: the policy that it trains is an adapter already.
+
+    Imports no torch.
+    """
+    for before, (name, stage) in enumerate(recipe.stages.items()):
+        if "policy" not in stage.spec.makes or not stage.trains_adapter() or "lora" not in stage.model_fields_set:
+            continue
+        found = _adapter_of(recipe, stage.inputs()["model"][0], before)
+        if found is None or stage.removes_layers() is not None:
+            continue
+        source, there = found
+        asked = stage.adapter_trained()
+        if asked is None:
+            problem = f"{source} makes an adapter, which {name} trains on: all weights would not be trained"
+            yield Fault(problem, f"leave it out, or set stages.{source}.lora to null", field=f"stages.{name}.lora")
+            continue
+        for setting in sorted(asked.model_fields_set):
+            wanted, has = getattr(asked, setting), getattr(there, setting)
+            if wanted == has or (setting == "dropout" and not wanted):  # none is what most stages see to themselves
+                continue
+            problem = f"{_shown(wanted)}, and {name} trains on {source}'s adapter, where it is {_shown(has)}"
+            yield Fault(problem, f"leave it out, or set it in stages.{source}", field=f"stages.{name}.lora.{setting}")
+
+
+def layer_faults(recipe: Recipe, config: "PreTrainedConfig") -> Iterator[Fault]:
+    """Adapters on layers that the recipe's model has not, or that its experts cannot have."""
+    asked = {
+        name: lora
+        for name, stage in recipe.stages.items()
+        if (lora := stage.adapter_trained()) is not None and (lora.targets is not None or lora.dora or lora.dropout)
+    }
+    if not asked:
+        return
+    from alignment.models.families.lora_targets import adapter_problem, without_weights
+
+    try:
+        model = without_weights(config)
+    except ValueError:
+        return  # no causal language model, which is said already
+    for name, lora in asked.items():
+        if (found := adapter_problem(model, lora)) is not None:
+            yield Fault(found.problem, found.remedy, field=f"stages.{name}.lora.{found.setting}")
+
+
+def _adapter_of(recipe: Recipe, name: str, before: int) -> tuple[str, Lora] | None:
+    """The stage that made the adapter which the policy ``name`` is, and its settings; None where it is whole weights.
+
+    Only the first ``before`` stages count: an input that comes later is another fault.
+    """
+    names = list(recipe.stages)[:before]
+    stage = recipe.stages[name] if name in names else None
+    if stage is None or "policy" not in stage.spec.makes:
+        return None
+    if stage.quantises() is not None or stage.removes_layers() is not None:
+        return None  # its weights are its own
+    lora, start = stage.adapter_trained(), stage.inputs()["policies" if stage.evaluates() else "model"][0]
+    return _adapter_of(recipe, start, names.index(name)) or (None if lora is None else (name, lora))
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(value)
+    if isinstance(value, bool) or value is None:
+        return str(value).lower().replace("none", "every layer")
+    return f"{value:g}"
