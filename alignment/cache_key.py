@@ -48,6 +48,7 @@ def stage_key(
             "seed": run.seed,
             "held_out": run.held_out,
             "model": [run.model.dtype, resources.device, resources.threads],
+            **({"quantise": run.model.quantise} if run.model.quantise else {}),
             # Sums depend on these two; where the workers are does not count.
             **({"workers": workers_of(resources, settings)} if several else {}),
             **({"sharding": resources.sharding} if several and resources.sharding != "none" else {}),

@@ -7,7 +7,7 @@ import torch
 
 from alignment.compression.gguf_export import write_gguf
 from alignment.errors import StageError
-from alignment.models.quantised import EXTRA, load_weights, missing_library
+from alignment.models.quantised import EXTRA, bitsandbytes_config, load_weights, missing_library
 from alignment.models.weights import GGUF_FILE
 from alignment.recipe.stages.compression.quantise import BITSANDBYTES, GGUF, TORCHAO
 
@@ -88,12 +88,10 @@ def _group(widths: list[int]) -> int | None:
 
 def _configuration(scheme: str, folder: Path, dtype: torch.dtype) -> Any:
     """How transformers is told of a library's scheme."""
-    from transformers import AutoConfig, BitsAndBytesConfig, TorchAoConfig
+    from transformers import AutoConfig, TorchAoConfig
 
-    if scheme == "nf4":
-        return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
-    if scheme == "bnb_int8":
-        return BitsAndBytesConfig(load_in_8bit=True)
+    if scheme in BITSANDBYTES:
+        return bitsandbytes_config(scheme, dtype)
     from torchao.quantization import Int4WeightOnlyConfig, Int8DynamicActivationInt8WeightConfig, Int8WeightOnlyConfig
 
     if scheme == "int8":

@@ -30,7 +30,7 @@ def add_lora(model: PreTrainedModel, lora: Lora, *, reward: bool = False) -> Pef
     """
     adapted = get_peft_model(model, lora_config(model, lora, TaskType.SEQ_CLS if reward else TaskType.CAUSAL_LM))
     _measure_lengths(adapted)
-    return adapted
+    return train_in_float32(adapted)
 
 
 def _measure_lengths(model: PeftModel) -> None:
@@ -66,16 +66,27 @@ def lora_config(model: Any, lora: Lora, task_type: TaskType | None = None) -> Lo
     )
 
 
+def train_in_float32(model: PeftModel) -> PeftModel:
+    """Has TRL take an adapter on a quantised base as any other: it would turn it to bfloat16, where steps are lost."""
+    model.is_loaded_in_4bit = model.is_loaded_in_8bit = False  # PEFT asks the model below
+    return model
+
+
 def base_of(model: Any) -> Any:
     """The transformers model, without PEFT's wrapper."""
     return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
-def check_base(artifact: Artifact, base: Artifact) -> None:
-    """Raises StageError where an adapter was made on another base."""
+def check_base(artifact: Artifact, base: Artifact, scheme: str | None) -> None:
+    """Raises StageError where an adapter was made on another base, or on it in other bits (``model.quantise``)."""
     made_on = json.loads((Path(artifact.path) / "base.json").read_text("utf-8"))
     if made_on["digest"] != base.digest:
         raise StageError(
             f"{artifact.ref()} is an adapter for {made_on['base']} ({made_on['digest'][:12]}), "
             f"not for {base.key} ({base.digest[:12]}); name the base it was trained on"
+        )
+    if (made_in := made_on.get("quantise")) != scheme:
+        raise StageError(
+            f"{artifact.ref()} was trained on the base in {made_in or 'plain numbers'}, and model.quantise is "
+            f"{scheme or 'null'}: set it to {made_in or 'null'}"
         )

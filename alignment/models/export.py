@@ -11,8 +11,11 @@ from alignment.records import Artifact
 
 
 def export_merged(artifact: Artifact, base: Artifact, run: RunSettings, target: Path) -> None:
-    """Writes ``artifact``, merged into its base, as a plain Hugging Face folder with its tokenizer."""
-    model, tokenizer = load_policy(artifact, base, run)
+    """Writes ``artifact``, merged into its base, as a plain Hugging Face folder with its tokenizer.
+
+    A base in fewer bits is merged as the plain numbers that these stand for: what the adapter was trained on.
+    """
+    model, tokenizer = load_policy(artifact, base, run, plain=True)
     merged = model.merge_and_unload() if isinstance(model, PeftModel) else model
     require_finite(
         merged.named_parameters(), f"{artifact.ref()}, merged,"

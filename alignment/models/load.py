@@ -17,9 +17,15 @@ from transformers.utils.logging import disable_progress_bar
 from alignment.chat import load_tokenizer
 from alignment.durable_files import write_text
 from alignment.errors import StageError
-from alignment.models.adapters import check_base, is_adapter
+from alignment.models.adapters import check_base, is_adapter, train_in_float32
 from alignment.models.device import pick_device
-from alignment.models.quantised import load_weights, quantisation
+from alignment.models.quantised import (
+    in_plain_numbers,
+    keep_gradients,
+    load_weights,
+    quantisation,
+    quantise_on_loading,
+)
 from alignment.models.weights import require_finite
 from alignment.recipe.run_settings import RunSettings
 from alignment.records import Artifact
@@ -36,6 +42,7 @@ def load_policy(
     trainable: bool = False,
     placed: bool = True,
     masters: bool = False,
+    plain: bool = False,
 ) -> tuple[Policy, PreTrainedTokenizerBase]:
     """A policy and its tokenizer, in the recipe's dtype, in evaluation mode unless ``trainable``.
 
@@ -44,6 +51,7 @@ def load_policy(
         placed: on its device; else the model stays in main memory, as one does that is to be sharded.
         masters: in float32 whatever the recipe's dtype, for a training of all weights. A bfloat16 weight has 8 bits,
             and an update of less than 1/256 of it would be lost.
+        plain: in plain numbers, those that a quantised base stands for: what an adapter is merged into.
 
     Raises:
         StageError: the adapter was made on another base, the model has weights that its folder does not hold, quantised
@@ -52,17 +60,26 @@ def load_policy(
     """
     adapter = is_adapter(artifact)
     if adapter:
-        check_base(artifact, base)
+        check_base(artifact, base, run.model.quantise)
     source = base if adapter else artifact
     dtype = torch.float32 if masters else getattr(torch, run.model.dtype)
     if masters and (method := quantisation(Path(source.path))) is not None:
         raise StageError(f"{source.ref()} is quantised ({method}), and integers cannot be trained: set lora")
+    scheme = run.model.quantise if source.digest == base.digest else None
+    if scheme is not None and trainable and not adapter and masters:
+        raise StageError(f"{source.ref()} is held in {scheme}, and a quantised base cannot train all weights: set lora")
     device = pick_device(run.resources) if placed else None
-    model = load_weights(Path(source.path), dtype, device)
+    if scheme is None:
+        model = load_weights(Path(source.path), dtype, device)
+    else:
+        model = quantise_on_loading(Path(source.path), scheme, dtype, device)
+    if plain:
+        model = in_plain_numbers(model, dtype)
+    keep_gradients(model)
     hide_router_scores(model.config)
     if adapter:
         model = PeftModel.from_pretrained(model, artifact.path, is_trainable=trainable)
-        model = model if device is None else model.to(device)
+        model = train_in_float32(model if device is None else model.to(device))
     require_finite(model.named_parameters(), str(artifact.ref()))
     return model.train(trainable), policy_tokenizer(artifact, base, run)
 
@@ -109,12 +126,23 @@ def save_policy(
         # Embeddings are never trained; asked to find out by itself, PEFT would look for the base on the hub.
         model.save_pretrained(output, state_dict=state, selected_adapters=["default"], save_embedding_layers=False)
         (output / "README.md").unlink(missing_ok=True)  # PEFT's empty card; the registry writes a true one
-        write_text(output / "base.json", json.dumps({"base": base.key, "digest": base.digest}, indent=1) + "\n")
+        made_on = {"base": base.key, "digest": base.digest}
+        if (scheme := _scheme(model)) is not None:
+            made_on["quantise"] = scheme
+        write_text(output / "base.json", json.dumps(made_on, indent=1) + "\n")
     elif dtype is None or dtype == model.dtype:
         model.save_pretrained(output, state_dict=state)
     else:
         _save_narrowed(model, output, untied(model, model.state_dict()) if state is None else state, dtype)
     tokenizer.save_pretrained(output)
+
+
+def _scheme(model: PeftModel) -> str | None:
+    """What the base below an adapter was quantised to on loading (``model.quantise``); None for one that was so."""
+    inner = model.get_base_model()
+    if quantisation(Path(inner.name_or_path)) is not None or not getattr(inner, "is_quantized", False):
+        return None
+    return "nf4" if getattr(inner, "is_loaded_in_4bit", False) else "int8"
 
 
 def untied(model: PreTrainedModel, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -6,6 +6,7 @@ A GGUF file is unpacked into the recipe's number format: what it takes in memory
 
 import importlib.util
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,55 @@ def quantisation(folder: Path) -> str | None:
 def missing_library(method: str) -> str | None:
     """The library that reads a method's weights, where it is not installed."""
     return method if method in LIBRARIES and importlib.util.find_spec(method) is None else None
+
+
+def bitsandbytes_config(scheme: str, dtype: torch.dtype) -> Any:
+    """How transformers is told of a scheme of bitsandbytes: 4 bits with products in ``dtype``, or 8."""
+    from transformers import BitsAndBytesConfig
+
+    if scheme == "nf4":
+        return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
+    return BitsAndBytesConfig(load_in_8bit=True)
+
+
+def quantise_on_loading(folder: Path, scheme: str, dtype: torch.dtype, device: torch.device | None) -> Any:
+    """The causal language model of a folder of plain numbers, its linear layers but the head quantised on the way in.
+
+    Raises StageError: the folder lacks weights of the model, is quantised already, or bitsandbytes is not installed.
+    """
+    if (library := missing_library("bitsandbytes")) is not None:
+        raise StageError(f"model.quantise is {scheme}, of {library}, which is not installed: {EXTRA}")
+    if (method := quantisation(folder)) is not None:
+        raise StageError(f"model.quantise is {scheme}, and {folder} is quantised already ({method}): leave it out")
+    model, loaded = AutoModelForCausalLM.from_pretrained(
+        str(folder), dtype=dtype, quantization_config=bitsandbytes_config(scheme, dtype), output_loading_info=True,
+        device_map={"": device or torch.device("cpu")},
+    )  # fmt: skip
+    require_all(loaded["missing_keys"], str(folder))
+    return model
+
+
+def keep_gradients(model: Any) -> None:
+    """Has bitsandbytes' 4-bit layers compute on a processor as they do in training, always.
+
+    In a pass without gradients they lay their weights out anew for faster products in bfloat16, and from then on no
+    gradient passes through them: what is below would be trained on nothing, and nobody would say so.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
+def in_plain_numbers(model: Any, dtype: torch.dtype) -> Any:
+    """A model just loaded, the weights that bitsandbytes quantised turned back into numbers of ``dtype``."""
+    if getattr(model, "quantization_method", None) != "bitsandbytes":
+        return model
+    logger = logging.getLogger("transformers.integrations.bitsandbytes")
+    level, _ = logger.level, logger.setLevel(logging.ERROR)  # it says that it does what it was told
+    try:
+        return model.dequantize(dtype=dtype)
+    finally:
+        logger.setLevel(level)
 
 
 def load_weights(folder: Path, dtype: torch.dtype, device: torch.device | None) -> Any:

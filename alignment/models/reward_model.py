@@ -62,12 +62,12 @@ def load_reward_model(
 def new_reward_model(
     artifact: Artifact, base: Artifact, run: RunSettings, *, placed: bool = True, masters: bool = False
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A reward model whose trunk is a policy's (its adapter merged) and whose score head starts at zero.
+    """A reward model whose trunk is a policy's (merged, in plain numbers) and whose score head starts at zero.
 
     A zero head makes every first score 0 and the first loss ln 2, and leaves nothing to a random draw. With ``masters``
     the trunk is in float32, too, for a training of all weights.
     """
-    policy, tokenizer = load_policy(artifact, base, run, placed=placed, masters=masters)
+    policy, tokenizer = load_policy(artifact, base, run, placed=placed, masters=masters, plain=True)
     trunk = policy.merge_and_unload() if isinstance(policy, PeftModel) else policy
     config = _reward_config(trunk, tokenizer)
     model = score_class(config)._from_config(config, dtype=trunk.dtype)

@@ -36,6 +36,8 @@ def peak_memory(work: StageWork, size: ModelSize, machine: Machine, precision: s
     if entry == 2:
         divided += (4 - entry) * work.wide + 4 * sum(work.narrow_models)
     weights = _part(divided, parts) + entry * sum(work.models[work.divided :]) + _gathered(work, size, entry)
+    if work.scheme is not None:
+        weights -= work.packed * size.saved(work.scheme, entry)
     if _is_wide(work, entry):  # each product's weights are narrowed in the forward pass and kept for the backward pass
         weights += entry * (size.matrix + size.head)
     moments = [_moment(activity, work, size, machine, precision) for activity in work.activities]

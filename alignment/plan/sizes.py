@@ -1,5 +1,6 @@
 """The size of a model, from its configuration: it is built on PyTorch's meta device, where weights take nothing."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,6 +51,15 @@ class ModelSize:
     def inputs(self) -> int:
         """Numbers that one token gives to all linear layers but the head."""
         return sum(inputs for inputs, _outputs in self.linears) - self.skipped_inputs
+
+    def saved(self, scheme: str, entry: int) -> int:
+        """Bytes that a base in fewer bits takes less than one of ``entry`` bytes a weight (``model.quantise``).
+
+        4 bits and a float32 scale for each 64 weights, or 8 and one for each output; the head and the rest stay.
+        """
+        weights, outputs = (sum(i * o for i, o in self.linears), sum(o for _i, o in self.linears))
+        held = weights // 2 + 4 * math.ceil(weights / 64) if scheme == "nf4" else weights + 4 * outputs
+        return entry * weights - held
 
     def adapter(self, lora: Lora) -> int:
         """Parameters of an adapter: rank × (inputs + outputs) of each linear layer that it is on (Hu et al. 2021).

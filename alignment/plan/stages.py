@@ -39,7 +39,7 @@ class Planner:
     def work(self, name: str, stage: Any | None = None) -> StageWork:
         """The work of the recipe's stage ``name``, or of ``stage`` in its place."""
         settings = self.recipe.stages[name] if stage is None else stage
-        work = StageWork(name, settings.kind)
+        work = StageWork(name, settings.kind, scheme=self.recipe.model.quantise)
         if self.recipe.resources.sharding != "none" and trains_on_several(self.recipe.resources, settings):
             work.parts = workers_of(self.recipe.resources, settings)
         WORK[settings.kind](self, work, settings)
@@ -63,6 +63,7 @@ class Planner:
         work.models.append(self.size.parameters)
         lora = self.adapter_of(stage.model) or stage.lora
         work.full = lora is None
+        work.packed += not work.full
         work.wide = self.size.parameters if work.full else 0
         work.steps_each_batch = self._steps_each_batch(stage)
         work.trainable = self.size.parameters if lora is None else self.size.adapter(lora)
@@ -220,6 +221,7 @@ class Planner:
         work.adapters += sum(self.size.adapter(lora) for lora in loras)
         based = len(whole) < len(set(names))
         work.models += [self.size.parameters] * (len(whole) + based)
+        work.packed += based
         work.parameters = max(work.parameters, self.size.parameters + work.adapters)
 
     def sample(self, work: StageWork, stage: SampleStage) -> None:

@@ -43,7 +43,8 @@ class SamplingPass:
 @dataclass(slots=True)
 class StageWork:
     """All of a stage. ``models`` are the parameters of each model that is held, in the recipe's number format;
-    ``adapters`` those of adapters that are held without being trained, in float32. Where a stage is sharded,
+    ``adapters`` those of adapters that are held without being trained, in float32; ``packed`` says how many of the
+    models are the base in the fewer bits of ``scheme``. Where a stage is sharded,
     each worker holds one of ``parts`` of the first ``divided`` models, of adapters and of all that is trained.
     """
 
@@ -58,6 +59,8 @@ class StageWork:
     masters: bool = False  # float32 copies of bfloat16 weights (alignment/policy/online/master_adamw.py)
     models: list[int] = field(default_factory=list)
     adapters: int = 0
+    packed: int = 0
+    scheme: str | None = None
     parts: int = 1
     divided: int = 1
     critics: int = 0  # trunks that are trained beside the policy's

@@ -8,6 +8,7 @@ from alignment.recipe.base import Name, Settings
 from alignment.recipe.resources import Resources
 
 Precision = Literal["auto", "bfloat16", "float32"]
+BaseScheme = Literal["nf4", "int8"]
 
 
 class ModelSettings(Settings):
@@ -17,6 +18,10 @@ class ModelSettings(Settings):
     """A local folder, a hub name, or `embedded:smollm2-135m`."""
     dtype: Precision = "auto"
     """Type of the weights. `auto`: what the machine multiplies fast; the run's own recipe says which."""
+    quantise: BaseScheme | None = None
+    """Hold the base in fewer bits while adapters on it are trained (QLoRA; Dettmers et al. 2023): `nf4` is 4 bits and a
+    scale for each 64 weights, `int8` 8 bits and a scale for each output (bitsandbytes). It is so in every stage that
+    reads the base or an adapter on it; the files of the base stay as they are. null: the base in `dtype`."""
     revision: str | None = None
     """Revision of a hub model. Pin it: else the model can change under the recipe."""
     chat_template: str | None = None

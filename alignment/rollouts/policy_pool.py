@@ -76,7 +76,7 @@ class PolicyPool:
         return self._shared
 
     def _load_adapter(self, artifact: Artifact) -> PeftModel:
-        check_base(artifact, self._base)
+        check_base(artifact, self._base, self._run.model.quantise)
         model, name = self._load_base(), _adapter_name(artifact)
         if isinstance(model, PeftModel) and name in model.peft_config:
             return model

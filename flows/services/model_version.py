@@ -23,7 +23,7 @@ def load_version(reference: str, workspace: Workspace) -> tuple[Any, Any]:
 
     from alignment.chat import load_tokenizer
     from alignment.checks.model import embedding_faults
-    from alignment.models.quantised import load_weights
+    from alignment.models.quantised import load_weights, quantise_on_loading
     from alignment.models.weights import require_finite, weight_faults
     from alignment.precision import natural_precision
 
@@ -39,7 +39,13 @@ def load_version(reference: str, workspace: Workspace) -> tuple[Any, Any]:
     if faults := [*weight_faults(source), *(weight_faults(Path(base)) if adapter and Path(base).is_dir() else [])]:
         raise InputError(faults)
     try:
-        model = load_weights(Path(base), getattr(torch, natural_precision("auto")), None)
+        dtype = getattr(torch, natural_precision("auto"))
+        scheme = _scheme_of(source) if adapter else None
+        model = (
+            load_weights(Path(base), dtype, None)
+            if scheme is None
+            else quantise_on_loading(Path(base), scheme, dtype, None)
+        )
         if adapter:
             from peft import PeftModel
 
@@ -56,6 +62,12 @@ def load_version(reference: str, workspace: Workspace) -> tuple[Any, Any]:
     if faults := embedding_faults(tokenizer, Path(base), model.config, base):
         raise InputError(faults)
     return model.eval(), tokenizer
+
+
+def _scheme_of(adapter: Path) -> str | None:
+    """The bits of the base that an adapter was trained on (``model.quantise``)."""
+    record = adapter / "base.json"
+    return json.loads(record.read_text("utf-8")).get("quantise") if record.exists() else None
 
 
 def _base_of(adapter: Path, workspace: Workspace) -> str:

@@ -19,7 +19,7 @@ def stacking_faults(recipe: Recipe) -> Iterator[Fault]:
     for before, (name, stage) in enumerate(recipe.stages.items()):
         if "policy" not in stage.spec.makes or not stage.trains_adapter() or "lora" not in stage.model_fields_set:
             continue
-        found = _adapter_of(recipe, stage.inputs()["model"][0], before)
+        found = adapter_of(recipe, stage.inputs()["model"][0], before)
         if found is None or stage.removes_layers() is not None:
             continue
         source, there = found
@@ -56,7 +56,7 @@ def layer_faults(recipe: Recipe, config: "PreTrainedConfig") -> Iterator[Fault]:
             yield Fault(found.problem, found.remedy, field=f"stages.{name}.lora.{found.setting}")
 
 
-def _adapter_of(recipe: Recipe, name: str, before: int) -> tuple[str, Lora] | None:
+def adapter_of(recipe: Recipe, name: str, before: int) -> tuple[str, Lora] | None:
     """The stage that made the adapter which the policy ``name`` is, and its settings; None where it is whole weights.
 
     Only the first ``before`` stages count: an input that comes later is another fault.
@@ -68,7 +68,7 @@ def _adapter_of(recipe: Recipe, name: str, before: int) -> tuple[str, Lora] | No
     if stage.quantises() is not None or stage.removes_layers() is not None:
         return None  # its weights are its own
     lora, start = stage.adapter_trained(), stage.inputs()["policies" if stage.evaluates() else "model"][0]
-    return _adapter_of(recipe, start, names.index(name)) or (None if lora is None else (name, lora))
+    return adapter_of(recipe, start, names.index(name)) or (None if lora is None else (name, lora))
 
 
 def _shown(value: Any) -> str:

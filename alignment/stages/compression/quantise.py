@@ -109,7 +109,7 @@ def _whole(settings: QuantiseStage, context: StageContext) -> Path:
             raise StageError(
                 f"{context.name}: {source.ref()} is quantised already ({method}); name what it was made of"
             )
-    model, tokenizer = load_policy(artifact, base, context.run)
+    model, tokenizer = load_policy(artifact, base, context.run, plain=True)
     merged = model.merge_and_unload() if isinstance(model, PeftModel) else model
     require_finite(
         merged.named_parameters(), f"{artifact.ref()}, merged,"
