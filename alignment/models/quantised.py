@@ -80,7 +80,8 @@ def in_plain_numbers(model: Any, dtype: torch.dtype) -> Any:
     if getattr(model, "quantization_method", None) != "bitsandbytes":
         return model
     logger = logging.getLogger("transformers.integrations.bitsandbytes")
-    level, _ = logger.level, logger.setLevel(logging.ERROR)  # it says that it does what it was told
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # it says that it does what it was told
     try:
         return model.dequantize(dtype=dtype)
     finally:
