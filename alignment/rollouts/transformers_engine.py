@@ -221,15 +221,8 @@ class _Decoding:
 
         Raises NotFiniteError where the model gives no probabilities.
         """
-        scores = self.process(self.ids, self.logits)
-        greedy = self.sampling.temperature == 0
-        raw = self.logits if greedy else self.logits / self.sampling.temperature
-        total = raw.logsumexp(-1)  # NaN or infinite where any logit is NaN, any is +∞, or all are -∞
-        if not torch.isfinite(total).all():
-            raise NotFiniteError(NOT_FINITE)
-        tokens = scores.argmax(-1) if greedy else inverse_cdf(scores, self.uniform[:, step])
-        logprobs = raw.gather(-1, tokens[:, None]).squeeze(-1) - total
-        return tokens, logprobs
+        uniform = self.uniform[:, step]
+        return choose(self.process, self.ids, self.logits, uniform, temperature=self.sampling.temperature)
 
     def advance(self, tokens: torch.Tensor) -> None:
         """Runs the model on the newest tokens (B,), first dropping finished rows where that pays."""
@@ -265,6 +258,23 @@ class _Decoding:
         options |= {"attention_mask": mask, self.engine._cache: self.cache}
         output = self.engine.model(input_ids=ids, use_cache=True, **options)
         return output.logits[:, -1].float()  # type: ignore[no-any-return]
+
+
+def choose(
+    process: LogitsProcessorList, ids: torch.Tensor, logits: torch.Tensor, uniform: torch.Tensor, *, temperature: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """ids (B, T), logits (B, V) float32, uniform (B,) → the rows' next tokens (B,) int64, and their log-probabilities.
+
+    Raises NotFiniteError where the logits give no probabilities.
+    """
+    scores = process(ids, logits)
+    greedy = temperature == 0
+    raw = logits if greedy else logits / temperature
+    total = raw.logsumexp(-1)  # NaN or infinite where any logit is NaN, any is +∞, or all are -∞
+    if not torch.isfinite(total).all():
+        raise NotFiniteError(NOT_FINITE)
+    tokens = scores.argmax(-1) if greedy else inverse_cdf(scores, uniform)
+    return tokens, raw.gather(-1, tokens[:, None]).squeeze(-1) - total
 
 
 def _only_finite(_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
