@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignment.errors import Fault, FaultCollector, InputError, raise_faults
-from alignment.records import Prompt, Sampling
+from alignment.records import Message, Prompt, Sampling
 from flows.console import PlainConsole, print_json, styled
 from flows.failures import open_workspace
 from flows.services.named_servers import require_registry
@@ -94,9 +94,18 @@ def _asked(prompts: list[str], file: Path | None) -> list[tuple[int, Prompt]]:
 
 
 def _rendered(
-    asked: list[tuple[int, Prompt]], model: Any, tokenizer: Any, new_tokens: int, file: str | None
+    asked: list[tuple[int, Prompt]],
+    model: Any,
+    tokenizer: Any,
+    new_tokens: int,
+    file: str | None,
+    *,
+    rewritten: bool = False,
 ) -> list[list[int]]:
-    """The prompts' token ids. Raises InputError with every prompt that the model cannot be asked."""
+    """The prompts' token ids. Raises InputError with every prompt that the model cannot be asked.
+
+    ``rewritten``: the template may shorten the assistant's earlier turns, which are answers of a talk that goes on.
+    """
     from alignment.chat import render_prompt
     from alignment.checks.rendering import conversation_problem
 
@@ -104,7 +113,7 @@ def _rendered(
     ids: list[list[int]] = []
     faults: list[Fault] = []
     for row, prompt in asked:
-        problem = conversation_problem(tokenizer, prompt.messages, answered=True)
+        problem = conversation_problem(tokenizer, prompt.messages, answered=True, rewritten=rewritten)
         if problem is None:
             ids.append(render_prompt(tokenizer, prompt.messages))
             length = len(ids[-1])
@@ -190,16 +199,20 @@ class Talk:
         from flows.services.conversation import Answer
 
         turns, messages = len(conversation.turns), conversation.messages()
-        asked = [(turns, Prompt(id="chat", messages=messages))]
-        prompts = [
-            _rendered(asked, each.model, each.tokenizer, each.sampling.max_new_tokens, None)[0]
-            for each in self.speakers
-        ]
+        prompts = self._prompts(turns, messages)
         seed = derived_seed("retry", turns, conversation.attempt) if conversation.attempt else turns
         for place, (speaker, prompt) in enumerate(zip(self.speakers, prompts, strict=True)):
             self.console.print(styled((f"{speaker.name} ", STYLES[place])), end="")
             conversation.answers.append(Answer(*self._streamed(speaker.stream(prompt, seed))))
         self.conversation = conversation
+
+    def _prompts(self, turns: int, messages: tuple[Message, ...]) -> list[list[int]]:
+        """The conversation's tokens for each version. Raises InputError where one cannot be asked."""
+        asked = [(turns, Prompt(id="chat", messages=messages))]
+        return [
+            _rendered(asked, each.model, each.tokenizer, each.sampling.max_new_tokens, None, rewritten=True)[0]
+            for each in self.speakers
+        ]
 
     def _streamed(self, coming: Generator[str, None, bool]) -> tuple[str, bool]:
         """Shows an answer as it comes; its text, and whether it ended by itself."""
@@ -218,9 +231,7 @@ class Talk:
 
     def _system(self, text: str | None) -> None:
         conversation = self.conversation.begun_anew(text)
-        for speaker in self.speakers:
-            begun = Prompt(id="chat", messages=conversation.asked("Hello!").messages())
-            _rendered([(1, begun)], speaker.model, speaker.tokenizer, speaker.sampling.max_new_tokens, None)
+        self._prompts(1, conversation.asked("Hello!").messages())  # what a template refuses is said here
         self.conversation = conversation
         self._say("a new conversation" + ("" if text is None else " under this system message"))
 

@@ -4,6 +4,7 @@ Two versions answer the same turns: the better answer goes on as the assistant's
 nothing is said. So what was preferred is a pair of answers to one prompt.
 """
 
+import contextlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -94,7 +95,9 @@ class Conversation:
         try:
             before = path.read_text("utf-8").split("\n") if path.exists() else []
         except (OSError, UnicodeError) as error:
-            raise InputError([Fault(f"cannot be read: {error}", "save into another file", file=str(path))]) from error
+            raise InputError(
+                [Fault(f"cannot be read: {_reason(error)}", "save into another file", file=str(path))]
+            ) from error
         before = [line for line in before if line.strip()]
         new = [line for line in dict.fromkeys(rows) if line not in before]
         temporary = temporary_beside(path).with_suffix(".jsonl")
@@ -105,9 +108,12 @@ class Conversation:
         except InputError as error:
             raise InputError([replace(fault, file=str(path)) for fault in error.faults]) from error
         except OSError as error:
-            raise InputError([Fault(f"cannot be written: {error}", "save elsewhere", file=str(path))]) from error
+            raise InputError(
+                [Fault(f"cannot be written: {_reason(error)}", "save elsewhere", file=str(path))]
+            ) from error
         finally:
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # there was no folder for it; what led here is told
+                temporary.unlink(missing_ok=True)
         return len(new)
 
     def _pair_rows(self) -> list[str]:
@@ -131,3 +137,7 @@ class Conversation:
 
 def _lines(rows: Sequence[dict[str, object]]) -> list[str]:
     return [json.dumps(row, ensure_ascii=False) for row in rows]
+
+
+def _reason(error: OSError | UnicodeError) -> str:
+    return error.strerror or str(error) if isinstance(error, OSError) else "it is not UTF-8"
