@@ -15,8 +15,8 @@ from transformers.generation.candidate_generator import PromptLookupCandidateGen
 
 from alignment.records import Sampling
 from alignment.rollouts.prefix_cache import PrefixCache
-from alignment.rollouts.sampling import processors
-from alignment.rollouts.transformers_engine import TransformersEngine, choose
+from alignment.rollouts.sampling import choose, processors
+from alignment.rollouts.transformers_engine import TransformersEngine
 
 FIRST_LENGTH = 5  # tokens that a draft model proposes at first
 NO_LIMIT = 1 << 60

@@ -30,7 +30,7 @@ class Speaker:
         from alignment.rollouts.prefix_cache import PrefixCache, keeps_prefixes
 
         self.name, self.model, self.tokenizer, self.sampling = name, model, tokenizer, sampling
-        self.engine = local_engine(model, tokenizer)
+        self.engine = local_engine(model, tokenizer, share_prefixes=True)
         self.cache = PrefixCache(self.engine) if keeps_prefixes(self.engine) else None
         self.drafter: Drafter | None = None
 

@@ -45,12 +45,12 @@ def build(name="llama", attention=None):
     return model.eval()
 
 
-def engine_of(model, stop=EOS):
+def engine_of(model, stop=EOS, **options):
     words = {"</s>" if i == EOS else f"w{i}": i for i in range(64)}
     inner = Tokenizer(models.WordLevel(words, unk_token="w3"))
     inner.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="</s>", unk_token="w3")
-    return TransformersEngine(model, tokenizer, stop_ids={stop})
+    return TransformersEngine(model, tokenizer, stop_ids={stop}, **options)
 
 
 def reference(model, prompt, **options):
@@ -150,3 +150,42 @@ def test_positions_that_depend_on_the_length_are_read_anew_where_they_change():
         assert list(found.tokens) == reference(model, talk)
         talk = [*talk, *found.tokens, 20 + turn]
     assert reused[1:] == [0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("name", "attention", "shares"),
+    [("llama", "sdpa", True), ("llama", "eager", True), ("qwen3", "sdpa", True), ("gpt2", "sdpa", True),
+     ("mistral-sliding", "sdpa", False), ("mamba", None, False), ("llama-dynamic", "sdpa", False)],
+)  # fmt: skip
+def test_what_a_batch_begins_with_is_read_once(name, attention, shares):
+    model = build(name, attention)
+    system = [*range(5, 45)]
+    prompts = [[*system, 7, 8, 9, 10], [*system, 12], [*system, 50, 51], [*system, 12], system]
+    stop = reference(model, prompts[0])[3]  # so that a row ends early
+    read = []
+    model.register_forward_pre_hook(
+        lambda _module, _args, kwargs: read.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
+    )
+    found = engine_of(model, stop, share_prefixes=True).generate(
+        prompts, sampling=GREEDY, seeds=range(10), per_prompt=2
+    )
+    # Of the shortest prompt, which the others go on from, the last token is read for what follows it.
+    if shares:
+        assert read[:2] == [(1, 39), (4, 5)]
+    elif name != "mamba":  # which reads prompts of several lengths apart
+        assert read[0] == (4, 44)
+    if name == "llama-dynamic":
+        return  # a row's positions depend on the longest beside it, with or without
+    for prompt, completions in zip(prompts, found, strict=True):
+        expected = reference(model, prompt, eos_token_id=stop)
+        assert [list(completion.tokens) for completion in completions] == [expected] * 2
+
+
+def test_a_short_common_beginning_is_not_worth_a_pass_of_its_own():
+    model = build()
+    read = []
+    model.register_forward_pre_hook(
+        lambda _module, _args, kwargs: read.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
+    )
+    engine_of(model, share_prefixes=True).generate([[5, 6, 7], [5, 6, 8, 9]], sampling=GREEDY, seeds=range(2))
+    assert read[0] == (2, 4)
