@@ -57,7 +57,7 @@ function back(trace, x, y) {
     [x, y] = [before(from), before(from) - from];
   }
   while (x > 0 && y > 0) pairs.push([x -= 1, y -= 1]);
-  return pairs.reverse();
+  return pairs.toReversed();
 }
 
 // The text in runs of marked and unmarked; what is between two marked words is marked with them.

@@ -32,7 +32,7 @@ export function ask({ title, body, actions = [["close", t("Close")]], wide = fal
     const content = h("div", { class: "dialog-body", tabIndex: 0 }, body);
     const dialog = h("dialog", { class: wide ? "wide" : "", "aria-labelledby": "dialog-title" },
       h("h2", { id: "dialog-title" }, title), content,
-      h("div", { class: "dialog-actions" }, none ? buttons : [...buttons].reverse()));
+      h("div", { class: "dialog-actions" }, none ? buttons : [...buttons].toReversed()));
     const close = (value) => { dialog.close(); dialog.remove(); resolve(value); };
     dialog.addEventListener("cancel", (event) => { event.preventDefault(); if (!locked) close(null); });
     if (!locked) dialog.addEventListener("click", (event) => { if (event.target === dialog) close(null); });

@@ -43,12 +43,12 @@ export function reading(screen) {
   }
 
   // ---- an answer
-  function answer(at, inside, tools = null) {
+  function answer(at, inside, under = null) {
     const { html, text, names_itself: namesItself, cut } = screen.answers[at];
     const body = part(html, text);
     answers[at] = body;
     return h("article", { class: "card answer", "aria-label": t("Answer {letter}", { letter: letter(at) }), "data-at": at },
-      h("div", { class: "answer-head" }, h("h2", {}, letter(at)), tools),
+      h("div", { class: "answer-head" }, h("h2", {}, letter(at)), under),
       namesItself && h("p", { class: "warning" }, t("This answer says who wrote it. Please judge the answer, not the name.")),
       body,
       cut && h("p", { class: "warning cut" }, t("Cut off here: the answer reached its greatest length. It did not end by itself.")),
@@ -63,7 +63,7 @@ export function reading(screen) {
     }
     if (mode !== "difference") return;
     const order = [...document.querySelectorAll(".answer")].map((one) => Number(one.dataset.at));
-    const [best, ...others] = order.length > 2 ? order : [...order].sort();
+    const [best, ...others] = order.length > 2 ? order : order.toSorted((one, other) => one - other);
     for (const other of others) {
       const found = difference(screen.answers[best].text, screen.answers[other].text);
       if (found === null) { announce(t("These answers have too little in common to mark single words.")); continue; }
