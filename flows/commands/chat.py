@@ -151,7 +151,7 @@ def chat_command(
         speakers = load_speakers(references, space, sampling, Drafting(draft, prompt_lookup))
     names = " and ".join(references)
     console.print(f"{names}: an empty line ends the conversation, /help lists what else there is", style="dim")
-    talk = Talk(speakers, console)
+    talk = ChatSession(speakers, console)
     while True:
         try:
             text = console.input(styled(("you ", "bold cyan"))).strip()
@@ -165,7 +165,7 @@ def chat_command(
             console.print(str(error), style="yellow")
 
 
-class Talk:
+class ChatSession:
     """What is typed, to one version or two: a turn of the conversation, or a command."""
 
     def __init__(self, speakers: Sequence["Speaker"], console: PlainConsole) -> None:
@@ -196,14 +196,14 @@ class Talk:
 
     def _answer(self, conversation: "Conversation") -> None:
         from alignment.rollouts.seeds import derived_seed
-        from flows.services.conversation import Answer
+        from flows.services.conversation import SpokenAnswer
 
         turns, messages = len(conversation.turns), conversation.messages()
         prompts = self._prompts(turns, messages)
         seed = derived_seed("retry", turns, conversation.attempt) if conversation.attempt else turns
         for place, (speaker, prompt) in enumerate(zip(self.speakers, prompts, strict=True)):
             self.console.print(styled((f"{speaker.name} ", STYLES[place])), end="")
-            conversation.answers.append(Answer(*self._streamed(speaker.stream(prompt, seed))))
+            conversation.answers.append(SpokenAnswer(*self._streamed(speaker.stream(prompt, seed))))
         self.conversation = conversation
 
     def _prompts(self, turns: int, messages: tuple[Message, ...]) -> list[list[int]]:

@@ -19,7 +19,7 @@ from alignment.records import Message, PreferencePair
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class SpokenAnswer:
     """What a version said; ``finished`` is False where it was cut off at its longest length."""
 
     text: str
@@ -32,7 +32,7 @@ class Conversation:
 
     system: str | None = None
     turns: list[Message] = field(default_factory=list)
-    answers: list[Answer] = field(default_factory=list)
+    answers: list[SpokenAnswer] = field(default_factory=list)
     better: int | None = None
     attempt: int = 0
     _pairs: dict[tuple[Message, ...], PreferencePair] = field(default_factory=dict)  # by their prompts

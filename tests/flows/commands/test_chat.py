@@ -15,7 +15,7 @@ from alignment.errors import InputError
 from alignment.plain_text import printable
 from alignment.records import Message, Sampling
 from alignment.workspace import Workspace
-from flows.commands.chat import Talk
+from flows.commands.chat import ChatSession, chat_command
 from flows.console import PlainConsole
 from flows.services.speaker import Drafting, Speaker, load_speakers
 
@@ -45,9 +45,9 @@ def speaker(folder: Path, sampling: Sampling = GREEDY, *, name: str = "v") -> Sp
     return Speaker(name, model, load_tokenizer(folder), sampling)
 
 
-def talk(*speakers: Speaker) -> tuple[Talk, StringIO]:
+def talk(*speakers: Speaker) -> tuple[ChatSession, StringIO]:
     out = StringIO()
-    return Talk(speakers, PlainConsole(file=out, width=300)), out
+    return ChatSession(speakers, PlainConsole(file=out, width=300)), out
 
 
 def shown(out: StringIO) -> str:
@@ -225,5 +225,8 @@ def test_the_commands_as_processes(folders: list[Path], tmp_path: Path) -> None:
     assert sum("prompt tokens were read before" in line for line in lines) == 2
     assert sum("/nonsense is no command here" in line for line in lines) == 1
     assert sum(f"{name} " in line for name in names[:2] for line in lines) >= 2
-    twice = rlhf("chat", names[0], names[0])
-    assert (twice.returncode, twice.stderr.count("\n")) == (2, 1)
+
+
+def test_a_version_named_twice_is_refused(folders: list[Path], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is named twice"):
+        chat_command([str(folders[0])] * 2, tmp_path, 0.0, 4)

@@ -9,10 +9,10 @@ from alignment.data.demonstrations import read_demonstrations
 from alignment.data.preferences import read_preferences
 from alignment.errors import InputError
 from alignment.records import Message
-from flows.services.conversation import Answer, Conversation
+from flows.services.conversation import Conversation, SpokenAnswer
 
 
-def talk(*turns: str, answers: tuple[Answer, ...], system: str | None = None) -> Conversation:
+def talk(*turns: str, answers: tuple[SpokenAnswer, ...], system: str | None = None) -> Conversation:
     """Every turn of the user, answered the same."""
     conversation = Conversation(system)
     for text in turns:
@@ -28,10 +28,10 @@ def pairs(*texts: str) -> tuple[Message, ...]:
 
 def test_one_version_is_saved_as_a_demonstration(tmp_path: Path) -> None:
     path = tmp_path / "more" / "d.jsonl"
-    said = talk("Hi", "Why?\u2028Tell me", answers=(Answer("Because.", True),), system="Be brief.")
+    said = talk("Hi", "Why?\u2028Tell me", answers=(SpokenAnswer("Because.", True),), system="Be brief.")
     assert said.save(path, pairs=False) == 1
     assert said.save(path, pairs=False) == 0  # it stands there
-    assert talk("Who?", answers=(Answer("Me.", True),)).save(path, pairs=False) == 1
+    assert talk("Who?", answers=(SpokenAnswer("Me.", True),)).save(path, pairs=False) == 1
     first, second = read_demonstrations(path)
     system = Message(role="system", content="Be brief.")
     assert first.messages == (system, *pairs("Hi", "Because.", "Why?\u2028Tell me", "Because."))
@@ -41,11 +41,11 @@ def test_one_version_is_saved_as_a_demonstration(tmp_path: Path) -> None:
 
 def test_two_versions_are_saved_as_the_pairs_that_were_preferred(tmp_path: Path) -> None:
     path = tmp_path / "p.jsonl"
-    both = (Answer("Red.", True), Answer("Blue and", False))
+    both = (SpokenAnswer("Red.", True), SpokenAnswer("Blue and", False))
     said = talk("Colour?", answers=both)
     said.prefer(2)
     said = said.asked("And now?")
-    said.answers.extend((Answer("Red.", True), Answer("Green.", True)))
+    said.answers.extend((SpokenAnswer("Red.", True), SpokenAnswer("Green.", True)))
     said.prefer(1)
     assert said.save(path, pairs=True) == 2
     one, other = read_preferences(path).pairs
@@ -65,19 +65,19 @@ def test_two_versions_are_saved_as_the_pairs_that_were_preferred(tmp_path: Path)
 
 
 def test_without_a_word_the_first_answer_goes_on() -> None:
-    said = talk("Colour?", answers=(Answer("Red.", True), Answer("Blue.", True))).asked("Sure?")
+    said = talk("Colour?", answers=(SpokenAnswer("Red.", True), SpokenAnswer("Blue.", True))).asked("Sure?")
     assert said.messages() == pairs("Colour?", "Red.", "Sure?")
 
 
 def test_what_cannot_be_saved_is_said_and_changes_no_file(tmp_path: Path) -> None:
-    good, cut = (Answer("Red.", True),), (Answer("Red and", False),)
+    good, cut = (SpokenAnswer("Red.", True),), (SpokenAnswer("Red and", False),)
     kept = tmp_path / "kept.jsonl"
     kept.write_text('{"chosen": 1}\n', "utf-8")
     for said, path, both, words in [
         (Conversation(), tmp_path / "a.jsonl", False, "nothing was answered yet"),
         (talk("Colour?", answers=cut), tmp_path / "a.jsonl", False, "an answer was cut off"),
         (talk("Colour?", answers=cut).asked("Go on"), tmp_path / "a.jsonl", False, "nothing was answered yet"),
-        (talk("Colour?", answers=(Answer(" ", True),)), tmp_path / "a.jsonl", False, "is empty"),
+        (talk("Colour?", answers=(SpokenAnswer(" ", True),)), tmp_path / "a.jsonl", False, "is empty"),
         (talk("Colour?", answers=good * 2), tmp_path / "a.jsonl", True, "no answer was preferred yet"),
         (talk("Colour?", answers=good), tmp_path / "a.txt", False, "use .jsonl"),
         (talk("Colour?", answers=good), kept, False, f"{kept}:1"),
@@ -88,7 +88,7 @@ def test_what_cannot_be_saved_is_said_and_changes_no_file(tmp_path: Path) -> Non
         assert words in str(caught.value)
         assert "tmp" not in str(caught.value).replace(str(tmp_path), "")
     cut_before = talk("Colour?", answers=cut).asked("Go on")
-    cut_before.answers.append(Answer("Blue.", True))
+    cut_before.answers.append(SpokenAnswer("Blue.", True))
     with pytest.raises(InputError, match="an answer was cut off"):
         cut_before.save(tmp_path / "a.jsonl", pairs=False)
     assert [file.name for file in tmp_path.iterdir()] == ["kept.jsonl"]
@@ -97,6 +97,6 @@ def test_what_cannot_be_saved_is_said_and_changes_no_file(tmp_path: Path) -> Non
 
 def test_a_preference_needs_two_answers_that_differ() -> None:
     with pytest.raises(InputError, match="no two answers"):
-        talk("Colour?", answers=(Answer("Red.", True),)).prefer(1)
+        talk("Colour?", answers=(SpokenAnswer("Red.", True),)).prefer(1)
     with pytest.raises(InputError, match="say the same"):
-        talk("Colour?", answers=(Answer("Red.", True), Answer("Red. ", True))).prefer(2)
+        talk("Colour?", answers=(SpokenAnswer("Red.", True), SpokenAnswer("Red. ", True))).prefer(2)
