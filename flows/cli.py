@@ -16,7 +16,9 @@ from flows.cli_models import models_app
 from flows.cli_options import (
     EMBEDDED,
     WORKSPACE,
+    DraftOption,
     JsonOption,
+    LookupOption,
     ModelArgument,
     RecipeArgument,
     SetOption,
@@ -170,25 +172,34 @@ def generate(
     temperature: Annotated[float, typer.Option(min=0.0, callback=finite, help="0 is greedy.")] = 0.0,
     max_new_tokens: Annotated[int, typer.Option(min=1)] = 128,
     seed: int = 0,
+    draft: DraftOption = None,
+    prompt_lookup: LookupOption = None,
     json: JsonOption = False,
 ) -> None:
     """Answers prompts with a model version."""
     from flows.commands.chat import generate_command
 
-    generate_command(model, prompt or [], prompts, workspace, temperature, max_new_tokens, seed, as_json=json)
+    generate_command(
+        model, prompt or [], prompts, workspace, temperature, max_new_tokens, seed,
+        as_json=json, draft=draft, prompt_lookup=prompt_lookup,
+    )  # fmt: skip
 
 
 @app.command()
 def chat(
     model: ModelArgument = "policy@champion",
+    other: Annotated[str | None, typer.Argument(metavar="[MODEL]", help="Another, to answer beside it.")] = None,
     workspace: WorkspaceOption = WORKSPACE,
     temperature: Annotated[float, typer.Option(min=0.0, callback=finite, help="0 is greedy.")] = 0.7,
     max_new_tokens: Annotated[int, typer.Option(min=1)] = 256,
+    draft: DraftOption = None,
+    prompt_lookup: LookupOption = None,
 ) -> None:
-    """Talks with a model version in the terminal."""
+    """Talks with a model version in the terminal, or with two side by side. /help lists what can be typed there."""
     from flows.commands.chat import chat_command
 
-    chat_command(model, workspace, temperature, max_new_tokens)
+    references = [model] if other is None else [model, other]
+    chat_command(references, workspace, temperature, max_new_tokens, draft=draft, prompt_lookup=prompt_lookup)
 
 
 @app.command()

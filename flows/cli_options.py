@@ -55,6 +55,12 @@ NewestRunArgument = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="policy@champion, policy/3, or a model's folder.")]
+DraftOption = Annotated[
+    str | None, typer.Option(metavar="MODEL", help="A smaller version with the same tokens, to propose some at once.")
+]
+LookupOption = Annotated[
+    int | None, typer.Option("--prompt-lookup", min=1, metavar="N", help="Propose N tokens that stood there before.")
+]
 StoreOption = Annotated[
     str | None, typer.Option(envvar="RLHF_STORE", help="The raters' database; SQLite in the workspace if left out.")
 ]

@@ -30,12 +30,13 @@ REASONING = "<think>Why it is so.</think>\n\nIt is so."  # as models that reason
 
 
 def conversation_problem(
-    tokenizer: Any, messages: Sequence[Message], *, answered: bool = False
+    tokenizer: Any, messages: Sequence[Message], *, answered: bool = False, rewritten: bool = False
 ) -> tuple[str, str] | None:
     """(What is wrong, what to do) with a conversation that a stage is to render; None where nothing is.
 
     A control token in somebody's text is a fault of the data, which was probably rendered before: it would be read as
-    the letters that it is written with. In an answer of the model's own (``answered``) it may stand.
+    the letters that it is written with. In an answer of the model's own (``answered``) it may stand. Where a talk goes
+    on, the template may leave out parts of earlier answers (``rewritten``), as reasoning ones do with their reasons.
     """
     pattern = control_pattern(tokenizer)
     for number, message in enumerate(messages, start=1):
@@ -54,6 +55,8 @@ def conversation_problem(
         )
     text = "".join(piece for piece, _keep in pieces)
     for number, message in enumerate(messages, start=1):
+        if rewritten and message.role == "assistant":
+            continue
         if message.content.strip() not in text:
             problem = f"the model's chat template leaves out a part of message {number} (the {message.role}'s)"
             return problem, "change the message, or the template"

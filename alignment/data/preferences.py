@@ -91,6 +91,19 @@ def write_preferences(
     Raises:
         InputError: ``form`` is "text" and a prompt is more than one message of the user; or another file name.
     """
+    rows = preference_rows(pairs, form, details=details, path=path)
+    if path.suffix == ".jsonl":
+        write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    elif path.suffix == ".parquet":
+        _write_parquet(path, rows, form)
+    else:
+        raise InputError([Fault("the format is not known by its name", "use .jsonl or .parquet", file=str(path))])
+
+
+def preference_rows(
+    pairs: Sequence[PreferencePair], form: Form = "messages", *, details: bool = False, path: Path | None = None
+) -> list[dict[str, Any]]:
+    """The rows that :func:`write_preferences` writes; ``path`` stands in the faults of those that it cannot."""
     rows = list(_rows(path, pairs, form))
     if details:
         known = zip(rows, pairs, strict=True)
@@ -100,12 +113,7 @@ def write_preferences(
         rows = [row | more for row, more in zip(rows, ended, strict=True)]
     if not any(pair.margin is not None for pair in pairs):
         rows = [{name: value for name, value in row.items() if name != "margin"} for row in rows]
-    if path.suffix == ".jsonl":
-        write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-    elif path.suffix == ".parquet":
-        _write_parquet(path, rows, form)
-    else:
-        raise InputError([Fault("the format is not known by its name", "use .jsonl or .parquet", file=str(path))])
+    return rows
 
 
 def _detect(path: Path) -> str:
@@ -124,8 +132,9 @@ def _detect(path: Path) -> str:
     raise InputError([Fault(problem, remedy, file=str(path), row=_number)])
 
 
-def _rows(path: Path, pairs: Iterable[PreferencePair], form: Form) -> Iterable[dict[str, Any]]:
+def _rows(path: Path | None, pairs: Iterable[PreferencePair], form: Form) -> Iterable[dict[str, Any]]:
     faults: list[Fault] = []
+    where = None if path is None else str(path)
     for number, pair in enumerate(pairs, start=1):
         if form == "messages":
             prompt: Any = [message.model_dump() for message in pair.prompt]
@@ -133,7 +142,7 @@ def _rows(path: Path, pairs: Iterable[PreferencePair], form: Form) -> Iterable[d
         else:
             if len(pair.prompt) > 1 or pair.prompt[0].role != "user":
                 problem = "the prompt is a conversation, which plain text cannot say"
-                faults.append(Fault(problem, "write the file as messages", str(path), number, "prompt"))
+                faults.append(Fault(problem, "write the file as messages", where, number, "prompt"))
             prompt, answers = pair.prompt[-1].content, [pair.chosen, pair.rejected]
         yield {"prompt": prompt, "chosen": answers[0], "rejected": answers[1], "margin": pair.margin}
     raise_faults(faults)

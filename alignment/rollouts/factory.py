@@ -16,9 +16,12 @@ from alignment.stage import StageContext
 BATCH = 64  # rows that are sampled together
 
 
-def local_engine(policy: Any, tokenizer: Any, *, batch_size: int = BATCH) -> TransformersEngine:
+def local_engine(
+    policy: Any, tokenizer: Any, *, batch_size: int = BATCH, share_prefixes: bool = False
+) -> TransformersEngine:
     """An engine in this process."""
-    return TransformersEngine(policy, tokenizer, stop_ids=stop_ids(policy, tokenizer), batch_size=batch_size)
+    stops = stop_ids(policy, tokenizer)
+    return TransformersEngine(policy, tokenizer, stop_ids=stops, batch_size=batch_size, share_prefixes=share_prefixes)
 
 
 def build_engine(

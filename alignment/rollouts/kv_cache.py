@@ -33,10 +33,17 @@ class BufferedLayer(DynamicLayer):  # type: ignore[misc]
                 states.new_empty(*states.shape[:2], self.capacity, states.shape[-1])
                 for states in (key_states, value_states)
             ]
+        elif length > self.capacity:  # a conversation goes on: twice the room, so that all copies together cost one
+            self._grow(max(2 * self.capacity, length), start)
         for buffer, states in zip(self.buffers, (key_states, value_states), strict=True):
             buffer[:, :, start:length] = states
         self._view(length)
         return self.keys, self.values
+
+    def crop_to(self, length: int) -> None:
+        """Forgets all but the first ``length`` tokens, where there are more."""
+        if self.is_initialized and length < self.get_seq_length():
+            self._view(length)
 
     def batch_select_indices(self, indices: torch.Tensor) -> None:
         """Keeps (or repeats) the rows ``indices`` (B',) of the batch."""
@@ -48,6 +55,12 @@ class BufferedLayer(DynamicLayer):  # type: ignore[misc]
             buffers.append(chosen)
         self.buffers = buffers
         self._view(length)
+
+    def _grow(self, capacity: int, used: int) -> None:
+        larger = [buffer.new_empty(*buffer.shape[:2], capacity, buffer.shape[-1]) for buffer in self.buffers]
+        for new, old in zip(larger, self.buffers, strict=True):
+            new[:, :, :used] = old[:, :, :used]
+        self.capacity, self.buffers = capacity, larger
 
     def _view(self, length: int) -> None:
         self.keys, self.values = (buffer[:, :, :length] for buffer in self.buffers)

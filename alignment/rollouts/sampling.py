@@ -18,8 +18,10 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from alignment.errors import NotFiniteError
 from alignment.records import Sampling
 
+NOT_FINITE = "the model's logits are not finite numbers, and no token can be drawn from them"
 BLOCK = 256  # vocabulary entries summed together by `inverse_cdf`
 NUCLEUS = 512  # candidates tried before top-p sorts a whole vocabulary
 
@@ -71,6 +73,23 @@ class TopP(TopPLogitsWarper):  # type: ignore[misc]
     def _sorted(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         kept_scores: torch.Tensor = super().__call__(input_ids, scores)
         return kept_scores
+
+
+def choose(
+    process: LogitsProcessorList, ids: torch.Tensor, logits: torch.Tensor, uniform: torch.Tensor, *, temperature: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """ids (B, T), logits (B, V) float32, uniform (B,) → the rows' next tokens (B,) int64, and their log-probabilities.
+
+    Raises NotFiniteError where the logits give no probabilities.
+    """
+    scores = process(ids, logits)
+    greedy = temperature == 0
+    raw = logits if greedy else logits / temperature
+    total = raw.logsumexp(-1)  # NaN or infinite where any logit is NaN, any is +∞, or all are -∞
+    if not torch.isfinite(total).all():
+        raise NotFiniteError(NOT_FINITE)
+    tokens = scores.argmax(-1) if greedy else inverse_cdf(scores, uniform)
+    return tokens, raw.gather(-1, tokens[:, None]).squeeze(-1) - total
 
 
 def uniforms(seeds: Sequence[int], count: int) -> torch.Tensor:

@@ -16,16 +16,17 @@ from dataclasses import dataclass, field
 from itertools import groupby
 
 import torch
-from transformers import LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import DynamicCache, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
 
 from alignment.errors import NotFiniteError, StageError
-from alignment.models.families import STATES_ARGUMENT, cache_argument, takes_own_masks
+from alignment.models.families import STATES_ARGUMENT, cache_argument, independent_length, takes_own_masks
+from alignment.models.prefix_sharing import common_prefix
 from alignment.records import Sampling
 from alignment.rollouts.engine import Completion
 from alignment.rollouts.kv_cache import is_buffered, keeps_states_itself, new_cache, select_rows
-from alignment.rollouts.sampling import inverse_cdf, processors, uniforms
+from alignment.rollouts.sampling import NOT_FINITE, choose, processors, uniforms
 
-NOT_FINITE = "the model's logits are not finite numbers, and no token can be drawn from them"
+SHARED_TOKENS = 64  # that sharing spares at least: a pass over the beginning costs about as much as one step
 COMPACT_AT = 8  # finished rows are dropped once they are 1/8 of the batch: dropping copies the cache
 
 
@@ -45,7 +46,8 @@ class _Row:
 class TransformersEngine:
     """An :class:`alignment.rollouts.engine.Engine` over a causal language model, with or without a PEFT adapter.
 
-    ``batch_size`` rows are sampled together; ``stop_ids`` are the token ids that end a completion.
+    ``batch_size`` rows are sampled together; ``stop_ids`` are the token ids that end a completion. ``share_prefixes``
+    reads once what all prompts of a batch begin with, which rounds otherwise than reading each of them whole.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class TransformersEngine:
         *,
         stop_ids: set[int],
         batch_size: int = 64,
+        share_prefixes: bool = False,
     ) -> None:
         base = model.get_base_model() if hasattr(model, "get_base_model") else model
         accepted = inspect.signature(base.forward).parameters
@@ -71,6 +74,7 @@ class TransformersEngine:
         self._positions = "position_ids" in accepted
         self._last_only = "logits_to_keep" in accepted
         self._fixed_rows = keeps_states_itself(base)
+        self._share = share_prefixes and self._positions and self._own_masks and not self._fixed_rows
 
     def generate(
         self,
@@ -106,6 +110,16 @@ class TransformersEngine:
         for group in groups if self._fixed_rows else [rows]:
             for start in range(0, len(group), self.batch_size):
                 yield group[start : start + self.batch_size]
+
+    def _shared(self, prompts: Sequence[tuple[int, ...]], cache: DynamicCache) -> int:
+        """How many tokens all of a batch's prompts begin with, where reading them once is right and pays."""
+        limit = independent_length(self._config)
+        short = limit is None or max(map(len, prompts)) <= limit
+        if not (self._share and short and is_buffered(cache)):
+            return 0
+        # What the first and the last in order begin with, all between them do. A row's last token is its own.
+        shared = min(common_prefix(min(prompts), max(prompts)), min(map(len, prompts)) - 1)
+        return shared if shared * (len(prompts) - 1) >= SHARED_TOKENS else 0
 
     def _beams(
         self,
@@ -201,15 +215,21 @@ class _Decoding:
         width = max(len(prompt) for prompt in distinct)
         self.cache = new_cache(engine._config, width + sampling.max_new_tokens)
         # The padding repeats a token of the row's own, so that the repetition penalty sees nothing that is not there.
-        padded = [[prompt[0]] * (width - len(prompt)) + list(prompt) for prompt in distinct]
+        shared = engine._shared(distinct, self.cache)  # tokens, in front of the padding
+        padded = [[*row[:shared], *[row[0]] * (width - len(row)), *row[shared:]] for row in distinct]
         ids = torch.tensor(padded, device=self.device)
         lengths = torch.tensor([len(prompt) for prompt in distinct], device=self.device)
         self.used = width  # tokens that are known, padding among them
-        self.mask = torch.arange(width, device=self.device) >= width - lengths[:, None]
-        logits = self._forward(ids, (self.mask.cumsum(-1) - 1).clamp(min=0), self.mask.long())
+        places = torch.arange(width, device=self.device)
+        self.mask = (places < shared) | (places >= width - lengths[:, None] + shared)
+        if shared:
+            self._forward(ids[:1, :shared], places[None, :shared], self.mask[:1, :shared].long())
+            select_rows(self.cache, torch.zeros(len(distinct), dtype=torch.long, device=self.device))
+        positions = (self.mask.cumsum(-1) - 1).clamp(min=0)
+        logits = self._forward(ids[:, shared:], positions[:, shared:], self.mask.long())
         index = {prompt: place for place, prompt in enumerate(distinct)}
-        places = range(len(rows)) if engine._fixed_rows else [index[prompt] for prompt in prompts]
-        chosen = torch.tensor(places, device=self.device)
+        sources = range(len(rows)) if engine._fixed_rows else [index[prompt] for prompt in prompts]
+        chosen = torch.tensor(sources, device=self.device)
         self.logits, self.ids, self.length = logits[chosen], ids[chosen], lengths[chosen]
         room = self.mask.new_ones(len(distinct), sampling.max_new_tokens)
         self.mask = torch.cat([self.mask, room], dim=1)[chosen]
@@ -221,15 +241,8 @@ class _Decoding:
 
         Raises NotFiniteError where the model gives no probabilities.
         """
-        scores = self.process(self.ids, self.logits)
-        greedy = self.sampling.temperature == 0
-        raw = self.logits if greedy else self.logits / self.sampling.temperature
-        total = raw.logsumexp(-1)  # NaN or infinite where any logit is NaN, any is +∞, or all are -∞
-        if not torch.isfinite(total).all():
-            raise NotFiniteError(NOT_FINITE)
-        tokens = scores.argmax(-1) if greedy else inverse_cdf(scores, self.uniform[:, step])
-        logprobs = raw.gather(-1, tokens[:, None]).squeeze(-1) - total
-        return tokens, logprobs
+        uniform = self.uniform[:, step]
+        return choose(self.process, self.ids, self.logits, uniform, temperature=self.sampling.temperature)
 
     def advance(self, tokens: torch.Tensor) -> None:
         """Runs the model on the newest tokens (B,), first dropping finished rows where that pays."""

@@ -1,19 +1,35 @@
 """``rlhf generate`` and ``rlhf chat``: a model version answers."""
 
 import json
+import re
 from collections import Counter
+from collections.abc import Generator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from alignment.errors import Fault, FaultCollector, InputError, raise_faults
 from alignment.records import Message, Prompt, Sampling
 from flows.console import PlainConsole, print_json, styled
 from flows.failures import open_workspace
-from flows.services.model_version import load_version
 from flows.services.named_servers import require_registry
 from flows.services.servers import quiet_environment
+
+if TYPE_CHECKING:
+    from flows.services.conversation import Conversation
+    from flows.services.speaker import Speaker
+
+COMMAND = re.compile(r"/[a-z]+(\s|$)")  # and not a path, such as /etc/hosts
+STYLES = ("bold green", "bold magenta")
+HELP = """\
+/system TEXT  a new conversation under this system message; without TEXT under none
+/retry        the last answer once more, with another draw
+/better 1|2   of two versions' answers: this one is better, and goes on for both (else the first does)
+/save FILE    adds to a .jsonl file: the conversation as a demonstration, or of two versions the pairs
+/stats        how much was read before, and how many proposed tokens were accepted
+/help         this list
+//…           says /… to the model"""
 
 
 def generate_command(
@@ -26,36 +42,41 @@ def generate_command(
     seed: int,
     *,
     as_json: bool,
+    draft: str | None = None,
+    prompt_lookup: int | None = None,
 ) -> None:
     """Answers each prompt, a repeated one again; one JSON object a line with ``--json``."""
     space = open_workspace(workspace)
     quiet_environment(space)  # before transformers is imported
-    require_registry(reference, space)
-    from alignment.models.families import stop_ids
+    for named in [reference, *([draft] if draft else [])]:
+        require_registry(named, space)
     from alignment.rollouts.seeds import response_seed
-    from alignment.rollouts.transformers_engine import TransformersEngine
+    from flows.services.speaker import Drafting, load_speakers
 
     asked = _asked(prompts, file)
     if not asked:
         raise InputError([Fault("nothing to answer", "give --prompt TEXT or --prompts FILE")])
-    model, tokenizer = load_version(reference, space)
-    rendered = _rendered(asked, model, tokenizer, max_new_tokens, None if file is None else str(file))
-    engine = TransformersEngine(model, tokenizer, stop_ids=stop_ids(model, tokenizer))
+    drafting = Drafting(draft, prompt_lookup)
     sampling = Sampling(temperature=temperature, max_new_tokens=max_new_tokens)
+    [speaker] = load_speakers([reference], space, sampling, drafting)
+    rendered = _rendered(asked, speaker.model, speaker.tokenizer, max_new_tokens, None if file is None else str(file))
     before: Counter[str] = Counter()
     seeds = []
     for _row, prompt in asked:
         seeds.append(response_seed(seed, prompt.id, before[prompt.id]))
         before[prompt.id] += 1
-    completions = engine.generate(rendered, sampling=sampling, seeds=seeds)
+    completions = speaker.complete(rendered, seeds)
     console = PlainConsole()
-    for (_row, prompt), (completion,) in zip(asked, completions, strict=True):
+    for (_row, prompt), completion in zip(asked, completions, strict=True):
         if as_json:
             row = {"prompt": prompt.messages[-1].content, "response": completion.text, "finished": completion.finished}
             print_json(json.dumps(row, ensure_ascii=False))
         else:
             console.print(styled((prompt.messages[-1].content, "bold")))
             console.print(completion.text, "\n")
+    if drafting:
+        for line in speaker.statistics():
+            PlainConsole(stderr=True).print(line, style="dim")
 
 
 def _asked(prompts: list[str], file: Path | None) -> list[tuple[int, Prompt]]:
@@ -73,9 +94,18 @@ def _asked(prompts: list[str], file: Path | None) -> list[tuple[int, Prompt]]:
 
 
 def _rendered(
-    asked: list[tuple[int, Prompt]], model: Any, tokenizer: Any, new_tokens: int, file: str | None
+    asked: list[tuple[int, Prompt]],
+    model: Any,
+    tokenizer: Any,
+    new_tokens: int,
+    file: str | None,
+    *,
+    rewritten: bool = False,
 ) -> list[list[int]]:
-    """The prompts' token ids. Raises InputError with every prompt that the model cannot be asked."""
+    """The prompts' token ids. Raises InputError with every prompt that the model cannot be asked.
+
+    ``rewritten``: the template may shorten the assistant's earlier turns, which are answers of a talk that goes on.
+    """
     from alignment.chat import render_prompt
     from alignment.checks.rendering import conversation_problem
 
@@ -83,7 +113,7 @@ def _rendered(
     ids: list[list[int]] = []
     faults: list[Fault] = []
     for row, prompt in asked:
-        problem = conversation_problem(tokenizer, prompt.messages, answered=True)
+        problem = conversation_problem(tokenizer, prompt.messages, answered=True, rewritten=rewritten)
         if problem is None:
             ids.append(render_prompt(tokenizer, prompt.messages))
             length = len(ids[-1])
@@ -96,21 +126,32 @@ def _rendered(
     return ids
 
 
-def chat_command(reference: str, workspace: Path, temperature: float, max_new_tokens: int) -> None:
-    """A conversation; an empty line or Ctrl-D ends it."""
+def chat_command(
+    references: list[str],
+    workspace: Path,
+    temperature: float,
+    max_new_tokens: int,
+    *,
+    draft: str | None = None,
+    prompt_lookup: int | None = None,
+) -> None:
+    """A conversation with one version or two; an empty line or Ctrl-D ends it."""
     space = open_workspace(workspace)
     quiet_environment(space)
-    require_registry(reference, space)
-    from alignment.models.families import stop_ids
-    from alignment.rollouts.transformers_engine import TransformersEngine
+    for reference in dict.fromkeys([*references, *([draft] if draft else [])]):
+        require_registry(reference, space)
+    if len(set(references)) < len(references):
+        problem = f"{references[0]} is named twice, and would say the same twice"
+        raise InputError([Fault(problem, "name two different versions, or one", field="MODEL")])
+    from flows.services.speaker import Drafting, load_speakers
 
     console = PlainConsole()
-    with console.status(styled(f"loading {reference}")):
-        model, tokenizer = load_version(reference, space)
-    engine = TransformersEngine(model, tokenizer, stop_ids=stop_ids(model, tokenizer))
     sampling = Sampling(temperature=temperature, max_new_tokens=max_new_tokens)
-    console.print(f"{reference}: an empty line ends the conversation", style="dim")
-    messages: list[Message] = []
+    with console.status(styled(f"loading {' and '.join(references)}")):
+        speakers = load_speakers(references, space, sampling, Drafting(draft, prompt_lookup))
+    names = " and ".join(references)
+    console.print(f"{names}: an empty line ends the conversation, /help lists what else there is", style="dim")
+    talk = ChatSession(speakers, console)
     while True:
         try:
             text = console.input(styled(("you ", "bold cyan"))).strip()
@@ -118,14 +159,92 @@ def chat_command(reference: str, workspace: Path, temperature: float, max_new_to
             text = ""
         if not text:
             return
-        turns = (*messages, Message(role="user", content=text))
-        prompt = Prompt(id="chat", messages=turns)
         try:
-            rendered = _rendered([(len(turns), prompt)], model, tokenizer, max_new_tokens, None)
+            talk.take(text)
         except InputError as error:  # the talk goes on as if this had not been said
             console.print(str(error), style="yellow")
-            continue
-        messages = list(turns)
-        [[completion]] = engine.generate(rendered, sampling=sampling, seeds=[len(messages)])
-        console.print(styled((f"{reference} ", "bold green"), completion.text))
-        messages.append(Message(role="assistant", content=completion.text))
+
+
+class ChatSession:
+    """What is typed, to one version or two: a turn of the conversation, or a command."""
+
+    def __init__(self, speakers: Sequence["Speaker"], console: PlainConsole) -> None:
+        from flows.services.conversation import Conversation
+
+        self.speakers, self.console, self.conversation = speakers, console, Conversation()
+
+    def take(self, text: str) -> None:
+        """One line. Raises InputError, and nothing has changed, where it cannot be done."""
+        if text.startswith("//") or COMMAND.match(text) is None:
+            self._answer(self.conversation.asked(text.removeprefix("/") if text.startswith("//") else text))
+            return
+        command, _, rest = text.partition(" ")
+        if command == "/retry" and not rest:
+            self._answer(self.conversation.retried())
+        elif command == "/system":
+            self._system(rest.strip() or None)
+        elif command == "/save" and rest:
+            self._save(Path(rest.strip()).expanduser())
+        elif command == "/better" and rest.strip() in ("1", "2"):
+            self.conversation.prefer(int(rest))
+            self._say(f"{self.speakers[int(rest) - 1].name}'s answer goes on; /save FILE keeps the pair")
+        elif command in ("/stats", "/help") and not rest:
+            self._stats() if command == "/stats" else self._say(HELP)
+        else:
+            remedy = "/help lists the commands; // at the beginning says a / to the model"
+            raise InputError([Fault(f"{command} is no command here, or not so", remedy, field=command)])
+
+    def _answer(self, conversation: "Conversation") -> None:
+        from alignment.rollouts.seeds import derived_seed
+        from flows.services.conversation import SpokenAnswer
+
+        turns, messages = len(conversation.turns), conversation.messages()
+        prompts = self._prompts(turns, messages)
+        seed = derived_seed("retry", turns, conversation.attempt) if conversation.attempt else turns
+        for place, (speaker, prompt) in enumerate(zip(self.speakers, prompts, strict=True)):
+            self.console.print(styled((f"{speaker.name} ", STYLES[place])), end="")
+            conversation.answers.append(SpokenAnswer(*self._streamed(speaker.stream(prompt, seed))))
+        self.conversation = conversation
+
+    def _prompts(self, turns: int, messages: tuple[Message, ...]) -> list[list[int]]:
+        """The conversation's tokens for each version. Raises InputError where one cannot be asked."""
+        asked = [(turns, Prompt(id="chat", messages=messages))]
+        return [
+            _rendered(asked, each.model, each.tokenizer, each.sampling.max_new_tokens, None, rewritten=True)[0]
+            for each in self.speakers
+        ]
+
+    def _streamed(self, coming: Generator[str, None, bool]) -> tuple[str, bool]:
+        """Shows an answer as it comes; its text, and whether it ended by itself."""
+        text = shown = ""
+        while True:
+            try:
+                text = next(coming)
+            except StopIteration as end:
+                finished = bool(end.value)
+                break
+            if text.startswith(shown):
+                self.console.print(text.removeprefix(shown), end="")
+                shown = text
+        self.console.print("" if text == shown else f"\n{text}")  # a tokenizer wrote its beginning otherwise at last
+        return text, finished
+
+    def _system(self, text: str | None) -> None:
+        conversation = self.conversation.begun_anew(text)
+        self._prompts(1, conversation.asked("Hello!").messages())  # what a template refuses is said here
+        self.conversation = conversation
+        self._say("a new conversation" + ("" if text is None else " under this system message"))
+
+    def _save(self, path: Path) -> None:
+        pairs = len(self.speakers) == 2
+        count = self.conversation.save(path, pairs=pairs)
+        kind = "preference pair" if pairs else "demonstration"
+        self._say(f"{path}: {count} new {kind}{'' if count == 1 else 's'}")
+
+    def _stats(self) -> None:
+        for speaker in self.speakers:
+            for line in speaker.statistics() or ["nothing is kept between this model's turns"]:
+                self._say(f"{speaker.name}: {line}")
+
+    def _say(self, text: str) -> None:
+        self.console.print(text, style="dim")

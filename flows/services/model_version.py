@@ -27,11 +27,7 @@ def load_version(reference: str, workspace: Workspace) -> tuple[Any, Any]:
     from alignment.models.weights import require_finite, weight_faults
     from alignment.precision import natural_precision
 
-    folder = Path(reference)
-    if not folder.is_dir():
-        from alignment.registry import find
-
-        folder = Path(find(workspace, reference).folder)
+    folder = version_folder(reference, workspace)
     merged = folder / "merged"
     source = merged if merged.is_dir() else folder
     adapter = (source / ADAPTER_FILE).exists()
@@ -68,6 +64,16 @@ def _scheme_of(adapter: Path) -> str | None:
     """The bits of the base that an adapter was trained on (``model.quantise``)."""
     record = adapter / "base.json"
     return json.loads(record.read_text("utf-8")).get("quantise") if record.exists() else None
+
+
+def version_folder(reference: str, workspace: Workspace) -> Path:
+    """The folder of a registered version, or the model's folder that ``reference`` is. Raises InputError."""
+    folder = Path(reference)
+    if folder.is_dir():
+        return folder
+    from alignment.registry import find
+
+    return Path(find(workspace, reference).folder)
 
 
 def _base_of(adapter: Path, workspace: Workspace) -> str:
