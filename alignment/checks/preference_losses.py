@@ -6,8 +6,8 @@ from alignment.data.columns import listed
 from alignment.errors import Fault
 from alignment.recipe.graph import trains_on_several, workers_of
 from alignment.recipe.recipe import Recipe
-from alignment.recipe.stages.dpo import SMOOTHED, DpoStage
-from alignment.recipe.stages.kto import KtoStage
+from alignment.recipe.stages.preference.dpo import SMOOTHED, DpoStage
+from alignment.recipe.stages.preference.kto import KtoStage
 
 
 def dpo_faults(at: str, stage: DpoStage, recipe: Recipe) -> Iterator[Fault]:

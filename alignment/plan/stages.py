@@ -19,9 +19,9 @@ from alignment.recipe.base import BASE, Lora
 from alignment.recipe.graph import judge_rewards, trains_on_several, workers_of
 from alignment.recipe.recipe import Recipe
 from alignment.recipe.rewards import ModelReward
-from alignment.recipe.stages.dpo import DpoStage
 from alignment.recipe.stages.grpo import GrpoStage, RlooStage
 from alignment.recipe.stages.ppo import PpoStage
+from alignment.recipe.stages.preference.dpo import DpoStage
 from alignment.recipe.stages.sample import SampleStage
 from alignment.recipe.stages.sft import SftStage
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 from alignment.plan.work import StageWork
-from alignment.recipe.stages.kto import KtoStage
+from alignment.recipe.stages.preference.kto import KtoStage
 
 
 def kto(planner: Any, work: StageWork, stage: KtoStage) -> None:

@@ -15,18 +15,18 @@ from alignment.recipe.resources import Resources
 from alignment.recipe.run_settings import DataSettings, ModelSettings, RunSettings
 from alignment.recipe.stages.compression.distil import DistilStage
 from alignment.recipe.stages.compression.quantise import QuantiseStage
-from alignment.recipe.stages.dpo import DpoStage
 from alignment.recipe.stages.evaluate import EvaluateStage
 from alignment.recipe.stages.feedback.ai_feedback import ConstitutionStage, SynthesisStage
 from alignment.recipe.stages.feedback.judge import JudgeStage
 from alignment.recipe.stages.feedback.preferences import HumanPreferencesStage, PreferenceFileStage, PreferencesStage
 from alignment.recipe.stages.feedback.rejection_sampling import RejectionSamplingStage
 from alignment.recipe.stages.grpo import GrpoStage, RlooStage
-from alignment.recipe.stages.kto import KtoStage
 from alignment.recipe.stages.overoptimisation import OveroptimisationStage
 from alignment.recipe.stages.pair_classifier import PairClassifierStage
 from alignment.recipe.stages.ppo import PpoStage
-from alignment.recipe.stages.reference_free import OrpoStage, SimpoStage
+from alignment.recipe.stages.preference.dpo import DpoStage
+from alignment.recipe.stages.preference.kto import KtoStage
+from alignment.recipe.stages.preference.reference_free import OrpoStage, SimpoStage
 from alignment.recipe.stages.reward import RewardStage
 from alignment.recipe.stages.rounds import Rounds, round_seed, rounds_problem, written_out
 from alignment.recipe.stages.sample import SampleStage

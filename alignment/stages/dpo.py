@@ -16,7 +16,7 @@ from trl import DPOConfig
 from alignment.data.jsonl import read_records
 from alignment.distributed.accumulation import Units, row_count
 from alignment.errors import StageError
-from alignment.recipe.stages.dpo import DpoStage
+from alignment.recipe.stages.preference.dpo import DpoStage
 from alignment.records import PreferencePair
 from alignment.stage import StageContext, StageResult
 from alignment.training.arguments import trainer_arguments

@@ -19,7 +19,7 @@ from alignment.data.feedback import feedback_of_pairs, numbered_feedback
 from alignment.data.jsonl import read_records
 from alignment.distributed.accumulation import row_count
 from alignment.errors import StageError
-from alignment.recipe.stages.kto import KtoStage
+from alignment.recipe.stages.preference.kto import KtoStage
 from alignment.records import Feedback, PreferencePair
 from alignment.stage import StageContext, StageResult
 from alignment.training.arguments import trainer_arguments

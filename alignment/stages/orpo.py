@@ -1,6 +1,6 @@
 """Odds ratio preference optimisation (Hong et al. 2024): SFT on chosen answers, their odds above the others'."""
 
-from alignment.recipe.stages.reference_free import OrpoStage
+from alignment.recipe.stages.preference.reference_free import OrpoStage
 from alignment.stage import StageContext, StageResult
 from alignment.training.preference.reference_free import PairObjective, odds_ratio_loss
 from alignment.training.preference.reference_free_training import train_without_reference

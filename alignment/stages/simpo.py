@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from alignment.recipe.stages.reference_free import SimpoStage
+from alignment.recipe.stages.preference.reference_free import SimpoStage
 from alignment.stage import StageContext, StageResult
 from alignment.training.preference.reference_free import PairObjective, simpo_loss
 from alignment.training.preference.reference_free_training import train_without_reference

@@ -60,7 +60,7 @@ def digests(folder: Path) -> dict[str, str]:
         ("registry/card.py", "def _limits(", "def _limit(", set()),
         ("checks/graph.py", "def wiring_faults(", "def graph_faults(", set()),
         ("recipe/stages/ppo.py", "epochs: Count = 4", "epochs: Count = 3", {"ppo"}),
-        ("recipe/stages/dpo.py", "beta: Positive = 0.1", "beta: Positive = 0.2", {"dpo"}),
+        ("recipe/stages/preference/dpo.py", "beta: Positive = 0.1", "beta: Positive = 0.2", {"dpo"}),
         ("stage.py", '"""What a stage is to the library', '"""What it is to the library', set()),
     ],
 )

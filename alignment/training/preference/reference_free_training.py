@@ -12,7 +12,7 @@ from trl import DPOConfig
 from alignment.data.jsonl import read_records
 from alignment.distributed.accumulation import row_count
 from alignment.errors import StageError
-from alignment.recipe.stages.reference_free import ReferenceFreeTraining
+from alignment.recipe.stages.preference.reference_free import ReferenceFreeTraining
 from alignment.records import PreferencePair
 from alignment.stage import StageContext, StageResult
 from alignment.training.arguments import trainer_arguments

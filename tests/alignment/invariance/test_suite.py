@@ -5,8 +5,8 @@ from typing import get_args
 import pytest
 
 from alignment.recipe.recipe import Stage
-from alignment.recipe.stages.dpo import DpoLoss
 from alignment.recipe.stages.grpo import GrpoLoss
+from alignment.recipe.stages.preference.dpo import DpoLoss
 from tests.alignment.invariance.compare import BOUND, DRIFT, Deviation, deviation, deviations, same_steps
 from tests.alignment.invariance.stages import LOSSES, TRAINERS, grouped, supervised
 from tests.alignment.invariance.traces import Trace

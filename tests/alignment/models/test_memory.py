@@ -5,8 +5,8 @@ import torch
 
 from alignment.errors import StageError
 from alignment.models.memory import naming_what_ran_out
-from alignment.recipe.stages.dpo import DpoStage
 from alignment.recipe.stages.feedback.preferences import HumanPreferencesStage
+from alignment.recipe.stages.preference.dpo import DpoStage
 from alignment.recipe.stages.sft import SftStage
 
 

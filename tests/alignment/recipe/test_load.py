@@ -10,7 +10,7 @@ from alignment.recipe.files import resolve_data
 from alignment.recipe.load import dump_recipe, load_recipe, recipe_digest
 from alignment.recipe.recipe import Recipe
 from alignment.recipe.resolved import resolve_model
-from alignment.recipe.stages.dpo import DpoStage
+from alignment.recipe.stages.preference.dpo import DpoStage
 from alignment.recipe.stages.reward import RewardStage
 from alignment.recipe.stages.sample import SampleStage
 from alignment.recipe.stages.sft import SftStage

@@ -23,8 +23,8 @@ from transformers import (
 )
 
 from alignment.errors import StageError
-from alignment.recipe.stages.dpo import DpoStage
 from alignment.recipe.stages.grpo import GrpoStage
+from alignment.recipe.stages.preference.dpo import DpoStage
 from alignment.records import Artifact
 from alignment.stage import StageContext
 from alignment.training.dropout import check_no_dropout, configured_dropout, switch_off_dropout
