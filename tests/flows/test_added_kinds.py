@@ -64,6 +64,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory, make_recipe: MakeRecipe) -> C
     [shown] = [block for block in blocks(ADD / "trainer.md") if block.title == "bco.yaml"]
     written: dict[str, Any] = json.loads(recipe.read_text("utf-8"))
     written["stages"] |= yaml_file.parse(shown.text).value["stages"]
+    written["stages"]["bco"]["epochs"] = 6  # one pass over so few pairs is one step, whose loss is the first
     written["stages"]["judged"] = {
         "kind": "judge", "responses": "responses", "calibration": "preferences", "judge": LIKELIHOOD,
     }  # fmt: skip
