@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def stacking_faults(recipe: Recipe) -> Iterator[Fault]:
     """Settings of an adapter that a stage would not make: the policy that it trains is an adapter already.
 
-    Imports no torch.
+    A setting at its default is no wish: a resolved recipe, which repeats a run, writes them all. Imports no torch.
     """
     for before, (name, stage) in enumerate(recipe.stages.items()):
         if "policy" not in stage.spec.makes or not stage.trains_adapter() or "lora" not in stage.model_fields_set:
@@ -23,14 +23,16 @@ def stacking_faults(recipe: Recipe) -> Iterator[Fault]:
         if found is None or stage.removes_layers() is not None:
             continue
         source, there = found
-        asked = stage.adapter_trained()
+        asked, usual = stage.adapter_trained(), type(stage).model_fields["lora"].get_default(call_default_factory=True)
+        if asked is None and usual is None:
+            continue
         if asked is None:
             problem = f"{source} makes an adapter, which {name} trains on: all weights would not be trained"
             yield Fault(problem, f"leave it out, or set stages.{source}.lora to null", field=f"stages.{name}.lora")
             continue
         for setting in sorted(asked.model_fields_set):
             wanted, has = getattr(asked, setting), getattr(there, setting)
-            if wanted == has or (setting == "dropout" and not wanted):  # none is what most stages see to themselves
+            if wanted in (has, getattr(usual or Lora(), setting)):
                 continue
             problem = f"{_shown(wanted)}, and {name} trains on {source}'s adapter, where it is {_shown(has)}"
             yield Fault(problem, f"leave it out, or set it in stages.{source}", field=f"stages.{name}.lora.{setting}")
