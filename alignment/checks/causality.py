@@ -70,6 +70,7 @@ def missing_weights(folder: str) -> list[Fault]:
 
     level = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()  # nothing is loaded
     try:
         _model, loaded = AutoModelForCausalLM.from_pretrained(folder, device_map="meta", output_loading_info=True)
     except Exception as error:  # what a loading that reads no weights trips over is told by the loading itself
