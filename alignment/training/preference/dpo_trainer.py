@@ -1,7 +1,6 @@
 """TRL's DPO trainer on pairs that we tokenised, what its loss is a mean over, and where its reference comes from."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,22 +13,13 @@ from alignment.models.families.head import head_kind
 from alignment.models.load import load_policy
 from alignment.stage import StageContext
 from alignment.training.policy import PolicyTraining
+from alignment.training.preference.tokenised import Tokenised
 from alignment.training.response_head import add_response_head
 from alignment.training.row_counts import cut_remedy
 
 
-class TokenisedDPOTrainer(DPOTrainer):  # type: ignore[misc]  # TRL is untyped
+class TokenisedDPOTrainer(Tokenised, DPOTrainer):  # type: ignore[misc]  # TRL is untyped
     """TRL's trainer, taking the columns that ours already tokenised instead of tokenising by itself."""
-
-    def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
-        return dataset
-
-    def _precompute_ref_logps(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
-        # The first call after TRL patched its own head onto the model, and before anything uses it.
-        add_response_head(self.model)
-        if self.accelerator.num_processes > 1:  # rank 0 writes a file that all read: where all of them can
-            dataset._get_cache_file_path = lambda mark: str(Path(self.args.output_dir) / f"reference-{mark}.arrow")
-        return super()._precompute_ref_logps(dataset, *args, **kwargs)
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """The batch's loss, its term over tokens ("sft") weighed by its tokens and not by its pairs."""

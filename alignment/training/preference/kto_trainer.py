@@ -2,12 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from trl import KTOTrainer
 
-from alignment.training.response_head import add_response_head
+from alignment.training.preference.tokenised import Tokenised
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,18 +18,8 @@ class MarkedAnswer:
     label: bool
 
 
-class TokenisedKTOTrainer(KTOTrainer):  # type: ignore[misc]  # TRL is untyped
+class TokenisedKTOTrainer(Tokenised, KTOTrainer):  # type: ignore[misc]  # TRL is untyped
     """TRL's trainer, taking the columns that ours already tokenised instead of tokenising by itself."""
-
-    def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
-        return dataset
-
-    def _precompute_ref_logps(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
-        # The first call after TRL patched its own head onto the model, and before anything uses it.
-        add_response_head(self.model)
-        if self.accelerator.num_processes > 1:  # rank 0 writes a file that all read: where all of them can
-            dataset._get_cache_file_path = lambda mark: str(Path(self.args.output_dir) / f"reference-{mark}.arrow")
-        return super()._precompute_ref_logps(dataset, *args, **kwargs)
 
 
 def kto_columns(answers: Sequence[MarkedAnswer], batch_size: int, *, mismatched: bool) -> list[dict[str, Any]]:
