@@ -21,4 +21,4 @@ class Tokenised:
         add_response_head(self.model)
         if self.accelerator.num_processes > 1:  # rank 0 writes a file that all read: where all of them can
             dataset._get_cache_file_path = lambda mark: str(Path(self.args.output_dir) / f"reference-{mark}.arrow")
-        return super()._precompute_ref_logps(dataset, *args, **kwargs)
+        return super()._precompute_ref_logps(dataset, *args, **kwargs)  # type: ignore[misc]  # of the next base
