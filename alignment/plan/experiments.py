@@ -8,9 +8,9 @@ from alignment.plan.work import StageWork
 from alignment.recipe.base import CHAMPION
 from alignment.recipe.metrics import PassAtK, Perplexity
 from alignment.recipe.stages.evaluate import EvaluateStage
-from alignment.recipe.stages.overoptimisation import OveroptimisationStage
+from alignment.recipe.stages.experiments.overoptimisation import OveroptimisationStage
 from alignment.recipe.stages.spec import StageSettings
-from alignment.recipe.stages.tournament import TournamentStage
+from alignment.recipe.stages.experiments.tournament import TournamentStage
 
 
 def _asked(planner: Any, limit: int | None, part: str) -> tuple[tuple[int, ...], int]:

@@ -21,7 +21,7 @@ from alignment.recipe.stages.feedback.judge import JudgeStage
 from alignment.recipe.stages.feedback.preferences import HumanPreferencesStage, PreferenceFileStage, PreferencesStage
 from alignment.recipe.stages.feedback.rejection_sampling import RejectionSamplingStage
 from alignment.recipe.stages.grpo import GrpoStage, RlooStage
-from alignment.recipe.stages.overoptimisation import OveroptimisationStage
+from alignment.recipe.stages.experiments.overoptimisation import OveroptimisationStage
 from alignment.recipe.stages.pair_classifier import PairClassifierStage
 from alignment.recipe.stages.ppo import PpoStage
 from alignment.recipe.stages.preference.dpo import DpoStage
@@ -32,7 +32,7 @@ from alignment.recipe.stages.rounds import Rounds, round_seed, rounds_problem, w
 from alignment.recipe.stages.sample import SampleStage
 from alignment.recipe.stages.sft import SftStage
 from alignment.recipe.stages.spec import StageSettings
-from alignment.recipe.stages.tournament import OTHER_HALF, TournamentStage, chosen_by
+from alignment.recipe.stages.experiments.tournament import OTHER_HALF, TournamentStage, chosen_by
 
 Stage = Annotated[
     SftStage

@@ -153,9 +153,9 @@ def outcome_of(room: Room, stage: str, fault: str) -> Outcome:
             code = command.wait(IN_TIME)
             seconds = time.monotonic() - began
             if code is None:
-                stacks = command.said[-3000:]
+                told = f"{command.said[-3000:]}\n{command.stacks()}"
                 command.kill()
-                pytest.fail(f"{stage}, {fault}: at work {IN_TIME:.0f} s after the fault, {moment:.1f} s in:\n{stacks}")
+                pytest.fail(f"{stage}, {fault}: at work {IN_TIME:.0f} s after the fault, {moment:.1f} s in:\n{told}")
         first = result(room, stage, changes)
         if command.code != 0:
             first = named_error(fault, command, first)
