@@ -33,9 +33,7 @@ def _prompt(task: QuestionTask, form: PromptForm, question: Question, shots: Seq
     )  # fmt: skip
 
 
-def _messages(
-    task: QuestionTask, form: PromptForm, question: Question, shots: Sequence[Question]
-) -> Iterator[Message]:
+def _messages(task: QuestionTask, form: PromptForm, question: Question, shots: Sequence[Question]) -> Iterator[Message]:
     asked = question.prompt.messages
     system = [message for message in asked if message.role == "system"]
     if system:  # the question's own says more of it than the task's

@@ -22,7 +22,7 @@ from alignment.records import Artifact, Prompt
 from alignment.registry.win_rates import win_rates
 from alignment.stage import StageContext
 from alignment.stages import evaluate as evaluation_stage
-from alignment.stages import tournament
+from alignment.stages.experiments import tournament
 from alignment.stages.experiments.tournament import Tournament
 from tests.alignment.judges.fake_server import Answer, FakeServer, prefers_shorter
 from tests.contexts import stage_context

@@ -16,7 +16,7 @@ from alignment.recipe.stages.experiments.overoptimisation import Overoptimisatio
 from alignment.recipe.stages.experiments.tournament import TournamentStage
 from alignment.records import Artifact, Prompt
 from alignment.stage import Progress, StageContext
-from alignment.stages import overoptimisation, tournament
+from alignment.stages.experiments import overoptimisation, tournament
 from alignment.stages.experiments.overoptimisation import Overoptimisation
 from alignment.stages.experiments.tournament import Tournament
 from tests.contexts import stage_context

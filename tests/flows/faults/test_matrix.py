@@ -32,7 +32,7 @@ pytestmark = pytest.mark.timeout(1800)
 IN_TIME = 120.0  # seconds from the fault to the command's end
 TRIES = 8  # to meet a stage that lasts a moment
 KINDS = (
-    "constitution", "distil", "dpo", "evaluate", "grpo", "human_preferences", "judge", "kto", "orpo",
+    "benchmark", "constitution", "distil", "dpo", "evaluate", "grpo", "human_preferences", "judge", "kto", "orpo",
     "overoptimisation", "pair_classifier", "ppo", "preference_file", "preferences", "quantise", "rejection_sampling",
     "reward", "rloo", "sample", "sft", "simpo", "synthesis", "tournament",
 )  # fmt: skip

@@ -5,9 +5,8 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from alignment.recipe.base import BASE, Count, Name, Positive
+from alignment.recipe.base import BASE, Count, Name, Positive, Settings
 from alignment.recipe.stages.spec import StageSettings, StageSpec
-from alignment.recipe.base import Settings
 from alignment.records import Sampling
 
 Answers = Literal["number", "label", "text"]
@@ -21,10 +20,10 @@ class QuestionTask(Settings):
     """The questions, each with its right answer as `reference` (or `question` and `answer`, as GSM8K has them): a path,
     relative to the recipe. None of them should have been trained on."""
     examples: str | None = None
-    """Solved questions that prompts may show, of the same columns; `reasoning` says how the answer is found. null: none."""
+    """Solved questions that prompts may show, of the same columns; `reasoning` says how one is solved. null: none."""
     answer: Answers
-    """What is read of an answer: its last `number`, the first of `labels` that stands in it as a word, or all its `text`
-    apart from case, white space and punctuation at the ends. Where a prompt asks for reasoning, of what follows `marker`."""
+    """What is read of an answer: its last `number`, the first of `labels` that stands in it as a word, or all of its
+    `text` apart from case, white space and punctuation at the ends. After reasoning, of what follows `marker`."""
     labels: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     """The labels, where `answer` is `label`."""
     system: str | None = None
@@ -32,7 +31,7 @@ class QuestionTask(Settings):
     instruction: str = ""
     """What each question is followed by. Empty: nothing."""
     reasoning_instruction: str = 'Think step by step. Then write "{marker}" and the answer.'
-    """What a question is followed by in its place where a prompt asks for reasoning; `{marker}` stands for the marker."""
+    """What a question is followed by instead where a prompt asks for reasoning; `{marker}` stands for the marker."""
     marker: Annotated[str, Field(min_length=1)] = "Answer:"
     """What stands before the answer after reasoning, whatever its case."""
     limit: Count | None = None
@@ -53,12 +52,13 @@ class PromptForm(Settings):
     shots: Annotated[int, Field(ge=0, le=64)] = 0
     """Solved examples that stand before the question as turns of the conversation."""
     choose: Choice = "fixed"
-    """Which of them: the file's first (`fixed`), others for each question by the recipe's seed (`random`), or those whose
-    words are likest the question's (`nearest`; BM25, Robertson and Zaragoza 2009), the likest last (Liu et al. 2022)."""
+    """Which of them: the file's first (`fixed`), others for each question by the recipe's seed (`random`), or those
+    nearest to the question in their words (`nearest`; BM25, Robertson and Zaragoza 2009), the nearest last (Liu et al.
+    2022)."""
     reasoning: bool = False
     """Ask for the reasoning before the answer (chain of thought; Wei et al. 2022); examples then show theirs."""
     votes: Annotated[int, Field(ge=1, le=256)] = 1
-    """Answers drawn to each question, of which the commonest counts (self-consistency; Wang et al. 2023). 1: no vote."""
+    """Answers drawn to each question; the commonest counts (self-consistency; Wang et al. 2023). 1: no vote."""
     temperature: Positive = 0.7
     """Temperature at which several answers are drawn. 0.7: Wang et al. 2023 for large models."""
     max_new_tokens: Count | None = None
@@ -74,11 +74,11 @@ class PromptForm(Settings):
 
 
 class BenchmarkStage(StageSettings):
-    """Questions with one right answer: how many each model answers right, in each form of prompt, and which form is best.
+    """Questions with one right answer: how many each model answers right in each form of prompt, and which is best.
 
-    Every model is asked every question in every form with the same seeds. Shares of right answers have Wilson's interval;
-    two forms, and two models, are compared question by question, with intervals that hold for all comparisons of a table
-    together.
+    Every model is asked every question in every form with the same seeds. Shares of right answers have Wilson's
+    interval; two forms, and two models, are compared question by question, with intervals that hold for all comparisons
+    of a table together.
     """
 
     spec: ClassVar[StageSpec] = StageSpec(
@@ -94,7 +94,9 @@ class BenchmarkStage(StageSettings):
     """The models that are asked: stages, or `base`."""
     tasks: Annotated[dict[Name, QuestionTask], Field(min_length=1)]
     """Sorts of questions, by name."""
-    forms: Annotated[dict[Name, PromptForm], Field(min_length=1)] = {"zero_shot": PromptForm()}
+    forms: Annotated[dict[Name, PromptForm], Field(min_length=1)] = Field(
+        default_factory=lambda: {"zero_shot": PromptForm()}
+    )
     """Forms of prompts, by name."""
     sampling: Sampling = Sampling(temperature=0.0, max_new_tokens=64)
     """How answers are drawn. Greedy by default; forms that vote draw at their own temperature."""
