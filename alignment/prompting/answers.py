@@ -5,8 +5,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from alignment.data.text import plain_answer
-from alignment.metrics.measure import label_of
-from alignment.metrics.text_metrics import last_number
+from alignment.metrics.short_answers import label_of, last_number
 from alignment.recipe.stages.experiments.benchmark import QuestionTask
 
 

@@ -3,7 +3,6 @@
 import random
 from collections.abc import Callable, Sequence
 
-import bm25s
 import numpy as np
 
 from alignment.data.questions import Question
@@ -33,6 +32,8 @@ def nearest(count: int, examples: Sequence[Question]) -> Choose:
 
     Of equal scores the earlier example is taken first. Words count whatever their case; none is left out.
     """
+    import bm25s  # which imports pandas where it is installed
+
     index = bm25s.BM25()
     index.index(_words([example.text for example in examples]), show_progress=False)
 
@@ -46,7 +47,7 @@ def nearest(count: int, examples: Sequence[Question]) -> Choose:
 
 
 def _words(texts: list[str]) -> list[list[str]]:
-    found: list[list[str]] = bm25s.tokenize(
-        texts, token_pattern=WORDS, stopwords=None, return_ids=False, show_progress=False
-    )
+    from bm25s import tokenize
+
+    found: list[list[str]] = tokenize(texts, token_pattern=WORDS, stopwords=None, return_ids=False, show_progress=False)
     return found

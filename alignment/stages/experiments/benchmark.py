@@ -32,7 +32,7 @@ from alignment.rollouts.seeds import response_seed
 from alignment.stage import Progress, StageContext, StageResult
 
 
-class Drawn(Record):
+class DrawnAnswers(Record):
     """The answers of one model to one prompt."""
 
     prompt_id: str
@@ -122,11 +122,11 @@ def _pieces(settings: BenchmarkStage, model: str, task: str, form: str, asked: S
 Key = tuple[str, str, str, str]  # model, task, form, question
 
 
-def _drawn(settings: BenchmarkStage, context: StageContext, pieces: Sequence[Piece]) -> dict[Key, Drawn]:
+def _drawn(settings: BenchmarkStage, context: StageContext, pieces: Sequence[Piece]) -> dict[Key, DrawnAnswers]:
     paths = [context.checkpoints / f"answers-{_identity(settings, context, piece)}.jsonl" for piece in pieces]
     total, done, tokens = sum(len(piece.asked) for piece in pieces), 0, 0
 
-    def heard(rows: list[Drawn]) -> None:
+    def heard(rows: list[DrawnAnswers]) -> None:
         nonlocal done, tokens
         done += len(rows)
         tokens += sum(row.tokens for row in rows)
@@ -134,7 +134,7 @@ def _drawn(settings: BenchmarkStage, context: StageContext, pieces: Sequence[Pie
 
     found = all_of(
         pieces, answerer, settings, context,
-        read=lambda place: read_records(paths[place], Drawn) if paths[place].exists() else None,
+        read=lambda place: read_records(paths[place], DrawnAnswers) if paths[place].exists() else None,
         write=lambda place, rows: write_records(paths[place], rows),
         heard=heard,
     )  # fmt: skip
@@ -154,11 +154,11 @@ def _identity(settings: BenchmarkStage, context: StageContext, piece: Piece) -> 
     )
 
 
-def answerer(settings: BenchmarkStage, context: StageContext) -> Callable[[Piece], list[Drawn]]:
+def answerer(settings: BenchmarkStage, context: StageContext) -> Callable[[Piece], list[DrawnAnswers]]:
     """What draws the answers to a piece, wherever it is called."""
     pool = PolicyPool(context.inputs[BASE], context.run)
 
-    def answered(piece: Piece) -> list[Drawn]:
+    def answered(piece: Piece) -> list[DrawnAnswers]:
         artifact, form = context.inputs[piece.model], settings.forms[piece.form]
         pool.keep_only(artifact)
         policy = pool.use(artifact)
@@ -172,7 +172,7 @@ def answerer(settings: BenchmarkStage, context: StageContext) -> Callable[[Piece
         engine = policy.engine(settings.batch_size)
         groups = engine.generate(tokens, sampling=settings.form_sampling(form), seeds=seeds, per_prompt=form.votes)
         return [
-            Drawn(prompt_id=one.prompt.id, texts=tuple(answer.text for answer in group),
+            DrawnAnswers(prompt_id=one.prompt.id, texts=tuple(answer.text for answer in group),
                   tokens=sum(len(answer.tokens) for answer in group), prompt_tokens=len(ids))
             for one, ids, group in zip(piece.asked, tokens, groups, strict=True)
         ]  # fmt: skip
@@ -184,7 +184,7 @@ def _read(
     settings: BenchmarkStage,
     tasks: Mapping[str, LoadedTask],
     put: Mapping[tuple[str, str], Sequence[AskedQuestion]],
-    drawn: Mapping[Key, Drawn],
+    drawn: Mapping[Key, DrawnAnswers],
 ) -> list[AnsweredQuestion]:
     answered = []
     for model in settings.models:
@@ -208,7 +208,7 @@ def _table(
     settings: BenchmarkStage,
     tasks: Mapping[str, LoadedTask],
     put: Mapping[tuple[str, str], Sequence[AskedQuestion]],
-    drawn: Mapping[Key, Drawn],
+    drawn: Mapping[Key, DrawnAnswers],
     answered: Sequence[AnsweredQuestion],
 ) -> Benchmark:
     rows: dict[tuple[str, str, str], list[AnsweredQuestion]] = {}
@@ -230,7 +230,7 @@ def _table(
     )
 
 
-def _cell(key: tuple[str, str, str], own: Sequence[AnsweredQuestion], drawn: Sequence[Drawn]) -> Cell:
+def _cell(key: tuple[str, str, str], own: Sequence[AnsweredQuestion], drawn: Sequence[DrawnAnswers]) -> Cell:
     model, task, form = key
     count = len(own)
     return Cell(

@@ -67,7 +67,8 @@ class PromptForm(Settings):
     @model_validator(mode="after")
     def _a_temperature_is_used(self) -> Self:
         for field, needed in (("temperature", self.votes > 1), ("choose", self.shots > 0)):
-            if field in self.model_fields_set and not needed:
+            given = getattr(self, field)  # a resolved recipe writes the defaults out
+            if given != type(self).model_fields[field].default and not needed:
                 more = "votes: 2 or more" if field == "temperature" else "shots: 1 or more"
                 raise ValueError(f"{field} does nothing without {more}")
         return self
