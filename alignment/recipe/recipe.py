@@ -34,6 +34,7 @@ from alignment.recipe.stages.rounds import Rounds, round_seed, rounds_problem, w
 from alignment.recipe.stages.sample import SampleStage
 from alignment.recipe.stages.sft import SftStage
 from alignment.recipe.stages.spec import StageSettings
+from alignment.recipe.tracking import TrackerName
 
 Stage = Annotated[
     SftStage
@@ -89,6 +90,8 @@ class Recipe(Settings):
     """When `rlhf deploy` starts runs by itself."""
     notify: Notify | None = None
     """Who is told how a run ended."""
+    tracking: tuple[TrackerName, ...] = ()
+    """Where curves are shown while a stage trains. Empty: in the terminal and on the dashboard alone."""
 
     @field_validator("stages")
     @classmethod

@@ -25,6 +25,7 @@ from prefect.client.schemas.objects import State, StateDetails, StateType
 from prefect.concurrency.asyncio import ConcurrencySlotAcquisitionError
 from prefect.context import FlowRunContext, TagsContext
 from prefect.flow_engine import run_flow as call_flow
+from prefect.logging import handlers
 from prefect.runtime import flow_run as running
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, get_current_settings, temporary_settings
 from prefect.states import Completed, Failed, Pending
@@ -111,12 +112,24 @@ def give_up_on_the_server() -> None:
 def end_services(seconds: float = SERVICES_SECONDS) -> None:
     """Lets Prefect send what it still would from the background (logs, events), for so long at most.
 
-    Left to the interpreter's exit, each of its services tries as long as a server that hangs makes it wait.
+    Left to the interpreter's exit, each of its services tries as long as a server that hangs makes it wait. What is
+    logged after this (a thread that showed the run says that it could not) would start one anew, so it is not sent.
     """
+    handlers.set_api_log_sink(_forget)
     services = _under_way()
     wait([service._drain() for service in services], timeout=seconds)
     for service in services:
         _cancel(service)
+
+
+def begin_services() -> None:
+    """Has Prefect send logs again, after an earlier run of this process ended."""
+    if handlers._api_log_sink is _forget:
+        handlers.set_api_log_sink(None)
+
+
+def _forget(_log: dict[str, Any]) -> None:
+    """Takes a log that comes after the end."""
 
 
 def _under_way() -> list[Any]:

@@ -72,7 +72,7 @@ def test_a_run_that_ended_well_is_not_failed_by_a_server_that_cannot_hear_of_it(
 
 HANGS = """
 import sys, time
-from prefect.logging.handlers import APILogWorker
+from prefect.logging.handlers import APILogWorker, emit_api_log
 from flows.pipeline.orchestration import end_services
 
 worker = APILogWorker.instance()
@@ -81,10 +81,13 @@ time.sleep(3)  # until it is being sent
 if sys.argv[1] == "told to end":
     APILogWorker.drain_all(timeout=0.2)
 end_services(0.5)
+if sys.argv[1] == "said afterwards":
+    emit_api_log({"message": "said", "__payload_size__": 10})
+    time.sleep(3)
 """
 
 
-@pytest.mark.parametrize("how", ["at work", "told to end"])
+@pytest.mark.parametrize("how", ["at work", "told to end", "said afterwards"])
 def test_a_server_that_hangs_keeps_no_process_from_ending(how: str, tmp_path: Path) -> None:
     """Also where Prefect itself told its service to end before: it no longer names the task that waits."""
     with socket.create_server(("127.0.0.1", 0)) as server:  # it accepts, and never answers
