@@ -9,7 +9,7 @@ from typing import Annotated
 from pydantic import Field, ValidationInfo, field_validator
 
 from alignment.recipe.base import Name, Settings
-from alignment.recipe.deployment import Deployment, Notify
+from alignment.recipe.deployment import Deployment, Notify, TrackerName
 from alignment.recipe.gate import Gate
 from alignment.recipe.resources import Resources
 from alignment.recipe.run_settings import DataSettings, ModelSettings, RunSettings
@@ -34,7 +34,6 @@ from alignment.recipe.stages.rounds import Rounds, round_seed, rounds_problem, w
 from alignment.recipe.stages.sample import SampleStage
 from alignment.recipe.stages.sft import SftStage
 from alignment.recipe.stages.spec import StageSettings
-from alignment.recipe.tracking import TrackerName
 
 Stage = Annotated[
     SftStage

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from alignment.digests import content_id
-from alignment.recipe.tracking import TrackerName
+from alignment.recipe.deployment import TrackerName
 from alignment.registry.store import connect, experiment_id, metric_name, pages
 from alignment.stage import Progress
 from alignment.workspace import Workspace
@@ -45,7 +45,7 @@ class TrackedStage:
 
 
 @dataclass(frozen=True, slots=True)
-class Point:
+class CurvePoint:
     """A stage's figures at a step."""
 
     step: int
@@ -56,7 +56,7 @@ class Point:
 class Tracker(Protocol):
     """Somewhere that shows curves. It is used by one thread; whatever it raises ends its use for the stage."""
 
-    def log(self, points: Sequence[Point]) -> None:
+    def log(self, points: Sequence[CurvePoint]) -> None:
         """Takes figures, in the order of their steps."""
 
     def close(self, *, failed: bool) -> None:
@@ -77,7 +77,7 @@ class MlflowTracker:
         self.run_id = found.info.run_id
         self.client.update_run(self.run_id, status="RUNNING")
 
-    def log(self, points: Sequence[Point]) -> None:
+    def log(self, points: Sequence[CurvePoint]) -> None:
         from mlflow.entities import Metric
 
         rows = [
@@ -99,7 +99,7 @@ class TensorboardTracker:
         self.folder: Path = workspace.folder("tensorboard", stage.run, stage.name)
         self._writer: Any = None
 
-    def log(self, points: Sequence[Point]) -> None:
+    def log(self, points: Sequence[CurvePoint]) -> None:
         from tensorboardX import SummaryWriter
 
         if self._writer is None and points:
@@ -129,7 +129,7 @@ class WandbTracker:
             settings=wandb.Settings(silent=True, console="off", x_disable_meta=True, x_disable_stats=True),
         )  # fmt: skip
 
-    def log(self, points: Sequence[Point]) -> None:
+    def log(self, points: Sequence[CurvePoint]) -> None:
         for point in points:
             self.run.log(dict(point.metrics), step=point.step)
 
@@ -155,7 +155,7 @@ class StageTrackers:
     openers: Mapping[TrackerName, Opener] = field(default_factory=lambda: OPENERS)
 
     def __post_init__(self) -> None:
-        self._points: queue.SimpleQueue[Point | None] = queue.SimpleQueue()
+        self._points: queue.SimpleQueue[CurvePoint | None] = queue.SimpleQueue()
         self._failed = False
         self._thread = threading.Thread(target=self._work, name="tells-trackers", daemon=True)
         if self.names:
@@ -164,7 +164,7 @@ class StageTrackers:
     def log(self, progress: Progress) -> None:
         """Hands a step over. Steps without figures say nothing that a curve could show."""
         if self.names and progress.metrics:
-            self._points.put(Point(progress.step, time.time(), dict(progress.metrics)))
+            self._points.put(CurvePoint(progress.step, time.time(), dict(progress.metrics)))
 
     def close(self, *, failed: bool) -> None:
         """Waits until the trackers have it all, for so long at most."""
@@ -190,7 +190,7 @@ class StageTrackers:
         self._tell(name, lambda: opened.append(self.openers[name](self.workspace, self.stage)))
         return opened[0] if opened else None
 
-    def _batches(self) -> Iterator[list[Point]]:
+    def _batches(self) -> Iterator[list[CurvePoint]]:
         """What came within a second of each other, until there is no more."""
         while (first := self._points.get()) is not None:
             time.sleep(0 if self._failed else SECONDS)

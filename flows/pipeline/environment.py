@@ -12,8 +12,8 @@ from prefect.client.schemas.schedules import CronSchedule
 from pydantic import ValidationError
 
 from alignment.errors import Fault
+from alignment.recipe.deployment import TRACKERS
 from alignment.recipe.recipe import Recipe
-from alignment.recipe.tracking import TRACKERS
 
 YEARS = 9  # the longest wait for a 29 February: from 2096 to 2104
 

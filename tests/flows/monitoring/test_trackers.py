@@ -13,7 +13,7 @@ import pytest
 from alignment.registry.store import connect
 from alignment.stage import Progress
 from alignment.workspace import Workspace
-from flows.monitoring.trackers import Point, StageTrackers, TrackedStage, Tracker
+from flows.monitoring.trackers import CurvePoint, StageTrackers, TrackedStage, Tracker
 
 STAGE = TrackedStage(recipe="tiny", run="tiny-1", name="sft", key="k1", settings={"kind": "sft", "epochs": 2})
 Curve = list[tuple[int, float]]
@@ -124,7 +124,7 @@ class Broken:
     def __init__(self, _workspace: Workspace, _stage: TrackedStage) -> None:
         self.batches = 0
 
-    def log(self, points: Sequence[Point]) -> None:
+    def log(self, points: Sequence[CurvePoint]) -> None:
         raise ConnectionError("away")
 
     def close(self, *, failed: bool) -> None:
