@@ -27,7 +27,27 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
-class Lora(Settings):
+class AdapterSettings(Settings):
+    """What a stage trains in place of all weights: an adapter on a frozen base, or some of the base's own weights."""
+
+    def label(self) -> str:
+        """Its kind, as recipes name it."""
+        return str(getattr(self, "kind", "lora"))
+
+    def keeps_base(self) -> bool:
+        """Whether it is an adapter, whose artifact holds what it adds; else its artifact is whole weights."""
+        return True
+
+    def virtual_tokens(self) -> int:
+        """Tokens that it puts in front of every text."""
+        return 0
+
+    def starts_as_base(self) -> bool:
+        """Whether it changes nothing before it is trained, so that the base alone is what it started from."""
+        return True
+
+
+class Lora(AdapterSettings):
     """Low-rank adapters (Hu et al. 2021), on every linear layer unless ``targets`` says which (Dettmers et al. 2023).
 
     A policy that is an adapter already is trained on as the adapter that it is: one adapter on one base, however many
