@@ -1,6 +1,6 @@
 """What a stage may train beside low-rank adapters and all weights: the setting ``adapter``."""
 
-from typing import Annotated, Any, Literal, Self, TypeAlias, cast
+from typing import Annotated, Literal, Self, TypeAlias, cast
 
 from pydantic import Field, model_validator
 
@@ -116,14 +116,13 @@ class AdaptedStage(StageSettings):
     adapter: Adapter | None = None
     """Another adapter, or some of the weights, in place of `lora`. null: what `lora` says."""
 
-    @model_validator(mode="before")
-    @classmethod
-    def _one_of_both(cls, given: Any) -> Any:
-        if not isinstance(given, dict) or given.get("adapter") is None:
-            return given
-        if given.get("lora") is not None:
-            raise ValueError("it has lora and adapter: leave one of them out")
-        return {**given, "lora": None}
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if self.adapter is not None and self.lora is not None:
+            if "lora" in self.model_fields_set:
+                raise ValueError("it has lora and adapter: leave one of them out")
+            self.__dict__["lora"] = None  # its default, where nobody asked for it; settings are frozen from here on
+        return self
 
     @model_validator(mode="after")
     def _recomputes_no_prefix(self) -> Self:
