@@ -10,6 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from alignment.errors import StageError
 from alignment.models.adapter_kinds.ia3 import ia3_config, ia3_problem
+from alignment.models.adapter_kinds.lora_start import start_at_weights
 from alignment.models.adapter_kinds.own_weights import freeze
 from alignment.models.adapter_kinds.prompt_start import add_soft_prompt
 from alignment.models.adapter_kinds.soft_prompt import SoftPromptModel, is_soft, load_soft_prompt
@@ -92,6 +93,8 @@ def add_lora(model: PreTrainedModel, lora: Lora, *, reward: bool = False) -> Pef
     Raises StageError where the model has no such layers, or its experts cannot be adapted so.
     """
     adapted = get_peft_model(model, lora_config(model, lora, TaskType.SEQ_CLS if reward else TaskType.CAUSAL_LM))
+    if lora.init != "zero":
+        start_at_weights(adapted, lora)
     _measure_lengths(adapted)
     return train_in_float32(adapted)
 
@@ -117,9 +120,10 @@ def lora_config(model: Any, lora: Lora, task_type: TaskType | None = None) -> Lo
         raise StageError(f"lora.{found.setting}: {found.problem}: {found.remedy}")
     targets = chosen_targets(model, lora)
     parameters = [target.name for target in targets if target.is_parameter]
+    twice = 1 if lora.init == "zero" else 2  # the second half subtracts the start
     return LoraConfig(
-        r=lora.rank,
-        lora_alpha=lora.alpha,
+        r=twice * lora.rank,
+        lora_alpha=lora.alpha * (twice**0.5 if lora.rank_stabilised else twice),
         lora_dropout=lora.dropout,
         target_modules=[target.name for target in targets if not target.is_parameter],
         target_parameters=parameters or None,

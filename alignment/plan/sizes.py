@@ -92,7 +92,8 @@ class ModelSize:
             named = zip(self.linears, self.names, strict=True)
             chosen = tuple(shape for shape, name in named if is_named(name, lora.targets))
         lengths = sum(outputs for _inputs, outputs in chosen) if lora.dora else 0
-        return lora.rank * sum(inputs + outputs for inputs, outputs in chosen) + lengths
+        rank = lora.rank * (1 if lora.init == "zero" else 2)  # alignment/models/adapter_kinds/lora_start.py
+        return rank * sum(inputs + outputs for inputs, outputs in chosen) + lengths
 
 
 def model_size(config: Any) -> ModelSize:

@@ -68,6 +68,11 @@ class Lora(AdapterSettings):
     dora: bool = False
     """Train the length of each row of an adapted weight beside its direction, which the two factors change (DoRA; Liu
     et al. 2024): one number more per output, and about half more time."""
+    init: Literal["zero", "pissa", "olora"] = "zero"
+    """Where the two factors start. `zero`: one is drawn, the other 0. `pissa`: at the weight's largest `rank` singular
+    values and vectors (Meng et al. 2024); `olora`: at the first `rank` columns and rows of its QR factors (Büyükakyüz
+    2024). Both train what matters most from the first step. The start is subtracted by a frozen half of the adapter, so
+    that it begins as the base, fits the base as it is, and is saved with twice the rank."""
     dropout: Fraction = 0.0
     """Probability with which an input of the adapter is set to 0 in training. 0: none."""
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from alignment.checks.adapters.lora import adapter_of
 from alignment.errors import Fault
-from alignment.recipe.base import AdapterSettings
+from alignment.recipe.base import AdapterSettings, Lora
 from alignment.recipe.graph import trains_on_several
 from alignment.recipe.recipe import Recipe
 from alignment.recipe.stages.adapters import Ia3, PrefixTuning, SoftPrompt
@@ -21,19 +21,26 @@ def kind_faults(recipe: Recipe) -> Iterator[Fault]:
     for before, (name, stage) in enumerate(recipe.stages.items()):
         yield from _merged_faults(recipe, name, stage, before)
         part = stage.trained_part()
+        if isinstance(part, Lora) and part.init != "zero" and _is_sharded(recipe, stage):
+            problem = f"{part.init} freezes half of each factor, and {resources.sharding} leaves workers parts of them"
+            yield Fault(problem, "set it to zero, or resources.sharding to none", field=f"stages.{name}.lora.init")
         if part is None or part.label() == "lora":
             continue
         field = f"stages.{name}.adapter"
         if resources.vllm is not None and part.keeps_base() and "policy" in stage.spec.makes:
             problem = f"{part.label()}, and the vLLM server takes low-rank adapters alone"
             yield Fault(problem, "set lora in its place, or remove resources.vllm", field=field)
-        if resources.sharding != "none" and trains_on_several(resources, stage):
+        if _is_sharded(recipe, stage):
             problem = f"{part.label()}, and {resources.sharding} shards low-rank adapters and all weights alone"
             yield Fault(problem, "set lora in its place, or resources.sharding to none", field=field)
         if recipe.model.quantise is not None and not part.keeps_base():
             problem = f"a quantised base cannot train its own weights, and model.quantise is {recipe.model.quantise}"
             yield Fault(problem, "set lora in its place, or model.quantise to null", field=field)
     yield from _gate_faults(recipe)
+
+
+def _is_sharded(recipe: Recipe, stage: StageSettings) -> bool:
+    return recipe.resources.sharding != "none" and trains_on_several(recipe.resources, stage)
 
 
 def _merged_faults(recipe: Recipe, name: str, stage: StageSettings, before: int) -> Iterator[Fault]:

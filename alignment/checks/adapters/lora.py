@@ -67,7 +67,8 @@ def layer_faults(recipe: Recipe, config: "PreTrainedConfig") -> Iterator[Fault]:
     asked = {
         name: lora
         for name, stage in recipe.stages.items()
-        if isinstance(lora := stage.adapter_trained(), Lora) and (lora.targets or lora.dora or lora.dropout)
+        if isinstance(lora := stage.adapter_trained(), Lora)
+        and (lora.targets or lora.dora or lora.dropout or lora.init != "zero")
     }
     if not asked:
         return

@@ -32,6 +32,10 @@ def adapters_only_faults(recipe: Recipe) -> Iterator[Fault]:
         if scheme == "int8" and isinstance(lora := stage.adapter_trained(), Lora) and lora.dora:
             problem = "bitsandbytes' 8-bit weights cannot be copied, which measuring their rows needs"
             yield Fault(problem, "set it to false, or model.quantise to nf4", field=f"stages.{name}.lora.dora")
+    for name, stage in recipe.stages.items():
+        if isinstance(lora := stage.adapter_trained(), Lora) and lora.init != "zero":
+            problem = f"{lora.init} starts at the weights, of which {scheme} holds rounded ones"
+            yield Fault(problem, "set it to zero, or model.quantise to null", field=f"stages.{name}.lora.init")
     if resources.vllm is not None:
         problem = (
             f"{scheme}, and the vLLM server holds the base in its own numbers: its answers would be another model's"

@@ -77,6 +77,9 @@ def adapter_problem(model: Any, lora: Lora) -> AdapterProblem | None:
             return AdapterProblem(f"targets.{index}", f"{kind} has no layer {end} that is adapted", remedy)
     if not any(target.is_parameter for target in chosen_targets(model, lora)):
         return None
+    if lora.init != "zero":
+        problem = f"{lora.init}, and the weights of the experts of {kind} are stacked"
+        return AdapterProblem("init", problem, "set it to zero, or name targets without them")
     if lora.dropout:
         return AdapterProblem(
             "dropout", f"{lora.dropout:g}, and adapters on the experts of {kind} have none", "set it to 0"

@@ -125,6 +125,14 @@ class AdaptedStage(StageSettings):
         return self
 
     @model_validator(mode="after")
+    def _keeps_its_start(self) -> Self:
+        if self.lora is not None and self.lora.init != "zero" and getattr(self, "weight_decay", 0):
+            raise ValueError(
+                f"weight_decay would shrink the half of the adapter that lora.init={self.lora.init} freezes: set it to 0"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _recomputes_no_prefix(self) -> Self:
         if getattr(self, "gradient_checkpointing", False) and not self.can_recompute():
             raise ValueError("gradient_checkpointing computes layers anew without the prefix's keys: set it to false")
