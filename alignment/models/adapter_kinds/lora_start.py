@@ -1,9 +1,9 @@
 """Low-rank adapters that start at the weights they are on (PiSSA, OLoRA), the weights themselves left as they are.
 
-Both papers take the start out of the base, s·B₀A₀, so that adapter and remainder make up the weight. The adapter then fits
-that remainder alone, in the base's number format, and the base without it is no model at all. Here the adapter has twice
-the rank, and its second half, frozen, is −B₀A₀: gradients of the first half are the papers', the base with the adapter off
-is the base, and what is saved is a low-rank adapter on it like any other.
+Both papers take the start out of the base, s·B₀A₀, so that adapter and remainder make up the weight. The adapter then
+fits that remainder alone, in the base's number format, and the base without it is no model at all. Here the adapter has
+twice the rank, and its second half, frozen, is −B₀A₀: gradients of the first half are the papers', the base with the
+adapter off is the base, and what is saved is a low-rank adapter on it like any other.
 """
 
 from collections.abc import Callable
@@ -32,10 +32,10 @@ def start_at_weights(model: PeftModel, lora: Lora) -> None:
 
 
 def start_factors(weight: torch.Tensor, init: str, rank: int, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """A (r, inputs) and B (outputs, r) of a weight (outputs, inputs), both as large.
+    """A (r, inputs) and B (outputs, r) of a weight (outputs, inputs).
 
-    PiSSA: s·BA is the weight's best approximation of rank r (Meng et al. 2024, equations 2 and 3). OLoRA: BA is what the
-    first r columns of Q and rows of R make (Büyükakyüz 2024, section 3).
+    PiSSA: s·BA is the weight's best approximation of rank r (Meng et al. 2024, equations 2 and 3). OLoRA: BA is what
+    the first r columns of Q and rows of R make (Büyükakyüz 2024, section 3).
     """
     if init == "olora":
         q, r = torch.linalg.qr(weight)

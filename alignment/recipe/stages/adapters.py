@@ -128,7 +128,7 @@ class AdaptedStage(StageSettings):
     def _keeps_its_start(self) -> Self:
         if self.lora is not None and self.lora.init != "zero" and getattr(self, "weight_decay", 0):
             raise ValueError(
-                f"weight_decay would shrink the half of the adapter that lora.init={self.lora.init} freezes: set it to 0"
+                f"weight_decay shrinks the half of an adapter that lora.init={self.lora.init} freezes: set it to 0"
             )
         return self
 
