@@ -17,7 +17,7 @@ from transformers.utils.logging import disable_progress_bar
 from alignment.chat import load_tokenizer
 from alignment.durable_files import write_text
 from alignment.errors import StageError
-from alignment.models.adapter_kinds.soft_prompt import is_soft, written_config
+from alignment.models.adapter_kinds.soft_prompt import written_config
 from alignment.models.adapters import check_base, is_adapter, load_adapter, train_in_float32
 from alignment.models.device import pick_device
 from alignment.models.quantised import (
@@ -128,8 +128,8 @@ def save_policy(
                 setattr(config, targets, sorted(names))
         # Embeddings are never trained; asked to find out by itself, PEFT would look for the base on the hub.
         model.save_pretrained(output, state_dict=state, selected_adapters=["default"], save_embedding_layers=False)
-        if is_soft(config):
-            written_config(config).save_pretrained(output)
+        if (written := written_config(config)) is not config:
+            written.save_pretrained(output)
         (output / "README.md").unlink(missing_ok=True)  # PEFT's empty card; the registry writes a true one
         made_on = {"base": base.key, "digest": base.digest}
         if (scheme := _scheme(model)) is not None:

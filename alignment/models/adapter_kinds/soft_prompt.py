@@ -115,6 +115,7 @@ def written_config(config: PeftConfig) -> PeftConfig:
         num_layers=config.num_layers,
         num_attention_heads=config.num_attention_heads,
         num_transformer_submodules=1,
+        inference_mode=True,  # as PEFT writes all of them
         base_model_name_or_path=config.base_model_name_or_path,
     )
 
