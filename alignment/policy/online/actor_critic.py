@@ -238,7 +238,7 @@ def _switched(model: PeftModel) -> Reference:
     return reference
 
 
-def frozen_start(model: PeftModel) -> Reference:
+def start_adapter(model: PeftModel) -> Reference:
     """The policy's trunk under a frozen copy of its adapter as it is now: for one that begins as another model than
     its base, such as virtual tokens."""
     model.add_adapter("reference", copy.copy(model.peft_config["default"]))
@@ -270,5 +270,5 @@ def reference_of(policy: Any, adapter: str | None, *, sharded: bool) -> Referenc
     if not isinstance(policy, PeftModel):
         return frozen_copy(policy, sharded=sharded)
     if isinstance(policy, SoftPromptModel):
-        return frozen_start(policy)
+        return start_adapter(policy)
     return adapter_off(policy) if adapter is None else frozen_adapter(policy, adapter)

@@ -126,7 +126,7 @@ class AdaptedStage(StageSettings):
 
     @model_validator(mode="after")
     def _keeps_its_start(self) -> Self:
-        if self.lora is not None and self.lora.init != "zero" and getattr(self, "weight_decay", 0):
+        if self.lora is not None and self.lora.init != "zero" and getattr(self, "weight_decay", 0.0) > 0:
             raise ValueError(
                 f"weight_decay shrinks the half of an adapter that lora.init={self.lora.init} freezes: set it to 0"
             )
