@@ -102,9 +102,11 @@ class Reference:
             name = entry["$ref"].rpartition("/")[2]
             return f"[{name}]({self.page_of[name]}.md#{name})"
         named = references(entry) if "oneOf" in entry else []
-        if named:
-            page = self.page_of[named[0]]
+        page = self.page_of[named[0]] if named else ""
+        if named and named[0] in self._members(UNIONS.get(page, "Stage")):
             return f"one of [{page}]({page}.md)"
+        if named:
+            return " or ".join(f"[{name}]({self.page_of[name]}.md#{name})" for name in dict.fromkeys(named))
         if alternatives := entry.get("anyOf", entry.get("oneOf")):
             kinds = dict.fromkeys(self._said(one) for one in alternatives)
             return " or ".join(kinds)

@@ -8,7 +8,7 @@ from alignment.data.columns import listed
 from alignment.errors import Fault, nearest, suggestion
 from alignment.evaluation.gate import CLAIMS, Bound, resolve
 from alignment.evaluation.metric_names import directions, evaluation_judges, evaluation_metric_names
-from alignment.recipe.base import BASE, CHAMPION, Product
+from alignment.recipe.base import BASE, CHAMPION, Lora, Product
 from alignment.recipe.error_messages import STAGE_KINDS
 from alignment.recipe.gate import Condition, Gate
 from alignment.recipe.graph import (
@@ -151,7 +151,7 @@ def _sharding_faults(recipe: Recipe) -> Iterator[Fault]:
 
 def _vllm_faults(at: str, stage: Any) -> Iterator[Fault]:
     """What a policy in training needs so that a server can sample from it (resources.vllm)."""
-    if stage.lora is None:
+    if stage.adapter_trained() is None:
         problem = "the vLLM server takes policies in training as adapters, and here all weights are trained"
         yield Fault(problem, "set lora, or remove resources.vllm", field=f"{at}.lora")
 
@@ -159,7 +159,7 @@ def _vllm_faults(at: str, stage: Any) -> Iterator[Fault]:
 def _dora_faults(name: str, stage: StageSettings) -> Iterator[Fault]:
     """Policies that a vLLM server is sent are adapters, of which it knows those of Hu et al. 2021 alone."""
     lora = stage.adapter_trained()
-    if lora is not None and lora.dora and "policy" in stage.spec.makes:
+    if isinstance(lora, Lora) and lora.dora and "policy" in stage.spec.makes:
         problem = "the vLLM server takes adapters, and none with lengths of their own"
         yield Fault(problem, "set it to false, or remove resources.vllm", field=f"stages.{name}.lora.dora")
 

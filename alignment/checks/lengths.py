@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from alignment.chat import render_example, render_prompt
+from alignment.checks.adapters.kinds import virtual_tokens_of
 from alignment.checks.data import RecipeData
 from alignment.checks.model import Inspected
 from alignment.checks.rendering import conversation_problem
@@ -51,12 +52,13 @@ def length_faults(recipe: Recipe, files: Mapping[str, Path], data: RecipeData, m
         read = texts.get(_file_read(stage, recipe, files) or "")
         if read is None:
             continue
+        context = None if model.context is None else model.context - virtual_tokens_of(recipe, name)
         if (sampling := stage.sampling_used()) is not None:
-            faults += _sampling_faults(name, sampling, stage.longest_prompt(), read, model.context)
+            faults += _sampling_faults(name, sampling, stage.longest_prompt(), read, context)
         elif (longest := stage.trained_length()) is not None:
             if "preferences" not in stage.spec.reads:  # files of pairs are full of long ones: dropped and counted
-                faults += shortened(list(_over_max_length(name, longest, read, model.context)))
-            faults += _max_length_faults(name, longest, read, model.context)
+                faults += shortened(list(_over_max_length(name, longest, read, context)))
+            faults += _max_length_faults(name, longest, read, context)
     return faults
 
 

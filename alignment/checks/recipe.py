@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from alignment.checks.adapters.kinds import attachment_faults, kind_faults
 from alignment.checks.adapters.lora import layer_faults, stacking_faults
 from alignment.checks.adapters.quantised_base import adapters_only_faults, held_base_faults
 from alignment.checks.compression import export_faults, quantised_base_faults, quantised_policy_faults
@@ -27,7 +28,7 @@ def check_recipe(resolved: ResolvedRecipe, workspace: Workspace | None = None) -
     """
     recipe, files = resolved.recipe, resolved.data
     faults = wiring_faults(recipe) + list(quantised_policy_faults(recipe)) + list(stacking_faults(recipe))
-    faults += adapters_only_faults(recipe)
+    faults += [*kind_faults(recipe), *adapters_only_faults(recipe)]
     data, unreadable = read_data(recipe, files)
     faults += unreadable
     faults += data_faults(recipe, files, data)
@@ -51,7 +52,7 @@ def check_recipe(resolved: ResolvedRecipe, workspace: Workspace | None = None) -
         faults += architecture_faults(recipe, workspace)
         faults += quantised_base_faults(recipe)
         config = read_config(recipe.model, workspace)
-        faults += layer_faults(recipe, config)
+        faults += [*layer_faults(recipe, config), *attachment_faults(recipe, config)]
         faults += held_base_faults(recipe, config)
         faults += export_faults(recipe, config, model.tokenizer)
         faults += product_faults(recipe, files, model.tokenizer)

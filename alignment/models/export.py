@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-from peft import PeftModel
-
+from alignment.models.adapters import merged
 from alignment.models.load import load_policy
 from alignment.models.weights import require_finite
 from alignment.recipe.run_settings import RunSettings
@@ -16,9 +15,7 @@ def export_merged(artifact: Artifact, base: Artifact, run: RunSettings, target: 
     A base in fewer bits is merged as the plain numbers that these stand for: what the adapter was trained on.
     """
     model, tokenizer = load_policy(artifact, base, run, plain=True)
-    merged = model.merge_and_unload() if isinstance(model, PeftModel) else model
-    require_finite(
-        merged.named_parameters(), f"{artifact.ref()}, merged,"
-    )  # what is finite apart may overflow together
-    merged.save_pretrained(target)
+    whole = merged(model, str(artifact.ref()))
+    require_finite(whole.named_parameters(), f"{artifact.ref()}, merged,")  # what is finite apart may overflow together
+    whole.save_pretrained(target)
     tokenizer.save_pretrained(target)

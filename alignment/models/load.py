@@ -17,7 +17,8 @@ from transformers.utils.logging import disable_progress_bar
 from alignment.chat import load_tokenizer
 from alignment.durable_files import write_text
 from alignment.errors import StageError
-from alignment.models.adapters import check_base, is_adapter, train_in_float32
+from alignment.models.adapter_kinds.soft_prompt import written_config
+from alignment.models.adapters import check_base, is_adapter, load_adapter, train_in_float32
 from alignment.models.device import pick_device
 from alignment.models.quantised import (
     in_plain_numbers,
@@ -78,7 +79,7 @@ def load_policy(
     keep_gradients(model)
     hide_router_scores(model.config)
     if adapter:
-        model = PeftModel.from_pretrained(model, artifact.path, is_trainable=trainable)
+        model = load_adapter(model, artifact.path, trainable=trainable)
         model = train_in_float32(model if device is None else model.to(device))
     require_finite(model.named_parameters(), str(artifact.ref()))
     return model.train(trainable), policy_tokenizer(artifact, base, run)
@@ -120,11 +121,15 @@ def save_policy(
     if isinstance(model, PeftModel):
         config = model.peft_config["default"]
         config.base_model_name_or_path = base.key
-        for targets in ("target_modules", "target_parameters"):
-            if isinstance(names := getattr(config, targets), set):  # in the order of this process's hashes otherwise
+        for targets in ("target_modules", "target_parameters", "feedforward_modules"):
+            if isinstance(
+                names := getattr(config, targets, None), set
+            ):  # in the order of this process's hashes otherwise
                 setattr(config, targets, sorted(names))
         # Embeddings are never trained; asked to find out by itself, PEFT would look for the base on the hub.
         model.save_pretrained(output, state_dict=state, selected_adapters=["default"], save_embedding_layers=False)
+        if (written := written_config(config)) is not config:
+            written.save_pretrained(output)
         (output / "README.md").unlink(missing_ok=True)  # PEFT's empty card; the registry writes a true one
         made_on = {"base": base.key, "digest": base.digest}
         if (scheme := _scheme(model)) is not None:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
 from safetensors import safe_open
 from torch import nn
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -25,6 +24,7 @@ from transformers.models.auto.modeling_auto import (
 
 from alignment.chat import load_tokenizer
 from alignment.errors import NotFiniteError, StageError
+from alignment.models.adapters import merged
 from alignment.models.device import pick_device
 from alignment.models.families.head import trunk_of
 from alignment.models.load import load_policy
@@ -68,7 +68,7 @@ def new_reward_model(
     the trunk is in float32, too, for a training of all weights.
     """
     policy, tokenizer = load_policy(artifact, base, run, placed=placed, masters=masters, plain=True)
-    trunk = policy.merge_and_unload() if isinstance(policy, PeftModel) else policy
+    trunk = merged(policy, str(artifact.ref()))
     config = _reward_config(trunk, tokenizer)
     model = score_class(config)._from_config(config, dtype=trunk.dtype)
     amiss = trunk_of(model).load_state_dict(trunk_of(trunk).state_dict(), strict=False)

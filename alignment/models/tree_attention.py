@@ -18,6 +18,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from alignment.errors import StageError
+from alignment.models.adapter_kinds.soft_prompt import soft_prompt_of
 from alignment.models.families import has_plain_attention
 from alignment.models.prefix_sharing import PrefixTree, common_prefix
 
@@ -51,7 +52,11 @@ class Forest:
 
 def can_be_planted(trunk: Any) -> bool:
     """Whether a trunk can be given forests: it attends plainly, and lets its attention be chosen."""
-    if not has_plain_attention(trunk) or trunk.config._attn_implementation != "sdpa":
+    if (
+        soft_prompt_of(trunk) is not None
+        or not has_plain_attention(trunk)
+        or trunk.config._attn_implementation != "sdpa"
+    ):
         return False
     forest = next(plant([[1, 2]], beginning=0, width=1, most=2))
     try:

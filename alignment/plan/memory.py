@@ -31,7 +31,7 @@ def peak_memory(work: StageWork, size: ModelSize, machine: Machine, precision: s
     """The peak of a stage; nothing but the program where no model is loaded."""
     entry, parts = BYTES[precision], work.parts
     divided = entry * sum(work.models[: work.divided]) + 4 * work.adapters
-    if not work.full:
+    if not work.full and not work.inside:
         divided += 4 * work.trainable
     if entry == 2:
         divided += (4 - entry) * work.wide + 4 * sum(work.narrow_models)
@@ -86,19 +86,19 @@ def _gathered(work: StageWork, size: ModelSize, entry: int) -> int:
 
 def _is_wide(work: StageWork, entry: int) -> bool:
     """Whether all weights are trained in float32 under bfloat16 autocast (alignment/training/policy.py)."""
-    return work.full and work.wide > 0 and entry == 2
+    return (work.full or work.inside) and work.wide > 0 and entry == 2
 
 
 def _gradient_bytes(work: StageWork, entry: int) -> int:
     """A parameter's gradient has its own format; a master's is beside the bfloat16 one that it is added from."""
-    if not work.full or _is_wide(work, entry):
+    if not (work.full or work.inside) or _is_wide(work, entry):
         return 4
     return 4 + 2 if work.masters and entry == 2 else entry
 
 
 def _optimizer_bytes(work: StageWork, entry: int) -> int:
     """AdamW's two moments in the parameter's format, and a float32 master where there is one."""
-    if work.full and entry == 2 and not work.wide:
+    if (work.full or work.inside) and entry == 2 and not work.wide:
         return 4 + 8 if work.masters else 2 * entry
     return 8
 

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from alignment.errors import Fault, InputError
-from alignment.recipe.base import Lora
+from alignment.recipe.base import AdapterSettings, Lora
+from alignment.recipe.stages.adapters import Ia3, SoftPrompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,7 @@ class ModelSize:
     skipped_inputs: int = 0  # and the widths of what they would be given
     names: tuple[str, ...] = ()
     shares_prefixes: bool = True  # equal beginnings in a batch are computed once (alignment/models/prefix_sharing.py)
+    config: Any = None  # what it was read from
 
     @property
     def head(self) -> int:
@@ -61,6 +63,23 @@ class ModelSize:
         held = weights // 2 + 4 * math.ceil(weights / 64) if scheme == "nf4" else weights + 4 * outputs
         return entry * weights - held
 
+    def trained(self, part: AdapterSettings) -> int:
+        """Parameters that are trained of an adapter, or of the model's own weights where ``part`` chooses of those."""
+        if isinstance(part, Lora):
+            return self.adapter(part)
+        from alignment.models.adapter_kinds.ia3 import scaled
+        from alignment.models.adapter_kinds.own_weights import chosen_weights
+        from alignment.models.adapter_kinds.prompt_start import soft_numbers
+        from alignment.models.families.lora_targets import without_weights
+
+        model = without_weights(self.config)
+        if isinstance(part, Ia3):
+            return scaled(model, part).numbers
+        if isinstance(part, SoftPrompt):
+            return soft_numbers(model, part)
+        model.tie_weights()
+        return sum(model.get_parameter(name).numel() for name in chosen_weights(model, part))
+
     def adapter(self, lora: Lora) -> int:
         """Parameters of an adapter: rank × (inputs + outputs) of each linear layer that it is on (Hu et al. 2021).
 
@@ -73,7 +92,8 @@ class ModelSize:
             named = zip(self.linears, self.names, strict=True)
             chosen = tuple(shape for shape, name in named if is_named(name, lora.targets))
         lengths = sum(outputs for _inputs, outputs in chosen) if lora.dora else 0
-        return lora.rank * sum(inputs + outputs for inputs, outputs in chosen) + lengths
+        rank = lora.rank * (1 if lora.init == "zero" else 2)  # alignment/models/adapter_kinds/lora_start.py
+        return rank * sum(inputs + outputs for inputs, outputs in chosen) + lengths
 
 
 def model_size(config: Any) -> ModelSize:
@@ -114,4 +134,5 @@ def model_size(config: Any) -> ModelSize:
         skipped=sum((target.matrices - target.used) * target.inputs * target.outputs for target in targets),
         skipped_inputs=sum((target.matrices - target.used) * target.inputs for target in targets),
         shares_prefixes=has_plain_attention(trunk_of(model)),
+        config=config,
     )

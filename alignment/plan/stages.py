@@ -15,7 +15,7 @@ from alignment.plan.sizes import ModelSize
 from alignment.plan.texts import Pair, Texts, TokenLengths
 from alignment.plan.thumbs import kto
 from alignment.plan.work import Pass, SamplingPass, StageWork, largest_batch
-from alignment.recipe.base import BASE, Lora
+from alignment.recipe.base import BASE, AdapterSettings, Lora
 from alignment.recipe.graph import judge_rewards, trains_on_several, workers_of
 from alignment.recipe.recipe import Recipe
 from alignment.recipe.rewards import ModelReward
@@ -45,7 +45,7 @@ class Planner:
         WORK[settings.kind](self, work, settings)
         return work
 
-    def adapter_of(self, name: str) -> Lora | None:
+    def adapter_of(self, name: str) -> AdapterSettings | None:
         """The adapter of the policy that a stage makes: an adapter is trained on, whatever the next stage says."""
         stage = self.recipe.stages.get(name)
         if stage is None or "policy" not in stage.spec.makes or stage.quantises() is not None:
@@ -61,13 +61,13 @@ class Planner:
 
     def train_policy(self, work: StageWork, stage: Any) -> None:
         work.models.append(self.size.parameters)
-        lora = self.adapter_of(stage.model) or stage.lora
-        work.full = lora is None
+        part = self.adapter_of(stage.model) or stage.trained_part()
+        work.full, work.inside = part is None, part is not None and not part.keeps_base()
         work.packed += not work.full
-        work.wide = self.size.parameters if work.full else 0
+        work.wide = self.size.parameters if work.full or work.inside else 0
         work.steps_each_batch = self._steps_each_batch(stage)
-        work.trainable = self.size.parameters if lora is None else self.size.adapter(lora)
-        work.parameters = self.size.parameters + (0 if lora is None else work.trainable)
+        work.trainable = self.size.parameters if part is None else self.size.trained(part)
+        work.parameters = self.size.parameters + (0 if work.full or work.inside else work.trainable)
 
     def _steps_each_batch(self, stage: Any) -> bool:
         """Whether a training batch is a step by itself, and its gradients are nobody else's."""
@@ -136,11 +136,12 @@ class Planner:
         size = self.size
         parameters = size.trunk + size.hidden  # and a score head of one output
         work.models.append(parameters)
-        work.full = stage.lora is None
-        work.wide = parameters if work.full else 0
+        part = stage.trained_part()
+        work.full, work.inside = part is None, part is not None and not part.keeps_base()
+        work.wide = parameters if work.full or work.inside else 0
         work.steps_each_batch = self._steps_each_batch(stage)
-        work.trainable = parameters if stage.lora is None else size.adapter(stage.lora) + size.hidden
-        work.parameters = parameters + (0 if stage.lora is None else work.trainable)
+        work.trainable = parameters if part is None else size.trained(part) + size.hidden
+        work.parameters = parameters + (0 if work.full or work.inside else work.trainable)
         pairs, work.at_most = self.pairs(stage)
         kept = [p for p in map(shown, pairs.lengths) if p.prompt + max(p.chosen, p.rejected) <= stage.max_length]
         # A file's pairs are split already; of raters' pairs this stage holds some out itself, and measures on them.
@@ -162,16 +163,23 @@ class Planner:
 
     def hold_dpo_reference(self, work: StageWork, stage: Any, *, moves: bool) -> None:
         """Holds the reference of DPO or KTO; one that ``moves`` is held while the policy trains."""
-        if self.adapter_of(stage.model) is not None:
+        if self.adapter_of(stage.model) is not None or self._starts_apart(stage):
             work.adapters += work.trainable  # the reference: a frozen copy of the adapter that training starts from
-        elif work.full and work.parts > 1:  # its log-probabilities are computed while the policy trains
+        elif not work.full and not work.inside:
+            pass  # the base with the adapter off
+        elif work.parts > 1:  # its log-probabilities are computed while the policy trains
             work.models.append(self.size.parameters)
             work.divided, work.wide = 2, 2 * work.wide
-        elif work.full and moves:
+        elif moves:
             work.models.append(self.size.parameters)
             work.wide *= 2
-        elif work.full:  # in bfloat16 as well (alignment/stages/dpo.py)
+        else:  # in bfloat16 as well (alignment/stages/dpo.py)
             work.narrow_models.append(self.size.parameters)
+
+    def _starts_apart(self, stage: Any) -> bool:
+        """Whether a fresh adapter is another model than the base, and a frozen copy of it the reference."""
+        part = stage.trained_part()
+        return part is not None and not part.starts_as_base()
 
     def reference_free(self, work: StageWork, stage: Any) -> None:
         """SimPO and ORPO: DPO without its reference."""
@@ -217,8 +225,8 @@ class Planner:
     def hold_policies(self, work: StageWork, names: Sequence[str]) -> None:
         """Holds the base once, each adapter on it, and each policy of whole weights."""
         whole = [name for name in dict.fromkeys(names) if self.is_whole(name)]
-        loras = [lora for name in dict.fromkeys(names) if (lora := self.adapter_of(name)) is not None]
-        work.adapters += sum(self.size.adapter(lora) for lora in loras)
+        parts = [part for name in dict.fromkeys(names) if (part := self.adapter_of(name)) is not None]
+        work.adapters += sum(self.size.trained(part) for part in parts)
         based = len(whole) < len(set(names))
         work.models += [self.size.parameters] * (len(whole) + based)
         work.packed += based
@@ -258,14 +266,14 @@ class Planner:
         work.divided += work.parts > 1
 
     def _hold_reference(self, work: StageWork, stage: Any) -> None:
-        if work.full:
+        if work.full or work.inside:
             self._hold_beside(work, self.size.parameters)
-        elif self.adapter_of(stage.model) is not None:
+        elif self.adapter_of(stage.model) is not None or self._starts_apart(stage):
             work.adapters += work.trainable
 
     def ppo(self, work: StageWork, stage: PpoStage) -> None:
         lengths, rows = self._online(work, stage)
-        work.masters, work.wide = work.full, 0
+        work.masters, work.wide = work.full or work.inside, 0
         self._hold_reference(work, stage)
         critics = 0 if stage.critic == "shared" else 1
         if critics:
@@ -296,7 +304,7 @@ class Planner:
 
     def group(self, work: StageWork, stage: GrpoStage | RlooStage) -> None:
         lengths, rows = self._online(work, stage)
-        work.masters, work.wide = work.full, 0
+        work.masters, work.wide = work.full or work.inside, 0
         new = stage.sampling.max_new_tokens
         wholes = [float(length + new) for length in lengths]
         scale = rows / max(1, len(lengths))

@@ -53,6 +53,7 @@ class StageWork:
     parameters: int = 0
     trainable: int = 0
     full: bool = False  # all weights are trained
+    inside: bool = False  # some of the weights are, the others are frozen
     steps_each_batch: bool = False  # no gradient outlives its batch: none is accumulated, or added to other workers'
     wide: int = 0  # parameters that a bfloat16 recipe holds in float32 all the same, and computes with under autocast
     narrow_models: list[int] = field(default_factory=list)  # models that only a bfloat16 recipe holds, in float32
@@ -95,7 +96,7 @@ def flops(activity: Pass | SamplingPass, size: ModelSize, work: StageWork) -> fl
     forward = _forward(size, work, activity.tokens, activity.answers, activity.length)
     if not activity.trains:
         return forward
-    adapter = 0 if work.full else work.trainable
+    adapter = 0 if work.full or work.inside else work.trainable
     attention = 4 * size.layers * size.query_width * activity.length
     body = (6 if work.full else 4) * size.matrix + 6 * adapter + 3 * attention
     # The head's loss and its slope are two products; a head that is trained itself has two more.
@@ -104,7 +105,7 @@ def flops(activity: Pass | SamplingPass, size: ModelSize, work: StageWork) -> fl
 
 
 def _forward(size: ModelSize, work: StageWork, tokens: float, answers: float, length: float) -> float:
-    adapter = (0 if work.full else work.trainable) + work.adapters
+    adapter = (0 if work.full or work.inside else work.trainable) + work.adapters
     body = 2 * (size.matrix + adapter) + 4 * size.layers * size.query_width * length
     return tokens * body + 2 * answers * size.head
 

@@ -27,7 +27,27 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
-class Lora(Settings):
+class AdapterSettings(Settings):
+    """What a stage trains in place of all weights: an adapter on a frozen base, or some of the base's own weights."""
+
+    def label(self) -> str:
+        """Its kind, as recipes name it."""
+        return str(getattr(self, "kind", "lora"))
+
+    def keeps_base(self) -> bool:
+        """Whether it is an adapter, whose artifact holds what it adds; else its artifact is whole weights."""
+        return True
+
+    def virtual_tokens(self) -> int:
+        """Tokens that it puts in front of every text."""
+        return 0
+
+    def starts_as_base(self) -> bool:
+        """Whether it changes nothing before it is trained, so that the base alone is what it started from."""
+        return True
+
+
+class Lora(AdapterSettings):
     """Low-rank adapters (Hu et al. 2021), on every linear layer unless ``targets`` says which (Dettmers et al. 2023).
 
     A policy that is an adapter already is trained on as the adapter that it is: one adapter on one base, however many
@@ -48,6 +68,11 @@ class Lora(Settings):
     dora: bool = False
     """Train the length of each row of an adapted weight beside its direction, which the two factors change (DoRA; Liu
     et al. 2024): one number more per output, and about half more time."""
+    init: Literal["zero", "pissa", "olora"] = "zero"
+    """Where the two factors start. `zero`: one is drawn, the other 0. `pissa`: at the weight's largest `rank` singular
+    values and vectors (Meng et al. 2024); `olora`: at the first `rank` columns and rows of its QR factors (Büyükakyüz
+    2024). Both train what matters most from the first step. The start is subtracted by a frozen half of the adapter, so
+    that it begins as the base, fits the base as it is, and is saved with twice the rank."""
     dropout: Fraction = 0.0
     """Probability with which an input of the adapter is set to 0 in training. 0: none."""
 

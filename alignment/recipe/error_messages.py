@@ -11,6 +11,7 @@ from alignment.recipe.judges import JudgeSettings
 from alignment.recipe.metrics import MetricComponent
 from alignment.recipe.recipe import Recipe, Stage
 from alignment.recipe.rewards import RewardComponent
+from alignment.recipe.stages.adapters import Adapter
 from alignment.recipe.stages.spec import StageSettings
 from alignment.recipe.yaml_file import Location
 
@@ -25,6 +26,9 @@ METRIC_KINDS: Mapping[str, type[BaseModel]] = {
 }
 JUDGE_KINDS: Mapping[str, type[BaseModel]] = {
     get_args(judge.model_fields["kind"].annotation)[0]: judge for judge in get_args(get_args(JudgeSettings)[0])
+}
+ADAPTER_KINDS: Mapping[str, type[BaseModel]] = {
+    get_args(adapter.model_fields["kind"].annotation)[0]: adapter for adapter in get_args(get_args(Adapter)[0])
 }
 
 _NAME_RULE = "begin with a lower-case letter; then letters, digits, - and _; 40 at most"
@@ -62,6 +66,7 @@ def location(error: ErrorDetails) -> Location:
     listed = loc[:1] == ("stages",) and loc[2:3] in (("rewards",), ("metrics",)) and len(loc) > 4
     loc = (*loc[:4], *loc[5:]) if listed else loc
     loc = (*loc[:3], *loc[4:]) if loc[:1] == ("stages",) and loc[2:3] == ("loss",) and len(loc) > 3 else loc
+    loc = (*loc[:3], *loc[4:]) if loc[:1] == ("stages",) and loc[2:3] == ("adapter",) and len(loc) > 3 else loc
     place = next((place for place in (2, 4) if loc[:1] == ("stages",) and loc[place : place + 1] == ("judge",)), None)
     tagged = place is not None and loc[place + 1 : place + 2] and loc[place + 1] in JUDGE_KINDS
     return (*loc[: place + 1], *loc[place + 2 :]) if place is not None and tagged else loc
@@ -92,7 +97,10 @@ def _words(error: ErrorDetails, at: Location, data: Any) -> tuple[str, str]:
     if kind == "union_tag_invalid":
         return f"unknown kind {given.get('kind')!r}", suggestion(str(given.get("kind")), kinds)
     if kind == "union_tag_not_found":
-        names = {id(JUDGE_KINDS): "judge", id(REWARD_KINDS): "reward", id(METRIC_KINDS): "metric"}
+        names = {
+            id(JUDGE_KINDS): "judge", id(REWARD_KINDS): "reward", id(METRIC_KINDS): "metric",
+            id(ADAPTER_KINDS): "adapter",
+        }  # fmt: skip
         what = names.get(id(kinds), "stage")
         return f"the {what} has no kind", f"add `kind: ` and one of {', '.join(kinds)}"
     if kind == "literal_error":
@@ -113,6 +121,8 @@ def _kinds(at: Location) -> Mapping[str, type[BaseModel]]:
     """The kinds that there are at a location."""
     if at[-1:] == ("judge",):
         return JUDGE_KINDS
+    if at[2:3] == ("adapter",):
+        return ADAPTER_KINDS
     listed = {"rewards": REWARD_KINDS, "metrics": METRIC_KINDS}
     return listed.get(str(at[2]), STAGE_KINDS) if len(at) > 2 else STAGE_KINDS
 
@@ -164,6 +174,8 @@ def model_at(at: Location, data: Any) -> type[BaseModel] | None:
             inside = stage
         if parts[:1] == ("judge",) and len(parts) > 1:
             model, parts = JUDGE_KINDS.get(str(inside["judge"].get("kind"))), parts[1:]
+        elif parts[:1] == ("adapter",) and len(at) > 3:
+            model, parts = ADAPTER_KINDS.get(str(stage["adapter"].get("kind"))), parts[1:]
     for part in parts:
         if model is None or isinstance(part, int):
             continue  # an item of a list: its type was found with the list's

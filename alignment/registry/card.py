@@ -13,12 +13,16 @@ from alignment.recipe.graph import of_type
 from alignment.recipe.recipe import Recipe
 from alignment.recipe.stages.feedback.preferences import PreferencesStage
 from alignment.records import Artifact
-from alignment.registry.files import CARD_FILE, is_adapter
+from alignment.registry.files import ADAPTER_FILE, CARD_FILE, is_adapter
 from alignment.registry.lineage import LineageNode
 from alignment.registry.records import VersionRecord
 from alignment.registry.win_rates import CandidateWinRate, win_rates
 
 EMBEDDED = {"embedded:smollm2-135m": ("HuggingFaceTB/SmolLM2-135M-Instruct", "apache-2.0")}
+ADAPTERS = {
+    "LORA": "a LoRA adapter", "IA3": "an (IA)³ adapter", "PROMPT_TUNING": "virtual tokens",
+    "PREFIX_TUNING": "a prefix of keys and values",
+}  # fmt: skip
 FIGURES = (  # metrics of a step that a card quotes
     "demonstrations", "prompts", "responses", "comparisons", "votes", "ties", "pairs", "loss", "rewards/accuracies",
     "accuracy", "accuracy.low", "accuracy.high", "agreement",
@@ -106,7 +110,8 @@ def _form(folder: Path, artifact: Artifact) -> str:
     if not is_adapter(artifact):
         return "whole weights"
     merged = "; the whole weights, adapter merged, are in `merged/`" if (folder / "merged").is_dir() else ""
-    return f"a LoRA adapter (PEFT) on the base model{merged}"
+    kind = json.loads((folder / ADAPTER_FILE).read_text("utf-8")).get("peft_type", "LORA")
+    return f"{ADAPTERS.get(kind, 'an adapter')} (PEFT) on the base model{merged}"
 
 
 def _step(node: LineageNode) -> dict[str, str]:

@@ -45,17 +45,18 @@ class PrefixCache:
         """Keeps the tokens that ``prompt`` begins with, all but its last, behind which its first answer token is."""
         kept = min(common_prefix(self.tokens, prompt), len(prompt) - 1)
         limit = independent_length(self.engine._config)
-        if limit is not None and max(len(self.tokens), len(prompt)) > limit:
+        if limit is not None and self.engine.virtual_tokens + max(len(self.tokens), len(prompt)) > limit:
             kept = 0  # a longer row has other rotary positions from its first token on
         self.crop(kept)
         self.asked += len(prompt)
         self.reused += kept
 
     def crop(self, length: int) -> None:
-        """Forgets all but the first ``length`` tokens."""
+        """Forgets all but the first ``length`` tokens; without any, also those that the model puts in front."""
         del self.tokens[length:]
+        held = length + self.engine.virtual_tokens if length else 0
         for layer in self._cache.layers:
-            cast(BufferedLayer, layer).crop_to(length)
+            cast(BufferedLayer, layer).crop_to(held)
 
     @torch.no_grad()
     def read(self, ids: Sequence[int], keep: int = 1) -> torch.Tensor:

@@ -19,6 +19,7 @@ import torch
 from transformers import DynamicCache, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
 
 from alignment.errors import NotFiniteError, StageError
+from alignment.models.adapter_kinds.soft_prompt import virtual_tokens
 from alignment.models.families import STATES_ARGUMENT, cache_argument, independent_length, takes_own_masks
 from alignment.models.prefix_sharing import common_prefix
 from alignment.records import Sampling
@@ -104,6 +105,11 @@ class TransformersEngine:
         completions = [self._completion(row) for row in rows]
         return [completions[i : i + per_prompt] for i in range(0, len(rows), per_prompt)]
 
+    @property
+    def virtual_tokens(self) -> int:
+        """Tokens that the model itself puts in front of each row, and into its cache."""
+        return virtual_tokens(self.model)
+
     def _batches(self, rows: list[_Row]) -> Iterator[list[_Row]]:
         """Rows that are sampled together: of one length, where a model's own states would take padding for text."""
         groups = [list(group) for _length, group in groupby(rows, lambda row: len(row.prompt))]
@@ -114,7 +120,7 @@ class TransformersEngine:
     def _shared(self, prompts: Sequence[tuple[int, ...]], cache: DynamicCache) -> int:
         """How many tokens all of a batch's prompts begin with, where reading them once is right and pays."""
         limit = independent_length(self._config)
-        short = limit is None or max(map(len, prompts)) <= limit
+        short = limit is None or self.virtual_tokens + max(map(len, prompts)) <= limit
         if not (self._share and short and is_buffered(cache)):
             return 0
         # What the first and the last in order begin with, all between them do. A row's last token is its own.
@@ -213,7 +219,7 @@ class _Decoding:
         prompts = [row.prompt for row in rows]
         distinct = prompts if engine._fixed_rows else list(dict.fromkeys(prompts))
         width = max(len(prompt) for prompt in distinct)
-        self.cache = new_cache(engine._config, width + sampling.max_new_tokens)
+        self.cache = new_cache(engine._config, engine.virtual_tokens + width + sampling.max_new_tokens)
         # The padding repeats a token of the row's own, so that the repetition penalty sees nothing that is not there.
         shared = engine._shared(distinct, self.cache)  # tokens, in front of the padding
         padded = [[*row[:shared], *[row[0]] * (width - len(row)), *row[shared:]] for row in distinct]

@@ -24,7 +24,6 @@ from alignment.policy.ppo.held_out_win_rate import Watch
 from alignment.policy.ppo.trainer import PpoTrainer
 from alignment.preferences.rubric import load_rubric
 from alignment.preferences.simulated_raters import simulated_raters
-from alignment.recipe.base import Lora
 from alignment.recipe.stages.ppo import PpoStage
 from alignment.records import Prompt
 from alignment.rollouts.distributed_engine import PushedEngine
@@ -157,8 +156,4 @@ def _critic(settings: PpoStage, policy: Any, reward_model: Any) -> Any | None:
     if settings.critic == "policy":
         return copy.deepcopy(trunk_of(base_of(policy)))
     trunk = copy.deepcopy(trunk_of(reward_model))
-    return trunk if settings.lora is None else _with_adapter(trunk, settings.lora)
-
-
-def _with_adapter(trunk: Any, lora: Lora) -> Any:
-    return inject_adapter_in_model(lora_config(trunk, lora), trunk)
+    return trunk if settings.lora is None else inject_adapter_in_model(lora_config(trunk, settings.lora), trunk)

@@ -10,7 +10,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from alignment.distributed.workers import wait_for_workers
 from alignment.stage import Progress, StageContext
-from alignment.training.checkpoints import mark_complete, restore_adapter
+from alignment.training.checkpoints import keep_soft_prompt, mark_complete, restore_adapter
 from alignment.training.curves import Curves, is_curve
 
 FirstStep = Callable[[Mapping[str, float]], None]
@@ -31,8 +31,9 @@ class StageCallback(TrainerCallback):  # type: ignore[misc]  # transformers is u
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
     ) -> None:
         """Called by the trainer once it has loaded its checkpoint."""
-        if self.resumed is not None and isinstance(model, PeftModel) and not self.context.sharded:
-            restore_adapter(model, Path(self.resumed))
+        inner = getattr(model, "module", model)  # of several workers
+        if self.resumed is not None and isinstance(inner, PeftModel) and not self.context.sharded:
+            restore_adapter(inner, Path(self.resumed))
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any
@@ -60,9 +61,13 @@ class StageCallback(TrainerCallback):  # type: ignore[misc]  # transformers is u
         if not self._warned and self.context.preempted():
             self._warned = control.should_save = True
 
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
+    ) -> None:
         """Called by the trainer once a checkpoint is written; every worker has put its random state in it."""
         wait_for_workers(self.context)
         if self.context.rank == 0:
-            mark_complete(Path(str(args.output_dir)), state.global_step)
+            folder = Path(str(args.output_dir))
+            keep_soft_prompt(getattr(model, "module", model), folder / f"checkpoint-{state.global_step}")
+            mark_complete(folder, state.global_step)
         self.context.saved()

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from peft import PeftModel, set_peft_model_state_dict
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from alignment.durable_files import sync_tree, write_text
+from alignment.models.adapter_kinds.soft_prompt import SOFT_STATE, SoftPromptModel, raw_state, restore_raw_state
 
 COMPLETE = "complete"  # written into a checkpoint's folder after everything else: a SIGKILL leaves no half of one
 
@@ -43,6 +44,14 @@ def restore_adapter(model: PeftModel, checkpoint: Path) -> None:
     There a run of GRPO with a reference adapter went on from its beginning, with the optimizer of its end.
     """
     set_peft_model_state_dict(model, load_file(checkpoint / "adapter_model.safetensors"), adapter_name="default")
+    if isinstance(model, SoftPromptModel):
+        restore_raw_state(model, load_file(checkpoint / SOFT_STATE))
+
+
+def keep_soft_prompt(model: Any, checkpoint: Path) -> None:
+    """Adds to a checkpoint what PEFT leaves out of it: the network that makes virtual tokens, beside its output."""
+    if isinstance(model, SoftPromptModel):
+        save_file(raw_state(model), checkpoint / SOFT_STATE)
 
 
 def _log_history(checkpoint: Path) -> Iterator[Mapping[str, Any]]:

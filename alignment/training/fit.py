@@ -12,7 +12,7 @@ from transformers import PrinterCallback, TrainerCallback
 from alignment.distributed.accumulation import Units, weigh_batches
 from alignment.distributed.fsdp import prepare_trainer, sharding
 from alignment.distributed.workers import share_batches, wait_for_workers
-from alignment.models.adapters import base_of
+from alignment.models.adapters import adapter_weights, base_of
 from alignment.models.cpu_attention import quick_backward
 from alignment.models.device import pick_device
 from alignment.models.prefix_sharing import share_prefixes
@@ -92,9 +92,8 @@ def fit(
     trainer.remove_callback(PrinterCallback)  # it prints every step; the callback above reports it instead
     for extra in more_callbacks:
         trainer.add_callback(extra)
-    for name, parameter in model.named_parameters():
-        if ".ref." in name:  # TRL's copy of the adapter, which is the reference
-            parameter.requires_grad_(False)
+    for parameter in adapter_weights(model, "ref").values():  # TRL's copy of the adapter, which is the reference
+        parameter.requires_grad_(False)
     if context.workers > 1 and batch_size is not None:
         share_batches(trainer, batch_size, context, split=split)
     if units is not None:

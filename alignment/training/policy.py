@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 
 from alignment.distributed.fsdp import whole_state
 from alignment.durable_files import write_text
-from alignment.models.adapters import add_lora, is_adapter
+from alignment.models.adapter_kinds.soft_prompt import virtual_tokens
+from alignment.models.adapters import adapt, is_adapter
 from alignment.models.families import check_rope
 from alignment.models.load import Policy, load_policy, save_policy
-from alignment.recipe.base import BASE, Lora
+from alignment.recipe.base import BASE, AdapterSettings
 from alignment.records import Artifact, Sampling
 from alignment.stage import StageContext, StageResult
 from alignment.training.curves import Curves, final_metrics, write_curves
@@ -29,8 +31,8 @@ class PolicySettings(Protocol):
 
     @property
     def model(self) -> str: ...
-    @property
-    def lora(self) -> Lora | None: ...
+    def adapter_trained(self) -> AdapterSettings | None: ...
+    def trained_part(self) -> AdapterSettings | None: ...
     def snapshot_steps(self) -> int | None: ...
     def trained_length(self) -> int | None: ...
     def longest_prompt(self) -> int | None: ...
@@ -71,7 +73,7 @@ class PolicyTraining:
 
         ``trained`` is the policy as its trainer wrapped it.
         """
-        state = whole_state(trained, trained_only=True)
+        state = whole_state(trained, trained_only=isinstance(self.policy, PeftModel))
         context = self.context
         if context.rank > 0:
             return StageResult("model", {})
@@ -109,13 +111,14 @@ def begin_policy(
     """
     seed_everything(context.run)
     start, base = context.inputs[settings.model], context.inputs[BASE]
-    whole = settings.lora is None and not is_adapter(start)
+    whole = settings.adapter_trained() is None and not is_adapter(start)
     policy, tokenizer = load_policy(
         start, base, context.run, trainable=True, placed=not context.sharded, masters=masters and whole
     )
-    if settings.lora is not None and not is_adapter(start):
-        policy = add_lora(policy, settings.lora)
-    check_rope(policy.config, _longest_sequence(settings))
+    if not is_adapter(start):
+        policy = adapt(policy, settings.trained_part(), tokenizer)
+    if (longest := _longest_sequence(settings)) is not None:
+        check_rope(policy.config, longest + virtual_tokens(policy))
     if reference:
         switch_off_dropout(policy)
     snapshots = Snapshots(settings.snapshot_steps(), tokenizer, base, context)

@@ -10,18 +10,17 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
-from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 
 from alignment.chat import template_digest
 from alignment.distributed.fsdp import whole_model
 from alignment.durable_files import write_text
 from alignment.evaluation.held_out_pairs import HeldOutFigures
-from alignment.models.adapters import add_lora
+from alignment.models.adapters import adapt, merged
 from alignment.models.families import check_rope
 from alignment.models.reward_model import name_padding, narrow_trunk, new_reward_model
 from alignment.models.weights import require_finite
-from alignment.recipe.base import BASE, Lora
+from alignment.recipe.base import BASE, AdapterSettings
 from alignment.stage import StageContext, StageResult
 from alignment.training.curves import Curves, final_metrics, write_curves
 from alignment.training.setup import seed_everything
@@ -32,8 +31,8 @@ class ScoreModelSettings(Protocol):
 
     @property
     def model(self) -> str: ...
-    @property
-    def lora(self) -> Lora | None: ...
+    def adapter_trained(self) -> AdapterSettings | None: ...
+    def trained_part(self) -> AdapterSettings | None: ...
     @property
     def max_length(self) -> int: ...
 
@@ -68,7 +67,7 @@ class ScoreTraining:
         whole = whole_model(trained, self.make, context)
         if context.rank > 0:
             return StageResult(kind, {})
-        whole = whole.merge_and_unload() if isinstance(whole, PeftModel) else whole
+        whole = merged(whole, context.name)
         narrow_trunk(whole, getattr(torch, context.run.model.dtype))
         with context.working():
             held_out = evaluate(whole)
@@ -96,10 +95,12 @@ def begin_score_model(
     start, base = context.inputs[settings.model], context.inputs[BASE]
 
     def make(*, placed: bool = True) -> tuple[Any, PreTrainedTokenizerBase]:
-        model, tokenizer = new_reward_model(start, base, context.run, placed=placed, masters=settings.lora is None)
+        model, tokenizer = new_reward_model(
+            start, base, context.run, placed=placed, masters=settings.adapter_trained() is None
+        )
         if problem_type is not None:
             model.config.problem_type = problem_type
-        return model if settings.lora is None else add_lora(model, settings.lora, reward=True), tokenizer
+        return adapt(model, settings.trained_part(), tokenizer, reward=True), tokenizer
 
     model, tokenizer = make(placed=not context.sharded)
     check_rope(model.config, settings.max_length)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import PeftModel
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from alignment.distributed.fsdp import whole_state
@@ -33,7 +34,7 @@ class Snapshots(TrainerCallback):  # type: ignore[misc]  # transformers is untyp
         """Keeps the policy where ``step`` is due. Half a snapshot never has a snapshot's name."""
         if self.every is None or step % self.every:
             return
-        state = whole_state(policy, trained_only=True)
+        state = whole_state(policy, trained_only=isinstance(policy, PeftModel))
         if not self._writes:
             return
         folder = self._kept / f"step-{step:06d}"

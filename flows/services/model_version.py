@@ -43,9 +43,9 @@ def load_version(reference: str, workspace: Workspace) -> tuple[Any, Any]:
             else quantise_on_loading(Path(base), scheme, dtype, None)
         )
         if adapter:
-            from peft import PeftModel
+            from alignment.models.adapters import load_adapter
 
-            model = PeftModel.from_pretrained(model, str(source))
+            model = load_adapter(model, str(source))
         tokenizer = load_tokenizer(folder)
     except InputError:
         raise

@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from alignment.errors import Fault
-from alignment.recipe.base import Lora
+from alignment.recipe.base import AdapterSettings, Lora
 from alignment.recipe.recipe import Recipe
+from alignment.recipe.stages.spec import StageSettings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -17,25 +18,48 @@ def stacking_faults(recipe: Recipe) -> Iterator[Fault]:
     A setting at its default is no wish: a resolved recipe, which repeats a run, writes them all. Imports no torch.
     """
     for before, (name, stage) in enumerate(recipe.stages.items()):
-        if "policy" not in stage.spec.makes or not stage.trains_adapter() or "lora" not in stage.model_fields_set:
+        if "policy" not in stage.spec.makes or not stage.trains_adapter() or stage.removes_layers() is not None:
             continue
         found = adapter_of(recipe, stage.inputs()["model"][0], before)
-        if found is None or stage.removes_layers() is not None:
-            continue
-        source, there = found
-        asked, usual = stage.adapter_trained(), type(stage).model_fields["lora"].get_default(call_default_factory=True)
-        if asked is None and usual is None:
-            continue
-        if asked is None:
+        if found is not None:
+            yield from _stacked(name, stage, *found)
+
+
+def _stacked(name: str, stage: StageSettings, source: str, there: AdapterSettings) -> Iterator[Fault]:
+    asked, usual = stage.trained_part(), type(stage).model_fields["lora"].get_default(call_default_factory=True)
+    field = f"stages.{name}.{_setting(stage)}"
+    if asked is None:
+        if "lora" in stage.model_fields_set and usual is not None:
             problem = f"{source} makes an adapter, which {name} trains on: all weights would not be trained"
-            yield Fault(problem, f"leave it out, or set stages.{source}.lora to null", field=f"stages.{name}.lora")
+            remedy = f"leave it out, or set stages.{source}.{_setting_of(there)} to null"
+            yield Fault(problem, remedy, field=field)
+        return
+    if not asked.keeps_base():
+        problem = f"{source} makes an adapter, which {name} trains on: weights of the base would not be trained"
+        yield Fault(problem, f"leave it out, or take {source}'s adapter away", field=field)
+        return
+    defaults = usual or Lora()
+    if asked.label() != there.label():
+        if asked != defaults:
+            problem = f"{asked.label()}, and {name} trains on {source}'s adapter, which is {there.label()}"
+            yield Fault(problem, f"leave it out, or set it in stages.{source}", field=field)
+        return
+    for setting in sorted(asked.model_fields_set):
+        wanted, has = getattr(asked, setting), getattr(there, setting)
+        usually = getattr(defaults, setting) if asked.label() == "lora" else type(asked).model_fields[setting].default
+        if wanted in (has, usually):
             continue
-        for setting in sorted(asked.model_fields_set):
-            wanted, has = getattr(asked, setting), getattr(there, setting)
-            if wanted in (has, getattr(usual or Lora(), setting)):
-                continue
-            problem = f"{_shown(wanted)}, and {name} trains on {source}'s adapter, where it is {_shown(has)}"
-            yield Fault(problem, f"leave it out, or set it in stages.{source}", field=f"stages.{name}.lora.{setting}")
+        problem = f"{_shown(wanted)}, and {name} trains on {source}'s adapter, where it is {_shown(has)}"
+        yield Fault(problem, f"leave it out, or set it in stages.{source}", field=f"{field}.{setting}")
+
+
+def _setting(stage: StageSettings) -> str:
+    part = stage.trained_part()
+    return "lora" if part is None else _setting_of(part)
+
+
+def _setting_of(part: AdapterSettings) -> str:
+    return "lora" if part.label() == "lora" else "adapter"
 
 
 def layer_faults(recipe: Recipe, config: "PreTrainedConfig") -> Iterator[Fault]:
@@ -43,7 +67,8 @@ def layer_faults(recipe: Recipe, config: "PreTrainedConfig") -> Iterator[Fault]:
     asked = {
         name: lora
         for name, stage in recipe.stages.items()
-        if (lora := stage.adapter_trained()) is not None and (lora.targets is not None or lora.dora or lora.dropout)
+        if isinstance(lora := stage.adapter_trained(), Lora)
+        and (lora.targets or lora.dora or lora.dropout or lora.init != "zero")
     }
     if not asked:
         return
@@ -58,7 +83,7 @@ def layer_faults(recipe: Recipe, config: "PreTrainedConfig") -> Iterator[Fault]:
             yield Fault(found.problem, found.remedy, field=f"stages.{name}.lora.{found.setting}")
 
 
-def adapter_of(recipe: Recipe, name: str, before: int) -> tuple[str, Lora] | None:
+def adapter_of(recipe: Recipe, name: str, before: int) -> tuple[str, AdapterSettings] | None:
     """The stage that made the adapter which the policy ``name`` is, and its settings; None where it is whole weights.
 
     Only the first ``before`` stages count: an input that comes later is another fault.
@@ -69,8 +94,8 @@ def adapter_of(recipe: Recipe, name: str, before: int) -> tuple[str, Lora] | Non
         return None
     if stage.quantises() is not None or stage.removes_layers() is not None:
         return None  # its weights are its own
-    lora, start = stage.adapter_trained(), stage.inputs()["policies" if stage.evaluates() else "model"][0]
-    return adapter_of(recipe, start, names.index(name)) or (None if lora is None else (name, lora))
+    part, start = stage.adapter_trained(), stage.inputs()["policies" if stage.evaluates() else "model"][0]
+    return adapter_of(recipe, start, names.index(name)) or (None if part is None else (name, part))
 
 
 def _shown(value: Any) -> str:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from alignment.checks.adapters.lora import adapter_of
 from alignment.errors import Fault
-from alignment.recipe.base import BASE
+from alignment.recipe.base import BASE, Lora
 from alignment.recipe.graph import trains_on_several
 from alignment.recipe.recipe import Recipe
 
@@ -22,16 +22,20 @@ def adapters_only_faults(recipe: Recipe) -> Iterator[Fault]:
     if scheme is None:
         return
     for before, (name, stage) in enumerate(recipe.stages.items()):
-        if "policy" not in stage.spec.makes or not stage.trains_adapter() or stage.adapter_trained() is not None:
+        if "policy" not in stage.spec.makes or not stage.trains_adapter() or stage.trained_part() is not None:
             continue
         start = stage.inputs()["model"][0]
         if start == BASE or adapter_of(recipe, start, before) is not None:
             problem = f"a quantised base cannot train all weights, and model.quantise is {scheme}"
             yield Fault(problem, "set lora, or model.quantise to null", field=f"stages.{name}.lora")
     for name, stage in recipe.stages.items():
-        if scheme == "int8" and (lora := stage.adapter_trained()) is not None and lora.dora:
+        if scheme == "int8" and isinstance(lora := stage.adapter_trained(), Lora) and lora.dora:
             problem = "bitsandbytes' 8-bit weights cannot be copied, which measuring their rows needs"
             yield Fault(problem, "set it to false, or model.quantise to nf4", field=f"stages.{name}.lora.dora")
+    for name, stage in recipe.stages.items():
+        if isinstance(lora := stage.adapter_trained(), Lora) and lora.init != "zero":
+            problem = f"{lora.init} starts at the weights, of which {scheme} holds rounded ones"
+            yield Fault(problem, "set it to zero, or model.quantise to null", field=f"stages.{name}.lora.init")
     if resources.vllm is not None:
         problem = (
             f"{scheme}, and the vLLM server holds the base in its own numbers: its answers would be another model's"

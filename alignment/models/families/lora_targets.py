@@ -75,8 +75,15 @@ def adapter_problem(model: Any, lora: Lora) -> AdapterProblem | None:
             near = nearest(end, known)
             remedy = (f"did you mean {near}? " if near else "") + f"it has {listed(known)}"
             return AdapterProblem(f"targets.{index}", f"{kind} has no layer {end} that is adapted", remedy)
-    if not any(target.is_parameter for target in chosen_targets(model, lora)):
+    chosen = chosen_targets(model, lora)
+    if lora.init != "zero" and (least := min(min(one.inputs, one.outputs) for one in chosen)) < lora.rank:
+        problem = f"{lora.init} starts at singular values or rows, of which a layer of {kind} has {least}"
+        return AdapterProblem("init", problem, f"set rank to {least} or less, or init to zero")
+    if not any(target.is_parameter for target in chosen):
         return None
+    if lora.init != "zero":
+        problem = f"{lora.init}, and the weights of the experts of {kind} are stacked"
+        return AdapterProblem("init", problem, "set it to zero, or name targets without them")
     if lora.dropout:
         return AdapterProblem(
             "dropout", f"{lora.dropout:g}, and adapters on the experts of {kind} have none", "set it to 0"

@@ -18,6 +18,8 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from alignment.distributed.fsdp import one_pass, reshard, shard_frozen, shard_trained
 from alignment.errors import StageError
+from alignment.models.adapter_kinds.soft_prompt import SoftPromptModel
+from alignment.models.adapters import copy_adapter
 from alignment.models.families.head import HeadKind, head_kind, trunk_of
 from alignment.models.prefix_sharing import one_call_a_pass, share_prefixes
 from alignment.policy.online.batch import Tokens
@@ -219,6 +221,10 @@ def adapter_off(model: PeftModel) -> Reference:
 def frozen_adapter(model: PeftModel, folder: str) -> Reference:
     """The policy's trunk under the adapter in ``folder``: what an adapter that is trained further started from."""
     model.load_adapter(folder, adapter_name="reference", is_trainable=False)
+    return _switched(model)
+
+
+def _switched(model: PeftModel) -> Reference:
     model.set_adapter("default")
 
     @contextmanager
@@ -230,6 +236,14 @@ def frozen_adapter(model: PeftModel, folder: str) -> Reference:
             model.set_adapter("default")
 
     return reference
+
+
+def start_adapter(model: PeftModel) -> Reference:
+    """The policy's trunk under a frozen copy of its adapter as it is now: for one that begins as another model than
+    its base, such as virtual tokens."""
+    model.add_adapter("reference", copy.copy(model.peft_config["default"]))
+    copy_adapter(model, "reference")
+    return _switched(model)
 
 
 def frozen_copy(model: Any, *, sharded: bool = False) -> Reference:
@@ -255,4 +269,6 @@ def reference_of(policy: Any, adapter: str | None, *, sharded: bool) -> Referenc
     """What a policy started from: ``adapter`` is the folder of the one that it started with, None for a fresh one."""
     if not isinstance(policy, PeftModel):
         return frozen_copy(policy, sharded=sharded)
+    if isinstance(policy, SoftPromptModel):
+        return start_adapter(policy)
     return adapter_off(policy) if adapter is None else frozen_adapter(policy, adapter)

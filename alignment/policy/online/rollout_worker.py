@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from alignment.errors import StageError
-from alignment.models.adapters import add_lora, is_adapter
+from alignment.models.adapters import adapt, is_adapter
 from alignment.models.load import load_policy
 from alignment.recipe.base import BASE
 from alignment.recipe.stages.online import OnlineStage
@@ -28,8 +28,8 @@ class RolloutWorker:
     def __init__(self, settings: OnlineStage, context: StageContext) -> None:
         start, base = context.inputs[settings.model], context.inputs[BASE]
         policy, tokenizer = load_policy(start, base, context.run, trainable=True)
-        if settings.lora is not None and not is_adapter(start):
-            policy = add_lora(policy, settings.lora)
+        if not is_adapter(start):
+            policy = adapt(policy, settings.trained_part(), tokenizer)
         self.policy = policy.eval()
         self.version: int | None = None
         self.engine = local_engine(policy, tokenizer)

@@ -6,13 +6,13 @@ from pydantic import Field, field_validator, model_validator
 
 from alignment.recipe.base import Count, Fraction, Lora, Name, NotNegative, Positive, refuse_dropout
 from alignment.recipe.rewards import RewardList
-from alignment.recipe.stages.spec import StageSettings
+from alignment.recipe.stages.adapters import AdaptedStage
 from alignment.records import Sampling
 
 USUAL_CAP = 2.0  # of importance weights (Yao et al. 2025)
 
 
-class OnlineStage(StageSettings):
+class OnlineStage(AdaptedStage):
     """One step draws ``episodes`` answers, ``per_prompt`` to each of its prompts, scores them, and passes over them
     ``epochs`` times in ``minibatches`` pieces, each an optimizer step."""
 
@@ -53,8 +53,6 @@ class OnlineStage(StageSettings):
     """Steps between two checkpoints."""
     snapshot_every: Count | None = None
     """Steps between two snapshots of the policy, which are kept. null: only the end is."""
-    lora: Lora | None = Lora()
-    """The adapter to train. null: all weights."""
 
     importance_cap: Positive | None = None
     """Cap C of importance weights, which make up for answers that another engine, or older weights, drew. 2.0: Yao et

@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from alignment.recipe.base import Count, Fraction, Lora, Name, NotNegative, Positive
+from alignment.recipe.base import Count, Fraction, Name, NotNegative, Positive
 from alignment.recipe.raters import SimulatedRaters
 from alignment.recipe.rewards import REWARD_READS, RewardList, unique_names
 from alignment.recipe.stages.online import OnlineStage
@@ -41,8 +41,6 @@ class PpoStage(OnlineStage):
     """Peak learning rate of the policy. 3e-5, for LoRA: ten times the 3e-6 of full training (Huang et al. 2024)."""
     critic_learning_rate: Positive = 1e-4
     """Peak learning rate of the critic, whose zero head has further to go than the policy."""
-    lora: Lora | None = Lora()
-    """The adapter to train. null: all weights, beside a frozen copy that is the reference."""
 
     kl_coefficient: NotNegative = 0.05
     """Coefficient of the KL penalty, at the start where it is adaptive. 0.05: Huang et al. 2024."""
@@ -108,6 +106,11 @@ class PpoStage(OnlineStage):
         unique_names(self.rewards)
         if self.reward is None and (not self.rewards or self.critic == "reward"):
             raise ValueError("give a reward model" + ("" if self.rewards else ", rewards, or both"))
+        if self.critic != "shared" and self.adapter is not None:
+            raise ValueError(
+                f"critic={self.critic} has a trunk of its own, which adapter={self.adapter.label()} would not train: "
+                "leave it at shared, or set lora"
+            )
         if self.baseline == "prompt" and self.per_prompt < 2:
             raise ValueError("baseline=prompt compares the answers to one prompt: per_prompt must be at least 2")
         if self.kl_in == "reward" and self.kl_estimator != "k1":

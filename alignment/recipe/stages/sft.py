@@ -1,6 +1,8 @@
 """The settings of supervised fine-tuning."""
 
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
+
+from pydantic import model_validator
 
 from alignment.recipe.base import BASE, Name, NotNegative, Positive
 from alignment.recipe.stages.spec import StageSpec
@@ -34,6 +36,15 @@ class SftStage(Training):
     router_loss: NotNegative | None = None
     """Coefficient of the loss that has a mixture of experts use its experts alike (Fedus et al. 2022). 0: none. null:
     the one that the model's configuration names, if any."""
+
+    @model_validator(mode="after")
+    def _packs_no_virtual_tokens(self) -> Self:
+        part = self.trained_part()
+        if self.packing and part is not None and part.virtual_tokens():
+            raise ValueError(
+                "packing puts several conversations into one row, and virtual tokens stand before each: set it to false"
+            )
+        return self
 
     def router_loss_used(self) -> float | None:
         """Coefficient of the routers' loss, where it is set."""

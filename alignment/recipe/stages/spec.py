@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from alignment.recipe.base import Lora, Product, Settings
+from alignment.recipe.base import AdapterSettings, Product, Settings
 from alignment.records import Sampling
 
 Sharing = Literal["batches", "pieces", "none"]
@@ -192,10 +192,17 @@ class StageSettings(Settings):
         named: str | None = getattr(self, "reward", None)
         return named
 
-    def adapter_trained(self) -> Lora | None:
-        """The adapter that it trains; None where it trains all weights or none."""
-        adapter: Lora | None = getattr(self, "lora", None)
-        return adapter
+    def adapter_trained(self) -> AdapterSettings | None:
+        """The adapter that it trains; None where it trains the model's own weights, or none."""
+        return None
+
+    def trained_part(self) -> AdapterSettings | None:
+        """What it trains in place of all weights: an adapter, or some of the model's own; None: all, or none."""
+        return None
+
+    def can_recompute(self) -> bool:
+        """Whether activations may be recomputed in the backward pass."""
+        return True
 
     def quantises(self) -> str | None:
         """How the weights of the policy that it leaves are quantised; None where they are not."""
@@ -212,7 +219,7 @@ class StageSettings(Settings):
 
     def lighter(self) -> dict[str, Any] | None:
         """The next change of its settings with which it needs less memory for the same result; None: none is left."""
-        if getattr(self, "gradient_checkpointing", None) is False:
+        if getattr(self, "gradient_checkpointing", None) is False and self.can_recompute():
             return {"gradient_checkpointing": True}
         size, accumulation = getattr(self, "batch_size", 1), getattr(self, "gradient_accumulation", None)
         if size < 2:

@@ -1,15 +1,17 @@
 """What the settings of all supervised trainers share."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from alignment.recipe.base import Count, Fraction, Lora, NotNegative, Positive
-from alignment.recipe.stages.spec import StageSettings
+from pydantic import model_validator
+
+from alignment.recipe.base import Count, Fraction, NotNegative, Positive
+from alignment.recipe.stages.adapters import AdaptedStage
 
 CutChosen = Literal["drop", "keep"]
 
 
-class Training(StageSettings):
-    """What every trainer shares. ``lora: null`` trains all weights."""
+class Training(AdaptedStage):
+    """What every trainer shares. ``lora: null`` trains all weights, or what ``adapter`` says."""
 
     epochs: Positive = 1.0
     """Passes over the data."""
@@ -34,8 +36,6 @@ class Training(StageSettings):
     """Optimizer steps between two checkpoints."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
-    lora: Lora | None = Lora()
-    """The adapter to train. null: all weights."""
     workers: Count | None = None
     """Processes that share each batch. null: `resources.workers`."""
 
@@ -58,3 +58,17 @@ class PreferenceTraining(Training):
     def trained_length(self) -> int:
         """Tokens at which the conversations that it trains on are cut, or left out."""
         return self.max_length
+
+
+class ScoreTraining(PreferenceTraining):
+    """What the trainers of models with one score share, which are saved as whole weights."""
+
+    @model_validator(mode="after")
+    def _is_merged(self) -> Self:
+        part = self.trained_part()
+        if part is not None and part.virtual_tokens():
+            raise ValueError(
+                f"adapter={part.label()} cannot be merged into weights, and a {self.kind} is saved as whole weights: "
+                "set lora, ia3, bitfit or layers"
+            )
+        return self

@@ -19,7 +19,7 @@ from alignment.data.demonstrations import numbered_demonstrations
 from alignment.digests import digest_of
 from alignment.distributed.accumulation import label_count, row_count
 from alignment.errors import StageError
-from alignment.models.adapters import base_of
+from alignment.models.adapters import merged
 from alignment.models.load import load_policy
 from alignment.recipe.base import BASE
 from alignment.recipe.stages.compression.distil import DistilStage
@@ -140,7 +140,7 @@ def _with_student(settings: DistilStage, context: StageContext) -> StageContext:
     folder = context.checkpoints / "student"
     if not (folder / "tokenizer_config.json").exists():  # written last
         model, tokenizer = load_policy(start, base, context.run)
-        whole = model.merge_and_unload() if base_of(model) is not model else model
+        whole = merged(model, str(start.ref()))
         remove_layers(whole, settings.layers)
         whole.save_pretrained(folder)
         tokenizer.save_pretrained(folder)

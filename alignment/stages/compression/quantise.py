@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
 
 from alignment.chat import render_answer, render_prompt
 from alignment.compression.agreement import Row, TokenAgreement, compare
@@ -21,6 +20,7 @@ from alignment.compression.llama_cpp_reader import compare_with_llama_cpp, is_in
 from alignment.compression.schemes import export
 from alignment.durable_files import write_text
 from alignment.errors import StageError
+from alignment.models.adapters import merged
 from alignment.models.device import pick_device
 from alignment.models.families import stop_ids
 from alignment.models.load import load_policy, policy_tokenizer
@@ -110,11 +110,9 @@ def _whole(settings: QuantiseStage, context: StageContext) -> Path:
                 f"{context.name}: {source.ref()} is quantised already ({method}); name what it was made of"
             )
     model, tokenizer = load_policy(artifact, base, context.run, plain=True)
-    merged = model.merge_and_unload() if isinstance(model, PeftModel) else model
-    require_finite(
-        merged.named_parameters(), f"{artifact.ref()}, merged,"
-    )  # what is finite apart may overflow together
-    merged.save_pretrained(folder)
+    whole = merged(model, str(artifact.ref()))
+    require_finite(whole.named_parameters(), f"{artifact.ref()}, merged,")  # what is finite apart may overflow together
+    whole.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 

@@ -12,7 +12,7 @@ from alignment.models.families.head import head_kind
 from alignment.models.load import load_policy
 from alignment.stage import StageContext
 from alignment.training.policy import PolicyTraining
-from alignment.training.preference.tokenised import Tokenised
+from alignment.training.preference.tokenised import Tokenised, fill_reference
 from alignment.training.response_head import add_response_head
 
 
@@ -57,6 +57,7 @@ def add_heads(trainer: Any, reference: Any, context: StageContext) -> None:
     """Our head on a trainer's policy and on its reference of whole weights, which computes as the policy does."""
     for model in filter(None, (trainer.model, reference)):
         add_response_head(model)
+    fill_reference(trainer.model)
     if reference is not None and context.run.model.dtype == "bfloat16" and not context.sharded:
         # the head has replaced what accelerate wrapped
         reference.forward = torch.autocast(reference.device.type, torch.bfloat16)(reference.forward)

@@ -13,10 +13,11 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from alignment.models.adapters import adapter_weights
 from alignment.stage import StageContext
 
 REFERENCE_FILE = "reference.safetensors"
-POLICY_ADAPTER, REFERENCE_ADAPTER = ".default.", ".ref."
+POLICY_ADAPTER, REFERENCE_ADAPTER = "default", "ref"
 
 
 class ReferenceRefresh(TrainerCallback):  # type: ignore[misc]  # transformers is untyped here
@@ -56,23 +57,17 @@ class ReferenceRefresh(TrainerCallback):  # type: ignore[misc]  # transformers i
         """The reference's weights by the names that the policy's have."""
         if self.reference is not None:
             return _plain(dict(self.reference.named_parameters()))
-        named = _plain(dict(model.named_parameters()))
-        return {
-            name.replace(REFERENCE_ADAPTER, POLICY_ADAPTER): weight
-            for name, weight in named.items()
-            if REFERENCE_ADAPTER in name
-        }
+        return _plain(adapter_weights(model, REFERENCE_ADAPTER))
 
 
 def _policy_weights(model: Any) -> dict[str, torch.Tensor]:
-    named = _plain(dict(model.named_parameters()))
     inner = model.module if hasattr(model, "module") else model
     if isinstance(inner, PeftModel):
-        return {name: weight for name, weight in named.items() if POLICY_ADAPTER in name}
-    return named
+        return _plain(adapter_weights(inner, POLICY_ADAPTER))
+    return _plain(dict(model.named_parameters()))
 
 
-def _plain(named: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def _plain(named: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     """Weights by their names without those of a wrapper for several workers."""
     return {name.removeprefix("module."): weight for name, weight in named.items()}
 

@@ -49,12 +49,12 @@ class DistilStage(Training):
     learning_rate: Positive = 2e-4
     """Peak learning rate. 2e-4: that of supervised fine-tuning with LoRA. With all weights, a tenth of it is usual."""
     lora: Lora | None = None
-    """The adapter to train. null: all weights."""
+    """The low-rank adapter to train. null: all weights, or what `adapter` says."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        if self.layers is not None and self.lora is not None:
-            raise ValueError("a student without some of its layers has weights of its own: leave lora out")
+        if self.layers is not None and self.adapter_trained() is not None:
+            raise ValueError("a student without some of its layers has weights of its own: leave lora and adapter out")
         if (self.source == "on_policy") != (self.max_new_tokens is not None):
             raise ValueError("max_new_tokens bounds answers that the student draws: set it with source on_policy alone")
         return self

@@ -65,4 +65,5 @@ class KtoStage(PreferenceTraining):
 
     def lighter(self) -> dict[str, Any] | None:
         """Recomputed activations alone: a smaller batch is another estimate of the KL, and another loss."""
-        return None if self.gradient_checkpointing else super().lighter()
+        changes = super().lighter()
+        return changes if changes == {"gradient_checkpointing": True} else None
