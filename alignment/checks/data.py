@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from alignment.data.corpus import scan_corpus
 from alignment.data.demonstrations import scan_demonstrations
 from alignment.data.feedback import scan_feedback
 from alignment.data.pairing import PreferenceFile
@@ -37,6 +38,7 @@ class RecipeData:
     demonstrations: list[tuple[int, Demonstration]] = field(default_factory=list)
     feedback: list[tuple[int, Feedback]] = field(default_factory=list)
     preferences: PreferenceFile = field(default_factory=lambda: PreferenceFile([]))
+    corpus: tuple[str, ...] = ()
     incomplete: set[str] = field(default_factory=set)
 
 
@@ -67,6 +69,10 @@ def read_data(recipe: Recipe, files: Mapping[str, Path]) -> tuple[RecipeData, li
     if "feedback" in files:
         data.feedback, _duplicates, faults = scan_feedback(files["feedback"])
         note("feedback", faults)
+    if "corpus" in files:
+        corpus, faults = scan_corpus(files["corpus"])
+        data.corpus = corpus.documents
+        note("corpus", faults)
     if "preferences" in files:
         stage = next((stage for _name, stage in of_type(recipe.stages, PreferenceFileStage)), None)
         form, limit = (stage.format, stage.limit) if stage else ("auto", None)

@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from alignment.distributed.fsdp import whole_state
 from alignment.durable_files import write_text
+from alignment.errors import StageError
 from alignment.models.adapters import add_lora, is_adapter
 from alignment.models.families import check_rope
 from alignment.models.load import Policy, load_policy, save_policy
@@ -105,10 +106,14 @@ def begin_policy(
 
     Raises:
         StageError: an adapter was made on another base, or sequences may be so long that they change the positions
-            of those beside them.
+            of those beside them; an adapter is to be trained on whole weights that are not the base.
     """
     seed_everything(context.run)
     start, base = context.inputs[settings.model], context.inputs[BASE]
+    if settings.lora is not None and not is_adapter(start) and start.digest != base.digest:
+        raise StageError(
+            f"{start.ref()} has whole weights of its own, and an adapter is kept on {base.key} alone: set lora to null"
+        )
     whole = settings.lora is None and not is_adapter(start)
     policy, tokenizer = load_policy(
         start, base, context.run, trainable=True, placed=not context.sharded, masters=masters and whole

@@ -31,7 +31,7 @@ def plan_command(
     space = open_workspace(workspace)
     servers.quiet_environment(space)
     from alignment.checks.data import read_data
-    from alignment.checks.model import inspect_model, read_config
+    from alignment.checks.pretraining.made_model import inspect_recipe, recipe_config
     from alignment.checks.recipe import check_recipe
     from alignment.plan import plan
     from alignment.plan.power import plan_gate
@@ -47,8 +47,10 @@ def plan_command(
     if faults := [fault for fault in faults if fault.field != "resources.device"]:
         raise InputError(faults)
     data, _faults = read_data(recipe, resolved.data)
-    texts = measure_texts(data, recipe.data.held_out, inspect_model(recipe.model, space).tokenizer)
-    size = model_size(read_config(recipe.model, space))
+    model = inspect_recipe(resolved, space)
+    assert model is not None  # the check has found it
+    texts = measure_texts(data, recipe.data.held_out, model.tokenizer)
+    size = model_size(recipe_config(resolved, space))
     plans = plan.make_plan(recipe, size, texts, machines, precision=resolved.precision)
     gate = plan_gate(recipe, data, partial(next_number, space))
     cache = cached_stages(resolved, space)

@@ -8,8 +8,8 @@ from alignment.recipe.stages.spec import StageSettings
 CutChosen = Literal["drop", "keep"]
 
 
-class Training(StageSettings):
-    """What every trainer shares. ``lora: null`` trains all weights."""
+class Optimisation(StageSettings):
+    """The steps of a trainer, whatever weights it trains."""
 
     epochs: Positive = 1.0
     """Passes over the data."""
@@ -34,14 +34,19 @@ class Training(StageSettings):
     """Optimizer steps between two checkpoints."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
-    lora: Lora | None = Lora()
-    """The adapter to train. null: all weights."""
     workers: Count | None = None
     """Processes that share each batch. null: `resources.workers`."""
 
     def even_batch(self) -> tuple[int, int]:
         """The batch that workers share evenly, and how many make a step."""
         return self.batch_size, self.gradient_accumulation
+
+
+class Training(Optimisation):
+    """What every trainer of policies and reward models shares. ``lora: null`` trains all weights."""
+
+    lora: Lora | None = Lora()
+    """The adapter to train. null: all weights."""
 
 
 class PreferenceTraining(Training):
