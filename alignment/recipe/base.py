@@ -7,8 +7,6 @@ from pydantic import BaseModel, ConfigDict, Field
 BASE = "base"  # the name by which stages speak of the model they all start from
 STAGE_PREFIX = "stage:"  # before a stage's name: the base model that it made
 MADE_BASE = f"{STAGE_PREFIX}pretrain"  # what `model.base` says where a stage makes the model from nothing
-    f"{STAGE_PREFIX}pretrain"  # what `model.base` says where no model is given, and a stage makes it from nothing
-)
 CHAMPION = "champion"  # the alias of the promoted version, and its name among an evaluation's opponents
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,39}$")]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]

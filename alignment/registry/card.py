@@ -34,7 +34,7 @@ def write_card(folder: Path, record: VersionRecord, recipe: Recipe, artifacts: M
     base, license_id = _base(artifacts[BASE])
     adapter = (folder / "adapter_config.json").exists()
     data = ModelCardData(
-        base_model=base,
+        base_model=None if artifacts[BASE].key.startswith(STAGE_PREFIX) else base,
         license=license_id,
         library_name="peft" if adapter else "transformers",
         pipeline_tag="text-generation",

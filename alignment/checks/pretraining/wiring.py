@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from alignment.checks.adapters.lora import adapter_of
 from alignment.errors import Fault
 from alignment.recipe.base import BASE, MADE_BASE
-from alignment.recipe.graph import of_type, trains_on_several
+from alignment.recipe.graph import of_type, stage_inputs, trains_on_several
 from alignment.recipe.recipe import Recipe
 from alignment.recipe.stages.pretraining.pretrain import PretrainStage
 
@@ -31,6 +31,7 @@ def pretraining_faults(recipe: Recipe) -> Iterator[Fault]:
             problem = f"a base in {recipe.model.quantise} cannot train all weights"
             yield Fault(problem, "set model.quantise to null", field=f"{at}.model")
     yield from _foundation_faults(recipe)
+    yield from _older_base_faults(recipe)
 
 
 def _beginning_faults(recipe: Recipe, stages: dict[str, PretrainStage]) -> Iterator[Fault]:
@@ -50,6 +51,20 @@ def _beginning_faults(recipe: Recipe, stages: dict[str, PretrainStage]) -> Itera
     if recipe.resources.vllm is not None:
         problem = "the vLLM server serves a model that there is, and the recipe makes its model itself"
         yield Fault(problem, "remove resources.vllm", field="resources.vllm")
+
+
+def _older_base_faults(recipe: Recipe) -> Iterator[Fault]:
+    """Adapters on what ``base`` was before a stage made another."""
+    names, newest = list(recipe.stages), None
+    for before, (name, stage) in enumerate(recipe.stages.items()):
+        for role, sources in stage_inputs(stage).items():
+            for source in sources if newest is not None else ():
+                found = adapter_of(recipe, source, before)
+                if newest is not None and found is not None and names.index(found[0]) < names.index(newest):
+                    problem = f"{source} is an adapter on what base was before {newest} made another"
+                    yield Fault(problem, f"move {newest} before {found[0]}", field=f"stages.{name}.{role}")
+        if stage.makes_base():
+            newest = name
 
 
 def _foundation_faults(recipe: Recipe) -> Iterator[Fault]:

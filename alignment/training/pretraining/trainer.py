@@ -11,13 +11,29 @@ from alignment.recipe.stages.pretraining.pretrain import PretrainStage
 from alignment.stage import StageContext
 from alignment.training.arguments import shared_arguments
 from alignment.training.callback import StageCallback
+from alignment.training.pretraining.muon import muon_optimizer
 from alignment.training.pretraining.rows import PackedRows, stacked
 
 
 class PretrainTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped here
-    """The loss of a batch; everything else is transformers' own. ``routed``: the routers' loss is added."""
+    """The loss of a batch and the optimizer; everything else is transformers' own. ``routed``: the routers' loss is
+    added."""
 
+    settings: PretrainStage
     routed: bool = False
+
+    def create_optimizer(self, model: Any = None) -> Any:
+        """Called by the trainer before its first step."""
+        if self.settings.optimizer == "adamw":
+            return super().create_optimizer(model)
+        if self.optimizer is None:
+            self.optimizer = muon_optimizer(
+                self.model if model is None else model,
+                learning_rate=self.settings.learning_rate,
+                weight_decay=self.settings.weight_decay,
+                betas=(self.args.adam_beta1, self.args.adam_beta2),
+            )
+        return self.optimizer
 
     def compute_loss(self, model: Any, inputs: dict[str, torch.Tensor], *_: Any, **__: Any) -> torch.Tensor:
         options = {"output_router_logits": True} if self.routed else {}
@@ -77,5 +93,5 @@ def make_trainer(
     trainer = PretrainTrainer(
         model=model, args=arguments, train_dataset=rows, data_collator=stacked, callbacks=[callback]
     )
-    trainer.routed = routed
+    trainer.settings, trainer.routed = settings, routed
     return trainer
