@@ -12,9 +12,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 TARGET = Path(__file__).parents[1] / "flows" / "recipes" / "from_scratch"
-ANIMALS = """badger bear beaver bison camel cat cow crab crane crow deer dog dolphin donkey duck eagle elephant falcon
-ferret fox frog giraffe goat goose hamster hare hawk hedgehog heron horse lion lizard mole monkey moose mouse otter owl
-panda parrot pig pony rabbit raven seal sheep snail squirrel swan tiger toad turtle whale wolf""".split()
+ANIMALS = [
+    "badger", "bear", "beaver", "bison", "camel", "cat", "cow", "crab", "crane", "crow", "deer", "dog",
+    "dolphin", "donkey", "duck", "eagle", "elephant", "falcon", "ferret", "fox", "frog", "giraffe", "goat",
+    "goose", "hamster", "hare", "hawk", "hedgehog", "heron", "horse", "lion", "lizard", "mole", "monkey",
+    "moose", "mouse", "otter", "owl", "panda", "parrot", "pig", "pony", "rabbit", "raven", "seal", "sheep",
+    "snail", "squirrel", "swan", "tiger", "toad", "turtle", "whale", "wolf",
+]  # fmt: skip
 COLOURS = ["red", "blue", "green", "yellow", "white", "black", "brown", "grey", "pink", "orange"]
 HOMES = ["forest", "desert", "meadow", "river", "lake", "mountain", "valley", "island", "garden", "swamp"]
 FOODS = ["apples", "berries", "carrots", "fish", "grass", "honey", "leaves", "nuts", "roots", "seeds"]

@@ -1,8 +1,8 @@
 """Muon on the matrices of a model's layers, and AdamW on the rest, as one optimizer with one learning rate.
 
 Muon (Jordan et al. 2024) turns the momentum of a matrix into the nearest orthogonal one, by Newton-Schulz steps, so
-that all its directions learn alike. Embeddings, head and norms are no such matrices. Its steps are scaled by 0.2 √(longer
-side), which gives them the root mean square of AdamW's (Liu et al. 2025, section 2.2).
+that all its directions learn alike. Embeddings, head and norms are no such matrices. Its steps are scaled by
+0.2 √(longer side), which gives them the root mean square of AdamW's (Liu et al. 2025, section 2.2).
 """
 
 from typing import Any
