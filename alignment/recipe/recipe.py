@@ -4,12 +4,11 @@ A recipe's ``stages`` are a mapping from a name to a stage; the order is the ord
 by the stages that make them (``base`` is the base model). :mod:`alignment.checks.recipe` finds what is wrong with one.
 """
 
-from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator
 
-from alignment.recipe.base import MADE_BASE, Name, Settings
+from alignment.recipe.base import Name, Settings
 from alignment.recipe.deployment import Deployment, Notify
 from alignment.recipe.gate import Gate
 from alignment.recipe.resources import Resources
@@ -93,17 +92,6 @@ class Recipe(Settings):
     notify: Notify | None = None
     """Who is told how a run ended."""
 
-    @model_validator(mode="before")
-    @classmethod
-    def _model_that_a_stage_makes(cls, given: Any) -> Any:
-        """A recipe that names no model, and has a stage that makes one from nothing, begins with that one."""
-        if not isinstance(given, Mapping) or not isinstance(given.get("stages"), Mapping):
-            return given
-        model = given.get("model", {})
-        if isinstance(model, Mapping) and "base" not in model and any(map(_from_nothing, given["stages"].values())):
-            return {**given, "model": {"base": MADE_BASE, **model}}
-        return given
-
     @field_validator("stages")
     @classmethod
     def _who_chose_does_not_judge(cls, stages: dict[str, Stage]) -> dict[str, Stage]:
@@ -137,8 +125,3 @@ class Recipe(Settings):
         """What every stage is told of the recipe; a ``stage`` of a later round draws by a seed of that round."""
         seed = self.seed if stage is None else round_seed(self.seed, stage.round)
         return RunSettings(seed=seed, model=self.model, held_out=self.data.held_out, resources=self.resources)
-
-
-def _from_nothing(stage: Any) -> bool:
-    """Whether a stage, as it is written, makes a model from nothing."""
-    return isinstance(stage, Mapping) and stage.get("kind") == "pretrain" and stage.get("model") is None
