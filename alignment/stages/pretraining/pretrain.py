@@ -4,6 +4,8 @@ All weights are trained, in float32 (:func:`alignment.models.load.load_policy`),
 behind another. What a model has learned is measured on documents that were held out.
 """
 
+import json
+import logging
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +17,7 @@ from alignment.chat import load_tokenizer
 from alignment.data.corpus import read_corpus
 from alignment.distributed.accumulation import label_count
 from alignment.distributed.fsdp import whole_state
+from alignment.durable_files import write_text
 from alignment.errors import StageError
 from alignment.models.adapters import is_adapter
 from alignment.models.device import pick_device
@@ -29,12 +32,15 @@ from alignment.training.fit import fit
 from alignment.training.packing import check_packing
 from alignment.training.pretraining.architecture import new_config
 from alignment.training.pretraining.bpe import encode_document
+from alignment.training.pretraining.experts import ExpertLoad, load_alarm, load_metrics
 from alignment.training.pretraining.held_out import document_likelihoods, held_out_perplexity, perplexity_of
 from alignment.training.pretraining.rows import PackedRows, pack
 from alignment.training.pretraining.trainer import PretrainCallback, make_trainer, tokens_by_step
 from alignment.training.response_head import add_response_head
 from alignment.training.row_counts import log_counts
 from alignment.training.setup import seed_everything
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +86,8 @@ def run(settings: PretrainStage, context: StageContext) -> StageResult:
     fitted = fit(
         model, trainer, settings, context, callback=callback, batch_size=settings.batch_size, units=label_count
     )
-    with context.working():
+    experts = ExpertLoad()
+    with context.working(), experts.counting(fitted.model):
         documents = likelihoods(fitted.model)
         measured = held_out_perplexity(documents, context.run.seed)
     state = whole_state(fitted.model, trained_only=True)
@@ -89,7 +96,8 @@ def run(settings: PretrainStage, context: StageContext) -> StageResult:
     dtype = getattr(torch, context.run.model.dtype)
     save_policy(fitted.model, tokenizer, None, context.output, state=state, dtype=dtype)
     write_curves(fitted.curves, context.output)
-    metrics = final_metrics(fitted.curves) | texts.counts
+    _tell_of_experts(experts.loads(), context)
+    metrics = final_metrics(fitted.curves) | texts.counts | load_metrics(experts.loads())
     metrics |= {
         "mean_loss": fitted.mean_loss,
         "perplexity": measured.value,
@@ -145,6 +153,15 @@ def _texts(settings: PretrainStage, context: StageContext, tokenizer: PreTrained
         counts,
         sum(len(document.encode()) for document in held_out),
     )
+
+
+def _tell_of_experts(loads: list[list[float]], context: StageContext) -> None:
+    """Writes the loads of a mixture's experts, and says in the log which are starved."""
+    if not loads:
+        return
+    write_text(context.output / "experts.json", json.dumps(loads))
+    if (alarm := load_alarm(loads)) is not None:
+        _log.warning("%s: %s", context.name, alarm)
 
 
 def _router_loss(settings: PretrainStage, model: Any) -> float:

@@ -212,6 +212,44 @@ def test_muon_trains_the_matrices_of_the_layers(make_stage: MakeStage, tokenizer
             assert float(used.max()) == pytest.approx(3e-3, rel=0.02), name
 
 
+EXPERTS = SHAPE | {"experts": 4}
+
+
+def test_a_mixture_of_experts_tells_how_it_uses_them(
+    make_stage: MakeStage, tokenizer: Artifact, documents: list[str], tmp_path: Path
+) -> None:
+    """Loads from the saved model's own router logits; the routers' loss is part of the loss, and falls to the least."""
+    settings = {"architecture": EXPERTS, "epochs": 3, "router_loss": 0.5, "checkpoint_every": 500}
+    context = make_stage(tmp_path, "pretrain", {"tokenizer": tokenizer}, settings=settings)
+    result = train(context)
+    model = AutoModelForCausalLM.from_pretrained(context.output).eval()
+    assert model.config.model_type == "mixtral"
+    held_out = tokens_of(documents, tokenizer, held_out=True)
+    flat = [token for document in held_out for token in document]
+    flat += [AutoTokenizer.from_pretrained(tokenizer.path).pad_token_id] * (-len(flat) % 64)
+    counts = torch.zeros(2, 4)
+    with torch.inference_mode():
+        output = model(input_ids=torch.tensor(flat).view(-1, 64), output_router_logits=True)
+    for layer, logits in enumerate(output.router_logits):
+        counts[layer] = torch.bincount(logits.topk(2).indices.flatten(), minlength=4)
+    loads = json.loads((context.output / "experts.json").read_text())
+    assert torch.tensor(loads).numpy() == pytest.approx((counts * 4 / counts.sum(-1, keepdim=True)).numpy(), abs=0.05)
+    assert result.metrics["expert_load.max"] == max(max(layer) for layer in loads)
+    assert result.metrics["starved_experts"] == 0
+    size = len(AutoTokenizer.from_pretrained(tokenizer.path))
+    assert losses(context)[0] == pytest.approx(math.log(size) + 0.5 * 2, rel=0.03)  # even routers: top_k each layer's
+
+
+def test_experts_that_are_hardly_used_raise_an_alarm() -> None:
+    from alignment.training.pretraining.experts import load_alarm, load_metrics
+
+    loads = [[1.0, 1.0], [1.95, 0.05]]
+    assert load_metrics(loads) == {"expert_load.max": 1.95, "expert_load.min": 0.05, "starved_experts": 1.0}
+    assert (load_alarm(loads) or "").startswith("starved_experts: expert 1 of layer 1 see less than a tenth")
+    assert load_alarm([[1.0, 1.0]]) is None
+    assert load_metrics([]) == {}
+
+
 @pytest.mark.parametrize(
     ("settings", "texts", "words"),
     [({"max_length": 60_000}, None, "do not fill a row"), ({}, ["One document."], "a single document")],
