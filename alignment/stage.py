@@ -47,7 +47,7 @@ class StageContext:
 
     ``inputs`` maps a stage's name (as the settings speak of it) to its artifact; the base model is ``inputs["base"]``,
     an artifact of kind "model" like any other. ``data`` maps "prompts", "held_out_prompts", "demonstrations",
-    "preferences" and "feedback" to existing files. ``work_seconds`` adds up the time inside :meth:`working`.
+    "preferences", "feedback" and "corpus" to existing files. ``work_seconds`` adds up the time inside :meth:`working`.
     ``kept`` is a folder that outlives stages and their keys, for what was paid for: a judge's answers.
     """
 

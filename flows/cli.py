@@ -106,12 +106,15 @@ def plan(
     set_: SetOption = None,
     on: Annotated[list[str] | None, typer.Option(metavar="MACHINE", help="cpu, H100 …; may be repeated.")] = None,
     measure: Annotated[bool, typer.Option("--measure", help="Measure this processor, for a second.")] = False,
+    hours: Annotated[
+        float | None, typer.Option(metavar="H", min=0.01, help="What H hours of pretraining are best spent on.")
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Says what a recipe will take: memory, tokens, time, cost. And what of it is in the cache."""
     from flows.commands.plan import plan_command
 
-    plan_command(recipe, workspace, set_ or [], on or [], measure=measure, as_json=json)
+    plan_command(recipe, workspace, set_ or [], on or [], measure=measure, hours=hours, as_json=json)
 
 
 @app.command()

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from alignment.data.corpus import scan_corpus
 from alignment.data.demonstrations import scan_demonstrations
 from alignment.data.feedback import scan_feedback
 from alignment.data.pairing import PreferenceFile
@@ -40,6 +41,7 @@ class RecipeData:
     feedback: list[tuple[int, Feedback]] = field(default_factory=list)
     preferences: PreferenceFile = field(default_factory=lambda: PreferenceFile([]))
     benchmark_prompts: dict[str, dict[str, list[Prompt]]] = field(default_factory=dict)  # by stage and form
+    corpus: tuple[str, ...] = ()
     incomplete: set[str] = field(default_factory=set)
 
 
@@ -70,6 +72,10 @@ def read_data(recipe: Recipe, files: Mapping[str, Path]) -> tuple[RecipeData, li
     if "feedback" in files:
         data.feedback, _duplicates, faults = scan_feedback(files["feedback"])
         note("feedback", faults)
+    if "corpus" in files:
+        corpus, faults = scan_corpus(files["corpus"])
+        data.corpus = corpus.documents
+        note("corpus", faults)
     if "preferences" in files:
         stage = next((stage for _name, stage in of_type(recipe.stages, PreferenceFileStage)), None)
         form, limit = (stage.format, stage.limit) if stage else ("auto", None)

@@ -4,11 +4,12 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from alignment.checks.preference_losses import dpo_faults, kto_faults
+from alignment.checks.pretraining.wiring import pretraining_faults
 from alignment.data.columns import listed
 from alignment.errors import Fault, nearest, suggestion
 from alignment.evaluation.gate import CLAIMS, Bound, resolve
 from alignment.evaluation.metric_names import directions, evaluation_judges, evaluation_metric_names
-from alignment.recipe.base import BASE, CHAMPION, Lora, Product
+from alignment.recipe.base import BASE, CHAMPION, MADE_BASE, Lora, Product
 from alignment.recipe.error_messages import STAGE_KINDS
 from alignment.recipe.gate import Condition, Gate
 from alignment.recipe.graph import (
@@ -30,6 +31,7 @@ from alignment.recipe.stages.spec import StageSettings
 RESERVED = {BASE: "the model that all start from", CHAMPION: "the version that is promoted"}
 PRODUCTS: dict[Product, str] = {
     "policy": "a model",
+    "tokenizer": "a tokenizer",
     "responses": "responses",
     "preferences": "preferences",
     "demonstrations": "demonstrations",
@@ -45,7 +47,7 @@ PRODUCTS: dict[Product, str] = {
 def wiring_faults(recipe: Recipe) -> list[Fault]:
     """Faults of the stages' inputs and of the gate; each names its field, and the file is the recipe."""
     faults: list[Fault] = []
-    made: dict[str, tuple[Product, ...]] = {BASE: ("policy",)}
+    made: dict[str, tuple[Product, ...]] = {} if recipe.model.base == MADE_BASE else {BASE: ("policy",)}
     for name, stage in recipe.stages.items():
         if name in RESERVED:
             problem = f"{name} is the name of {RESERVED[name]}"
@@ -53,7 +55,10 @@ def wiring_faults(recipe: Recipe) -> list[Fault]:
         faults += _input_faults(name, stage, made, recipe)
         faults += _stage_faults(name, stage, recipe)
         made[name] = stage.spec.makes
+        if stage.makes_base():
+            made[BASE] = stage.spec.makes
     faults += _sharding_faults(recipe)
+    faults += pretraining_faults(recipe)
     return faults + (list(_gate_faults(recipe.gate, recipe.stages)) if recipe.gate else [])
 
 
@@ -73,6 +78,8 @@ def _input_faults(
             elif source in made:
                 makes = listed([PRODUCTS[other] for other in made[source]])
                 problem = f"{source} makes {makes}, not {PRODUCTS[product]}"
+            elif source == BASE:
+                problem = "no stage before it has made the model that the recipe begins with"
             elif source in recipe.stages:
                 problem = f"{source} comes later; stages run in the order they are written"
             else:

@@ -16,6 +16,7 @@ from alignment.checks.metrics import metric_faults
 from alignment.checks.rewards import reward_faults
 from alignment.errors import Fault, InputError
 from alignment.recipe import yaml_file
+from alignment.recipe.base import MADE_BASE
 from alignment.recipe.resolved import ResolvedRecipe
 from alignment.recipe.yaml_file import Document
 from alignment.workspace import Workspace
@@ -40,23 +41,27 @@ def check_recipe(resolved: ResolvedRecipe, workspace: Workspace | None = None) -
     faults += judge_faults(recipe, files)
 
     from alignment.checks.lengths import length_faults
-    from alignment.checks.model import architecture_faults, device_faults, inspect_model, read_config
+    from alignment.checks.model import architecture_faults, device_faults
+    from alignment.checks.pretraining.made_model import corpus_faults, inspect_recipe, is_exact, recipe_config
     from alignment.checks.rendering import product_faults
 
     faults += device_faults(recipe)
     try:
-        model = inspect_model(recipe.model, workspace)
+        model = None if "corpus" in data.incomplete else inspect_recipe(resolved, workspace)
     except InputError as error:
-        faults += error.faults
-    else:
-        faults += architecture_faults(recipe, workspace)
+        model, faults = None, [*faults, *error.faults]
+    if model is not None:
+        config = recipe_config(resolved, workspace)
+        if recipe.model.base != MADE_BASE:
+            faults += architecture_faults(recipe, workspace)
+        faults += corpus_faults(resolved, data.corpus, model, config)
         faults += quantised_base_faults(recipe)
-        config = read_config(recipe.model, workspace)
         faults += [*layer_faults(recipe, config), *attachment_faults(recipe, config)]
         faults += held_base_faults(recipe, config)
         faults += export_faults(recipe, config, model.tokenizer)
         faults += product_faults(recipe, files, model.tokenizer)
-        faults += length_faults(recipe, files, data, model)
+        if is_exact(resolved, data.corpus):
+            faults += length_faults(recipe, files, data, model)
     return placed(faults, resolved.path)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from alignment.chat import render_example, render_prompt
-from alignment.checks.model import inspect_model
+from alignment.checks.pretraining.made_model import inspect_recipe
 from alignment.data.demonstrations import numbered_demonstrations
 from alignment.data.feedback import numbered_feedback
 from alignment.data.pairing import PreferenceFile, Skip
@@ -32,8 +32,8 @@ def row_counts(resolved: ResolvedRecipe, workspace: Workspace | None = None) -> 
 
     Counted are all pairs of a file, of which a stage holds some out. Votes that are yet to be given are not known.
     """
-    tokenizer = inspect_model(resolved.recipe.model, workspace).tokenizer
-    return dict(_counts(resolved, tokenizer))
+    model = inspect_recipe(resolved, workspace)
+    return {} if model is None else dict(_counts(resolved, model.tokenizer))
 
 
 def _counts(resolved: ResolvedRecipe, tokenizer: "PreTrainedTokenizerBase") -> Iterator[tuple[str, Counts]]:

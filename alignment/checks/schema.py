@@ -19,6 +19,8 @@ def recipe_schema() -> dict[str, Any]:
     items = schema["$defs"]["EvaluateStage"]["properties"]["metrics"]["items"]
     alone = [kind for kind, settings in METRIC_KINDS.items() if _required(settings) == {"kind"}]
     schema["$defs"]["EvaluateStage"]["properties"]["metrics"]["items"] = {"anyOf": [{"enum": alone}, items]}
+    schema["required"].remove("model")  # a stage may make it
+    schema["$defs"]["ModelSettings"]["required"].remove("base")
     return {"$schema": DIALECT, **schema, "title": "Recipe of rlhf-flows"}
 
 

@@ -164,7 +164,7 @@ def pointer_kind(start: bytes) -> str | None:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[IO[bytes]]:
+def opened(path: Path) -> Iterator[IO[bytes]]:
     """A file's bytes, decompressed, behind the mark that some editors put first. Raises InputError, while it is read
     too, where they cannot be."""
     file = str(path)
@@ -185,7 +185,7 @@ def _opened(path: Path) -> Iterator[IO[bytes]]:
 
 
 def _bytes(path: Path) -> bytes:
-    with _opened(path) as stream:
+    with opened(path) as stream:
         return stream.read()
 
 
@@ -202,7 +202,7 @@ def _not_utf8(file: str, row: int) -> Fault:
 
 def _json_lines(path: Path) -> Iterator[tuple[int, Any] | Fault]:
     file = str(path)
-    with _opened(path) as stream:
+    with opened(path) as stream:
         for number, line in enumerate(stream, start=1):  # not splitlines(): U+2028 may stand inside a string
             if not line.strip():
                 continue

@@ -57,15 +57,15 @@ def prepare_base(workspace: Workspace, settings: ModelSettings) -> Artifact:
 
 
 def own_place(workspace: Workspace, base: str) -> str:
-    """A base model's name, as this workspace has it: a version that lies in a workspace's registry is its own.
+    """A base model's name, as this workspace has it: a version, or an artifact, that lies in a workspace is its own.
 
-    A model that was trained on a promoted version names it by the path that the workspace had then.
+    A model that was trained on a promoted version names it by the path that the workspace had then, and so does one
+    whose base a stage made.
     """
     parts = Path(base).parts
-    if Path(base).is_absolute() and "registry" in parts:
-        place = len(parts) - 1 - parts[::-1].index("registry")
+    for place in [place for place, part in enumerate(parts) if part in ("registry", "artifacts")][::-1]:
         own = workspace.root.resolve().joinpath(*parts[place:])
-        if own.is_dir():
+        if Path(base).is_absolute() and own.is_dir():
             return str(own)
     return base
 

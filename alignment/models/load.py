@@ -101,7 +101,7 @@ def policy_tokenizer(artifact: Artifact, base: Artifact, run: RunSettings) -> Pr
 def save_policy(
     model: Policy,
     tokenizer: PreTrainedTokenizerBase,
-    base: Artifact,
+    base: Artifact | None,
     output: Path,
     *,
     state: dict[str, torch.Tensor] | None = None,
@@ -110,6 +110,7 @@ def save_policy(
     """Writes a policy (the adapter alone, where it is one) and its tokenizer as safetensors.
 
     Args:
+        base: what an adapter applies to; None: whole weights, which need none.
         state: its whole weights where the model holds only parts of them (:mod:`alignment.distributed.fsdp`).
         dtype: the format in which whole weights are written; None: the model's own. Adapters keep theirs.
 
@@ -119,6 +120,7 @@ def save_policy(
     require_finite(model.named_parameters() if state is None else state.items(), "the trained policy")
     hide_router_scores(model.config)  # a trainer that adds their loss turns them on
     if isinstance(model, PeftModel):
+        assert base is not None
         config = model.peft_config["default"]
         config.base_model_name_or_path = base.key
         for targets in ("target_modules", "target_parameters", "feedforward_modules"):

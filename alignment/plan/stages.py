@@ -11,6 +11,7 @@ from alignment.plan.compression import distil, quantise
 from alignment.plan.experiments import benchmark, evaluate, overoptimisation, tournament
 from alignment.plan.feedback import constitution, made_demonstrations, made_pairs, rejection_sampling, synthesis
 from alignment.plan.judges import judge_online, judge_stage, pair_classifier
+from alignment.plan.pretraining import CHINCHILLA, pretrain, tokenizer
 from alignment.plan.sizes import ModelSize
 from alignment.plan.texts import Pair, Texts, TokenLengths
 from alignment.plan.thumbs import kto
@@ -27,7 +28,6 @@ from alignment.recipe.stages.sft import SftStage
 
 NODES = 512  # of a batch's tree, which attend to each other (alignment/models/prefix_sharing.py, which imports torch)
 ENGINE_BATCH = 64  # rows that reinforcement learning samples together
-CHINCHILLA = 20  # tokens per parameter (Hoffmann et al. 2022, table A3)
 
 
 class Planner:
@@ -48,7 +48,7 @@ class Planner:
     def adapter_of(self, name: str) -> AdapterSettings | None:
         """The adapter of the policy that a stage makes: an adapter is trained on, whatever the next stage says."""
         stage = self.recipe.stages.get(name)
-        if stage is None or "policy" not in stage.spec.makes or stage.quantises() is not None:
+        if stage is None or "policy" not in stage.spec.makes or stage.quantises() is not None or stage.makes_base():
             return None
         if stage.adapter_trained() is None and stage.removes_layers() is not None:
             return None  # its weights are its own, whatever it began as
@@ -56,8 +56,9 @@ class Planner:
         return self.adapter_of(start) or stage.adapter_trained()
 
     def is_whole(self, name: str) -> bool:
-        """Whether a policy has weights of its own."""
-        return name != BASE and self.adapter_of(name) is None
+        """Whether a policy has weights of its own, and is not what ``base`` is."""
+        stage = self.recipe.stages.get(name)
+        return name != BASE and not (stage is not None and stage.makes_base()) and self.adapter_of(name) is None
 
     def train_policy(self, work: StageWork, stage: Any) -> None:
         work.models.append(self.size.parameters)
@@ -68,6 +69,14 @@ class Planner:
         work.steps_each_batch = self._steps_each_batch(stage)
         work.trainable = self.size.parameters if part is None else self.size.trained(part)
         work.parameters = self.size.parameters + (0 if work.full or work.inside else work.trainable)
+
+    def train_whole(self, work: StageWork, stage: Any) -> None:
+        """Holds a model of which all weights are trained."""
+        parameters = self.size.parameters
+        work.models.append(parameters)
+        work.full = True
+        work.parameters = work.trainable = work.wide = parameters
+        work.steps_each_batch = self._steps_each_batch(stage)
 
     def _steps_each_batch(self, stage: Any) -> bool:
         """Whether a training batch is a step by itself, and its gradients are nobody else's."""
@@ -339,6 +348,8 @@ class Planner:
 
 
 WORK: dict[str, Callable[[Planner, StageWork, Any], None]] = {  # what a stage of each kind does, by its settings
+    "tokenizer": tokenizer,
+    "pretrain": pretrain,
     "sft": Planner.sft,
     "sample": Planner.sample,
     "preferences": Planner.programs,

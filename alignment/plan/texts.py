@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 from alignment.chat import render_answer, render_example, render_pair, render_prompt
 from alignment.checks.data import RecipeData
 from alignment.data.split import opening, split_by_digest
+from alignment.training.pretraining.bpe import encode_document
 
 SAMPLE = 2000  # rows of a file that are tokenised; of longer files, as many, evenly spread
 T = TypeVar("T")
@@ -48,6 +49,7 @@ class Texts:
     own_held_out_prompts: TokenLengths | None = None
     demonstrations: TokenLengths = TokenLengths(0, ())
     feedback: TokenLengths = TokenLengths(0, ())
+    corpus: TokenLengths = TokenLengths(0, ())
     pairs: TokenLengths = TokenLengths(0, ())
     held_out_pairs: TokenLengths = TokenLengths(0, ())
     beginning: int = 0
@@ -91,6 +93,7 @@ def measure_texts(data: RecipeData, held_out: float, tokenizer: Any) -> Texts:
         own_held_out_prompts=_measured(own, prompt) if own else None,
         demonstrations=_measured(demonstrations, demonstration),
         feedback=_measured(feedback, marked),
+        corpus=_measured(data.corpus, lambda document: len(encode_document(tokenizer, document))),
         pairs=_measured(pairs[0], pair),
         held_out_pairs=_measured(pairs[1], pair),
         benchmark_prompts={

@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 BASE = "base"  # the name by which stages speak of the model they all start from
+STAGE_PREFIX = "stage:"  # before a stage's name: the base model that it made
+MADE_BASE = f"{STAGE_PREFIX}pretrain"  # what `model.base` says where a stage makes the model from nothing
 CHAMPION = "champion"  # the alias of the promoted version, and its name among an evaluation's opponents
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,39}$")]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -16,7 +18,7 @@ Part = Literal["all", "first half", "second half"]
 leaves the other half for an unbiased evaluation of what was chosen."""
 Product = Literal[
     "policy", "responses", "preferences", "demonstrations", "held_out_prompts", "reward_model", "pair_classifier",
-    "calibration", "evaluation", "experiment",
+    "tokenizer", "calibration", "evaluation", "experiment",
 ]  # fmt: skip
 """What stages make for others."""
 

@@ -20,7 +20,7 @@ from alignment.recipe.rewards import (
 EMBEDDED_PREFIX = "embedded:"
 
 
-DATA_FILES = ("prompts", "held_out_prompts", "demonstrations", "preferences", "feedback")
+DATA_FILES = ("prompts", "held_out_prompts", "demonstrations", "preferences", "feedback", "corpus")
 
 
 def resolve_data(recipe: Recipe, recipe_path: Path) -> dict[str, Path]:

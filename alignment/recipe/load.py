@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 from alignment.digests import digest_of
 from alignment.errors import Fault, InputError, errors_of, suggestion
 from alignment.recipe import yaml_file
+from alignment.recipe.base import MADE_BASE
 from alignment.recipe.error_messages import STAGE_KINDS, location, recipe_fault, submodel
 from alignment.recipe.files import DATA_FILES, EMBEDDED_PREFIX, is_path
 from alignment.recipe.metrics import with_kinds
@@ -59,7 +60,7 @@ def recipe_values(
             return "--set", None
         return str(path), document.line(at)
 
-    return _with_defaults(Recipe, document.value), where, faults
+    return _with_defaults(Recipe, _with_made_model(document.value)), where, faults
 
 
 def dump_recipe(recipe: Recipe) -> str:
@@ -142,6 +143,17 @@ def _from_here(at: Location, value: Any) -> Any:
     is_file = is_file or at[-2:] == ("judge", "folder") or (at[2:3] == ("rewards",) and at[4:] == ("folder",))
     is_folder = at == ("model", "base") and (is_path(value) or Path(value).is_dir())
     return str(Path(value).expanduser().absolute()) if is_file or is_folder else value
+
+
+def _with_made_model(data: dict[str, Any]) -> dict[str, Any]:
+    """A recipe's values; where it names no model, and a stage makes one from nothing, it begins with that one."""
+    model, stages = data.get("model", {}), data.get("stages")
+    if not isinstance(model, dict) or "base" in model or not isinstance(stages, dict):
+        return data
+    kinds = (stage for stage in stages.values() if isinstance(stage, dict) and stage.get("kind") == "pretrain")
+    if any(stage.get("model") is None for stage in kinds):
+        return {**data, "model": {"base": MADE_BASE, **model}}
+    return data
 
 
 def _with_defaults(model: type[BaseModel], data: Any) -> Any:

@@ -29,6 +29,8 @@ from alignment.recipe.stages.ppo import PpoStage
 from alignment.recipe.stages.preference.dpo import DpoStage
 from alignment.recipe.stages.preference.kto import KtoStage
 from alignment.recipe.stages.preference.reference_free import OrpoStage, SimpoStage
+from alignment.recipe.stages.pretraining.pretrain import PretrainStage
+from alignment.recipe.stages.pretraining.tokenizer import TokenizerStage
 from alignment.recipe.stages.reward import RewardStage
 from alignment.recipe.stages.rounds import Rounds, round_seed, rounds_problem, written_out
 from alignment.recipe.stages.sample import SampleStage
@@ -36,7 +38,9 @@ from alignment.recipe.stages.sft import SftStage
 from alignment.recipe.stages.spec import StageSettings
 
 Stage = Annotated[
-    SftStage
+    TokenizerStage
+    | PretrainStage
+    | SftStage
     | SampleStage
     | PreferencesStage
     | HumanPreferencesStage

@@ -15,7 +15,8 @@ class ModelSettings(Settings):
     """The model to align: a local folder, a hub name, or ``embedded:smollm2-135m``."""
 
     base: str
-    """A local folder, a hub name, or `embedded:smollm2-135m`."""
+    """A local folder, a hub name, or `embedded:smollm2-135m`. To be left out, with `model` or alone, where a stage of
+    kind `pretrain` makes the model from nothing: it is `stage:pretrain` then."""
     dtype: Precision = "auto"
     """Type of the weights. `auto`: what the machine multiplies fast; the run's own recipe says which."""
     quantise: BaseScheme | None = None
@@ -25,7 +26,7 @@ class ModelSettings(Settings):
     revision: str | None = None
     """Revision of a hub model. Pin it: else the model can change under the recipe."""
     chat_template: str | None = None
-    """A Jinja file, for a base model that has no chat template."""
+    """A Jinja file, for a base model that has no chat template, or for a tokenizer that is made in place of ChatML."""
     registered_name: Name = "policy"
     """Name under which versions are registered, as in `policy@champion`."""
 
@@ -42,6 +43,9 @@ class DataSettings(Settings):
     feedback: str | None = None
     """File of single answers with thumbs: rows of `prompt`, `completion` and `label`, true for a good answer (JSONL,
     JSON or Parquet; may be gzipped)."""
+    corpus: str | None = None
+    """File of documents to train on from nothing: rows of `text` (JSONL, JSON or Parquet; may be gzipped), or a plain
+    text file (.txt; may be gzipped) with an empty line between two documents."""
     held_out: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """Share of the prompts, and of preference pairs, that no stage trains on, chosen by their digests."""
     held_out_prompts: str | None = None

@@ -8,7 +8,7 @@ from pathlib import Path
 from alignment.durable_files import write_text
 from alignment.models.weights import GGUF_FILE
 from alignment.plain_text import markdown, markdown_code, markdown_lines
-from alignment.recipe.base import BASE
+from alignment.recipe.base import BASE, STAGE_PREFIX
 from alignment.recipe.graph import of_type
 from alignment.recipe.recipe import Recipe
 from alignment.recipe.stages.feedback.preferences import PreferencesStage
@@ -38,7 +38,7 @@ def write_card(folder: Path, record: VersionRecord, recipe: Recipe, artifacts: M
     base, license_id = _base(artifacts[BASE])
     adapter = (folder / "adapter_config.json").exists()
     data = ModelCardData(
-        base_model=base,
+        base_model=None if artifacts[BASE].key.startswith(STAGE_PREFIX) else base,
         license=license_id,
         library_name="peft" if adapter else "transformers",
         pipeline_tag="text-generation",
@@ -85,7 +85,8 @@ def _base(base: Artifact) -> tuple[str, str]:
         return EMBEDDED[base.key]
     own = Path(base.path) / CARD_FILE
     license_id = ModelCard.load(own, ignore_metadata_errors=True).data.get("license") if own.exists() else None
-    return base.key, str(license_id or "unknown")
+    name = f"the stage {base.name} of this recipe" if base.key.startswith(STAGE_PREFIX) else base.key
+    return name, str(license_id or "unknown")
 
 
 def _summary(record: VersionRecord, rates: list[CandidateWinRate]) -> str:

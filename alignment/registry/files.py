@@ -7,7 +7,7 @@ from pathlib import Path
 
 from alignment.durable_files import file_digest, write_text
 from alignment.errors import Fault, InputError
-from alignment.recipe.base import BASE
+from alignment.recipe.base import BASE, STAGE_PREFIX
 from alignment.records import Artifact
 from alignment.registry.records import VersionRecord
 
@@ -40,8 +40,8 @@ def write_model(target: Path, artifact: Artifact, artifacts: Mapping[str, Artifa
 
 
 def names_a_hub_model(base: Artifact) -> bool:
-    """Whether a recipe's base model is a hub name (else an embedded model or a folder)."""
-    return not base.key.startswith("embedded:") and not Path(base.key).is_dir()
+    """Whether a recipe's base model is a hub name (else an embedded model, a folder or what a stage made)."""
+    return not base.key.startswith(("embedded:", STAGE_PREFIX)) and not Path(base.key).is_dir()
 
 
 def model_files(folder: Path) -> dict[str, str]:

@@ -9,6 +9,9 @@ from alignment.report.run_report import RunReport, StageReport
 
 HEADLINES = {  # how a stage's headline metric is said; one that is not here stands with its name
     "loss": "loss {:.3f}",
+    "perplexity": "held-out perplexity {:.2f}",
+    "vocabulary": "{:,.0f} tokens",
+    "bytes_per_token": "{:.2f} bytes each",
     "demonstrations": "{:,.0f} demonstrations",
     "responses": "{:,.0f} responses",
     "pairs": "{:,.0f} pairs",
@@ -42,6 +45,8 @@ DATA_WORDS = {  # what the figures of a preference stage are called
     "kappa": "Cohen’s κ with the raters",
 }
 DATA_SOURCES = (  # other figures of the data: a kind of stage, its metric, and what it is called
+    ("pretrain", "documents", "documents to pretrain on"),
+    ("pretrain", "tokens", "tokens of them"),
     ("sft", "demonstrations", "demonstrations"),
     ("sample", "prompts", "prompts to train on"),
     ("sample", "responses", "responses to them"),

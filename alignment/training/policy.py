@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from alignment.distributed.fsdp import whole_state
 from alignment.durable_files import write_text
+from alignment.errors import StageError
 from alignment.models.adapter_kinds.soft_prompt import virtual_tokens
 from alignment.models.adapters import adapt, is_adapter
 from alignment.models.families import check_rope
@@ -107,11 +108,16 @@ def begin_policy(
 
     Raises:
         StageError: an adapter was made on another base, or sequences may be so long that they change the positions
-            of those beside them.
+            of those beside them; an adapter is to be trained on whole weights that are not the base.
     """
     seed_everything(context.run)
     start, base = context.inputs[settings.model], context.inputs[BASE]
-    whole = settings.adapter_trained() is None and not is_adapter(start)
+    adapter = settings.adapter_trained()
+    if adapter is not None and not is_adapter(start) and start.digest != base.digest:
+        raise StageError(
+            f"{start.ref()} has whole weights of its own, and an adapter is kept on {base.key} alone: set lora to null"
+        )
+    whole = adapter is None and not is_adapter(start)
     policy, tokenizer = load_policy(
         start, base, context.run, trainable=True, placed=not context.sharded, masters=masters and whole
     )

@@ -20,18 +20,26 @@ from flows.services import servers
 if TYPE_CHECKING:
     from alignment.plan.plan import StagePlan
     from alignment.plan.power import GatePlan
+    from alignment.plan.pretraining import ComputeOptimal
     from flows.pipeline.cached_stages import CacheState
 
 
 def plan_command(
-    given: str, workspace: Path, overrides: list[str], on: Sequence[str], *, measure: bool, as_json: bool
+    given: str,
+    workspace: Path,
+    overrides: list[str],
+    on: Sequence[str],
+    *,
+    measure: bool,
+    hours: float | None = None,
+    as_json: bool,
 ) -> None:
     """Prints the plan of a recipe, or raises InputError with every fault that ``rlhf check`` finds."""
     machines = _machines(on, measure)
     space = open_workspace(workspace)
     servers.quiet_environment(space)
     from alignment.checks.data import read_data
-    from alignment.checks.model import inspect_model, read_config
+    from alignment.checks.pretraining.made_model import inspect_recipe, recipe_config
     from alignment.checks.recipe import check_recipe
     from alignment.plan import plan
     from alignment.plan.power import plan_gate
@@ -47,11 +55,14 @@ def plan_command(
     if faults := [fault for fault in faults if fault.field != "resources.device"]:
         raise InputError(faults)
     data, _faults = read_data(recipe, resolved.data)
-    texts = measure_texts(data, recipe.data.held_out, inspect_model(recipe.model, space).tokenizer)
-    size = model_size(read_config(recipe.model, space))
+    model = inspect_recipe(resolved, space)
+    assert model is not None  # the check has found it
+    texts = measure_texts(data, recipe.data.held_out, model.tokenizer)
+    size = model_size(recipe_config(resolved, space))
     plans = plan.make_plan(recipe, size, texts, machines, precision=resolved.precision)
     gate = plan_gate(recipe, data, partial(next_number, space))
     cache = cached_stages(resolved, space)
+    budget = _budget(machines, resolved.precision, hours)
     if as_json:
         value = {
             "recipe": recipe.name,
@@ -59,11 +70,13 @@ def plan_command(
             "machines": [asdict(machine) for machine in machines],
             "stages": [plan.as_json(one) | _cache_json(cache[one.name]) for one in plans],
             "gate": [asdict(one) for one in gate],
+            "compute_optimal": [asdict(one) for one in budget],
         }
         print(json.dumps(value, indent=2))
     else:
         _show(PlainConsole(), plans, machines, cache)
         _show_gate(PlainConsole(), gate)
+        _show_budget(PlainConsole(), budget)
 
 
 def _show_gate(console: PlainConsole, gate: "Sequence[GatePlan]") -> None:
@@ -83,6 +96,31 @@ def _show_gate(console: PlainConsole, gate: "Sequence[GatePlan]") -> None:
     console.print(
         "shows: the chance that such a version is promoted; needs: the prompts with which it is 80 %. No ties"
     )
+
+
+def _budget(machines: Sequence[Machine], precision: str, hours: float | None) -> "list[ComputeOptimal]":
+    """The compute-optimal model on each machine; nothing where no hours are given."""
+    from alignment.plan.pretraining import compute_optimal
+
+    if hours is None:
+        return []
+    return [
+        compute_optimal(machine, machine.natural if precision == "auto" else precision, hours) for machine in machines
+    ]
+
+
+def _show_budget(console: PlainConsole, budget: "Sequence[ComputeOptimal]") -> None:
+    """What the hours are best spent on."""
+    if not budget:
+        return
+    table = Table("machine", "operations", "parameters", "tokens", box=None)
+    for one in budget:
+        table.add_row(one.machine, f"{one.flops:.2g}", f"{one.parameters:,}", f"{one.tokens:,}")
+    console.print(
+        f"\n{budget[0].hours:g} hours of pretraining: C = 6 N D operations are best spent on N = √(C / 120) parameters "
+        "and D = 20 N tokens (Hoffmann et al. 2022)"
+    )
+    console.print(table)
 
 
 def _cache_json(state: "CacheState") -> dict[str, str | None]:

@@ -26,6 +26,7 @@ from prefect.runtime import flow_run as running
 from alignment.durable_files import write_text
 from alignment.errors import InputError
 from alignment.plain_text import markdown_lines
+from alignment.recipe.base import MADE_BASE
 from alignment.recipe.deployment import Deployment
 from alignment.recipe.graph import of_type
 from alignment.recipe.recipe import Recipe
@@ -171,6 +172,8 @@ def _next_round(resolved: ResolvedRecipe, space: Workspace, state: State[Any]) -
     recipe = resolved.recipe
     if state.name != "Promoted" or not any(of_type(recipe.stages, HumanPreferencesStage)):
         return None
+    if recipe.model.base == MADE_BASE:
+        return None  # its stages make the model that they begin with
     from alignment.registry import find
 
     folder = Path(find(space, f"{recipe.model.registered_name}@champion").folder)

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from alignment.plain_text import indented, one_line
-from alignment.recipe.base import BASE
+from alignment.recipe.base import BASE, MADE_BASE
 from alignment.recipe.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -109,5 +109,6 @@ class Terminal:
 
 def shown_stages(recipe: Recipe) -> dict[str, str]:
     """The rows of the display: the base model, the recipe's stages, and the registry where there is a gate."""
-    stages = {BASE: "base"} | {name: stage.kind for name, stage in recipe.stages.items()}
+    first = {} if recipe.model.base == MADE_BASE else {BASE: "base"}
+    stages = first | {name: stage.kind for name, stage in recipe.stages.items()}
     return stages | ({"register": "register"} if recipe.gate else {})

@@ -14,7 +14,7 @@ from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run as running
 
 from alignment.errors import Fault, InputError, StageError, keeping, suggestion
-from alignment.recipe.base import BASE, CHAMPION
+from alignment.recipe.base import BASE, CHAMPION, MADE_BASE
 from alignment.recipe.graph import of_type, stage_inputs
 from alignment.recipe.load import dump_recipe
 from alignment.recipe.recipe import Recipe
@@ -40,7 +40,7 @@ from flows.pipeline.orchestration import (
 )
 from flows.pipeline.register import commit, finish_task, with_approval
 from flows.pipeline.run_state import Run, RunRequest, StageOutcome, WaitingForRaters
-from flows.pipeline.stage_task import base_task, execute, made_of, make_job, stage_task
+from flows.pipeline.stage_task import as_base, base_task, execute, made_of, make_job, stage_task
 from flows.run_record import write_record
 from flows.services.process_records import answer_for
 
@@ -110,7 +110,8 @@ def _to_its_end(run: Run) -> State[Any]:
 def run_stages(run: Run) -> None:
     """Everything that a run does, and its report, however far it came."""
     try:
-        prepare_base(run)
+        if run.recipe.model.base != MADE_BASE:
+            prepare_base(run)
         for name in run.recipe.stages:
             run_stage(run, name)
         decide(run)
@@ -153,7 +154,7 @@ def run_stage(run: Run, name: str) -> None:
     if not wanted:
         found = run.workspace.find(name, job.key, listener.get().warned)
         if found is not None and run.workspace.claim(found, run.request.run):
-            run.made[name] = found
+            made_now(run, name, found)
         return
     with outcome(run, name, job.settings.kind) as result:
         say(_log, made_of(job))
@@ -161,7 +162,17 @@ def run_stage(run: Run, name: str) -> None:
         state, made = run_task(run.workspace.root, stage_task(job), execute, job, inputs=inputs)
         run.states[name] = state
         result.cached = state.name == "Cached"
-        result.artifact = run.made[name] = Artifact.model_validate(made)
+        result.artifact = Artifact.model_validate(made)
+        made_now(run, name, result.artifact)
+
+
+def made_now(run: Run, name: str, artifact: Artifact) -> None:
+    """Notes what a stage has made; it is the base of those that follow, where it is such a stage."""
+    run.made[name] = artifact
+    if run.recipe.stages[name].makes_base():
+        run.made[BASE] = as_base(name, artifact)
+        if name in run.states:
+            run.states[BASE] = run.states[name]
 
 
 def data_of(run: Run, name: str, *, wanted: bool) -> dict[str, Path] | None:

@@ -28,7 +28,7 @@ from alignment.durable_files import folder_digest, remove_tree
 from alignment.errors import Fault, InputError, NotFiniteError, StageError
 from alignment.models.base_model import prepare_base
 from alignment.models.memory import keep_freed_memory
-from alignment.recipe.base import BASE
+from alignment.recipe.base import BASE, MADE_BASE, STAGE_PREFIX
 from alignment.recipe.graph import judges_of, stage_inputs
 from alignment.recipe.judges import folder_data, judge_folder
 from alignment.recipe.recipe import Recipe
@@ -90,9 +90,7 @@ def make_job(
 ) -> Job:
     """A stage's job from what was made before it; it is given the inputs and data that its settings name, no others."""
     settings = recipe.stages[name]
-    wanted = {source for sources in stage_inputs(settings).values() for source in sources}
-    if settings.spec.computes:
-        wanted.add(BASE)  # what an adapter stands on
+    wanted = sources_of(recipe, settings)
     files = {kind: data[kind] for kind in settings.data_files(data) if kind in data}
     # A rubric is known by the name that the recipe gives it; the stage knows it by what it is.
     files |= {what: data[path] for what, path in settings.named_files().items()}
@@ -107,6 +105,26 @@ def make_job(
         problem = f"stage {name} needs {', '.join(missing)}, never run with these settings"
         raise InputError([Fault(problem, "run the recipe without --only and --from first", field=f"stages.{name}")])
     return Job(name, recipe, {source: made[source] for source in wanted}, files, workspace, run)
+
+
+def sources_of(recipe: Recipe, settings: StageSettings) -> set[str]:
+    """The artifacts that a stage is given: those that its settings name, and the base, which an adapter stands on.
+
+    A stage that makes a base needs none, and so do those before it where the recipe names none.
+    """
+    wanted = {source for sources in stage_inputs(settings).values() for source in sources}
+    if not settings.spec.computes or settings.makes_base():
+        return wanted
+    stages = list(recipe.stages.values())
+    before = stages[: next(place for place, stage in enumerate(stages) if stage is settings)]
+    if recipe.model.base != MADE_BASE or any(stage.makes_base() for stage in before):
+        wanted.add(BASE)
+    return wanted
+
+
+def as_base(name: str, artifact: Artifact) -> Artifact:
+    """What a stage has made, as the base of the stages after it: it goes by the stage's name."""
+    return artifact.model_copy(update={"key": f"{STAGE_PREFIX}{name}"})
 
 
 def made_of(job: Job) -> str:

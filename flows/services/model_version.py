@@ -6,6 +6,7 @@ from typing import Any
 
 from alignment.errors import Fault, InputError
 from alignment.models.base_model import own_place, prepare_base
+from alignment.recipe.base import STAGE_PREFIX
 from alignment.recipe.files import EMBEDDED_PREFIX, is_path
 from alignment.recipe.run_settings import ModelSettings
 from alignment.registry.files import ADAPTER_FILE
@@ -86,7 +87,10 @@ def _base_of(adapter: Path, workspace: Workspace) -> str:
     if not record.exists():  # an adapter from elsewhere
         return str(json.loads((adapter / ADAPTER_FILE).read_text("utf-8"))["base_model_name_or_path"])
     made_on = json.loads(record.read_text("utf-8"))
-    name = own_place(workspace, made_on["base"])
+    named = str(made_on["base"])
+    if named.startswith(STAGE_PREFIX):  # a stage made it; the registry has written where it lies
+        named = str(json.loads((adapter / ADAPTER_FILE).read_text("utf-8"))["base_model_name_or_path"])
+    name = own_place(workspace, named)
     if not name.startswith(EMBEDDED_PREFIX) and not is_path(name):
         return name  # a hub's name, which is the same everywhere
     base = prepare_base(workspace, ModelSettings(base=name))

@@ -120,6 +120,7 @@ def curve(folder: Path, name: str = "loss") -> list[float]:
 
 
 MODULES = {
+    "pretrain": "alignment.stages.pretraining.pretrain",
     "sft": "alignment.stages.sft", "dpo": "alignment.stages.dpo", "reward": "alignment.stages.reward",
     "grpo": "alignment.stages.grpo", "rloo": "alignment.stages.grpo", "ppo": "alignment.stages.ppo",
     "pair_classifier": "alignment.stages.pair_classifier",

@@ -230,6 +230,10 @@ class StageSettings(Settings):
         """Whether it can train an adapter in place of all weights."""
         return "lora" in type(self).model_fields
 
+    def makes_base(self) -> bool:
+        """Whether the model that it makes is what ``base`` is to the stages after it."""
+        return False
+
     def asks_held_out(self) -> bool:
         """Whether it asks held-out prompts of the recipe's data; who ``evaluates``, those of their own file if any."""
         return False

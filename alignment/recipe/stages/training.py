@@ -6,12 +6,13 @@ from pydantic import model_validator
 
 from alignment.recipe.base import Count, Fraction, NotNegative, Positive
 from alignment.recipe.stages.adapters import AdaptedStage
+from alignment.recipe.stages.spec import StageSettings
 
 CutChosen = Literal["drop", "keep"]
 
 
-class Training(AdaptedStage):
-    """What every trainer shares. ``lora: null`` trains all weights, or what ``adapter`` says."""
+class Optimisation(StageSettings):
+    """The steps of a trainer, whatever weights it trains."""
 
     epochs: Positive = 1.0
     """Passes over the data."""
@@ -42,6 +43,11 @@ class Training(AdaptedStage):
     def even_batch(self) -> tuple[int, int]:
         """The batch that workers share evenly, and how many make a step."""
         return self.batch_size, self.gradient_accumulation
+
+
+class Training(AdaptedStage, Optimisation):
+    """What every trainer of policies and reward models shares. ``lora: null`` trains all weights, or what ``adapter``
+    says."""
 
 
 class PreferenceTraining(Training):

@@ -57,6 +57,17 @@ def supervised(name: str, kind: str, size: int, **more: Any) -> Row:
     return Row(name, kind, settings, {"batch_size": size // 2, "gradient_accumulation": 2}, excused=excused)
 
 
+def pretrained(name: str, **more: Any) -> Row:
+    """A model that reads on; its rows are all of one length, and 4 do not divide them."""
+    settings = {key: value for key, value in SUPERVISED.items() if key != "lora"}
+    settings |= {"kind": "pretrain", "batch_size": 4, "max_length": 48, "held_out": 0.1, "schedule": "linear", **more}
+    pieces = {"batch_size": 2, "gradient_accumulation": 2}
+    excused = {"no trees": "its rows begin otherwise, and are no trees"}
+    if more.get("optimizer") == "muon":
+        excused["sharded"] = "muon turns whole matrices, which rlhf check refuses where workers hold parts"
+    return Row(name, "pretrain", settings, pieces, excused=excused)
+
+
 def grouped(name: str, kind: str, **more: Any) -> Row:
     """A stage that compares the answers to one prompt with each other."""
     excused = more.pop("excused", {})
@@ -88,6 +99,7 @@ DPO_LOSSES = (
 GRPO_LOSSES = ("grpo", "dr_grpo", "dapo", "bnpo", "gspo", "cispo", "sapo", "luspo", "vespo")
 SMOOTHED = ("exo_pair", "robust")  # they want a label's probability of being wrong
 TRAINERS = (
+    pretrained("pretrain"),
     supervised("sft", "sft", 4),  # 11 demonstrations: 4, 4 and 3
     supervised("reward", "reward", 8),  # 21 pairs: 8, 8 and 5
     supervised("pair_classifier", "pair_classifier", 16),  # 42 rows: 16, 16 and 10
@@ -100,6 +112,8 @@ TRAINERS = (
     ppo("ppo"),
 )
 LOSSES = (
+    pretrained("pretrain, isolated", isolated=True),
+    pretrained("pretrain, muon", optimizer="muon"),
     supervised("reward, margins", "reward", 8, use_margin=True, center_rewards_coefficient=None),
     *(
         supervised(

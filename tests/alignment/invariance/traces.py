@@ -63,6 +63,11 @@ def write_demonstrations(path: Path) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
 
 
+def write_corpus(path: Path) -> None:
+    """40 documents of 1 to 17 words."""
+    path.write_text("\n\n".join(f"{number} {answer(number, 1 + 7 * number % 17)}" for number in range(40)), "utf-8")
+
+
 @dataclass(frozen=True, slots=True)
 class Trace:
     """``curves`` by name, a value a step; ``answers`` of each step, as tokens; ``trees`` that were grown for it."""
@@ -108,7 +113,10 @@ class Runner:
         return Trace(found, self._answers(row, folder, settled), sum(grown))
 
     def _context(self, row: Row, folder: Path, settings: Any, changes: Any, **more: Any) -> StageContext:
+        changes = {**changes, **({"data.corpus": "corpus.txt"} if row.kind == "pretrain" else {})}
         context = self.make_context(folder, row.kind, self.inputs, settings=settings, changes=changes, **more)
+        if "corpus" in context.data:
+            write_corpus(context.data["corpus"])
         write_demonstrations(context.data["demonstrations"])  # type: ignore[arg-type]
         return context
 

@@ -15,6 +15,14 @@ RL = {
     "model": "sft", "steps": 4, "episodes": 8, "batch_size": 4, "learning_rate": 1e-3, "checkpoint_every": 1,
     "sampling": SHORT, "lora": LORA,
 }  # fmt: skip
+# What the others begin with: the tiny model reads on.
+FIRST: dict[str, dict[str, Any]] = {
+    "tokenizer": {"kind": "tokenizer", "vocabulary": 300},
+    "pretrain": {
+        "kind": "pretrain", "model": "base", "max_length": 32, "batch_size": 4, "held_out": 0.2, "checkpoint_every": 1,
+        "learning_rate": 1e-4,
+    },
+}  # fmt: skip
 # By the stage's name, which is its kind where no other stage needs to name it: every kind but those of `tiny.yaml`.
 STAGES: dict[str, dict[str, Any]] = {
     "human_preferences": {"kind": "human_preferences", "responses": "responses", "votes_per_comparison": 1, "pairs": 4},
@@ -73,9 +81,10 @@ def write_recipe(make_recipe: Callable[..., Path], folder: Path) -> Path:
     path = make_recipe(folder)
     recipe = json.loads(path.read_text("utf-8"))
     last = recipe["stages"].pop("evaluation")
-    recipe["stages"] |= {**STAGES, "evaluation": last}
+    recipe["stages"] = {**FIRST, **recipe["stages"], **STAGES, "evaluation": last}
     recipe["name"] = "faults"
-    recipe["data"]["preferences"] = "pairs.jsonl"
+    recipe["data"] |= {"preferences": "pairs.jsonl", "corpus": "corpus.txt"}
+    (folder / "corpus.txt").write_text("\n\n".join(f"The {n} cats saw {n + 1} red dogs." for n in range(60)), "utf-8")
     rows = [
         {"prompt": f"What is a {thing}?", "chosen": f"A {thing}.", "rejected": f"I do not know any {thing}."}
         for thing in ("cat", "dog", "fox", "owl", "hen", "pig", "cow", "bee")

@@ -33,8 +33,8 @@ IN_TIME = 120.0  # seconds from the fault to the command's end
 TRIES = 8  # to meet a stage that lasts a moment
 KINDS = (
     "benchmark", "constitution", "distil", "dpo", "evaluate", "grpo", "human_preferences", "judge", "kto", "orpo",
-    "overoptimisation", "pair_classifier", "ppo", "preference_file", "preferences", "quantise", "rejection_sampling",
-    "reward", "rloo", "sample", "sft", "simpo", "synthesis", "tournament",
+    "overoptimisation", "pair_classifier", "ppo", "preference_file", "preferences", "pretrain", "quantise",
+    "rejection_sampling", "reward", "rloo", "sample", "sft", "simpo", "synthesis", "tokenizer", "tournament",
 )  # fmt: skip
 FAULTS = ("command killed", "worker killed", "sampler killed", "disk full", "server gone", "database locked", "Ctrl-C")
 CHANGES = {"worker killed": "stages.{}.workers=2", "sampler killed": "stages.{}.rollout_workers=1"}
