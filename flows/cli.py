@@ -249,6 +249,25 @@ def rate(
 
 
 @app.command()
+def serve(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="policy@champion, policy/3: a registered version.")],
+    workspace: WorkspaceOption = WORKSPACE,
+    host: str = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
+    key: Annotated[
+        str | None, typer.Option(metavar="env:NAME|file:PATH", help="Where the key is; else RLHF_SERVE_KEY.")
+    ] = None,
+    log_prompts: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Append answered prompts, redacted, to this .jsonl file.")
+    ] = None,
+) -> None:
+    """Serves a version behind an OpenAI-compatible endpoint, and the next one when its alias moves, without a pause."""
+    from flows.commands.serve import serve_command
+
+    serve_command(model, workspace, host, port, key, log_prompts)
+
+
+@app.command()
 def backup(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The backup to write: a tar file.")],
     workspace: WorkspaceOption = WORKSPACE,

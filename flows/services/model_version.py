@@ -13,8 +13,11 @@ from alignment.workspace import Workspace
 from flows.services.servers import quiet_environment
 
 
-def load_version(reference: str, workspace: Workspace) -> tuple[Any, Any]:
+def load_version(reference: str, workspace: Workspace, *, plain: bool = False) -> tuple[Any, Any]:
     """The model and tokenizer of a registered version (``policy@champion``, ``policy/3``) or of a model's folder.
+
+    ``plain`` turns a base that was quantised for an adapter back into the numbers that its bits stand for, into which
+    the adapter can be merged.
 
     Raises InputError where it cannot be loaded, NotFiniteError where a weight is no finite number.
     """
@@ -23,7 +26,7 @@ def load_version(reference: str, workspace: Workspace) -> tuple[Any, Any]:
 
     from alignment.chat import load_tokenizer
     from alignment.checks.model import embedding_faults
-    from alignment.models.quantised import load_weights, quantise_on_loading
+    from alignment.models.quantised import in_plain_numbers, load_weights, quantise_on_loading
     from alignment.models.weights import require_finite, weight_faults
     from alignment.precision import natural_precision
 
@@ -42,6 +45,8 @@ def load_version(reference: str, workspace: Workspace) -> tuple[Any, Any]:
             if scheme is None
             else quantise_on_loading(Path(base), scheme, dtype, None)
         )
+        if plain and scheme is not None:
+            model = in_plain_numbers(model, dtype)
         if adapter:
             from peft import PeftModel
 
