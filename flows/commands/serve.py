@@ -33,7 +33,7 @@ def serve_command(
 ) -> None:
     """Serves a version until SIGTERM or Ctrl-C. Raises InputError before anything is started."""
     secret, hidden = _key(key)
-    if secret is None and not is_loopback(f"http://{host}"):
+    if secret is None and not is_loopback(f"http://{_in_url(host)}"):
         problem = f"{host} is reached from other machines, and there is no key"
         remedy = f"give --key env:NAME or file:PATH, or set {KEY_VARIABLE}"
         raise InputError([Fault(problem, remedy, field="--host")])
@@ -45,6 +45,10 @@ def serve_command(
     require_served(reference, space)
     log = _prompt_log(log_prompts)
     asyncio.run(_serve(reference, space, host, port, secret, hidden, log))
+
+
+def _in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
 
 
 def require_served(reference: str, space: Workspace) -> None:
@@ -115,7 +119,7 @@ async def _serve(
         server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign]  # ours end the children as well
         _end_on_signals(stopping, server)
         following = asyncio.create_task(board.run(stopping))
-        console.print(f"{reference} at http://{host}:{port}/v1   (Ctrl-C ends it)")
+        console.print(f"{reference} at http://{_in_url(host)}:{port}/v1   (Ctrl-C ends it)")
         if log is not None:
             console.print(f"prompts that are answered go to {log.path}")
         answering = asyncio.create_task(server.serve())

@@ -1,9 +1,9 @@
 """One version behind transformers' OpenAI-compatible server.
 
-``python -m flows.serving.model_server WORKSPACE VERSION PORT`` makes the version ready
-(:mod:`flows.serving.served_folder`) and then ``transformers serve`` takes over, on the loopback address, in this
-process. Standard input is a pipe that its parent holds open: where the parent dies, however it does, the pipe ends, and
-so does this.
+``python -m flows.serving.model_server WORKSPACE PORT`` makes a version ready (:mod:`flows.serving.served_folder`) and
+then ``transformers serve`` takes over, on the loopback address, in this process. The version, as the registry lists it,
+is the first line of standard input: a pipe that the parent holds open. Where the parent dies, however it does, the pipe
+ends, and so does this.
 """
 
 import contextlib
@@ -14,22 +14,23 @@ import threading
 from pathlib import Path
 
 from alignment.errors import InputError, StageError
+from alignment.registry.records import RegisteredVersion
 from alignment.workspace import Workspace
 from flows.services.servers import quiet_environment
 
 LOOPBACK = "127.0.0.1"
 
 
-def main(root: Path, reference: str, port: int) -> None:
-    """Serves the version until SIGTERM. Exits with 2 where it cannot be served."""
+def main(root: Path, port: int) -> None:
+    """Serves the version until SIGTERM. Ends with a line, and the code 1, where it cannot be served."""
+    version = RegisteredVersion.model_validate_json(sys.stdin.buffer.readline())
     threading.Thread(target=_end_with_parent, daemon=True).start()
     workspace = Workspace(root)
     quiet_environment(workspace)
-    from alignment.registry import find
     from flows.serving.served_folder import served_folder
 
     try:
-        folder = served_folder(workspace, find(workspace, reference))
+        folder = served_folder(workspace, version)
     except (InputError, StageError) as error:
         raise SystemExit(f"rlhf: {error}") from None
     os.chdir(folder.parent)
@@ -56,4 +57,4 @@ def _end_with_parent() -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))
+    main(Path(sys.argv[1]), int(sys.argv[2]))

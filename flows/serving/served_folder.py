@@ -76,7 +76,7 @@ def _write(workspace: Workspace, version: RegisteredVersion, target: Path) -> di
     folder = Path(version.folder)
     source = folder / "merged" if (folder / "merged").is_dir() else folder
     if (source / ADAPTER_FILE).exists() or quantisation(source) == "gguf":
-        _export(workspace, f"{version.name}/{version.version}", target)
+        _export(workspace, version.folder, target)
         settings = target
     else:
         for path in source.iterdir():
@@ -86,17 +86,17 @@ def _write(workspace: Workspace, version: RegisteredVersion, target: Path) -> di
     return _write_generation_settings(settings, target)
 
 
-def _export(workspace: Workspace, reference: str, target: Path) -> None:
+def _export(workspace: Workspace, folder: str, target: Path) -> None:
     from peft import PeftModel
 
     from alignment.models.weights import require_finite
     from flows.services.model_version import load_version
 
-    model, tokenizer = load_version(reference, workspace, plain=True)
+    model, tokenizer = load_version(folder, workspace, plain=True)
     merged = model.merge_and_unload() if isinstance(model, PeftModel) else model
-    require_finite(merged.named_parameters(), f"{reference}, merged,")  # what is finite apart may overflow together
-    merged.config.quantization_config = None  # of a GGUF file that was unpacked
-    del merged.config.quantization_config
+    require_finite(merged.named_parameters(), f"{folder}, merged,")  # what is finite apart may overflow together
+    if hasattr(merged.config, "quantization_config"):
+        del merged.config.quantization_config  # of a GGUF file or a base that was unpacked
     merged.save_pretrained(target)
     tokenizer.save_pretrained(target)
 

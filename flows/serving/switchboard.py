@@ -16,10 +16,11 @@ import httpx
 from alignment.errors import InputError, StageError
 from alignment.registry import RegisteredVersion, find
 from alignment.registry.files import require_whole
+from alignment.registry.store import CHAMPION, RegistryStore
 from alignment.workspace import Workspace
 from flows.serving.version_server import VersionServer
 
-LOOK_SECONDS = 1.0  # between two looks at the registry
+LOOK_SECONDS = 2.0  # between two looks at the registry
 WAIT_SECONDS = 60.0  # that a request waits for a server that is being started again
 DRAIN_SECONDS = 600.0  # for the answers that a replaced server still owes
 PAUSES = (1.0, 60.0)  # seconds before a server is started again: the first, and the most
@@ -101,13 +102,24 @@ class Switchboard:
     async def _ask_registry(self) -> None:
         """What the name stands for; where that cannot be said now, what it stood for last."""
         try:
-            self._wanted = await asyncio.to_thread(find, self.workspace, self.reference)
+            if await asyncio.to_thread(self._has_moved):
+                self._wanted = await asyncio.to_thread(find, self.workspace, self.reference)
             self._problem = ""
         except Exception as error:  # a registry that is away, in whatever library's words
             problem = (str(error) or type(error).__name__).splitlines()[0]
             if not self._problem:
                 self.say(f"{self.reference} cannot be looked up ({problem}); what is served stays as it is")
             self._problem = problem
+
+    def _has_moved(self) -> bool:
+        """Whether the name may stand for another version than it did. Asks for one row; a number stands for itself."""
+        if self._wanted is None:
+            return True
+        name, _, alias = self.reference.partition("@")
+        if "/" in name:
+            return False
+        aliases = RegistryStore.models(self.workspace)[name].aliases
+        return aliases.get(alias or CHAMPION) != self._wanted.version
 
     async def _bring(self, version: RegisteredVersion) -> VersionServer:
         """Checks a version's files, starts its server and waits until it answers."""

@@ -36,12 +36,16 @@ class VersionServer:
         self._folder = workspace.root / "serving" / version.name / f"{version.name}-v{version.version}"
         port = _free_port()
         self.url = f"http://{LOOPBACK}:{port}"
-        command = [sys.executable, "-m", "flows.serving.model_server", str(workspace.root), self.name, str(port)]
+        command = [sys.executable, "-m", "flows.serving.model_server", str(workspace.root), str(port)]
         environment = {name: value for name, value in os.environ.items() if name not in hidden}
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment, start_new_session=True
             )
+        assert self.process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # it has ended already, which is seen elsewhere
+            self.process.stdin.write(version.model_dump_json().encode() + b"\n")
+            self.process.stdin.flush()
 
     @property
     def is_alive(self) -> bool:
@@ -84,7 +88,8 @@ class VersionServer:
                 self.process.wait(END_SECONDS)
                 break
         if self.process.stdin is not None:
-            self.process.stdin.close()
+            with contextlib.suppress(BrokenPipeError):
+                self.process.stdin.close()
 
 
 def _free_port() -> int:

@@ -104,7 +104,7 @@ class Serving:
     def said(self) -> str:
         return self.log.read_text("utf-8", "replace")
 
-    def until(self, what: Callable[[], bool], seconds: float = 200) -> None:
+    def until(self, what: Callable[[], bool], seconds: float = 400) -> None:
         """Waits for something; fails with what was said where it does not come."""
         end = time.monotonic() + seconds
         while True:

@@ -23,7 +23,7 @@ from alignment.workspace import Workspace
 from tests.flows.serving.conftest import KEY, Serving, add_version
 
 pytest.importorskip("openai", reason="transformers' server needs openai: rlhf-flows[serve]")
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 QUESTION = "What colour is the cat?"
 LEFT_SECONDS = 20  # for what was killed to be gone
@@ -32,7 +32,7 @@ LEFT_SECONDS = 20  # for what was killed to be gone
 @pytest.fixture(scope="module")
 def models(make_model: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     root = tmp_path_factory.mktemp("models")
-    return [make_model(root / f"m{seed}", seed=seed) for seed in range(2)]
+    return [make_model(root / f"m{seed}", seed=seed) for seed in (3, 6)]  # whose answers are letters
 
 
 @pytest.fixture(scope="module")
