@@ -65,6 +65,24 @@ def load_version(reference: str, workspace: Workspace, *, plain: bool = False) -
     return model.eval(), tokenizer
 
 
+def export_plain(reference: str, workspace: Workspace, target: Path) -> None:
+    """Writes a version into a folder as whole weights in plain numbers, adapter merged, with its tokenizer.
+
+    Raises InputError as :func:`load_version`, and NotFiniteError where what is finite apart overflows together.
+    """
+    model, tokenizer = load_version(reference, workspace, plain=True)
+    from peft import PeftModel
+
+    from alignment.models.weights import require_finite
+
+    merged = model.merge_and_unload() if isinstance(model, PeftModel) else model
+    require_finite(merged.named_parameters(), f"{reference}, merged,")
+    if hasattr(merged.config, "quantization_config"):
+        del merged.config.quantization_config  # of a GGUF file or a base that was unpacked
+    merged.save_pretrained(target)
+    tokenizer.save_pretrained(target)
+
+
 def _scheme_of(adapter: Path) -> str | None:
     """The bits of the base that an adapter was trained on (``model.quantise``)."""
     record = adapter / "base.json"

@@ -23,6 +23,7 @@ from alignment.durable_files import (
 from alignment.registry import RegisteredVersion
 from alignment.registry.files import ADAPTER_FILE, CARD_FILE, LINEAGE_FILE, require_whole
 from alignment.workspace import Workspace
+from flows.services.model_version import export_plain
 
 GENERATION_FILE = "generation_config.json"
 _NOT_SERVED = (CARD_FILE, LINEAGE_FILE, GENERATION_FILE, "merged")
@@ -76,7 +77,7 @@ def _write(workspace: Workspace, version: RegisteredVersion, target: Path) -> di
     folder = Path(version.folder)
     source = folder / "merged" if (folder / "merged").is_dir() else folder
     if (source / ADAPTER_FILE).exists() or quantisation(source) == "gguf":
-        _export(workspace, version.folder, target)
+        export_plain(version.folder, workspace, target)
         settings = target
     else:
         for path in source.iterdir():
@@ -84,21 +85,6 @@ def _write(workspace: Workspace, version: RegisteredVersion, target: Path) -> di
                 _link(path, target / path.name)
         settings = source
     return _write_generation_settings(settings, target)
-
-
-def _export(workspace: Workspace, folder: str, target: Path) -> None:
-    from peft import PeftModel
-
-    from alignment.models.weights import require_finite
-    from flows.services.model_version import load_version
-
-    model, tokenizer = load_version(folder, workspace, plain=True)
-    merged = model.merge_and_unload() if isinstance(model, PeftModel) else model
-    require_finite(merged.named_parameters(), f"{folder}, merged,")  # what is finite apart may overflow together
-    if hasattr(merged.config, "quantization_config"):
-        del merged.config.quantization_config  # of a GGUF file or a base that was unpacked
-    merged.save_pretrained(target)
-    tokenizer.save_pretrained(target)
 
 
 def _write_generation_settings(source: Path, target: Path) -> dict[str, float]:

@@ -110,7 +110,7 @@ def test_a_stream_says_the_same(serving: Serving, own_answers: list[str]) -> Non
 def test_who_may_ask_and_for_what(serving: Serving) -> None:
     body = {"messages": [{"role": "user", "content": QUESTION}], "max_tokens": 2}
     path = "/v1/chat/completions"
-    for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": KEY}, {"Authorization": "Bearer "}):
+    for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": KEY}, {"Authorization": f"Basic {KEY}"}):
         refused = serving.post(path, body, headers=headers)
         assert refused.status_code == 401, headers
         assert refused.json()["error"]["code"] == "invalid_api_key"
