@@ -54,6 +54,23 @@ class Door:
         return None
 
 
+@dataclass(slots=True)
+class Lease:
+    """What one request holds until it is answered, or its client has gone: a server, and that server's answer."""
+
+    server: VersionServer | None = None
+    reply: httpx.Response | None = None
+
+    async def end(self) -> None:
+        """Gives both back."""
+        server, reply = self.server, self.reply
+        self.server = self.reply = None
+        if server is not None:
+            Switchboard.give_back(server)
+        if reply is not None:
+            await reply.aclose()
+
+
 class Front:
     """The application. ``log`` is what answered prompts are written to."""
 
@@ -73,7 +90,7 @@ class Front:
             if scope["type"] != "http":
                 await application(scope, receive, send)
                 return
-            scope["served"] = self.board.current
+            scope["served"], scope["lease"] = self.board.current, Lease()
 
             async def sending(message: MutableMapping[str, Any]) -> None:
                 server: VersionServer | None = scope["served"]
@@ -84,7 +101,10 @@ class Front:
                     ]  # fmt: skip
                 await send(message)
 
-            await application(scope, receive, sending)
+            try:
+                await application(scope, receive, sending)
+            finally:  # also where the client has gone before the first word
+                await scope["lease"].end()
 
         return named
 
@@ -115,16 +135,14 @@ class Front:
                 server = await self.board.take()
             except UnavailableError:
                 break
-            request.scope["served"] = server
+            lease: Lease = request.scope["lease"]
+            lease.server = request.scope["served"] = server
             try:
-                return await self._passed_on(server, request, body)
+                return await self._passed_on(lease, server, request, body)
             except httpx.TransportError as error:
-                self.board.give_back(server)
+                await lease.end()
                 _log.warning("the server of %s broke off: %s", server.version, type(error).__name__)
                 await asyncio.sleep(0.2)  # for its process to be gone, where that is why
-            except BaseException:
-                self.board.give_back(server)
-                raise
         unavailable = _error(503, "the model's server does not answer now; ask again", "unavailable")
         unavailable.headers["Retry-After"] = "5"
         return unavailable
@@ -140,45 +158,40 @@ class Front:
                 return {}, _error(413, f"more than {MOST_BYTES:,} bytes", "too_large")
         try:
             body = json.loads(data)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             return {}, _error(400, f"the request is no JSON: {error}", "invalid_json")
         if not isinstance(body, dict):
             return {}, _error(400, "the request is no JSON object", "invalid_json")
         model = body.pop("model", None)  # the server knows its model by another name
-        if model is not None and model not in self._names:
+        if model is not None and str(model) not in self._names:
             return {}, _error(404, f"no model {model!r} here: it is {self.board.reference}", "model_not_found")
         return body, None
 
-    async def _passed_on(self, server: VersionServer, request: Request, body: Mapping[str, Any]) -> Response:
-        """The server's answer. Who gets it gives the server back: at once, or after the stream's last word."""
-        given = {name: request.headers[name] for name in PASSED_ON if name in request.headers}
-        whole = {**{name: value for name, value in server.defaults.items() if body.get(name) is None}, **_said(body)}
-        sent = self.client.build_request("POST", server.url + request.url.path, json=whole, headers=given | _JSON)
-        reply = await self.client.send(sent, stream=True)
+    async def _passed_on(
+        self, lease: "Lease", server: VersionServer, request: Request, body: Mapping[str, Any]
+    ) -> Response:
+        """The server's answer: whole, or word by word where the request wants that."""
+        given = {name: request.headers[name] for name in PASSED_ON if name in request.headers} | _JSON
+        said = {name: value for name, value in body.items() if value is not None}
+        content = json.dumps(server.defaults | said).encode()
+        sent = self.client.build_request("POST", server.url + request.url.path, content=content, headers=given)
+        reply = lease.reply = await self.client.send(sent, stream=True)
         headers = {name: reply.headers[name] for name in PASSED_ON if name in reply.headers}
         if body.get("stream") and reply.status_code == 200:
-            return StreamingResponse(self._streamed(server, reply, body), reply.status_code, headers)
-        try:
-            content = await reply.aread()
-        finally:
-            await reply.aclose()
-        self.board.give_back(server)
+            return StreamingResponse(self._streamed(reply, body), reply.status_code, headers)
+        answer = await reply.aread()
         if reply.status_code == 200:
             await self._keep(body)
-        return Response(content, reply.status_code, headers)
+        return Response(answer, reply.status_code, headers)
 
-    async def _streamed(
-        self, server: VersionServer, reply: httpx.Response, body: Mapping[str, Any]
-    ) -> AsyncIterator[bytes]:
+    async def _streamed(self, reply: httpx.Response, body: Mapping[str, Any]) -> AsyncIterator[bytes]:
         try:
             async for chunk in reply.aiter_raw():
                 yield chunk
-            await self._keep(body)
         except httpx.TransportError:  # it is too late for another status
             yield b'data: {"error": {"message": "the model\'s server broke off", "type": "server_error"}}\n\n'
-        finally:
-            self.board.give_back(server)
-            await reply.aclose()
+        else:
+            await self._keep(body)
 
     async def _keep(self, body: Mapping[str, Any]) -> None:
         """Logs an answered prompt; that it cannot be logged is said once and is no reason to answer otherwise."""
@@ -194,11 +207,6 @@ class Front:
 
 
 _JSON = {"content-type": "application/json", "accept-encoding": "identity"}
-
-
-def _said(body: Mapping[str, Any]) -> dict[str, Any]:
-    """What a request says; null says nothing."""
-    return {name: value for name, value in body.items() if value is not None}
 
 
 def _error(status: int, message: str, code: str) -> JSONResponse:

@@ -27,6 +27,7 @@ def main(root: Path, port: int) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     workspace = Workspace(root)
     quiet_environment(workspace)
+    os.environ["HF_HUB_OFFLINE"] = "1"  # all that it loads is here
     from flows.serving.served_folder import served_folder
 
     try:

@@ -56,7 +56,7 @@ class PromptLog:
         row = prompt_row(messages)
         if row is None:
             return False
-        line = (json.dumps(row, ensure_ascii=False) + "\n").encode()
+        line = _line(row)
         with self._writing:
             before = os.fstat(self._file).st_size
             try:
@@ -73,10 +73,15 @@ def prompt_row(messages: Any) -> dict[str, Any] | None:
     try:
         turns = [{"role": _role(one), "content": redact(_text(one["content"]))} for one in messages]
         row = {"messages": turns, "source": SOURCE}
-        parse_prompt(json.loads(json.dumps(row)))
+        parse_prompt(json.loads(_line(row)))
     except (InputError, KeyError, TypeError, ValueError):
         return None
     return row
+
+
+def _line(row: Mapping[str, Any]) -> bytes:
+    """Raises ValueError for half a surrogate pair, which is no text."""
+    return (json.dumps(row, ensure_ascii=False) + "\n").encode()
 
 
 def _role(message: Mapping[str, Any]) -> str:

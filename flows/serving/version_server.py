@@ -20,7 +20,7 @@ from flows.serving.model_server import LOOPBACK
 from flows.serving.served_folder import defaults_of
 
 START_SECONDS = 600.0  # for an adapter to be merged and the weights to be read
-END_SECONDS = 10.0  # for a server that answers nobody any more
+END_SECONDS = 5.0  # for a server that answers nobody any more
 LOOK_SECONDS = 0.1
 
 

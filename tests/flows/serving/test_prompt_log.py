@@ -42,7 +42,7 @@ def test_the_file_is_taken_as_prompts_by_check(make_recipe: Callable[..., Path],
     "messages",
     [
         None, "text", [], [1], [{"role": "user"}], [{"content": "x"}], asked("Hi", "there"),
-        [{"role": "tool", "content": "4"}], [{"role": "user", "content": ""}],
+        [{"role": "tool", "content": "4"}], asked("half of a pair: \ud800"), [{"role": "user", "content": ""}],
         [*asked("Hi", "x"), {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}],
         [{"role": "assistant", "content": None, "tool_calls": []}, *asked("Hi")],
     ],

@@ -125,7 +125,10 @@ def test_who_may_ask_and_for_what(serving: Serving) -> None:
     plain = httpx.post(f"{serving.url}{path}", content=json.dumps(body), headers=key, timeout=10)
     assert plain.status_code == 415  # what a page of another site may send without asking
     assert httpx.post(f"{serving.url}{path}", content=b"{", headers=key | JSON, timeout=10).status_code == 400
-    assert serving.post(path, [1]).status_code == 400
+    for broken in ([1], {"messages": [], "model": ["policy/1"]}):
+        assert serving.post(path, broken).status_code in (400, 404)
+    deep = "[" * 100_000 + "]" * 100_000
+    assert httpx.post(f"{serving.url}{path}", content=deep, headers=key | JSON, timeout=10).status_code == 400
     assert serving.post(path, body | {"messages": [{"role": "user", "content": "x" * 9_000_000}]}).status_code == 413
     assert serving.post(path, body | {"nonsense": 1}).status_code == 422  # the server's own word
     everything = " ".join(Path(f"/proc/{serving.process.pid}/cmdline").read_bytes().decode().split("\0"))
