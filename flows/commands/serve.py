@@ -5,6 +5,7 @@ import contextlib
 import importlib.util
 import os
 import signal
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -103,13 +104,16 @@ async def _serve(
     import uvicorn
 
     from flows.serving.front import LOCAL_NAMES, Door, Front
+    from flows.serving.lookup import following
     from flows.serving.switchboard import Switchboard
+    from flows.serving.version_server import VersionServer
 
     console = PlainConsole()
     stopping = asyncio.Event()
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)  # a kept one may be closed under a request
     async with httpx.AsyncClient(trust_env=False, timeout=httpx.Timeout(None, connect=10.0), limits=limits) as client:
-        board = Switchboard(space, reference, console.print, client, hidden)
+        start = partial(VersionServer, space, hidden=hidden)
+        board = Switchboard(reference, following(space, reference), start, client, console.print)
         front = Front(board, client, Door(key, (*LOCAL_NAMES, host)), log)
         config = uvicorn.Config(
             front.app(), host=host, port=port, log_config=None, access_log=False, lifespan="off",
@@ -118,20 +122,20 @@ async def _serve(
         server = uvicorn.Server(config)
         server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign]  # ours end the children as well
         _end_on_signals(stopping, server)
-        following = asyncio.create_task(board.run(stopping))
+        switching = asyncio.create_task(board.run(stopping))
         console.print(f"{reference} at http://{_in_url(host)}:{port}/v1   (Ctrl-C ends it)")
         if log is not None:
             console.print(f"prompts that are answered go to {log.path}")
         answering = asyncio.create_task(server.serve())
         try:
-            await asyncio.wait({following, answering}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({switching, answering}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             stopping.set()
             server.should_exit = True
             await asyncio.gather(answering, return_exceptions=True)
-            await asyncio.gather(following, return_exceptions=True)
+            await asyncio.gather(switching, return_exceptions=True)
             await board.close()
-        following.result()
+        switching.result()
         answering.result()
     console.print("served to the end: everything has ended")
 

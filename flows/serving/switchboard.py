@@ -14,10 +14,8 @@ from typing import Any
 import httpx
 
 from alignment.errors import InputError, StageError
-from alignment.registry import RegisteredVersion, find
 from alignment.registry.files import require_whole
-from alignment.registry.store import CHAMPION, RegistryStore
-from alignment.workspace import Workspace
+from alignment.registry.records import RegisteredVersion
 from flows.serving.version_server import VersionServer
 
 LOOK_SECONDS = 2.0  # between two looks at the registry
@@ -37,13 +35,14 @@ class Switchboard:
 
     def __init__(
         self,
-        workspace: Workspace,
         reference: str,
-        say: Callable[[str], None],
+        look_up: Callable[[RegisteredVersion | None], RegisteredVersion],
+        start: Callable[[RegisteredVersion], VersionServer],
         client: httpx.AsyncClient,
-        hidden: tuple[str, ...] = (),
+        say: Callable[[str], None],
     ) -> None:
-        self.workspace, self.reference, self.say, self.client, self.hidden = workspace, reference, say, client, hidden
+        """``look_up`` says which version the name stands for, given what it stood for; ``start`` starts its server."""
+        self.reference, self.look_up, self.start, self.client, self.say = reference, look_up, start, client, say
         self.current: VersionServer | None = None
         self._up = asyncio.Event()  # set while there is a current server
         self._wanted: RegisteredVersion | None = None
@@ -102,8 +101,7 @@ class Switchboard:
     async def _ask_registry(self) -> None:
         """What the name stands for; where that cannot be said now, what it stood for last."""
         try:
-            if await asyncio.to_thread(self._has_moved):
-                self._wanted = await asyncio.to_thread(find, self.workspace, self.reference)
+            self._wanted = await asyncio.to_thread(self.look_up, self._wanted)
             self._problem = ""
         except Exception as error:  # a registry that is away, in whatever library's words
             problem = (str(error) or type(error).__name__).splitlines()[0]
@@ -111,23 +109,13 @@ class Switchboard:
                 self.say(f"{self.reference} cannot be looked up ({problem}); what is served stays as it is")
             self._problem = problem
 
-    def _has_moved(self) -> bool:
-        """Whether the name may stand for another version than it did. Asks for one row; a number stands for itself."""
-        if self._wanted is None:
-            return True
-        name, _, alias = self.reference.partition("@")
-        if "/" in name:
-            return False
-        aliases = RegistryStore.models(self.workspace)[name].aliases
-        return aliases.get(alias or CHAMPION) != self._wanted.version
-
     async def _bring(self, version: RegisteredVersion) -> VersionServer:
         """Checks a version's files, starts its server and waits until it answers."""
         try:
             await asyncio.to_thread(require_whole, Path(version.folder), version.lineage_sha256)
         except InputError as error:
             raise StageError(f"{version} is not served: {error}") from None
-        server = VersionServer(self.workspace, version, self.hidden)
+        server = self.start(version)
         self._servers.append(server)
         try:
             await server.ready(self.client)

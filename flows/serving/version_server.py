@@ -8,12 +8,11 @@ import socket
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import httpx
 
 from alignment.errors import StageError
-from alignment.registry import RegisteredVersion
+from alignment.registry.records import RegisteredVersion
 from alignment.workspace import Workspace
 from flows.services.servers import end_of_log
 from flows.serving.model_server import LOOPBACK
@@ -22,13 +21,19 @@ from flows.serving.served_folder import defaults_of
 START_SECONDS = 600.0  # for an adapter to be merged and the weights to be read
 END_SECONDS = 5.0  # for a server that answers nobody any more
 LOOK_SECONDS = 0.1
+MODULE = "flows.serving.model_server"
 
 
 class VersionServer:
     """The server of one version. ``active`` counts the requests that were given to it and are not answered yet."""
 
-    def __init__(self, workspace: Workspace, version: RegisteredVersion, hidden: tuple[str, ...] = ()) -> None:
-        """Starts the process, without waiting for it. ``hidden`` are variables that it is not to see."""
+    def __init__(
+        self, workspace: Workspace, version: RegisteredVersion, hidden: tuple[str, ...] = (), module: str = MODULE
+    ) -> None:
+        """Starts the process, without waiting for it.
+
+        ``hidden`` are variables that it is not to see; ``module`` is what it runs (:mod:`flows.serving.model_server`).
+        """
         self.version, self.active = version, 0
         self.name, self.digest = f"{version.name}/{version.version}", version.candidate.digest
         self.defaults: dict[str, float] = {}
@@ -36,7 +41,7 @@ class VersionServer:
         self._folder = workspace.root / "serving" / version.name / f"{version.name}-v{version.version}"
         port = _free_port()
         self.url = f"http://{LOOPBACK}:{port}"
-        command = [sys.executable, "-m", "flows.serving.model_server", str(workspace.root), str(port)]
+        command = [sys.executable, "-m", module, str(workspace.root), str(port)]
         environment = {name: value for name, value in os.environ.items() if name not in hidden}
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
@@ -58,7 +63,7 @@ class VersionServer:
             if not self.is_alive or time.monotonic() > deadline:
                 raise StageError(f"the server of {self.version} did not come up: {self.ending()}")
             await asyncio.sleep(LOOK_SECONDS)
-        self.defaults = defaults_of(Path(self._folder))
+        self.defaults = defaults_of(self._folder)
 
     async def is_healthy(self, client: httpx.AsyncClient) -> bool:
         """Whether the process lives and its server answers."""
