@@ -267,7 +267,7 @@ def serve(
     ] = None,
 ) -> None:
     """Serves a version behind an OpenAI-compatible endpoint, and the next one when its alias moves, without a pause."""
-    from flows.commands.serve import serve_command
+    from flows.commands.versions.serve import serve_command
 
     serve_command(model, workspace, host, port, key, log_prompts)
 
@@ -286,7 +286,7 @@ def push(
     json: JsonOption = False,
 ) -> None:
     """Lists what of a version would leave this machine, and with --yes pushes it to a folder or a hub."""
-    from flows.commands.push import push_command
+    from flows.commands.versions.push import push_command
 
     push_command(model, workspace, folder, hub, merged=merged, public=public, yes=yes, as_json=json)
 

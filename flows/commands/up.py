@@ -22,7 +22,7 @@ from alignment.errors import Fault, InputError, raise_faults
 from alignment.recipe.resolved import ResolvedRecipe
 from alignment.workspace import Workspace
 from flows.command_lines import rlhf_line
-from flows.commands.serve import require_served
+from flows.commands.versions.serve import require_served
 from flows.commands.up_page import serve_page
 from flows.console import PlainConsole
 from flows.failures import open_workspace
