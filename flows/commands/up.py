@@ -22,8 +22,8 @@ from alignment.errors import Fault, InputError, raise_faults
 from alignment.recipe.resolved import ResolvedRecipe
 from alignment.workspace import Workspace
 from flows.command_lines import rlhf_line
-from flows.commands.versions.serve import require_served
 from flows.commands.up_page import serve_page
+from flows.commands.versions.serve import require_served
 from flows.console import PlainConsole
 from flows.failures import open_workspace
 from flows.monitoring.links import PAGES, note_pages

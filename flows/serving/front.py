@@ -34,7 +34,7 @@ Scope = MutableMapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Door:
+class AccessRule:
     """Who may come in: whoever sends the ``key``; without one, whoever names this machine as one of ``hosts``.
 
     A page of another site that a browser here shows sends no JSON without asking first, and names another host.
@@ -55,7 +55,7 @@ class Door:
 
 
 @dataclass(slots=True)
-class Lease:
+class ActiveRequest:
     """What one request holds until it is answered, or its client has gone: a server, and that server's answer."""
 
     server: VersionServer | None = None
@@ -74,8 +74,10 @@ class Lease:
 class Front:
     """The application. ``log`` is what answered prompts are written to."""
 
-    def __init__(self, board: Switchboard, client: httpx.AsyncClient, door: Door, log: PromptLog | None) -> None:
-        self.board, self.client, self.door, self.log = board, client, door, log
+    def __init__(
+        self, board: Switchboard, client: httpx.AsyncClient, access: AccessRule, log: PromptLog | None
+    ) -> None:
+        self.board, self.client, self.access, self.log = board, client, access, log
         self._names = {board.reference, board.reference.partition("@")[0]}
         self._log_failed = False
 
@@ -90,7 +92,7 @@ class Front:
             if scope["type"] != "http":
                 await application(scope, receive, send)
                 return
-            scope["served"], scope["lease"] = self.board.current, Lease()
+            scope["served"], scope["active"] = self.board.current, ActiveRequest()
 
             async def sending(message: MutableMapping[str, Any]) -> None:
                 server: VersionServer | None = scope["served"]
@@ -104,7 +106,7 @@ class Front:
             try:
                 await application(scope, receive, sending)
             finally:  # also where the client has gone before the first word
-                await scope["lease"].end()
+                await scope["active"].end()
 
         return named
 
@@ -116,7 +118,7 @@ class Front:
 
     async def models(self, request: Request) -> Response:
         """The one model that there is, by the name that it is served under."""
-        if (refusal := self.door.refusal(request)) is not None:
+        if (refusal := self.access.refusal(request)) is not None:
             return refusal
         server = self.board.current
         created = 0 if server is None else int(server.version.registered.timestamp())
@@ -125,7 +127,7 @@ class Front:
 
     async def answer(self, request: Request) -> Response:
         """Passes a request on, to the next server where the first one dies before it says anything."""
-        if (refusal := self.door.refusal(request)) is not None:
+        if (refusal := self.access.refusal(request)) is not None:
             return refusal
         body, refusal = await self._body(request)
         if refusal is not None:
@@ -135,12 +137,12 @@ class Front:
                 server = await self.board.take()
             except UnavailableError:
                 break
-            lease: Lease = request.scope["lease"]
-            lease.server = request.scope["served"] = server
+            active: ActiveRequest = request.scope["active"]
+            active.server = request.scope["served"] = server
             try:
-                return await self._passed_on(lease, server, request, body)
+                return await self._passed_on(active, server, request, body)
             except httpx.TransportError as error:
-                await lease.end()
+                await active.end()
                 _log.warning("the server of %s broke off: %s", server.version, type(error).__name__)
                 await asyncio.sleep(0.2)  # for its process to be gone, where that is why
         unavailable = _error(503, "the model's server does not answer now; ask again", "unavailable")
@@ -168,14 +170,14 @@ class Front:
         return body, None
 
     async def _passed_on(
-        self, lease: "Lease", server: VersionServer, request: Request, body: Mapping[str, Any]
+        self, active: "ActiveRequest", server: VersionServer, request: Request, body: Mapping[str, Any]
     ) -> Response:
         """The server's answer: whole, or word by word where the request wants that."""
         given = {name: request.headers[name] for name in PASSED_ON if name in request.headers} | _JSON
         said = {name: value for name, value in body.items() if value is not None}
         content = json.dumps(server.defaults | said).encode()
         sent = self.client.build_request("POST", server.url + request.url.path, content=content, headers=given)
-        reply = lease.reply = await self.client.send(sent, stream=True)
+        reply = active.reply = await self.client.send(sent, stream=True)
         headers = {name: reply.headers[name] for name in PASSED_ON if name in reply.headers}
         if body.get("stream") and reply.status_code == 200:
             return StreamingResponse(self._streamed(reply, body), reply.status_code, headers)

@@ -103,7 +103,7 @@ async def _serve(
     import httpx
     import uvicorn
 
-    from flows.serving.front import LOCAL_NAMES, Door, Front
+    from flows.serving.front import LOCAL_NAMES, AccessRule, Front
     from flows.serving.lookup import following
     from flows.serving.switchboard import Switchboard
     from flows.serving.version_server import VersionServer
@@ -114,7 +114,7 @@ async def _serve(
     async with httpx.AsyncClient(trust_env=False, timeout=httpx.Timeout(None, connect=10.0), limits=limits) as client:
         start = partial(VersionServer, space, hidden=hidden)
         board = Switchboard(reference, following(space, reference), start, client, console.print)
-        front = Front(board, client, Door(key, (*LOCAL_NAMES, host)), log)
+        front = Front(board, client, AccessRule(key, (*LOCAL_NAMES, host)), log)
         config = uvicorn.Config(
             front.app(), host=host, port=port, log_config=None, access_log=False, lifespan="off",
             timeout_graceful_shutdown=DRAIN_SECONDS, server_header=False,

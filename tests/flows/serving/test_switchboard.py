@@ -22,7 +22,7 @@ from alignment.registry import files as registry_files
 from alignment.registry.records import RegisteredVersion
 from alignment.workspace import Workspace
 from flows.serving import switchboard
-from flows.serving.front import LOCAL_NAMES, Door, Front
+from flows.serving.front import LOCAL_NAMES, AccessRule, Front
 from flows.serving.prompt_log import PromptLog
 from flows.serving.switchboard import Switchboard
 from flows.serving.version_server import VersionServer
@@ -66,7 +66,9 @@ class Stage:
             "policy@champion", self.look_up, partial(VersionServer, workspace, module=SMALL), self.client,
             self.said.append,
         )  # fmt: skip
-        self.front = Front(self.board, self.client, Door(None, LOCAL_NAMES), None if log is None else PromptLog(log))
+        self.front = Front(
+            self.board, self.client, AccessRule(None, LOCAL_NAMES), None if log is None else PromptLog(log)
+        )
         self.url = ""
 
     def look_up(self, _before: RegisteredVersion | None) -> RegisteredVersion:
@@ -271,9 +273,9 @@ def test_a_key_is_asked_for(given: str | None, workspace: Workspace) -> None:
     from starlette.requests import Request
 
     headers = [] if given is None else [(b"authorization", given.encode())]
-    door = Door("sesame")
-    refusal = door.refusal(Request({"type": "http", "headers": headers}))
+    rule = AccessRule("sesame")
+    refusal = rule.refusal(Request({"type": "http", "headers": headers}))
     assert refusal is not None
     assert refusal.status_code == 401
     assert refusal.headers["www-authenticate"] == "Bearer"
-    assert door.refusal(Request({"type": "http", "headers": [(b"authorization", b"Bearer sesame")]})) is None
+    assert rule.refusal(Request({"type": "http", "headers": [(b"authorization", b"Bearer sesame")]})) is None
