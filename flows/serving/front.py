@@ -153,11 +153,12 @@ class Front:
         """The request's JSON, or the answer to one that is none."""
         if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
             return {}, _error(415, "send the request as application/json", "unsupported_media_type")
-        data = b""
-        async for chunk in request.stream():
-            data += chunk
-            if len(data) > MOST_BYTES:
-                return {}, _error(413, f"more than {MOST_BYTES:,} bytes", "too_large")
+        data, read = b"", 0
+        async for chunk in request.stream():  # to its end: a client that is still sending would not read the refusal
+            read += len(chunk)
+            data = data + chunk if read <= MOST_BYTES else b""
+        if read > MOST_BYTES:
+            return {}, _error(413, f"more than {MOST_BYTES:,} bytes", "too_large")
         try:
             body = json.loads(data)
         except (ValueError, RecursionError) as error:
