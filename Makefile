@@ -58,12 +58,12 @@ bench: .venv/dev ## the benchmarks; their results go to tests/benchmarks/RESULTS
 	touch $@
 
 .venv/dev: .venv/runtime
-	$(PIP) install --no-compile --constraint requirements.lock --editable ".[dev,postgres,compression]"
+	$(PIP) install --no-compile --constraint requirements.lock --editable ".[dev,postgres,compression,serve]"
 	touch $@
 
 lock: ## pins what a fresh environment resolves to, in requirements.lock
 	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
-	.venv-lock/bin/pip install --quiet --no-compile "torch==2.13.0" --editable ".[dev,postgres,lm-eval,compression,tracking]"
+	.venv-lock/bin/pip install --quiet --no-compile "torch==2.13.0" --editable ".[dev,postgres,lm-eval,compression,tracking,serve]"
 	printf '# Made by `make lock`. torch is pinned there.\n' > requirements.lock
 	.venv-lock/bin/pip freeze --exclude-editable --all | sed 's/+cpu//' | grep -viE '^(pip|wheel)==' >> requirements.lock
 	rm -rf .venv-lock

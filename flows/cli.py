@@ -158,12 +158,17 @@ def up(
     ] = None,
     workspace: WorkspaceOption = WORKSPACE,
     set_: SetOption = None,
-    port: Annotated[list[str] | None, typer.Option(metavar="NAME=N", help="Of up, prefect, mlflow or app.")] = None,
+    port: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=N", help="Of up, prefect, mlflow, app or serve.")
+    ] = None,
+    served: Annotated[
+        str | None, typer.Option("--serve", metavar="MODEL", help="A version to serve as well: policy@champion.")
+    ] = None,
 ) -> None:
     """Starts everything on this machine and looks after it: dashboard, registry, raters' app, and workers."""
     from flows.commands.up import up_command
 
-    up_command(recipes or [], workspace, set_ or [], port or [])
+    up_command(recipes or [], workspace, set_ or [], port or [], served)
 
 
 @app.command()
@@ -249,6 +254,44 @@ def rate(
     rate_command(
         workspace, store, host, port, public_url, arena, temperature, max_new_tokens, proxies=trusted_proxy or []
     )
+
+
+@app.command()
+def serve(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="policy@champion, policy/3: a registered version.")],
+    workspace: WorkspaceOption = WORKSPACE,
+    host: str = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
+    key: Annotated[
+        str | None, typer.Option(metavar="env:NAME|file:PATH", help="Where the key is; else RLHF_SERVE_KEY.")
+    ] = None,
+    log_prompts: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Append answered prompts, redacted, to this .jsonl file.")
+    ] = None,
+) -> None:
+    """Serves a version behind an OpenAI-compatible endpoint, and the next one when its alias moves, without a pause."""
+    from flows.commands.versions.serve import serve_command
+
+    serve_command(model, workspace, host, port, key, log_prompts)
+
+
+@app.command()
+def push(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="policy@champion, policy/3: a registered version.")],
+    folder: Annotated[Path | None, typer.Argument(metavar="[FOLDER]", help="A new folder to push to.")] = None,
+    hub: Annotated[
+        str | None, typer.Option(metavar="ORGANISATION/NAME", help="A repository on a model hub instead.")
+    ] = None,
+    merged: Annotated[bool, typer.Option("--merged", help="With an adapter's whole weights beside it.")] = False,
+    public: Annotated[bool, typer.Option("--public", help="A repository that is made is public.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Push it; without this it is only listed.")] = False,
+    workspace: WorkspaceOption = WORKSPACE,
+    json: JsonOption = False,
+) -> None:
+    """Lists what of a version would leave this machine, and with --yes pushes it to a folder or a hub."""
+    from flows.commands.versions.push import push_command
+
+    push_command(model, workspace, folder, hub, merged=merged, public=public, yes=yes, as_json=json)
 
 
 @app.command()

@@ -41,7 +41,7 @@ def rate_command(
 
     ``arena`` names two versions that people may talk to; they answer in this process.
     """
-    _require_place(host, port)
+    require_place(host, port)
     from preference_ui.web.public_address import PublicAddress
 
     PublicAddress.of(public_url, proxies)  # before anything is started
@@ -104,7 +104,7 @@ def _serve(
           snapshots=human_votes.snapshots(space), contestants=contestants)  # fmt: skip
 
 
-def _require_place(host: str, port: int) -> None:
+def require_place(host: str, port: int) -> None:
     """Raises InputError where nothing can listen at a host and port: there is none such here, or it is taken."""
     if not 0 <= port < 65536:
         raise InputError([Fault(f"{port} is no port", "give one from 1 to 65535", field="--port")])

@@ -23,6 +23,7 @@ from alignment.recipe.resolved import ResolvedRecipe
 from alignment.workspace import Workspace
 from flows.command_lines import rlhf_line
 from flows.commands.up_page import serve_page
+from flows.commands.versions.serve import require_served
 from flows.console import PlainConsole
 from flows.failures import open_workspace
 from flows.monitoring.links import PAGES, note_pages
@@ -36,15 +37,24 @@ from flows.services.supervisor import Child, Supervisor
 HOST = "127.0.0.1"
 SETTLE_SECONDS = 10.0
 LOGS_SHOWN = 3  # failures to start whose log's end is shown
-PORTS = {"up": 8080, "prefect": 4200, "mlflow": 5000, "app": 7860}
+PORTS = {"up": 8080, "prefect": 4200, "mlflow": 5000, "app": 7860, "serve": 8000}
 
 
-def up_command(recipes: Sequence[str], workspace: Path, overrides: list[str], ports: Sequence[str]) -> None:
-    """Starts everything, looks after it until SIGTERM or Ctrl-C, and ends everything."""
+def up_command(
+    recipes: Sequence[str], workspace: Path, overrides: list[str], ports: Sequence[str], served: str | None = None
+) -> None:
+    """Starts everything, looks after it until SIGTERM or Ctrl-C, and ends everything.
+
+    ``served`` names a version that is served as `rlhf serve` does.
+    """
     chosen = _ports(ports)
+    if served is None:
+        del chosen["serve"]
     space = open_workspace(workspace)
     servers.quiet_environment(space)
     require_named(space, "mlflow", "votes")
+    if served is not None:
+        require_served(served, space)
     prepared = {}
     for given in recipes:
         resolved = prepare(given, overrides)
@@ -62,6 +72,8 @@ def up_command(recipes: Sequence[str], workspace: Path, overrides: list[str], po
             raise InputError(faults)
         console = PlainConsole()
         children = [*_services(space, chosen, console), *_workers(space, chosen, prepared, overrides)]
+        if served is not None:
+            children.append(_model_server(space, chosen, served))
         _look_after(Supervisor(children), space, chosen["up"], console)
 
 
@@ -138,6 +150,17 @@ def _workers(
             f"worker {name}", command, _is_ready(f"{server}/api/deployments/name/recipe/{name}"),
             _log(space, f"worker-{name}"), _beside(ports), url=f"{server}/deployments", after=("prefect",),
         )  # fmt: skip
+
+
+def _model_server(space: Workspace, ports: Mapping[str, int], served: str) -> Child:
+    """`rlhf serve`, with the key that this command's environment has, and servers of its own below it."""
+    url = f"http://{HOST}:{ports['serve']}"
+    command = [sys.executable, "-m", "flows.cli", "serve", served, "--workspace", str(space.root)]
+    command += ["--port", str(ports["serve"])]
+    return Child(
+        "serve", command, _answers(f"{url}/health"), _log(space, "serve"), dict(os.environ), url=f"{url}/v1",
+        after=("mlflow",),
+    )  # fmt: skip
 
 
 def _beside(ports: Mapping[str, int]) -> dict[str, str]:

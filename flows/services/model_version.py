@@ -14,8 +14,11 @@ from alignment.workspace import Workspace
 from flows.services.servers import quiet_environment
 
 
-def load_version(reference: str, workspace: Workspace) -> tuple[Any, Any]:
+def load_version(reference: str, workspace: Workspace, *, plain: bool = False) -> tuple[Any, Any]:
     """The model and tokenizer of a registered version (``policy@champion``, ``policy/3``) or of a model's folder.
+
+    ``plain`` turns a base that was quantised for an adapter back into the numbers that its bits stand for, into which
+    the adapter can be merged.
 
     Raises InputError where it cannot be loaded, NotFiniteError where a weight is no finite number.
     """
@@ -24,7 +27,7 @@ def load_version(reference: str, workspace: Workspace) -> tuple[Any, Any]:
 
     from alignment.chat import load_tokenizer
     from alignment.checks.model import embedding_faults
-    from alignment.models.quantised import load_weights, quantise_on_loading
+    from alignment.models.quantised import in_plain_numbers, load_weights, quantise_on_loading
     from alignment.models.weights import require_finite, weight_faults
     from alignment.precision import natural_precision
 
@@ -43,6 +46,8 @@ def load_version(reference: str, workspace: Workspace) -> tuple[Any, Any]:
             if scheme is None
             else quantise_on_loading(Path(base), scheme, dtype, None)
         )
+        if plain and scheme is not None:
+            model = in_plain_numbers(model, dtype)
         if adapter:
             from alignment.models.adapters import load_adapter
 
@@ -59,6 +64,24 @@ def load_version(reference: str, workspace: Workspace) -> tuple[Any, Any]:
     if faults := embedding_faults(tokenizer, Path(base), model.config, base):
         raise InputError(faults)
     return model.eval(), tokenizer
+
+
+def export_plain(reference: str, workspace: Workspace, target: Path) -> None:
+    """Writes a version into a folder as whole weights in plain numbers, adapter merged, with its tokenizer.
+
+    Raises InputError as :func:`load_version`, and NotFiniteError where what is finite apart overflows together.
+    """
+    model, tokenizer = load_version(reference, workspace, plain=True)
+    from peft import PeftModel
+
+    from alignment.models.weights import require_finite
+
+    merged = model.merge_and_unload() if isinstance(model, PeftModel) else model
+    require_finite(merged.named_parameters(), f"{reference}, merged,")
+    if hasattr(merged.config, "quantization_config"):
+        del merged.config.quantization_config  # of a GGUF file or a base that was unpacked
+    merged.save_pretrained(target)
+    tokenizer.save_pretrained(target)
 
 
 def _scheme_of(adapter: Path) -> str | None:
