@@ -345,24 +345,30 @@ def unique_names(rewards: RewardList) -> RewardList:
     return rewards
 
 
-def is_file(settings: FunctionReward) -> bool:
-    """Whether the function's module is named by its file (else by the name that Python imports it under)."""
-    return module_of(settings).endswith(".py")
+def is_file(named: str) -> bool:
+    """Whether the module of ``module:name`` is named by its file (else by the name that Python imports it under)."""
+    return module_of(named).endswith(".py")
 
 
-def module_of(settings: FunctionReward) -> str:
-    return settings.function.rpartition(":")[0]
+def module_of(named: str) -> str:
+    """The module of a user's function or class, which is named as ``file.py:name`` or ``package.module:name``."""
+    return named.rpartition(":")[0]
+
+
+def attribute_of(named: str) -> str:
+    """The name of a user's function or class within its module."""
+    return named.rpartition(":")[2]
 
 
 def data_name(settings: FunctionReward) -> str:
     """Under which name a stage is given the function's file; it changes with whatever makes another function of it."""
-    return f"{reward_name(settings)}:{settings.function.rpartition(':')[2]}"
+    return f"{reward_name(settings)}:{attribute_of(settings.function)}"
 
 
-def module_file(settings: FunctionReward) -> Path | None:
-    """The source of a function's module that is named by import; None where it cannot be found."""
+def module_file(named: str) -> Path | None:
+    """The source of a module that is named by import; None where it cannot be found."""
     try:
-        spec = importlib.util.find_spec(module_of(settings))
+        spec = importlib.util.find_spec(module_of(named))
     except (ImportError, ValueError):
         return None
     return Path(spec.origin) if spec is not None and spec.origin is not None and spec.has_location else None

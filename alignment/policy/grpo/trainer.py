@@ -79,7 +79,7 @@ class GroupTrainer(OnlineTrainer[GroupExperience]):
             found = checked_scores(self.reward, drawn)
             for place, group in enumerate(flat):
                 old, new = slice(group * size, (group + 1) * size), slice(place * size, (place + 1) * size)
-                self.state.tokens_sampled += sum(len(episode.completion.tokens) for episode in episodes[old])
+                self.state.tokens_sampled += sum(episode.drawn_tokens for episode in episodes[old])
                 episodes[old], scores[old] = drawn[new], found[new]
                 for name, column in columns.items():
                     column[old] = self.rewards.scores[name][new]
@@ -89,7 +89,7 @@ class GroupTrainer(OnlineTrainer[GroupExperience]):
 
     def experience_of(self, episodes: list[Episode], scores: torch.Tensor, step: int) -> GroupExperience:
         """Advantages over the other answers to each prompt: see :func:`make_experience`."""
-        weights = [component.weight for component in self.rewards.rewards.components]
+        weights = self.rewards.weights
         experience = make_experience(
             episodes, scores, self.rewards.scores, weights, self.actor, self.reference, self.settings,
             deviation=self.state.score_scale.deviation, minibatches=consecutive(self.settings), team=self.team,

@@ -17,6 +17,7 @@ from typing import Generic, Protocol, TypeVar
 import torch
 
 from alignment.distributed.workers import ALONE, Team
+from alignment.environments.episodes import EpisodePlayer
 from alignment.policy.online.actor_critic import Actor
 from alignment.policy.online.answers import Reward, checked_scores
 from alignment.policy.online.batch import Episode
@@ -53,7 +54,8 @@ class Surroundings:
     those of one alone up to the order of sums. Where they are ``sharded``, each of them holds a part of what is trained
     (of a reference that is a copy, its maker sees to that). Where ``preempted`` says that one is about to be taken
     away, it saves at once; ``saved`` is told of each checkpoint, and may end the training. ``checkpoints`` None keeps
-    none. ``other_engine``: not one of ours draws the answers. ``name`` is what the log calls the training.
+    none. ``other_engine``: not one of ours draws the answers. ``player`` plays episodes with the environment that
+    answers the policy; None: an episode is one answer. ``name`` is what the log calls the training.
     """
 
     seed: int = 0
@@ -63,6 +65,7 @@ class Surroundings:
     preempted: Callable[[], bool] = never
     saved: Callable[[], None] = nothing
     other_engine: bool = False
+    player: EpisodePlayer | None = None
     name: str = "PPO"
 
 
@@ -83,7 +86,7 @@ class OnlineTrainer(ABC, Generic[Kept]):
     ) -> None:
         self.actor, self.engine, self.reward, self.prompts = actor, engine, reward, prompts
         self.seed, self.checkpoints, self.team, self.around = around.seed, around.checkpoints, around.team, around
-        self.draw = EpisodeSampler(engine, prompts, settings, seed=around.seed)
+        self.draw = EpisodeSampler(engine, prompts, settings, seed=around.seed, player=around.player)
         self.dtype = actor.policy.get_output_embeddings().weight.dtype
         if around.sharded:
             actor.shard()

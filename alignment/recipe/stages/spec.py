@@ -20,6 +20,7 @@ UNCOUNTED: Any = {
     "constitution": True,
     "qualification": True,
     "rewards": {"__all__": {"function": True, "folder": True, "judge": {"folder"}}},
+    "environment": {"class_path"},
     "workers": True,
 }
 """Settings that do not count as they are written: paths, whose files count by what they hold, and who does the work."""
@@ -65,7 +66,9 @@ class StageSettings(Settings):
 
     def counted(self) -> dict[str, Any]:
         """Its settings as the cache key counts them."""
-        return self.model_dump(mode="json", exclude=UNCOUNTED)
+        counted = self.model_dump(mode="json", exclude=UNCOUNTED)
+        environment = self.environment_used()
+        return counted if environment is None else counted | {"of the environment": environment.counted()}
 
     def inputs(self) -> dict[str, tuple[str, ...]]:
         """The stages (or ``base``) that its own settings name, by role.
@@ -157,6 +160,18 @@ class StageSettings(Settings):
     def sampling_used(self) -> Sampling | None:
         """How it draws answers to the prompts of its file."""
         return None
+
+    def environment_used(self) -> Any | None:
+        """What answers its policy, turn by turn (:data:`alignment.recipe.stages.environment.AnyEnvironment`)."""
+        return None
+
+    def longest_answer(self) -> int | None:
+        """The most tokens that follow a prompt where it draws answers; of an episode those of all turns."""
+        if (environment := self.environment_used()) is not None:
+            longest: int = environment.max_tokens
+            return longest
+        sampling = self.sampling_used()
+        return None if sampling is None else sampling.max_new_tokens
 
     def longest_prompt(self) -> int | None:
         """Tokens above which a prompt is left out."""
