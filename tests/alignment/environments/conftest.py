@@ -13,8 +13,8 @@ TEMPLATE = (
     "{% for m in messages %}<begin> {{ m.role }} : {{ m.content }} <end> / {% endfor %}"
     "{% if add_generation_prompt %}<begin> assistant : {% endif %}"
 )
-WORDS = ["<unk>", "<begin>", "<end>", "/", ":", "user", "assistant", "tool", "what", "is", "one", "two", "three", "call",
-         "wrong", "a", "b", "ab"]  # fmt: skip
+WORDS = ["<unk>", "<begin>", "<end>", "/", ":", "user", "assistant", "tool", "what", "is", "one", "two", "three",
+         "call"]  # fmt: skip
 ID = {word: place for place, word in enumerate(WORDS)}
 
 

@@ -1,4 +1,4 @@
-"""Episodes against a trace that was written by hand: which tokens there are, which of them are learned, what they bring."""
+"""Episodes against a trace that was written by hand: which tokens there are, and which of them are learned."""
 
 import pytest
 import torch

@@ -30,11 +30,11 @@ class Twice:
             raise ValueError
         self.answers += 1
         if self.answers == 1:
-            return f"Say it again, {self.drawn:.3f}.", False, 0.0
+            return f"Name the owl in one word. {self.drawn:.3f}", False, 0.0
         return "Thanks.", True, self.scale * len(answer) + self.drawn
 '''
 STAGE = {"kind": "grpo", "model": "sft", "steps": 3, "episodes": 8, "per_prompt": 4, "batch_size": 4,
-         "sampling": {"max_new_tokens": 12}, "learning_rate": 1e-2, "checkpoint_every": 1, "warmup": 0.0,
+         "sampling": {"max_new_tokens": 16}, "learning_rate": 1e-3, "checkpoint_every": 1, "warmup": 0.0,
          "rewards": [], "lora": {"rank": 4, "alpha": 8}}  # fmt: skip
 
 
@@ -45,7 +45,7 @@ class Died(BaseException):
 @pytest.fixture
 def environment(tmp_path):
     (tmp_path / "own.py").write_text(OWN, "utf-8")
-    return {"kind": "python", "class_path": f"{tmp_path}/own.py:Twice", "max_turns": 3, "max_tokens": 60,
+    return {"kind": "python", "class_path": f"{tmp_path}/own.py:Twice", "max_turns": 3, "max_tokens": 90, "role": "user",
             "options": {"scale": 0.5}}  # fmt: skip
 
 
@@ -75,23 +75,26 @@ def train(base, sft, make_context, environment, tmp_path):
 def test_the_figures_of_a_step_are_those_of_its_episodes(kind, train):
     result, context = train(kind=kind)
     curves = result.curves
+    ended = []
     for step in (1, 3):
         rows = json.loads((context.output / "samples" / f"step-{step:06d}.json").read_text("utf-8"))
         assert len(rows) == 8
-        ended = [row for row in rows if row["finished"]]
+        ended += [row for row in rows if row["finished"]]
         for row in rows:
             said = [turn for turn in row["turns"] if turn["role"] == "assistant"]
             assert row["turns"][0]["role"] == "assistant" and row["answer"] == said[-1]["content"]
             assert row["score"] == pytest.approx(sum(turn["reward"] or 0.0 for turn in row["turns"]))
             assert row["rewards"] == {"environment": pytest.approx(row["score"])}
         for row in ended:
-            first, told, second, thanks = row["turns"]
-            assert told["role"] == "tool" and told["content"].startswith("Say it again, 0.")
-            drawn = float(told["content"][-6:-1])
+            _first, told, second, thanks = row["turns"]
+            assert told["role"] == "user"
+            drawn = float(told["content"][-5:])
             assert second["reward"] == pytest.approx(0.5 * len(second["content"]) + drawn, abs=1e-3)
             assert thanks["content"] == "Thanks."
         # The environments of one prompt's answers are alike.
-        told = {turn["content"] for row in rows[:4] for turn in row["turns"] if turn["content"].startswith("Say it")}
+        told = {
+            turn["content"] for row in rows[:4] for turn in row["turns"] if turn["content"].startswith("Name the owl")
+        }
         assert len(told) <= 1
         assert curves["reward.environment"][step - 1][1] == pytest.approx(mean(row["score"] for row in rows), abs=1e-5)
         assert curves["length"][step - 1][1] == pytest.approx(mean(row["tokens"] for row in rows))
