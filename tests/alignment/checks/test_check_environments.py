@@ -80,13 +80,13 @@ def test_a_class_that_is_none(name: str, problem: str, check: Checker) -> None:
 @pytest.mark.parametrize(
     ("changes", "line"),
     [
-        ({"rollout_workers": 1}, "stages.grpo.rollout_workers: episodes with an environment are played where the policy "
-                                 "trains, and not by rollout workers; set it to 0, or remove environment"),
+        ({"rollout_workers": 1}, "stages.grpo.rollout_workers: episodes with an environment are played where the "
+                                 "policy trains, and not by rollout workers; set it to 0, or remove environment"),
         ({"rollout_workers": 1, "max_staleness": 1, "importance_cap": 2.0}, "stages.grpo.rollout_workers: "),
         ({"workers": 2}, "stages.grpo.workers: episodes with an environment are played in one process; "
                          "set it to 1, or remove environment"),
-        ({"environment": CALCULATOR | {"max_tokens": 60}}, "stages.grpo.environment.max_tokens: 60 new tokens after the "
-                                                           "longest prompt's"),
+        ({"environment": CALCULATOR | {"max_tokens": 60}}, "stages.grpo.environment.max_tokens: 60 new tokens after "
+                                                           "the longest prompt's"),
     ],
 )  # fmt: skip
 def test_what_does_not_go_together(changes: dict[str, Any], line: str, check: Checker) -> None:
@@ -97,10 +97,14 @@ def test_what_does_not_go_together(changes: dict[str, Any], line: str, check: Ch
 def test_prompts_without_a_reference(check: Checker, write: Write) -> None:
     write("prompts.jsonl", [{"prompt": f"p{n}"} for n in range(20)])
     lines = check(CALCULATOR)
-    assert lines and all(
-        line.endswith("reference: no reference, and the environment compares with it; give the row a reference, or "
-                      "remove the environment") for line in lines
-    )  # fmt: skip
+    assert lines
+    assert all(
+        line.endswith(
+            "reference: no reference, and the environment compares with it; give the row a reference, or "
+            "remove the environment"
+        )
+        for line in lines
+    )
     assert check(CALCULATOR | {"weight": 0.0}, rewards=[{"kind": "length", "at_most": 3}]) == []
     assert check(own("own.py:Maze")) == []
 
@@ -132,7 +136,7 @@ def test_a_template_that_knows_no_tools(check: Checker, byte_model: Path, tmp_pa
     [
         ({"rewards": []}, "no rewards: give one or more, or an environment whose reward counts"),
         ({"rewards": [], "environment": CALCULATOR | {"weight": 0}}, "environment.weight=0 counts none"),
-        ({"environment": CALCULATOR, "rewards": [{"kind": "number", "name": "environment"}]}, "as the environment's own"),
+        ({"environment": CALCULATOR, "rewards": [{"kind": "number", "name": "environment"}]}, "as the environment's"),
         ({"environment": CALCULATOR | {"max_tokens": 7}}, "environment.max_tokens=7 is less than one answer may have"),
         ({"environment": {"kind": "calculater"}}, "calculater"),
         ({"environment": {"kind": "python", "class_path": "own.py"}}, "class_path"),
@@ -176,5 +180,5 @@ def test_a_task_and_its_prompts(check: Checker, write: Write, checked: Checker, 
     assert "basic_arithmetic refuses its options: TypeError" in line
     write("prompts.jsonl", [{"prompt": f"p{n}", "source": "reasoning_gym/basic_arithmetic/3/20"} for n in range(20)])
     lines = check(task)
-    assert lines and all("no place in basic_arithmetic, such as reasoning_gym/basic_arithmetic/1/500/0" in one
-                         for one in lines)  # fmt: skip
+    assert lines
+    assert all("no place in basic_arithmetic, such as reasoning_gym/basic_arithmetic/1/500/0" in one for one in lines)

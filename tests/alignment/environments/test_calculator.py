@@ -41,7 +41,8 @@ def test_several_calls_are_answered_in_their_order():
 )
 def test_a_call_that_is_none_is_told_so(said):
     observation, done, reward = asked().step(said)
-    assert observation.startswith("error: ") and "\n" not in observation
+    assert observation.startswith("error: ")
+    assert "\n" not in observation
     assert (done, reward) == (False, 0.0)
 
 

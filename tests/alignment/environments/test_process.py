@@ -91,7 +91,8 @@ def test_what_a_step_does_wrong_is_one_line_that_names_it(source, words, tmp_pat
         environment.step(0, PROMPT, "an answer\nof two lines")
     assert time.perf_counter() - started < 10
     assert len(str(error.value).splitlines()) == 1
-    assert "prompt 'Go.'" in str(error.value) and "an answer" in str(error.value)
+    assert "prompt 'Go.'" in str(error.value)
+    assert "an answer" in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -113,7 +114,7 @@ def test_what_a_reset_does_wrong_is_one_line_that_names_it(source, words, tmp_pa
 
 @pytest.mark.parametrize("source", ["raise RuntimeError('half done')", "Other = 1"])
 def test_a_class_that_cannot_be_loaded(source, tmp_path):
-    with pytest.raises(StageError, match="the environment own.py:Counter cannot be loaded: "):
+    with pytest.raises(StageError, match=r"the environment own\.py:Counter cannot be loaded: "):
         made(tmp_path, source)
 
 

@@ -45,8 +45,8 @@ class Died(BaseException):
 @pytest.fixture
 def environment(tmp_path):
     (tmp_path / "own.py").write_text(OWN, "utf-8")
-    return {"kind": "python", "class_path": f"{tmp_path}/own.py:Twice", "max_turns": 3, "max_tokens": 90, "role": "user",
-            "options": {"scale": 0.5}}  # fmt: skip
+    return {"kind": "python", "class_path": f"{tmp_path}/own.py:Twice", "max_turns": 3, "max_tokens": 90,
+            "role": "user", "options": {"scale": 0.5}}  # fmt: skip
 
 
 @pytest.fixture
@@ -82,7 +82,8 @@ def test_the_figures_of_a_step_are_those_of_its_episodes(kind, train):
         ended += [row for row in rows if row["finished"]]
         for row in rows:
             said = [turn for turn in row["turns"] if turn["role"] == "assistant"]
-            assert row["turns"][0]["role"] == "assistant" and row["answer"] == said[-1]["content"]
+            assert row["turns"][0]["role"] == "assistant"
+            assert row["answer"] == said[-1]["content"]
             assert row["score"] == pytest.approx(sum(turn["reward"] or 0.0 for turn in row["turns"]))
             assert row["rewards"] == {"environment": pytest.approx(row["score"])}
         for row in ended:

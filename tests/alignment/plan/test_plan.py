@@ -96,8 +96,8 @@ def test_held_out_prompts_of_their_own_are_counted_where_they_are_asked() -> Non
 
 
 def test_an_environments_episodes_are_counted_at_their_longest() -> None:
-    """Three answers of 6 tokens, 40 in all: each turn reads the prompt of 10 and what was said so far, 17 of the 34 that
-    are not the first answer, then 34. Two steps of 4 episodes; whole episodes of 10 + 40 tokens are trained on."""
+    """Three answers of 6 tokens, 40 in all: each turn reads the prompt of 10 and what was said so far, 17 of the 34
+    that are not the first answer, then 34. Two steps of 4 episodes; whole episodes of 10 + 40 tokens are trained on."""
     environment = {"kind": "calculator", "max_turns": 3, "max_tokens": 40}
     sampling = {"max_new_tokens": 6}
     work = Planner(recipe(grpo={"environment": environment, "sampling": sampling}), TINY, TEXTS).work("grpo")
