@@ -12,7 +12,15 @@ from alignment.environments import reasoning_tasks
 from alignment.errors import Fault, InputError, shortened
 from alignment.recipe.judges import folder_data
 from alignment.recipe.recipe import Recipe
-from alignment.recipe.rewards import FunctionReward, ModelReward, data_name, module_file, needs_reference, reward_name
+from alignment.recipe.rewards import (
+    EnsembleReward,
+    FunctionReward,
+    ModelReward,
+    data_name,
+    module_file,
+    needs_reference,
+    reward_name,
+)
 from alignment.recipe.stages.environment import ENVIRONMENT, AnyEnvironment
 from alignment.recipe.stages.spec import StageSettings
 from alignment.reward.user_function import methods_problem, problem_of
@@ -30,6 +38,8 @@ def reward_faults(recipe: Recipe, files: Mapping[str, Path], prompts: Rows, own:
                 if problem is not None:
                     remedy = "name a function as file.py:function or package.module:function"
                     faults.append(Fault(problem, remedy, field=f"{at}.function"))
+            elif isinstance(reward, EnsembleReward):
+                faults += _alike_faults(recipe, reward, f"{at}.models")
             elif isinstance(reward, ModelReward) and reward.model is None:
                 faults += _outside_faults(at, reward, files)
             elif needs_reference(reward):
@@ -84,6 +94,18 @@ def _asked(
         return asked_prompts(recipe, prompts, own), files.get("held_out_prompts" if own else "prompts", Path())
     split = split_by_digest(prompts, recipe.data.held_out, key=lambda item: opening(item[1]))
     return split[0], files.get("prompts", Path())
+
+
+def _alike_faults(recipe: Recipe, ensemble: EnsembleReward, field: str) -> Iterator[Fault]:
+    """Models of an ensemble that are one and the same: of equal settings, trained by one seed."""
+    seen: dict[str, str] = {}
+    for name in ensemble.models:
+        if (stage := recipe.stages.get(name)) is None:
+            continue  # the wiring says so
+        settings = stage.model_dump_json() + str(recipe.run_settings(stage).seed)
+        if (other := seen.setdefault(settings, name)) != name:
+            problem = f"{other} and {name} have the same settings and seed, so they are one model"
+            yield Fault(problem, f"give stages.{name} a seed of its own", field=field)
 
 
 def _outside_faults(at: str, reward: ModelReward, files: Mapping[str, Path]) -> Iterator[Fault]:

@@ -18,7 +18,7 @@ from alignment.plan.work import Pass, SamplingPass, StageWork, largest_batch
 from alignment.recipe.base import BASE, Lora
 from alignment.recipe.graph import judge_rewards, trains_on_several, workers_of
 from alignment.recipe.recipe import Recipe
-from alignment.recipe.rewards import ModelReward
+from alignment.recipe.rewards import EnsembleReward, ModelReward
 from alignment.recipe.stages.grpo import GrpoStage, RlooStage
 from alignment.recipe.stages.ppo import PpoStage
 from alignment.recipe.stages.preference.dpo import DpoStage
@@ -227,6 +227,7 @@ class Planner:
         rewards = [reward for reward in stage.rewards_used() if isinstance(reward, ModelReward)]
         here = [reward for reward in rewards if reward.held_here()]
         named += [reward.model or reward.folder or reward.hub for reward in here]
+        named += [name for one in stage.rewards_used() if isinstance(one, EnsembleReward) for name in one.models]
         if any(reward.model is None for reward in here):
             work.remarks.append("a reward model from outside is counted as if it were of the base's size")
         if len(here) < len(rewards):

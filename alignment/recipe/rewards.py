@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from alignment.recipe.base import Count, Fraction, Name, Positive, Product, Settings
+from alignment.recipe.base import Count, Fraction, Name, NotNegative, Positive, Product, Settings
 from alignment.recipe.judges import (
     JUDGE_READS,
     GenerativeJudge,
@@ -77,6 +77,32 @@ class ModelReward(RewardSettings):
     def held_here(self) -> bool:
         """Whether its weights are held where the stage runs."""
         return self.endpoint is None
+
+
+class EnsembleReward(RewardSettings):
+    """The lower bound of several reward models' scores: their mean less ``deviations`` of their standard deviations.
+
+    Where the models disagree they have seen too little, and a policy that is rewarded there learns their mistakes
+    (Coste et al. 2023). They have to differ: give the stages that train them a ``seed`` each.
+    """
+
+    kind: Literal["ensemble"]
+    """The lower bound of several reward models' scores."""
+    models: Annotated[tuple[Name, ...], Field(min_length=2)]
+    """Stages of kind `reward`, which must know the policy's chat template."""
+    deviations: NotNegative = 1.0
+    """How many standard deviations k of the models' scores (the sample's, divided by n - 1) are taken off their mean.
+    0: the mean."""
+    batch_size: Count = 32
+    """Answers in one forward pass."""
+
+    @field_validator("models")
+    @classmethod
+    def _each_once(cls, models: tuple[Name, ...]) -> tuple[Name, ...]:
+        for name in models:
+            if models.count(name) > 1:
+                raise ValueError(f"{name} stands twice; an ensemble is of different models")
+        return models
 
 
 class NumberReward(RewardSettings):
@@ -307,10 +333,18 @@ class JudgeReward(RewardSettings):
 
 RewardComponent = Annotated[
     ModelReward | NumberReward | ExactReward | ChoiceReward | RegexReward | JsonReward | CodeReward | LengthReward
-    | FormatReward | KeywordsReward | LanguageReward | LengthPenalty | RepetitionPenalty | FunctionReward | JudgeReward,
+    | FormatReward | KeywordsReward | LanguageReward | LengthPenalty | RepetitionPenalty | FunctionReward | JudgeReward
+    | EnsembleReward,
     Field(discriminator="kind"),
 ]  # fmt: skip
 RewardList = tuple[RewardComponent, ...]
+
+
+def reward_stages(reward: RewardSettings) -> tuple[str, ...]:
+    """The stages whose reward models a reward asks."""
+    if isinstance(reward, EnsembleReward):
+        return reward.models
+    return (reward.model,) if isinstance(reward, ModelReward) and reward.model is not None else ()
 
 
 def reward_folders(rewards: RewardList) -> dict[str, str]:

@@ -100,6 +100,10 @@ class StageSettings(Settings):
         """Files of its own that it names by a path, by what they are: a rubric, a constitution."""
         return {}
 
+    def seed_used(self) -> int | None:
+        """The seed that it draws by in place of the recipe's."""
+        return None
+
     def rewards_used(self) -> tuple[Any, ...]:
         """Its reward functions (:data:`alignment.recipe.rewards.RewardList`)."""
         return ()
