@@ -1,6 +1,7 @@
 """A user's environment in its process: whatever it does wrong is one line that names it."""
 
 import time
+from pathlib import Path
 
 import pytest
 
@@ -8,6 +9,7 @@ from alignment.environments.process import EnvironmentProcess
 from alignment.errors import StageError
 from alignment.recipe.stages.environment import CalculatorEnvironment, PythonEnvironment
 from alignment.records import Message, Prompt
+from tests.documented import blocks
 
 PROMPT = Prompt(id="1", messages=(Message(role="user", content="Go."),), reference="7", kind="maze", source="file")
 GOOD = '''
@@ -131,3 +133,13 @@ def test_the_shipped_calculator_runs_there_too():
     environment.reset(0, PROMPT, 1)
     assert environment.step(0, PROMPT, "7").reward == 1.0
     environment.close()
+
+
+def test_the_documented_class_does_what_it_says(tmp_path):
+    page = Path(__file__).parents[3] / "docs" / "training.md"
+    shown = next(block.text for block in blocks(page) if block.title == "maze.py")
+    environment = made(tmp_path, shown, "Guess", worth=2.0)
+    environment.reset(0, PROMPT, 1)  # the reference is 7
+    told = [environment.step(0, PROMPT, answer) for answer in ("3", "nine", "11", "7")]
+    assert [one.observation for one in told] == ["higher", "higher", "lower", ""]
+    assert [(one.done, one.reward) for one in told] == [(False, 0.0)] * 3 + [(True, 2.0)]
