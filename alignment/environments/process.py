@@ -17,7 +17,10 @@ from alignment.reward.side_process import SideProcess
 from alignment.reward.user_function import user_process
 from alignment.stage import StageContext
 
-SHIPPED = {"calculator": f"{calculator.__name__}:Calculator", "reasoning_gym": f"{reasoning_tasks.__name__}:Task"}
+SHIPPED = {
+    "calculator": f"{calculator.__name__}:Calculator",
+    "reasoning_gym": f"{reasoning_tasks.__name__}:ReasoningTask",
+}
 SHOWN = 200  # characters of a prompt, of an answer and of a problem in a message
 
 

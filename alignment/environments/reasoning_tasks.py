@@ -22,7 +22,7 @@ class TaskError(Exception):
     """What is wrong with a task or its prompts."""
 
 
-class Task:
+class ReasoningTask:
     """An :class:`alignment.environments.protocol.Environment` over one entry of a task."""
 
     def __init__(self, task: str, attempts: int, options: Mapping[str, Any]) -> None:

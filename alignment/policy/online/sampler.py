@@ -14,6 +14,7 @@ import torch
 from alignment.environments.episodes import EpisodePlayer
 from alignment.policy.online.answers import asked, choose_prompts, environment_seeds, episodes_of, refuse_stale
 from alignment.policy.online.batch import Episode
+from alignment.policy.online.curriculum import Curriculum
 from alignment.recipe.stages.online import OnlineStage
 from alignment.rollouts.distributed_engine import PushedEngine
 from alignment.rollouts.engine import Completion, Engine, Groups, PromptIds
@@ -35,6 +36,7 @@ class EpisodeSampler:
     ) -> None:
         self.engine, self.prompts, self.settings, self.seed, self.player = engine, prompts, settings, seed, player
         self.count = settings.episodes // settings.per_prompt  # prompts of a step
+        self.curriculum: Curriculum | None = None  # who chooses a step's prompts in place of the plain stream
         self._begun: dict[int, Callable[[], Groups]] = {}  # by step, those that are drawn ahead
 
     def push(self, policy: Any, version: int) -> None:
@@ -106,6 +108,8 @@ class EpisodeSampler:
         ]
 
     def _chosen(self, step: int) -> list[PromptIds]:
+        if self.curriculum is not None:
+            return self.curriculum.take(self.count)
         return choose_prompts(self.prompts, step * self.count, self.count, self.seed)
 
 

@@ -111,6 +111,8 @@ class OnlineTrainer(ABC, Generic[Kept]):
         if self.checkpoints is not None and (restored := load_checkpoint(self.checkpoints, self.actor, self.optimizer)):
             self.state, self.controller = restored
             self.draw.restore(self.state.ahead, self.state.step)
+            if self.draw.curriculum is not None:
+                self.draw.curriculum.rates, self.draw.curriculum.position = self.state.pass_rates, self.state.position
         last = stage.steps if stop_after is None else min(stop_after, stage.steps)
         while self.state.step < last:
             metrics, experience = self._step()
@@ -148,6 +150,9 @@ class OnlineTrainer(ABC, Generic[Kept]):
         """The scored episodes that a step learns from: as they are, or some of them drawn once more."""
         return episodes, scores
 
+    def measured(self, episodes: list[Episode], scores: torch.Tensor) -> None:
+        """What is kept of a step's answers to its own prompts, before some are drawn once more."""
+
     def after_update(self, metrics: dict[str, float], step: int) -> None:
         """What follows a step's update; it may add to its metrics."""
 
@@ -159,6 +164,7 @@ class OnlineTrainer(ABC, Generic[Kept]):
             episodes = self.draw.take(policy, step)
         with self._timed("scoring"):
             scores = checked_scores(self.reward, episodes)
+            self.measured(episodes, scores)
             episodes, scores = self.completed(episodes, scores, step)
         state.score_scale.update(scores)
         with self._timed("logprobs"):
@@ -169,7 +175,10 @@ class OnlineTrainer(ABC, Generic[Kept]):
         metrics = self.metrics_of(experience)
         metrics |= updated.metrics | self._rates(experience, updated.tokens, time.perf_counter() - started)
         self.after_update(metrics, step)
-        state.step, state.position = step + 1, state.position + self.draw.count
+        curriculum = self.draw.curriculum
+        state.step = step + 1
+        state.position = state.position + self.draw.count if curriculum is None else curriculum.position
+        state.pass_rates = {} if curriculum is None else curriculum.rates
         state.tokens_sampled += int(experience.mask.sum())
         state.tokens_trained += updated.tokens
         state.history.append(metrics)

@@ -13,7 +13,7 @@ from pydantic import Field, field_validator, model_validator
 from alignment.recipe.base import NotNegative, Positive
 from alignment.recipe.rewards import REWARD_READS, RewardList, unique_names
 from alignment.recipe.stages.environment import AnyEnvironment, check_environment
-from alignment.recipe.stages.online import OnlineStage
+from alignment.recipe.stages.online import Difficulty, OnlineStage
 from alignment.recipe.stages.spec import StageSpec
 
 GrpoLoss = Literal["grpo", "dr_grpo", "dapo", "bnpo", "gspo", "cispo", "sapo", "luspo", "vespo"]
@@ -75,6 +75,9 @@ class GroupStage(OnlineStage):
     sampling, Yu et al. 2025, section 3.2); those that are left then are left out of the loss. What counts is what the
     rewards gave, without what answers lose for a missing end. null: such groups stay."""
 
+    difficulty: Difficulty | None = None
+    """Which prompts are asked less often. null: all are asked equally often."""
+
     @field_validator("rewards")
     @classmethod
     def _names(cls, rewards: RewardList) -> RewardList:
@@ -93,6 +96,15 @@ class GroupStage(OnlineStage):
         if not self.rewards and self.environment is not None and not self.environment.weight:
             raise ValueError("no rewards, and environment.weight=0 counts none of the environment's")
         check_environment(self.environment, self.rewards, self.sampling)
+        return self
+
+    @model_validator(mode="after")
+    def _measured_before_it_chooses(self) -> Self:
+        if self.difficulty is not None and self.max_staleness:
+            raise ValueError(
+                f"difficulty chooses prompts by the step before, and max_staleness={self.max_staleness} draws steps "
+                "ahead: leave one of them out"
+            )
         return self
 
     def environment_used(self) -> AnyEnvironment | None:

@@ -8,7 +8,7 @@ gym = pytest.importorskip("reasoning_gym")
 
 from alignment.data.prompts import read_prompts  # noqa: E402
 from alignment.environments.process import EnvironmentProcess  # noqa: E402
-from alignment.environments.reasoning_tasks import TRY_AGAIN, Task, TaskError, main  # noqa: E402
+from alignment.environments.reasoning_tasks import TRY_AGAIN, ReasoningTask, TaskError, main  # noqa: E402
 from alignment.recipe.stages.environment import ReasoningGymEnvironment  # noqa: E402
 
 
@@ -34,7 +34,7 @@ def test_prompts_are_the_tasks_entries(prompts):
 
 def test_the_verifiers_score_is_the_reward(prompts):
     for prompt in prompts:
-        task = Task("leg_counting", 1, {"max_animals": 4})
+        task = ReasoningTask("leg_counting", 1, {"max_animals": 4})
         task.reset(told(prompt), 0)
         assert task.step(f"Let me see. <answer>{prompt.reference}</answer>") == ("", True, 1.0)
         task.left = 1
@@ -45,7 +45,7 @@ def test_the_verifiers_score_is_the_reward(prompts):
 
 
 def test_attempts(prompts):
-    task = Task("leg_counting", 2, {"max_animals": 4})
+    task = ReasoningTask("leg_counting", 2, {"max_animals": 4})
     task.reset(told(prompts[0]), 0)
     assert task.step("<answer>-1</answer>") == (TRY_AGAIN, False, 0.0)
     assert task.step(prompts[0].reference)[1:] == (True, 1.0)
@@ -53,7 +53,7 @@ def test_attempts(prompts):
 
 def test_prompts_of_other_options_are_refused(prompts):
     with pytest.raises(TaskError, match="asks something else than the prompt"):
-        Task("leg_counting", 1, {"max_animals": 9}).reset(told(prompts[0]), 0)
+        ReasoningTask("leg_counting", 1, {"max_animals": 9}).reset(told(prompts[0]), 0)
 
 
 def test_in_its_process(prompts):

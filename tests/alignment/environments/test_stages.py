@@ -17,7 +17,7 @@ OWN = '''
 import random
 
 class Twice:
-    """Wants an answer, and another; the second brings its length, and what was drawn by the seed."""
+    """Wants an answer, and by its seed another; the last brings its length, and what was drawn by the seed."""
 
     def __init__(self, scale=1.0):
         self.scale, self.answers = scale, 0
@@ -29,9 +29,9 @@ class Twice:
         if answer == "FAIL":
             raise ValueError
         self.answers += 1
-        if self.answers == 1:
-            return f"Name the owl in one word. {self.drawn:.3f}", False, 0.0
-        return "Thanks.", True, self.scale * len(answer) + self.drawn
+        if self.answers == 1 and self.drawn < 0.5:
+            return "Name the owl in one word.", False, 0.0
+        return f"Thanks, {self.drawn:.3f}", True, self.scale * len(answer) + self.drawn
 '''
 STAGE = {"kind": "grpo", "model": "sft", "steps": 3, "episodes": 8, "per_prompt": 4, "batch_size": 4,
          "sampling": {"max_new_tokens": 16}, "learning_rate": 1e-3, "checkpoint_every": 1, "warmup": 0.0,
@@ -87,16 +87,14 @@ def test_the_figures_of_a_step_are_those_of_its_episodes(kind, train):
             assert row["score"] == pytest.approx(sum(turn["reward"] or 0.0 for turn in row["turns"]))
             assert row["rewards"] == {"environment": pytest.approx(row["score"])}
         for row in ended:
-            _first, told, second, thanks = row["turns"]
-            assert told["role"] == "user"
-            drawn = float(told["content"][-5:])
-            assert second["reward"] == pytest.approx(0.5 * len(second["content"]) + drawn, abs=1e-3)
-            assert thanks["content"] == "Thanks."
+            last, thanks = row["turns"][-2:]
+            assert thanks["role"] == "user"
+            drawn = float(thanks["content"].removeprefix("Thanks, "))
+            assert last["reward"] == pytest.approx(0.5 * len(last["content"]) + drawn, abs=1e-3)
+            assert len(row["turns"]) == (4 if drawn < 0.5 else 2)
         # The environments of one prompt's answers are alike.
-        told = {
-            turn["content"] for row in rows[:4] for turn in row["turns"] if turn["content"].startswith("Name the owl")
-        }
-        assert len(told) <= 1
+        for group in (rows[:4], rows[4:]):
+            assert len({row["turns"][-1]["content"] for row in group if row["finished"]}) <= 1
         assert curves["reward.environment"][step - 1][1] == pytest.approx(mean(row["score"] for row in rows), abs=1e-5)
         assert curves["length"][step - 1][1] == pytest.approx(mean(row["tokens"] for row in rows))
         answers = [sum(turn["role"] == "assistant" for turn in row["turns"]) for row in rows]

@@ -77,7 +77,7 @@ def test_what_is_wrong_with_an_ensemble() -> None:
     (line,) = faults(ensemble("one", "three"))
     assert line.startswith("stages.policy.rewards: no stage three")
     (line,) = faults(ensemble("one", "pairs"))
-    assert line.startswith("stages.policy.rewards: pairs makes preferences, not a reward model")
+    assert line.startswith("stages.policy.rewards: pairs makes preferences and held-out prompts, not a reward model")
     for names in (("one",), ("one", "one")):
         with pytest.raises(ValueError, match=r"at least 2 items|stands twice"):
             faults(ensemble(*names))
