@@ -142,6 +142,33 @@ def render_conversation(tokenizer: PreTrainedTokenizerBase, prompt: Sequence[Mes
     return _uncovered(tokenizer, text, written) if written else _tokens(tokenizer, text)
 
 
+def render_observation(
+    tokenizer: PreTrainedTokenizerBase, prompt: Sequence[Message], observation: Message
+) -> list[int]:
+    """Token ids of an ``observation`` behind an answer to ``prompt`` that has ended: what the template writes from the
+    answer's EOS to the beginning of the next answer.
+
+    They are appended to the tokens of the conversation, none of which is rendered again: an answer's own tokens are
+    kept as they were drawn, however its text would be tokenised.
+
+    Raises ValueError where the template does not write them so, and whatever the template raises.
+    """
+    covered, written = _covered(tokenizer, [*prompt, observation])
+    whole = "".join(message.content for message in covered)
+    said = next(chr(code) for code in reversed(_PRIVATE_USE) if chr(code) not in whole)
+    turns = [*covered[:-1], Message(role="assistant", content=said), covered[-1]]
+    text, eos = _text(tokenizer, turns, add_generation_prompt=True), str(tokenizer.eos_token)
+    _before, answered, following = text.rpartition(said)
+    _rest, ended, following = following.partition(eos)
+    if not (answered and ended):
+        raise ValueError(
+            f"the chat template does not end an answer with {eos} before a message of the {turns[-1].role}"
+        )
+    if turns[-1].content.strip() not in following:
+        raise ValueError(f"the chat template leaves out a part of a message of the {turns[-1].role}")
+    return _uncovered(tokenizer, following, written) if written else _tokens(tokenizer, following)
+
+
 class PairTokens(NamedTuple):
     """Token ids of a preference pair: the prompt, and each answer after it."""
 

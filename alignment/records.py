@@ -20,7 +20,9 @@ class Record(BaseModel):
 
 
 class Message(Record):
-    role: Literal["system", "user", "assistant"]
+    """One turn of a conversation; a ``tool``'s is what came of the assistant's call before it, and nobody learns it."""
+
+    role: Literal["system", "user", "assistant", "tool"]
     content: str
 
 
@@ -83,6 +85,22 @@ class Response(Record):
     seed: int
     tokens: int = Field(ge=0)  # generated tokens, EOS included
     finished: bool = True  # False: cut off at max_new_tokens. Files from before this was kept do not say it
+
+
+class EpisodeTurn(Record):
+    """One turn of an episode: an answer of the policy, with the reward that it brought, or what came back."""
+
+    role: Literal["user", "assistant", "tool"]
+    content: str
+    reward: float | None = None
+
+
+class EpisodeResponse(Response):
+    """An episode's last answer, with all turns that followed the prompt. ``tokens`` are those that the policy drew;
+    ``reward`` is the environment's, summed over its steps."""
+
+    turns: tuple[EpisodeTurn, ...]
+    reward: float
 
 
 class Comparison(Record):

@@ -24,6 +24,7 @@ from alignment.recipe.recipe import Recipe
 from alignment.recipe.stages.evaluate import EvaluateStage
 from alignment.recipe.stages.experiments.overoptimisation import OveroptimisationStage
 from alignment.recipe.stages.experiments.tournament import OTHER_HALF, TournamentStage, chosen_by
+from alignment.recipe.stages.grpo import GroupStage
 from alignment.recipe.stages.online import OnlineStage
 from alignment.recipe.stages.ppo import PpoStage
 from alignment.recipe.stages.spec import StageSettings
@@ -177,6 +178,18 @@ def _online_faults(at: str, stage: OnlineStage, recipe: Recipe) -> Iterator[Faul
         yield Fault(problem, "set it to 0, or remove resources.vllm", field=f"{at}.rollout_workers")
 
 
+def _group_faults(at: str, stage: GroupStage, recipe: Recipe) -> Iterator[Fault]:
+    yield from _online_faults(at, stage, recipe)
+    if stage.environment is None:
+        return
+    if stage.rollout_workers:  # max_staleness needs them
+        problem = "episodes with an environment are played where the policy trains, and not by rollout workers"
+        yield Fault(problem, "set it to 0, or remove environment", field=f"{at}.rollout_workers")
+    if (stage.workers or 1) > 1:
+        problem = "episodes with an environment are played in one process"
+        yield Fault(problem, "set it to 1, or remove environment", field=f"{at}.workers")
+
+
 def _ppo_faults(at: str, stage: PpoStage, recipe: Recipe) -> Iterator[Fault]:
     yield from _online_faults(at, stage, recipe)
     if recipe.resources.vllm is not None and stage.importance_cap is None and stage.importance != "off":
@@ -204,8 +217,8 @@ _OWN: dict[str, Callable[[str, Any, Recipe], Iterator[Fault]]] = {  # what only 
     "dpo": dpo_faults,
     "kto": kto_faults,
     "ppo": _ppo_faults,
-    "grpo": _online_faults,
-    "rloo": _online_faults,
+    "grpo": _group_faults,
+    "rloo": _group_faults,
     "evaluate": _evaluate_faults,
     "tournament": _policies_faults,
     "overoptimisation": _overoptimisation_faults,

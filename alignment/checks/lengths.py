@@ -15,7 +15,7 @@ from alignment.errors import Fault, shortened
 from alignment.recipe.files import DATA_FILES
 from alignment.recipe.recipe import Recipe
 from alignment.recipe.stages.spec import StageSettings
-from alignment.records import Feedback, Message, PreferencePair, Sampling
+from alignment.records import Feedback, Message, PreferencePair
 
 
 class _Row(NamedTuple):
@@ -54,7 +54,10 @@ def length_faults(recipe: Recipe, files: Mapping[str, Path], data: RecipeData, m
             continue
         context = None if model.context is None else model.context - virtual_tokens_of(recipe, name)
         if (sampling := stage.sampling_used()) is not None:
-            faults += _sampling_faults(name, sampling, stage.longest_prompt(), read, context)
+            wanted = stage.longest_answer() or sampling.max_new_tokens
+            field = "sampling.max_new_tokens" if stage.environment_used() is None else "environment.max_tokens"
+            at = f"stages.{name}.{field}"
+            faults += _sampling_faults(at, wanted, stage.longest_prompt(), read, context)
         elif (longest := stage.trained_length()) is not None:
             if "preferences" not in stage.spec.reads:  # files of pairs are full of long ones: dropped and counted
                 faults += shortened(list(_over_max_length(name, longest, read, context)))
@@ -127,20 +130,19 @@ def _max_length_faults(name: str, max_length: int, read: _Texts, context: int | 
 
 
 def _sampling_faults(
-    name: str, sampling: Sampling, longest_kept: int | None, read: _Texts, context: int | None
+    field: str, wanted: int, longest_kept: int | None, read: _Texts, context: int | None
 ) -> Iterator[Fault]:
-    """``longest_kept``: tokens above which the stage leaves a prompt out."""
+    """``wanted`` tokens may follow a prompt; ``longest_kept``: tokens above which the stage leaves a prompt out."""
     fitting = [text for text in read.prompts if context is None or text.tokens < context]
     fitting = [text for text in fitting if longest_kept is None or text.tokens <= longest_kept]
     longest = max(fitting, key=lambda text: text.tokens, default=None)
-    wanted = sampling.max_new_tokens
     if context is not None and longest is not None and longest.tokens + wanted > context:
         problem = (
             f"{wanted} new tokens after the longest prompt's {longest.tokens} (row {longest.row} of {longest.file}) "
             f"are more than the model's context of {context}"
         )
         remedy = f"set it to {context - longest.tokens} or less, or shorten the prompt"
-        yield Fault(problem, remedy, field=f"stages.{name}.sampling.max_new_tokens")
+        yield Fault(problem, remedy, field=field)
 
 
 def _file_read(stage: StageSettings, recipe: Recipe, files: Mapping[str, Path]) -> str | None:

@@ -6,9 +6,9 @@ examples, a constitution's critique of an earlier answer, a synthesis's principl
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from alignment.chat import control_pattern, end_turns, rendered_pieces, template_faults
+from alignment.chat import control_pattern, end_turns, render_observation, rendered_pieces, template_faults
 from alignment.checks.judges import judge_places
 from alignment.data.columns import shown
 from alignment.errors import Fault
@@ -77,6 +77,9 @@ def product_faults(recipe: Recipe, files: Mapping[str, Path], tokenizer: Any) ->
                 faults += _refused(tokenizer, question, at, "the judge")
     for place, messages in _own_conversations(recipe):
         faults += _refused(tokenizer, messages, place, "the model")
+    for name, stage in recipe.stages.items():
+        if (environment := stage.environment_used()) is not None:
+            faults += _untold(tokenizer, environment.role, f"stages.{name}.environment.role")
     return list(dict.fromkeys(faults))
 
 
@@ -87,6 +90,17 @@ def _refused(tokenizer: Any, messages: Sequence[Message], field: str, who: str) 
         words = problem[0].replace("the model's chat template", "the chat template")
         remedy = "take a model whose template knows them, or set model.chat_template"
         yield Fault(f"{who} is asked in turns of {roles}, and {words}", remedy, field=field)
+
+
+def _untold(tokenizer: Any, role: Literal["tool", "user"], field: str) -> Iterator[Fault]:
+    """An observation that the template cannot write behind an answer."""
+    question, told = Message(role="user", content="What is it?"), Message(role=role, content="It is so.")
+    try:
+        render_observation(tokenizer, [question], told)
+    except Exception as error:  # a template may raise anything
+        reason = shown((str(error) or type(error).__name__).splitlines()[0], 160)
+        remedy = "take a model whose template knows tools" + (", or set it to user" if role == "tool" else "")
+        yield Fault(f"observations are told in the role {role}, and {reason}", remedy, field=field)
 
 
 def _own_conversations(recipe: Recipe) -> Iterator[tuple[str, list[Message]]]:

@@ -1,19 +1,29 @@
-"""What is wrong with a recipe's rewards, known before anything runs: missing functions, prompts without a reference."""
+"""What is wrong with a recipe's rewards and environments, known before anything runs: missing functions and classes,
+prompts without a reference."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from alignment.checks.data import Rows, asked_prompts
 from alignment.checks.judges import endpoint_faults
 from alignment.data.split import opening, split_by_digest
+from alignment.environments import reasoning_tasks
 from alignment.errors import Fault, InputError, shortened
 from alignment.recipe.judges import folder_data
 from alignment.recipe.recipe import Recipe
-from alignment.recipe.rewards import FunctionReward, ModelReward, data_name, module_file, needs_reference, reward_name
+from alignment.recipe.rewards import (
+    EnsembleReward,
+    FunctionReward,
+    ModelReward,
+    data_name,
+    module_file,
+    needs_reference,
+    reward_name,
+)
+from alignment.recipe.stages.environment import ENVIRONMENT, AnyEnvironment
 from alignment.recipe.stages.spec import StageSettings
-from alignment.reward.user_function import problem_of
+from alignment.reward.user_function import methods_problem, problem_of
 
 
 def reward_faults(recipe: Recipe, files: Mapping[str, Path], prompts: Rows, own: Rows = ()) -> list[Fault]:
@@ -24,15 +34,78 @@ def reward_faults(recipe: Recipe, files: Mapping[str, Path], prompts: Rows, own:
         for index, reward in enumerate(stage.rewards_used()):
             at = f"stages.{name}.rewards.{index}"
             if isinstance(reward, FunctionReward):
-                problem = problem_of(reward, files.get(data_name(reward)) or module_file(reward))
+                problem = problem_of(reward.function, files.get(data_name(reward)) or module_file(reward.function))
                 if problem is not None:
                     remedy = "name a function as file.py:function or package.module:function"
                     faults.append(Fault(problem, remedy, field=f"{at}.function"))
+            elif isinstance(reward, EnsembleReward):
+                faults += _alike_faults(recipe, reward, f"{at}.models")
             elif isinstance(reward, ModelReward) and reward.model is None:
                 faults += _outside_faults(at, reward, files)
             elif needs_reference(reward):
-                faults += _reference_faults(recipe, stage, reward, at, files, prompts, own)
+                faults += _reference_faults(recipe, stage, reward_name(reward), at, files, prompts, own)
+        if (environment := stage.environment_used()) is not None:
+            faults += _environment_faults(recipe, name, stage, environment, files, prompts, own)
     return faults
+
+
+def _environment_faults(
+    recipe: Recipe,
+    name: str,
+    stage: StageSettings,
+    environment: AnyEnvironment,
+    files: Mapping[str, Path],
+    prompts: Rows,
+    own: Rows,
+) -> Iterator[Fault]:
+    """An environment that is not there, and prompts that it can make nothing of."""
+    at = f"stages.{name}.environment"
+    named = environment.class_used()
+    if named is not None:
+        path = files.get(named) or module_file(named)
+        problem = problem_of(named, path) or (methods_problem(named, path) if path is not None else None)
+        if problem is not None:
+            remedy = "name a class with reset and step as file.py:Class or package.module:Class"
+            yield Fault(problem, remedy, field=f"{at}.class_path")
+    elif environment.kind == "reasoning_gym":
+        problem = reasoning_tasks.task_problem(environment.task, environment.options)
+        if problem is not None:
+            yield Fault(problem, "mend it, or remove environment", field=f"{at}.task")
+        yield from shortened(list(_place_faults(environment.task, *_asked(recipe, stage, files, prompts, own))))
+    if environment.compares():
+        yield from _reference_faults(recipe, stage, ENVIRONMENT, at, files, prompts, own)
+
+
+def _place_faults(task: str, asked: Rows, file: Path) -> Iterator[Fault]:
+    """Prompts that are not of the task that is to score their answers."""
+    for row, prompt in asked:
+        try:
+            reasoning_tasks.place_of(prompt.source, task)
+        except reasoning_tasks.TaskError as problem:
+            remedy = f"write the prompts with python -m {reasoning_tasks.__name__} {task}"
+            yield Fault(str(problem), remedy, str(file), row, "source")
+
+
+def _asked(
+    recipe: Recipe, stage: StageSettings, files: Mapping[str, Path], prompts: Rows, own: Rows
+) -> tuple[Rows, Path]:
+    """The prompts of the recipe's data that a stage asks, with their rows, and their file."""
+    if stage.evaluates():
+        return asked_prompts(recipe, prompts, own), files.get("held_out_prompts" if own else "prompts", Path())
+    split = split_by_digest(prompts, recipe.data.held_out, key=lambda item: opening(item[1]))
+    return split[0], files.get("prompts", Path())
+
+
+def _alike_faults(recipe: Recipe, ensemble: EnsembleReward, field: str) -> Iterator[Fault]:
+    """Models of an ensemble that are one and the same: of equal settings, trained by one seed."""
+    seen: dict[str, str] = {}
+    for name in ensemble.models:
+        if (stage := recipe.stages.get(name)) is None:
+            continue  # the wiring says so
+        settings = stage.model_dump_json() + str(recipe.run_settings(stage).seed)
+        if (other := seen.setdefault(settings, name)) != name:
+            problem = f"{other} and {name} have the same settings and seed, so they are one model"
+            yield Fault(problem, f"give stages.{name} a seed of its own", field=field)
 
 
 def _outside_faults(at: str, reward: ModelReward, files: Mapping[str, Path]) -> Iterator[Fault]:
@@ -55,23 +128,20 @@ def _outside_faults(at: str, reward: ModelReward, files: Mapping[str, Path]) -> 
 def _reference_faults(
     recipe: Recipe,
     stage: StageSettings,
-    reward: Any,
+    called: str,
     at: str,
     files: Mapping[str, Path],
     prompts: Rows,
     own: Rows,
 ) -> Iterator[Fault]:
-    called = reward_name(reward)
     if given := stage.inputs().get("prompts"):
         problem = f"{called} compares with a reference, and the prompts of {given[0]} have none"
         yield Fault(problem, "remove it, or ask data.prompts", field=at)
         return
-    if stage.evaluates():
-        asked, file = asked_prompts(recipe, prompts, own), "held_out_prompts" if own else "prompts"
-    else:
-        asked, file = split_by_digest(prompts, recipe.data.held_out, key=lambda item: opening(item[1]))[0], "prompts"
-    remedy = f"give the row a reference, or remove the reward {called}"
-    problem = f"no reference, and the reward {called} compares with it"
+    asked, file = _asked(recipe, stage, files, prompts, own)
+    what = f"the reward {called}" if called != ENVIRONMENT else "the environment"
+    remedy = f"give the row a reference, or remove {what}"
+    problem = f"no reference, and {what} compares with it"
     yield from shortened(
-        [Fault(problem, remedy, str(files[file]), row, "reference") for row, p in asked if p.reference is None]
+        [Fault(problem, remedy, str(file), row, "reference") for row, p in asked if p.reference is None]
     )

@@ -10,7 +10,7 @@ from alignment.records import Message
 
 Messages = tuple[Message, ...]
 
-_ROLES = ("system", "user", "assistant")
+_ROLES = ("system", "user", "assistant", "tool")
 _MESSAGES = 'write messages as [{"role": "user", "content": "…"}, …]'
 
 

@@ -18,7 +18,8 @@ def require_turns(turns: Messages, last: str, field: str) -> Messages:
     """``turns``, where they are a conversation that ends with a turn of ``last``.
 
     A system message may only come first; then the user and the assistant speak in turn, the user first, and every turn
-    says something. Raises InputError with all that is wrong.
+    says something. What tools give back stands behind the assistant's turn that called them. Raises InputError with all
+    that is wrong.
     """
     faults = list(_order_faults(turns, last, field))
     if faults:
@@ -45,9 +46,13 @@ def _order_faults(turns: Messages, last: str, field: str) -> list[Fault]:
         remedy = "put the user's message before the assistant's"
         return [*faults, Fault("no message is the user's", remedy, field=field)]
     if spoken[0][1].role != "user":
-        faults.append(Fault("the assistant speaks first", "begin with a message of the user", field=field))
+        problem = f"the {spoken[0][1].role} speaks first"
+        faults.append(Fault(problem, "begin with a message of the user", field=field))
     for (before, one), (after, other) in pairwise(spoken):
-        if one.role == other.role and after == before + 1:
+        if other.role == "tool" and one.role == "user":
+            problem = f"message {after} is of a tool, and the assistant called none before it"
+            faults.append(Fault(problem, "put the assistant's message that calls it before it", field=field))
+        if one.role == other.role != "tool" and after == before + 1:
             problem = f"messages {before} and {after} are both of the {one.role}"
             remedy = "join them, or put the other's turn between them"
             if one.content.strip() == other.content.strip():

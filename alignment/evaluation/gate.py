@@ -12,7 +12,6 @@ from alignment.evaluation.win_test import decided, lower_bound, p_value, widened
 from alignment.recipe.base import CHAMPION
 from alignment.recipe.gate import Condition, Gate
 from alignment.recipe.metrics import Better
-from alignment.recipe.rewards import reward_name
 from alignment.recipe.stages.evaluate import EvaluateStage
 from alignment.records import Record
 
@@ -179,7 +178,7 @@ def resolve(condition: Condition, evaluation: EvaluateStage | None) -> Wanted | 
     way: Better | None = condition.better or known[name]
     if way is None:
         return f"nobody can say which {name} is better: set better to higher or lower"
-    what = "reward_lead" if name in map(reward_name, evaluation.rewards) else "metric_lead"
+    what = "reward_lead" if name in evaluation.reward_names() else "metric_lead"
     if way == "higher":
         return Wanted(f"{what}.{against}.{name}.low", "above", -margin, note)
     return Wanted(f"{what}.{against}.{name}.high", "below", margin, note)

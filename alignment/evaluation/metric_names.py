@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 
 from alignment.recipe.metrics import Better, better, metric_name
-from alignment.recipe.rewards import reward_name
 from alignment.recipe.stages.evaluate import EvaluateStage
 
 WIN_RATE_PARTS = (
@@ -33,14 +32,14 @@ def evaluation_metric_names(stage: EvaluateStage) -> list[str]:
 def directions(settings: EvaluateStage) -> dict[str, Better | None]:
     """Which way each metric is better; rewards are all the better the higher."""
     found: dict[str, Better | None] = {metric_name(metric): better(metric) for metric in settings.metrics}
-    return found | dict.fromkeys(map(reward_name, settings.rewards), "higher")
+    return found | dict.fromkeys(settings.reward_names(), "higher")
 
 
 def _names(stage: EvaluateStage) -> Iterator[str]:
     for opponent in dict.fromkeys(stage.against):
         for judge in evaluation_judges(stage):
             yield from (f"win_rate.{opponent}.{judge}.{part}" for part in WIN_RATE_PARTS)
-    for reward in map(reward_name, stage.rewards):
+    for reward in stage.reward_names():
         for model in evaluated_models(stage):
             yield from (f"reward.{model}.{reward}.{part}" for part in INTERVAL_PARTS)
         for opponent in evaluated_models(stage)[1:]:

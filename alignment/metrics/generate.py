@@ -14,15 +14,17 @@ from alignment.chat import render_prompt
 from alignment.data.jsonl import read_records, write_records
 from alignment.digests import content_id
 from alignment.durable_files import write_text
+from alignment.environments.episodes import EpisodePlayer
+from alignment.environments.process import EnvironmentProcess, environment_process
 from alignment.metrics.kl import response_kls
 from alignment.metrics.model_metrics import probe
 from alignment.parallel_map import all_of
 from alignment.recipe.base import BASE
-from alignment.records import Artifact, Prompt, Response
+from alignment.records import Artifact, EpisodeResponse, Prompt, Response
 from alignment.rollouts.best_of_n import AnswerScore, best_of, reward_model_score, score_of
 from alignment.rollouts.held_out import draw
-from alignment.rollouts.policy_pool import PolicyPool
-from alignment.rollouts.seeds import response_seed
+from alignment.rollouts.policy_pool import LoadedPolicy, PolicyPool
+from alignment.rollouts.seeds import derived_seed, response_seed
 from alignment.stage import StageContext
 
 BEST_OF = "best_of_n"
@@ -78,12 +80,15 @@ def ask_all(
     """
     paths = [context.checkpoints / _name(question, context) for question in asked]
 
+    played = settings.environment_used() is not None
+
     def read(place: int) -> Answered | None:
         path = paths[place]
         if not path.exists():
             return None
         if path.suffix == ".jsonl":
-            return asked[place], Found(responses=tuple(read_records(path, Response)))
+            kind = EpisodeResponse if played and asked[place].what == "answers" else Response
+            return asked[place], Found(responses=tuple(read_records(path, kind)))
         rows = json.loads(path.read_text("utf-8"))
         return asked[place], Found(divergences=tuple((float(value), int(tokens)) for value, tokens in rows))
 
@@ -124,12 +129,16 @@ def asker(settings: Any, context: StageContext) -> Callable[[GenerationRequest],
     pool = PolicyPool(context.inputs[BASE], context.run)
     roles = settings.inputs()
     often = [context.inputs[name] for role in ("model", "reference") for name in roles.get(role, ())]
+    environment = settings.environment_used()
+    process = None if environment is None else environment_process(environment, context)
 
     def ask(question: GenerationRequest) -> Answered:
         artifact = context.inputs[question.model]
         pool.keep_only(artifact, *often)
         if question.what == "answers":
             policy = pool.use(artifact)
+            if process is not None:
+                return question, Found(responses=_played(settings, context, policy, artifact, question, process))
             drawn = draw(policy, artifact, question.prompts, sampling=settings.sampling, seed=context.run.seed,
                          batch_size=settings.batch_size)  # fmt: skip
             return question, Found(responses=tuple(response for (response,) in drawn))
@@ -146,6 +155,33 @@ def asker(settings: Any, context: StageContext) -> Callable[[GenerationRequest],
         return question, Found(divergences=tuple(rows))
 
     return ask
+
+
+def _played(
+    settings: Any,
+    context: StageContext,
+    policy: LoadedPolicy,
+    artifact: Artifact,
+    question: GenerationRequest,
+    process: EnvironmentProcess,
+) -> tuple[EpisodeResponse, ...]:
+    """One episode with the environment for each prompt; every model has the same seeds."""
+    seed, sampling = context.run.seed, settings.sampling
+    seeds = [response_seed(seed, prompt.id, 0) for prompt in question.prompts]
+    own = [derived_seed(seed, prompt.id, "environment") for prompt in question.prompts]
+    asked = [(prompt, tuple(render_prompt(policy.tokenizer, prompt.messages))) for prompt in question.prompts]
+    episodes = EpisodePlayer(process, policy.tokenizer).play(
+        policy.engine(settings.batch_size), asked, sampling=sampling, seeds=seeds, environment_seeds=own
+    )
+    return tuple(
+        EpisodeResponse(
+            id=content_id(["episode", artifact.digest, prompt.id, one]), prompt_id=prompt.id,
+            text=episode.completion.text, model=str(artifact.ref()), sampling=sampling, seed=one,
+            tokens=sum(episode.drawn_mask), finished=episode.completion.finished, turns=episode.turns,
+            reward=episode.reward,
+        )
+        for prompt, one, episode in zip(question.prompts, seeds, episodes, strict=True)
+    )  # fmt: skip
 
 
 def _best_of(

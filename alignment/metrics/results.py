@@ -31,7 +31,7 @@ from alignment.metrics.text_metrics import (
 )
 from alignment.recipe.metrics import Better, metric_name
 from alignment.recipe.stages.evaluate import EvaluateStage
-from alignment.records import Message, Prompt, Record, Response, Sampling
+from alignment.records import EpisodeResponse, EpisodeTurn, Message, Prompt, Record, Response, Sampling
 
 Outcomes = Mapping[str, Mapping[str, Sequence[float]]]  # opponent → judge → one outcome for each prompt
 Answers = Mapping[str, Sequence[Response]]  # model → one response for each prompt
@@ -124,6 +124,7 @@ class EvaluatedPrompt(Record):
     rewards: dict[str, float]  # the reward model's score of each model's answer; empty where there is none
     outcomes: dict[str, dict[str, float]]  # opponent → judge → 1 / 0.5 / 0 for the candidate
     scores: dict[str, dict[str, float]] = Field(default_factory=dict)  # model → reward function → its score
+    turns: dict[str, tuple[EpisodeTurn, ...]] = Field(default_factory=dict)  # model → its episode, where it has turns
 
 
 def evaluation(
@@ -269,6 +270,12 @@ def samples(
             },
             scores={
                 model: {name: values[i] for name, values in found.items()} for model, found in (scores or {}).items()
+            },
+            turns={
+                model: response.turns
+                for model, responses in answers.items()
+                for response in responses[i : i + 1]
+                if isinstance(response, EpisodeResponse)
             },
         )
         for i, prompt in enumerate(prompts)

@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from alignment.evaluation.bootstrap import Sums, averaged
 from alignment.evaluation.metric_names import evaluated_models
 from alignment.recipe.metrics import metric_name
-from alignment.recipe.rewards import reward_name
+from alignment.recipe.stages.environment import ENVIRONMENT
 from alignment.recipe.stages.evaluate import EvaluateStage
-from alignment.records import Prompt, Response
+from alignment.records import EpisodeResponse, Prompt, Response
 from alignment.reward.protocol import RewardInput, Rewards
 
 RewardScores = Mapping[str, Mapping[str, Sequence[float]]]  # model → reward → one score for each prompt
@@ -16,16 +16,21 @@ RewardScores = Mapping[str, Mapping[str, Sequence[float]]]  # model → reward �
 def score_answers(
     rewards: Rewards, prompts: Sequence[Prompt], answers: Mapping[str, Sequence[Response]]
 ) -> dict[str, dict[str, list[float]]]:
-    """Every model's scores by reward, in the prompts' order. Raises StageError where a reward fails at its task."""
-    return {
-        model: rewards.score(
-            [
-                RewardInput(prompt, response.text, response.tokens, response.finished)
-                for prompt, response in zip(prompts, responses, strict=True)
-            ]
-        )
-        for model, responses in answers.items()
-    }
+    """Every model's scores by reward, in the prompts' order, the environment's last where answers are episodes' ends.
+
+    Raises StageError where a reward fails at its task.
+    """
+    found = {}
+    for model, responses in answers.items():
+        inputs = [
+            RewardInput(prompt, response.text, response.tokens, response.finished)
+            for prompt, response in zip(prompts, responses, strict=True)
+        ]
+        found[model] = rewards.score(inputs)
+        episodes = [response.reward for response in responses if isinstance(response, EpisodeResponse)]
+        if len(episodes) == len(responses):
+            found[model][ENVIRONMENT] = episodes
+    return found
 
 
 def all_sums(
@@ -33,8 +38,7 @@ def all_sums(
 ) -> dict[str, dict[str, Sums]]:
     """Metrics and reward functions as one, by model and name, in the order of the settings."""
     binary = {
-        name: all(set(of_model[name]) <= {0.0, 1.0} for of_model in scores.values())
-        for name in map(reward_name, settings.rewards)
+        name: all(set(of_model[name]) <= {0.0, 1.0} for of_model in scores.values()) for name in settings.reward_names()
     }
     found: dict[str, dict[str, Sums]] = {}
     for model in evaluated_models(settings):

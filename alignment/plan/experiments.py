@@ -36,7 +36,7 @@ def evaluate(planner: Any, work: StageWork, stage: EvaluateStage) -> None:
     count = min(count if stage.part == "all" else math.ceil(count / 2), stage.limit or count)
     scale = count / max(1, len(asked))
     for _ in range(models):
-        work.activities.append(planner.draw(asked, scale, stage.sampling.beams, stage.batch_size, new))
+        planner.draw_turns(work, stage, asked, scale, stage.sampling.beams, stage.batch_size)
         for metric in stage.metrics:  # as if every prompt were of the kinds that they are counted on
             if isinstance(metric, PassAtK):
                 work.activities.append(planner.draw(asked, scale, metric.samples, stage.batch_size, new))
@@ -51,7 +51,8 @@ def evaluate(planner: Any, work: StageWork, stage: EvaluateStage) -> None:
         judged(planner, work, stage.judge, count * len(set(stage.against)), asked, new)
     work.models = max(policies, work.models, key=sum)
     samples = sum(metric.samples for metric in stage.metrics if isinstance(metric, PassAtK))
-    work.sampled, work.at_most = (count * models * (1 + samples) + measured) * new, True
+    longest = stage.longest_answer() or new
+    work.sampled, work.at_most = count * models * (longest + samples * new) + measured * new, True
 
 
 def benchmark(planner: Any, work: StageWork, stage: BenchmarkStage) -> None:

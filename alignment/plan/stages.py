@@ -19,7 +19,7 @@ from alignment.plan.work import Pass, SamplingPass, StageWork, largest_batch
 from alignment.recipe.base import BASE, AdapterSettings, Lora
 from alignment.recipe.graph import judge_rewards, trains_on_several, workers_of
 from alignment.recipe.recipe import Recipe
-from alignment.recipe.rewards import ModelReward
+from alignment.recipe.rewards import EnsembleReward, ModelReward
 from alignment.recipe.stages.grpo import GrpoStage, RlooStage
 from alignment.recipe.stages.ppo import PpoStage
 from alignment.recipe.stages.preference.dpo import DpoStage
@@ -209,6 +209,26 @@ class Planner:
         whole = (2 * min(p.prompt, stage.max_length) + a for p, a in zip(kept, answers, strict=True))
         work.trained = sum(whole) * pairs.scale * stage.epochs
 
+    def draw_turns(
+        self, work: StageWork, stage: Any, lengths: Sequence[int], scale: float, rows: int, batch: int
+    ) -> None:
+        """Sampling by a stage: one answer a row, or with an environment as many turns as an episode may have.
+
+        Every turn reads the conversation anew, which grows to its longest by the last.
+        """
+        new, environment = stage.sampling.max_new_tokens, stage.environment_used()
+        work.activities.append(self.draw(lengths, scale, rows, batch, new))
+        if environment is None:
+            return
+        drawn, episodes = min(new, environment.max_tokens), len(lengths) * scale * rows
+        for turn in range(1, environment.max_turns):
+            told = max(0, environment.max_tokens - drawn) * turn // (environment.max_turns - 1)
+            read = sum(length + told for length in lengths) * scale * rows
+            work.activities.append(SamplingPass(episodes, batch, drawn, read, max(lengths, default=0) + told))
+        work.remarks.append(
+            f"an episode is counted at its longest: {environment.max_turns} answers, {environment.max_tokens} tokens"
+        )
+
     def draw(self, prompts: Sequence[int], scale: float, per_prompt: int, batch: int, new: int) -> SamplingPass:
         rows = len(prompts) * scale * per_prompt
         return SamplingPass(rows, batch, new, sum(prompts) * scale, max(prompts, default=0))
@@ -224,6 +244,7 @@ class Planner:
         rewards = [reward for reward in stage.rewards_used() if isinstance(reward, ModelReward)]
         here = [reward for reward in rewards if reward.held_here()]
         named += [reward.model or reward.folder or reward.hub for reward in here]
+        named += [name for one in stage.rewards_used() if isinstance(one, EnsembleReward) for name in one.models]
         if any(reward.model is None for reward in here):
             work.remarks.append("a reward model from outside is counted as if it were of the base's size")
         if len(here) < len(rewards):
@@ -258,9 +279,9 @@ class Planner:
         self.train_policy(work, stage)
         work.at_most = True
         lengths = [length for length in self.texts.prompts.lengths if length <= stage.max_prompt_length]
-        new, rows = stage.sampling.max_new_tokens, float(stage.steps * stage.episodes)
+        new, rows = stage.longest_answer(), float(stage.steps * stage.episodes)
         scale = rows / stage.per_prompt / max(1, len(lengths))
-        work.activities.append(self.draw(lengths, scale, stage.per_prompt, ENGINE_BATCH, new))
+        self.draw_turns(work, stage, lengths, scale, stage.per_prompt, ENGINE_BATCH)
         for _ in range(self.hold_reward_models(work, stage)):
             work.activities.append(self.scored(rows, lengths, new, 32))
         for reward in judge_rewards(stage):
@@ -314,7 +335,7 @@ class Planner:
     def group(self, work: StageWork, stage: GrpoStage | RlooStage) -> None:
         lengths, rows = self._online(work, stage)
         work.masters, work.wide = work.full or work.inside, 0
-        new = stage.sampling.max_new_tokens
+        new = stage.longest_answer() or 0
         wholes = [float(length + new) for length in lengths]
         scale = rows / max(1, len(lengths))
         answers = [float(new)] * len(wholes)

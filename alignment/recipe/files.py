@@ -10,6 +10,7 @@ from alignment.recipe.recipe import Recipe
 from alignment.recipe.rewards import (
     FunctionReward,
     ModelReward,
+    attribute_of,
     data_name,
     is_file,
     module_file,
@@ -26,7 +27,8 @@ DATA_FILES = ("prompts", "held_out_prompts", "demonstrations", "preferences", "f
 def resolve_data(recipe: Recipe, recipe_path: Path) -> dict[str, Path]:
     """Absolute paths of the files a recipe names: those of :data:`DATA_FILES` that are set, each rubric and
     constitution under the name that the recipe gives it (``settings.raters.rubric``), the file of each function that is
-    a reward under :func:`~alignment.recipe.rewards.data_name`, and each judge's folder under :func:`folder_data`."""
+    a reward under :func:`~alignment.recipe.rewards.data_name`, that of each environment's class under the class's name
+    in the recipe, and each judge's folder under :func:`folder_data`."""
     named = {name: value for name in DATA_FILES if (value := getattr(recipe.data, name)) is not None}
     for stage in recipe.stages.values():
         named |= {path: path for path in stage.named_files().values()}
@@ -35,9 +37,17 @@ def resolve_data(recipe: Recipe, recipe_path: Path) -> dict[str, Path]:
         named |= reward_folders(stage.rewards_used())
     files = {name: beside(recipe_path, value) for name, value in named.items()}
     for name, reward in reward_functions(recipe).items():
-        path = beside(recipe_path, module_of(reward)) if is_file(reward) else module_file(reward)
+        path = (
+            beside(recipe_path, module_of(reward.function))
+            if is_file(reward.function)
+            else module_file(reward.function)
+        )
         if path is not None:
             files[name] = path
+    for environment in environment_classes(recipe):
+        path = beside(recipe_path, module_of(environment)) if is_file(environment) else module_file(environment)
+        if path is not None:
+            files[environment] = path
     return files
 
 
@@ -60,10 +70,14 @@ def with_absolute_data(recipe: Recipe, data: Mapping[str, Path]) -> Recipe:
             stage["constitution"] = str(data[stage["constitution"]])
     for name, stage in recipe.stages.items():
         _absolute_judges(values["stages"][name], data)
+        environment = stage.environment_used()
+        named = None if environment is None else environment.class_used()
+        if named is not None and is_file(named):
+            values["stages"][name]["environment"]["class_path"] = f"{data[named]}:{attribute_of(named)}"
         for index, reward in enumerate(stage.rewards_used()):
-            if isinstance(reward, FunctionReward) and is_file(reward):
-                attribute = reward.function.rpartition(":")[2]
-                values["stages"][name]["rewards"][index]["function"] = f"{data[data_name(reward)]}:{attribute}"
+            if isinstance(reward, FunctionReward) and is_file(reward.function):
+                written = f"{data[data_name(reward)]}:{attribute_of(reward.function)}"
+                values["stages"][name]["rewards"][index]["function"] = written
             elif isinstance(reward, ModelReward) and reward.folder is not None:
                 values["stages"][name]["rewards"][index]["folder"] = str(data[folder_data(reward.folder)])
     return Recipe.model_validate(values)
@@ -84,6 +98,13 @@ def is_path(base: str) -> bool:
 
 def beside(recipe_path: Path, value: str) -> Path:
     return (recipe_path.resolve().parent / Path(value).expanduser()).resolve()
+
+
+def environment_classes(recipe: Recipe) -> list[str]:
+    """Every class that a recipe names as an environment, as it names it."""
+    environments = (stage.environment_used() for stage in recipe.stages.values())
+    named = (environment.class_used() for environment in environments if environment is not None)
+    return list(dict.fromkeys(name for name in named if name is not None))
 
 
 def reward_functions(recipe: Recipe) -> dict[str, FunctionReward]:

@@ -6,7 +6,7 @@ from typing import TypeVar
 from alignment.recipe.base import Product
 from alignment.recipe.judges import AnyJudge, judge_models, judge_role
 from alignment.recipe.resources import Resources
-from alignment.recipe.rewards import JudgeReward, ModelReward
+from alignment.recipe.rewards import JudgeReward, reward_stages
 from alignment.recipe.stages.spec import StageSettings
 
 S = TypeVar("S", bound=StageSettings)
@@ -16,8 +16,7 @@ def stage_inputs(stage: StageSettings) -> dict[str, tuple[str, ...]]:
     """The stages (or ``base``) that ``stage`` reads from, by the role they play in it: those of its judges and rewards
     included."""
     roles = dict(stage.inputs())
-    rewards = [reward for reward in stage.rewards_used() if isinstance(reward, ModelReward)]
-    if models := tuple(reward.model for reward in rewards if reward.model is not None):
+    if models := tuple(dict.fromkeys(name for reward in stage.rewards_used() for name in reward_stages(reward))):
         roles["rewards"] = models
     for judge in judges_of(stage).values():
         if names := judge_models(judge):

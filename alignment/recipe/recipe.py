@@ -126,6 +126,9 @@ class Recipe(Settings):
         return Recipe.model_validate({**values, "stages": stages, "gate": gate, "rounds": None})
 
     def run_settings(self, stage: StageSettings | None = None) -> RunSettings:
-        """What every stage is told of the recipe; a ``stage`` of a later round draws by a seed of that round."""
-        seed = self.seed if stage is None else round_seed(self.seed, stage.round)
+        """What every stage is told of the recipe; a ``stage`` may have a seed of its own, and one of a later round
+        draws by a seed of that round."""
+        own = None if stage is None else stage.seed_used()
+        seed = self.seed if own is None else own
+        seed = seed if stage is None else round_seed(seed, stage.round)
         return RunSettings(seed=seed, model=self.model, held_out=self.data.held_out, resources=self.resources)

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from alignment.recipe.base import Count, Fraction, Name, Positive, Product, Settings
+from alignment.recipe.base import Count, Fraction, Name, NotNegative, Positive, Product, Settings
 from alignment.recipe.judges import (
     JUDGE_READS,
     GenerativeJudge,
@@ -77,6 +77,32 @@ class ModelReward(RewardSettings):
     def held_here(self) -> bool:
         """Whether its weights are held where the stage runs."""
         return self.endpoint is None
+
+
+class EnsembleReward(RewardSettings):
+    """The lower bound of several reward models' scores: their mean less ``deviations`` of their standard deviations.
+
+    Where the models disagree they have seen too little, and a policy that is rewarded there learns their mistakes
+    (Coste et al. 2023). They have to differ: give the stages that train them a ``seed`` each.
+    """
+
+    kind: Literal["ensemble"]
+    """The lower bound of several reward models' scores."""
+    models: Annotated[tuple[Name, ...], Field(min_length=2)]
+    """Stages of kind `reward`, which must know the policy's chat template."""
+    deviations: NotNegative = 1.0
+    """How many standard deviations k of the models' scores (the sample's, divided by n - 1) are taken off their mean.
+    0: the mean."""
+    batch_size: Count = 32
+    """Answers in one forward pass."""
+
+    @field_validator("models")
+    @classmethod
+    def _each_once(cls, models: tuple[Name, ...]) -> tuple[Name, ...]:
+        for name in models:
+            if models.count(name) > 1:
+                raise ValueError(f"{name} stands twice; an ensemble is of different models")
+        return models
 
 
 class NumberReward(RewardSettings):
@@ -307,10 +333,18 @@ class JudgeReward(RewardSettings):
 
 RewardComponent = Annotated[
     ModelReward | NumberReward | ExactReward | ChoiceReward | RegexReward | JsonReward | CodeReward | LengthReward
-    | FormatReward | KeywordsReward | LanguageReward | LengthPenalty | RepetitionPenalty | FunctionReward | JudgeReward,
+    | FormatReward | KeywordsReward | LanguageReward | LengthPenalty | RepetitionPenalty | FunctionReward | JudgeReward
+    | EnsembleReward,
     Field(discriminator="kind"),
 ]  # fmt: skip
 RewardList = tuple[RewardComponent, ...]
+
+
+def reward_stages(reward: RewardSettings) -> tuple[str, ...]:
+    """The stages whose reward models a reward asks."""
+    if isinstance(reward, EnsembleReward):
+        return reward.models
+    return (reward.model,) if isinstance(reward, ModelReward) and reward.model is not None else ()
 
 
 def reward_folders(rewards: RewardList) -> dict[str, str]:
@@ -345,24 +379,30 @@ def unique_names(rewards: RewardList) -> RewardList:
     return rewards
 
 
-def is_file(settings: FunctionReward) -> bool:
-    """Whether the function's module is named by its file (else by the name that Python imports it under)."""
-    return module_of(settings).endswith(".py")
+def is_file(named: str) -> bool:
+    """Whether the module of ``module:name`` is named by its file (else by the name that Python imports it under)."""
+    return module_of(named).endswith(".py")
 
 
-def module_of(settings: FunctionReward) -> str:
-    return settings.function.rpartition(":")[0]
+def module_of(named: str) -> str:
+    """The module of a user's function or class, which is named as ``file.py:name`` or ``package.module:name``."""
+    return named.rpartition(":")[0]
+
+
+def attribute_of(named: str) -> str:
+    """The name of a user's function or class within its module."""
+    return named.rpartition(":")[2]
 
 
 def data_name(settings: FunctionReward) -> str:
     """Under which name a stage is given the function's file; it changes with whatever makes another function of it."""
-    return f"{reward_name(settings)}:{settings.function.rpartition(':')[2]}"
+    return f"{reward_name(settings)}:{attribute_of(settings.function)}"
 
 
-def module_file(settings: FunctionReward) -> Path | None:
-    """The source of a function's module that is named by import; None where it cannot be found."""
+def module_file(named: str) -> Path | None:
+    """The source of a module that is named by import; None where it cannot be found."""
     try:
-        spec = importlib.util.find_spec(module_of(settings))
+        spec = importlib.util.find_spec(module_of(named))
     except (ImportError, ValueError):
         return None
     return Path(spec.origin) if spec is not None and spec.origin is not None and spec.has_location else None

@@ -10,7 +10,7 @@ from alignment.evaluation.gate import GateVerdict
 from alignment.evaluation.leaderboard import Leaderboard
 from alignment.judges.report import JudgeReport
 from alignment.preferences.ai_feedback_report import ConstitutionFigures, SynthesisFigures
-from alignment.records import ArtifactRef, Record
+from alignment.records import ArtifactRef, EpisodeTurn, Record
 
 Curve = tuple[tuple[int, float], ...]
 Verdict = Literal["win", "tie", "loss"]
@@ -62,11 +62,13 @@ class WinRateReport(Record):
 
 
 class Answer(Record):
-    """One model's answer to a held-out prompt."""
+    """One model's answer to a held-out prompt; ``turns`` are its episode's where an environment answered it."""
 
     model: str
     text: str
     finished: bool  # False: cut off at the longest length allowed
+    turns: tuple[EpisodeTurn, ...] = ()
+    scores: Mapping[str, float] = Field(default_factory=dict)  # by reward function, of an episode
 
 
 class JudgedAnswer(Record):

@@ -59,7 +59,14 @@ def _sample(row: Row, models: Sequence[str], candidate: str) -> Sample:
         kind=row["kind"],
         reference=row["reference"],
         answers=tuple(
-            Answer(model=model, text=row["texts"][model], finished=row["finished"][model]) for model in order
+            Answer(
+                model=model,
+                text=row["texts"][model],
+                finished=row["finished"][model],
+                turns=row.get("turns", {}).get(model, ()),
+                scores=row["scores"][model] if row.get("turns") else {},
+            )
+            for model in order
         ),
         judgements=tuple(
             JudgedAnswer(opponent=opponent, judge=judge, outcome=_word(value))

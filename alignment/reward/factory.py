@@ -1,13 +1,22 @@
 """From a recipe's list of rewards to rewards that score."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from statistics import fmean, stdev
+from typing import Any, cast
 
 from alignment.chat import render_response, template_digest
 from alignment.errors import StageError
 from alignment.models.reward_model import load_reward_model, score
 from alignment.recipe.judges import folder_data
-from alignment.recipe.rewards import FunctionReward, JudgeReward, ModelReward, RewardList, data_name, reward_name
+from alignment.recipe.rewards import (
+    EnsembleReward,
+    FunctionReward,
+    JudgeReward,
+    ModelReward,
+    RewardList,
+    data_name,
+    reward_name,
+)
 from alignment.reward import rules, verifiable
 from alignment.reward.judge_reward import judge_reward
 from alignment.reward.outside_model import outside_reward
@@ -54,6 +63,27 @@ def model_reward(settings: ModelReward, context: StageContext, tokenizer: Any | 
     return scoring(model, own_tokenizer, batch_size=settings.batch_size)
 
 
+def ensemble(settings: EnsembleReward, context: StageContext, tokenizer: Any | None) -> Reward:
+    """See :class:`EnsembleReward`. Raises StageError where a model knows another chat template than the policy."""
+    models = []
+    for name in settings.models:
+        model, own_tokenizer = load_reward_model(context.inputs[name], context.run)
+        if tokenizer is not None:
+            check_template(tokenizer, own_tokenizer, name)
+        models.append(scoring(model, own_tokenizer, batch_size=settings.batch_size))
+    return lower_bound(models, settings.deviations)
+
+
+def lower_bound(models: Sequence[Reward], deviations: float) -> Reward:
+    """The mean of what ``models`` give an answer, less ``deviations`` of its sample standard deviation over them."""
+
+    def scores(answers: Sequence[RewardInput]) -> list[float]:
+        rows = zip(*(cast(Sequence[float], model(answers)) for model in models), strict=True)
+        return [fmean(row) - deviations * stdev(row) for row in rows]
+
+    return scores
+
+
 def scoring(model: Any, tokenizer: Any, *, batch_size: int = 32) -> Reward:
     """The score of a reward model that is loaded.
 
@@ -83,6 +113,8 @@ def check_template(policy: Any, reward: Any, name: str) -> None:
 def _build(settings: Any, context: StageContext, tokenizer: Any | None) -> Reward:
     if isinstance(settings, ModelReward):
         return model_reward(settings, context, tokenizer)
+    if isinstance(settings, EnsembleReward):
+        return ensemble(settings, context, tokenizer)
     if isinstance(settings, JudgeReward):
         return judge_reward(settings, context)
     if isinstance(settings, FunctionReward):

@@ -7,23 +7,52 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from alignment.errors import StageError
-from alignment.recipe.rewards import FunctionReward, is_file, module_of, reward_name
+from alignment.recipe.rewards import FunctionReward, attribute_of, is_file, module_of, reward_name
 from alignment.reward.protocol import FunctionError, Reward, RewardInput, Scores
 from alignment.reward.side_process import SideProcess
 
 
-def problem_of(settings: FunctionReward, path: Path | None) -> str | None:
-    """What is wrong with a function that ``path`` should define, known without running it; None where nothing is."""
-    name = settings.function.rpartition(":")[2]
+def problem_of(named: str, path: Path | None) -> str | None:
+    """What is wrong with a function or class ``module:name`` that ``path`` should define, known without running it;
+    None where nothing is."""
+    name = attribute_of(named)
     if path is None or not path.is_file():
-        return f"no module {module_of(settings)}" if path is None else f"no file {path}"
+        return f"no module {module_of(named)}" if path is None else f"no file {path}"
     try:
         tree = ast.parse(path.read_text("utf-8"))
     except (SyntaxError, UnicodeDecodeError, OSError) as error:
         return f"{path} cannot be read as Python: {error}"
-    if is_file(settings) and not any(name in _defines(node) for node in tree.body):
+    if is_file(named) and not any(name in _defines(node) for node in tree.body):
         return f"{path.name} defines no {name}"
     return None
+
+
+def methods_problem(named: str, path: Path, methods: Sequence[str] = ("reset", "step")) -> str | None:
+    """Which of ``methods`` a class ``module:name`` lacks, as far as it can be seen without running it: a class that is
+    made elsewhere, or stands on another, is taken as it is."""
+    for node in ast.parse(path.read_text("utf-8")).body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name == attribute_of(named):
+            return f"{path.name} defines {node.name} as a function, and a class is wanted"
+        if not isinstance(node, ast.ClassDef) or node.name != attribute_of(named) or node.bases:
+            continue
+        defined = {name for statement in node.body for name in _defines(statement)}
+        if missing := [method for method in methods if method not in defined]:
+            return f"the class {node.name} of {path.name} has no method {missing[0]}"
+    return None
+
+
+def user_process(program: str, named: str, path: Path | None, what: str) -> SideProcess:
+    """A process that runs :data:`LOADING` and then ``program`` on the user's function or class ``module:name``.
+
+    Raises StageError, naming ``what`` it is, where it cannot be loaded.
+    """
+    file = str(path) if is_file(named) and path else ""
+    process = SideProcess(LOADING + program, f"the {what} {named}", [module_of(named), file, attribute_of(named)])
+    greeting = json.loads(process.start())
+    if greeting:  # the module is the user's: it may raise anything
+        process.close()
+        raise StageError(f"the {what} {named} cannot be loaded: {greeting}")
+    return process
 
 
 def function(settings: FunctionReward, path: Path | None) -> Reward:
@@ -31,13 +60,7 @@ def function(settings: FunctionReward, path: Path | None) -> Reward:
 
     A call that takes longer than ``settings.seconds`` ends the process and raises StageError.
     """
-    name = settings.function.rpartition(":")[2]
-    file = str(path) if is_file(settings) and path else ""
-    process = SideProcess(_PROGRAM, f"the reward {settings.function}", [module_of(settings), file, name])
-    greeting = json.loads(process.start())
-    if greeting:  # the module is the user's: it may raise anything
-        process.close()
-        raise StageError(f"the reward {settings.function} cannot be loaded: {greeting}")
+    process = user_process(_PROGRAM, settings.function, path, "reward")
 
     def call(answers: Sequence[RewardInput]) -> Scores:
         question = {
@@ -59,9 +82,10 @@ def function(settings: FunctionReward, path: Path | None) -> Reward:
     return lambda answers: asyncio.to_thread(call, answers)
 
 
-# What it prints goes to standard error: standard output is for the answers.
-_PROGRAM = r"""
-import asyncio, importlib, importlib.util, inspect, json, os, sys
+# Loads what is the user's as `called`, and says on the first line what stands against it. What that prints goes to
+# standard error: standard output is for the answers.
+LOADING = r"""
+import importlib, importlib.util, json, os, sys
 answers, sys.stdout = os.fdopen(os.dup(1), "w"), sys.stderr
 os.dup2(2, 1)
 module, file, name = sys.argv[1:]
@@ -71,10 +95,23 @@ def load():
     if not file:
         return importlib.import_module(module)
     sys.path.insert(0, os.path.dirname(os.path.abspath(file)))  # it may import what lies beside it
-    spec = importlib.util.spec_from_file_location("reward_" + os.path.basename(file).removesuffix(".py"), file)
-    loaded = importlib.util.module_from_spec(spec)
+    spec = importlib.util.spec_from_file_location("user_" + os.path.basename(file).removesuffix(".py"), file)
+    loaded = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # where dataclasses look for it
     spec.loader.exec_module(loaded)
     return loaded
+
+def said(error):
+    return [type(error).__name__, str(error)]
+
+try:
+    called, problem = getattr(load(), name), ""
+except BaseException as error:
+    problem = ": ".join(said(error))
+print(json.dumps(problem), file=answers, flush=True)
+"""
+
+_PROGRAM = r"""
+import asyncio, inspect
 
 def told(asked):
     try:
@@ -93,14 +130,6 @@ def scores(asked):
         found = asyncio.run(wait())
     return [None if score is None else float(score) for score in found]
 
-def said(error):
-    return [type(error).__name__, str(error)]
-
-try:
-    called, problem = getattr(load(), name), ""
-except BaseException as error:
-    problem = ": ".join(said(error))
-print(json.dumps(problem), file=answers, flush=True)
 for line in sys.stdin:
     try:
         answer = {"scores": scores(json.loads(line))}

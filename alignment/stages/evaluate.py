@@ -66,7 +66,8 @@ def run(settings: EvaluateStage, context: StageContext) -> StageResult:
             outcomes[opponent]["judge"] = own
     ordered = {name: answers[name] for name in evaluated_models(settings)}
     with context.working():
-        scores = score_answers(build_rewards(settings.rewards, context), prompts, ordered) if settings.rewards else None
+        rewarded = bool(settings.reward_names())
+        scores = score_answers(build_rewards(settings.rewards, context), prompts, ordered) if rewarded else None
         sums = {name: own | measure(settings.metrics, prompts, answers[name]) for name, own in sums.items()}
         found = evaluation(settings, prompts, answers, outcomes, kl=kl, judges=judges, scores=scores, sums=sums,
                            templates=templates)  # fmt: skip

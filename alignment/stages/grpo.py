@@ -15,6 +15,8 @@ from alignment.data.prompts import split_prompts
 from alignment.distributed.fsdp import check_devices
 from alignment.distributed.workers import Team
 from alignment.durable_files import write_text
+from alignment.environments.episodes import EpisodePlayer
+from alignment.environments.process import environment_process
 from alignment.errors import StageError
 from alignment.models.adapters import is_adapter
 from alignment.policy.grpo.experience import GroupExperience
@@ -44,7 +46,12 @@ def run(settings: GrpoStage | RlooStage, context: StageContext) -> StageResult:
     prompts, counts = training_prompts(settings, context, tokenizer)
     log_counts(context, counts)
     team = Team(context.rank, context.workers)
-    reward = EpisodeReward(build_rewards(settings.rewards, context, tokenizer), team, settings.per_prompt)
+    environment = settings.environment
+    reward = EpisodeReward(
+        build_rewards(settings.rewards, context, tokenizer), team, settings.per_prompt,
+        environment=None if environment is None else environment.weight,
+    )  # fmt: skip
+    player = None if environment is None else EpisodePlayer(environment_process(environment, context), tokenizer)
     adapter = start.path if isinstance(policy, PeftModel) and is_adapter(start) else None
     trainer = GroupTrainer(
         settings,
@@ -61,6 +68,7 @@ def run(settings: GrpoStage | RlooStage, context: StageContext) -> StageResult:
             preempted=context.preempted,
             saved=context.saved,
             other_engine=context.run.resources.vllm is not None,
+            player=player,
             name=context.name,
         ),
     )
@@ -79,6 +87,8 @@ def run(settings: GrpoStage | RlooStage, context: StageContext) -> StageResult:
 
     with context.working():
         state = trainer.train(on_step=on_step)
+    if player is not None:
+        player.environment.close()
     history = [untimed(metrics) for metrics in state.history]
     curves = curves_of_steps((step * updates, metrics) for step, metrics in enumerate(history, start=1))
     figures = {

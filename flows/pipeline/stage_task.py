@@ -33,6 +33,7 @@ from alignment.recipe.graph import judges_of, stage_inputs
 from alignment.recipe.judges import folder_data, judge_folder
 from alignment.recipe.recipe import Recipe
 from alignment.recipe.rewards import FunctionReward, data_name, reward_folders
+from alignment.recipe.stages.environment import environment_data
 from alignment.recipe.stages.spec import StageSettings
 from alignment.records import Artifact
 from alignment.stage import Progress, StageContext
@@ -97,6 +98,10 @@ def make_job(
     for reward in settings.rewards_used():
         if isinstance(reward, FunctionReward) and (path := data.get(data_name(reward))) is not None:
             files[data_name(reward)] = path
+    environment = settings.environment_used()
+    named = None if environment is None else environment.class_used()
+    if environment is not None and named is not None and named in data:
+        files[environment_data(environment)] = data[named]
     files |= {what: data[what] for what in reward_folders(settings.rewards_used())}
     for place, judge in judges_of(settings).items():
         if (folder := judge_folder(judge)) is not None:

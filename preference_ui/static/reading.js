@@ -3,7 +3,7 @@ import { h, key, letter } from "./dom.js";
 import { difference } from "./diff.js";
 import { t } from "./words.js";
 
-const ROLES = { user: t("Question"), assistant: t("Answer before"), system: t("Instruction") };
+const ROLES = { user: t("Question"), assistant: t("Answer before"), system: t("Instruction"), tool: t("Result of a tool") };
 const LONG = 1200; // characters of a conversation that may stand beside the answers
 
 export function reading(screen) {

@@ -16,7 +16,8 @@ def group_metrics(experience: GroupExperience, settings: GrpoStage | RlooStage) 
     """Figures of one step's answers under the policy before its update.
 
     ``reward``, its deviation and the groups without spread are of what the rewards gave, without what answers lost for
-    their missing ends (``reward.missing_end``, in deviations of the rewards). With a reference ``kl_per_token`` is in
+    their missing ends (``reward.missing_end``, in deviations of the rewards). ``turns`` are answers in an episode.
+    With a reference ``kl_per_token`` is in
     nats, k3 for GRPO, which has it in the loss, and k1 for RLOO, which has it in the reward; ``kl`` is the same per
     answer. ``entropy`` is nats per token, ``eos_rate`` the share that ended by itself.
     """
@@ -39,6 +40,9 @@ def group_metrics(experience: GroupExperience, settings: GrpoStage | RlooStage) 
         metrics["kl"] = metrics["kl_per_token"] * metrics["length"]
     numbers = {name: float(value) for name, value in metrics.items()}
     finished = sum(episode.completion.finished for episode in experience.episodes)
+    if settings.environment is not None:
+        answers = [sum(turn.role == "assistant" for turn in episode.turns) for episode in experience.episodes]
+        numbers["turns"] = sum(answers) / len(answers)
     numbers["eos_rate"] = finished / len(experience.episodes)
     return numbers | gap_metrics(experience.logprobs, experience.sampling_logprobs, mask)
 
@@ -51,8 +55,9 @@ def sample_table(experience: GroupExperience, scores: Mapping[str, Sequence[floa
             "answer": episode.completion.text,
             "score": float(experience.totals[row]),
             "rewards": {name: values[row] for name, values in scores.items()},
-            "tokens": len(episode.completion.tokens),
+            "tokens": episode.drawn_tokens,
             "finished": episode.completion.finished,
+            **({"turns": [turn.model_dump() for turn in episode.turns]} if episode.turns else {}),
         }
         for row, episode in enumerate(experience.episodes[:SHOWN])
     ]

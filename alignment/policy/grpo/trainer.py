@@ -11,6 +11,7 @@ from alignment.policy.grpo.update import consecutive, update
 from alignment.policy.online.actor_critic import Actor, Reference
 from alignment.policy.online.answers import checked_scores
 from alignment.policy.online.batch import Episode
+from alignment.policy.online.curriculum import Curriculum
 from alignment.policy.online.episode_reward import EpisodeReward
 from alignment.policy.online.invariants import check_experience, check_first_update
 from alignment.policy.online.kl_controller import KlController
@@ -39,7 +40,7 @@ class GroupTrainer(OnlineTrainer[GroupExperience]):
         around: Surroundings,
     ) -> None:
         self.settings, self.reference, self.rewards = settings, reference, reward
-        self.redrawn = 0  # groups of the newest step
+        self.redrawn, self.pass_rate = 0, 0.0  # groups drawn once more, and answers that passed, of the newest step
         actor = Actor(
             policy,
             temperature=settings.sampling.temperature,
@@ -55,6 +56,8 @@ class GroupTrainer(OnlineTrainer[GroupExperience]):
             prompts=prompts,
             around=around,
         )
+        if settings.difficulty is not None:
+            self.draw.curriculum = Curriculum(prompts, settings.difficulty, seed=around.seed)
 
     def _optimizer(self, trainable: dict[str, torch.nn.Parameter]) -> MasterAdamW:
         settings = self.settings
@@ -68,6 +71,13 @@ class GroupTrainer(OnlineTrainer[GroupExperience]):
             epsilon=ADAM_EPSILON,
         )
 
+    def measured(self, episodes: list[Episode], scores: torch.Tensor) -> None:
+        """The pass rate of each prompt, where a curriculum goes by it."""
+        size, curriculum = self.settings.per_prompt, self.draw.curriculum
+        if curriculum is not None:
+            curriculum.measure([one.prompt.id for one in episodes[::size]], scores.view(-1, size).tolist())
+            self.pass_rate = sum(curriculum.rates[one.prompt.id] for one in episodes[::size]) / self.draw.count
+
     def completed(self, episodes: list[Episode], scores: torch.Tensor, step: int) -> tuple[list[Episode], torch.Tensor]:
         """With ``redraws``, groups without spread give way to answers to further prompts."""
         size, columns, self.redrawn = self.settings.per_prompt, self.rewards.scores, 0
@@ -79,7 +89,7 @@ class GroupTrainer(OnlineTrainer[GroupExperience]):
             found = checked_scores(self.reward, drawn)
             for place, group in enumerate(flat):
                 old, new = slice(group * size, (group + 1) * size), slice(place * size, (place + 1) * size)
-                self.state.tokens_sampled += sum(len(episode.completion.tokens) for episode in episodes[old])
+                self.state.tokens_sampled += sum(episode.drawn_tokens for episode in episodes[old])
                 episodes[old], scores[old] = drawn[new], found[new]
                 for name, column in columns.items():
                     column[old] = self.rewards.scores[name][new]
@@ -89,7 +99,7 @@ class GroupTrainer(OnlineTrainer[GroupExperience]):
 
     def experience_of(self, episodes: list[Episode], scores: torch.Tensor, step: int) -> GroupExperience:
         """Advantages over the other answers to each prompt: see :func:`make_experience`."""
-        weights = [component.weight for component in self.rewards.rewards.components]
+        weights = self.rewards.weights
         experience = make_experience(
             episodes, scores, self.rewards.scores, weights, self.actor, self.reference, self.settings,
             deviation=self.state.score_scale.deviation, minibatches=consecutive(self.settings), team=self.team,
@@ -127,7 +137,11 @@ class GroupTrainer(OnlineTrainer[GroupExperience]):
     def metrics_of(self, experience: GroupExperience) -> dict[str, float]:
         """See :func:`alignment.policy.grpo.metrics.group_metrics`."""
         redrawn = {} if self.settings.redraws is None else {"groups_redrawn": float(self.redrawn)}
-        return group_metrics(experience, self.settings) | self.rewards.means | redrawn
+        curriculum = self.draw.curriculum
+        chosen = {} if curriculum is None else {
+            "pass_rate": self.pass_rate, "prompts_passed_over": float(curriculum.passed_over),
+        }  # fmt: skip
+        return group_metrics(experience, self.settings) | self.rewards.means | redrawn | chosen
 
     def alarms_of(self, history: list[dict[str, float]]) -> list[str]:
         """The known pathologies, and groups that have nothing to learn from."""

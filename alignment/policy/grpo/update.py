@@ -73,7 +73,7 @@ class GroupLoss:
         self.learned = _most_uncertain(experience, indices, settings)
         counts = aggregation_weights(
             mask[indices], self.objective.aggregation, step_tokens=mask.sum() / settings.minibatches,
-            longest=settings.sampling.max_new_tokens,
+            longest=settings.longest_answer() or 1,
         )  # fmt: skip
         self.counts = torch.zeros(mask.shape, device=mask.device)
         self.counts[indices] = counts

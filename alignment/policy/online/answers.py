@@ -51,6 +51,12 @@ def episodes_of(prompts: Sequence[PromptIds], groups: Groups) -> list[Episode]:
     return episodes
 
 
+def environment_seeds(count: int, settings: OnlineStage, *, seed: int, step: int | str) -> list[int]:
+    """A seed for the environment of each answer to ``count`` prompts: the same for all answers to one."""
+    own = [derived_seed(seed, "environment", step, index) for index in range(count)]
+    return [one for one in own for _ in range(settings.per_prompt)]
+
+
 def sample(
     engine: Engine, prompts: Sequence[PromptIds], settings: OnlineStage, *, seed: int, step: int
 ) -> list[Episode]:

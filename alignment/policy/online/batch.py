@@ -11,22 +11,39 @@ from dataclasses import dataclass
 import torch
 
 from alignment.distributed.workers import Team
-from alignment.records import Prompt
+from alignment.records import EpisodeTurn, Prompt
 from alignment.rollouts.engine import Completion
 
 
 @dataclass(frozen=True, slots=True)
 class Episode:
-    """A prompt and one answer to it."""
+    """A prompt and one answer to it, or all turns that followed it.
+
+    Where an environment answered, ``drawn_mask`` says which tokens of the completion the policy drew (None: all of
+    them), ``turns`` are what was said, and ``reward`` is the environment's.
+    """
 
     prompt: Prompt
     prompt_ids: tuple[int, ...]
     completion: Completion
+    drawn_mask: tuple[bool, ...] | None = None
+    turns: tuple[EpisodeTurn, ...] = ()
+    reward: float = 0.0
 
     @property
     def length(self) -> int:
-        """Tokens of prompt and answer."""
+        """Tokens of the prompt and of all that followed it."""
         return len(self.prompt_ids) + len(self.completion.tokens)
+
+    @property
+    def learned_mask(self) -> tuple[bool, ...]:
+        """Which tokens after the prompt are the policy's own."""
+        return (True,) * len(self.completion.tokens) if self.drawn_mask is None else self.drawn_mask
+
+    @property
+    def drawn_tokens(self) -> int:
+        """How many tokens the policy drew."""
+        return sum(self.learned_mask)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +51,8 @@ class Tokens:
     """Episodes as tensors: B rows, L input tokens, R response tokens.
 
     ``ids`` (B, L) int64 holds prompt and response without its last token, which predicts nothing; ``ids_mask`` (B, L)
-    says which are there. ``labels`` (B, R) int64 are the response's tokens, ``mask`` (B, R) says which are there, and
-    ``places`` (B, R) where in ``ids`` the state lies that chooses each.
+    says which are there. ``labels`` (B, R) int64 are the response's tokens, ``mask`` (B, R) says which of them the
+    policy drew (none of an observation's), and ``places`` (B, R) where in ``ids`` the state lies that chooses each.
     """
 
     ids: torch.Tensor
@@ -59,9 +76,8 @@ def collate(episodes: Sequence[Episode], device: torch.device) -> Tokens:
     ids = pad([(*e.prompt_ids, *e.completion.tokens[:-1]) for e in episodes])
     ids_mask = torch.arange(ids.shape[1]) < torch.tensor([e.length - 1 for e in episodes])[:, None]
     labels = pad([e.completion.tokens for e in episodes])
-    lengths = torch.tensor([len(e.completion.tokens) for e in episodes])
     columns = torch.arange(labels.shape[1])
-    mask = columns < lengths[:, None]
+    mask = pad([e.learned_mask for e in episodes]).bool()
     first = torch.tensor([len(e.prompt_ids) - 1 for e in episodes])
     places = torch.where(mask, first[:, None] + columns, 0)
     return Tokens(*(tensor.to(device) for tensor in (ids, ids_mask, labels, mask, places)))

@@ -32,6 +32,7 @@ class TrainingState:
 
     step: int = 0  # steps done
     position: int = 0  # prompts taken from the stream
+    pass_rates: dict[str, float] = field(default_factory=dict)  # by prompt, where a curriculum asks for them
     tokens_sampled: int = 0
     tokens_trained: int = 0
     score_scale: ScoreScale = field(default_factory=ScoreScale)  # of all scores so far

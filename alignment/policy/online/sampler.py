@@ -11,8 +11,10 @@ from typing import Any
 
 import torch
 
-from alignment.policy.online.answers import asked, choose_prompts, episodes_of, refuse_stale
+from alignment.environments.episodes import EpisodePlayer
+from alignment.policy.online.answers import asked, choose_prompts, environment_seeds, episodes_of, refuse_stale
 from alignment.policy.online.batch import Episode
+from alignment.policy.online.curriculum import Curriculum
 from alignment.recipe.stages.online import OnlineStage
 from alignment.rollouts.distributed_engine import PushedEngine
 from alignment.rollouts.engine import Completion, Engine, Groups, PromptIds
@@ -23,9 +25,18 @@ REDRAWS = 10  # attempts in a step at most, each of which has prompts of its own
 class EpisodeSampler:
     """The answers of each step in turn. A version of the weights is named by the number of steps that made it."""
 
-    def __init__(self, engine: Engine, prompts: Sequence[PromptIds], settings: OnlineStage, *, seed: int) -> None:
-        self.engine, self.prompts, self.settings, self.seed = engine, prompts, settings, seed
+    def __init__(
+        self,
+        engine: Engine,
+        prompts: Sequence[PromptIds],
+        settings: OnlineStage,
+        *,
+        seed: int,
+        player: EpisodePlayer | None = None,
+    ) -> None:
+        self.engine, self.prompts, self.settings, self.seed, self.player = engine, prompts, settings, seed, player
         self.count = settings.episodes // settings.per_prompt  # prompts of a step
+        self.curriculum: Curriculum | None = None  # who chooses a step's prompts in place of the plain stream
         self._begun: dict[int, Callable[[], Groups]] = {}  # by step, those that are drawn ahead
 
     def push(self, policy: Any, version: int) -> None:
@@ -39,10 +50,9 @@ class EpisodeSampler:
         begun = self._begun.pop(step, None)
         if begun is None:
             self.push(policy, step)
-            groups = self.engine.generate(**asked(chosen, self.settings, seed=self.seed, step=step))
+            episodes = self._drawn(chosen, step)
         else:
-            groups = begun()
-        episodes = episodes_of(chosen, groups)
+            episodes = episodes_of(chosen, begun())
         refuse_stale(episodes, step, self.settings.max_staleness)
         return episodes
 
@@ -52,8 +62,7 @@ class EpisodeSampler:
         first = (settings.steps + step * REDRAWS + attempt) * self.count
         chosen = choose_prompts(self.prompts, first, count, self.seed)
         self.push(policy, step)
-        groups = self.engine.generate(**asked(chosen, settings, seed=self.seed, step=f"{step}, attempt {attempt}"))
-        episodes = episodes_of(chosen, groups)
+        episodes = self._drawn(chosen, f"{step}, attempt {attempt}")
         refuse_stale(episodes, step, settings.max_staleness)
         return episodes
 
@@ -83,7 +92,24 @@ class EpisodeSampler:
             completions = [[_completion(row) for row in group] for group in groups]
             self._begun[step + place] = lambda completions=completions: completions  # type: ignore[misc]
 
+    def _drawn(self, chosen: Sequence[PromptIds], step: int | str) -> list[Episode]:
+        """Answers to the prompts, or episodes with the environment that answers back."""
+        options = asked(chosen, self.settings, seed=self.seed, step=step)
+        if self.player is None:
+            return episodes_of(chosen, self.engine.generate(**options))
+        each = [prompt for prompt in chosen for _ in range(self.settings.per_prompt)]
+        seeds = environment_seeds(len(chosen), self.settings, seed=self.seed, step=step)
+        played = self.player.play(
+            self.engine, each, sampling=options["sampling"], seeds=options["seeds"], environment_seeds=seeds
+        )
+        return [
+            Episode(prompt, ids, one.completion, one.drawn_mask, one.turns, one.reward)
+            for (prompt, ids), one in zip(each, played, strict=True)
+        ]
+
     def _chosen(self, step: int) -> list[PromptIds]:
+        if self.curriculum is not None:
+            return self.curriculum.take(self.count)
         return choose_prompts(self.prompts, step * self.count, self.count, self.seed)
 
 

@@ -17,6 +17,7 @@ from typing import Generic, Protocol, TypeVar
 import torch
 
 from alignment.distributed.workers import ALONE, Team
+from alignment.environments.episodes import EpisodePlayer
 from alignment.policy.online.actor_critic import Actor
 from alignment.policy.online.answers import Reward, checked_scores
 from alignment.policy.online.batch import Episode
@@ -53,7 +54,8 @@ class Surroundings:
     those of one alone up to the order of sums. Where they are ``sharded``, each of them holds a part of what is trained
     (of a reference that is a copy, its maker sees to that). Where ``preempted`` says that one is about to be taken
     away, it saves at once; ``saved`` is told of each checkpoint, and may end the training. ``checkpoints`` None keeps
-    none. ``other_engine``: not one of ours draws the answers. ``name`` is what the log calls the training.
+    none. ``other_engine``: not one of ours draws the answers. ``player`` plays episodes with the environment that
+    answers the policy; None: an episode is one answer. ``name`` is what the log calls the training.
     """
 
     seed: int = 0
@@ -63,6 +65,7 @@ class Surroundings:
     preempted: Callable[[], bool] = never
     saved: Callable[[], None] = nothing
     other_engine: bool = False
+    player: EpisodePlayer | None = None
     name: str = "PPO"
 
 
@@ -83,7 +86,7 @@ class OnlineTrainer(ABC, Generic[Kept]):
     ) -> None:
         self.actor, self.engine, self.reward, self.prompts = actor, engine, reward, prompts
         self.seed, self.checkpoints, self.team, self.around = around.seed, around.checkpoints, around.team, around
-        self.draw = EpisodeSampler(engine, prompts, settings, seed=around.seed)
+        self.draw = EpisodeSampler(engine, prompts, settings, seed=around.seed, player=around.player)
         self.dtype = actor.policy.get_output_embeddings().weight.dtype
         if around.sharded:
             actor.shard()
@@ -108,6 +111,8 @@ class OnlineTrainer(ABC, Generic[Kept]):
         if self.checkpoints is not None and (restored := load_checkpoint(self.checkpoints, self.actor, self.optimizer)):
             self.state, self.controller = restored
             self.draw.restore(self.state.ahead, self.state.step)
+            if self.draw.curriculum is not None:
+                self.draw.curriculum.rates, self.draw.curriculum.position = self.state.pass_rates, self.state.position
         last = stage.steps if stop_after is None else min(stop_after, stage.steps)
         while self.state.step < last:
             metrics, experience = self._step()
@@ -145,6 +150,9 @@ class OnlineTrainer(ABC, Generic[Kept]):
         """The scored episodes that a step learns from: as they are, or some of them drawn once more."""
         return episodes, scores
 
+    def measured(self, episodes: list[Episode], scores: torch.Tensor) -> None:
+        """What is kept of a step's answers to its own prompts, before some are drawn once more."""
+
     def after_update(self, metrics: dict[str, float], step: int) -> None:
         """What follows a step's update; it may add to its metrics."""
 
@@ -156,6 +164,7 @@ class OnlineTrainer(ABC, Generic[Kept]):
             episodes = self.draw.take(policy, step)
         with self._timed("scoring"):
             scores = checked_scores(self.reward, episodes)
+            self.measured(episodes, scores)
             episodes, scores = self.completed(episodes, scores, step)
         state.score_scale.update(scores)
         with self._timed("logprobs"):
@@ -166,7 +175,10 @@ class OnlineTrainer(ABC, Generic[Kept]):
         metrics = self.metrics_of(experience)
         metrics |= updated.metrics | self._rates(experience, updated.tokens, time.perf_counter() - started)
         self.after_update(metrics, step)
-        state.step, state.position = step + 1, state.position + self.draw.count
+        curriculum = self.draw.curriculum
+        state.step = step + 1
+        state.position = state.position + self.draw.count if curriculum is None else curriculum.position
+        state.pass_rates = {} if curriculum is None else curriculum.rates
         state.tokens_sampled += int(experience.mask.sum())
         state.tokens_trained += updated.tokens
         state.history.append(metrics)

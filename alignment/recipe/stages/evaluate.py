@@ -9,6 +9,7 @@ from alignment.recipe.judges import JudgeSettings, check_calibration
 from alignment.recipe.metrics import MetricList, distinguishable
 from alignment.recipe.raters import SimulatedRaters
 from alignment.recipe.rewards import REWARD_READS, RewardList, reward_name, unique_names
+from alignment.recipe.stages.environment import ENVIRONMENT, AnyEnvironment, check_environment
 from alignment.recipe.stages.spec import StageSettings, StageSpec
 from alignment.records import Sampling
 
@@ -54,6 +55,9 @@ class EvaluateStage(StageSettings):
     """A stage of kind `reward` whose model compares the answers."""
     rewards: RewardList = ()
     """Reward functions as metrics: means, and differences from each opponent."""
+    environment: AnyEnvironment | None = None
+    """What answers the models, as in training: what is measured is an episode's last answer, and the environment's
+    reward is the metric `environment`. The KL divergence is of answers to the prompt alone. null: one answer."""
     metrics: MetricList = ()
     """Metrics; a kind may stand for itself."""
     sampling: Sampling = Sampling(temperature=0.0, max_new_tokens=128)
@@ -77,7 +81,8 @@ class EvaluateStage(StageSettings):
 
     @model_validator(mode="after")
     def _distinguishable(self) -> Self:
-        distinguishable(self.metrics, [reward_name(reward) for reward in self.rewards])
+        check_environment(self.environment, self.rewards, self.sampling)
+        distinguishable(self.metrics, self.reward_names())
         return self
 
     @model_validator(mode="after")
@@ -92,6 +97,15 @@ class EvaluateStage(StageSettings):
     def rewards_used(self) -> RewardList:
         """Its reward functions."""
         return self.rewards
+
+    def environment_used(self) -> AnyEnvironment | None:
+        """What answers the models, turn by turn."""
+        return self.environment
+
+    def reward_names(self) -> tuple[str, ...]:
+        """The names of its reward functions' metrics, and of the environment's reward."""
+        own = () if self.environment is None else (ENVIRONMENT,)
+        return (*map(reward_name, self.rewards), *own)
 
     def judge_used(self) -> JudgeSettings | None:
         """The judge that compares."""

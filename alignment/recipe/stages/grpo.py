@@ -12,7 +12,8 @@ from pydantic import Field, field_validator, model_validator
 
 from alignment.recipe.base import NotNegative, Positive
 from alignment.recipe.rewards import REWARD_READS, RewardList, unique_names
-from alignment.recipe.stages.online import OnlineStage
+from alignment.recipe.stages.environment import AnyEnvironment, check_environment
+from alignment.recipe.stages.online import Difficulty, OnlineStage
 from alignment.recipe.stages.spec import StageSpec
 
 GrpoLoss = Literal["grpo", "dr_grpo", "dapo", "bnpo", "gspo", "cispo", "sapo", "luspo", "vespo"]
@@ -54,8 +55,11 @@ LOSSES: Mapping[GrpoLoss, LossDefaults] = {
 class GroupStage(OnlineStage):
     """What GRPO and RLOO share."""
 
-    rewards: RewardList = Field(min_length=1)
-    """Rewards, whose weighted sum is maximised."""
+    rewards: RewardList = ()
+    """Rewards, whose weighted sum is maximised; with an environment they score an episode's last answer, and its own
+    reward is added. Without an environment at least one is required."""
+    environment: AnyEnvironment | None = None
+    """What answers the policy, so that an episode has several turns. null: an episode is one answer."""
     per_prompt: Annotated[int, Field(ge=2)] = 8
     """Answers to one prompt, the group size G."""
 
@@ -71,6 +75,9 @@ class GroupStage(OnlineStage):
     sampling, Yu et al. 2025, section 3.2); those that are left then are left out of the loss. What counts is what the
     rewards gave, without what answers lose for a missing end. null: such groups stay."""
 
+    difficulty: Difficulty | None = None
+    """Which prompts are asked less often. null: all are asked equally often."""
+
     @field_validator("rewards")
     @classmethod
     def _names(cls, rewards: RewardList) -> RewardList:
@@ -81,6 +88,32 @@ class GroupStage(OnlineStage):
         if self.sampling.stop:
             raise ValueError("it samples from the model's own distribution: no stop strings")
         return self
+
+    @model_validator(mode="after")
+    def _something_rewards(self) -> Self:
+        if not self.rewards and self.environment is None:
+            raise ValueError("no rewards: give one or more, or an environment whose reward counts")
+        if not self.rewards and self.environment is not None and not self.environment.weight:
+            raise ValueError("no rewards, and environment.weight=0 counts none of the environment's")
+        check_environment(self.environment, self.rewards, self.sampling)
+        return self
+
+    @model_validator(mode="after")
+    def _measured_before_it_chooses(self) -> Self:
+        if self.difficulty is not None and self.max_staleness:
+            raise ValueError(
+                f"difficulty chooses prompts by the step before, and max_staleness={self.max_staleness} draws steps "
+                "ahead: leave one of them out"
+            )
+        return self
+
+    def environment_used(self) -> AnyEnvironment | None:
+        """What answers its policy, turn by turn."""
+        return self.environment
+
+    def can_be_shared(self) -> bool:
+        """Whether its work may be given to workers: episodes of several turns are played in one process."""
+        return self.environment is None
 
     def loss_used(self) -> str:
         """The name of its loss, in :mod:`alignment.policy.objectives.table`."""

@@ -4,12 +4,33 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from alignment.recipe.base import Count, Fraction, Lora, Name, NotNegative, Positive, refuse_dropout
+from alignment.recipe.base import Count, Fraction, Lora, Name, NotNegative, Positive, Settings, refuse_dropout
 from alignment.recipe.rewards import RewardList
 from alignment.recipe.stages.adapters import AdaptedStage
 from alignment.records import Sampling
 
 USUAL_CAP = 2.0  # of importance weights (Yao et al. 2025)
+
+
+class Difficulty(Settings):
+    """A curriculum by measured pass rate: prompts that the policy nearly always answers right, or nearly never, have
+    little to teach and are asked less often. A prompt's pass rate is that of its newest group; one that was never asked
+    has none, and is asked."""
+
+    passes_at: Annotated[float, Field(allow_inf_nan=False)]
+    """Sum of the rewards, as they are weighted, from which on an answer passes."""
+    low: Fraction = 0.1
+    """Share of a group's answers that pass below which a prompt is too hard."""
+    high: Fraction = 0.9
+    """Share of a group's answers that pass above which a prompt is too easy."""
+    chance: Annotated[float, Field(gt=0, le=1)] = 0.25
+    """Probability with which such a prompt is asked all the same when its turn comes, and measured anew."""
+
+    @model_validator(mode="after")
+    def _a_band(self) -> Self:
+        if self.low >= self.high:
+            raise ValueError(f"no pass rate is between low={self.low:g} and high={self.high:g}")
+        return self
 
 
 class OnlineStage(AdaptedStage):

@@ -1,6 +1,8 @@
 """The settings of the reward model."""
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
 
 from alignment.recipe.base import BASE, Name, NotNegative, Positive
 from alignment.recipe.stages.spec import StageSpec
@@ -23,6 +25,8 @@ class RewardStage(ScoreTraining):
     """The model whose trunk it starts from: a stage, or `base`."""
     preferences: Name
     """The stage that makes the preference pairs."""
+    seed: Annotated[int, Field(ge=0, lt=2**31)] | None = None
+    """Seed of its weights and of the order of its pairs; models of an `ensemble` need one each. null: the recipe's."""
     learning_rate: Positive = 1e-4
     """Peak learning rate. 1e-4, for LoRA: ten times the 1e-5 of Touvron et al. 2023."""
     use_margin: bool = False
@@ -35,3 +39,7 @@ class RewardStage(ScoreTraining):
     calibrate: bool = False
     """Divide the scores by a temperature fitted on the held-out pairs (Guo et al. 2017), so that the difference of two
     is the log-odds that people prefer the one. The calibration error is of a temperature fitted on other pairs."""
+
+    def seed_used(self) -> int | None:
+        """Its own seed."""
+        return self.seed

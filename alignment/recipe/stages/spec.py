@@ -21,6 +21,7 @@ UNCOUNTED: Any = {
     "qualification": True,
     "tasks": {"__all__": {"questions", "examples"}},
     "rewards": {"__all__": {"function": True, "folder": True, "judge": {"folder"}}},
+    "environment": {"class_path"},
     "workers": True,
 }
 """Settings that do not count as they are written: paths, whose files count by what they hold, and who does the work."""
@@ -66,7 +67,9 @@ class StageSettings(Settings):
 
     def counted(self) -> dict[str, Any]:
         """Its settings as the cache key counts them."""
-        return self.model_dump(mode="json", exclude=UNCOUNTED)
+        counted = self.model_dump(mode="json", exclude=UNCOUNTED)
+        environment = self.environment_used()
+        return counted if environment is None else counted | {"of the environment": environment.counted()}
 
     def inputs(self) -> dict[str, tuple[str, ...]]:
         """The stages (or ``base``) that its own settings name, by role.
@@ -97,6 +100,10 @@ class StageSettings(Settings):
     def named_files(self) -> dict[str, str]:
         """Files of its own that it names by a path, by what they are: a rubric, a constitution."""
         return {}
+
+    def seed_used(self) -> int | None:
+        """The seed that it draws by in place of the recipe's."""
+        return None
 
     def rewards_used(self) -> tuple[Any, ...]:
         """Its reward functions (:data:`alignment.recipe.rewards.RewardList`)."""
@@ -158,6 +165,18 @@ class StageSettings(Settings):
     def sampling_used(self) -> Sampling | None:
         """How it draws answers to the prompts of its file."""
         return None
+
+    def environment_used(self) -> Any | None:
+        """What answers its policy, turn by turn (:data:`alignment.recipe.stages.environment.AnyEnvironment`)."""
+        return None
+
+    def longest_answer(self) -> int | None:
+        """The most tokens that follow a prompt where it draws answers; of an episode those of all turns."""
+        if (environment := self.environment_used()) is not None:
+            longest: int = environment.max_tokens
+            return longest
+        sampling = self.sampling_used()
+        return None if sampling is None else sampling.max_new_tokens
 
     def longest_prompt(self) -> int | None:
         """Tokens above which a prompt is left out."""

@@ -94,6 +94,12 @@ def test_descriptions_that_differ_are_a_fault(
         ({"prompt": "What size?", "completion": [Q, A]}, "does not begin with the conversation in prompt"),
         ({"messages": [A, Q, B]}, "the assistant speaks first"),
         ({"messages": [S, A, Q, B]}, "the assistant speaks first"),
+        ({"messages": [{"role": "tool", "content": "4"}, Q, A]}, "the tool speaks first"),
+        (
+            {"messages": [Q, {"role": "tool", "content": "4"}, A]},
+            "message 2 is of a tool, and the assistant called none",
+        ),
+        ({"messages": [Q, A, {"role": "tool", "content": " "}, A]}, "message 3 (the tool's) is empty"),
         ({"messages": [Q, OTHER, A]}, "messages 1 and 2 are both of the user"),
         ({"messages": [Q, A, Q_NEWLINE, Q, A]}, "message 4 repeats message 3"),
         ({"messages": [Q, {"role": "assistant", "content": ""}, Q, A]}, "message 2 (the assistant's) is empty"),
@@ -105,6 +111,16 @@ def test_turns_out_of_order_are_a_fault(write_rows: Writer, row: dict[str, Any],
         read_demonstrations(write_rows([{"messages": [Q, A]}, row]))
     assert [fault.row for fault in caught.value.faults] == [2]
     assert problem in caught.value.faults[0].problem
+
+
+def test_tools_speak_behind_the_answers_that_called_them(write_rows: Writer) -> None:
+    """One call or several at once; the conversation goes on with the assistant."""
+    result, other = {"role": "tool", "content": "4"}, {"role": "tool", "content": "5"}
+    whole = [S, Q, A, result, other, A, Q, A, result, B]
+    (demonstration,) = read_demonstrations(write_rows([{"messages": whole}]))
+    assert contents(demonstration.messages) == [(turn["role"], turn["content"]) for turn in whole]
+    (prompt,) = read_prompts(write_rows([{"messages": [Q, A, result, B, OTHER]}]))
+    assert [message.role for message in prompt.messages] == ["user", "assistant", "tool", "assistant", "user"]
 
 
 def test_a_prompt_with_its_whole_conversation_beside_it(write_rows: Writer) -> None:

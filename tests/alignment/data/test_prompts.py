@@ -66,7 +66,7 @@ def test_duplicates_are_left_out_and_counted(write_rows: Writer, caplog: pytest.
         ({"prompt": [USER, BOT]}, ":prompt: the last message is of the assistant; end with a message of the user"),
         (
             {"prompt": [{"role": "human", "content": "hi"}]},
-            ":prompt.0.role: unknown role 'human'; use system, user and assistant",
+            ":prompt.0.role: unknown role 'human'; use system, user, assistant and tool",
         ),
         (
             {"prompt": [{"role": "user", "content": None}]},

@@ -98,6 +98,27 @@ def test_held_out_prompts_of_their_own_are_counted_where_they_are_asked() -> Non
     assert work[0] == work[1]  # PPO watches the share, which settings are chosen by
 
 
+def test_an_environments_episodes_are_counted_at_their_longest() -> None:
+    """Three answers of 6 tokens, 40 in all: each turn reads the prompt of 10 and what was said so far, 17 of the 34
+    that are not the first answer, then 34. Two steps of 4 episodes; whole episodes of 10 + 40 tokens are trained on."""
+    environment = {"kind": "calculator", "max_turns": 3, "max_tokens": 40}
+    sampling = {"max_new_tokens": 6}
+    work = Planner(recipe(grpo={"environment": environment, "sampling": sampling}), TINY, TEXTS).work("grpo")
+    turns = [one for one in work.activities if isinstance(one, SamplingPass)]
+    assert [(one.rows, one.new, one.longest) for one in turns] == [(8, 6, 10), (8, 6, 27), (8, 6, 44)]
+    # The first turn reads each of 4 prompts once, for both of its answers; later ones each of 8 conversations.
+    assert [one.prompt_tokens for one in turns] == [40, 8 * 27, 8 * 44]
+    assert work.sampled == 8 * 40
+    assert work.trained == 8 * (10 + 40)
+    trained = [one for one in work.activities if isinstance(one, Pass) and one.trains]
+    assert [one.answers for one in trained] == [8 * 40]
+    assert any("3 answers, 40 tokens" in remark for remark in work.remarks)
+    evaluation = recipe(evaluation={"environment": environment})
+    planned = Planner(evaluation, TINY, TEXTS).work("evaluation")
+    assert planned.sampled == 4 * 3 * 40 + 2 * 6  # three models on four prompts, and the KL's answers of 6 tokens
+    assert sum(isinstance(one, SamplingPass) for one in planned.activities) == 3 * 3 + 1
+
+
 def test_the_embedded_models_size(smollm2: ModelSize) -> None:
     """Embedding 49,152 × 576; per layer q and o 576 × 576, k and v 576 × 192, three of 576 × 1536, two norms of 576."""
     layer = 2 * 576 * 576 + 2 * 576 * 192 + 3 * 576 * 1536

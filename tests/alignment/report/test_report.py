@@ -179,6 +179,37 @@ def test_samples_follow_the_rule_and_hold_losses(finished_run: Run) -> None:
     assert f"{len(report.samples)} of 144 held-out prompts" in report.samples_chosen
 
 
+def test_an_episodes_turns_stand_in_the_report_as_they_were_said(finished_run: Run) -> None:
+    """What a stage writes of an episode is read from its samples and shown: calls, observations, rewards, escaped."""
+    folder = Path(finished_run.artifacts["evaluation"].path)
+    path = folder / "samples.jsonl"
+    call = '<tool_call>{"name": "calculator", "arguments": {"expression": "347 * 86"}}</tool_call>'
+    turns = [
+        {"role": "assistant", "content": call, "reward": 0.0},
+        {"role": "tool", "content": "29842 <b>", "reward": None},
+        {"role": "assistant", "content": "It is 29842.", "reward": 1.0},
+    ]
+    rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    for row in rows:
+        row["turns"] = dict.fromkeys(row["texts"], turns)
+        row["scores"] = {model: {"environment": 1.0, "short": 0.25} for model in row["texts"]}
+    before = path.read_text("utf-8")
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    try:
+        report = finished_run.report()
+        page = render(report)
+    finally:
+        path.write_text(before, "utf-8")  # the files are shared
+    answer = report.samples[0].answers[0]
+    assert [turn.content for turn in answer.turns] == [turn["content"] for turn in turns]
+    assert page.count(
+        '<li class="turn tool"><span class="kind">tool</span> <span class="said">29842 &lt;b&gt;</span>'
+    ) == (3 * len(report.samples))
+    assert "&lt;tool_call&gt;{&#34;name&#34;: &#34;calculator&#34;" in page
+    assert 'It is 29842.</span> <span class="note">reward 1' in page
+    assert "environment 1, short 0.25" in page
+
+
 def test_the_data_says_where_the_held_out_prompts_are(finished_run: Run) -> None:
     assert ("144", "prompts held out in held_out.jsonl") in words.data_facts(finished_run.report())
     data = finished_run.recipe.data.model_copy(update={"held_out_prompts": None})

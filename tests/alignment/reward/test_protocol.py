@@ -126,8 +126,7 @@ def test_a_function_of_an_installed_package():
     ],
 )
 def test_what_is_wrong_with_a_function_is_known_without_running_it(name, problem, users):
-    settings = FunctionReward(kind="function", function=name)
-    found = problem_of(settings, users.parent / name.split(":")[0])
+    found = problem_of(name, users.parent / name.split(":")[0])
     assert found is None if problem is None else problem in str(found)
 
 

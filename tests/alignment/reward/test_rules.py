@@ -98,6 +98,14 @@ def test_the_length_penalty_falls_in_a_line():
     assert score(reward, "a b", "a b c", "a b c d", "a b c d e f", "a b c d e f g") == [0, -0.25, -0.5, -1, -1]
 
 
+def test_the_length_penalty_in_tokens_is_dapos_soft_overlong_punishment():
+    """Yu et al. 2025, eq. 13, with L_max = 20 and L_cache = 5: 0 up to 15 tokens, (15 - |y|) / 5 up to 20, then -1."""
+    reward = length_penalty(LengthPenalty(kind="length_penalty", unit="tokens", free=15, full=20))
+    lengths = {0: 0.0, 15: 0.0, 16: -0.2, 17: -0.4, 18: -0.6, 19: -0.8, 20: -1.0, 21: -1.0, 500: -1.0}
+    answers = [answer("any text", tokens) for tokens in lengths]
+    assert reward(answers) == pytest.approx(list(lengths.values()))
+
+
 def test_the_repetition_penalty_is_the_share_of_repeated_ngrams():
     """ "a b a b a": bigrams ab ba ab ba, of which two stood before."""
     reward = repetition_penalty(RepetitionPenalty(kind="repetition_penalty", ngram=2))
