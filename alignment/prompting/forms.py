@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from alignment.data.questions import Question
 from alignment.digests import prompt_id
+from alignment.prompting.questions import Question
 from alignment.prompting.shots import chooser
 from alignment.recipe.stages.experiments.benchmark import PromptForm, QuestionTask
 from alignment.records import Message, Prompt

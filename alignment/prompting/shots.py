@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from alignment.data.questions import Question
+from alignment.prompting.questions import Question
 from alignment.recipe.stages.experiments.benchmark import PromptForm
 from alignment.rollouts.seeds import derived_seed
 

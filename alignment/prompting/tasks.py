@@ -4,10 +4,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from alignment.data.questions import NumberedQuestions, Question, scan_questions
 from alignment.errors import Fault, InputError, shortened
 from alignment.prompting.answers import canonical
 from alignment.prompting.forms import AskedQuestion, put
+from alignment.prompting.questions import NumberedQuestions, Question, scan_questions
 from alignment.recipe.stages.experiments.benchmark import BenchmarkStage, PromptForm, QuestionTask
 
 

@@ -7,8 +7,8 @@ from collections import Counter
 import pytest
 from pydantic import ValidationError
 
-from alignment.data.questions import Question, parse_question
 from alignment.prompting.forms import put
+from alignment.prompting.questions import Question, parse_question
 from alignment.prompting.shots import nearest
 from alignment.recipe.stages.experiments.benchmark import BenchmarkStage, PromptForm, QuestionTask
 
