@@ -3,21 +3,30 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Literal, Protocol, TypeAlias
 
 from transformers import PreTrainedTokenizerBase
 
 from alignment.chat import PairTokens
 from alignment.data.jsonl import read_records
 from alignment.errors import StageError
-from alignment.recipe.stages.preference.dpo import DpoStage
-from alignment.recipe.stages.preference.reference_free import ReferenceFreeTraining
 from alignment.records import PreferencePair
 from alignment.stage import StageContext
 from alignment.training.row_counts import cut_remedy, duplicates_before, log_counts, sift_pairs
 
 PairColumns: TypeAlias = dict[str, list[int]]
 """``prompt_ids``, ``chosen_ids``, ``rejected_ids``."""
+
+
+class PairSettings(Protocol):
+    """What all kinds that train on pairs have: the module of any one kind would be in the others' cache keys."""
+
+    @property
+    def preferences(self) -> str: ...
+    @property
+    def max_length(self) -> int: ...
+    @property
+    def cut_chosen(self) -> Literal["drop", "keep"]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +38,7 @@ class TrainingPairs:
 
 
 def read_training_pairs(
-    settings: DpoStage | ReferenceFreeTraining, context: StageContext, tokenizer: PreTrainedTokenizerBase
+    settings: PairSettings, context: StageContext, tokenizer: PreTrainedTokenizerBase
 ) -> TrainingPairs:
     """The pairs of ``settings.preferences`` that teach something. Raises StageError where none does."""
     pairs = read_records(Path(context.inputs[settings.preferences].path) / "pairs.jsonl", PreferencePair)
