@@ -174,7 +174,7 @@ def model_at(at: Location, data: Any) -> type[BaseModel] | None:
             inside = stage
         if parts[:1] == ("judge",) and len(parts) > 1:
             model, parts = JUDGE_KINDS.get(str(inside["judge"].get("kind"))), parts[1:]
-        elif parts[:1] == ("adapter",) and len(at) > 3:
+        elif parts[:1] == ("adapter",) and isinstance(stage.get("adapter"), dict):
             model, parts = ADAPTER_KINDS.get(str(stage["adapter"].get("kind"))), parts[1:]
     for part in parts:
         if model is None or isinstance(part, int):

@@ -105,7 +105,7 @@ def _problem(model: Any, part: AdapterSettings) -> tuple[str, str, str] | None:
 def virtual_tokens_of(recipe: Recipe, name: str) -> int:
     """The most tokens that stand in front of a text in a stage: of the policy that it trains, or of those it asks."""
     names, stage = list(recipe.stages), recipe.stages[name]
-    policies = [one for role in ("model", "policies", "against", "teacher") for one in stage.inputs().get(role, ())]
+    policies = [one for read in stage.inputs().values() for one in read]
     parts = [found[1] for one in policies if (found := adapter_of(recipe, one, names.index(name))) is not None]
     own = stage.trained_part()
     return max((part.virtual_tokens() for part in (*parts, *([] if own is None else [own]))), default=0)

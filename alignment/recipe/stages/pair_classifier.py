@@ -4,10 +4,10 @@ from typing import ClassVar, Literal
 
 from alignment.recipe.base import BASE, Count, Name, Positive
 from alignment.recipe.stages.spec import StageSpec
-from alignment.recipe.stages.training import ScoreTraining
+from alignment.recipe.stages.training import ScoreModelStage
 
 
-class PairClassifierStage(ScoreTraining):
+class PairClassifierStage(ScoreModelStage):
     """A discriminative judge: a classifier that reads a prompt and two answers and says which one people prefer.
 
     It is trained on both orders of every pair, so that the place of an answer teaches it nothing (cross-entropy on the

@@ -6,10 +6,10 @@ from pydantic import Field
 
 from alignment.recipe.base import BASE, Name, NotNegative, Positive
 from alignment.recipe.stages.spec import StageSpec
-from alignment.recipe.stages.training import ScoreTraining
+from alignment.recipe.stages.training import ScoreModelStage
 
 
-class RewardStage(ScoreTraining):
+class RewardStage(ScoreModelStage):
     """A Bradley–Terry reward model (Ouyang et al. 2022, eq. 1; margins as in Touvron et al. 2023, eq. 2)."""
 
     spec: ClassVar[StageSpec] = StageSpec(

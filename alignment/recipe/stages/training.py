@@ -66,7 +66,7 @@ class PreferenceTraining(Training):
         return self.max_length
 
 
-class ScoreTraining(PreferenceTraining):
+class ScoreModelStage(PreferenceTraining):
     """What the trainers of models with one score share, which are saved as whole weights."""
 
     @model_validator(mode="after")

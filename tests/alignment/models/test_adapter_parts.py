@@ -10,11 +10,13 @@ from transformers.pytorch_utils import Conv1D
 
 from alignment.checks.adapters.kinds import attachment_faults, kind_faults, virtual_tokens_of
 from alignment.checks.adapters.lora import stacking_faults
+from alignment.errors import InputError
 from alignment.models.adapter_kinds.own_weights import freeze
 from alignment.models.adapters import adapt, add_ia3
 from alignment.models.families.lora_targets import without_weights
 from alignment.plan.sizes import model_size
 from alignment.plan.stages import Planner
+from alignment.recipe.load import load_recipe
 from alignment.recipe.recipe import Recipe
 from alignment.recipe.stages.adapters import BitFit, Ia3, Layers
 from tests.tiny_families import build, config
@@ -247,3 +249,20 @@ def test_the_plan_of_a_stage() -> None:
     assert size.trained(planner.adapter_of("dpo")) == 20 * 16  # type: ignore[arg-type]
     whole = Planner(recipe({"sft": SOFT | {"adapter": {"kind": "layers", "last": 1}}}), size, texts)  # type: ignore[arg-type]
     assert whole.is_whole("sft")
+
+
+def test_a_mistake_in_it_is_named(tmp_path: Any) -> None:
+    def said(adapter: str) -> str:
+        path = tmp_path / "recipe.yaml"
+        path.write_text(
+            f"name: x\nmodel: {{base: /tmp}}\nstages:\n  sft:\n    kind: sft\n    adapter: {adapter}\n", "utf-8"
+        )
+        with pytest.raises(InputError) as caught:
+            load_recipe(path)
+        return str(caught.value).removeprefix(f"{path}:6:stages.sft.")
+
+    assert said("{kind: ia4}") == "adapter: unknown kind 'ia4'; did you mean ia3?"
+    assert said("{tokens: 3}").startswith("adapter: the adapter has no kind; add `kind: ` and one of ia3, prompt")
+    assert said("{kind: prompt, token: 3}") == "adapter.token: unknown key; did you mean tokens?"
+    assert said("{kind: layers}").startswith("adapter: it trains nothing: set last, modules or both")
+    assert said("{kind: ia3, last: 2}").startswith("adapter.last: unknown key; known here: kind, targets, feedforward")
