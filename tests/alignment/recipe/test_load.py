@@ -122,7 +122,7 @@ NAME_RULE = "begin with a lower-case letter; then letters, digits, - and _; 40 a
 KINDS = (
     "tokenizer, pretrain, sft, sample, preferences, human_preferences, preference_file, judge, reward, "
     "pair_classifier, constitution, synthesis, rejection_sampling, dpo, kto, simpo, orpo, ppo, grpo, rloo, distil, "
-    "quantise, evaluate, tournament, overoptimisation"
+    "quantise, evaluate, benchmark, tournament, overoptimisation"
 )
 
 
