@@ -63,7 +63,7 @@ bench: .venv/dev ## the benchmarks; their results go to tests/benchmarks/RESULTS
 
 lock: ## pins what a fresh environment resolves to, in requirements.lock
 	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
-	.venv-lock/bin/pip install --quiet --no-compile "torch==2.13.0" --editable ".[dev,postgres,lm-eval,compression]"
+	.venv-lock/bin/pip install --quiet --no-compile "torch==2.13.0" --editable ".[dev,postgres,lm-eval,compression,tracking]"
 	printf '# Made by `make lock`. torch is pinned there.\n' > requirements.lock
 	.venv-lock/bin/pip freeze --exclude-editable --all | sed 's/+cpu//' | grep -viE '^(pip|wheel)==' >> requirements.lock
 	rm -rf .venv-lock

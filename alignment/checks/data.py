@@ -16,9 +16,11 @@ from alignment.errors import Fault, FaultCollector, shortened
 from alignment.preferences.preference_files import read_known
 from alignment.preferences.principles import load_constitution
 from alignment.preferences.rubric import load_rubric
+from alignment.prompting.tasks import scan_tasks
 from alignment.recipe.files import DATA_FILES
 from alignment.recipe.graph import of_type
 from alignment.recipe.recipe import Recipe
+from alignment.recipe.stages.experiments.benchmark import BenchmarkStage
 from alignment.recipe.stages.feedback.ai_feedback import ConstitutionStage
 from alignment.recipe.stages.feedback.preferences import HumanPreferencesStage, PreferenceFileStage
 from alignment.recipe.stages.reward import RewardStage
@@ -37,6 +39,7 @@ class RecipeData:
     demonstrations: list[tuple[int, Demonstration]] = field(default_factory=list)
     feedback: list[tuple[int, Feedback]] = field(default_factory=list)
     preferences: PreferenceFile = field(default_factory=lambda: PreferenceFile([]))
+    benchmark_prompts: dict[str, dict[str, list[Prompt]]] = field(default_factory=dict)  # by stage and form
     incomplete: set[str] = field(default_factory=set)
 
 
@@ -81,9 +84,25 @@ def read_data(recipe: Recipe, files: Mapping[str, Path]) -> tuple[RecipeData, li
         for _name, stage in of_type(recipe.stages, HumanPreferencesStage)
         for path in stage.named_files().values()
     }
-    for path in dict.fromkeys(path for stage in recipe.stages.values() for path in stage.named_files().values()):
+    for name, benchmark in of_type(recipe.stages, BenchmarkStage):
+        data.benchmark_prompts[name], faults = _benchmark_prompts(recipe, benchmark, files)
+        collected.faults.extend(faults)
+    others = (stage for stage in recipe.stages.values() if stage.kind != "benchmark")
+    for path in dict.fromkeys(path for stage in others for path in stage.named_files().values()):
         collected.attempt(partial(readers.get(path, load_rubric), files[path]), None)
     return data, collected.faults
+
+
+def _benchmark_prompts(
+    recipe: Recipe, stage: BenchmarkStage, files: Mapping[str, Path]
+) -> tuple[dict[str, list[Prompt]], list[Fault]]:
+    """Every prompt of a benchmark by its form, and the faults of its files."""
+    tasks, faults = scan_tasks(stage, {what: files[path] for what, path in stage.named_files().items()})
+    prompts = {
+        name: [one.prompt for task in tasks.values() for one in task.put(form, recipe.seed)]
+        for name, form in stage.forms.items()
+    }
+    return prompts, faults
 
 
 def data_faults(recipe: Recipe, files: Mapping[str, Path], data: RecipeData) -> list[Fault]:

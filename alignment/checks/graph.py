@@ -21,12 +21,12 @@ from alignment.recipe.graph import (
 )
 from alignment.recipe.recipe import Recipe
 from alignment.recipe.stages.evaluate import EvaluateStage
+from alignment.recipe.stages.experiments.overoptimisation import OveroptimisationStage
+from alignment.recipe.stages.experiments.tournament import OTHER_HALF, TournamentStage, chosen_by
 from alignment.recipe.stages.grpo import GroupStage
 from alignment.recipe.stages.online import OnlineStage
-from alignment.recipe.stages.overoptimisation import OveroptimisationStage
 from alignment.recipe.stages.ppo import PpoStage
 from alignment.recipe.stages.spec import StageSettings
-from alignment.recipe.stages.tournament import OTHER_HALF, TournamentStage, chosen_by
 
 RESERVED = {BASE: "the model that all start from", CHAMPION: "the version that is promoted"}
 PRODUCTS: dict[Product, str] = {

@@ -14,7 +14,8 @@ from alignment.data.text import repeated_share
 from alignment.errors import StageError
 from alignment.evaluation.bootstrap import Floats, Sums, averaged
 from alignment.metrics.readability import flesch_kincaid_grade, flesch_reading_ease, text_counts
-from alignment.metrics.text_metrics import last_number, rouge_scores, same
+from alignment.metrics.short_answers import label_of, last_number, same
+from alignment.metrics.text_metrics import rouge_scores
 from alignment.metrics.word_lists import phrase_pattern, refusal_pattern, word_pattern
 from alignment.recipe.metrics import (
     WITH_REFERENCE,
@@ -91,15 +92,6 @@ def macro_f1(sums: Floats) -> Floats:
     f1 = 2 * hits / np.where(seen, given + wanted, 1.0)
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.asarray((f1 * seen).sum(axis=-1) / seen.sum(axis=-1), dtype=np.float64)
-
-
-def label_of(text: str, labels: Sequence[str], *, whole: bool = False) -> int:
-    """The place of the label that stands first in a text as a word (or, ``whole``, is the text); -1 for none."""
-    if whole:
-        return next((i for i, label in enumerate(labels) if same(text, label)), -1)
-    found = [(match.start(), -len(label), i) for i, label in enumerate(labels)
-             if (match := word_pattern([label]).search(text)) is not None]  # fmt: skip
-    return min(found)[2] if found else -1
 
 
 def _references(prompts: Sequence[Prompt]) -> list[str]:

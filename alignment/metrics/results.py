@@ -18,12 +18,12 @@ from alignment.evaluation.slices import EvaluationSlice, evaluate_slices, leads_
 from alignment.evaluation.win_rate import Games, Rate, length_controlled_win_rates, win_rate
 from alignment.metrics.kl import KlEstimate
 from alignment.metrics.reward_metrics import RewardScores, all_sums
+from alignment.metrics.short_answers import last_number
 from alignment.metrics.text_metrics import (
     bleu,
     distinct_n,
     exact_match,
     finished_rate,
-    last_number,
     mean_words,
     number_match,
     repetition,

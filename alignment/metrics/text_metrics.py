@@ -1,18 +1,14 @@
 """What can be counted on texts: with a reference answer, and without one."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from decimal import Decimal
 from statistics import fmean
 
 from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics import BLEU
 
-from alignment.data.text import plain_answer, repeated_share, whitespace_words
-
-# A sign counts only where no word stands before it: "10-3" ends in 3, not in -3.
-_NUMBER = re.compile(r"(?:(?<!\w)[-−+])?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?")
+from alignment.data.text import repeated_share, whitespace_words
+from alignment.metrics.short_answers import last_number, same
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,11 +81,6 @@ def exact_match(texts: Sequence[str], references: Sequence[str]) -> float:
     return fmean(same(text, reference) for text, reference in zip(texts, references, strict=True))
 
 
-def same(text: str, reference: str) -> bool:
-    """Whether a text is its reference, apart from case, white space and punctuation at the ends."""
-    return plain_answer(text) == plain_answer(reference)
-
-
 def number_match(texts: Sequence[str], references: Sequence[str]) -> float:
     """The share of texts whose last number equals their reference's last number (the convention of GSM8K).
 
@@ -100,12 +91,6 @@ def number_match(texts: Sequence[str], references: Sequence[str]) -> float:
     if None in wanted:
         raise ValueError(f"reference {wanted.index(None) + 1} holds no number")
     return fmean(last_number(text) == number for text, number in zip(texts, wanted, strict=True))
-
-
-def last_number(text: str) -> Decimal | None:
-    """The last number written in a text, or None: an optional sign, digits, thousands commas, a decimal point."""
-    found = _NUMBER.findall(text)
-    return Decimal(found[-1].replace(",", "").replace("−", "-")) if found else None
 
 
 def _ngrams(text: str, n: int) -> list[tuple[str, ...]]:

@@ -8,9 +8,10 @@ from alignment.plan.work import StageWork
 from alignment.recipe.base import CHAMPION
 from alignment.recipe.metrics import PassAtK, Perplexity
 from alignment.recipe.stages.evaluate import EvaluateStage
-from alignment.recipe.stages.overoptimisation import OveroptimisationStage
+from alignment.recipe.stages.experiments.benchmark import BenchmarkStage
+from alignment.recipe.stages.experiments.overoptimisation import OveroptimisationStage
+from alignment.recipe.stages.experiments.tournament import TournamentStage
 from alignment.recipe.stages.spec import StageSettings
-from alignment.recipe.stages.tournament import TournamentStage
 
 
 def _asked(planner: Any, limit: int | None, part: str) -> tuple[tuple[int, ...], int]:
@@ -52,6 +53,17 @@ def evaluate(planner: Any, work: StageWork, stage: EvaluateStage) -> None:
     samples = sum(metric.samples for metric in stage.metrics if isinstance(metric, PassAtK))
     longest = stage.longest_answer() or new
     work.sampled, work.at_most = count * models * (longest + samples * new) + measured * new, True
+
+
+def benchmark(planner: Any, work: StageWork, stage: BenchmarkStage) -> None:
+    """Every model's answers to every question in every form, as often as the form votes."""
+    planner.hold_policies(work, stage.models)
+    for form, prompts in planner.texts.benchmark_prompts.get(work.name, {}).items():
+        votes, new = stage.forms[form].votes, stage.form_sampling(stage.forms[form]).max_new_tokens
+        draw = planner.draw(prompts.lengths, prompts.scale, votes, stage.batch_size, new)
+        work.activities += [draw] * len(stage.models)
+        work.sampled += prompts.count * votes * new * len(stage.models)
+    work.at_most = True
 
 
 def tournament(planner: Any, work: StageWork, stage: TournamentStage) -> None:

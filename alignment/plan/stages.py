@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from alignment.plan.compression import distil, quantise
-from alignment.plan.experiments import evaluate, overoptimisation, tournament
+from alignment.plan.experiments import benchmark, evaluate, overoptimisation, tournament
 from alignment.plan.feedback import constitution, made_demonstrations, made_pairs, rejection_sampling, synthesis
 from alignment.plan.judges import judge_online, judge_stage, pair_classifier
 from alignment.plan.sizes import ModelSize
@@ -373,6 +373,7 @@ WORK: dict[str, Callable[[Planner, StageWork, Any], None]] = {  # what a stage o
     "distil": distil,
     "quantise": quantise,
     "evaluate": evaluate,
+    "benchmark": benchmark,
     "tournament": tournament,
     "overoptimisation": overoptimisation,
 }

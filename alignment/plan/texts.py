@@ -1,7 +1,7 @@
 """How many tokens a recipe's texts have, by the model's own tokenizer and template."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from alignment.chat import render_answer, render_example, render_pair, render_prompt
@@ -40,6 +40,7 @@ class Texts:
 
     ``held_out_prompts`` are the share of the prompts, ``own_held_out_prompts`` those of a file of their own.
     ``beginning`` is how many tokens every prompt starts with alike: the template's own.
+    ``benchmark_prompts`` are those of each form, by the benchmark's stage.
     """
 
     prompts: TokenLengths = TokenLengths(0, ())
@@ -50,6 +51,7 @@ class Texts:
     pairs: TokenLengths = TokenLengths(0, ())
     held_out_pairs: TokenLengths = TokenLengths(0, ())
     beginning: int = 0
+    benchmark_prompts: Mapping[str, Mapping[str, TokenLengths]] = field(default_factory=dict)
 
     @property
     def asked_prompts(self) -> TokenLengths:
@@ -91,6 +93,10 @@ def measure_texts(data: RecipeData, held_out: float, tokenizer: Any) -> Texts:
         feedback=_measured(feedback, marked),
         pairs=_measured(pairs[0], pair),
         held_out_pairs=_measured(pairs[1], pair),
+        benchmark_prompts={
+            stage: {form: _measured(prompts, prompt) for form, prompts in forms.items()}
+            for stage, forms in data.benchmark_prompts.items()
+        },
         beginning=_common([render_prompt(tokenizer, messages) for messages in openings]),
     )
 

@@ -1,7 +1,7 @@
-"""What a recipe says about running by itself: when, how often again, and who hears how it ended."""
+"""What a recipe says about running by itself: when, how often again, who hears how it ended, where its curves are."""
 
 import zoneinfo
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, TypeAlias
 
 from pydantic import Field, model_validator
 
@@ -9,6 +9,8 @@ from alignment.recipe.base import Count, Name, Positive, Settings
 
 Variable = Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]{2,63}$")]  # an environment variable's name, never its value
 Ending = Literal["promoted", "refused", "completed", "waiting", "failed", "cancelled", "crashed"]
+TrackerName: TypeAlias = Literal["mlflow", "tensorboard", "wandb"]
+TRACKERS: dict[TrackerName, str] = {"mlflow": "mlflow", "tensorboard": "tensorboardX", "wandb": "wandb"}  # packages
 ENDINGS: tuple[Ending, ...] = ("promoted", "refused", "failed", "crashed")
 
 

@@ -62,6 +62,10 @@ def with_absolute_data(recipe: Recipe, data: Mapping[str, Path]) -> Recipe:
             stage["raters"]["rubric"] = str(data[stage["raters"]["rubric"]])
         if stage.get("qualification"):
             stage["qualification"]["questions"] = str(data[stage["qualification"]["questions"]])
+        for task in (stage.get("tasks") or {}).values():
+            for what in ("questions", "examples"):
+                if task.get(what) is not None:
+                    task[what] = str(data[task[what]])
         if stage.get("constitution"):
             stage["constitution"] = str(data[stage["constitution"]])
     for name, stage in recipe.stages.items():

@@ -9,19 +9,21 @@ from typing import Annotated
 from pydantic import Field, ValidationInfo, field_validator
 
 from alignment.recipe.base import Name, Settings
-from alignment.recipe.deployment import Deployment, Notify
+from alignment.recipe.deployment import Deployment, Notify, TrackerName
 from alignment.recipe.gate import Gate
 from alignment.recipe.resources import Resources
 from alignment.recipe.run_settings import DataSettings, ModelSettings, RunSettings
 from alignment.recipe.stages.compression.distil import DistilStage
 from alignment.recipe.stages.compression.quantise import QuantiseStage
 from alignment.recipe.stages.evaluate import EvaluateStage
+from alignment.recipe.stages.experiments.benchmark import BenchmarkStage
+from alignment.recipe.stages.experiments.overoptimisation import OveroptimisationStage
+from alignment.recipe.stages.experiments.tournament import OTHER_HALF, TournamentStage, chosen_by
 from alignment.recipe.stages.feedback.ai_feedback import ConstitutionStage, SynthesisStage
 from alignment.recipe.stages.feedback.judge import JudgeStage
 from alignment.recipe.stages.feedback.preferences import HumanPreferencesStage, PreferenceFileStage, PreferencesStage
 from alignment.recipe.stages.feedback.rejection_sampling import RejectionSamplingStage
 from alignment.recipe.stages.grpo import GrpoStage, RlooStage
-from alignment.recipe.stages.overoptimisation import OveroptimisationStage
 from alignment.recipe.stages.pair_classifier import PairClassifierStage
 from alignment.recipe.stages.ppo import PpoStage
 from alignment.recipe.stages.preference.dpo import DpoStage
@@ -32,7 +34,6 @@ from alignment.recipe.stages.rounds import Rounds, round_seed, rounds_problem, w
 from alignment.recipe.stages.sample import SampleStage
 from alignment.recipe.stages.sft import SftStage
 from alignment.recipe.stages.spec import StageSettings
-from alignment.recipe.stages.tournament import OTHER_HALF, TournamentStage, chosen_by
 
 Stage = Annotated[
     SftStage
@@ -56,6 +57,7 @@ Stage = Annotated[
     | DistilStage
     | QuantiseStage
     | EvaluateStage
+    | BenchmarkStage
     | TournamentStage
     | OveroptimisationStage,
     Field(discriminator="kind"),
@@ -87,6 +89,8 @@ class Recipe(Settings):
     """When `rlhf deploy` starts runs by itself."""
     notify: Notify | None = None
     """Who is told how a run ended."""
+    tracking: tuple[TrackerName, ...] = ()
+    """Where curves are shown while a stage trains. Empty: in the terminal and on the dashboard alone."""
 
     @field_validator("stages")
     @classmethod

@@ -183,14 +183,16 @@ class RegistryStore:
         self._ensure_model()
         run = self.client.create_run(experiment_id(self.workspace, recipe.name), run_name=run_name, tags=dict(tags))
         now = int(time.time() * 1000)
-        parameters = [Param(_key(k), str(v)[:PARAMETER_LENGTH]) for k, v in _flat(recipe.model_dump(mode="json"))]
+        parameters = [
+            Param(metric_name(k), str(v)[:PARAMETER_LENGTH]) for k, v in _flat(recipe.model_dump(mode="json"))
+        ]
         metrics = [
-            Metric(_key(f"{name}/{metric}"), value, now, 0)
+            Metric(metric_name(f"{name}/{metric}"), value, now, 0)
             for name, artifact in artifacts.items()
             for metric, value in artifact.metrics.items()
         ]
         metrics += [
-            Metric(_key(f"{name}/{metric} curve"), float(value), now, int(step))
+            Metric(metric_name(f"{name}/{metric} curve"), float(value), now, int(step))
             for name, artifact in artifacts.items()
             for metric, curve in read_curves(Path(artifact.path)).items()
             for step, value in curve
@@ -207,7 +209,9 @@ class RegistryStore:
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
-        self.client.log_batch(run_id, metrics=[Metric(_key(name), value, now, 0) for name, value in values.items()])
+        self.client.log_batch(
+            run_id, metrics=[Metric(metric_name(name), value, now, 0) for name, value in values.items()]
+        )
 
     def _ensure_model(self) -> None:
         from mlflow.exceptions import MlflowException
@@ -289,6 +293,6 @@ def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
         yield prefix, value
 
 
-def _key(name: str) -> str:
+def metric_name(name: str) -> str:
     """A name that MLflow takes: letters, digits, and ``_-. :/``."""
     return re.sub(r"[^\w\-. :/]", "_", name)[:250]

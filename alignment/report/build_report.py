@@ -17,6 +17,7 @@ from alignment.recipe.stages.feedback.preferences import PreferencesStage
 from alignment.records import Artifact
 from alignment.registry.lineage import LineageNode, node_id, node_ref, trace
 from alignment.registry.store import read_curves
+from alignment.report.benchmarks import benchmarks
 from alignment.report.evaluations import accuracy_slices, evaluated
 from alignment.report.experiments import overoptimisations, tournaments
 from alignment.report.feedback import constitutions, syntheses, writer_words
@@ -110,6 +111,7 @@ def build_report(
         evaluation=evaluation[1] if evaluation else None,
         tournaments=tournaments(recipe, artifacts),
         overoptimisations=overoptimisations(recipe, artifacts),
+        benchmarks=benchmarks(recipe, artifacts),
         leaderboard=leaderboard(workspace, games, names),
         rewards=tuple(_rewards(recipe, artifacts)),
         preferences=tuple(_preferences(recipe, artifacts)),

@@ -7,8 +7,8 @@ from typing import Any
 
 from alignment.recipe.graph import of_type
 from alignment.recipe.recipe import Recipe
-from alignment.recipe.stages.overoptimisation import OveroptimisationStage
-from alignment.recipe.stages.tournament import TournamentStage
+from alignment.recipe.stages.experiments.overoptimisation import OveroptimisationStage
+from alignment.recipe.stages.experiments.tournament import TournamentStage
 from alignment.records import Artifact
 from alignment.report.run_report import (
     Interval,

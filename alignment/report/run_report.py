@@ -217,6 +217,44 @@ class OveroptimisationReport(Record):
     ways: Mapping[str, Way]
 
 
+class PromptTurn(Record):
+    """A turn of a prompt, as it was put."""
+
+    role: str
+    content: str
+
+
+class BenchmarkRow(Record):
+    """A form of prompt, put to a model. ``behind`` is by how much the model's best form is ahead; None for that one."""
+
+    model: str
+    form: str
+    described: str
+    right: Interval
+    behind: Interval | None
+    best: bool
+    unread: float
+    prompt_tokens: float
+    answer_tokens: float
+
+
+class BenchmarkTask(Record):
+    """A task's table, and a prompt of each form."""
+
+    name: str
+    questions: int
+    said: str
+    rows: tuple[BenchmarkRow, ...]
+    prompts: Mapping[str, tuple[PromptTurn, ...]]
+
+
+class BenchmarkReport(Record):
+    """A benchmark, task by task."""
+
+    stage: str
+    tasks: tuple[BenchmarkTask, ...]
+
+
 class ReliabilityRow(Record):
     """Of ``n`` predictions: what they said and what happened, as means."""
 
@@ -306,6 +344,7 @@ class RunReport(Record):
     evaluation: EvaluationReport | None = None
     tournaments: tuple[TournamentReport, ...] = ()
     overoptimisations: tuple[OveroptimisationReport, ...] = ()
+    benchmarks: tuple[BenchmarkReport, ...] = ()
     leaderboard: Leaderboard | None = None
     rewards: tuple[RewardReport, ...] = ()
     preferences: tuple[PreferenceReport, ...] = ()

@@ -23,6 +23,7 @@ HEADLINES = {  # how a stage's headline metric is said; one that is not here sta
     "divergence": "{:.3f} nats a token from its teacher",
     "equal_greedy": "{:.1%} of greedy tokens equal",
     "kl_per_token": "KL {:.3f} nats a token",
+    "questions": "{:,.0f} questions",
     "points": "{:.0f} points measured",
 }
 

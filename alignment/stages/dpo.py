@@ -6,18 +6,14 @@ which are computed in chunks.
 """
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
 from peft import PeftModel
 from trl import DPOConfig
 
-from alignment.data.jsonl import read_records
 from alignment.distributed.accumulation import Units, row_count
-from alignment.errors import StageError
 from alignment.recipe.stages.preference.dpo import DpoStage
-from alignment.records import PreferencePair
 from alignment.stage import StageContext, StageResult
 from alignment.training.arguments import trainer_arguments
 from alignment.training.callback import StageCallback
@@ -30,27 +26,18 @@ from alignment.training.preference.dpo_trainer import (
     chosen_token_count,
     computed_beforehand,
     frozen_start,
-    pair_columns,
-    why_no_pair,
 )
+from alignment.training.preference.pairs import read_training_pairs
 from alignment.training.preference.reference_refresh import ReferenceRefresh
-from alignment.training.row_counts import duplicates_before, log_counts, sift_pairs
 
 
 def run(settings: DpoStage, context: StageContext) -> StageResult:
     """Trains ``settings.model`` on preference pairs. Raises StageError where no pair is to learn from."""
     training = begin_policy(settings, context, reference=True)
-    pairs = read_records(Path(context.inputs[settings.preferences].path) / "pairs.jsonl", PreferencePair)
-    sifted = sift_pairs(pairs, training.tokenizer, settings.max_length, whole=False, cut_chosen=settings.cut_chosen)
-    if not sifted.learnable:
-        raise StageError(why_no_pair(sifted.counts, settings.max_length))
-    rows = pair_columns([row for _pair, row in sifted.learnable])
-    counts = sifted.counts | {"pairs": float(len(rows))}
-    counts["duplicates"] += duplicates_before(context, settings.preferences)
-    log_counts(context, counts)
+    pairs = read_training_pairs(settings, context, training.tokenizer)
 
     def make_trainer(callback: StageCallback) -> Any:
-        return _trainer(settings, context, training, Dataset.from_list(rows), callback)
+        return _trainer(settings, context, training, Dataset.from_list(pairs.rows), callback)
 
     def first_step(metrics: Mapping[str, float]) -> None:
         terms: dict[str, float] = dict(zip(settings.losses(), settings.weights(), strict=True))
@@ -71,7 +58,7 @@ def run(settings: DpoStage, context: StageContext) -> StageResult:
         reference=True,
     )
     return training.finish(
-        fitted.model, TrainingOutcome(fitted.curves, counts | {"mean_loss": fitted.mean_loss}, fitted.tokens)
+        fitted.model, TrainingOutcome(fitted.curves, pairs.counts | {"mean_loss": fitted.mean_loss}, fitted.tokens)
     )
 
 

@@ -1,5 +1,6 @@
-"""What a run needs of the machine's environment: limits, variables that hold secrets."""
+"""What a run needs of the machine's environment: limits, variables that hold secrets, packages."""
 
+import importlib.util
 import os
 from datetime import UTC, datetime
 
@@ -11,6 +12,7 @@ from prefect.client.schemas.schedules import CronSchedule
 from pydantic import ValidationError
 
 from alignment.errors import Fault
+from alignment.recipe.deployment import TRACKERS
 from alignment.recipe.recipe import Recipe
 
 YEARS = 9  # the longest wait for a 29 February: from 2096 to 2104
@@ -32,6 +34,10 @@ def running_faults(recipe: Recipe) -> list[Fault]:
         if not os.environ.get(name):
             problem = f"the environment variable {name} is not set"
             faults.append(Fault(problem, "set it, or leave this notification out", field=f"notify.{setting}"))
+    for place, tracker in enumerate(recipe.tracking):
+        if importlib.util.find_spec(TRACKERS[tracker]) is None:
+            remedy = "pip install 'rlhf-flows[tracking]', or leave it out"
+            faults.append(Fault(f"{TRACKERS[tracker]} is not installed", remedy, field=f"tracking.{place}"))
     return faults
 
 

@@ -6,6 +6,7 @@ function, and how a flow ended is put into the outbox (:mod:`flows.process_recor
 when it is back.
 """
 
+import asyncio
 import json
 import logging
 import os
@@ -24,6 +25,7 @@ from prefect.client.schemas.objects import State, StateDetails, StateType
 from prefect.concurrency.asyncio import ConcurrencySlotAcquisitionError
 from prefect.context import FlowRunContext, TagsContext
 from prefect.flow_engine import run_flow as call_flow
+from prefect.logging import handlers
 from prefect.runtime import flow_run as running
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, get_current_settings, temporary_settings
 from prefect.states import Completed, Failed, Pending
@@ -103,22 +105,48 @@ def give_up_on_the_server() -> None:
     """
     logging.getLogger("prefect").setLevel(logging.CRITICAL)  # each service would say that it could not send
     _to_the_flows_end.enter_context(temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}))
-    for service in list(_active_services):
-        loop, task = service._loop, service._task
-        if loop is not None and task is not None:
-            loop.call_soon_threadsafe(task.cancel)
+    for service in _under_way():
+        _cancel(service)
 
 
 def end_services(seconds: float = SERVICES_SECONDS) -> None:
     """Lets Prefect send what it still would from the background (logs, events), for so long at most.
 
-    Left to the interpreter's exit, each of its services tries as long as a server that hangs makes it wait.
+    Left to the interpreter's exit, each of its services tries as long as a server that hangs makes it wait. What is
+    logged after this (a thread that showed the run says that it could not) would start one anew, so it is not sent.
     """
-    services = [service for service in list(_active_services) if service._started and not service._stopped]
-    tasks = [(service._loop, service._task) for service in services]
+    handlers.set_api_log_sink(_forget)
+    services = _under_way()
     wait([service._drain() for service in services], timeout=seconds)
-    for loop, task in tasks:
-        if loop is not None and task is not None:
+    for service in services:
+        _cancel(service)
+
+
+def begin_services() -> None:
+    """Has Prefect send logs again, after an earlier run of this process ended."""
+    if handlers._api_log_sink is _forget:
+        handlers.set_api_log_sink(None)
+
+
+def _forget(_log: dict[str, Any]) -> None:
+    """Takes a log that comes after the end."""
+
+
+def _under_way() -> list[Any]:
+    """Prefect's services that are not at their end, those among them that are told to end and still try to send."""
+    return [
+        service
+        for service in list(_active_services)
+        if service._started and service._done_event is not None and not service._done_event.is_set()
+    ]
+
+
+def _cancel(service: Any) -> None:
+    """Ends a service's task. A service that was told to end no longer knows it, so it is looked for on its loop."""
+    loop = service._loop
+    for task in asyncio.all_tasks(loop):
+        frame = getattr(task.get_coro(), "cr_frame", None)
+        if frame is not None and frame.f_code.co_name == "_run" and frame.f_locals.get("self") is service:
             loop.call_soon_threadsafe(task.cancel)
 
 

@@ -30,6 +30,7 @@ from flows.pipeline.conclusion import final_state, next_commands
 from flows.pipeline.leaderboard_votes import human_games, registered_names
 from flows.pipeline.orchestration import (
     begin_flow,
+    begin_services,
     end_services,
     endings,
     give_up_on_the_server,
@@ -62,6 +63,7 @@ def pipeline(request: RunRequest) -> State[Any]:
 
 def run_pipeline(request: RunRequest, timeout_seconds: float | None = None) -> State[Any]:
     """Runs a recipe as a Prefect flow to its final state, which a server that goes away meanwhile does not change."""
+    begin_services()
     timed = pipeline.with_options(timeout_seconds=timeout_seconds) if timeout_seconds else pipeline
     try:
         return run_flow(

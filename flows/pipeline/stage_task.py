@@ -45,6 +45,7 @@ from flows.monitoring.logs import say
 from flows.monitoring.progress import listener
 from flows.monitoring.prometheus import StageMetrics
 from flows.monitoring.terminal import describe
+from flows.monitoring.trackers import StageTrackers, TrackedStage
 from flows.pipeline.concurrency_limit import slots
 from flows.shutdown import letting_steps_end
 
@@ -201,6 +202,8 @@ def _make(job: Job, key: str) -> Artifact:
     remove_tree(output)  # what a dead run had half written
     output.mkdir()
     metrics = StageMetrics(job.workspace, job.name, {"recipe": job.recipe.name, "kind": job.settings.kind})
+    trackers = StageTrackers(job.workspace, _tracked(job, key), job.recipe.tracking)
+    ended_well = False
     context = StageContext(
         name=job.name,
         run=job.recipe.run_settings(job.settings),
@@ -208,7 +211,7 @@ def _make(job: Job, key: str) -> Artifact:
         data=job.data,
         output=output,
         checkpoints=job.workspace.folder("partial", key, "checkpoints"),
-        report=_reporter(job, metrics),
+        report=_reporter(job, metrics, trackers),
         kept=job.workspace.folder("answers"),
     )
     keep_freed_memory()
@@ -217,10 +220,12 @@ def _make(job: Job, key: str) -> Artifact:
     try:
         with slots(job.recipe, job.settings):
             result = run_stage(job.settings.spec.run, job.settings, context)
+        ended_well = True
     except NotFiniteError as error:
         raise StageError(f"{job.name}: {error}") from error
     finally:
         metrics.close()
+        trackers.close(failed=not ended_well)
     seconds = time.perf_counter() - started
     draft = Artifact(
         name=job.name,
@@ -241,7 +246,13 @@ def _make(job: Job, key: str) -> Artifact:
     return job.workspace.publish(draft, output, job.run)
 
 
-def _reporter(job: Job, metrics: StageMetrics) -> Any:
+def _tracked(job: Job, key: str) -> TrackedStage:
+    """The stage as trackers name it."""
+    settings = job.settings.model_dump(mode="json", exclude_unset=True)
+    return TrackedStage(job.recipe.name, job.run or job.recipe.name, job.name, key, settings)
+
+
+def _reporter(job: Job, metrics: StageMetrics, trackers: StageTrackers) -> Any:
     """Passes a stage's progress on to the run's listener, and now and then to Prometheus and the dashboard."""
     hears = listener.get()
     started = time.monotonic()
@@ -252,6 +263,7 @@ def _reporter(job: Job, metrics: StageMetrics) -> Any:
         nonlocal last
         hears.stage_progress(job.name, progress)
         metrics.write(progress)
+        trackers.log(progress)
         done = progress.step >= progress.total
         if time.monotonic() - last < DASHBOARD_SECONDS and not done:
             return

@@ -57,13 +57,13 @@ def prepare(arguments: argparse.Namespace) -> None:
     from alignment.data.jsonl import write_records
     from alignment.data.preferences import read_preferences
     from alignment.models.embedded import convert
-    from alignment.training.preference.dpo_trainer import pair_columns
+    from alignment.training.preference.pairs import pair_columns
 
     convert("smollm2-135m", arguments.folder / "model")
     tokenizer = load_tokenizer(arguments.folder / "model")
     kept = []
     for pair in read_preferences(arguments.data, "hh_rlhf", 20 * arguments.pairs).pairs:
-        [row] = pair_columns([render_pair(tokenizer, pair)])
+        row = pair_columns(render_pair(tokenizer, pair))
         if len(row["prompt_ids"]) + max(len(row["chosen_ids"]), len(row["rejected_ids"])) <= LONGEST:
             kept.append(pair)
     write_records(arguments.folder / "preferences" / "pairs.jsonl", kept[: arguments.pairs])

@@ -73,7 +73,7 @@ def problems(path: Path, count: int) -> list[tuple[str, Decimal]]:
     """(question, number) of ``count`` problems, in the order of their digests: no part of the file is preferred."""
     from alignment.data.jsonl import read_rows
     from alignment.digests import content_id
-    from alignment.metrics.text_metrics import last_number
+    from alignment.metrics.short_answers import last_number
 
     rows = [row for _number, row in read_rows(path)]
     chosen = sorted(rows, key=lambda row: content_id(row["question"]))[:count]
@@ -96,7 +96,7 @@ def solve(model_path: str, path: Path, dtype: str, arguments: argparse.Namespace
     from transformers import AutoModelForCausalLM
 
     from alignment.chat import load_tokenizer, render_prompt
-    from alignment.metrics.text_metrics import last_number
+    from alignment.metrics.short_answers import last_number
     from alignment.models.families import stop_ids
     from alignment.records import Message, Sampling
     from alignment.rollouts.transformers_engine import TransformersEngine

@@ -19,6 +19,7 @@ UNCOUNTED: Any = {
     "judge": {"folder"},
     "constitution": True,
     "qualification": True,
+    "tasks": {"__all__": {"questions", "examples"}},
     "rewards": {"__all__": {"function": True, "folder": True, "judge": {"folder"}}},
     "environment": {"class_path"},
     "workers": True,

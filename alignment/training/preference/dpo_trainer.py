@@ -1,12 +1,11 @@
 """TRL's DPO trainer on pairs that we tokenised, what its loss is a mean over, and where its reference comes from."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from trl import DPOTrainer
 
-from alignment.chat import PairTokens
 from alignment.distributed.accumulation import TOKEN_WEIGHT
 from alignment.distributed.fsdp import shard_frozen
 from alignment.models.families.head import head_kind
@@ -15,7 +14,6 @@ from alignment.stage import StageContext
 from alignment.training.policy import PolicyTraining
 from alignment.training.preference.tokenised import Tokenised
 from alignment.training.response_head import add_response_head
-from alignment.training.row_counts import cut_remedy
 
 
 class TokenisedDPOTrainer(Tokenised, DPOTrainer):  # type: ignore[misc]  # TRL is untyped
@@ -35,22 +33,6 @@ def chosen_token_count(batch: Mapping[str, Any]) -> int:
     """The tokens of chosen answers, which stand in the first half of a batch."""
     chosen: torch.Tensor = batch["completion_mask"][..., 1:].chunk(2)[0]
     return int(chosen.sum())
-
-
-def pair_columns(rows: Sequence[PairTokens]) -> list[dict[str, list[int]]]:
-    """The columns that TRL's preference collator reads: ``prompt_ids``, ``chosen_ids``, ``rejected_ids``."""
-    return [{"prompt_ids": row.prompt, "chosen_ids": row.chosen, "rejected_ids": row.rejected} for row in rows]
-
-
-def why_no_pair(counts: Mapping[str, float], max_length: int) -> str:
-    """Why a stage has no pair to train on, and what to do."""
-    if counts["identical"]:
-        problem = f"the answers of every pair are the same within max_length={max_length} tokens"
-    elif counts["dropped"]:
-        problem = f"every prompt alone fills max_length={max_length} tokens; raise it"
-    else:
-        problem = "no pair is left to train on"
-    return problem + cut_remedy(counts)
 
 
 def computed_beforehand(context: StageContext) -> bool:

@@ -17,13 +17,13 @@ from alignment.metrics.results import EvaluatedPrompt, Evaluation
 from alignment.recipe.judges import judge_digest
 from alignment.recipe.recipe import Recipe
 from alignment.recipe.stages.evaluate import EvaluateStage
-from alignment.recipe.stages.tournament import TournamentStage
+from alignment.recipe.stages.experiments.tournament import TournamentStage
 from alignment.records import Artifact, Prompt
 from alignment.registry.win_rates import win_rates
 from alignment.stage import StageContext
 from alignment.stages import evaluate as evaluation_stage
-from alignment.stages import tournament
-from alignment.stages.tournament import Tournament
+from alignment.stages.experiments import tournament
+from alignment.stages.experiments.tournament import Tournament
 from tests.alignment.judges.fake_server import Answer, FakeServer, prefers_shorter
 from tests.contexts import stage_context
 

@@ -12,13 +12,13 @@ from alignment.durable_files import folder_digest
 from alignment.evaluation.reward_kl_curve import best_of_kl
 from alignment.models.load import load_policy
 from alignment.recipe.recipe import Recipe
-from alignment.recipe.stages.overoptimisation import OveroptimisationStage
-from alignment.recipe.stages.tournament import TournamentStage
+from alignment.recipe.stages.experiments.overoptimisation import OveroptimisationStage
+from alignment.recipe.stages.experiments.tournament import TournamentStage
 from alignment.records import Artifact, Prompt
 from alignment.stage import Progress, StageContext
-from alignment.stages import overoptimisation, tournament
-from alignment.stages.overoptimisation import Overoptimisation
-from alignment.stages.tournament import Tournament
+from alignment.stages.experiments import overoptimisation, tournament
+from alignment.stages.experiments.overoptimisation import Overoptimisation
+from alignment.stages.experiments.tournament import Tournament
 from tests.contexts import stage_context
 
 RUBRIC = """

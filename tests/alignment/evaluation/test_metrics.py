@@ -11,9 +11,10 @@ from sklearn.metrics import f1_score
 
 from alignment.errors import StageError
 from alignment.evaluation.bootstrap import estimate
-from alignment.metrics.measure import label_of, macro_f1, measure, require_prompts
+from alignment.metrics.measure import macro_f1, measure, require_prompts
 from alignment.metrics.model_metrics import pass_at_k
 from alignment.metrics.readability import flesch_kincaid_grade, flesch_reading_ease, text_counts
+from alignment.metrics.short_answers import label_of
 from alignment.recipe.metrics import MetricList, metric_name, with_kinds
 from alignment.recipe.stages.evaluate import EvaluateStage
 from alignment.records import Message, Prompt, Response, Sampling

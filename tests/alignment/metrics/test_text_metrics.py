@@ -5,12 +5,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from alignment.metrics.short_answers import last_number
 from alignment.metrics.text_metrics import (
     bleu,
     distinct_n,
     exact_match,
     finished_rate,
-    last_number,
     mean_words,
     number_match,
     repetition,

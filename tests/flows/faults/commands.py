@@ -62,6 +62,11 @@ class Command:
         finally:
             self.signal(signal.SIGCONT)
 
+    def stacks(self) -> str:
+        """Where each of its threads is."""
+        dump = [Path(sys.executable).with_name("py-spy"), "dump", "--pid", str(self.pid)]
+        return subprocess.run(list(map(str, dump)), capture_output=True, text=True, timeout=60, check=False).stdout
+
     @property
     def said(self) -> str:
         return self.log.read_text("utf-8", "replace") if self.log.exists() else ""

@@ -53,6 +53,11 @@ STAGES: dict[str, dict[str, Any]] = {
         "kind": "overoptimisation", "policies": ["ppo"], "model": "sft", "reward": "reward", "raters": RATERS,
         "best_of": 4, "max_new_tokens": 8, "batch_size": 8,
     },
+    "benchmark": {
+        "kind": "benchmark", "models": ["base", "sft"], "batch_size": 4, "sampling": SHORT | {"temperature": 0.0},
+        "tasks": {"things": {"questions": "questions.jsonl", "answer": "text"}},
+        "forms": {"plain": {}, "voted": {"votes": 3}},
+    },
     "tournament": {
         "kind": "tournament", "model": "sft", "policies": ["dpo", "grpo"], "raters": RATERS, "kl_prompts": 3,
         "sampling": GREEDY, "batch_size": 4,
@@ -76,5 +81,7 @@ def write_recipe(make_recipe: Callable[..., Path], folder: Path) -> Path:
         for thing in ("cat", "dog", "fox", "owl", "hen", "pig", "cow", "bee")
     ]
     (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    questions = [{"prompt": row["prompt"], "reference": "yes"} for row in rows]
+    (folder / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in questions), "utf-8")
     path.write_text(json.dumps(recipe, indent=1), "utf-8")
     return path

@@ -32,7 +32,7 @@ pytestmark = pytest.mark.timeout(1800)
 IN_TIME = 120.0  # seconds from the fault to the command's end
 TRIES = 8  # to meet a stage that lasts a moment
 KINDS = (
-    "constitution", "distil", "dpo", "evaluate", "grpo", "human_preferences", "judge", "kto", "orpo",
+    "benchmark", "constitution", "distil", "dpo", "evaluate", "grpo", "human_preferences", "judge", "kto", "orpo",
     "overoptimisation", "pair_classifier", "ppo", "preference_file", "preferences", "quantise", "rejection_sampling",
     "reward", "rloo", "sample", "sft", "simpo", "synthesis", "tournament",
 )  # fmt: skip
@@ -153,9 +153,9 @@ def outcome_of(room: Room, stage: str, fault: str) -> Outcome:
             code = command.wait(IN_TIME)
             seconds = time.monotonic() - began
             if code is None:
-                stacks = command.said[-3000:]
+                told = f"{command.said[-3000:]}\n{command.stacks()}"
                 command.kill()
-                pytest.fail(f"{stage}, {fault}: at work {IN_TIME:.0f} s after the fault, {moment:.1f} s in:\n{stacks}")
+                pytest.fail(f"{stage}, {fault}: at work {IN_TIME:.0f} s after the fault, {moment:.1f} s in:\n{told}")
         first = result(room, stage, changes)
         if command.code != 0:
             first = named_error(fault, command, first)

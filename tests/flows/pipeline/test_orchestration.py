@@ -1,5 +1,10 @@
 """Which errors out of Prefect's engine are its server's absence, and which are the work's or the user's."""
 
+import os
+import socket
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -63,3 +68,32 @@ def test_a_run_that_ended_well_is_not_failed_by_a_server_that_cannot_hear_of_it(
         raise AssertionError("the body is not to be run twice")
 
     assert run_flow(begin, again, run="tiny-1", root=tmp_path).name == name
+
+
+HANGS = """
+import sys, time
+from prefect.logging.handlers import APILogWorker, emit_api_log
+from flows.pipeline.orchestration import end_services
+
+worker = APILogWorker.instance()
+worker.send({"message": "said", "__payload_size__": 10})
+time.sleep(3)  # until it is being sent
+if sys.argv[1] == "told to end":
+    APILogWorker.drain_all(timeout=0.2)
+end_services(0.5)
+if sys.argv[1] == "said afterwards":
+    emit_api_log({"message": "said", "__payload_size__": 10})
+    time.sleep(3)
+"""
+
+
+@pytest.mark.parametrize("how", ["at work", "told to end", "said afterwards"])
+def test_a_server_that_hangs_keeps_no_process_from_ending(how: str, tmp_path: Path) -> None:
+    """Also where Prefect itself told its service to end before: it no longer names the task that waits."""
+    with socket.create_server(("127.0.0.1", 0)) as server:  # it accepts, and never answers
+        api = f"http://127.0.0.1:{server.getsockname()[1]}/api"
+        environment = os.environ | {"PREFECT_API_URL": api, "PREFECT_HOME": str(tmp_path)}
+        began = time.monotonic()
+        done = subprocess.run([sys.executable, "-c", HANGS, how], env=environment, timeout=90, check=False)
+    assert done.returncode == 0
+    assert time.monotonic() - began < 60  # a request alone would wait for 60 s, and be tried again

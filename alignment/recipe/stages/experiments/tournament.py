@@ -20,7 +20,7 @@ class TournamentStage(StageSettings):
     """
 
     spec: ClassVar[StageSpec] = StageSpec(
-        run="alignment.stages.tournament",
+        run="alignment.stages.experiments.tournament",
         makes=("policy",),
         reads={"model": "policy", "policies": "policy", "reward": "reward_model", **JUDGE_READS},
         data=("prompts",),

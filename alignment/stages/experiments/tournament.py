@@ -28,7 +28,7 @@ from alignment.metrics.kl import mean_kl
 from alignment.preferences.outcomes import rubric_outcomes
 from alignment.preferences.rubric import load_rubric
 from alignment.preferences.simulated_raters import simulated_raters
-from alignment.recipe.stages.tournament import TournamentStage
+from alignment.recipe.stages.experiments.tournament import TournamentStage
 from alignment.records import Prompt, Record, Response
 from alignment.rollouts.held_out import held_out_prompts
 from alignment.stage import Progress, StageContext, StageResult

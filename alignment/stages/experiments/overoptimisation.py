@@ -20,7 +20,7 @@ from alignment.metrics.kl import batched_kls
 from alignment.preferences.rubric import load_rubric
 from alignment.preferences.simulated_raters import SimulatedRater, simulated_raters
 from alignment.recipe.base import BASE
-from alignment.recipe.stages.overoptimisation import OveroptimisationStage
+from alignment.recipe.stages.experiments.overoptimisation import OveroptimisationStage
 from alignment.records import Artifact, Comparison, Prompt, Record, Response, Sampling
 from alignment.rollouts.best_of_n import AnswerScore, reward_model_score
 from alignment.rollouts.held_out import held_out_prompts

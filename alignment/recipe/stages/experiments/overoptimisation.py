@@ -18,7 +18,7 @@ class OveroptimisationStage(StageSettings):
     """
 
     spec: ClassVar[StageSpec] = StageSpec(
-        run="alignment.stages.overoptimisation",
+        run="alignment.stages.experiments.overoptimisation",
         makes=("experiment",),
         reads={"model": "policy", "policies": "policy", "reward": "reward_model"},
         data=("prompts",),

@@ -1,0 +1,145 @@
+"""The settings of a benchmark: questions with one right answer, asked in several forms of prompt."""
+
+from itertools import chain
+from typing import Annotated, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from alignment.recipe.base import BASE, Count, Name, Positive, Settings
+from alignment.recipe.stages.spec import StageSettings, StageSpec
+from alignment.records import Sampling
+
+Answers = Literal["number", "label", "text"]
+Choice = Literal["fixed", "random", "nearest"]
+
+
+class QuestionTask(Settings):
+    """Questions of one sort, and how an answer to them is read."""
+
+    questions: str
+    """The questions, each with its right answer as `reference` (or `question` and `answer`, as GSM8K has them): a path,
+    relative to the recipe. None of them should have been trained on."""
+    examples: str | None = None
+    """Solved questions that prompts may show, of the same columns; `reasoning` says how one is solved. null: none."""
+    answer: Answers
+    """What is read of an answer: its last `number`, the first of `labels` that stands in it as a word, or all of its
+    `text` apart from case, white space and punctuation at the ends. After reasoning, of what follows `marker`."""
+    labels: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    """The labels, where `answer` is `label`."""
+    system: str | None = None
+    """A system message before everything. null: the template's own, if any."""
+    instruction: str = ""
+    """What each question is followed by. Empty: nothing."""
+    reasoning_instruction: str = 'Think step by step. Then write "{marker}" and the answer.'
+    """What a question is followed by instead where a prompt asks for reasoning; `{marker}` stands for the marker."""
+    marker: Annotated[str, Field(min_length=1)] = "Answer:"
+    """What stands before the answer after reasoning, whatever its case."""
+    limit: Count | None = None
+    """Questions asked, the same at every run: the first in the order of their digests. null: all."""
+
+    @model_validator(mode="after")
+    def _labels_fit(self) -> Self:
+        if (self.answer == "label") != bool(self.labels):
+            raise ValueError("labels belong to answer: label, and only there")
+        if len({label.casefold() for label in self.labels}) < len(self.labels) or len(self.labels) == 1:
+            raise ValueError("at least two labels are needed that differ in more than case")
+        return self
+
+
+class PromptForm(Settings):
+    """How a question is put. `{}` is the question alone, answered once: zero-shot."""
+
+    shots: Annotated[int, Field(ge=0, le=64)] = 0
+    """Solved examples that stand before the question as turns of the conversation."""
+    choose: Choice = "fixed"
+    """Which of them: the file's first (`fixed`), others for each question by the recipe's seed (`random`), or those
+    nearest to the question in their words (`nearest`; BM25, Robertson and Zaragoza 2009), the nearest last (Liu et al.
+    2022)."""
+    reasoning: bool = False
+    """Ask for the reasoning before the answer (chain of thought; Wei et al. 2022); examples then show theirs."""
+    votes: Annotated[int, Field(ge=1, le=256)] = 1
+    """Answers drawn to each question; the commonest counts (self-consistency; Wang et al. 2023). 1: no vote."""
+    temperature: Positive = 0.7
+    """Temperature at which several answers are drawn. 0.7: Wang et al. 2023 for large models."""
+    max_new_tokens: Count | None = None
+    """Tokens at which its answers are cut off. null: as `sampling` says."""
+
+    @model_validator(mode="after")
+    def _a_temperature_is_used(self) -> Self:
+        for field, needed in (("temperature", self.votes > 1), ("choose", self.shots > 0)):
+            given = getattr(self, field)  # a resolved recipe writes the defaults out
+            if given != type(self).model_fields[field].default and not needed:
+                more = "votes: 2 or more" if field == "temperature" else "shots: 1 or more"
+                raise ValueError(f"{field} does nothing without {more}")
+        return self
+
+
+class BenchmarkStage(StageSettings):
+    """Questions with one right answer: how many each model answers right in each form of prompt, and which is best.
+
+    Every model is asked every question in every form with the same seeds. Shares of right answers have Wilson's
+    interval; two forms, and two models, are compared question by question, with intervals that hold for all comparisons
+    of a table together.
+    """
+
+    spec: ClassVar[StageSpec] = StageSpec(
+        run="alignment.stages.experiments.benchmark",
+        makes=("experiment",),
+        reads={"models": "policy"},
+        sharing="pieces",
+        headline=("questions",),
+    )
+    kind: Literal["benchmark"]
+    """A benchmark."""
+    models: Annotated[tuple[Name, ...], Field(min_length=1)] = (BASE,)
+    """The models that are asked: stages, or `base`."""
+    tasks: Annotated[dict[Name, QuestionTask], Field(min_length=1)]
+    """Sorts of questions, by name."""
+    forms: Annotated[dict[Name, PromptForm], Field(min_length=1)] = Field(
+        default_factory=lambda: {"zero_shot": PromptForm()}
+    )
+    """Forms of prompts, by name."""
+    sampling: Sampling = Sampling(temperature=0.0, max_new_tokens=64)
+    """How answers are drawn. Greedy by default; forms that vote draw at their own temperature."""
+    batch_size: Count = 64
+    """Answers sampled together."""
+    workers: Count | None = None
+    """Processes. null: `resources.workers`. Their number does not change the result."""
+
+    @model_validator(mode="after")
+    def _models_differ(self) -> Self:
+        if len(set(self.models)) < len(self.models):
+            raise ValueError("a model stands twice among models")
+        return self
+
+    @model_validator(mode="after")
+    def _examples_are_there(self) -> Self:
+        wanting = [name for name, form in self.forms.items() if form.shots]
+        without = [name for name, task in self.tasks.items() if task.examples is None]
+        if wanting and without:
+            raise ValueError(
+                f"forms.{wanting[0]} shows {self.forms[wanting[0]].shots} examples, and tasks.{without[0]} has none; "
+                "give tasks." + without[0] + ".examples"
+            )
+        return self
+
+    def named_files(self) -> dict[str, str]:
+        """The questions of each task, and its examples."""
+        both = (
+            ((f"{name}.questions", task.questions), (f"{name}.examples", task.examples))
+            for name, task in self.tasks.items()
+        )
+        return {what: path for what, path in chain.from_iterable(both) if path is not None}
+
+    def evaluates(self) -> bool:
+        """Whether it measures policies, on prompts that none was trained on."""
+        return True
+
+    def form_sampling(self, form: PromptForm) -> Sampling:
+        """How answers to a form are drawn."""
+        changed: dict[str, float | int] = {}
+        if form.votes > 1:
+            changed["temperature"] = form.temperature
+        if form.max_new_tokens is not None:
+            changed["max_new_tokens"] = form.max_new_tokens
+        return self.sampling.model_copy(update=changed)
