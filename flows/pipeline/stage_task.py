@@ -99,7 +99,7 @@ def make_job(
         if isinstance(reward, FunctionReward) and (path := data.get(data_name(reward))) is not None:
             files[data_name(reward)] = path
     environment = settings.environment_used()
-    named = None if environment is None else environment.class_used()
+    named: str | None = None if environment is None else environment.class_used()
     if environment is not None and named is not None and named in data:
         files[environment_data(environment)] = data[named]
     files |= {what: data[what] for what in reward_folders(settings.rewards_used())}

@@ -193,6 +193,7 @@ def test_an_episodes_turns_stand_in_the_report_as_they_were_said(finished_run: R
     for row in rows:
         row["turns"] = dict.fromkeys(row["texts"], turns)
         row["scores"] = {model: {"environment": 1.0, "short": 0.25} for model in row["texts"]}
+        row["outcomes"] = {}  # nobody judged them, so none of them has won, tied or lost
     before = path.read_text("utf-8")
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
     try:
@@ -208,6 +209,7 @@ def test_an_episodes_turns_stand_in_the_report_as_they_were_said(finished_run: R
     assert "&lt;tool_call&gt;{&#34;name&#34;: &#34;calculator&#34;" in page
     assert 'It is 29842.</span> <span class="note">reward 1' in page
     assert "environment 1, short 0.25" in page
+    assert '<span class="result' not in page
 
 
 def test_the_data_says_where_the_held_out_prompts_are(finished_run: Run) -> None:
