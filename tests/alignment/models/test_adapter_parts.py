@@ -134,8 +134,8 @@ def recipe(stages: dict[str, Any], **others: Any) -> Recipe:
                                   **others})  # fmt: skip
 
 
-def problems(kind: Any, **adapter: Any) -> list[str]:
-    found = attachment_faults(recipe({"sft": {"kind": "sft", "adapter": adapter}}), kind)
+def problems(shape: Any, **adapter: Any) -> list[str]:
+    found = attachment_faults(recipe({"sft": {"kind": "sft", "adapter": adapter}}), shape)
     return [str(fault) for fault in found]
 
 
