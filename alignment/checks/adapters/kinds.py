@@ -98,8 +98,8 @@ def _problem(model: Any, part: AdapterSettings) -> tuple[str, str, str] | None:
         return ia3_problem(model, part)
     if not isinstance(part, SoftPrompt):
         return own_weights_problem(model, part)
-    problem = family_problem(model, prefix=isinstance(part, PrefixTuning))
-    return None if problem is None else ("kind", problem, "take ia3 or lora")
+    found = family_problem(model, prefix=isinstance(part, PrefixTuning))
+    return None if found is None else ("kind", *found)
 
 
 def virtual_tokens_of(recipe: Recipe, name: str) -> int:

@@ -8,7 +8,7 @@ from peft import PrefixTuningConfig, PromptEncoderConfig, PromptTuningConfig, Ta
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from alignment.errors import StageError
-from alignment.models.adapter_kinds.soft_prompt import SoftPromptModel, check_passes, decoder_of, family_problem
+from alignment.models.adapter_kinds.soft_prompt import SoftPromptModel, check_passes, decoder_of, require_family
 from alignment.recipe.stages.adapters import PrefixTuning, PromptTuning, PTuning, SoftPrompt
 
 
@@ -16,8 +16,7 @@ def add_soft_prompt(
     model: PreTrainedModel, settings: SoftPrompt, tokenizer: PreTrainedTokenizerBase | None
 ) -> SoftPromptModel:
     """Wraps a model with fresh virtual tokens. Raises StageError where it cannot have them."""
-    if (problem := family_problem(model, prefix=isinstance(settings, PrefixTuning))) is not None:
-        raise StageError(problem)
+    require_family(model, prefix=isinstance(settings, PrefixTuning))
     start = None if isinstance(settings, PTuning) else start_tokens(model, settings, tokenizer)
     keys_values = _keys_values(model, start) if isinstance(settings, PrefixTuning) and start is not None else None
     soft = SoftPromptModel(model, soft_config(model, settings))

@@ -38,8 +38,7 @@ class SoftPromptModel(PeftModelForCausalLM):  # type: ignore[misc]  # PEFT is un
     _adapters_disabled: bool  # PEFT's own flag
 
     def __init__(self, model: PreTrainedModel, config: PeftConfig, adapter_name: str = "default") -> None:
-        if (problem := family_problem(model, prefix=config.peft_type == PeftType.PREFIX_TUNING)) is not None:
-            raise StageError(problem)
+        require_family(model, prefix=config.peft_type == PeftType.PREFIX_TUNING)
         super().__init__(model, config, adapter_name)
         decoder = decoder_of(model)
         decoder.forward = types.MethodType(_with_prompt(decoder.forward, self), decoder)
@@ -127,31 +126,34 @@ def decoder_of(model: Any) -> Any:
     return inner if isinstance(inner, PreTrainedModel) else decoder
 
 
-def family_problem(model: Any, *, prefix: bool) -> str | None:
-    """Why a model, which may be on PyTorch's meta device, cannot have virtual tokens; None where it can."""
+def require_family(model: Any, *, prefix: bool) -> None:
+    """Raises StageError where a model cannot have virtual tokens."""
+    if (found := family_problem(model, prefix=prefix)) is not None:
+        raise StageError(": ".join(found))
+
+
+def family_problem(model: Any, *, prefix: bool) -> tuple[str, str] | None:
+    """Why a model, which may be on PyTorch's meta device, cannot have virtual tokens, and what to do; None: it can."""
     from transformers import DynamicCache
     from transformers.cache_utils import DynamicLayer, LinearAttentionCacheLayerMixin
 
-    kind = type(model).__name__
-    states = any(hasattr(module, "_setup_cache") for module in model.modules())
+    kind, others, tokens = type(model).__name__, "take ia3 or lora", "take prompt or p_tuning"
     layers = DynamicCache(config=model.config).layers
-    if (
-        cache_argument(model) != CACHE_ARGUMENT
-        or states
-        or any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in layers)
-    ):
-        return f"{kind} reads texts into recurrent states, which virtual tokens are not put in front of"
+    states = any(hasattr(module, "_setup_cache") for module in model.modules())
+    states = states or any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in layers)
+    if states or cache_argument(model) != CACHE_ARGUMENT:
+        return f"{kind} reads texts into recurrent states, which virtual tokens are not put in front of", others
     text = model.config.get_text_config()
     if text is not model.config:
-        return f"{kind} reads pictures as well, and marks their places itself, which virtual tokens would shift"
+        return f"{kind} reads pictures as well, whose places virtual tokens would shift", others
     if getattr(text, "hidden_size_per_layer_input", None):
-        return f"{kind} reads the numbers of tokens in each layer, and virtual tokens have none"
+        return f"{kind} reads the numbers of tokens in each layer, and virtual tokens have none", others
     if not prefix:
         return None
     if any(type(layer) is not DynamicLayer for layer in layers):
-        return f"{kind} has sliding windows, which a prefix would leave: take prompt or p_tuning"
+        return f"{kind} has sliding windows, which a prefix would leave", tokens
     if getattr(text, "kv_lora_rank", None) or getattr(text, "model_type", "") in SHAPES_UNKNOWN:
-        return f"PEFT does not know the shape of the keys and values of {kind}: take prompt or p_tuning"
+        return f"PEFT does not know the shape of the keys and values of {kind}", tokens
     return None
 
 
