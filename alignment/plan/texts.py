@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from alignment.chat import render_answer, render_example, render_pair, render_prompt
 from alignment.checks.data import RecipeData
 from alignment.data.split import opening, split_by_digest
-from alignment.training.pretraining.bpe import encode_document
+from alignment.training.pretraining.rows import encode_document
 
 SAMPLE = 2000  # rows of a file that are tokenised; of longer files, as many, evenly spread
 T = TypeVar("T")

@@ -86,7 +86,7 @@ def _size_faults(
         yield Fault("a single document, so that none is held out", "give more documents", file=file)
         return
     from alignment.data.split import split_both_sides
-    from alignment.training.pretraining.bpe import encode_document
+    from alignment.training.pretraining.rows import encode_document
 
     train, _held_out = split_both_sides(documents, stage.held_out, key=lambda document: document)
     counts = accumulate(len(encode_document(model.tokenizer, document)) for document in train)

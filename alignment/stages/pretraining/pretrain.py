@@ -31,10 +31,9 @@ from alignment.training.curves import final_metrics, write_curves
 from alignment.training.fit import fit
 from alignment.training.packing import check_packing
 from alignment.training.pretraining.architecture import new_config
-from alignment.training.pretraining.bpe import encode_document
 from alignment.training.pretraining.experts import ExpertLoad, load_alarm, load_metrics
 from alignment.training.pretraining.held_out import document_likelihoods, held_out_perplexity, perplexity_of
-from alignment.training.pretraining.rows import PackedRows, pack
+from alignment.training.pretraining.rows import PackedRows, encode_document, pack
 from alignment.training.pretraining.trainer import PretrainCallback, make_trainer, tokens_by_step
 from alignment.training.response_head import add_response_head
 from alignment.training.row_counts import log_counts

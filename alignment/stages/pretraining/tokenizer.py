@@ -7,7 +7,8 @@ from alignment.data.corpus import read_corpus
 from alignment.errors import StageError
 from alignment.recipe.stages.pretraining.tokenizer import TokenizerStage
 from alignment.stage import StageContext, StageResult
-from alignment.training.pretraining.bpe import encode_document, train_tokenizer
+from alignment.training.pretraining.bpe import train_tokenizer
+from alignment.training.pretraining.rows import encode_document
 
 
 def run(settings: TokenizerStage, context: StageContext) -> StageResult:

@@ -5,7 +5,6 @@ first and equal counts in the order of their numbers: the same documents in any 
 """
 
 from collections.abc import Iterable
-from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
@@ -44,9 +43,3 @@ def train_tokenizer(
         clean_up_tokenization_spaces=False,
         chat_template=chat_template or template,
     )
-
-
-def encode_document(tokenizer: Any, document: str) -> list[int]:
-    """A document's tokens and EOS. What reads like a special token in it is text."""
-    ids: list[int] = tokenizer(document, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-    return [*ids, tokenizer.eos_token_id]

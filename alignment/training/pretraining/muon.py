@@ -38,7 +38,7 @@ class MuonAndAdamW(Optimizer):
     def step(self, closure: Any = None) -> Any:
         """A step of both."""
         loss = None if closure is None else closure()
-        self.muon.step()
+        self.muon.step()  # type: ignore[no-untyped-call]  # PyTorch has no types for it
         self.adamw.step()
         return loss
 

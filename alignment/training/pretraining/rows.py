@@ -77,3 +77,9 @@ def batches(rows: PackedRows, size: int) -> Iterable[dict[str, Any]]:
     for start in range(0, len(rows), size):
         places = range(start, min(start + size, len(rows)))
         yield stacked([rows[place] for place in places]) | {"documents": rows.packed.documents[start : places.stop]}
+
+
+def encode_document(tokenizer: Any, document: str) -> list[int]:
+    """A document's tokens and EOS. What reads like a special token in it is text."""
+    ids: list[int] = tokenizer(document, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    return [*ids, tokenizer.eos_token_id]

@@ -13,7 +13,8 @@ from alignment.durable_files import folder_digest
 from alignment.errors import InputError
 from alignment.recipe.stages.pretraining.tokenizer import TokenizerStage
 from alignment.stages.pretraining.tokenizer import run
-from alignment.training.pretraining.bpe import encode_document, train_tokenizer
+from alignment.training.pretraining.bpe import train_tokenizer
+from alignment.training.pretraining.rows import encode_document
 from tests.alignment.pretraining.conftest import MakeStage
 
 
