@@ -163,7 +163,7 @@ class Switchboard:
 
     def _pause(self) -> float:
         """Has the next start wait, the longer the more failures there were. Returns the seconds."""
-        pause = min(PAUSES[0] * 2 ** (self._failures - 1), PAUSES[1])
+        pause: float = min(PAUSES[0] * 2 ** (self._failures - 1), PAUSES[1])
         self._not_before = time.monotonic() + pause
         return pause
 
