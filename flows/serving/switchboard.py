@@ -46,6 +46,7 @@ class Switchboard:
         self.current: VersionServer | None = None
         self._up = asyncio.Event()  # set while there is a current server
         self._wanted: RegisteredVersion | None = None
+        self._asking: asyncio.Task[RegisteredVersion] | None = None
         self._coming: asyncio.Task[VersionServer] | None = None
         self._servers: list[VersionServer] = []  # all that were started and not yet ended
         self._ending: set[asyncio.Task[None]] = set()
@@ -60,7 +61,7 @@ class Switchboard:
 
     async def close(self) -> None:
         """Ends every server."""
-        tasks = [*self._ending, *([self._coming] if self._coming else [])]
+        tasks: list[asyncio.Task[Any]] = [*self._ending, *(task for task in (self._coming, self._asking) if task)]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -99,9 +100,18 @@ class Switchboard:
             self._coming = asyncio.create_task(self._bring(wanted))
 
     async def _ask_registry(self) -> None:
-        """What the name stands for; where that cannot be said now, what it stood for last."""
+        """What the name stands for; where that cannot be said now, what it stood for last.
+
+        A registry that takes its time is not waited for: servers are looked after meanwhile.
+        """
+        if self._asking is None:
+            self._asking = asyncio.create_task(asyncio.to_thread(self.look_up, self._wanted))
+        await asyncio.wait({self._asking}, timeout=LOOK_SECONDS)
+        if not self._asking.done():
+            return
+        asked, self._asking = self._asking, None
         try:
-            self._wanted = await asyncio.to_thread(self.look_up, self._wanted)
+            self._wanted = asked.result()
             self._problem = ""
         except Exception as error:  # a registry that is away, in whatever library's words
             problem = (str(error) or type(error).__name__).splitlines()[0]
@@ -153,7 +163,7 @@ class Switchboard:
 
     def _pause(self) -> float:
         """Has the next start wait, the longer the more failures there were. Returns the seconds."""
-        pause = min(PAUSES[0] * 2 ** (self._failures - 1), PAUSES[1])
+        pause: float = min(PAUSES[0] * 2 ** (self._failures - 1), PAUSES[1])
         self._not_before = time.monotonic() + pause
         return pause
 

@@ -65,7 +65,7 @@ def _require_destination(folder: Path | None, hub: str | None, *, public: bool) 
             raise InputError([Fault(problem, "give a new folder", file=str(folder))])
         return
     from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
+    from huggingface_hub.utils._validators import validate_repo_id
 
     try:
         validate_repo_id(str(hub))

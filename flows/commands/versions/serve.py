@@ -5,6 +5,7 @@ import contextlib
 import importlib.util
 import os
 import signal
+from collections.abc import Generator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -108,6 +109,13 @@ async def _serve(
     from flows.serving.switchboard import Switchboard
     from flows.serving.version_server import VersionServer
 
+    class _Answering(uvicorn.Server):
+        """Leaves signals to this command, which ends the models' servers as well."""
+
+        @contextlib.contextmanager
+        def capture_signals(self) -> Generator[None, None, None]:
+            yield
+
     console = PlainConsole()
     stopping = asyncio.Event()
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)  # a kept one may be closed under a request
@@ -119,8 +127,7 @@ async def _serve(
             front.app(), host=host, port=port, log_config=None, access_log=False, lifespan="off",
             timeout_graceful_shutdown=DRAIN_SECONDS, server_header=False,
         )  # fmt: skip
-        server = uvicorn.Server(config)
-        server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign]  # ours end the children as well
+        server = _Answering(config)
         _end_on_signals(stopping, server)
         switching = asyncio.create_task(board.run(stopping))
         console.print(f"{reference} at http://{_in_url(host)}:{port}/v1   (Ctrl-C ends it)")

@@ -291,7 +291,7 @@ def test_to_a_hub_in_real_requests(hub: Hub, workspace: Workspace, tmp_path: Pat
     assert pushed.returncode == 0, pushed.stderr
     assert "pushed to org/name" in pushed.stdout
     [created] = hub.created
-    assert (created["name"], created.get("organization"), created["private"]) == ("name", "org", True)
+    assert (created["name"], created.get("organization"), created["visibility"]) == ("name", "org", "private")
     folder = tmp_path / "same"
     assert call("push", "policy/1", folder, "--yes", "--workspace", workspace.root).code == 0
     assert hub.files == {name: (folder / name).read_bytes() for name in files_of(folder)}

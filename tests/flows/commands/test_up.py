@@ -14,6 +14,9 @@ import httpx
 import psutil
 import pytest
 
+from alignment.workspace import Workspace
+from tests.flows.serving.conftest import add_version
+
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
@@ -115,6 +118,30 @@ def test_interrupted_in_its_first_seconds_it_comes_up_the_next_time(
     room.start("up", *options)
     page = f"http://127.0.0.1:{ports['up']}"
     room.until(lambda: httpx.get(f"{page}/status.json", timeout=10).json()["up"] or None, 400)
+
+
+def test_a_version_is_served_beside_the_rest(
+    make_recipe: Callable[..., Path], make_room: Callable[..., Any], tiny_model: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("openai", reason="transformers' server needs openai: rlhf-flows[serve]")
+    room = make_room(make_recipe(tmp_path / "recipe", stages=("sft",)), tmp_path / "workspace")
+    ports = free_ports("up", "prefect", "mlflow", "app", "serve")
+    options = [word for name, port in ports.items() for word in ("--port", f"{name}={port}")]
+    refused = room.run("up", "--serve", "policy@champion", *options)
+    assert refused.returncode == 2
+    assert refused.stderr.startswith("there is no registered model 'policy'")
+    version = add_version(Workspace(room.root), tiny_model, tiny_model)
+    process = room.start("up", "--serve", "policy@champion", *options)
+    page = f"http://127.0.0.1:{ports['up']}"
+    room.until(lambda: httpx.get(f"{page}/status.json", timeout=10).json()["up"] or None, 400)
+    assert [one["name"] for one in _services(page)] == ["prefect", "mlflow", "app", "serve"]
+    body = {"messages": [{"role": "user", "content": "Who?"}], "max_tokens": 2}
+    reply = httpx.post(f"http://127.0.0.1:{ports['serve']}/v1/chat/completions", json=body, timeout=60)
+    assert (reply.status_code, reply.headers["x-rlhf-digest"]) == (200, version.candidate.digest)
+    everything = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(90) == 0
+    assert [one for one in everything if one.is_running() and one.status() != psutil.STATUS_ZOMBIE] == []
 
 
 def _services(page: str) -> list[dict[str, Any]]:

@@ -15,6 +15,7 @@ STEP_SECONDS = 0.05
 
 
 class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"  # in chunks, as the real one: an end that is not the end can be told
     version: dict[str, object]
 
     def do_GET(self) -> None:
@@ -29,11 +30,14 @@ class Handler(BaseHTTPRequestHandler):
             return
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
+        self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
+        event = f"data: {json.dumps(said)}\n\n".encode()
         for _ in range(4):
-            self.wfile.write(f"data: {json.dumps(said)}\n\n".encode())
+            self.wfile.write(f"{len(event):x}\r\n".encode() + event + b"\r\n")
             self.wfile.flush()
             time.sleep(body.get("seconds", STEP_SECONDS) / 4)
+        self.wfile.write(b"0\r\n\r\n")
 
     def _send(self, body: bytes) -> None:
         self.send_response(200)

@@ -76,7 +76,7 @@ def test_a_file_that_is_something_else_is_refused_and_left_alone(tmp_path: Path)
     with pytest.raises(InputError, match="cannot be written: Is a directory; give another"):
         PromptLog(tmp_path / "folder.jsonl")
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="cannot be written: Not a directory"):
+    with pytest.raises(InputError, match="cannot be written: File exists"):
         PromptLog(tmp_path / "file" / "asked.jsonl")
 
 

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import signal
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -206,6 +207,24 @@ def test_a_version_that_does_not_come_up_leaves_the_one_before(workspace: Worksp
             assert len(stage.said) == before  # said once
             stage.champion = version_of(workspace, 4)
             await stage.until(lambda: stage.board.current.version.version == 4)  # type: ignore[union-attr]
+
+    run(work())
+
+
+def test_a_registry_that_hangs_keeps_no_dead_server_dead(workspace: Workspace) -> None:
+    hanging = threading.Event()
+
+    async def work() -> None:
+        async with staged(Stage(workspace, version_of(workspace, 1))) as stage:
+            first, look_up = stage.board.current, stage.board.look_up
+            assert first is not None
+            stage.board.look_up = lambda before: (hanging.wait(30), look_up(before))[1]
+            await asyncio.sleep(0.2)
+            os.killpg(first.process.pid, signal.SIGKILL)
+            assert (await stage.ask()).status_code == 200
+            assert not hanging.is_set()
+            assert stage.board.current not in (None, first)
+            hanging.set()
 
     run(work())
 
