@@ -58,7 +58,8 @@ def _older_base_faults(recipe: Recipe) -> Iterator[Fault]:
     names, newest = list(recipe.stages), None
     for before, (name, stage) in enumerate(recipe.stages.items()):
         for role, sources in stage_inputs(stage).items():
-            for source in sources if newest is not None else ():
+            read: tuple[str, ...] = sources if newest is not None else ()
+            for source in read:
                 found = adapter_of(recipe, source, before)
                 if newest is not None and found is not None and names.index(found[0]) < names.index(newest):
                     problem = f"{source} is an adapter on what base was before {newest} made another"

@@ -21,6 +21,7 @@ class PretrainTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
 
     settings: PretrainStage
     routed: bool = False
+    optimizer: Any
 
     def create_optimizer(self, model: Any = None) -> Any:
         """Called by the trainer before its first step."""
