@@ -177,7 +177,7 @@ def test_a_secret_in_a_file_does_not_leave(
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("- **Base model:** `/home/ada/models/own`, as `/home/ada/models/own`", "- **Base model:** `own`, as `own`"),
+        ("- **Base model:** `/srv/ada/models/own`, as `/srv/ada/models/own`", "- **Base model:** `own`, as `own`"),
         ("/srv/x/prompts.jsonl", "prompts.jsonl"),
         ("see https://example.org/a/b and path/to/this/folder, 1/2/3 and/or", None),
         ("<|im_start|> </tool/call> HuggingFaceTB/SmolLM2-135M-Instruct", None),
