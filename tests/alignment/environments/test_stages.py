@@ -34,8 +34,8 @@ class Twice:
         return f"Thanks, {self.drawn:.3f}", True, self.scale * len(answer) + self.drawn
 '''
 STAGE = {"kind": "grpo", "model": "sft", "steps": 3, "episodes": 8, "per_prompt": 4, "batch_size": 4,
-         "sampling": {"max_new_tokens": 16}, "learning_rate": 1e-3, "checkpoint_every": 1, "warmup": 0.0,
-         "rewards": [], "lora": {"rank": 4, "alpha": 8}}  # fmt: skip
+         "sampling": {"max_new_tokens": 16, "temperature": 0.2}, "learning_rate": 1e-3, "checkpoint_every": 1,
+         "warmup": 0.0, "rewards": [], "lora": {"rank": 4, "alpha": 8}}  # fmt: skip
 
 
 class Died(BaseException):
