@@ -16,7 +16,7 @@ class Ia3(AdapterSettings):
     2022), all 1 at the start: a ten-thousandth of the model's weights. They are merged into the base without a loss."""
 
     kind: Literal["ia3"]
-    """(IA)³."""
+    """(IA)³: learned factors."""
     targets: Names | None = None
     """Layers whose outputs are scaled, by the end of their names. null: those that make keys and values; where one
     layer makes the queries as well, these too."""
@@ -65,7 +65,7 @@ class PTuning(SoftPrompt):
     makes of them is saved, and a stage on top trains that as prompt tuning does."""
 
     kind: Literal["p_tuning"]
-    """P-tuning."""
+    """P-tuning: tokens that a network makes."""
     hidden: Count | None = None
     """Width of the network, three layers with ReLU between them. null: that of the model's embeddings."""
 
@@ -82,7 +82,7 @@ class BitFit(OwnWeights):
     """The model's biases alone (BitFit; Ben Zaken et al. 2022). Llamas and many others have none."""
 
     kind: Literal["bitfit"]
-    """BitFit."""
+    """BitFit: the biases alone."""
 
 
 class Layers(OwnWeights):

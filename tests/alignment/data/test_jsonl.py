@@ -117,7 +117,7 @@ def test_a_record_that_does_not_fit_its_schema(write_rows: Callable[..., Path]) 
         read_records(path, Prompt)
     remedy = "write it as the schema of Prompt says"
     assert str(caught.value).splitlines() == [
-        f"{path}:2:messages.0.role: Input should be 'system', 'user' or 'assistant'; {remedy}",
+        f"{path}:2:messages.0.role: Input should be 'system', 'user', 'assistant' or 'tool'; {remedy}",
         f"{path}:2:messages.0.content: Input should be a valid string; {remedy}",
     ]
 

@@ -212,19 +212,25 @@ def test_muon_trains_the_matrices_of_the_layers(make_stage: MakeStage, tokenizer
             assert float(used.max()) == pytest.approx(3e-3, rel=0.02), name
 
 
-def test_muon_learns_as_fast_as_adamw_at_one_learning_rate(
+def test_muon_learns_as_much_as_adamw_each_at_its_learning_rate(
     make_stage: MakeStage, tokenizer: Artifact, tmp_path: Path
 ) -> None:
-    """The same model on the same rows: held-out perplexity at the end, and the curves on the way."""
+    """The same model on the same rows; of 1e-3, 3e-3, 1e-2 and 3e-2 these are the best of each.
+
+    Muon's steps are a fifth of the learning rate in root mean square, AdamW's first ones nearly all of it.
+    """
     found = {}
-    for optimizer in ("adamw", "muon"):
-        settings = {"optimizer": optimizer, "epochs": 3, "checkpoint_every": 500, "evaluate_every": 10}
+    for optimizer, learning_rate in (("adamw", 1e-2), ("muon", 3e-2)):
+        settings = {
+            "optimizer": optimizer, "learning_rate": learning_rate, "epochs": 3, "checkpoint_every": 500,
+            "evaluate_every": 10,
+        }  # fmt: skip
         context = make_stage(tmp_path / optimizer, "pretrain", {"tokenizer": tokenizer}, settings=settings)
         found[optimizer] = train(context)
     adamw, muon = (found[name].curves["held_out_perplexity"] for name in ("adamw", "muon"))
     assert [step for step, _value in adamw] == [step for step, _value in muon]
-    assert all(later[1] < earlier[1] for earlier, later in itertools.pairwise(muon))
-    assert found["muon"].metrics["perplexity"] < 1.05 * found["adamw"].metrics["perplexity"]
+    assert muon[-1][1] < muon[0][1] / 2
+    assert found["muon"].metrics["perplexity"] < found["adamw"].metrics["perplexity"]
 
 
 EXPERTS = SHAPE | {"experts": 4}

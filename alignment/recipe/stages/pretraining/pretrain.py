@@ -16,7 +16,7 @@ class Architecture(Settings):
     2024) where it has experts."""
 
     layers: Count
-    """Layers."""
+    """Layers, each of attention and a feed-forward part."""
     width: Count
     """Width of the hidden states, which the heads share."""
     heads: Count
