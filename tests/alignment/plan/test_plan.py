@@ -29,6 +29,7 @@ TEXTS = Texts(
     held_out_pairs=TokenLengths(2, (Pair(10, 5, 7),) * 2),
     corpus=TokenLengths(100, (40,) * 100),
     beginning=2,
+    benchmark_prompts={"asked": {"plain": TokenLengths(5, (12,) * 5), "voted": TokenLengths(5, (30,) * 5)}},
 )
 EXACT = {"kind": "exact"}
 STAGES: dict[str, dict[str, Any]] = {
@@ -62,6 +63,9 @@ STAGES: dict[str, dict[str, Any]] = {
     "small": {"kind": "quantise", "model": "dpo", "scheme": "q8_0", "max_new_tokens": 6},
     "ways": {"kind": "overoptimisation", "policies": ["ppo"], "model": "sft", "raters": {"rubric": "rubric.yaml"},
              "reward": "reward", "best_of": 4, "max_new_tokens": 6},
+    "asked": {"kind": "benchmark", "models": ["base", "sft"], "sampling": {"temperature": 0.0, "max_new_tokens": 6},
+              "tasks": {"sums": {"questions": "sums.jsonl", "answer": "number"}},
+              "forms": {"plain": {}, "voted": {"votes": 3, "max_new_tokens": 20}}},
     "words": {"kind": "tokenizer"},
     "reads_on": {"kind": "pretrain", "model": "base", "batch_size": 2, "max_length": 64},
 }  # fmt: skip
@@ -181,6 +185,7 @@ def test_tokens_by_hand() -> None:
     assert work["classifier"].trained == 6 * 2 * (10 + 5 + 7)  # both orders, and both answers in each
     assert work["revised"].sampled == 2 * 2 * (8 * 2) * 7  # rounds, a critique and a revision, responses, tokens
     assert work["made"].sampled == 8 * 3 * 6
+    assert work["asked"].sampled == 2 * (5 * 6 + 5 * 3 * 20)  # models; questions, votes, tokens
     # Two rows of 20 tokens share their first two, in each of 6 batches.
     [sft] = work["sft"].activities
     assert isinstance(sft, Pass)
