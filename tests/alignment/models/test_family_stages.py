@@ -80,7 +80,8 @@ def test_sft_and_dpo(
         assert not saved.get("output_router_logits", False)
     start = Artifact(name="sft", kind="model", version=1, digest="1" * 64, path=str(context.output), key="sft")
     inputs = {"base": base, "sft": start, "preferences": preferences}
-    context = make_context(tmp_path / "dpo", "dpo", inputs, settings={"epochs": 1, "checkpoint_every": 1000})
+    settings = {"epochs": 1, "checkpoint_every": 1000} | ({"lora": None} if lora is None else {})
+    context = make_context(tmp_path / "dpo", "dpo", inputs, settings=settings)
     result = dpo.run(context.recipe.stages["dpo"], context)  # type: ignore[arg-type]
     routers = result.curves.get("aux_loss")
     coefficient = getattr(AutoConfig.from_pretrained(base.path).get_text_config(), "router_aux_loss_coef", 0.0)

@@ -45,7 +45,7 @@ def test_set_changes_the_plan(plan: Any) -> None:
 
 
 def test_the_plan_in_words(plan: Any) -> None:
-    said = plan("stages.sft.lora=null", "resources.device=cuda")  # the GPU need not be here
+    said = plan("stages.sft.lora=null", "stages.dpo.lora=null", "resources.device=cuda")  # the GPU need not be here
     assert "H100" in said
     assert "Hoffmann et al. 2022" in said
     assert "prices are assumptions" in said

@@ -238,7 +238,7 @@ def test_the_matrix_has_every_kind(make_recipe: Callable[..., Path], tmp_path: P
     left_out = {(s.kind, fault) for s in stages.values() for fault in FAULTS if reason(s, fault)}
     alone = {
         "constitution", "distil", "human_preferences", "overoptimisation", "preference_file", "preferences", "quantise",
-        "rejection_sampling", "synthesis",
+        "rejection_sampling", "synthesis", "tokenizer",
     }  # fmt: skip
     assert left_out == {(kind, "worker killed") for kind in alone} | {
         (kind, "sampler killed") for kind in set(KINDS) - {"ppo", "grpo", "rloo"}
