@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 import torch
+from peft import inject_adapter_in_model
 from trl.trainer.utils import add_fused_lm_head
 
 from alignment.errors import StageError
 from alignment.judges.label_logits import LabelReader
-from alignment.models.adapters import add_lora
+from alignment.models.adapters import add_lora, lora_config
 from alignment.models.families.head import HeadKind, head_kind, own_logits, trunk_of
 from alignment.models.families.lora_targets import lora_targets
 from alignment.models.prefix_sharing import share_prefixes
@@ -22,7 +23,6 @@ from alignment.policy.online.actor_critic import check_head
 from alignment.recipe.base import Lora
 from alignment.records import Sampling
 from alignment.rollouts.transformers_engine import TransformersEngine
-from alignment.stages.ppo import _with_adapter
 from alignment.training.response_head import add_response_head, read_tokens
 from tests.tiny_families import DECODERS, build, config
 
@@ -176,7 +176,7 @@ def test_a_critic_of_its_own_is_adapted(name: str, batch: dict[str, torch.Tensor
     trunk = trunk_of(build(name))
     inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"], "use_cache": False}
     before = trunk(**inputs).last_hidden_state
-    critic = _with_adapter(copy.deepcopy(trunk), LORA)
+    critic = inject_adapter_in_model(lora_config(trunk, LORA), copy.deepcopy(trunk))
     assert sum("lora_B" in key for key, weight in critic.named_parameters() if weight.requires_grad) == ADAPTED[name]
     torch.testing.assert_close(critic(**inputs).last_hidden_state, before)
 
