@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from alignment.checks.adapters.kinds import attachment_faults, kind_faults
-from alignment.checks.adapters.lora import layer_faults, stacking_faults
+from alignment.checks.adapters.lora import stacking_faults
 from alignment.checks.adapters.quantised_base import adapters_only_faults, held_base_faults
 from alignment.checks.compression import export_faults, quantised_base_faults, quantised_policy_faults
 from alignment.checks.data import data_faults, read_data
@@ -56,7 +56,7 @@ def check_recipe(resolved: ResolvedRecipe, workspace: Workspace | None = None) -
             faults += architecture_faults(recipe, workspace)
         faults += corpus_faults(resolved, data.corpus, model, config)
         faults += quantised_base_faults(recipe)
-        faults += [*layer_faults(recipe, config), *attachment_faults(recipe, config)]
+        faults += attachment_faults(recipe, config)
         faults += held_base_faults(recipe, config)
         faults += export_faults(recipe, config, model.tokenizer)
         faults += product_faults(recipe, files, model.tokenizer)

@@ -68,11 +68,11 @@ def _gate_faults(recipe: Recipe) -> Iterator[Fault]:
 
 
 def attachment_faults(recipe: Recipe, config: "PreTrainedConfig") -> Iterator[Fault]:
-    """Adapters that the recipe's model has no place for."""
+    """Adapters that the recipe's model has no place for: layers that it has not, what its experts cannot have."""
     asked = {
         name: part
         for name, stage in recipe.stages.items()
-        if (part := stage.trained_part()) is not None and part.label() != "lora"
+        if (part := stage.trained_part()) is not None and _depends_on_model(part)
     }
     if not asked:
         return
@@ -85,21 +85,32 @@ def attachment_faults(recipe: Recipe, config: "PreTrainedConfig") -> Iterator[Fa
     for name, part in asked.items():
         if (found := _problem(model, part)) is not None:
             setting, problem, remedy = found
-            yield Fault(problem, remedy, field=f"stages.{name}.adapter.{setting}")
+            yield Fault(problem, remedy, field=f"stages.{name}.{setting}")
+
+
+def _depends_on_model(part: AdapterSettings) -> bool:
+    """Whether a model may have no place for it. LoRA as it usually is goes on every linear layer that there is."""
+    return not isinstance(part, Lora) or bool(part.targets or part.dora or part.dropout or part.init != "zero")
 
 
 def _problem(model: Any, part: AdapterSettings) -> tuple[str, str, str] | None:
-    """The setting, the problem and what to do."""
+    """The setting within its stage, the problem and what to do."""
     from alignment.models.adapter_kinds.ia3 import ia3_problem
     from alignment.models.adapter_kinds.own_weights import own_weights_problem
     from alignment.models.adapter_kinds.soft_prompt import family_problem
+    from alignment.models.families.lora_targets import adapter_problem
 
-    if isinstance(part, Ia3):
-        return ia3_problem(model, part)
-    if not isinstance(part, SoftPrompt):
-        return own_weights_problem(model, part)
-    found = family_problem(model, prefix=isinstance(part, PrefixTuning))
-    return None if found is None else ("kind", *found)
+    if isinstance(part, Lora):
+        found = adapter_problem(model, part)
+        return None if found is None else (f"lora.{found.setting}", found.problem, found.remedy)
+    if isinstance(part, SoftPrompt):
+        refused = family_problem(model, prefix=isinstance(part, PrefixTuning))
+        return None if refused is None else ("adapter.kind", *refused)
+    known = ia3_problem(model, part) if isinstance(part, Ia3) else own_weights_problem(model, part)
+    if known is None:
+        return None
+    setting, problem, remedy = known
+    return f"adapter.{setting}", problem, remedy
 
 
 def virtual_tokens_of(recipe: Recipe, name: str) -> int:

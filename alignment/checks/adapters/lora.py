@@ -1,15 +1,12 @@
-"""What is wrong with a recipe's adapters: layers that the model has not, and settings of an adapter that is there."""
+"""Which adapter a policy is, and settings of a later stage that it would not heed."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from alignment.errors import Fault
 from alignment.recipe.base import AdapterSettings, Lora
 from alignment.recipe.recipe import Recipe
 from alignment.recipe.stages.spec import StageSettings
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedConfig
 
 
 def stacking_faults(recipe: Recipe) -> Iterator[Fault]:
@@ -60,27 +57,6 @@ def _setting(stage: StageSettings) -> str:
 
 def _setting_of(part: AdapterSettings) -> str:
     return "lora" if part.label() == "lora" else "adapter"
-
-
-def layer_faults(recipe: Recipe, config: "PreTrainedConfig") -> Iterator[Fault]:
-    """Adapters on layers that the recipe's model has not, or that its experts cannot have."""
-    asked = {
-        name: lora
-        for name, stage in recipe.stages.items()
-        if isinstance(lora := stage.adapter_trained(), Lora)
-        and (lora.targets or lora.dora or lora.dropout or lora.init != "zero")
-    }
-    if not asked:
-        return
-    from alignment.models.families.lora_targets import adapter_problem, without_weights
-
-    try:
-        model = without_weights(config)
-    except ValueError:
-        return  # no causal language model, which is said already
-    for name, lora in asked.items():
-        if (found := adapter_problem(model, lora)) is not None:
-            yield Fault(found.problem, found.remedy, field=f"stages.{name}.lora.{found.setting}")
 
 
 def adapter_of(recipe: Recipe, name: str, before: int) -> tuple[str, AdapterSettings] | None:

@@ -11,7 +11,8 @@ from torch import nn
 from transformers import GPT2Config, LlamaConfig
 from transformers.pytorch_utils import Conv1D
 
-from alignment.checks.adapters.lora import layer_faults, stacking_faults
+from alignment.checks.adapters.kinds import attachment_faults
+from alignment.checks.adapters.lora import stacking_faults
 from alignment.checks.graph import wiring_faults
 from alignment.errors import StageError
 from alignment.models.adapters import add_lora
@@ -114,7 +115,7 @@ def layer_problems(kind: Any, **lora: Any) -> list[str]:
     recipe = Recipe.model_validate(
         {"name": "test", "model": {"base": "x"}, "stages": {"sft": {"kind": "sft", "lora": lora}}}
     )
-    return [str(fault) for fault in layer_faults(recipe, kind)]
+    return [str(fault) for fault in attachment_faults(recipe, kind)]
 
 
 def test_a_layer_that_the_model_has_not() -> None:

@@ -11,7 +11,7 @@ import torch
 from peft import AutoPeftModelForCausalLM, LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from alignment.checks.adapters.lora import layer_faults
+from alignment.checks.adapters.kinds import attachment_faults
 from alignment.models.adapters import add_lora
 from alignment.models.export import export_merged
 from alignment.models.load import load_policy
@@ -99,7 +99,7 @@ def test_what_is_refused() -> None:
     def said(kind: Any, **lora: Any) -> list[str]:
         stages = {"sft": {"kind": "sft", "lora": lora}}
         recipe = Recipe.model_validate({"name": "test", "model": {"base": "x"}, "stages": stages})
-        return [str(fault) for fault in layer_faults(recipe, kind)]
+        return [str(fault) for fault in attachment_faults(recipe, kind)]
 
     assert (
         "weights of the experts of MixtralForCausalLM are stacked" in said(config("mixtral"), init="pissa", rank=4)[0]
