@@ -7,27 +7,24 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from alignment.plan.compression import distil, quantise
-from alignment.plan.experiments import benchmark, evaluate, overoptimisation, tournament
-from alignment.plan.feedback import constitution, made_demonstrations, made_pairs, rejection_sampling, synthesis
-from alignment.plan.judges import judge_online, judge_stage, pair_classifier
-from alignment.plan.pretraining import CHINCHILLA, pretrain, tokenizer
+from alignment.plan.kinds.compression import distil, quantise
+from alignment.plan.kinds.experiments import benchmark, evaluate, overoptimisation, tournament
+from alignment.plan.kinds.feedback import constitution, made_demonstrations, made_pairs, rejection_sampling, synthesis
+from alignment.plan.kinds.judges import judge_stage, pair_classifier
+from alignment.plan.kinds.online import group, ppo
+from alignment.plan.kinds.preference import dpo, kto, reference_free
+from alignment.plan.kinds.pretraining import CHINCHILLA, pretrain, tokenizer
 from alignment.plan.sizes import ModelSize
 from alignment.plan.texts import Pair, Texts, TokenLengths
-from alignment.plan.thumbs import kto
 from alignment.plan.work import Pass, SamplingPass, StageWork, largest_batch
-from alignment.recipe.base import BASE, AdapterSettings, Lora
-from alignment.recipe.graph import judge_rewards, trains_on_several, workers_of
+from alignment.recipe.base import BASE, AdapterSettings
+from alignment.recipe.graph import trains_on_several, workers_of
 from alignment.recipe.recipe import Recipe
 from alignment.recipe.rewards import EnsembleReward, ModelReward
-from alignment.recipe.stages.grpo import GrpoStage, RlooStage
-from alignment.recipe.stages.ppo import PpoStage
-from alignment.recipe.stages.preference.dpo import DpoStage
 from alignment.recipe.stages.sample import SampleStage
 from alignment.recipe.stages.sft import SftStage
 
 NODES = 512  # of a batch's tree, which attend to each other (alignment/models/prefix_sharing.py, which imports torch)
-ENGINE_BATCH = 64  # rows that reinforcement learning samples together
 
 
 class Planner:
@@ -84,7 +81,7 @@ class Planner:
         batch = stage.even_batch()
         return stage.steps_planned() is None and batch is not None and batch[1] == 1 and alone
 
-    def _beginning(self) -> float:
+    def beginning(self) -> float:
         """Tokens that all rows of a batch begin with and that are computed once for all of them."""
         return self.texts.beginning if self.size.shares_prefixes else 0
 
@@ -134,7 +131,7 @@ class Planner:
             return self.texts.pairs, False
         return made_pairs(self, source), True
 
-    def _pair_rows(self, pairs: Sequence[Pair], longest: int) -> list[float]:
+    def pair_rows(self, pairs: Sequence[Pair], longest: int) -> list[float]:
         """Tokens to compute for each pair: the prompt once where beginnings are shared."""
         twice = 0 if self.size.shares_prefixes else 1
         rows = [min(p.prompt + p.chosen, longest) + min(p.prompt + p.rejected, longest) for p in pairs]
@@ -155,59 +152,19 @@ class Planner:
         kept = [p for p in map(shown, pairs.lengths) if p.prompt + max(p.chosen, p.rejected) <= stage.max_length]
         # A file's pairs are split already; of raters' pairs this stage holds some out itself, and measures on them.
         share = 1.0 if not work.at_most else 1 - self.recipe.data.held_out
-        rows, none = self._pair_rows(kept, stage.max_length), [0.0] * len(kept)
+        rows, none = self.pair_rows(kept, stage.max_length), [0.0] * len(kept)
         work.activities.append(self.training_pass(stage, rows, none, pairs.scale * share * stage.epochs))
         work.trained = sum(2 * p.prompt + p.chosen + p.rejected for p in kept) * pairs.scale * share * stage.epochs
         held_out = self.texts.held_out_pairs if not work.at_most else pairs
         unseen = 1.0 if not work.at_most else self.recipe.data.held_out
-        rows = self._pair_rows(list(map(shown, held_out.lengths)), stage.max_length)
+        rows = self.pair_rows(list(map(shown, held_out.lengths)), stage.max_length)
         none = [0.0] * len(rows)
         work.activities.append(self.training_pass(stage, rows, none, held_out.scale * unseen, trains=False))
 
-    def dpo(self, work: StageWork, stage: DpoStage) -> None:
-        self.train_policy(work, stage)
-        self.hold_dpo_reference(work, stage, moves=stage.refresh_reference is not None)
-        once = work.parts == 1 and self.recipe.model.dtype == "float32" and stage.refresh_reference is None
-        self._train_on_pairs(work, stage, 1 if once else stage.epochs)
-
-    def hold_dpo_reference(self, work: StageWork, stage: Any, *, moves: bool) -> None:
-        """Holds the reference of DPO or KTO; one that ``moves`` is held while the policy trains."""
-        if self.adapter_of(stage.model) is not None or self._starts_apart(stage):
-            work.adapters += work.trainable  # the reference: a frozen copy of the adapter that training starts from
-        elif not work.full and not work.inside:
-            pass  # the base with the adapter off
-        elif work.parts > 1:  # its log-probabilities are computed while the policy trains
-            work.models.append(self.size.parameters)
-            work.divided, work.wide = 2, 2 * work.wide
-        elif moves:
-            work.models.append(self.size.parameters)
-            work.wide *= 2
-        else:  # in bfloat16 as well (alignment/stages/dpo.py)
-            work.narrow_models.append(self.size.parameters)
-
-    def _starts_apart(self, stage: Any) -> bool:
+    def starts_apart(self, stage: Any) -> bool:
         """Whether a fresh adapter is another model than the base, and a frozen copy of it the reference."""
         part = stage.trained_part()
         return part is not None and not part.starts_as_base()
-
-    def reference_free(self, work: StageWork, stage: Any) -> None:
-        """SimPO and ORPO: DPO without its reference."""
-        self.train_policy(work, stage)
-        self._train_on_pairs(work, stage, 0)
-
-    def _train_on_pairs(self, work: StageWork, stage: Any, reference_passes: float) -> None:
-        pairs, work.at_most = self.pairs(stage)
-        kept = [p for p in pairs.lengths if p.prompt < stage.max_length]
-        rows = self._pair_rows(kept, stage.max_length)
-        answers: list[float] = [
-            sum(min(answer, stage.max_length - p.prompt) for answer in (p.chosen, p.rejected)) for p in kept
-        ]
-        if reference_passes:
-            passes = self.training_pass(stage, rows, answers, pairs.scale * reference_passes, trains=False)
-            work.activities.append(passes)
-        work.activities.append(self.training_pass(stage, rows, answers, pairs.scale * stage.epochs))
-        whole = (2 * min(p.prompt, stage.max_length) + a for p, a in zip(kept, answers, strict=True))
-        work.trained = sum(whole) * pairs.scale * stage.epochs
 
     def draw_turns(
         self, work: StageWork, stage: Any, lengths: Sequence[int], scale: float, rows: int, batch: int
@@ -274,78 +231,6 @@ class Planner:
             work.activities.append(self.scored(draw.rows, prompts.lengths, new, 32))
         work.sampled, work.at_most = count * stage.per_prompt * new, True
 
-    def _online(self, work: StageWork, stage: Any) -> tuple[list[int], float]:
-        """What PPO, GRPO and RLOO share: the policy, its prompts, sampling and scoring. Returns prompts and rows."""
-        self.train_policy(work, stage)
-        work.at_most = True
-        lengths = [length for length in self.texts.prompts.lengths if length <= stage.max_prompt_length]
-        new, rows = stage.longest_answer(), float(stage.steps * stage.episodes)
-        scale = rows / stage.per_prompt / max(1, len(lengths))
-        self.draw_turns(work, stage, lengths, scale, stage.per_prompt, ENGINE_BATCH)
-        for _ in range(self.hold_reward_models(work, stage)):
-            work.activities.append(self.scored(rows, lengths, new, 32))
-        for reward in judge_rewards(stage):
-            judge_online(self, work, reward, rows, lengths, new)
-        work.sampled = rows * new if lengths else 0.0
-        work.trained = stage.epochs * rows * (sum(lengths) / max(1, len(lengths)) + new)
-        return lengths, rows
-
-    def _hold_beside(self, work: StageWork, parameters: int) -> None:
-        """A model that is divided among the workers where the policy is."""
-        work.models.insert(work.divided if work.parts > 1 else len(work.models), parameters)
-        work.divided += work.parts > 1
-
-    def _hold_reference(self, work: StageWork, stage: Any) -> None:
-        if work.full or work.inside:
-            self._hold_beside(work, self.size.parameters)
-        elif self.adapter_of(stage.model) is not None or self._starts_apart(stage):
-            work.adapters += work.trainable
-
-    def ppo(self, work: StageWork, stage: PpoStage) -> None:
-        lengths, rows = self._online(work, stage)
-        work.masters, work.wide = work.full or work.inside, 0
-        self._hold_reference(work, stage)
-        critics = 0 if stage.critic == "shared" else 1
-        if critics:
-            self._hold_beside(work, self.size.trunk)
-            work.critics = critics
-            work.parameters += self.size.trunk
-            work.trainable += self.size.trunk if work.full else self.size.adapter(stage.lora or Lora())
-        work.trainable += self.size.hidden + 1  # the value head
-        work.parameters += self.size.hidden + 1
-        new = stage.sampling.max_new_tokens
-        mean, longest = sum(lengths) / max(1, len(lengths)) + new, max(lengths, default=0) + new
-        size = min(stage.batch_size, stage.episodes // stage.minibatches)
-        own, beginning = mean - self._beginning(), self._beginning()
-        for _ in range(2 + critics):  # the policy before its update, and the reference
-            tokens = rows * own + rows / size * beginning
-            work.activities.append(Pass(tokens, rows * new, rows / size, mean, size * longest, size * new))
-        repeats = rows * stage.epochs
-        options = {"trains": True, "checkpointed": stage.gradient_checkpointing, "autocast": False}
-        for critic in range(1 + critics):
-            seen = 0 if critic else new
-            most = size * longest * (1 + critics)  # both trunks' activations wait for one backward pass
-            tokens = repeats * own + repeats / size * beginning
-            work.activities.append(Pass(tokens, repeats * seen, repeats / size, mean, most, size * seen, **options))
-        if stage.raters is not None:
-            held_out = self.texts.held_out_prompts.lengths[: stage.watch_prompts]
-            times = 1 + stage.steps // stage.watch_every
-            work.activities += [self.draw(held_out, 1, 1, ENGINE_BATCH, new)] * times
-
-    def group(self, work: StageWork, stage: GrpoStage | RlooStage) -> None:
-        lengths, rows = self._online(work, stage)
-        work.masters, work.wide = work.full or work.inside, 0
-        new = stage.longest_answer() or 0
-        wholes = [float(length + new) for length in lengths]
-        scale = rows / max(1, len(lengths))
-        answers = [float(new)] * len(wholes)
-        if stage.beta > 0:
-            self._hold_reference(work, stage)
-        # The policy's own log-probabilities come first where the pass that trains is not the step's only one.
-        for _ in range(int(not stage.trains_first()) + int(stage.beta > 0)):
-            work.activities.append(self.training_pass(stage, wholes, answers, scale, trains=False, autocast=False))
-        work.activities.append(self.training_pass(stage, wholes, answers, scale * stage.epochs, autocast=False))
-
     def measure_kl(
         self, work: StageWork, asked: Sequence[int], prompts: int, per_prompt: int, batch: int, new: int
     ) -> None:
@@ -382,13 +267,13 @@ WORK: dict[str, Callable[[Planner, StageWork, Any], None]] = {  # what a stage o
     "rejection_sampling": rejection_sampling,
     "reward": Planner.reward,
     "pair_classifier": pair_classifier,
-    "dpo": Planner.dpo,
+    "dpo": dpo,
     "kto": kto,
-    "simpo": Planner.reference_free,
-    "orpo": Planner.reference_free,
-    "ppo": Planner.ppo,
-    "grpo": Planner.group,
-    "rloo": Planner.group,
+    "simpo": reference_free,
+    "orpo": reference_free,
+    "ppo": ppo,
+    "grpo": group,
+    "rloo": group,
     "distil": distil,
     "quantise": quantise,
     "evaluate": evaluate,

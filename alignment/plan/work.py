@@ -8,6 +8,7 @@ from alignment.plan.hardware import Machine
 from alignment.plan.sizes import ModelSize
 
 BYTES = {"bfloat16": 2, "float32": 4}
+ENGINE_BATCH = 64  # rows that reinforcement learning samples together
 
 
 @dataclass(frozen=True, slots=True)

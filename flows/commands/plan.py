@@ -18,9 +18,9 @@ from flows.recipe_source import prepare
 from flows.services import servers
 
 if TYPE_CHECKING:
+    from alignment.plan.kinds.pretraining import ComputeOptimal
     from alignment.plan.plan import StagePlan
     from alignment.plan.power import GatePlan
-    from alignment.plan.pretraining import ComputeOptimal
     from flows.pipeline.cached_stages import CacheState
 
 
@@ -100,7 +100,7 @@ def _show_gate(console: PlainConsole, gate: "Sequence[GatePlan]") -> None:
 
 def _budget(machines: Sequence[Machine], precision: str, hours: float | None) -> "list[ComputeOptimal]":
     """The compute-optimal model on each machine; nothing where no hours are given."""
-    from alignment.plan.pretraining import compute_optimal
+    from alignment.plan.kinds.pretraining import compute_optimal
 
     if hours is None:
         return []

@@ -10,8 +10,8 @@ import pytest
 from alignment.checks.recipe import check_recipe
 from alignment.errors import InputError
 from alignment.plan.hardware import Machine
+from alignment.plan.kinds.pretraining import compute_optimal
 from alignment.plan.plan import make_plan
-from alignment.plan.pretraining import compute_optimal
 from alignment.plan.sizes import model_size
 from alignment.plan.texts import Texts, TokenLengths
 from alignment.recipe.base import MADE_BASE

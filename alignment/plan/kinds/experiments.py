@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from alignment.plan.judges import judged
+from alignment.plan.kinds.judges import judged
 from alignment.plan.work import StageWork
 from alignment.recipe.base import CHAMPION
 from alignment.recipe.metrics import PassAtK, Perplexity

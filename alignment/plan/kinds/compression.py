@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from alignment.plan.feedback import made_demonstrations
+from alignment.plan.kinds.feedback import made_demonstrations
 from alignment.plan.work import StageWork
 from alignment.recipe.stages.compression.distil import DistilStage
 from alignment.recipe.stages.compression.quantise import QuantiseStage

@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from alignment.plan.judges import judge_online
+from alignment.plan.kinds.judges import judge_online
 from alignment.plan.texts import Pair, TokenLengths
 from alignment.plan.work import StageWork
 from alignment.recipe.base import BASE
