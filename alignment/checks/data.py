@@ -41,6 +41,7 @@ class RecipeData:
     feedback: list[tuple[int, Feedback]] = field(default_factory=list)
     preferences: PreferenceFile = field(default_factory=lambda: PreferenceFile([]))
     benchmark_prompts: dict[str, dict[str, list[Prompt]]] = field(default_factory=dict)  # by stage and form
+    benchmark_questions: list[Prompt] = field(default_factory=list)
     corpus: tuple[str, ...] = ()
     incomplete: set[str] = field(default_factory=set)
 
@@ -91,24 +92,17 @@ def read_data(recipe: Recipe, files: Mapping[str, Path]) -> tuple[RecipeData, li
         for path in stage.named_files().values()
     }
     for name, benchmark in of_type(recipe.stages, BenchmarkStage):
-        data.benchmark_prompts[name], faults = _benchmark_prompts(recipe, benchmark, files)
+        tasks, faults = scan_tasks(benchmark, {what: files[path] for what, path in benchmark.named_files().items()})
         collected.faults.extend(faults)
+        data.benchmark_questions += [one.prompt for task in tasks.values() for one in task.questions]
+        data.benchmark_prompts[name] = {
+            form: [one.prompt for task in tasks.values() for one in task.put(how, recipe.seed)]
+            for form, how in benchmark.forms.items()
+        }
     others = (stage for stage in recipe.stages.values() if stage.kind != "benchmark")
     for path in dict.fromkeys(path for stage in others for path in stage.named_files().values()):
         collected.attempt(partial(readers.get(path, load_rubric), files[path]), None)
     return data, collected.faults
-
-
-def _benchmark_prompts(
-    recipe: Recipe, stage: BenchmarkStage, files: Mapping[str, Path]
-) -> tuple[dict[str, list[Prompt]], list[Fault]]:
-    """Every prompt of a benchmark by its form, and the faults of its files."""
-    tasks, faults = scan_tasks(stage, {what: files[path] for what, path in stage.named_files().items()})
-    prompts = {
-        name: [one.prompt for task in tasks.values() for one in task.put(form, recipe.seed)]
-        for name, form in stage.forms.items()
-    }
-    return prompts, faults
 
 
 def data_faults(recipe: Recipe, files: Mapping[str, Path], data: RecipeData) -> list[Fault]:
@@ -165,19 +159,23 @@ def _leak_faults(recipe: Recipe, files: Mapping[str, Path], data: RecipeData) ->
         elif "prompts" in stage.inputs():
             asked += data.preferences.pairs
     held_out = {opening(item) for item in split_by_digest(asked, recipe.data.held_out, key=opening)[1]}
-    return shortened(
-        [
-            Fault(
-                "the prompt is held out for evaluation, and would be trained on here",
-                "remove the row, or take the prompt out of the prompts",
-                str(files[name]),
-                row,
-                column,
-            )
-            for name, column, row, text in _trained_on(data)
-            if text in held_out
-        ]
-    )
+    questions = {opening(item) for item in data.benchmark_questions}
+    trained = list(_trained_on(data))
+    if questions and any("prompts" in stage.spec.data and not stage.evaluates() for stage in recipe.stages.values()):
+        numbered = [(opening(prompt), row) for row, prompt in data.prompts]
+        kept = split_by_digest(numbered, recipe.data.held_out, key=lambda item: item[0])[0]
+        trained += [("prompts", "prompt", row, text) for text, row in kept]
+    found = []
+    for name, column, row, text in trained:
+        if text in held_out:
+            problem, remedy = "the prompt is held out for evaluation", "take the prompt out of the prompts"
+        elif text in questions:
+            problem, remedy = "the prompt is a benchmark's question", "the question"
+        else:
+            continue
+        words = f"{problem}, and would be trained on here", f"remove the row, or {remedy}"
+        found.append(Fault(*words, str(files[name]), row, column))
+    return shortened(found)
 
 
 def _trained_on(data: RecipeData) -> Iterator[tuple[str, str, int, str]]:

@@ -24,7 +24,7 @@ def faults(
     recipe.pop("gate", None)
     path.write_text(json.dumps(recipe))
     found = [str(fault) for fault in check_recipe(resolve_recipe(path))]
-    return [line for line in found if "stages.ask" in line]
+    return [line for line in found if "stages.ask" in line or "question" in line]
 
 
 def test_a_form_that_fits_is_no_fault(tmp_path: Path, make_recipe: Callable[..., Path]) -> None:
@@ -47,3 +47,13 @@ def test_a_control_token_in_a_question(tmp_path: Path, make_recipe: Callable[...
     [line] = faults(tmp_path, make_recipe, [{"prompt": f"1 {token} 1?", "reference": "2"}], {"max_new_tokens": 4})
     assert "stages.ask.forms.one" in line
     assert "a control token of the model" in line
+
+
+def test_a_question_that_is_trained_on(tmp_path: Path, make_recipe: Callable[..., Path]) -> None:
+    """The tiny recipe's first demonstration, in other letters."""
+    path = make_recipe(tmp_path / "data", stages=("sft",))
+    first = json.loads((path.parent / "demonstrations.jsonl").read_text().splitlines()[0])
+    asked = first.get("prompt") or first["messages"][0]["content"]
+    [line] = faults(tmp_path, make_recipe, [{"prompt": asked.upper(), "reference": "2"}], {"max_new_tokens": 4})
+    assert "demonstrations.jsonl:1" in line
+    assert "the prompt is a benchmark's question, and would be trained on here; remove the row, or the question" in line
