@@ -29,10 +29,10 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
-from weakref import WeakKeyDictionary
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from alignment.control_tokens import COVERS, control_pattern, cover, forget_pattern, token_ids, uncovered_ids
 from alignment.errors import Fault, InputError
 from alignment.records import Message, PreferencePair
 from alignment.turn_end import adopt_turn_end, text_between_turns
@@ -44,8 +44,6 @@ artifact. It is the day that Llama 3's own template names where it is told none.
 _NOW = re.compile(r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""")
 _OPENED = re.compile(r"(<\w+>)\s*$")
 _TAGS = re.compile(r"<[^<>]*>")
-_PRIVATE_USE = range(0xE000, 0xF900)
-_PATTERNS: WeakKeyDictionary[PreTrainedTokenizerBase, re.Pattern[str] | None] = WeakKeyDictionary()
 PROBE = (Message(role="user", content="one"), Message(role="assistant", content="two"))
 
 
@@ -73,7 +71,7 @@ def load_tokenizer(folder: str | Path, chat_template: str | Path | None = None) 
 def end_turns(tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> None:
     """Makes the token that ends an assistant's turn the EOS of a tokenizer that was read from ``folder``."""
     adopt_turn_end(tokenizer, Path(folder), control_pattern(tokenizer))
-    _PATTERNS.pop(tokenizer, None)
+    forget_pattern(tokenizer)
 
 
 def _with_fixed_date(template: str) -> str:
@@ -137,9 +135,9 @@ def render_conversation(tokenizer: PreTrainedTokenizerBase, prompt: Sequence[Mes
 
     It is what a model from outside was trained to read; our own read no further than EOS (:func:`render_response`).
     """
-    covered, written = _covered(tokenizer, [*prompt, Message(role="assistant", content=answer)])
+    covered, written = cover(tokenizer, [*prompt, Message(role="assistant", content=answer)])
     text = _text(tokenizer, covered, add_generation_prompt=False)
-    return _uncovered(tokenizer, text, written) if written else _tokens(tokenizer, text)
+    return uncovered_ids(tokenizer, text, written) if written else token_ids(tokenizer, text)
 
 
 def render_observation(
@@ -153,9 +151,9 @@ def render_observation(
 
     Raises ValueError where the template does not write them so, and whatever the template raises.
     """
-    covered, written = _covered(tokenizer, [*prompt, observation])
+    covered, written = cover(tokenizer, [*prompt, observation])
     whole = "".join(message.content for message in covered)
-    said = next(chr(code) for code in reversed(_PRIVATE_USE) if chr(code) not in whole)
+    said = next(chr(code) for code in reversed(COVERS) if chr(code) not in whole)
     turns = [*covered[:-1], Message(role="assistant", content=said), covered[-1]]
     text, eos = _text(tokenizer, turns, add_generation_prompt=True), str(tokenizer.eos_token)
     _before, answered, following = text.rpartition(said)
@@ -166,7 +164,7 @@ def render_observation(
         )
     if turns[-1].content.strip() not in following:
         raise ValueError(f"the chat template leaves out a part of a message of the {turns[-1].role}")
-    return _uncovered(tokenizer, following, written) if written else _tokens(tokenizer, following)
+    return uncovered_ids(tokenizer, following, written) if written else token_ids(tokenizer, following)
 
 
 class PairTokens(NamedTuple):
@@ -298,71 +296,13 @@ def _render(
 ) -> tuple[list[int], list[bool]]:
     ids: list[int] = []
     mask: list[bool] = []
-    covered, written = _covered(tokenizer, messages)
+    covered, written = cover(tokenizer, messages)
     pieces = rendered_pieces(tokenizer, covered, add_generation_prompt=add_generation_prompt, finished=finished)
     for text, keep in pieces:
-        tokens = _tokens(tokenizer, text) if not written else _uncovered(tokenizer, text, written)
+        tokens = token_ids(tokenizer, text) if not written else uncovered_ids(tokenizer, text, written)
         ids.extend(tokens)
         mask.extend([keep] * len(tokens))
     return ids, mask
-
-
-def _tokens(tokenizer: PreTrainedTokenizerBase, text: str, **options: Any) -> list[int]:
-    # Not verbose: texts longer than the model's context are told by the checks, each with its row.
-    ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False, **options)["input_ids"]
-    return ids
-
-
-def control_pattern(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str] | None:
-    """What finds the tokenizer's control tokens in a text; None where it has none."""
-    if tokenizer not in _PATTERNS:
-        added = tokenizer.added_tokens_decoder.values()
-        tokens = {str(token.content) for token in added if token.special} | set(map(str, tokenizer.all_special_tokens))
-        longest_first = sorted(filter(str.strip, tokens), key=len, reverse=True)
-        _PATTERNS[tokenizer] = re.compile("|".join(map(re.escape, longest_first))) if longest_first else None
-    return _PATTERNS[tokenizer]
-
-
-def _covered(
-    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]
-) -> tuple[Sequence[Message], dict[str, str]]:
-    """The messages with each control token in their texts under a cover, and what is under each cover.
-
-    A cover is a character of Unicode's private use that stands in none of the texts. Few texts hold any.
-    """
-    pattern = control_pattern(tokenizer)
-    found = {match for message in messages for match in (pattern.findall(message.content) if pattern else ())}
-    if pattern is None or not found:
-        return messages, {}
-    whole = "".join(message.content for message in messages)
-    covers = (chr(code) for code in _PRIVATE_USE if chr(code) not in whole)
-    written = dict(zip(covers, sorted(found), strict=False))
-    cover_of = {token: cover for cover, token in written.items()}
-    covered = [
-        message.model_copy(update={"content": pattern.sub(lambda match: cover_of[match[0]], message.content)})
-        for message in messages
-    ]
-    return covered, written
-
-
-def _uncovered(tokenizer: PreTrainedTokenizerBase, text: str, written: dict[str, str]) -> list[int]:
-    """Token ids of a rendered text, in which what was under a cover is letters."""
-    ids: list[int] = []
-    for part in re.split(f"([{''.join(written)}])", text):
-        if part:
-            ids += _inner_tokens(tokenizer, written.get(part, part), literal=part in written, first=not ids)
-    return ids
-
-
-def _inner_tokens(tokenizer: PreTrainedTokenizerBase, text: str, *, literal: bool, first: bool) -> list[int]:
-    """Token ids of a part of a text. Behind a line break, where it is not the ``first``: some tokenizers put a blank
-    before all that they are given."""
-    options = {"split_special_tokens": True} if literal else {}
-    if not first:
-        line, whole = _tokens(tokenizer, "\n"), _tokens(tokenizer, f"\n{text}", **options)
-        if whole[: len(line)] == line:
-            return whole[len(line) :]
-    return _tokens(tokenizer, text, **options)
 
 
 def rendered_pieces(

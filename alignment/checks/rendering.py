@@ -8,8 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from alignment.chat import control_pattern, end_turns, render_observation, rendered_pieces, template_faults
+from alignment.chat import end_turns, render_observation, rendered_pieces, template_faults
 from alignment.checks.judges import judge_places
+from alignment.control_tokens import control_pattern
 from alignment.data.columns import shown
 from alignment.errors import Fault
 from alignment.judges import prompts as templates
