@@ -15,6 +15,7 @@ from alignment.recipe.recipe import Recipe
 from alignment.recipe.rewards import (
     EnsembleReward,
     FunctionReward,
+    InstructionsReward,
     ModelReward,
     data_name,
     module_file,
@@ -23,6 +24,7 @@ from alignment.recipe.rewards import (
 )
 from alignment.recipe.stages.environment import ENVIRONMENT, AnyEnvironment
 from alignment.recipe.stages.spec import StageSettings
+from alignment.reward.instructions import InstructionChecker, instructions_of
 from alignment.reward.user_function import methods_problem, problem_of
 
 
@@ -43,6 +45,8 @@ def reward_faults(recipe: Recipe, files: Mapping[str, Path], prompts: Rows, own:
             elif isinstance(reward, ModelReward) and reward.model is None:
                 faults += _outside_faults(at, reward, files)
             elif needs_reference(reward):
+                if isinstance(reward, InstructionsReward):
+                    faults += _instruction_faults(recipe, stage, reward_name(reward), at, files, prompts, own)
                 faults += _reference_faults(recipe, stage, reward_name(reward), at, files, prompts, own)
         if (environment := stage.environment_used()) is not None:
             faults += _environment_faults(recipe, name, stage, environment, files, prompts, own)
@@ -84,6 +88,40 @@ def _place_faults(task: str, asked: Rows, file: Path) -> Iterator[Fault]:
         except reasoning_tasks.TaskError as problem:
             remedy = f"write the prompts with python -m {reasoning_tasks.__name__} {task}"
             yield Fault(str(problem), remedy, str(file), row, "source")
+
+
+def _instruction_faults(
+    recipe: Recipe,
+    stage: StageSettings,
+    called: str,
+    at: str,
+    files: Mapping[str, Path],
+    prompts: Rows,
+    own: Rows,
+) -> Iterator[Fault]:
+    """Checkers that are not installed, and prompts whose reference is no list of instructions that they know."""
+    asked, file = _asked(recipe, stage, files, prompts, own)
+    rows = [(row, prompt) for row, prompt in asked if prompt.reference is not None]
+    instructed = [(row, found) for row, prompt in rows if (found := instructions_of(prompt)) is not None]
+    known = {row for row, _found in instructed}
+    remedy = f"give the row IFEval's instruction_id_list and kwargs, or remove the reward {called}"
+    faults = [
+        Fault("the reference holds no instructions", remedy, str(file), row, "reference")
+        for row, _prompt in rows if row not in known
+    ]  # fmt: skip
+    checker = InstructionChecker()
+    try:
+        problems = checker.problems([found for _row, found in instructed])
+    except InputError as error:
+        yield from (replace(fault, field=at) for fault in error.faults)
+        return
+    finally:
+        checker.close()
+    faults += [
+        Fault(problem, "mend it, or remove the row", str(file), row, "kwargs")
+        for (row, _found), problem in zip(instructed, problems, strict=True) if problem is not None
+    ]  # fmt: skip
+    yield from shortened(sorted(faults, key=lambda fault: fault.row or 0))
 
 
 def _asked(
