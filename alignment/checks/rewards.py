@@ -24,7 +24,7 @@ from alignment.recipe.rewards import (
 )
 from alignment.recipe.stages.environment import ENVIRONMENT, AnyEnvironment
 from alignment.recipe.stages.spec import StageSettings
-from alignment.reward.instructions import InstructionChecker, instructions_of
+from alignment.reward.instructions import checked_instructions
 from alignment.reward.user_function import methods_problem, problem_of
 
 
@@ -102,26 +102,8 @@ def _instruction_faults(
     """Checkers that are not installed, and prompts whose reference is no list of instructions that they know."""
     asked, file = _asked(recipe, stage, files, prompts, own)
     rows = [(row, prompt) for row, prompt in asked if prompt.reference is not None]
-    instructed = [(row, found) for row, prompt in rows if (found := instructions_of(prompt)) is not None]
-    known = {row for row, _found in instructed}
-    remedy = f"give the row IFEval's instruction_id_list and kwargs, or remove the reward {called}"
-    faults = [
-        Fault("the reference holds no instructions", remedy, str(file), row, "reference")
-        for row, _prompt in rows if row not in known
-    ]  # fmt: skip
-    checker = InstructionChecker()
-    try:
-        problems = checker.problems([found for _row, found in instructed])
-    except InputError as error:
-        yield from (replace(fault, field=at) for fault in error.faults)
-        return
-    finally:
-        checker.close()
-    faults += [
-        Fault(problem, "mend it, or remove the row", str(file), row, "kwargs")
-        for (row, _found), problem in zip(instructed, problems, strict=True) if problem is not None
-    ]  # fmt: skip
-    yield from shortened(sorted(faults, key=lambda fault: fault.row or 0))
+    for fault in checked_instructions(rows, file, f"remove the reward {called}"):
+        yield fault if fault.file else replace(fault, field=at)
 
 
 def _asked(

@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from alignment.errors import Fault, InputError, StageError
+from alignment.errors import Fault, InputError, StageError, shortened
 from alignment.recipe.rewards import InstructionsReward
 from alignment.records import Prompt
 from alignment.reward.protocol import Reward, RewardInput, shown
@@ -91,6 +91,32 @@ class InstructionChecker:
         if (said := self._process.start().strip()) != "ready":
             self._process.close()
             raise InputError([Fault(f"IFEval's instructions cannot be checked: {said}", _remedy(said))])
+
+
+def checked_instructions(rows: Sequence[tuple[int, Prompt]], file: Path, otherwise: str) -> list[Fault]:
+    """The faults of numbered prompts whose references should be instructions; ``otherwise`` is what to do instead.
+
+    A fault that names no file is of the machine: the checkers are not installed.
+    """
+    instructed = [(row, found) for row, prompt in rows if (found := instructions_of(prompt)) is not None]
+    known = {row for row, _found in instructed}
+    remedy = f"give the row IFEval's instruction_id_list and kwargs, or {otherwise}"
+    faults = [
+        Fault("the reference holds no instructions", remedy, str(file), row, "reference")
+        for row, _prompt in rows if row not in known
+    ]  # fmt: skip
+    checker = InstructionChecker()
+    try:
+        problems = checker.problems([found for _row, found in instructed])
+    except InputError as error:
+        return list(error.faults)
+    finally:
+        checker.close()  # it holds some memory, and a check is often all that is wanted
+    faults += [
+        Fault(problem, "mend it, or remove the row", str(file), row, "kwargs")
+        for (row, _found), problem in zip(instructed, problems, strict=True) if problem is not None
+    ]  # fmt: skip
+    return shortened(sorted(faults, key=lambda fault: fault.row or 0))
 
 
 def _remedy(said: str) -> str:
