@@ -115,12 +115,12 @@ def meet(room: Room, stage: str, fault: str, changes: tuple[str, ...], held: Exi
     def inside() -> bool:
         return room.inside(stage) and not (about_worker and worker(room.root, fault) is None)
 
-    for _ in range(TRIES):
+    for attempt in range(TRIES):
         command = room.start(stage, *changes)
         while not inside() and not command.ended():
             time.sleep(0.001)
         began = time.monotonic()
-        time.sleep(min(delay, 5.0) if not about_worker else draw.uniform(0.0, 1.0))
+        time.sleep(min(delay, 5.0) if not about_worker else draw.uniform(0.0, 1.0) / 3**attempt)
         with command.stopped():
             if not command.ended() and inside():
                 bring_about(fault, room, command, held)
