@@ -11,7 +11,7 @@ from alignment.models.weights import tensor_shapes, weight_faults
 from alignment.recipe.files import EMBEDDED_PREFIX, is_path
 from alignment.recipe.graph import workers_of
 from alignment.recipe.recipe import Recipe
-from alignment.recipe.run_settings import ModelSettings
+from alignment.recipe.run_settings import NEEDS_GPU, ModelSettings
 from alignment.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -146,6 +146,23 @@ def device_faults(recipe: Recipe) -> list[Fault]:
         return []
     problem = f"{workers} workers with {each:g} GPUs each, and this machine has {here}"
     return [Fault(problem, "lower workers, or give a cluster's address", field="resources.workers")]
+
+
+def attention_faults(recipe: Recipe) -> list[Fault]:
+    """The fault of asking for a kernel of attention that this machine has not; a cluster's machines are not known."""
+    attention, resources = recipe.model.attention, recipe.resources
+    if attention not in NEEDS_GPU or resources.address not in (None, "local"):
+        return []
+    import torch
+    from transformers.utils import is_flash_attn_2_available, is_kernels_available
+
+    if resources.device == "cpu" or not torch.cuda.is_available():
+        return [Fault(f"{attention} runs on a GPU, and none is used here", "set it to sdpa", field="model.attention")]
+    if attention == "flash_attention_2" and not (is_flash_attn_2_available() or is_kernels_available()):
+        return [
+            Fault("flash-attn is not installed", "pip install flash-attn, or set it to sdpa", field="model.attention")
+        ]
+    return []
 
 
 def _locate(settings: ModelSettings, workspace: Workspace | None) -> tuple[Path, str | None]:

@@ -41,11 +41,11 @@ def check_recipe(resolved: ResolvedRecipe, workspace: Workspace | None = None) -
     faults += judge_faults(recipe, files)
 
     from alignment.checks.lengths import length_faults
-    from alignment.checks.model import architecture_faults, device_faults
+    from alignment.checks.model import architecture_faults, attention_faults, device_faults
     from alignment.checks.pretraining.made_model import corpus_faults, inspect_recipe, is_exact, recipe_config
     from alignment.checks.rendering import product_faults
 
-    faults += device_faults(recipe)
+    faults += device_faults(recipe) + attention_faults(recipe)
     try:
         model = None if "corpus" in data.incomplete else inspect_recipe(resolved, workspace)
     except InputError as error:

@@ -77,12 +77,27 @@ def load_policy(
     if plain:
         model = in_plain_numbers(model, dtype)
     keep_gradients(model)
+    attend(model, run.model.attention)
     hide_router_scores(model.config)
     if adapter:
         model = load_adapter(model, artifact.path, trainable=trainable)
         model = train_in_float32(model if device is None else model.to(device))
     require_finite(model.named_parameters(), str(artifact.ref()))
     return model.train(trainable), policy_tokenizer(artifact, base, run)
+
+
+def attend(model: Any, attention: str | None) -> None:
+    """Has a model compute its attention as the recipe says. Raises StageError where its class
+    or this machine cannot."""
+    if attention is None:
+        return
+    try:
+        model.set_attn_implementation(attention)
+        taken = model.config.get_text_config()._attn_implementation
+    except (ValueError, ImportError, RuntimeError) as error:
+        raise StageError(f"model.attention is {attention}, and {type(model).__name__}: {error}") from error
+    if taken != attention:
+        raise StageError(f"model.attention is {attention}, which {type(model).__name__} does not compute")
 
 
 def hide_router_scores(config: Any) -> None:

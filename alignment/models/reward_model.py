@@ -27,7 +27,7 @@ from alignment.errors import NotFiniteError, StageError
 from alignment.models.adapters import merged
 from alignment.models.device import pick_device
 from alignment.models.families.head import trunk_of
-from alignment.models.load import load_policy
+from alignment.models.load import attend, load_policy
 from alignment.models.prefix_sharing import share_prefixes
 from alignment.models.weights import require_all, require_finite
 from alignment.recipe.run_settings import RunSettings
@@ -50,6 +50,7 @@ def load_reward_model(
     kind = score_class(AutoConfig.from_pretrained(artifact.path))
     model, loaded = kind.from_pretrained(artifact.path, dtype=getattr(torch, run.model.dtype), output_loading_info=True)
     require_all(loaded["missing_keys"], artifact.path)
+    attend(model, run.model.attention)
     _widen_head(model, _saved_head(Path(artifact.path)))
     score_last_tokens(model)
     share_prefixes(model)  # several answers to one prompt are the rule where rewards are asked for
@@ -71,6 +72,7 @@ def new_reward_model(
     trunk = merged(policy, str(artifact.ref()))
     config = _reward_config(trunk, tokenizer)
     model = score_class(config)._from_config(config, dtype=trunk.dtype)
+    attend(model, run.model.attention)
     amiss = trunk_of(model).load_state_dict(trunk_of(trunk).state_dict(), strict=False)
     if lost := [name for name in (*amiss.missing_keys, *amiss.unexpected_keys) if "pooler" not in name]:
         raise StageError(f"{type(model).__name__} has another trunk than {type(trunk).__name__}: {', '.join(lost[:3])}")

@@ -11,6 +11,10 @@ Precision = Literal["auto", "bfloat16", "float32"]
 BaseScheme = Literal["nf4", "int8"]
 
 
+Attention = Literal["sdpa", "eager", "flash_attention_2", "flex_attention"]
+NEEDS_GPU: tuple[Attention, ...] = ("flash_attention_2", "flex_attention")
+
+
 class ModelSettings(Settings):
     """The model to align: a local folder, a hub name, or ``embedded:smollm2-135m``."""
 
@@ -23,6 +27,11 @@ class ModelSettings(Settings):
     """Hold the base in fewer bits while adapters on it are trained (QLoRA; Dettmers et al. 2023): `nf4` is 4 bits and a
     scale for each 64 weights, `int8` 8 bits and a scale for each output (bitsandbytes). It is so in every stage that
     reads the base or an adapter on it; the files of the base stay as they are. null: the base in `dtype`."""
+    attention: Attention | None = None
+    """How attention is computed: `sdpa` (torch's fused one), `eager` (its plain products), `flash_attention_2` (the
+    package `flash-attn`, or its kernel from a hub) or `flex_attention`; the last two on a GPU. The results are the same
+    but for rounding. Beginnings that rows share are computed once with `sdpa` alone. null: what the model's
+    class takes by itself, mostly `sdpa`."""
     revision: str | None = None
     """Revision of a hub model. Pin it: else the model can change under the recipe."""
     chat_template: str | None = None
