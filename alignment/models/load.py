@@ -35,6 +35,7 @@ disable_progress_bar()  # of loading and writing weights: a stage says where it 
 Policy: TypeAlias = PreTrainedModel | PeftModel
 
 
+@torch.inference_mode(False)  # weights are to be of use whoever asks for them first
 def load_policy(
     artifact: Artifact,
     base: Artifact,

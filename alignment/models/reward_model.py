@@ -43,6 +43,7 @@ class ScoreHead(nn.Linear):
             return nn.functional.linear(hidden.float(), self.weight.float())
 
 
+@torch.inference_mode(False)
 def load_reward_model(
     artifact: Artifact, run: RunSettings, *, placed: bool = True
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -60,6 +61,7 @@ def load_reward_model(
     return model.eval(), load_tokenizer(artifact.path)
 
 
+@torch.inference_mode(False)
 def new_reward_model(
     artifact: Artifact, base: Artifact, run: RunSettings, *, placed: bool = True, masters: bool = False
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import torch
 from peft import PeftConfig, PeftModel
 from transformers import PreTrainedTokenizerBase
 
@@ -46,6 +47,7 @@ class PolicyPool:
         self._whole: dict[str, Policy] = {}
         self._tokenizers: dict[str, PreTrainedTokenizerBase] = {}
 
+    @torch.inference_mode(False)  # what is loaded for one who measures is used by others, whose weights have to switch
     def use(self, artifact: Artifact) -> LoadedPolicy:
         """The policy in evaluation mode, good until the next call.
 

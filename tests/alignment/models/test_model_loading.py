@@ -27,6 +27,7 @@ from alignment.recipe.recipe import Recipe
 from alignment.recipe.resources import Resources
 from alignment.recipe.run_settings import ModelSettings
 from alignment.records import Artifact, Message
+from alignment.rollouts.policy_pool import PolicyPool
 from alignment.workspace import Workspace
 
 MakeModel = Callable[..., Path]
@@ -218,3 +219,22 @@ def test_an_adapter_has_the_same_bytes_in_every_process(tiny_model: Path, tmp_pa
         subprocess.run(command, check=True, env=os.environ | {"PYTHONHASHSEED": seed}, cwd=Path(__file__).parents[3])
         digests.add(folder_digest(tmp_path / seed))
     assert len(digests) == 1
+
+
+def test_what_is_loaded_in_inference_mode_is_used_outside_of_it(
+    recipe: Recipe, model: Artifact, tmp_path: Path
+) -> None:
+    """A measure asks for a policy first where a stage goes on from what it had kept; others use the same weights."""
+    first, _ = adapter_on(model, recipe, tmp_path / "first")
+    second, _ = adapter_on(model, recipe, tmp_path / "second", seed=2)
+    second = second.model_copy(update={"name": "dpo"})
+    pool = PolicyPool(model, recipe.run_settings())
+    with torch.inference_mode():
+        pool.use(model)
+        inside = logits(pool.use(first).model, pool.tokenizer(first))
+        trained, _ = load_policy(first, model, recipe.run_settings(), trainable=True)
+        reward, _ = new_reward_model(model, model, recipe.run_settings())
+    other = logits(pool.use(second).model, pool.tokenizer(second))
+    assert torch.equal(logits(pool.use(first).model, pool.tokenizer(first)), inside)
+    assert not torch.equal(inside, other)
+    assert not any(weight.is_inference() for part in (trained, reward) for weight in part.parameters())
