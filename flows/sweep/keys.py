@@ -1,0 +1,70 @@
+"""Which stages variants have in common, known before anything is made."""
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
+
+from alignment.digests import digest_of
+from alignment.recipe.base import BASE, CHAMPION, MADE_BASE
+from alignment.recipe.graph import stage_inputs
+from alignment.recipe.recipe import Recipe
+from alignment.recipe.resolved import ResolvedRecipe
+from alignment.records import Artifact
+from alignment.workspace import Workspace
+from flows.pipeline.stage_task import Job, as_base, make_job, sources_of
+
+
+def planned_jobs(resolved: ResolvedRecipe, workspace: Workspace) -> dict[str, Job]:
+    """The job of every stage, whose inputs have their makers' keys for digests.
+
+    Two stages with the same key are then made of the same settings, data and code all the way up, so that one artifact
+    answers both. What people vote, and who is champion, counts as the same.
+    """
+    recipe, made = resolved.recipe, {CHAMPION: _planned(CHAMPION, CHAMPION)}
+    if recipe.model.base != MADE_BASE:
+        made[BASE] = _planned(BASE, digest_of([recipe.model.base, recipe.model.revision]))
+    jobs: dict[str, Job] = {}
+    for name, settings in recipe.stages.items():
+        jobs[name] = make_job(name, recipe, made, resolved.data, workspace)
+        made[name] = _planned(name, jobs[name].key)
+        if settings.makes_base():
+            made[BASE] = as_base(name, made[name])
+    return jobs
+
+
+def planned_keys(resolved: ResolvedRecipe, workspace: Workspace) -> dict[str, str]:
+    """The key of every stage as :func:`planned_jobs` has it, and a digest of the base model."""
+    jobs = planned_jobs(resolved, workspace)
+    model = resolved.recipe.model
+    return {BASE: digest_of([model.base, model.revision])} | {name: job.key for name, job in jobs.items()}
+
+
+def own_key(job: Job) -> str:
+    """The key of a stage whatever its inputs are: of its settings, its data, its code and what the run says."""
+    return replace(job, inputs={name: _planned(name, "") for name in job.inputs}).key
+
+
+def varied_stages(keys: Iterable[Mapping[str, str]]) -> set[str]:
+    """The stages (or ``base``) that do not have the same key in all variants."""
+    tables = list(keys)
+    names = {name for table in tables for name in table}
+    return {name for name in names if len({table.get(name) for table in tables}) > 1}
+
+
+def needed_for(recipe: Recipe, wanted: Collection[str]) -> set[str]:
+    """The stages that have to be there for ``wanted`` to be made, those among them."""
+    found, waiting = set[str](), list(wanted)
+    while waiting:
+        name = waiting.pop()
+        if name in found or name not in recipe.stages:
+            continue
+        found.add(name)
+        settings = recipe.stages[name]
+        waiting += [source for named in stage_inputs(settings).values() for source in named]
+        if BASE in sources_of(recipe, settings):
+            waiting += [other for other, stage in recipe.stages.items() if stage.makes_base()]
+    return found
+
+
+def _planned(name: str, digest: str) -> Artifact:
+    """An artifact that is not there yet."""
+    return Artifact(name=name, kind="planned", version=1, digest=digest, path="", key=digest)
