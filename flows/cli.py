@@ -140,9 +140,7 @@ def sweep(
     recipe: RecipeArgument,
     over: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="A.B.C=V1,V2,…", help="A setting and its values; several make a grid."
-        ),
+        typer.Option(metavar="A.B.C=V1,V2,…", help="A setting and its values; several make a grid."),
     ] = None,
     workspace: WorkspaceOption = WORKSPACE,
     set_: SetOption = None,

@@ -103,8 +103,8 @@ def _setting_plot(report: SweepReport, key: str) -> SvgFigure:
         width=WIDTH,
         height=230 + legend,
         shapes=tuple(shapes),
-        caption=f"{report.figure[0].upper()}{report.figure[1:]}. Large: the mean, with intervals that hold together for "
-        f"all variants{'; small: each seed' if len(report.seeds) > 1 else ''}.",
+        caption=f"{report.figure[0].upper()}{report.figure[1:]}. Large: the mean, with intervals that hold together "
+        f"for all variants{'; small: each seed' if len(report.seeds) > 1 else ''}.",
     )
 
 

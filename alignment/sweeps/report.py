@@ -45,8 +45,8 @@ class StageCounts(Record):
 
 
 class HeldOutLook(Record):
-    """This sweep's ``looks`` at its held-out prompts; which one the next at them would be, and the level that it is held
-    to where looks are counted."""
+    """This sweep's ``looks`` at its held-out prompts; which one the next at them would be, and the level that it is
+    held to where looks are counted."""
 
     looks: int
     next_number: int

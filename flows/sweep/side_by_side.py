@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -17,7 +17,6 @@ from typing import IO
 from alignment.errors import InputError, StageError
 from alignment.recipe.resources import Resources
 from alignment.workspace import Workspace
-from flows.cluster import fitting_at_once
 from flows.console import PlainConsole, styled
 from flows.failures import explain, keep_traceback
 from flows.pipeline.launch import launch
@@ -69,12 +68,6 @@ def _here(cell: Cell, workspace: Workspace, console: PlainConsole) -> int:
         return code
 
 
-def places(resources: Resources, wanted: int | None) -> int:
-    """How many runs are made at once: as many as are ``wanted``, else as many as the machine's GPUs or the cluster have
-    room for, and one on a processor."""
-    return wanted if wanted is not None else fitting_at_once(resources)
-
-
 class Processes:
     """Several ``rlhf run`` at once. What each says is passed on with its name before it, and kept in a file."""
 
@@ -113,7 +106,7 @@ class Processes:
         process = subprocess.Popen(
             [sys.executable, "-c", TIED, str(os.getpid()), *command],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            env=dict(os.environ) | gpus_of(place, cell.resolved.recipe.resources), start_new_session=True,
+            env=os.environ | gpus_of(place, cell.resolved.recipe.resources), start_new_session=True,
         )  # fmt: skip
         assert process.stdout is not None
         self.console.print(styled((cell.name, "bold"), " begins"))
@@ -132,7 +125,7 @@ class Processes:
                     self.console.print(f"[{cell.name}] {text}")
 
 
-def gpus_of(place: int, resources: Resources) -> Mapping[str, str]:
+def gpus_of(place: int, resources: Resources) -> dict[str, str]:
     """The environment that gives a run its own GPUs, where several of this machine are shared out among runs."""
     from alignment.models.device import pick_device
 

@@ -1,4 +1,4 @@
-"""A sweep from its plan to its page: seed after seed, losers stopped between them, then one look at held-out prompts."""
+"""A sweep from its plan to its page: seed after seed, losers stopped in between, then held-out prompts."""
 
 import json
 from collections.abc import Sequence
@@ -186,9 +186,7 @@ def plan_lines(sweep: Sweep) -> list[str]:
             "--keep-all trains all to the end"
         )
     elif looks_of(sweep.seeds) == 0:
-        lines.append(
-            f"nothing is stopped early: it takes {FIRST_LOOK + 1} seeds, the third being the first to be saved"
-        )
+        lines.append(f"nothing is stopped early: the first seed that could be saved is number {FIRST_LOOK + 1}")
     return lines
 
 
