@@ -11,7 +11,7 @@ from alignment.sweeps.grid import short_key, value_text
 from alignment.sweeps.report import SweepReport, VariantReport
 
 ROW, TOP = 46.0, 30.0
-SERIES = 6  # colours that the style sheet has
+COLOURS = 5  # of lines that the style sheet has, beside the grey one
 LOGARITHMIC = 10.0  # times the least value that the greatest must be for a logarithmic axis
 TICK_ROOM = 34.0  # pixels between two labels of an axis
 
@@ -28,7 +28,6 @@ def behind_plot(report: SweepReport) -> SvgFigure | None:
     plane = Plane(padded([*ends, 0.0]), (0, 1), left=18, right=WIDTH - 20, top=TOP, bottom=bottom)
     unit = "points" if report.share else report.metric
     shapes = plane.axes(f"less the best ({unit})", "", nice_ticks(*plane.x_range), [])
-    shapes.append(Path(f"M{plane.x(0):.1f} {TOP - 6:.1f}V{bottom:.1f}", "reference"))
     words = []
     for place, (one, lead) in enumerate(rows):
         y = TOP + ROW * place + 30
@@ -42,8 +41,8 @@ def behind_plot(report: SweepReport) -> SvgFigure | None:
         width=WIDTH,
         height=bottom + 44,
         shapes=tuple(shapes),
-        caption=f"Intervals that hold together, for all {len(report.comparison.differences)} comparisons at once. Red: "
-        "worse than the best. One that reaches the line is not told apart from it.",
+        caption="Intervals of all comparisons hold together. Red: worse than the best; what reaches the dashed line "
+        "is not told apart from it.",
     )
 
 
@@ -54,6 +53,7 @@ def _row(plane: Plane, y: float, name: str, ends: tuple[float, float, float], ti
         Label(plane.left, y - 14, _fitting(name, 30), "row-label"),
         Label(plane.right, y - 14, tip, "value", "end"),
         Rect(plane.left, y - 2, plane.right - plane.left, 4, "track", radius=2),
+        Path(f"M{plane.x(0):.1f} {y - 9:.1f}V{y + 9:.1f}", "reference"),
         Rect(left, y - 3, max(right - left, 1), 6, f"interval {css}", tip, radius=3),
         Dot(plane.x(value), y, 5.5, f"mark {css}", f"{name}: {tip}"),
     ]
@@ -85,7 +85,7 @@ def _setting_plot(report: SweepReport, key: str) -> SvgFigure:
     legend = 18.0 * len(lines) if len(lines) > 1 else 0.0
     places = {value: _place(value, is_log=is_log) for value in values}
     span = padded(list(places.values()), 0.12)
-    plane = Plane(span, padded(heights), top=30 + legend, bottom=186 + legend)
+    plane = Plane(span, padded(heights), top=14 + legend, bottom=170 + legend)
     y_ticks = nice_ticks(*plane.y_range)
     if report.share:
         y_ticks = [(value, percent(value)) for value, _text in y_ticks]
@@ -95,13 +95,13 @@ def _setting_plot(report: SweepReport, key: str) -> SvgFigure:
         shapes += _series(plane, report, [(places[float(one.settings[key])], one) for one in line], number)
         if legend:
             y = 8 + 18.0 * number
-            shapes += [Path(f"M2 {y:.1f}H22", f"line series-{number % SERIES}"), Label(30, y + 4, _fitting(name, 48))]
+            shapes += [Path(f"M2 {y:.1f}H22", f"line {_colour(number)}"), Label(30, y + 4, _fitting(name, 48))]
     told = "; ".join(f"{one.name} {_told(report, one)}" for one in shown)
     return SvgFigure(
         title=f"Along {short_key(key, report.keys)}",
         alternative=f"{report.figure} by {key}: {told}.",
         width=WIDTH,
-        height=230 + legend,
+        height=214 + legend,
         shapes=tuple(shapes),
         caption=f"{report.figure[0].upper()}{report.figure[1:]}. Large: the mean, with intervals that hold together "
         f"for all variants{'; small: each seed' if len(report.seeds) > 1 else ''}.",
@@ -125,7 +125,7 @@ def _number(value: Any) -> float:
 def _series(
     plane: Plane, report: SweepReport, points: Sequence[tuple[float, VariantReport]], number: int
 ) -> Iterable[Shape]:
-    css = f"series-{number % SERIES}" if len(points) < len(report.variants) else "series-1"
+    css = _colour(number)
     shapes: list[Shape] = []
     means = [(x, one.mean.value) for x, one in points if one.mean is not None]
     if len(means) > 1:
@@ -144,6 +144,11 @@ def _series(
             ]
         shapes.append(Dot(plane.x(x), plane.y(one.mean.value), 5, f"dot {css}", f"{one.name}: {_told(report, one)}"))
     return shapes
+
+
+def _colour(number: int) -> str:
+    """The class of a line by its number."""
+    return f"series-{1 + number % COLOURS}"
 
 
 def _ticks(plane: Plane, places: dict[float, float]) -> list[tuple[float, str]]:
@@ -171,8 +176,8 @@ def _told(report: SweepReport, one: VariantReport) -> str:
     return f"{value} ({low} to {high})"
 
 
-def lead_words(report: SweepReport, lead: Difference) -> str:
-    """A lead with its interval, in points of a hundred where the figure is a share."""
+def lead_words(report: SweepReport, lead: Difference) -> tuple[str, str]:
+    """A lead and its interval, in points of a hundred where the figure is a share."""
     scale, unit = (100.0, " points") if report.share else (1.0, "")
     value, low, high = (short(scale * part) for part in (lead.value, lead.low, lead.high))
-    return f"{value}{unit} ({low} to {high})"
+    return f"{value}{unit}", f"{low} to {high}"

@@ -96,7 +96,7 @@ def _axis(given: str) -> Axis:
     if len(values) == 1:
         remedy = f"give another one, or write --set {key}={value_text(values[0])}"
         raise InputError([Fault("one value alone compares with nothing", remedy, OPTION, field=key)])
-    seen = [json.dumps(value) for value in values]
+    seen = [value_text(value) for value in values]
     if twice := [value for place, value in enumerate(values) if seen[place] in seen[:place]]:
         raise InputError([Fault(f"{value_text(twice[0])} stands twice", "remove one", OPTION, field=key)])
     return Axis(key, tuple(values))

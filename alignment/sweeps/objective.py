@@ -10,7 +10,7 @@ from alignment.errors import Fault, InputError, StageError, suggestion
 from alignment.evaluation.bootstrap import Floats
 from alignment.evaluation.metric_names import evaluation_judges
 from alignment.metrics.results import EvaluatedPrompt
-from alignment.recipe.base import BASE
+from alignment.recipe.base import BASE, CHAMPION
 from alignment.recipe.judges import judge_models
 from alignment.recipe.rewards import JudgeReward, reward_name, reward_stages
 from alignment.recipe.stages.evaluate import EvaluateStage
@@ -56,9 +56,11 @@ def objectives(evaluation: EvaluateStage, varied: Collection[str]) -> Iterator[O
     """What the variants of a sweep can be compared by, the most telling first.
 
     ``varied`` are the stages that are not the same in all variants: what they make can be no common opponent and no
-    common judge.
+    common judge. Nor can the champion, who may be another one when the next variant is asked.
     """
-    opponents = sorted(dict.fromkeys(evaluation.against), key=lambda name: name != BASE)
+    opponents = sorted(
+        {*evaluation.against} - {CHAMPION}, key=lambda name: (name != BASE, evaluation.against.index(name))
+    )
     for opponent in opponents:
         for judge in evaluation_judges(evaluation):
             if not {opponent, *_judged_by(evaluation, judge)} & set(varied):

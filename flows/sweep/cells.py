@@ -81,7 +81,7 @@ def make_cell(
     recipe = variant.resolved.recipe
     target = screening_name(recipe) if screen else checked.evaluation
     seed = seed_of(recipe, offset)
-    written = variant.resolved.model_copy(update={"recipe": cell_recipe(checked, recipe, offset, target)})
+    written = variant.resolved.model_copy(update={"recipe": cell_recipe(checked, place, offset, target)})
     path = folder / f"{place + 1}-seed-{seed}-{target}.yaml"
     keep_recipe(path, written, workspace)
     resolved = prepare(str(path))
@@ -89,14 +89,14 @@ def make_cell(
     return Cell(place, variant.name, seed, target, resolved)
 
 
-def cell_recipe(checked: CheckedSweep, recipe: Recipe, offset: int, target: str) -> Recipe:
-    """The recipe of a variant for one seed, with what ``target`` stands on and nothing else.
+def cell_recipe(checked: CheckedSweep, place: int, offset: int, target: str) -> Recipe:
+    """The recipe of variant number ``place`` for one seed, with what ``target`` stands on and nothing else.
 
     Stages that are the same in all variants, and those that measure, keep the recipe's seed: the former are made once,
     the latter ask every model the same with the same draws. A repetition gives the others a seed of its own.
     """
+    recipe, measured = checked.variants[place].resolved.recipe, checked.settings_of(place)
     stages: dict[str, StageSettings] = dict(recipe.stages)
-    measured = checked.settings
     stages[checked.evaluation] = measured.model_copy(update={"part": compared_half(measured.part)})
     if target != checked.evaluation:
         del stages[checked.evaluation]

@@ -38,9 +38,11 @@ def planned_keys(resolved: ResolvedRecipe, workspace: Workspace) -> dict[str, st
     return {BASE: digest_of([model.base, model.revision])} | {name: job.key for name, job in jobs.items()}
 
 
-def own_key(job: Job) -> str:
-    """The key of a stage whatever its inputs are: of its settings, its data, its code and what the run says."""
-    return replace(job, inputs={name: _planned(name, "") for name in job.inputs}).key
+def measuring_key(job: Job) -> str:
+    """The key of an evaluation whatever its candidate and its inputs are: of how it measures, and on which prompts."""
+    settings = job.settings.model_copy(update={"model": BASE})
+    recipe = job.recipe.model_copy(update={"stages": {**job.recipe.stages, job.name: settings}})
+    return replace(job, recipe=recipe, inputs={}).key
 
 
 def varied_stages(keys: Iterable[Mapping[str, str]]) -> set[str]:

@@ -124,7 +124,9 @@ def report_of(found: Findings) -> SweepReport:
     return SweepReport(
         sweep=found.name, recipe_name=recipe.name, description=recipe.description,
         keys=tuple(key for key, _value in checked.variants[0].variant.settings), evaluation=checked.evaluation,
-        candidate=checked.settings.model, metric=checked.objective.name, figure=checked.objective.words,
+        candidate=" or ".join(
+            dict.fromkeys(checked.settings_of(place).model for place in range(len(checked.variants)))
+        ), metric=checked.objective.name, figure=checked.objective.words,
         share=checked.objective.is_share, part=compared_half(checked.settings.part),
         prompts=comparison.prompts if comparison else 0,
         seeds=tuple(seed_of(recipe, offset) for offset in range(found.seeds)),

@@ -139,7 +139,8 @@ class Sweep:
             return
         result = self.results[cell.place]
         result.outcome = "waiting" if code == 0 and waits(self.workspace, run) else "failed"
-        reason = failure_of(self.workspace, run) or f"exit code {code}"
+        log = self.folder / "logs" / f"{cell.file.stem}.log"
+        reason = failure_of(self.workspace, run) or f"exit code {code}" + (f", see {log}" if log.exists() else "")
         result.note = f"seed {cell.seed} waits for raters' votes" if code == 0 else f"seed {cell.seed}: {reason}"
         self.console.print(styled((cell.name, "bold"), " ", (result.outcome, "red"), f": {result.note}"))
 
@@ -147,7 +148,7 @@ class Sweep:
         """A variant's figure on each prompt with each seed."""
         cells = [self.cell(place, offset, screen=screen) for offset in range(seeds)]
         artifacts = [artifact for cell in cells if (artifact := self.made(cell)) is not None]
-        ids, values = values_of(artifacts, self.checked.objective, self.checked.settings.model)
+        ids, values = values_of(artifacts, self.checked.objective, self.checked.settings_of(place).model)
         if self.asked.setdefault(screen, ids) != ids:
             raise StageError("the variants were asked different prompts: they cannot be compared")
         return values

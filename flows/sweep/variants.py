@@ -16,7 +16,7 @@ from alignment.workspace import Workspace
 from flows.pipeline.environment import running_faults
 from flows.pipeline.recipe_servers import server_faults
 from flows.recipe_source import prepare
-from flows.sweep.keys import needed_for, own_key, planned_jobs, planned_keys, varied_stages
+from flows.sweep.keys import measuring_key, needed_for, planned_jobs, planned_keys, varied_stages
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +49,12 @@ class CheckedSweep:
 
     @property
     def settings(self) -> EvaluateStage:
-        """The evaluation's settings."""
-        return dict(of_type(self.recipe.stages, EvaluateStage))[self.evaluation]
+        """The evaluation's settings, which differ in the candidate at most."""
+        return self.settings_of(0)
+
+    def settings_of(self, place: int) -> EvaluateStage:
+        """The evaluation's settings in one variant."""
+        return dict(of_type(self.variants[place].resolved.recipe.stages, EvaluateStage))[self.evaluation]
 
 
 def check_sweep(
@@ -69,8 +73,8 @@ def check_sweep(
         evaluation = evaluation_of(recipe)
     except InputError as error:
         raise InputError(placed(error.faults, path)) from None
-    _require_differences(resolved, axes, evaluation, workspace)
     _require_no_faults(resolved, workspace)
+    _require_differences(resolved, axes, evaluation, workspace)
     keys = [planned_keys(one.resolved, workspace) for one in resolved]
     varied = varied_stages(keys)
     settings = dict(of_type(recipe.stages, EvaluateStage))[evaluation]
@@ -78,7 +82,7 @@ def check_sweep(
         objective = choose(evaluation, settings, varied, by)
     except InputError as error:
         raise InputError(placed(error.faults, path)) from None
-    needed = needed_for(recipe, [evaluation])
+    needed = {name for one in resolved for name in needed_for(one.resolved.recipe, [evaluation])}
     return CheckedSweep(tuple(resolved), evaluation, objective, frozenset(needed), frozenset(varied & needed))
 
 
@@ -119,7 +123,7 @@ def _require_differences(
     """Raises InputError for a setting that changes nothing, or the comparison itself, and for variants alike."""
     jobs = [planned_jobs(one.resolved, workspace) for one in resolved]
     whole = [one[evaluation].key for one in jobs]
-    frames = [own_key(one[evaluation]) for one in jobs]
+    frames = [measuring_key(one[evaluation]) for one in jobs]
     faults, idle = list[Fault](), set[str]()
     for axis in axes:
         pairs = [

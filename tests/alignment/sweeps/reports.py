@@ -22,8 +22,8 @@ def simulated_report(*over: str, seeds: int = 3, strengths: list[float] | None =
                                                     seed_scatter=0.2).values(), strict=True))
         for seed in (1, 2)
     ]  # fmt: skip
-    stops = clear_losers({name: one[:, :2] for name, one in worlds[0].items()}, variants=len(variants), looks=1)
-    stops = stops if seeds > 2 else []
+    screened = {name: one[:, :2] for name, one in worlds[0].items()}
+    stops = clear_losers(screened, variants=len(variants), looks=1) if seeds > 2 else []
     lost = {stop.variant for stop in stops}
     held_out = {name: values for name, values in worlds[1].items() if name not in lost}
     found = compare(held_out)

@@ -17,7 +17,6 @@ from alignment.sweeps.grid import Axis, Variant, read_axes, variants_of
         ('"a, b",c', ("a, b", "c")),
         ("{rank: 4},{rank: 8, alpha: 16}", ({"rank": 4}, {"rank": 8, "alpha": 16})),
         ("data/a.jsonl,data/b=c.jsonl", ("data/a.jsonl", "data/b=c.jsonl")),
-        ("1,1.0", (1, 1.0)),
     ],
 )
 def test_values_are_the_inside_of_a_list(text: str, values: tuple[object, ...]) -> None:
@@ -41,6 +40,7 @@ EXAMPLE = "write --over stages.dpo.beta=0.05,0.1,0.3"
         ("a.b=", f"--over:a.b: no values; {EXAMPLE}"),
         ("a.b=0.1", "--over:a.b: one value alone compares with nothing; give another one, or write --set a.b=0.1"),
         ("a.b=0.1,0.2,0.10", "--over:a.b: 0.1 stands twice; remove one"),
+        ("a.b=1,1.0", "--over:a.b: 1 stands twice; remove one"),
     ],
 )
 def test_a_mistake_is_one_line(given: str, line: str) -> None:

@@ -74,6 +74,16 @@ def test_the_look_between_seeds_asks_the_training_split_alone(
     assert {name: keys[name] for name in ("sft", "dpo")} == {name: whole[name] for name in ("sft", "dpo")}
 
 
+def test_methods_are_variants_too(check: Check, make_recipe: MakeRecipe, workspace: Workspace, tmp_path: Path) -> None:
+    """Which stage is the candidate may differ: each run has what its own stands on."""
+    recipe = make_recipe(tmp_path / "recipe", changes={"stages.evaluation.against": ["base"]})
+    checked = check(recipe, "stages.evaluation.model=dpo,sft")
+    [dpo, sft] = [make_cell(checked, place, 0, tmp_path, workspace, screen=True).resolved.recipe for place in (0, 1)]
+    assert list(dpo.stages) == ["sft", "responses", "preferences", "dpo", "screening"]
+    assert list(sft.stages) == ["sft", "screening"]
+    assert [dict(of_type(one.stages, EvaluateStage))["screening"].model for one in (dpo, sft)] == ["dpo", "sft"]
+
+
 def test_what_the_comparison_does_not_stand_on_is_left_out(
     check: Check, make_recipe: MakeRecipe, workspace: Workspace, tmp_path: Path
 ) -> None:

@@ -37,7 +37,11 @@ NEEDED = "sft, responses, preferences, reward, dpo, evaluation"
             ["data.held_out=0.3,0.5"],
             ["--over:data.held_out: it changes evaluation itself, by which variants are compared"],
         ),
-        (["stages.dpo.beta=1,1.0"], ["--over:stages.dpo.beta: beta=1 and beta=1 are the same; remove one"]),
+        (
+            ["stages.sft.lora={rank: 4, alpha: 8},{rank: 4, alpha: 8, dropout: 0.0}"],
+            ['--over:stages.sft.lora: lora={"rank": 4, "alpha": 8} and lora={"rank": 4, "alpha": 8, "dropout": 0.0} '
+             "are the same; remove one"],
+        ),
     ],
 )  # fmt: skip
 def test_a_mistake_is_one_line(
