@@ -17,7 +17,7 @@ from tests.flows.conftest import Ended, Rlhf
 
 pytestmark = pytest.mark.timeout(900)
 STAGES = ("sft", "responses", "preferences", "dpo", "evaluation")
-CHANGES = {"stages.sft.epochs": 1, "stages.evaluation.reward": None, "stages.evaluation.against": ["base"]}
+CHANGES = {"stages.evaluation.reward": None, "stages.evaluation.against": ["base"]}
 OVER = "stages.dpo.learning_rate=1e-3,5e-3,1e30"
 
 

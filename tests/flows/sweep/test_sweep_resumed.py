@@ -15,7 +15,7 @@ from tests.conftest import MakeRecipe
 pytestmark = [pytest.mark.timeout(1200), pytest.mark.slow]
 STAGES = ("sft", "responses", "preferences", "dpo", "evaluation")
 CHANGES = {
-    "stages.sft.epochs": 2, "stages.dpo.epochs": 60, "stages.dpo.checkpoint_every": 2,
+    "stages.dpo.epochs": 60, "stages.dpo.checkpoint_every": 2,
     "stages.evaluation.reward": None, "stages.evaluation.against": ["base"],
 }  # fmt: skip
 
