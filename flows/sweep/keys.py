@@ -5,12 +5,12 @@ from dataclasses import replace
 
 from alignment.digests import digest_of
 from alignment.recipe.base import BASE, CHAMPION, MADE_BASE
-from alignment.recipe.graph import stage_inputs
+from alignment.recipe.graph import seen_by, stage_inputs
 from alignment.recipe.recipe import Recipe
 from alignment.recipe.resolved import ResolvedRecipe
 from alignment.records import Artifact
 from alignment.workspace import Workspace
-from flows.pipeline.stage_task import Job, as_base, make_job, sources_of
+from flows.pipeline.stage_task import Job, make_job, sources_of
 
 
 def planned_jobs(resolved: ResolvedRecipe, workspace: Workspace) -> dict[str, Job]:
@@ -23,11 +23,9 @@ def planned_jobs(resolved: ResolvedRecipe, workspace: Workspace) -> dict[str, Jo
     if recipe.model.base != MADE_BASE:
         made[BASE] = _planned(BASE, digest_of([recipe.model.base, recipe.model.revision]))
     jobs: dict[str, Job] = {}
-    for name, settings in recipe.stages.items():
-        jobs[name] = make_job(name, recipe, made, resolved.data, workspace)
+    for name in recipe.stages:
+        jobs[name] = make_job(name, recipe, seen_by(name, recipe.stages, made), resolved.data, workspace)
         made[name] = _planned(name, jobs[name].key)
-        if settings.makes_base():
-            made[BASE] = as_base(name, made[name])
     return jobs
 
 
