@@ -19,7 +19,7 @@ from alignment.records import Artifact, Record
 SCREENED = 128  # prompts of the training split that are asked at most
 
 
-class Objective(Record):
+class ComparedFigure(Record):
     """A win rate against ``opponent`` by ``judge``, or the score of the reward function ``reward``; higher is better.
 
     ``judged_by`` are the stages whose models judge.
@@ -52,7 +52,7 @@ class Objective(Record):
         return row.scores[candidate][self.reward] if self.reward else row.outcomes[self.opponent][self.judge]
 
 
-def objectives(evaluation: EvaluateStage, varied: Collection[str]) -> Iterator[Objective]:
+def objectives(evaluation: EvaluateStage, varied: Collection[str]) -> Iterator[ComparedFigure]:
     """What the variants of a sweep can be compared by, the most telling first.
 
     ``varied`` are the stages that are not the same in all variants: what they make can be no common opponent and no
@@ -64,11 +64,11 @@ def objectives(evaluation: EvaluateStage, varied: Collection[str]) -> Iterator[O
     for opponent in opponents:
         for judge in evaluation_judges(evaluation):
             if not {opponent, *_judged_by(evaluation, judge)} & set(varied):
-                yield Objective(opponent=opponent, judge=judge)
+                yield ComparedFigure(opponent=opponent, judge=judge)
     for reward in evaluation.rewards:
         models = judge_models(reward.judge) if isinstance(reward, JudgeReward) else reward_stages(reward)
         if not set(models) & set(varied):
-            yield Objective(reward=reward_name(reward))
+            yield ComparedFigure(reward=reward_name(reward))
 
 
 def _judged_by(evaluation: EvaluateStage, judge: str) -> tuple[str, ...]:
@@ -78,7 +78,7 @@ def _judged_by(evaluation: EvaluateStage, judge: str) -> tuple[str, ...]:
     return judge_models(evaluation.judge) if judge == "judge" and evaluation.judge is not None else ()
 
 
-def choose(name: str, evaluation: EvaluateStage, varied: Collection[str], wanted: str | None) -> Objective:
+def choose(name: str, evaluation: EvaluateStage, varied: Collection[str], wanted: str | None) -> ComparedFigure:
     """The figure that a sweep compares by: the one that is ``wanted``, else the most telling.
 
     Raises InputError where the evaluation ``name`` has none that is the same figure for all variants.
@@ -94,7 +94,7 @@ def choose(name: str, evaluation: EvaluateStage, varied: Collection[str], wanted
     return known[wanted] if wanted is not None else next(iter(known.values()))
 
 
-def screening(evaluation: EvaluateStage, objective: Objective) -> EvaluateStage:
+def screening(evaluation: EvaluateStage, objective: ComparedFigure) -> EvaluateStage:
     """The evaluation of the same figure, and as little else as there can be, on prompts of the training split."""
     judge = objective.judge
     kept = tuple(one for one in evaluation.rewards if reward_name(one) == objective.reward)
@@ -111,7 +111,7 @@ def screening(evaluation: EvaluateStage, objective: Objective) -> EvaluateStage:
     )  # fmt: skip
 
 
-def values_of(evaluations: Sequence[Artifact], objective: Objective, candidate: str) -> tuple[list[str], Floats]:
+def values_of(evaluations: Sequence[Artifact], objective: ComparedFigure, candidate: str) -> tuple[list[str], Floats]:
     """The prompts' ids, and the figure's values on them (prompts, seeds), of one variant's evaluations by seed.
 
     Raises StageError where they did not ask the same prompts.

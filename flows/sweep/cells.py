@@ -26,7 +26,7 @@ SEEDS = 2**31
 
 
 @dataclass(frozen=True, slots=True)
-class Cell:
+class SweepCell:
     """One run of a sweep: variant number ``place`` with a ``seed``, up to the stage ``target``."""
 
     place: int
@@ -71,7 +71,7 @@ def screening_name(recipe: Recipe) -> str:
 
 def make_cell(
     checked: CheckedSweep, place: int, offset: int, folder: Path, workspace: Workspace, *, screen: bool
-) -> Cell:
+) -> SweepCell:
     """A run of the sweep, whose recipe is written to ``folder``: up to the look at training prompts, where ``screen``
     says so, else up to the held-out evaluation.
 
@@ -86,7 +86,7 @@ def make_cell(
     keep_recipe(path, written, workspace)
     resolved = prepare(str(path))
     found_good(resolved, workspace)  # the variant was checked
-    return Cell(place, variant.name, seed, target, resolved)
+    return SweepCell(place, variant.name, seed, target, resolved)
 
 
 def cell_recipe(checked: CheckedSweep, place: int, offset: int, target: str) -> Recipe:
@@ -119,7 +119,7 @@ def _seeded(stage: StageSettings, recipe: Recipe, offset: int) -> StageSettings:
     return stage.model_copy(update={"seed": ((recipe.seed if own is None else own) + offset) % SEEDS})
 
 
-def made_by(cell: Cell, workspace: Workspace, runs: Mapping[str, str]) -> Artifact | None:
+def made_by(cell: SweepCell, workspace: Workspace, runs: Mapping[str, str]) -> Artifact | None:
     """What a run's last stage has made, whole; None where that is not there yet.
 
     Where the cache cannot tell it (a stage that reads the champion, or votes), the run's report does.
@@ -133,7 +133,7 @@ def made_by(cell: Cell, workspace: Workspace, runs: Mapping[str, str]) -> Artifa
     return _output(report or {}, cell.target, workspace)
 
 
-def run_of(cell: Cell, workspace: Workspace) -> str | None:
+def run_of(cell: SweepCell, workspace: Workspace) -> str | None:
     """The newest run of a cell's recipe."""
     for folder in run_folders(workspace):
         report = read_report(folder)

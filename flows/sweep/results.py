@@ -23,7 +23,7 @@ from alignment.sweeps.stopping import Stop
 from alignment.workspace import Workspace
 from flows.command_lines import rlhf_line
 from flows.pipeline.cached_stages import cached_stages
-from flows.sweep.cells import Cell, compared_half, fresh_half, seed_of
+from flows.sweep.cells import SweepCell, compared_half, fresh_half, seed_of
 from flows.sweep.keys import planned_keys
 from flows.sweep.variants import CheckedSweep
 
@@ -97,7 +97,7 @@ class Looks:
         return HeldOutLook(looks=len(self.identities), next_number=number, next_level=level_of(number))
 
 
-def stage_counts(checked: CheckedSweep, cells: Sequence[Cell], workspace: Workspace) -> StageCounts:
+def stage_counts(checked: CheckedSweep, cells: Sequence[SweepCell], workspace: Workspace) -> StageCounts:
     """How many stages the runs have, how many of them are different ones, and how many are there already."""
     every, cached = list[tuple[str, str]](), set[tuple[str, str]]()
     for cell in cells:
@@ -118,9 +118,7 @@ def report_of(found: Findings) -> SweepReport:
     checked, recipe = found.checked, found.checked.recipe
     whole = {one.name: one.values for one in found.results if one.values is not None}
     comparison = compare(whole) if len(whole) > 1 else None
-    problem = ""
-    if comparison is None:
-        problem = f"{len(whole)} of {len(found.results)} variants came to the end: there is nothing to compare."
+    problem = "" if comparison is not None else _nothing_to_compare(found, len(whole))
     return SweepReport(
         sweep=found.name, recipe_name=recipe.name, description=recipe.description,
         keys=tuple(key for key, _value in checked.variants[0].variant.settings), evaluation=checked.evaluation,
@@ -136,9 +134,25 @@ def report_of(found: Findings) -> SweepReport:
     )  # fmt: skip
 
 
+def _left(found: Findings) -> Result | None:
+    """The only variant that was neither stopped nor failed, where others were stopped."""
+    left = [one for one in found.results if not one.left_out]
+    return left[0] if len(left) == 1 and found.stops else None
+
+
+def _nothing_to_compare(found: Findings, whole: int) -> str:
+    if (left := _left(found)) is not None:
+        return (
+            f"{left.name} is the only one left: on training prompts it was clearly ahead. No held-out prompt was asked."
+        )
+    return f"{whole} of {len(found.results)} variants came to the end: there is nothing to compare."
+
+
 def _variant(found: Findings, result: Result, comparison: HeldOutComparison | None) -> VariantReport:
     outcome: Outcome = result.outcome
-    if comparison is not None and result.values is not None:
+    if result is _left(found):
+        outcome = "best"
+    elif comparison is not None and result.values is not None:
         outcome = "best" if result.name == comparison.best else "alike" if result.name in comparison.alike else "worse"
     means = None if result.values is None else result.values.mean(axis=0).tolist()
     return VariantReport(
@@ -160,15 +174,17 @@ def _variant(found: Findings, result: Result, comparison: HeldOutComparison | No
 
 def _next(found: Findings, comparison: HeldOutComparison | None) -> list[NextStep]:
     """The run that asks the best variant the prompts that chose nothing, and lets the gate decide."""
-    if comparison is None:
+    left = _left(found)
+    name = comparison.best if comparison is not None else left.name if left is not None else ""
+    best = next((one for one in found.checked.variants if one.name == name), None)
+    if best is None:
         return []
-    best = next(one for one in found.checked.variants if one.name == comparison.best)
-    fresh = f"stages.{found.checked.evaluation}.part={fresh_half(found.checked.settings.part)}"
-    sets = [word for one in (*found.overrides, *best.variant.overrides, fresh) for word in ("--set", one)]
+    half = fresh_half(found.checked.settings.part)
+    fresh = [f"stages.{found.checked.evaluation}.part={half}"] if comparison is not None else []
+    sets = [word for one in (*found.overrides, *best.variant.overrides, *fresh) for word in ("--set", one)]
     recipe = str(Path(found.given).resolve()) if Path(found.given).is_file() else found.given
     gated = found.checked.recipe.gate is not None
     decides = "Let the gate decide on the best" if gated else "Measure the best (the recipe has no gate to promote it)"
-    purpose = (
-        f"{decides}, on the {fresh_half(found.checked.settings.part)} of the held-out prompts, which chose nothing"
-    )
+    asked = f"the {half} of the held-out prompts" if comparison is not None else "held-out prompts"
+    purpose = f"{decides}, on {asked}, which chose nothing"
     return [NextStep(purpose=purpose, line=rlhf_line("run", recipe, *sets, workspace=found.workspace.root))]

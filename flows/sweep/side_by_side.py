@@ -21,11 +21,11 @@ from flows.console import PlainConsole, styled
 from flows.failures import explain, keep_traceback
 from flows.pipeline.launch import launch
 from flows.services import servers
-from flows.sweep.cells import Cell
+from flows.sweep.cells import SweepCell
 
 LOOK_SECONDS = 0.2  # between two looks at the processes
 END_SECONDS = 27.0  # a run that is told to end does so in 28 at most; see flows.shutdown
-Done = Callable[[Cell, int], None]
+Done = Callable[[SweepCell, int], None]
 # The process dies with the one that started it: SIGTERM comes, and it saves its step. The command follows.
 TIED = (
     "import ctypes, os, signal, sys\n"
@@ -36,7 +36,7 @@ TIED = (
 
 
 def run_cells(
-    cells: Sequence[Cell], workspace: Workspace, console: PlainConsole, *, parallel: int, logs: Path, done: Done
+    cells: Sequence[SweepCell], workspace: Workspace, console: PlainConsole, *, parallel: int, logs: Path, done: Done
 ) -> None:
     """Runs them all; ``done`` is told of each when it has ended, with its exit code. A failure stops no other one."""
     if parallel == 1 or len(cells) == 1:
@@ -51,7 +51,7 @@ def run_cells(
         pool.end()
 
 
-def _here(cell: Cell, workspace: Workspace, console: PlainConsole) -> int:
+def _here(cell: SweepCell, workspace: Workspace, console: PlainConsole) -> int:
     """Runs a cell in this process, as ``rlhf run`` would."""
     try:
         server = servers.begin(workspace, "prefect")
@@ -73,9 +73,9 @@ class Processes:
 
     def __init__(self, workspace: Workspace, console: PlainConsole, parallel: int, logs: Path) -> None:
         self.workspace, self.console, self.parallel, self.logs = workspace, console, parallel, logs
-        self._running: dict[int, tuple[Cell, subprocess.Popen[bytes], threading.Thread]] = {}
+        self._running: dict[int, tuple[SweepCell, subprocess.Popen[bytes], threading.Thread]] = {}
 
-    def run(self, cells: Sequence[Cell], done: Done) -> None:
+    def run(self, cells: Sequence[SweepCell], done: Done) -> None:
         """Runs them all, those first that come first."""
         servers.wait(self.workspace, servers.begin(self.workspace, "prefect"), self.console.print)
         left = list(cells)
@@ -101,7 +101,7 @@ class Processes:
             except subprocess.TimeoutExpired:
                 process.kill()
 
-    def _start(self, cell: Cell, place: int) -> None:
+    def _start(self, cell: SweepCell, place: int) -> None:
         command = [sys.executable, "-m", "flows.cli", "run", str(cell.file), "-w", str(self.workspace.root)]
         process = subprocess.Popen(
             [sys.executable, "-c", TIED, str(os.getpid()), *command],
@@ -114,7 +114,7 @@ class Processes:
         reader.start()
         self._running[place] = cell, process, reader
 
-    def _pass_on(self, cell: Cell, lines: IO[bytes]) -> None:
+    def _pass_on(self, cell: SweepCell, lines: IO[bytes]) -> None:
         self.logs.mkdir(parents=True, exist_ok=True)
         with lines, (self.logs / f"{cell.file.stem}.log").open("ab") as log:
             for line in lines:

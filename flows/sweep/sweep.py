@@ -18,7 +18,7 @@ from alignment.workspace import Workspace
 from flows.cluster import fitting_at_once
 from flows.console import PlainConsole, styled
 from flows.shutdown import leaving_on_sigterm
-from flows.sweep.cells import Cell, failure_of, made_by, make_cell, run_of, seed_of, waits
+from flows.sweep.cells import SweepCell, failure_of, made_by, make_cell, run_of, seed_of, waits
 from flows.sweep.keys import planned_keys
 from flows.sweep.results import Findings, Looks, Result, report_of, stage_counts
 from flows.sweep.side_by_side import one_at_a_time, run_cells
@@ -41,7 +41,7 @@ class Sweep:
         self.started = datetime.now(UTC)
         self.folder = workspace.folder("sweeps", self._name())
         self.runs: dict[str, str] = self._known_runs()
-        self.cells: dict[tuple[int, int, bool], Cell] = {}
+        self.cells: dict[tuple[int, int, bool], SweepCell] = {}
         self.results = [Result(place, one.name) for place, one in enumerate(checked.variants)]
         self.stops: list[Stop] = []
         self.looks = Looks(workspace, checked.recipe)
@@ -78,7 +78,7 @@ class Sweep:
         """The variants that are neither stopped nor failed."""
         return [one for one in self.results if not one.left_out]
 
-    def cell(self, place: int, offset: int, *, screen: bool) -> Cell:
+    def cell(self, place: int, offset: int, *, screen: bool) -> SweepCell:
         """One run of the sweep; its recipe is written when it is first asked for."""
         key = (place, offset, screen)
         if key not in self.cells:
@@ -86,7 +86,7 @@ class Sweep:
             self.cells[key] = make_cell(self.checked, place, offset, home, self.workspace, screen=screen)
         return self.cells[key]
 
-    def made(self, cell: Cell) -> Artifact | None:
+    def made(self, cell: SweepCell) -> Artifact | None:
         """What a run's last stage has made."""
         return made_by(cell, self.workspace, self.runs)
 
@@ -107,7 +107,12 @@ class Sweep:
             self.console.print(styled((stop.variant, "bold"), " is stopped ", lost.note))
 
     def _evaluate(self) -> None:
-        """The held-out evaluation of what is left, with every seed; each is written down as a look."""
+        """The held-out evaluation of what is left, with every seed; each is written down as a look.
+
+        Where all others were stopped there is nothing to compare, and held-out prompts are left alone.
+        """
+        if len(self.alive) == 1 and self.stops:
+            return
         cells = [self.cell(one.place, offset, screen=False) for offset in range(self.seeds) for one in self.alive]
         self._make(cells)
         for one in self.alive:
@@ -118,7 +123,7 @@ class Sweep:
                 self.looks.record(artifact, self.runs.get(cell.file.stem) or self.folder.name)
             one.values = self._values(one.place, self.seeds, screen=False)
 
-    def _make(self, cells: Sequence[Cell]) -> None:
+    def _make(self, cells: Sequence[SweepCell]) -> None:
         """Runs those of ``cells`` that have not been made; what fails is noted, and its variant left out."""
         missing = [cell for cell in cells if self.made(cell) is None]
         if len(missing) < len(cells):
@@ -126,7 +131,7 @@ class Sweep:
         done = self._done
         run_cells(missing, self.workspace, self.console, parallel=self.parallel, logs=self.folder / "logs", done=done)
 
-    def _done(self, cell: Cell, code: int) -> None:
+    def _done(self, cell: SweepCell, code: int) -> None:
         """Notes how a run ended; a look at held-out prompts counts from the moment that its figures are there."""
         run = run_of(cell, self.workspace)
         if run is not None:

@@ -11,7 +11,7 @@ from alignment.recipe.recipe import Recipe
 from alignment.recipe.resolved import ResolvedRecipe
 from alignment.recipe.stages.evaluate import EvaluateStage
 from alignment.sweeps.grid import OPTION, Axis, Variant, value_text
-from alignment.sweeps.objective import Objective, choose
+from alignment.sweeps.objective import ComparedFigure, choose
 from alignment.workspace import Workspace
 from flows.pipeline.environment import running_faults
 from flows.pipeline.recipe_servers import server_faults
@@ -38,7 +38,7 @@ class CheckedSweep:
 
     variants: tuple[ResolvedVariant, ...]
     evaluation: str
-    objective: Objective
+    objective: ComparedFigure
     needed: frozenset[str]
     varied: frozenset[str]
 
