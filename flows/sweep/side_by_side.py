@@ -24,6 +24,7 @@ from flows.services import servers
 from flows.sweep.cells import SweepCell
 
 LOOK_SECONDS = 0.2  # between two looks at the processes
+READ_SECONDS = 5.0  # for what an ended run has said, to be passed on
 END_SECONDS = 27.0  # a run that is told to end does so in 28 at most; see flows.shutdown
 Done = Callable[[SweepCell, int], None]
 # The process dies with the one that started it: SIGTERM comes, and it saves its step. The command follows.
@@ -36,17 +37,27 @@ TIED = (
 
 
 def run_cells(
-    cells: Sequence[SweepCell], workspace: Workspace, console: PlainConsole, *, parallel: int, logs: Path, done: Done
+    cells: Sequence[SweepCell],
+    workspace: Workspace,
+    console: PlainConsole,
+    *,
+    parallel: int,
+    logs: Path,
+    done: Done,
+    left_out: Callable[[SweepCell], bool],
 ) -> None:
-    """Runs them all; ``done`` is told of each when it has ended, with its exit code. A failure stops no other one."""
+    """Runs them all; ``done`` is told of each when it has ended, with its exit code. A failure stops no other variant;
+    what is ``left_out`` when its turn comes, because its variant has failed with another seed, is not run."""
     if parallel == 1 or len(cells) == 1:
         for cell in cells:
+            if left_out(cell):
+                continue
             console.print(styled("\n", (cell.name, "bold")))
             done(cell, _here(cell, workspace, console))
         return
     pool = Processes(workspace, console, parallel, logs)
     try:
-        pool.run(cells, done)
+        pool.run(cells, done, left_out)
     finally:
         pool.end()
 
@@ -75,17 +86,18 @@ class Processes:
         self.workspace, self.console, self.parallel, self.logs = workspace, console, parallel, logs
         self._running: dict[int, tuple[SweepCell, subprocess.Popen[bytes], threading.Thread]] = {}
 
-    def run(self, cells: Sequence[SweepCell], done: Done) -> None:
+    def run(self, cells: Sequence[SweepCell], done: Done, left_out: Callable[[SweepCell], bool]) -> None:
         """Runs them all, those first that come first."""
         servers.wait(self.workspace, servers.begin(self.workspace, "prefect"), self.console.print)
         left = list(cells)
         while left or self._running:
+            left = [cell for cell in left if not left_out(cell)]
             while left and len(self._running) < self.parallel:
                 place = next(place for place in range(self.parallel) if place not in self._running)
                 self._start(left.pop(0), place)
             for place, (cell, process, reader) in list(self._running.items()):
                 if (code := process.poll()) is not None:
-                    reader.join()
+                    reader.join(READ_SECONDS)  # a process that it left behind may hold its output open
                     del self._running[place]
                     done(cell, code)
             time.sleep(LOOK_SECONDS)

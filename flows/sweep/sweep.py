@@ -128,8 +128,10 @@ class Sweep:
         missing = [cell for cell in cells if self.made(cell) is None]
         if len(missing) < len(cells):
             self.console.print(f"{len(cells) - len(missing)} of {len(cells)} runs are made already")
-        done = self._done
-        run_cells(missing, self.workspace, self.console, parallel=self.parallel, logs=self.folder / "logs", done=done)
+        run_cells(
+            missing, self.workspace, self.console, parallel=self.parallel, logs=self.folder / "logs", done=self._done,
+            left_out=lambda cell: self.results[cell.place].left_out,
+        )  # fmt: skip
 
     def _done(self, cell: SweepCell, code: int) -> None:
         """Notes how a run ended; a look at held-out prompts counts from the moment that its figures are there."""
@@ -146,7 +148,8 @@ class Sweep:
         result.outcome = "waiting" if code == 0 and waits(self.workspace, run) else "failed"
         log = self.folder / "logs" / f"{cell.file.stem}.log"
         reason = failure_of(self.workspace, run) or f"exit code {code}" + (f", see {log}" if log.exists() else "")
-        result.note = f"seed {cell.seed} waits for raters' votes" if code == 0 else f"seed {cell.seed}: {reason}"
+        is_waiting = result.outcome == "waiting"
+        result.note = f"seed {cell.seed} waits for raters' votes" if is_waiting else f"seed {cell.seed}: {reason}"
         self.console.print(styled((cell.name, "bold"), " ", (result.outcome, "red"), f": {result.note}"))
 
     def _values(self, place: int, seeds: int, *, screen: bool) -> Floats:
