@@ -4,6 +4,7 @@ artifacts/<stage>/v<N>/   one immutable artifact: its files (read-only), and art
 partial/<key>/            a stage that is not finished: output/ and checkpoints/, found again after a crash
 models/<name>/            base models, converted once, each with its digest beside it
 runs/<run>/               recipe.yaml as resolved, uses.json, report.html, report.json
+sweeps/<sweep>/           the recipes of its runs, sweep.html, sweep.json
 answers/                  what a judge's endpoint was paid for: one file an answer, named by its question's digest
 registry/<model>/v<N>/    what was promoted: a plain Hugging Face folder
 metrics/<stage>.prom      what a stage under way is doing, for Prometheus

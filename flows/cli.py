@@ -135,6 +135,34 @@ def run(
     raise typer.Exit(run_command(recipe, workspace, set_ or [], only=only, start=from_, refresh=refresh or []))
 
 
+@app.command()
+def sweep(
+    recipe: RecipeArgument,
+    over: Annotated[
+        list[str] | None,
+        typer.Option(metavar="A.B.C=V1,V2,…", help="A setting and its values; several make a grid."),
+    ] = None,
+    workspace: WorkspaceOption = WORKSPACE,
+    set_: SetOption = None,
+    seeds: Annotated[int, typer.Option(min=1, max=99, metavar="N", help="Train each variant with N seeds.")] = 1,
+    by: Annotated[
+        str | None, typer.Option(metavar="METRIC", help="Compare by this: win_rate.base.rubric, reward.NAME.")
+    ] = None,
+    keep_all: Annotated[bool, typer.Option("--keep-all", help="Stop no clear loser early.")] = False,
+    parallel: Annotated[
+        int | None, typer.Option(min=1, max=99, metavar="N", help="Runs at once; else as many as there are GPUs for.")
+    ] = None,
+) -> None:
+    """Trains variants of a recipe, compares them on held-out prompts, and promotes none of them."""
+    from flows.commands.sweep import sweep_command
+
+    raise typer.Exit(
+        sweep_command(
+            recipe, workspace, set_ or [], over or [], seeds=seeds, by=by, keep_all=keep_all, parallel=parallel
+        )
+    )
+
+
 for command in (logs, stop, report):  # in the order of the help
     app.command()(command)
 

@@ -134,7 +134,9 @@ def _side_faults(recipe: Recipe, files: Mapping[str, Path], data: RecipeData) ->
     share = recipe.data.held_out
     stages = recipe.stages.values()
     asked = any(stage.asks_held_out() and "prompts" in stage.data_files(files) for stage in stages)
-    sampled = any("prompts" in stage.data_files(files) and not stage.evaluates() for stage in stages)
+    sampled = any(
+        "prompts" in stage.data_files(files) and not (stage.evaluates() and stage.asks_held_out()) for stage in stages
+    )
     given = any("preferences" in stage.data_files(files) for stage in stages)
     wanted: list[tuple[str, list[Any], bool, bool]] = [
         ("prompts", [prompt for _row, prompt in data.prompts], sampled, asked),

@@ -238,6 +238,9 @@ def _gate_faults(gate: Gate, stages: Mapping[str, StageSettings]) -> Iterator[Fa
         yield Fault(f"{gate.evaluation} is of kind {stages[gate.evaluation].kind}", remedy, field="gate.evaluation")
     if evaluation is not None:
         yield from _choice_faults(gate.evaluation, evaluation, stages)
+        if evaluation.split == "train":
+            problem = f"the gate decides by {gate.evaluation}, which asks prompts that are trained on"
+            yield Fault(problem, "set it to held out, or name another", field=f"stages.{gate.evaluation}.split")
     for index, condition in enumerate(gate.conditions):
         at = f"gate.conditions.{index}"
         if condition.against is not None:

@@ -38,6 +38,7 @@ def evaluated(recipe: Recipe, artifacts: Mapping[str, Artifact]) -> tuple[str, E
         candidate=found["candidate"],
         prompts=found["prompts"],
         prompts_file=_own_file(recipe, name),
+        trained=dict(of_type(recipe.stages, EvaluateStage))[name].split == "train",
         win_rates=tuple(_win_rate(rate, found["judges"]) for rate in rates),
         kl=Interval(**{part: found["kl"][part] for part in ("value", "low", "high")}),
         reference=found["reference"],

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from alignment.durable_files import write_text
 from alignment.plain_text import printable
@@ -33,8 +33,39 @@ def write_report(report: RunReport, folder: Path) -> Path:
 
 def render(report: RunReport) -> str:
     """The page. Every text of the report is escaped; the page asks for nothing from outside itself."""
+    rate = main_rate(report)
+    page = (
+        page_environment()
+        .get_template("report.html.j2")
+        .render(
+            report=report,
+            **page_frame(),
+            words=words,
+            said=evidence_words,
+            judge_rows=judge_rows,
+            feedback=feedback,
+            outcome=words.outcome(report),
+            rate=rate,
+            strip=plots.verdict_strip(rate, report.evaluation.prompts) if rate and report.evaluation else None,
+            losses=_loss_figures(report),
+            way_figures=[distance_plots.way_plot(one) for one in report.overoptimisations],
+            tournament_figures=[distance_plots.tournament_plot(one) for one in report.tournaments],
+            reward_figures=[
+                draw(reward) for reward in report.rewards for draw in (plots.margin_plot, plots.calibration_plot)
+            ],
+            evaluation_figures=_evaluation_figures(report),
+            wide=lineage_graph.draw(report.lineage) if report.lineage else None,
+            tall=lineage_graph.draw(report.lineage, downwards=True) if report.lineage else None,
+            longest=max((stage.seconds for stage in report.stages), default=0.0) or 1.0,
+        )
+    )
+    return printable(page)
+
+
+def page_environment(*packages: str) -> Environment:
+    """What renders a page: templates of this package and of others, every text escaped, numbers as words has them."""
     environment = Environment(
-        loader=PackageLoader("alignment.report", "."),
+        loader=ChoiceLoader([PackageLoader(package, ".") for package in ("alignment.report", *packages)]),
         autoescape=select_autoescape(default=True, default_for_string=True),
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -47,32 +78,14 @@ def render(report: RunReport) -> str:
         "figure": words.figure,
         "short": words.short,
     }
+    return environment
+
+
+def page_frame() -> dict[str, str]:
+    """The style sheet and the script that stand in every page, and the digest by which the page allows the script."""
     script = _text("report.js")
-    rate = main_rate(report)
-    page = environment.get_template("report.html.j2").render(
-        report=report,
-        css=_text("report.css"),
-        script=script,
-        script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        words=words,
-        said=evidence_words,
-        judge_rows=judge_rows,
-        feedback=feedback,
-        outcome=words.outcome(report),
-        rate=rate,
-        strip=plots.verdict_strip(rate, report.evaluation.prompts) if rate and report.evaluation else None,
-        losses=_loss_figures(report),
-        way_figures=[distance_plots.way_plot(one) for one in report.overoptimisations],
-        tournament_figures=[distance_plots.tournament_plot(one) for one in report.tournaments],
-        reward_figures=[
-            draw(reward) for reward in report.rewards for draw in (plots.margin_plot, plots.calibration_plot)
-        ],
-        evaluation_figures=_evaluation_figures(report),
-        wide=lineage_graph.draw(report.lineage) if report.lineage else None,
-        tall=lineage_graph.draw(report.lineage, downwards=True) if report.lineage else None,
-        longest=max((stage.seconds for stage in report.stages), default=0.0) or 1.0,
-    )
-    return printable(page)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return {"css": _text("report.css"), "script": script, "script_digest": digest}
 
 
 def figures(report: RunReport) -> list[SvgFigure]:

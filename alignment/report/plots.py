@@ -119,7 +119,7 @@ def win_rate_plot(rates: Sequence[WinRateReport], candidate: str, prompts: int) 
     )
     return SvgFigure(
         title="Win rates with 95 % intervals",
-        alternative=f"Win rates of {candidate} on {prompts} held-out prompts: {words}.",
+        alternative=f"Win rates of {candidate} on {prompts} prompts: {words}.",
         width=WIDTH,
         height=bottom + 44,
         shapes=tuple(shapes),
@@ -247,7 +247,7 @@ def length_plot(evaluation: EvaluationReport) -> SvgFigure:
     words = "; ".join(f"{model}: median {median(values):g} tokens" for model, values in lengths.items())
     return SvgFigure(
         title="Length of the answers",
-        alternative=f"Distributions of answer length on held-out prompts. {words}.",
+        alternative=f"Distributions of answer length on the prompts asked. {words}.",
         width=WIDTH,
         height=bottom + 44,
         shapes=tuple(shapes),

@@ -156,6 +156,7 @@ class EvaluationReport(Record):
     slices: tuple[SliceReport, ...] = ()
     system: SystemReport | None = None
     prompts_file: str | None = None  # the held-out prompts' own, where they have one
+    trained: bool = False  # the prompts are of the training split
 
 
 class StandingReport(Record):

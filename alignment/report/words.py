@@ -67,6 +67,8 @@ def data_facts(report: RunReport) -> list[tuple[str, str]]:
     ]
     if (evaluation := report.evaluation) is None:
         return facts
+    if evaluation.trained:
+        return [*facts, (count(evaluation.prompts), "prompts of the training split asked")]
     where = f" in {evaluation.prompts_file}" if evaluation.prompts_file else ""
     return [*facts, (count(evaluation.prompts), f"prompts held out{where}")]
 

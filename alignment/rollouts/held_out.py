@@ -42,6 +42,18 @@ def held_out_prompts(
     return [prompt for prompt in prompts if prompt.id in chosen]
 
 
+def training_prompts(context: StageContext, *, limit: int | None = None, part: Part = "all") -> list[Prompt]:
+    """Prompts of data.prompts that stages may train on; ``part`` and ``limit`` as of held-out ones.
+
+    Raises StageError where none is left.
+    """
+    prompts, _held_out = load_prompts(context.data["prompts"], context.run.held_out)
+    chosen = part_of((prompt.id for prompt in prompts), part, limit)
+    if not chosen:
+        raise StageError(f"{context.data['prompts']} has too few prompts to train on; add prompts")
+    return [prompt for prompt in prompts if prompt.id in chosen]
+
+
 def draw(
     policy: LoadedPolicy,
     artifact: Artifact,

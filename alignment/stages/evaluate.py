@@ -1,4 +1,4 @@
-"""The stage ``evaluate``: the candidate against its opponents on held-out prompts.
+"""The stage ``evaluate``: the candidate against its opponents, on held-out prompts or on those of the training split.
 
 It writes ``evaluation.json`` and ``samples.jsonl`` (both as :mod:`alignment.metrics.results` says), and
 ``metrics.json`` with what a gate may ask for. Models are asked, answers scored and judged in pieces, side by side where
@@ -31,7 +31,7 @@ from alignment.recipe.metrics import PassAtK, Perplexity
 from alignment.recipe.stages.evaluate import EvaluateStage
 from alignment.records import Artifact, Prompt, Response
 from alignment.reward.factory import build_rewards
-from alignment.rollouts.held_out import held_out_prompts
+from alignment.rollouts.held_out import held_out_prompts, training_prompts
 from alignment.rollouts.policy_pool import PolicyPool
 from alignment.stage import Progress, StageContext, StageResult
 
@@ -40,7 +40,7 @@ Batch = tuple[tuple[Prompt, str, bool], ...]  # prompts, answers to them, and wh
 
 def run(settings: EvaluateStage, context: StageContext) -> StageResult:
     """Samples, judges and measures. Raises StageError where no prompt is there to ask, or none for a metric."""
-    prompts = held_out_prompts(context, source=settings.prompts, limit=settings.limit, part=settings.part)
+    prompts = _prompts(settings, context)
     require_prompts(settings.metrics, prompts)
     work = _Work(settings, context, prompts)
     asked = ask_all(settings, context, work.questions(), work.heard)
@@ -76,6 +76,12 @@ def run(settings: EvaluateStage, context: StageContext) -> StageResult:
     write_text(context.output / "metrics.json", json.dumps(values, indent=1) + "\n")
     write_records(context.output / "samples.jsonl", samples(prompts, ordered, outcomes, rewards, scores))
     return StageResult("evaluation", values, tokens_sampled=work.tokens)
+
+
+def _prompts(settings: EvaluateStage, context: StageContext) -> list[Prompt]:
+    if settings.split == "train":
+        return training_prompts(context, limit=settings.limit, part=settings.part)
+    return held_out_prompts(context, source=settings.prompts, limit=settings.limit, part=settings.part)
 
 
 class _Work:

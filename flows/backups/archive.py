@@ -26,7 +26,8 @@ from flows.backups.sources import (
 from flows.services.process_records import post, state_message
 
 KEPT = (  # not what is partial, and no logs
-    "artifacts", "models", "registry", "runs", "raters", "answers", "mlruns", "mlartifacts", MLFLOW_FILE, PREFECT_FILE,
+    "artifacts", "models", "registry", "runs", "sweeps", "raters", "answers", "mlruns", "mlartifacts", MLFLOW_FILE,
+    PREFECT_FILE,
     "services/announced", "services/approvals",
 )  # fmt: skip
 UNUSED_VOTES = "raters/votes-not-in-use.db"  # in the workspace, while the raters' store was another

@@ -19,11 +19,12 @@ from alignment.recipe.resources import Resources
 from alignment.recipe.stages.spec import StageSettings
 from alignment.stage import StageContext, StageResult
 from flows.cluster.actor_pool import spread
+from flows.cluster.capacity import fitting_at_once
 from flows.cluster.ray_session import gpus_per_worker, start, stop
 from flows.cluster.train_loop import Task, fit
 from flows.shutdown import saved, told_to_end
 
-__all__ = ["on_ray", "run_stage", "start", "stop"]
+__all__ = ["fitting_at_once", "on_ray", "run_stage", "start", "stop"]
 # What a worker is given of the environment.
 CARRIED = ("CUBLAS_", "GOMP_", "HF_", "RLHF_", "TOKENIZERS_", "TQDM_", "TRANSFORMERS_", "TRL_")
 

@@ -43,21 +43,35 @@ from flows.services.guard import guarded
 from flows.services.process_records import ProcessRegistration, at_work, settle
 from flows.shutdown import leaving_on_sigterm
 
+CHECKED_KEPT = 99  # recipes that are remembered as good, beside the newest
+
 
 def checked(resolved: ResolvedRecipe, workspace: Workspace) -> None:
     """Checks a recipe, unless these very settings, files and checks were found good before. Raises InputError."""
-    recipe, data = resolved.recipe, resolved.data
-    if faults := running_faults(recipe):  # of the environment, which is no part of what was found good before
+    if faults := running_faults(resolved.recipe):  # of the environment, which is no part of what was found good before
         raise InputError(placed(faults, resolved.path))
-    digests = {name: file_digest(file) for name, file in data.items() if file.is_file()}
-    identity = digest_of([resolved.digest, digests, code_digest("alignment.checks.recipe"), _model_stamp(recipe)])
-    passed = workspace.folder("services") / "checked.json"
-    known = _known(passed)
-    if identity in known:
+    if _identity(resolved) in _known(_passed(workspace)):
         return
     if faults := check_recipe(resolved, workspace):
         raise InputError(faults)
-    write_text(passed, json.dumps([*known[-99:], identity]))
+    found_good(resolved, workspace)
+
+
+def found_good(resolved: ResolvedRecipe, workspace: Workspace) -> None:
+    """Notes that these settings and files need no check any more."""
+    passed, identity = _passed(workspace), _identity(resolved)
+    known = [one for one in _known(passed) if one != identity]
+    write_text(passed, json.dumps([*known[-CHECKED_KEPT:], identity]))
+
+
+def _identity(resolved: ResolvedRecipe) -> str:
+    """The digest of all that a check looks at, its own code included."""
+    digests = {name: file_digest(file) for name, file in resolved.data.items() if file.is_file()}
+    return digest_of([resolved.digest, digests, code_digest("alignment.checks.recipe"), _model_stamp(resolved.recipe)])
+
+
+def _passed(workspace: Workspace) -> Path:
+    return workspace.folder("services") / "checked.json"
 
 
 def _known(path: Path) -> list[str]:

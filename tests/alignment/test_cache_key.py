@@ -143,3 +143,20 @@ def test_schedules_notices_and_other_stages_are_in_no_key(make_recipe: MakeRecip
     other = keys("dpo", {"stages.dpo.beta": 0.3})
     assert {stage for stage in before if before[stage] != other[stage]} == {"dpo"}
     assert all(before[stage] != changed for stage, changed in keys("seed", {"seed": 9}).items())
+
+
+def test_a_stages_own_seed_counts_as_the_recipes_would(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    """Another seed of one stage is another key of that stage alone; the recipe's seed, written out, is none."""
+
+    def keys(name: str, changes: dict[str, object]) -> dict[str, str]:
+        recipe = load_recipe(make_recipe(tmp_path / name, changes=changes))
+        return {
+            stage: stage_key(stage, settings, recipe.run_settings(settings), {}, {})
+            for stage, settings in recipe.stages.items()
+        }
+
+    before = keys("before", {})
+    assert keys("the same", {"stages.dpo.seed": 5}) == before  # the recipe's seed is 5
+    other = keys("another", {"stages.dpo.seed": 6})
+    assert {stage for stage in before if before[stage] != other[stage]} == {"dpo"}
+    assert other["dpo"] == keys("of all", {"seed": 6})["dpo"]

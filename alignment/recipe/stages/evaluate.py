@@ -1,5 +1,6 @@
 """The settings of an evaluation: a candidate against opponents on held-out prompts."""
 
+from collections.abc import Container
 from typing import ClassVar, Literal, Self
 
 from pydantic import field_validator, model_validator
@@ -45,6 +46,10 @@ class EvaluateStage(StageSettings):
     """The policy that the KL divergence is measured from."""
     prompts: Name | None = None
     """A stage of kind `preference_file` whose held-out prompts are asked. null: the recipe's own."""
+    split: Literal["held out", "train"] = "held out"
+    """Which of the recipe's prompts are asked. `train`: those that stages may train on, which says how well a policy
+    has learned and nothing of other prompts; such a look spends nothing of the held-out prompts, and no gate decides
+    by it."""
     raters: SimulatedRaters | None = None
     """Simulated raters that compare the answers by a rubric."""
     judge: JudgeSettings | None = None
@@ -86,6 +91,14 @@ class EvaluateStage(StageSettings):
         return self
 
     @model_validator(mode="after")
+    def _asks_one_kind_of_prompts(self) -> Self:
+        if self.split == "train" and self.prompts is not None:
+            raise ValueError(
+                f"split=train asks prompts that are trained on, and {self.prompts} gives held-out ones: leave one out"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _a_judge_is_calibrated(self) -> Self:
         check_calibration(self.judge, self.calibrated_by)
         return self
@@ -115,9 +128,13 @@ class EvaluateStage(StageSettings):
         """The stage that says how far its judge can be trusted."""
         return self.calibrated_by
 
+    def data_files(self, given: Container[str] = ()) -> tuple[str, ...]:
+        """The file of prompts that it asks: on the training split never the held-out prompts' own."""
+        return super().data_files(() if self.split == "train" else given)
+
     def asks_held_out(self) -> bool:
         """Whether it asks held-out prompts of the recipe's data."""
-        return self.prompts is None
+        return self.prompts is None and self.split == "held out"
 
     def sampling_used(self) -> Sampling:
         """How it draws its answers."""

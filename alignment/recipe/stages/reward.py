@@ -39,7 +39,3 @@ class RewardStage(ScoreModelStage):
     calibrate: bool = False
     """Divide the scores by a temperature fitted on the held-out pairs (Guo et al. 2017), so that the difference of two
     is the log-odds that people prefer the one. The calibration error is of a temperature fitted on other pairs."""
-
-    def seed_used(self) -> int | None:
-        """Its own seed."""
-        return self.seed

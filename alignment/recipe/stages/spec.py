@@ -23,8 +23,10 @@ UNCOUNTED: Any = {
     "rewards": {"__all__": {"function": True, "folder": True, "judge": {"folder"}}},
     "environment": {"class_path"},
     "workers": True,
+    "seed": True,
 }
-"""Settings that do not count as they are written: paths, whose files count by what they hold, and who does the work."""
+"""Settings that do not count as they are written: paths, whose files count by what they hold, who does the work, and a
+stage's seed, which counts as the run's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,8 @@ class StageSettings(Settings):
     round: Annotated[int, Field(ge=1)] = 1
     """The round that it belongs to, which `rounds` of the recipe sets: seeds, and the prompts of a `limit`, are others
     in each."""
+    seed: Annotated[int, Field(ge=0, lt=2**31)] | None = None
+    """Seed of its draws: the order of its data, new weights, answers, simulated raters. null: the recipe's."""
 
     def counted(self) -> dict[str, Any]:
         """Its settings as the cache key counts them."""
@@ -103,7 +107,7 @@ class StageSettings(Settings):
 
     def seed_used(self) -> int | None:
         """The seed that it draws by in place of the recipe's."""
-        return None
+        return self.seed
 
     def rewards_used(self) -> tuple[Any, ...]:
         """Its reward functions (:data:`alignment.recipe.rewards.RewardList`)."""

@@ -190,6 +190,14 @@ def test_a_wrong_gate_is_one_line(given: dict[str, Any], line: str) -> None:
     assert faults(given) == [line]
 
 
+def test_no_gate_decides_by_prompts_that_are_trained_on() -> None:
+    given = gate({"metric": "kl", "below": 9})
+    assert faults(given, eval=EVAL | {"split": "train"}) == [
+        "stages.eval.split: the gate decides by eval, which asks prompts that are trained on; "
+        "set it to held out, or name another"
+    ]
+
+
 def test_all_come_at_once() -> None:
     found = faults(
         gate({"metric": "zzz"}, evaluation="nothing"),

@@ -10,6 +10,7 @@ import torch
 
 from alignment.chat import render_answer, render_prompt
 from alignment.data.jsonl import read_records, write_records
+from alignment.data.split import is_held_out
 from alignment.durable_files import folder_digest
 from alignment.errors import StageError
 from alignment.evaluation.bootstrap import estimate
@@ -98,6 +99,27 @@ def test_prompts_of_a_file_of_their_own_are_asked(
     assert {sample.kind for sample in samples} == {"last"}
     assert evaluation.prompts == 3
     assert {rate.rate.n for rate in evaluation.win_rates} == {3}
+
+
+def test_prompts_of_the_training_split_are_asked(policies: dict[str, Artifact], recipe: Recipe, tmp_path: Path) -> None:
+    """None of the held-out share, and nothing of the held-out prompts' own file."""
+    texts = [f"say blue {n}" for n in range(12)]
+    file, own, rubric = tmp_path / "prompts.jsonl", tmp_path / "final.jsonl", tmp_path / "rubric.yaml"
+    file.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in texts))
+    own.write_text(json.dumps({"prompt": "say gold"}) + "\n")
+    rubric.write_text(RUBRIC)
+    for part in ("output", "checkpoints"):
+        (tmp_path / part).mkdir()
+    stage = EvaluateStage.model_validate(SETTINGS | {"against": ["base"], "split": "train", "kl_prompts": 1})
+    data = {"prompts": file, "held_out_prompts": own, "rubric": rubric}
+    assert (stage.data_files(data), stage.asks_held_out()) == (("prompts",), False)
+    given = {name: data[name] for name in (*stage.data_files(data), "rubric")}
+    context = stage_context("check", recipe, policies, given, tmp_path / "output", tmp_path / "checkpoints")
+    run(stage, context)
+    asked = {sample.prompt[-1].content for sample in read(context.output)[1]}
+    kept_back = {text for text in texts if is_held_out(text, context.run.held_out)}
+    assert 0 < len(kept_back) < len(texts)
+    assert asked == set(texts) - kept_back
 
 
 def test_a_whole_evaluation(evaluate: Evaluate) -> None:
