@@ -54,12 +54,17 @@ def queue_comparisons(
     return _insert(store, [work_row(item, votes_wanted, queue, weights.get(item.id, 0.0)) for item in items], actor)
 
 
-def queue_gold(store: Store, items: Iterable[Gold], *, purpose: Purpose = "gold", actor: str = "system") -> int:
-    """Stores comparisons with a known answer, which every rater gets (gold: silently; trial: with feedback)."""
+def queue_gold(
+    store: Store, items: Iterable[Gold], *, purpose: Purpose = "gold", queue: str = "default", actor: str = "system"
+) -> int:
+    """Stores comparisons with a known answer, which every rater gets (gold: silently; trial: with feedback).
+
+    Gold of a queue is mixed into the work of that queue, that of the general one into everybody's.
+    """
     items = list(items)
     if faults := [fault for gold in items for fault in comparison_faults(gold.comparison)]:
         raise InputError(faults)
-    return _insert(store, [gold_row(gold, purpose) for gold in items], actor)
+    return _insert(store, [gold_row(gold, purpose, queue) for gold in items], actor)
 
 
 def work_row(item: Comparison, votes_wanted: int, queue: str, weight: float = 0.0) -> dict[str, Any]:
@@ -67,13 +72,13 @@ def work_row(item: Comparison, votes_wanted: int, queue: str, weight: float = 0.
     return _row(item, "work", votes_wanted, queue, weight)
 
 
-def gold_row(gold: Gold, purpose: Purpose = "gold") -> dict[str, Any]:
+def gold_row(gold: Gold, purpose: Purpose = "gold", queue: str = "default") -> dict[str, Any]:
     """A comparison with a known answer as a row. Raises InputError where the ranking does not fit the answers."""
     ranked = sorted(one for group in gold.ranking for one in group)
     if ranked != sorted(response.id for response in gold.comparison.responses):
         remedy = "rank every answer exactly once, best first"
         raise InputError([Fault(f"the known ranking of {gold.comparison.id} does not fit its answers", remedy)])
-    row = _row(gold.comparison, purpose, UNLIMITED, "default", 0.0)
+    row = _row(gold.comparison, purpose, UNLIMITED, queue, 0.0)
     return row | {"expected": {"ranking": [list(group) for group in gold.ranking], "why": gold.why}}
 
 

@@ -53,10 +53,17 @@ class DeskSettings(BaseModel):
     lease_minutes: float = Field(default=30, gt=0, le=24 * 60)
     trial_required: bool = True
     pass_mark: Share | None = None  # of the trial's comparisons that must be right; None: the first one shows the page
+    hourly_rate: float = Field(default=0.0, ge=0, le=10_000)  # pay for an hour of work; 0: not reckoned
+    idle_minutes: float = Field(default=5.0, gt=0, le=24 * 60)  # no vote counts as more work than this
 
     @field_validator("criteria")
     @classmethod
     def _names_differ(cls, value: tuple[Criterion, ...]) -> tuple[Criterion, ...]:
-        if len({criterion.name for criterion in value}) != len(value):
-            raise ValueError("two criteria have the same name")
-        return value
+        return different_names(value)
+
+
+def different_names(criteria: tuple[Criterion, ...]) -> tuple[Criterion, ...]:
+    """The same criteria. Raises ValueError where two have one name."""
+    if len({criterion.name for criterion in criteria}) != len(criteria):
+        raise ValueError("two criteria have the same name")
+    return criteria
