@@ -5,13 +5,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sqlalchemy import Connection, insert, select, text, update
+from sqlalchemy import Connection, exists, insert, select, text, update
 
 from alignment.errors import Fault, InputError
 from alignment.records import Comparison
 from preference_ui.labelling.identity_leaks import names_itself
 from preference_ui.labelling.vote_schema import storable
-from preference_ui.store.schema import comparisons
+from preference_ui.store.schema import comparisons, leases
 from preference_ui.store.store import Store, now, record
 from preference_ui.store.tallies import queue_tallies_now
 
@@ -20,6 +20,7 @@ UNLIMITED = 1_000_000  # gold and trial comparisons are for every rater
 MAX_TEXT = 100_000  # characters of one answer or of a whole conversation
 BATCH = 1_000  # rows of one transaction: what raters write waits for it
 TAKEN = "this id is already taken by another question"
+_KNOWN = ("prompt", "responses", "purpose", "expected")
 _SYSTEM = random.SystemRandom()
 
 
@@ -189,6 +190,23 @@ def insert_batch(store: Store, rows: Sequence[dict[str, Any]], actor: str) -> in
         return len(fresh)
 
 
+def turn_to_gold(store: Store, rows: Sequence[dict[str, Any]], actor: str) -> int:
+    """Has comparisons that are queued for raters be gold, as these rows of :func:`gold_row` say. Returns how many.
+
+    One that a rater has had stays what it is: the votes on it are real work.
+    """
+    turned = 0
+    with store.write() as connection:
+        had = exists().where(leases.c.comparison_id == comparisons.c.id)
+        for row in rows:
+            one = (comparisons.c.id == row["id"]) & (comparisons.c.purpose == "work") & ~had
+            values = {name: row[name] for name in ("purpose", "expected", "votes_wanted", "queue")}
+            turned += connection.execute(update(comparisons).where(one).values(values)).rowcount
+        if turned:
+            record(connection, actor, "comparisons.gold", f"{turned} comparisons", {})
+    return turned
+
+
 def count_anew(store: Store) -> None:
     """Has PostgreSQL know how long the queue is now: or the next draws sort it, which it still thinks is short."""
     if not store.is_sqlite:
@@ -204,9 +222,9 @@ def same_question(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
 def known_rows(connection: Connection, identifiers: Sequence[str]) -> dict[str, dict[str, Any]]:
     """What is asked under these ids already."""
     known: dict[str, dict[str, Any]] = {}
-    columns = (comparisons.c.id, comparisons.c.prompt, comparisons.c.responses)
+    columns = [comparisons.c[name] for name in ("id", *_KNOWN)]
     for start in range(0, len(identifiers), 500):
         part = identifiers[start : start + 500]
         for row in connection.execute(select(*columns).where(comparisons.c.id.in_(part))):
-            known[row.id] = {"prompt": row.prompt, "responses": row.responses}
+            known[row.id] = {name: getattr(row, name) for name in _KNOWN}
     return known

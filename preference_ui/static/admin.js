@@ -97,7 +97,7 @@ export function start(element, server) {
         return { name: name.trim(), rubric: rubric.join(":").trim() };
       });
       changed.pass_mark = data.get("pass_mark") === "" ? null : Number(data.get("pass_mark"));
-      for (const name of ["random_share", "gold_share", "repeat_share", "repeat_after", "lease_minutes"]) changed[name] = Number(data.get(name));
+      for (const name of ["random_share", "gold_share", "repeat_share", "repeat_after", "lease_minutes", "hourly_rate", "idle_minutes"]) changed[name] = Number(data.get(name));
       await act("save_settings", { settings: changed }, "Saved. Raters read changed guidelines again.");
     } },
       h("label", { class: "full" }, "Guidelines (Markdown)", h("textarea", { name: "guidelines", rows: 10, value: kept.guidelines })),
@@ -107,6 +107,7 @@ export function start(element, server) {
         .map(([value, words]) => h("option", { value, selected: kept.policy === value }, words)))),
       number("random_share", "Share drawn at random", "0.01"), number("gold_share", "Share of gold", "0.01"), number("repeat_share", "Share of repeats", "0.01"),
       number("repeat_after", "Repeat after (votes)", "1"), number("lease_minutes", "Minutes until a comparison returns", "any"),
+      number("hourly_rate", "Pay for an hour of work (0: not reckoned)", "any"), number("idle_minutes", "Most minutes of work on one vote", "any"),
       h("label", {}, "Share of the trial that must be right (empty: none)", h("input", { type: "number", name: "pass_mark", step: "0.01", min: 0, max: 1,
         value: kept.pass_mark === null ? "" : String(kept.pass_mark) })),
       h("label", { class: "check" }, h("input", { type: "checkbox", name: "trial_required", checked: kept.trial_required }), " A trial comparison first"),

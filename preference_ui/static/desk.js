@@ -48,6 +48,7 @@ export function start(element, server) {
     screen = next;
     head.replaceChildren(...header(about, screen, actions));
     if (screen.lease === null) return finished();
+    if (screen.queue?.must_read) return before(screen.queue.guidelines.html, readQueue, t("This queue has guidelines of its own."));
     const draft = draftOf(screen);
     page = reading(screen);
     more = extras(screen, about, draft, () => changed());
@@ -65,6 +66,21 @@ export function start(element, server) {
     page.placed();
     window.scrollTo({ top: 0 });
     main.focus({ preventScroll: true });
+  }
+
+  // Guidelines that are read before there is work.
+  function before(html, act, lead = "") {
+    view = more = page = null;
+    main.className = "work";
+    main.replaceChildren(h("article", { class: "card reading" }, h("h1", {}, t("Before you start")), lead && h("p", { class: "quiet" }, lead),
+      h("div", { class: "rendered", html }), h("button", { type: "button", class: "primary", onclick: act }, t("I have read this"))));
+    main.focus();
+  }
+
+  async function readQueue() {
+    const { name, guidelines } = screen.queue;
+    const reply = await call(server, "read_queue", { queue: name, digest: guidelines.digest });
+    if (reply.ok) show(reply.screen); else { tell(reply.say, "bad"); await begin({ keep: true }); }
   }
 
   function undone() {
@@ -179,7 +195,7 @@ export function start(element, server) {
     written: () => page && announce(page.asWritten()),
     differences: () => page && screen.answers.length > 1 && announce(page.differences(told)),
     whole: () => page?.whole(),
-    guidelines: () => about && ask({ title: t("Guidelines"), wide: true, body: h("div", { class: "rendered", html: about.guidelines.html }) }),
+    guidelines: () => about && ask({ title: t("Guidelines"), wide: true, body: h("div", { class: "rendered", html: (screen?.queue?.guidelines ?? about.guidelines).html }) }),
     keys: () => ask({ title: t("Keys"), body: keysTable(view?.help ?? []) }),
     comment: () => more?.openComment(),
   };
@@ -232,10 +248,7 @@ export function start(element, server) {
     }
     if (!reply.must_read) return show(reply.screen);
     head.replaceChildren(...header(about, null, actions));
-    main.replaceChildren(h("article", { class: "card reading" }, h("h1", {}, t("Before you start")),
-      h("div", { class: "rendered", html: about.guidelines.html }),
-      h("button", { type: "button", class: "primary", onclick: read }, t("I have read this"))));
-    main.focus();
+    before(about.guidelines.html, read);
   }
 
   async function read() {
