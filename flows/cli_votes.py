@@ -159,3 +159,59 @@ def raters_unlock(name: NameArgument, workspace: WorkspaceOption = WORKSPACE, st
     from flows.commands.rate import raters_unlock_command
 
     raters_unlock_command(workspace, store, name)
+
+
+@raters_app.command("report")
+def raters_report(
+    file: Annotated[Path, typer.Argument(help="Where to: .csv.")],
+    workspace: WorkspaceOption = WORKSPACE,
+    store: StoreOption = None,
+    hourly_rate: Annotated[float | None, typer.Option(min=0, help="Pay for an hour; that of the settings.")] = None,
+    idle_minutes: Annotated[float | None, typer.Option(min=0.1, help="Most minutes of work on one vote.")] = None,
+) -> None:
+    """Writes every rater's votes, active hours and pay in every queue."""
+    from flows.commands.labelling.people import raters_report_command
+
+    raters_report_command(workspace, store, file, hourly_rate, idle_minutes)
+
+
+@raters_app.command("consents")
+def raters_consents(
+    file: Annotated[Path, typer.Argument(help="Where to: .csv.")],
+    workspace: WorkspaceOption = WORKSPACE,
+    store: StoreOption = None,
+) -> None:
+    """Writes what raters were asked before work, and what they said."""
+    from flows.commands.labelling.people import raters_consents_command
+
+    raters_consents_command(workspace, store, file)
+
+
+@raters_app.command("link")
+def raters_link(
+    workspace: WorkspaceOption = WORKSPACE,
+    store: StoreOption = None,
+    places: Annotated[int, typer.Option(help="How many may join by it.")] = 10,
+    parameter: Annotated[str, typer.Option(help="Under which the address says who comes.")] = "PROLIFIC_PID",
+    completion_url: Annotated[str | None, typer.Option(help="Where a rater goes who is done.")] = None,
+    note: Annotated[str, typer.Option(help="For whom it is; kept in the trail.")] = "",
+    days: Annotated[float, typer.Option(help="How long it works.")] = 30,
+    public_url: Annotated[str | None, typer.Option(help="How raters reach the app: for the whole link.")] = None,
+) -> None:
+    """Prints a link by which many may join, each with an id that another site gives them."""
+    from flows.commands.labelling.people import raters_link_command
+
+    raters_link_command(workspace, store, places, parameter, completion_url, note, days, public_url)
+
+
+@raters_app.command("links")
+def raters_links(
+    workspace: WorkspaceOption = WORKSPACE,
+    store: StoreOption = None,
+    close: Annotated[str | None, typer.Option(metavar="ID", help="Has this one work no longer.")] = None,
+    json: JsonOption = False,
+) -> None:
+    """The links that still work, and how many have come by each."""
+    from flows.commands.labelling.people import raters_links_command
+
+    raters_links_command(workspace, store, close, as_json=json)

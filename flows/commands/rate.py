@@ -129,7 +129,7 @@ def raters_list_command(workspace: Path, url: str | None, *, as_json: bool) -> N
 
     with raters_store(workspace, url) as store:
         found = people(store)
-    _print_rows([{name: row[name] for name in ("name", "role", "state", "created")} for row in found], as_json=as_json)
+    print_rows([{name: row[name] for name in ("name", "role", "state", "created")} for row in found], as_json=as_json)
 
 
 def raters_invite_command(
@@ -153,7 +153,7 @@ def raters_invitations_command(workspace: Path, url: str | None, revoke: str | N
         if revoke is not None:
             revoke_invitation(store, revoke, actor="shell")
         found = pending_invitations(store)
-    _print_rows(found, as_json=as_json)
+    print_rows(found, as_json=as_json)
 
 
 def raters_password_command(workspace: Path, url: str | None, name: str) -> None:
@@ -203,7 +203,8 @@ def raters_store(workspace: Path, url: str | None) -> Iterator["Store"]:
         store.close()
 
 
-def _print_rows(rows: Sequence[Mapping[str, Any]], *, as_json: bool) -> None:
+def print_rows(rows: Sequence[Mapping[str, Any]], *, as_json: bool) -> None:
+    """Prints a line a row, or JSON."""
     if as_json:
         print_json(json.dumps([dict(row) for row in rows], default=str, indent=2))
         return

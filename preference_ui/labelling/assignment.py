@@ -17,6 +17,7 @@ from sqlalchemy import Connection, Row, bindparam, delete, func, insert, select,
 
 from alignment.records import Comparison
 from preference_ui.labelling import next_comparison
+from preference_ui.labelling.consent import may_work
 from preference_ui.labelling.queue_access import QueueDesk, in_wrong_hands, is_withheld
 from preference_ui.store.errors import Refusal
 from preference_ui.store.schema import accounts, comparisons, drafts, leases
@@ -185,6 +186,8 @@ def _draw(
                            None, queue=queue or picked.queue)  # fmt: skip
         return _lease_of(row, picked, fresh=True)
 
+    if not may_work(connection, account.id, settings):
+        return None
     if settings.trial_required and not account.trial_passed:
         trial = next_comparison.pick_known(connection, account.id, "trial", (), rng)
         if trial is not None:

@@ -2,6 +2,7 @@
 // It leaves out every rule: what may be voted, by whom and on what, is decided and checked by the server.
 import { ask, call, h, isTyping, key } from "./dom.js";
 import { extras } from "./extras.js";
+import { consentPage } from "./consent.js";
 import { header, keysTable, reasonDialog } from "./chrome.js";
 import { chooseVote, verdictWords } from "./history.js";
 import { pairView } from "./pair.js";
@@ -100,7 +101,8 @@ export function start(element, server) {
         { right: missed.right, asked: missed.asked, wanted: Math.ceil(missed.mark * missed.asked - 1e-9) })),
       !missed && h("p", {}, t("There is nothing left for you to compare. Thank you. New comparisons appear here by themselves when they are queued.")),
       h("div", { class: "done-actions" },
-        h("button", { type: "button", class: "primary", onclick: () => begin() }, t("Look again")),
+        screen.completion && h("a", { href: screen.completion, class: "primary", id: "completion", rel: "noreferrer" }, t("Finish, and go back to where you came from")),
+        h("button", { type: "button", class: screen.completion ? "" : "primary", onclick: () => begin() }, t("Look again")),
         h("button", { type: "button", onclick: actions.history }, t("Your votes"), " ", key("h")),
         h("button", { type: "button", onclick: actions.guidelines }, t("Guidelines"), " ", key("g")),
         about.arena && h("a", { href: "/arena" }, t("Arena")),
@@ -245,6 +247,11 @@ export function start(element, server) {
     if (quietly && screen?.lease === null && reply.screen?.lease === null) { // nothing new: what has the focus keeps it
       looking = setTimeout(lookAgain, LOOK_AGAIN_MS);
       return;
+    }
+    if (reply.asked) {
+      head.replaceChildren(...header(about, null, actions));
+      main.replaceChildren(consentPage(server, reply.asked, tell, () => begin()));
+      return main.focus();
     }
     if (!reply.must_read) return show(reply.screen);
     head.replaceChildren(...header(about, null, actions));

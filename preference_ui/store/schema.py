@@ -133,6 +133,42 @@ queue_readings = Table(  # the guidelines of a queue of its own that a rater has
     Column("at", Utc, nullable=False),
 )
 
+consents = Table(  # append-only: what a rater was asked before work, and said
+    "consents",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("account_id", ForeignKey("accounts.id"), nullable=False, index=True),
+    Column("digest", String(64), nullable=False),  # SHA-256 of the text and the questions
+    Column("version", Integer, nullable=False),  # of the settings that asked
+    Column("agreed", Boolean, nullable=False),
+    Column("answers", JSON, nullable=False),
+    Column("at", Utc, nullable=False),
+)
+
+links = Table(  # by which many may join
+    "links",
+    metadata,
+    Column("token_hash", String(64), primary_key=True),
+    Column("note", Text, nullable=False),
+    Column("parameter", String(64), nullable=False),  # of the address, in which a platform says who comes
+    Column("completion", Text),  # where a rater goes at the end
+    Column("places", Integer, nullable=False),
+    Column("taken", Integer, CheckConstraint("taken >= 0 AND taken <= places", name="taken"), nullable=False),
+    Column("created", Utc, nullable=False),
+    Column("expires", Utc, nullable=False),
+    Column("created_by", String(64), nullable=False),
+)
+
+joined = Table(  # accounts that came by a link
+    "joined",
+    metadata,
+    Column("account_id", ForeignKey("accounts.id"), primary_key=True),
+    Column("link", ForeignKey("links.token_hash"), nullable=False),
+    Column("external_id", String(128), nullable=False),
+    Column("at", Utc, nullable=False),
+)
+Index("uq_joined_once", joined.c.link, joined.c.external_id, unique=True)
+
 comparisons = Table(
     "comparisons",
     metadata,

@@ -1,7 +1,7 @@
 """Queues with settings of their own: who rates them, in which order, until when, and what is read before.
 
 The indexes that a draw walks along begin with the queue. A lease says as which queue it is shown, for gold may be mixed
-into any.
+into any. Besides, what raters are asked about themselves, and links by which many may join.
 """
 
 from typing import Any
@@ -13,7 +13,7 @@ revision = "0007"
 down_revision = "0006"
 
 _MOMENT = sa.DateTime(timezone=True)
-APPEND_ONLY = ("queue_settings",)
+APPEND_ONLY = ("queue_settings", "consents")
 
 
 def upgrade() -> None:
@@ -40,6 +40,7 @@ def upgrade() -> None:
     own = "(SELECT comparisons.queue FROM comparisons WHERE comparisons.id = leases.comparison_id)"
     op.execute(f"UPDATE leases SET queue = {own} WHERE comparison_id IN ({elsewhere})")
     _walks()
+    _people()
     for table in APPEND_ONLY:
         _append_only(table)
 
@@ -59,6 +60,47 @@ def _walks() -> None:
             f"ix_comparisons_queue_{name}", "comparisons", ["queue", *columns], sqlite_where=where,
             postgresql_where=where,
         )  # fmt: skip
+
+
+def _people() -> None:
+    op.create_table(
+        "consents",
+        sa.Column("id", sa.Integer(), autoincrement=True, nullable=False),
+        sa.Column("account_id", sa.String(32), nullable=False),
+        sa.Column("digest", sa.String(64), nullable=False),
+        sa.Column("version", sa.Integer(), nullable=False),
+        sa.Column("agreed", sa.Boolean(), nullable=False),
+        sa.Column("answers", sa.JSON(), nullable=False),
+        sa.Column("at", _MOMENT, nullable=False),
+        sa.ForeignKeyConstraint(["account_id"], ["accounts.id"], name=op.f("fk_consents_account_id")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_consents")),
+    )
+    op.create_index(op.f("ix_consents_account_id"), "consents", ["account_id"])
+    op.create_table(
+        "links",
+        sa.Column("token_hash", sa.String(64), nullable=False),
+        sa.Column("note", sa.Text(), nullable=False),
+        sa.Column("parameter", sa.String(64), nullable=False),
+        sa.Column("completion", sa.Text(), nullable=True),
+        sa.Column("places", sa.Integer(), nullable=False),
+        sa.Column("taken", sa.Integer(), nullable=False),
+        sa.Column("created", _MOMENT, nullable=False),
+        sa.Column("expires", _MOMENT, nullable=False),
+        sa.Column("created_by", sa.String(64), nullable=False),
+        sa.CheckConstraint("taken >= 0 AND taken <= places", name=op.f("ck_links_taken")),
+        sa.PrimaryKeyConstraint("token_hash", name=op.f("pk_links")),
+    )
+    op.create_table(
+        "joined",
+        sa.Column("account_id", sa.String(32), nullable=False),
+        sa.Column("link", sa.String(64), nullable=False),
+        sa.Column("external_id", sa.String(128), nullable=False),
+        sa.Column("at", _MOMENT, nullable=False),
+        sa.ForeignKeyConstraint(["account_id"], ["accounts.id"], name=op.f("fk_joined_account_id")),
+        sa.ForeignKeyConstraint(["link"], ["links.token_hash"], name=op.f("fk_joined_link")),
+        sa.PrimaryKeyConstraint("account_id", name=op.f("pk_joined")),
+    )
+    op.create_index("uq_joined_once", "joined", ["link", "external_id"], unique=True)
 
 
 def _append_only(table: str) -> None:

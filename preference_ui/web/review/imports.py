@@ -37,7 +37,8 @@ def imports_tab(tab: gr.Tab, store: Store, artifacts: Path | None) -> None:
     )
     file = gr.File(label="File", file_types=list(SUFFIXES), type="filepath", elem_id="import-file")
     with gr.Row():
-        artifact = gr.Dropdown([""], value="", label="or what a run has sampled", elem_id="import-artifact")
+        artifact = gr.Dropdown([""], value="", label="or what a run has sampled", allow_custom_value=True,
+                               elem_id="import-artifact")  # fmt: skip
         queue = gr.Textbox(DEFAULT, label="Queue", max_lines=1, elem_id="import-queue")
         wanted = gr.Number(None, label="Votes wanted of each (empty: the queue's, or 3)", precision=0, minimum=1,
                            elem_id="import-wanted")  # fmt: skip

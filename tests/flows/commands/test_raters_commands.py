@@ -10,6 +10,7 @@ import pytest
 from preference_ui.accounts import accounts as people
 from preference_ui.accounts import throttle
 from preference_ui.accounts.auth import sign_in
+from preference_ui.accounts.links import join
 from preference_ui.store.errors import Refusal
 from preference_ui.store.store import Store
 from tests.flows.conftest import call
@@ -120,3 +121,21 @@ def test_a_queue_that_cannot_be_is_a_line(store: Store, tmp_path: Path, words: t
     refused = _votes(tmp_path, "queue", *words)
     assert (refused.code, refused.err.count("\n")) == (2, 1)
     assert said in refused.err
+
+
+def test_a_link_for_many_is_made_listed_and_closed_from_the_shell(store: Store, tmp_path: Path) -> None:
+    words = ("--places", "3", "--completion-url", "https://c.example/done", "--public-url", "https://r.example")
+    made = _raters(tmp_path, "link", *words)
+    assert made.code == 0, made.err
+    assert made.out.strip().startswith("https://r.example/join/")
+    assert made.out.strip().endswith("?PROLIFIC_PID=")
+    token = made.out.strip().rpartition("/")[2].partition("?")[0]
+    join(store, token, "5f3a")
+    [link] = json.loads(_raters(tmp_path, "links", "--json").out)
+    assert (link["places"], link["taken"], link["completion"]) == (3, 1, "https://c.example/done")
+    assert token not in json.dumps(link)
+    assert json.loads(_raters(tmp_path, "links", "--close", link["id"], "--json").out) == []
+    for words in (("link", "--places", "0"), ("links", "--close", "zz"), ("report", str(tmp_path / "t.csv")),
+                  ("consents", str(tmp_path / "c.csv"))):  # fmt: skip
+        refused = _raters(tmp_path, *words)
+        assert (refused.code, refused.err.count("\n")) == (2, 1)
