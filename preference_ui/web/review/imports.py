@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.utils import get_upload_folder
 
 from alignment.errors import Fault, InputError
 from preference_ui.accounts.auth import Account
@@ -35,7 +36,7 @@ def imports_tab(tab: gr.Tab, store: Store, artifacts: Path | None) -> None:
         "A file of comparisons: JSON lines, Parquet or CSV with `prompt` and `responses`, or `prompt`, `chosen` and "
         "`rejected`; HH-RLHF dialogues; Open-Assistant trees. Or the answers that a run has sampled."
     )
-    file = gr.File(label="File", file_types=list(SUFFIXES), type="filepath", elem_id="import-file")
+    file = UploadedFile(label="File", file_types=list(SUFFIXES), type="filepath", elem_id="import-file")
     with gr.Row():
         artifact = gr.Dropdown([""], value="", label="or what a run has sampled", allow_custom_value=True,
                                elem_id="import-artifact")  # fmt: skip
@@ -58,6 +59,29 @@ def imports_tab(tab: gr.Tab, store: Store, artifacts: Path | None) -> None:
     look.click(desk.check, [file, artifact, queue, wanted, gold], shown, **AT_ONCE)
     enqueue.click(desk.enqueue, None, shown, **AT_ONCE)
     clock.tick(desk.look, None, shown, **AT_ONCE)
+
+
+class UploadedFile(gr.File):  # type: ignore[misc]  # gradio does not say its types
+    """A file field that takes what was uploaded here, and nothing else.
+
+    Below a page that is mounted Gradio takes whatever path or address a request names, and reads it.
+    """
+
+    is_template = True  # to the browser it is a File
+
+    def move_resource_to_block_cache(self, url_or_file_path: Any) -> str | None:
+        return None if url_or_file_path is None else str(require_uploaded(url_or_file_path))
+
+    async def async_move_resource_to_block_cache(self, url_or_file_path: Any) -> str | None:
+        return self.move_resource_to_block_cache(url_or_file_path)
+
+
+def require_uploaded(name: Any) -> Path:
+    """The path of an uploaded file: it lies in a folder of its own in Gradio's. Raises gr.Error for any other."""
+    uploads, path = Path(get_upload_folder()).resolve(), Path(str(name)).resolve()
+    if path.parent.parent != uploads or not path.is_file():
+        raise gr.Error("This file was not uploaded here.")
+    return path
 
 
 class ImportJob(threading.Thread):
@@ -151,12 +175,12 @@ class ImportDesk:
             require_queue_name(str(queue or "").strip())
             if (not file) == (not artifact):
                 raise Refusal("import", "Choose either a file or what a run has sampled.")
-            path = Path(file) if file else self._artifact(str(artifact))
+            path = require_uploaded(file) if file else self._artifact(str(artifact))
             asked = ImportRequest(
                 path, str(queue).strip(), None if wanted is None else int(wanted), bool(gold), account.name,
                 shown_as=path.name if file else artifact,
             )  # fmt: skip
-            self._begin(asked, Path(file) if file else None)
+            self._begin(asked, path if file else None)
             return self._shown()
 
         return self._answer(request, act)

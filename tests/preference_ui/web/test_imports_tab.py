@@ -120,9 +120,14 @@ def test_uploads_are_for_administrators_and_for_this_page(
         assert reply.status_code == 404
     secret = tmp_path / "secret.jsonl"
     secret.write_text(json.dumps({"prompt": "secret", "response": "text"}))
-    path = {"path": str(secret), "orig_name": "secret.jsonl", "meta": {"_type": "gradio.FileData"}}
-    assert "secret" not in str(call("check", path, "", "q", None, False))  # no other file of the machine
-    assert "secret" not in str(call("look"))
+    good = upload("rows.csv", GOOD)
+    for name in (str(secret), f"{Path(good['path']).parent}/../../secret.jsonl", "http://127.0.0.1:9/secret.jsonl",
+                 f"{Path(good['path']).parents[1]}/x"):  # fmt: skip
+        for more in ({}, {"is_stream": True}, {"url": name}):
+            path = {"path": name, "orig_name": "secret.jsonl", "meta": {"_type": "gradio.FileData"}} | more
+            refused = call("check", path, "", "q", None, False)  # no other file of the machine, and no other machine
+            assert refused == 500 or "not uploaded" in str(refused)
+            assert call("look")[:1] == [""]
     for name in ("check", "enqueue", "look", "artifacts"):
         data = (None, "", "q", None, False) if name == "check" else ()
         assert call(name, *data, by="ada") == 403
