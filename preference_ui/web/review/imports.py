@@ -36,12 +36,12 @@ def imports_tab(tab: gr.Tab, store: Store, artifacts: Path | None) -> None:
         "A file of comparisons: JSON lines, Parquet or CSV with `prompt` and `responses`, or `prompt`, `chosen` and "
         "`rejected`; HH-RLHF dialogues; Open-Assistant trees. Or the answers that a run has sampled."
     )
-    file = UploadedFile(label="File", file_types=list(SUFFIXES), type="filepath", elem_id="import-file")
+    file = uploads_only(gr.File(label="File", file_types=list(SUFFIXES), type="filepath", elem_id="import-file"))
     with gr.Row():
         artifact = gr.Dropdown([""], value="", label="or what a run has sampled", allow_custom_value=True,
                                elem_id="import-artifact")  # fmt: skip
         queue = gr.Textbox(DEFAULT, label="Queue", max_lines=1, elem_id="import-queue")
-        wanted = gr.Number(None, label="Votes wanted of each (empty: the queue's, or 3)", precision=0, minimum=1,
+        wanted = gr.Number(0, label="Votes wanted of each (0: the queue's, or 3)", precision=0, minimum=0,
                            elem_id="import-wanted")  # fmt: skip
         gold = gr.Checkbox(False, label="Gold: the better answer is known", elem_id="import-gold")
     with gr.Row():
@@ -61,19 +61,21 @@ def imports_tab(tab: gr.Tab, store: Store, artifacts: Path | None) -> None:
     clock.tick(desk.look, None, shown, **AT_ONCE)
 
 
-class UploadedFile(gr.File):  # type: ignore[misc]  # gradio does not say its types
-    """A file field that takes what was uploaded here, and nothing else.
+def uploads_only(file: gr.File) -> gr.File:
+    """Has a file field take what was uploaded here, and nothing else.
 
-    Below a page that is mounted Gradio takes whatever path or address a request names, and reads it.
+    Below a page that is mounted Gradio takes whatever path or address a request names, and reads it. (A subclass would
+    say so better, but for each one Gradio writes a stub file into the package.)
     """
 
-    is_template = True  # to the browser it is a File
+    def kept(name: Any) -> str | None:
+        return None if name is None else str(require_uploaded(name))
 
-    def move_resource_to_block_cache(self, url_or_file_path: Any) -> str | None:
-        return None if url_or_file_path is None else str(require_uploaded(url_or_file_path))
+    async def kept_too(name: Any) -> str | None:
+        return kept(name)
 
-    async def async_move_resource_to_block_cache(self, url_or_file_path: Any) -> str | None:
-        return self.move_resource_to_block_cache(url_or_file_path)
+    file.move_resource_to_block_cache, file.async_move_resource_to_block_cache = kept, kept_too
+    return file
 
 
 def require_uploaded(name: Any) -> Path:
@@ -177,7 +179,7 @@ class ImportDesk:
                 raise Refusal("import", "Choose either a file or what a run has sampled.")
             path = require_uploaded(file) if file else self._artifact(str(artifact))
             asked = ImportRequest(
-                path, str(queue).strip(), None if wanted is None else int(wanted), bool(gold), account.name,
+                path, str(queue).strip(), int(wanted or 0) or None, bool(gold), account.name,
                 shown_as=path.name if file else artifact,
             )  # fmt: skip
             self._begin(asked, path if file else None)

@@ -18,7 +18,7 @@ from preference_ui.web.review.access import AT_ONCE, administrators_only
 LIST = ["Queue", "State", "Priority", "Deadline (UTC)", "Raters", "Comparisons", "Complete", "Votes", "Votes an hour",
         "Time left", "Hours worked", "Cost"]  # fmt: skip
 NO_SCORES = "none"
-_EMPTY: tuple[Any, ...] = ("", "", "", None, "", 0, None, True, "0")
+_EMPTY: tuple[Any, ...] = ("", "", "", 0, "", 0, None, True, "0")
 Form = tuple[Any, ...]
 
 
@@ -42,9 +42,8 @@ def queues_tab(tab: gr.Tab, store: Store) -> None:
                           elem_id="queue-criteria")  # fmt: skip
     raters = gr.Textbox(label="Raters, by name, with commas between them (empty: everybody)", elem_id="queue-raters")
     with gr.Row():
-        wanted = gr.Number(
-            None, label="Votes wanted of each comparison", precision=0, minimum=1, elem_id="queue-wanted"
-        )
+        wanted = gr.Number(0, label="Votes wanted of each (0: as queued)", precision=0, minimum=0,
+                           elem_id="queue-wanted")  # fmt: skip
         priority = gr.Number(0, label="Priority (the highest comes first)", precision=0, elem_id="queue-priority")
         deadline = gr.DateTime(label="Deadline (UTC)", type="datetime", timezone="UTC", elem_id="queue-deadline")
     with gr.Row():
@@ -90,7 +89,7 @@ class QueueTable:
                 raise Refusal("malformed", "The form holds a character that cannot be stored.")
             body = {
                 "guidelines": guidelines.strip() or None, "criteria": read_criteria(criteria or ""),
-                "votes_wanted": None if wanted is None else int(wanted), "priority": int(priority or 0),
+                "votes_wanted": int(wanted or 0) or None, "priority": int(priority or 0),
                 "raters": tuple(one for one in (part.strip() for part in (raters or "").split(",")) if one),
                 "deadline": deadline and (deadline if deadline.tzinfo else deadline.replace(tzinfo=UTC)),
                 "open": bool(is_open),
@@ -123,7 +122,7 @@ class QueueTable:
     def _form(self, queue: str) -> Form:
         with self.store.read() as connection:
             version, one = current_queue(connection, queue)
-        return (queue, one.guidelines or "", write_criteria(one.criteria), one.votes_wanted, ", ".join(one.raters),
+        return (queue, one.guidelines or "", write_criteria(one.criteria), one.votes_wanted or 0, ", ".join(one.raters),
                 one.priority, one.deadline, one.open, str(version))  # fmt: skip
 
     def _listed(self) -> tuple[list[list[str]], dict[str, Any]]:
