@@ -36,10 +36,12 @@ from preference_ui.labelling.queue import (
 )
 from preference_ui.store.queue_settings import DEFAULT, current_queue, require_queue_name
 from preference_ui.store.store import Store
+from preference_ui.store.tallies import queue_tallies_now
 
 Progress = Callable[[str, int], None]
 VOTES_WANTED = 3  # of a comparison, where nobody says how many
 MOST_FAULTS = 2_000  # that are kept of a file; more are counted
+FOLD_EVERY = 5 * BATCH  # rows
 SHOWN = 10  # rows of a preview
 
 
@@ -166,6 +168,8 @@ class FileImport:
             new += insert_batch(self.store, fresh, self.asked.actor)
             turned += turn_to_gold(self.store, known, self.asked.actor) if known else 0
             done += len(batch)
+            if done % FOLD_EVERY < BATCH:
+                queue_tallies_now(self.store)  # folds what the rows left in the ledger, while that takes no time
             self._tell("queued", done)
         if new:
             count_anew(self.store)

@@ -13,6 +13,7 @@ from alignment.errors import Fault, InputError
 from preference_ui.store.schema import accounts, comparisons, queue_settings
 from preference_ui.store.settings import Criterion, DeskSettings, different_names
 from preference_ui.store.store import Store, now, record
+from preference_ui.store.tallies import queue_tallies_now
 
 QUEUE_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 DEFAULT = "default"
@@ -131,6 +132,7 @@ def _want(store: Store, queue: str, votes: int) -> None:
             other = comparisons.c.id.in_(names) & (comparisons.c.votes_wanted != votes)
             enough = case((comparisons.c.taken > votes, comparisons.c.taken), else_=votes)
             connection.execute(update(comparisons).where(other).values(votes_wanted=enough))
+        queue_tallies_now(store)  # folds what the change left in the ledger, while that takes no time
         if len(names) < AT_ONCE:
             return
         last = names[-1]
