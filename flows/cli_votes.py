@@ -1,5 +1,6 @@
 """``rlhf votes`` and ``rlhf raters``: votes in and out, and the people who cast them."""
 
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -19,7 +20,7 @@ from flows.cli_options import (
 
 What = Literal["pairs", "thumbs", "votes", "demonstrations", "arena", "arena_pairs"]
 votes_app = typer.Typer(
-    help="The raters' votes: import, export, agreement.", no_args_is_help=True, rich_markup_mode=None
+    help="The raters' votes: queues, import, export, agreement.", no_args_is_help=True, rich_markup_mode=None
 )
 
 
@@ -28,13 +29,14 @@ def votes_import(
     file: Annotated[Path, typer.Argument(help="Prompts with responses, or pairs in TRL's columns.")],
     workspace: WorkspaceOption = WORKSPACE,
     store: StoreOption = None,
-    votes_wanted: Annotated[int, typer.Option(min=1, help="Raters per comparison.")] = 3,
+    votes_wanted: Annotated[int | None, typer.Option(min=1, help="Raters per comparison; the queue's, or 3.")] = None,
+    queue: Annotated[str, typer.Option(help="Where they go; see `rlhf votes queues`.")] = "default",
     gold: Annotated[bool, typer.Option(help="The better answer is known: mixed in silently to test raters.")] = False,
 ) -> None:
     """Queues a file's comparisons for the raters."""
     from flows.commands.votes import votes_import_command
 
-    votes_import_command(workspace, store, file, votes_wanted, gold=gold)
+    votes_import_command(workspace, store, file, votes_wanted, queue=queue, gold=gold)
 
 
 @votes_app.command("export")
@@ -72,6 +74,36 @@ def votes_agreement(
     from flows.commands.votes import votes_agreement_command
 
     votes_agreement_command(workspace, store, (rater or [], since, until, 0.0, queue), as_json=json)
+
+
+@votes_app.command("queues")
+def votes_queues(workspace: WorkspaceOption = WORKSPACE, store: StoreOption = None, json: JsonOption = False) -> None:
+    """Every queue: how far it is, how long the rest takes, what it cost, and for whom it is."""
+    from flows.commands.labelling.queues import votes_queues_command
+
+    votes_queues_command(workspace, store, as_json=json)
+
+
+@votes_app.command("queue")
+def votes_queue(
+    name: Annotated[str, typer.Argument(help="The queue; a new one may be named.")],
+    workspace: WorkspaceOption = WORKSPACE,
+    store: StoreOption = None,
+    guidelines: Annotated[str | None, typer.Option(metavar="FILE", help="Its own, in Markdown; - for none.")] = None,
+    criteria: Annotated[str | None, typer.Option(metavar="FILE", help="Scores, as JSON; - for none.")] = None,
+    votes_wanted: Annotated[int | None, typer.Option(min=1, help="Of each comparison, also of those queued.")] = None,
+    raters: Annotated[str | None, typer.Option(metavar="A,B", help="Who may rate; - for everybody.")] = None,
+    priority: Annotated[int | None, typer.Option(help="The highest comes first.")] = None,
+    deadline: Annotated[datetime | None, typer.Option(help="In UTC; then nothing more is handed out.")] = None,
+    no_deadline: Annotated[bool, typer.Option("--no-deadline", help="Takes the deadline away.")] = False,
+    is_open: Annotated[bool | None, typer.Option("--open/--close", help="Whether it hands out work.")] = None,
+    json: JsonOption = False,
+) -> None:
+    """Shows a queue's settings, and changes those that are named."""
+    from flows.commands.labelling.queues import QueueChange, votes_queue_command
+
+    change = QueueChange(guidelines, criteria, votes_wanted, raters, priority, deadline, no_deadline, is_open)
+    votes_queue_command(workspace, store, name, change, as_json=json)
 
 
 raters_app = typer.Typer(help="The people who rate: invite, rescue.", no_args_is_help=True, rich_markup_mode=None)
@@ -127,3 +159,59 @@ def raters_unlock(name: NameArgument, workspace: WorkspaceOption = WORKSPACE, st
     from flows.commands.rate import raters_unlock_command
 
     raters_unlock_command(workspace, store, name)
+
+
+@raters_app.command("report")
+def raters_report(
+    file: Annotated[Path, typer.Argument(help="Where to: .csv.")],
+    workspace: WorkspaceOption = WORKSPACE,
+    store: StoreOption = None,
+    hourly_rate: Annotated[float | None, typer.Option(min=0, help="Pay for an hour; that of the settings.")] = None,
+    idle_minutes: Annotated[float | None, typer.Option(min=0.1, help="Most minutes of work on one vote.")] = None,
+) -> None:
+    """Writes every rater's votes, active hours and pay in every queue."""
+    from flows.commands.labelling.people import raters_report_command
+
+    raters_report_command(workspace, store, file, hourly_rate, idle_minutes)
+
+
+@raters_app.command("consents")
+def raters_consents(
+    file: Annotated[Path, typer.Argument(help="Where to: .csv.")],
+    workspace: WorkspaceOption = WORKSPACE,
+    store: StoreOption = None,
+) -> None:
+    """Writes what raters were asked before work, and what they said."""
+    from flows.commands.labelling.people import raters_consents_command
+
+    raters_consents_command(workspace, store, file)
+
+
+@raters_app.command("link")
+def raters_link(
+    workspace: WorkspaceOption = WORKSPACE,
+    store: StoreOption = None,
+    places: Annotated[int, typer.Option(help="How many may join by it.")] = 10,
+    parameter: Annotated[str, typer.Option(help="Under which the address says who comes.")] = "PROLIFIC_PID",
+    completion_url: Annotated[str | None, typer.Option(help="Where a rater goes who is done.")] = None,
+    note: Annotated[str, typer.Option(help="For whom it is; kept in the trail.")] = "",
+    days: Annotated[float, typer.Option(help="How long it works.")] = 30,
+    public_url: Annotated[str | None, typer.Option(help="How raters reach the app: for the whole link.")] = None,
+) -> None:
+    """Prints a link by which many may join, each with an id that another site gives them."""
+    from flows.commands.labelling.people import raters_link_command
+
+    raters_link_command(workspace, store, places, parameter, completion_url, note, days, public_url)
+
+
+@raters_app.command("links")
+def raters_links(
+    workspace: WorkspaceOption = WORKSPACE,
+    store: StoreOption = None,
+    close: Annotated[str | None, typer.Option(metavar="ID", help="Has this one work no longer.")] = None,
+    json: JsonOption = False,
+) -> None:
+    """The links that still work, and how many have come by each."""
+    from flows.commands.labelling.people import raters_links_command
+
+    raters_links_command(workspace, store, close, as_json=json)

@@ -24,7 +24,7 @@ from preference_ui.store.store import Store, ping
 from preference_ui.web.admin_page import administrator_page
 from preference_ui.web.arena_page import arena_page
 from preference_ui.web.auth_pages import Door, doors
-from preference_ui.web.middleware import Guard, account_in
+from preference_ui.web.middleware import MAX_UPLOAD, Guard, account_in
 from preference_ui.web.oidc import OidcSettings, add_oidc
 from preference_ui.web.prometheus import AppMetrics, Timed
 from preference_ui.web.public_address import LOCAL, FromOutside, PublicAddress
@@ -41,6 +41,7 @@ _HEAD = (  # Gradio's own head names /manifest.json
 SESSIONS = 64  # whose state Gradio keeps, on a page that has one for each browser
 MOUNTS: dict[str, str | None] = {"/rate": None, "/admin": "administrator", "/arena": None, "/review": "administrator"}
 WITH_EVENTS = frozenset({"/review"})  # of Gradio's own components; the other pages call their handlers alone
+WITH_UPLOADS = frozenset({"/review"})
 
 
 def create_app(
@@ -49,10 +50,11 @@ def create_app(
     oidc: OidcSettings | None = None,
     contestants: Sequence[Contestant] = (),
     address: PublicAddress = LOCAL,
+    artifacts: Path | None = None,
 ) -> fastapi.FastAPI:
     """The whole app on an open store, as ASGI. ``contestants`` are the versions in the arena; without, there is none.
 
-    ``address`` is how it is reached from outside.
+    ``address`` is how it is reached from outside; ``artifacts`` holds what runs have sampled, to be imported.
 
     Raises InputError where there are fewer than two versions to talk to, or one of them twice.
     """
@@ -80,12 +82,13 @@ def create_app(
     app.add_api_route("/metrics", metrics.page, methods=["GET"], response_class=Response)
     seed_trial(store)
     pages = {"/rate": rater_page(store, arena=bool(contestants)), "/admin": administrator_page(store)}
-    pages["/review"] = review_page(store)
+    pages["/review"] = review_page(store, artifacts)
     if contestants:
         pages["/arena"] = arena_page(store, speakers)
     for path, page in pages.items():
         _mount(app, page, path)
-    app.add_middleware(Guard, store=store, mounts=MOUNTS, own_host=address.host, with_events=WITH_EVENTS)
+    app.add_middleware(Guard, store=store, mounts=MOUNTS, own_host=address.host, with_events=WITH_EVENTS,
+                       with_uploads=WITH_UPLOADS)  # fmt: skip
     app.add_middleware(Timed, latency=metrics.latency)
     app.add_middleware(FromOutside, address=address)
     return app
@@ -93,6 +96,7 @@ def create_app(
 
 def _mount(app: fastapi.FastAPI, page: gr.Blocks, path: str) -> None:
     page.state_session_capacity = SESSIONS
+    page.max_file_size = MAX_UPLOAD
     gr.mount_gradio_app(
         app,
         page,
@@ -136,6 +140,7 @@ def serve(
     trusted_proxies: Sequence[str] = (),
     oidc: bool = True,
     snapshots: Path | None = None,
+    artifacts: Path | None = None,
     contestants: Sequence[Contestant] = (),
 ) -> None:
     """Runs the app until it is stopped (``rlhf rate``). The first start prints a one-time administrator link.
@@ -144,12 +149,13 @@ def serve(
     addresses, networks or "private" from which it is told who asks (:class:`PublicAddress`). OpenID Connect is on where
     its environment variables are set (:class:`OidcSettings`). ``snapshots`` is the folder where collections that have
     become ready are written, each announced as the Prefect event ``preferences.ready``; None watches none.
-    ``contestants`` open the arena. Raises InputError and StoreError like :meth:`Store.open` and :func:`create_app`.
+    ``contestants`` open the arena; from ``artifacts`` an administrator may import. Raises InputError and StoreError
+    like :meth:`Store.open` and :func:`create_app`.
     """
     outside = PublicAddress.of(public_url, trusted_proxies)
     store = Store.open(store_url)
     provider = OidcSettings.from_environment() if oidc else None
-    app = create_app(store, oidc=provider, contestants=contestants, address=outside)
+    app = create_app(store, oidc=provider, contestants=contestants, address=outside, artifacts=artifacts)
     address = (outside.url or f"http://{'localhost' if host in ('127.0.0.1', '::1') else host}:{port}").rstrip("/")
     token = accounts.first_administrator(store)
     if token is not None:

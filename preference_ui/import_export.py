@@ -1,28 +1,23 @@
-"""Comparisons into the store, votes out of it: what ``rlhf votes`` does."""
+"""Votes out of the store: what ``rlhf votes export`` and ``agreement`` do."""
 
 import hashlib
-import json
-import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
-from itertools import islice
 from pathlib import Path
-from typing import IO, Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 from sqlalchemy import ColumnElement
 
-from alignment.errors import Fault, InputError, raise_faults
+from alignment.errors import Fault, InputError
 from alignment.preferences.consensus import consensus, preference_pairs
 from alignment.preferences.dawid_skene import Skill, rater_skill
 from alignment.preferences.preference_files import (
     Correction,
     Form,
-    KnownComparison,
     corrected_pairs,
     demonstrations,
-    stream_comparisons,
     write_snapshot,
     write_votes,
 )
@@ -30,24 +25,11 @@ from alignment.preferences.thumbs import labelled_answers, write_labelled_answer
 from alignment.preferences.vote_agreement import Agreement, agreement_figures
 from alignment.records import Comparison, PreferencePair, Record, Vote
 from preference_ui.labelling.ballots import left_out, read_ballots, read_comparisons
-from preference_ui.labelling.queue import (
-    BATCH,
-    TAKEN,
-    Gold,
-    comparison_faults,
-    count_anew,
-    gold_row,
-    insert_batch,
-    known_rows,
-    same_question,
-    work_row,
-)
 from preference_ui.store.schema import accounts, comparisons, votes
 from preference_ui.store.store import Store
 
 T = TypeVar("T")
 What = Literal["pairs", "thumbs", "votes", "demonstrations"]
-Progress = Callable[[str, int], None]
 RULING_WEIGHT = 100.0  # log-odds of an administrator's ruling; a very good rater's vote has about 5
 
 
@@ -88,109 +70,6 @@ class Export(Record):
     comparisons: int
     digest: str
     agreement: float | None  # Krippendorff's α of the verdicts
-
-
-class Imported(Record):
-    """What became of a file's rows: each ``new``, ``repeated`` (an earlier row) or ``known`` (queued before)."""
-
-    rows: int
-    new: int
-    repeated: int
-    known: int
-
-
-def import_comparisons(
-    store: Store, path: Path, *, votes_wanted: int = 3, queue: str = "default", gold: bool = False, actor: str = "cli",
-    progress: Progress | None = None,
-) -> Imported:  # fmt: skip
-    """Queues a file's comparisons (:func:`~alignment.preferences.preference_files.stream_comparisons`).
-
-    A row with one ``response`` is voted up or down. ``gold`` stores rows with a known order (``chosen``, ``rejected``)
-    as gold instead, mixed in silently. The file is read once and checked whole; then its rows go into the store batch
-    by batch, so that raters go on meanwhile, and what an interruption leaves out comes in when the file is imported
-    again. ``progress`` is told what is done ("checked" or "queued") and of how many rows. Raises InputError with the
-    faults of all rows; then nothing is queued.
-    """
-    if votes_wanted < 1:
-        raise InputError([Fault("a comparison needs at least one vote", "ask for 1 or more", field="votes_wanted")])
-    tell = progress or (lambda _what, _rows: None)
-    with tempfile.TemporaryFile("w+", encoding="utf-8") as spool:
-        incoming = _Incoming(store, path, spool, votes_wanted, queue, gold=gold)
-        for at, one in enumerate(stream_comparisons(path, fewest=2 if gold else 1), start=1):
-            incoming.take(one)
-            if at % BATCH == 0:
-                tell("checked", at)
-        incoming.settle()
-        raise_faults(sorted(incoming.faults, key=lambda fault: fault.row or 0))
-        spool.seek(0)
-        new = done = 0
-        for batch in _batches(spool):
-            new += insert_batch(store, batch, actor)
-            done += len(batch)
-            tell("queued", done)
-    if new:
-        count_anew(store)
-    return Imported(rows=incoming.rows, new=new, repeated=incoming.rows - len(incoming.seen),
-                    known=len(incoming.seen) - new)  # fmt: skip
-
-
-class _Incoming:
-    """The rows of a file on their way: checked, each once, against the store too, and laid down in ``spool``."""
-
-    def __init__(self, store: Store, path: Path, spool: IO[str], votes_wanted: int, queue: str, *, gold: bool) -> None:
-        self.store, self.path, self.spool, self.gold = store, path, spool, gold
-        self.votes_wanted, self.queue = votes_wanted, queue
-        self.rows = 0
-        self.seen: set[str] = set()
-        self.faults: list[Fault] = []
-        self._batch: list[tuple[int, dict[str, Any]]] = []
-
-    def take(self, one: tuple[int, KnownComparison] | Fault) -> None:
-        """The next row of the file, or what is wrong in it."""
-        if isinstance(one, Fault):
-            self.faults.append(one)
-            return
-        number, known = one
-        self.rows += 1
-        faults = list(_import_faults(known, str(self.path), number, gold=self.gold))
-        self.faults += faults
-        if faults or known.comparison.id in self.seen:
-            return
-        self.seen.add(known.comparison.id)
-        if not self.faults:  # or nothing will be queued
-            self._batch.append((number, self._row(known)))
-        if len(self._batch) >= BATCH:
-            self.settle()
-
-    def settle(self) -> None:
-        """Compares what has gathered with the store, and lays down what is new."""
-        with self.store.read() as connection:
-            there = known_rows(connection, [row["id"] for _number, row in self._batch])
-        for number, row in self._batch:
-            known = there.get(row["id"])
-            if known is None:
-                self.spool.write(json.dumps(row | {"created": row["created"].isoformat()}) + "\n")
-            elif not same_question(known, row):
-                self.faults.append(Fault(TAKEN, "use a new id", str(self.path), number, str(row["id"])))
-        self._batch = []
-
-    def _row(self, known: KnownComparison) -> dict[str, Any]:
-        if self.gold:
-            return gold_row(Gold(known.comparison, known.ranking or ()))
-        return work_row(known.comparison, self.votes_wanted, self.queue)
-
-
-def _batches(spool: IO[str]) -> Iterator[list[dict[str, Any]]]:
-    rows = ({**row, "created": datetime.fromisoformat(row["created"])} for row in map(json.loads, spool))
-    while batch := list(islice(rows, BATCH)):
-        yield batch
-
-
-def _import_faults(known: KnownComparison, path: str, row: int, *, gold: bool) -> Iterator[Fault]:
-    for fault in comparison_faults(known.comparison):
-        yield replace(fault, file=path, row=row)
-    if gold and known.ranking is None:
-        yield Fault("gold needs to know the better answer", "write prompt, chosen and rejected", path, row)
 
 
 def export_votes(

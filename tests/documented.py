@@ -95,7 +95,7 @@ def command_faults(given: list[str]) -> list[str]:
         if inside is None or hasattr(inside, "commands"):
             wrong.append(command)
             continue
-        options = {name for parameter in inside.params for name in parameter.opts}
+        options = {name for parameter in inside.params for name in (*parameter.opts, *parameter.secondary_opts)}
         wrong += [f"{command}: {word}" for word in words if word.startswith("-") and word not in options]
         if inside.name in ("run", "check") and words and re.fullmatch(r"[a-z_]+", words[0]):
             wrong += [] if (RECIPES / f"{words[0]}.yaml").exists() else [f"{command}: no shipped recipe {words[0]}"]

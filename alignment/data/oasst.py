@@ -22,10 +22,39 @@ _TREE = "export message trees: one object a line, with replies inside replies"
 
 def parse(row: Row, pairing: Pairing = "all") -> list[PreferencePair | Skip]:
     """The pairs of one tree: of ``all`` replies to a message, or of those ``adjacent`` in the ranking."""
+    return [pair for prompt, replies in _questions(_root(row)) for pair in _pairs(prompt, replies, pairing)]
+
+
+def questions(row: Row) -> list[tuple[Messages, list[tuple[str, int | None]], list[Skip]]]:
+    """Every prompter message of a tree as the conversation up to it, with the assistant's replies to it and their
+    ranks in the tree's order, and why others are left out."""
+    found = []
+    for prompt, replies in _questions(_root(row)):
+        answers: list[tuple[str, int | None]] = []
+        skipped: list[Skip] = []
+        for where, reply in replies:
+            if reply.get("role") != "assistant":
+                continue
+            if _usable(reply):
+                answers.append((_said(reply, where), _rank(reply, where)))
+            else:
+                skipped.append(Skip.DELETED)
+        found.append((prompt, answers, skipped))
+    return found
+
+
+def _root(row: Row) -> dict[str, Any]:
     root = row.get("prompt")
     if not isinstance(root, dict):
         fail("no tree of messages", _TREE, "prompt")
-    return [pair for prompt, replies in _questions(root) for pair in _pairs(prompt, replies, pairing)]
+    return root
+
+
+def _rank(reply: dict[str, Any], where: str) -> int | None:
+    rank = reply.get("rank")
+    if rank is not None and (isinstance(rank, bool) or not isinstance(rank, int) or not 0 <= rank < MOST_REPLIES):
+        fail("the rank is not a whole number", "rank replies 0 (best), 1, 2 …", f"{where}.rank")
+    return rank
 
 
 def _questions(root: dict[str, Any]) -> Iterator[tuple[Messages, list[tuple[str, dict[str, Any]]]]]:
@@ -56,13 +85,10 @@ def _pairs(
         return
     ranked: list[tuple[int, str]] = []
     for where, reply in answers:
-        rank = reply.get("rank")
         if not _usable(reply):
             yield Skip.DELETED
-        elif rank is None:
+        elif (rank := _rank(reply, where)) is None:
             yield Skip.UNRANKED
-        elif isinstance(rank, bool) or not isinstance(rank, int) or not 0 <= rank < MOST_REPLIES:
-            fail("the rank is not a whole number", "rank replies 0 (best), 1, 2 …", f"{where}.rank")
         else:
             ranked.append((rank, _said(reply, where)))
     ranked.sort(key=lambda answer: answer[0])

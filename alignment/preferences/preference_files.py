@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from alignment.data import trl
 from alignment.data.columns import encodable, fail, optional_text
 from alignment.data.conversations import require_turns
-from alignment.data.jsonl import Row, parse_rows, stream_parsed, write_records
+from alignment.data.jsonl import Row, parse_rows, write_records
 from alignment.data.preferences import write_preferences
 from alignment.data.prompts import prompt_turns
 from alignment.digests import content_id, pair_id, prompt_id
@@ -21,6 +21,7 @@ from alignment.records import Comparison, Demonstration, Message, PreferencePair
 
 Ranking = tuple[tuple[str, ...], ...]
 Form = Literal["messages", "text"]
+MOST_ANSWERS = 9  # that are put side by side
 FROM_FILE = "file"  # the "model" of an answer whose maker is not known
 
 
@@ -43,7 +44,7 @@ def read_comparisons(path: Path) -> list[KnownComparison]:
 
 def numbered_comparisons(path: Path) -> list[tuple[int, KnownComparison]]:
     """The comparison of every row with the row's number, repeated ones included. Raises InputError."""
-    return parse_rows(path, lambda row: _parse(row, 2))
+    return parse_rows(path, lambda row: parse_row(row, 2))
 
 
 def read_known(path: Path) -> list[KnownComparison]:
@@ -60,16 +61,6 @@ def first_rows(rows: Sequence[tuple[int, KnownComparison]]) -> dict[str, KnownCo
     for _number, known in rows:
         first.setdefault(known.comparison.id, known)
     return first
-
-
-def stream_comparisons(path: Path, fewest: int = 2) -> Iterator[tuple[int, KnownComparison] | Fault]:
-    """The comparison of every row with the row's number, repeated ones included, and the faults of the other rows.
-
-    ``fewest`` answers make a comparison. Where it is 1, a row may have one answer alone, to be voted up or down: a
-    record of one response, or ``response`` (a text or an object) instead of ``responses``. No more than a few rows are
-    held. Raises InputError for the file as a whole, at its end too.
-    """
-    return stream_parsed(path, lambda row: _parse(row, fewest))
 
 
 def write_snapshot(path: Path, pairs: Sequence[PreferencePair], form: Form = "messages") -> str:
@@ -138,9 +129,10 @@ def demonstrations(corrections: Sequence[Correction]) -> list[Demonstration]:
     return [made[identifier] for identifier in sorted(made)]
 
 
-def _parse(row: Row, fewest: int) -> KnownComparison:
+def parse_row(row: Row, fewest: int) -> KnownComparison:
+    """The comparison of one row, of ``fewest`` answers or more. Raises InputError with faults without file and row."""
     if fewest == 1 and "response" in row and "responses" not in row:
-        return KnownComparison(_comparison(prompt_turns(row), [row["response"]], row, 1), None)
+        return KnownComparison(compared(prompt_turns(row), [row["response"]], row, 1), None)
     if "responses" not in row:
         return _from_pair(row)
     if isinstance(row.get("prompt"), dict):
@@ -152,7 +144,7 @@ def _parse(row: Row, fewest: int) -> KnownComparison:
             ]
             raise InputError(faults) from None
         return KnownComparison(_checked(comparison, fewest), None)
-    return KnownComparison(_comparison(prompt_turns(row), row["responses"], row), None)
+    return KnownComparison(compared(prompt_turns(row), row["responses"], row), None)
 
 
 def _checked(comparison: Comparison, fewest: int) -> Comparison:
@@ -172,17 +164,23 @@ def _from_pair(row: Row) -> KnownComparison:
     pair = trl.parse(row)[0]
     if not isinstance(pair, PreferencePair):
         fail("the two answers are not to the same prompt", "give two answers to one prompt", "chosen")
+    return known_pair(pair, row)
+
+
+def known_pair(pair: PreferencePair, row: Row) -> KnownComparison:
+    """The two answers of a pair, and that the first is the better one; ``row`` may name its ``kind``."""
     answers = [
         {"text": text, "finished": finished}
         for text, finished in ((pair.chosen, pair.chosen_finished), (pair.rejected, pair.rejected_finished))
     ]
-    comparison = _comparison(pair.prompt, answers, row)
+    comparison = compared(pair.prompt, answers, row)
     chosen, rejected = comparison.responses
     return KnownComparison(comparison, ((chosen.id,), (rejected.id,)))
 
 
-def _comparison(messages: Sequence[Message], answers: Any, row: Row, fewest: int = 2) -> Comparison:
-    if not isinstance(answers, list) or not fewest <= len(answers) <= 9:
+def compared(messages: Sequence[Message], answers: Any, row: Row, fewest: int = 2) -> Comparison:
+    """Answers (texts, or objects with ``text``) to one conversation as a comparison. Raises InputError."""
+    if not isinstance(answers, list) or not fewest <= len(answers) <= MOST_ANSWERS:
         fail("not a list of 2 to 9 answers", 'write "responses": ["…", "…"]', "responses")
     question = prompt_id(messages)
     responses = [_response(answer, question, at) for at, answer in enumerate(answers)]

@@ -23,17 +23,23 @@ def _store_url(workspace: Path, url: str | None) -> str:
     return store_url(open_workspace(workspace), url)
 
 
-def votes_import_command(workspace: Path, url: str | None, file: Path, votes_wanted: int, *, gold: bool) -> None:
+def votes_import_command(
+    workspace: Path, url: str | None, file: Path, votes_wanted: int | None, *, queue: str, gold: bool
+) -> None:
     """Queues a file's comparisons for the raters."""
     servers.quiet_environment(open_workspace(workspace))
-    from preference_ui.import_export import import_comparisons
+    from preference_ui.importing import import_comparisons
     from preference_ui.store.store import Store
 
     store = Store.open(_store_url(workspace, url))
-    found = import_comparisons(store, file, votes_wanted=votes_wanted, gold=gold, progress=_progress())
+    found = import_comparisons(store, file, votes_wanted=votes_wanted, queue=queue, gold=gold,
+                               progress=_progress())  # fmt: skip
     parts = [f"{found.new} new comparisons"]
     parts += [f"{found.repeated} repeat an earlier row"] if found.repeated else []
     parts += [f"{found.known} were queued before"] if found.known else []
+    parts += [f"of these {found.turned} are gold now"] if found.turned else []
+    parts += [f"{found.kept} stay as they are, because raters have had them"] if found.kept else []
+    parts += [f"{count} left out: {why}" for why, count in sorted(found.left_out.items())]
     PlainConsole().print(f"{found.rows} rows: {', '.join(parts)}")
 
 

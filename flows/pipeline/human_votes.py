@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import make_url
 
@@ -38,7 +39,7 @@ from preference_ui.snapshots.collections import (
     records_of,
     take_if_ready,
 )
-from preference_ui.store.settings import Criterion
+from preference_ui.store.settings import Criterion, RaterQuestion
 from preference_ui.store.store import Store, StoreError
 
 
@@ -135,6 +136,7 @@ def queue_for_raters(
             weights = doubts(name, recipe, items, workspace)
             _ask_for_scores(store, settings.criteria, recipe.name)
             _ask_for_qualification(store, settings.qualification, data or {}, recipe.name)
+            _ask_before_work(store, settings, recipe.name)
         queue_comparisons(store, items, votes_wanted=settings.votes_per_comparison, queue=queue,
                           informativeness=weights, actor=recipe.name)  # fmt: skip
         condition = CollectionTarget(
@@ -214,6 +216,16 @@ def _ask_for_qualification(store: Store, wanted: Qualification | None, data: Map
     if now.pass_mark != wanted.pass_mark or not now.trial_required:
         changed = {"pass_mark": wanted.pass_mark, "trial_required": True}
         store.change_settings(now.model_copy(update=changed), author=recipe)
+
+
+def _ask_before_work(store: Store, settings: HumanPreferencesStage, recipe: str) -> None:
+    """Makes a recipe's consent text and questions about the rater the desk's."""
+    _version, now = store.settings()
+    asked: dict[str, Any] = {"consent": settings.consent} if settings.consent else {}
+    if settings.questions:
+        asked["questions"] = tuple(RaterQuestion(**one.model_dump()) for one in settings.questions)
+    if any(getattr(now, name) != value for name, value in asked.items()):
+        store.change_settings(now.model_copy(update=asked), author=recipe)
 
 
 def _settings(recipe: Recipe, name: str) -> HumanPreferencesStage:

@@ -13,12 +13,14 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, func, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, delete, func, insert, select, update
 
 from alignment.records import Comparison
 from preference_ui.labelling import next_comparison
+from preference_ui.labelling.consent import may_work
+from preference_ui.labelling.queue_access import QueueDesk, in_wrong_hands, is_withheld
 from preference_ui.store.errors import Refusal
-from preference_ui.store.schema import accounts, comparisons, leases
+from preference_ui.store.schema import accounts, comparisons, drafts, leases
 from preference_ui.store.settings import DeskSettings
 from preference_ui.store.store import Store, current_settings, now, record
 
@@ -55,6 +57,7 @@ class Lease:
     expires: datetime
     self_naming: frozenset[str]
     fresh: bool  # handed out just now: there can be no draft of it
+    queue: str  # as which it is shown
 
 
 def next_lease(store: Store, account_id: str, *, rng: random.Random | None = None) -> Lease | None:
@@ -62,13 +65,15 @@ def next_lease(store: Store, account_id: str, *, rng: random.Random | None = Non
 
     Raises Refusal where the rater may not vote (paused, disabled).
     """
-    for _ in range(2):
+    for _ in range(3):
         with store.write() as connection:
             account = lock_rater(connection, account_id)
-            lease = hand_over(connection, account, current_settings(connection)[1], rng, wait=True)
+            dropped = _take_away(connection, account)
+            settings = current_settings(connection)[1]
+            lease = None if dropped else hand_over(connection, account, settings, rng, wait=True)
         if lease is not None:
             return lease
-        if not sweep(store):  # nothing for this rater: perhaps somebody left something lying
+        if not dropped and not sweep(store):  # nothing for this rater: perhaps somebody left something lying
             return None
     return None
 
@@ -81,10 +86,24 @@ def hand_over(
     A transaction that already holds a comparison must not ``wait`` for another: it gets None instead and asks again
     through :func:`next_lease`.
     """
-    row = _in_hand(connection, account.id, settings)
-    return (
-        read_lease(connection, row) if row is not None else _draw(connection, account, settings, rng or _SYSTEM, wait)
-    )
+    row = connection.execute(_IN_HAND, {"account": account.id}).first()
+    if row is None:
+        return _draw(connection, account, settings, rng or _SYSTEM, wait)
+    if is_withheld(connection, account.name, row):
+        return None  # next_lease takes it away
+    return read_lease(connection, _renewed(connection, row, settings))
+
+
+def _take_away(connection: Connection, account: Row[Any]) -> int:
+    """Takes out of a rater's hands what is withheld by now. Returns how many."""
+    others = in_wrong_hands(connection, account)
+    for row in others:
+        connection.execute(delete(drafts).where(drafts.c.lease_id == row.id))
+        close = update(leases).where(leases.c.id == row.id)
+        connection.execute(close.values(state="expired", holds_place=False))
+        if row.holds_place:
+            give_back(connection, row.comparison_id)
+    return len(others)
 
 
 def sweep(store: Store) -> int:
@@ -149,9 +168,8 @@ def take_place_late(connection: Connection, account_id: str, comparison_id: str)
     return busy is None and take_place(connection, comparison_id)
 
 
-def _in_hand(connection: Connection, account_id: str, settings: DeskSettings) -> Row[Any] | None:
-    row = connection.execute(_IN_HAND, {"account": account_id}).first()
-    if row is None or row.expires > now():
+def _renewed(connection: Connection, row: Row[Any], settings: DeskSettings) -> Row[Any]:
+    if row.expires > now():
         return row
     renewed = now() + lease_time(settings)  # nobody took it: the rater came back in time
     connection.execute(update(leases).where(leases.c.id == row.id).values(expires=renewed))
@@ -161,33 +179,50 @@ def _in_hand(connection: Connection, account_id: str, settings: DeskSettings) ->
 def _draw(
     connection: Connection, account: Row[Any], settings: DeskSettings, rng: random.Random, wait: bool
 ) -> Lease | None:
-    def hand_out(picked: Row[Any], purpose: str, drawn_by: str) -> Lease:
+    def hand_out(picked: Row[Any], purpose: str, drawn_by: str, queue: str | None = None) -> Lease:
         order = [response["id"] for response in picked.responses]
         rng.shuffle(order)
-        holds = purpose == "work"
-        row = insert_lease(connection, settings, account.id, picked.id, purpose, order, drawn_by, holds, None)
+        row = insert_lease(connection, settings, account.id, picked.id, purpose, order, drawn_by, purpose == "work",
+                           None, queue=queue or picked.queue)  # fmt: skip
         return _lease_of(row, picked, fresh=True)
 
+    if not may_work(connection, account.id, settings):
+        return None
     if settings.trial_required and not account.trial_passed:
-        trial = next_comparison.pick_known(connection, account.id, "trial", rng)
+        trial = next_comparison.pick_known(connection, account.id, "trial", (), rng)
         if trial is not None:
             return hand_out(trial, "trial", "random")
         if settings.pass_mark is not None:
             return None  # see qualification.missed_mark
+    queues = QueueDesk(connection, account.name)
     roll = rng.random()
-    if roll < settings.gold_share:
-        gold = next_comparison.pick_known(connection, account.id, "gold", rng)
-        if gold is not None:
-            return hand_out(gold, "gold", "random")
-    elif roll < settings.gold_share + settings.repeat_share:
-        repeat = next_comparison.pick_repeat(connection, account.id, settings, rng)
+    repeats = settings.gold_share <= roll < settings.gold_share + settings.repeat_share
+    if repeats:
+        withheld = queues.withheld()
+        repeat = next_comparison.pick_repeat(connection, account.id, withheld, settings, rng)
         if repeat is not None:
             return hand_out(repeat, "repeat", "random")
     policy = "random" if rng.random() < settings.random_share else settings.policy
-    picked = next_comparison.pick_work(connection, account.id, policy, rng, wait=wait)
+    picked = _pick(connection, account, queues, policy, rng, wait)
+    if roll < settings.gold_share:  # shown as of the queue whose turn it is, or it could be told
+        here = None if picked is None else str(picked.queue)
+        gold = next_comparison.pick_known(connection, account.id, "gold", queues.of_gold(here), rng)
+        if gold is not None:
+            return hand_out(gold, "gold", "random", here)
     if picked is None or not take_place(connection, picked.id):
         return None
     return hand_out(picked, "work", policy)
+
+
+def _pick(
+    connection: Connection, account: Row[Any], queues: QueueDesk, policy: str, rng: random.Random, wait: bool
+) -> Row[Any] | None:
+    """The next comparison of the queues of the highest priority that have one for this rater."""
+    for group in queues.groups():
+        picked = next_comparison.pick_work(connection, account.id, group, policy, rng, wait=wait)
+        if picked is not None:
+            return picked
+    return None
 
 
 def insert_lease(
@@ -200,8 +235,10 @@ def insert_lease(
     drawn_by: str,
     holds_place: bool,
     revises: str | None,
+    *,
+    queue: str,
 ) -> Row[Any]:
-    """Writes an open lease that begins now."""
+    """Writes an open lease that begins now, shown as of ``queue``."""
     moment = now()
     values = {
         "id": secrets.token_urlsafe(16),
@@ -215,6 +252,7 @@ def insert_lease(
         "revises": revises,
         "created": moment,
         "expires": moment + lease_time(settings),
+        "queue": queue,
     }
     return connection.execute(_HAND_OUT, values).one()
 
@@ -240,6 +278,7 @@ def _lease_of(row: Row[Any], item: Row[Any], *, fresh: bool) -> Lease:
         expires=row.expires,
         self_naming=frozenset(item.self_naming),
         fresh=fresh,
+        queue=row.queue,
     )
 
 

@@ -5,13 +5,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sqlalchemy import Connection, insert, select, text, update
+from sqlalchemy import Connection, exists, insert, select, text, update
 
 from alignment.errors import Fault, InputError
 from alignment.records import Comparison
 from preference_ui.labelling.identity_leaks import names_itself
 from preference_ui.labelling.vote_schema import storable
-from preference_ui.store.schema import comparisons
+from preference_ui.store.schema import comparisons, leases
 from preference_ui.store.store import Store, now, record
 from preference_ui.store.tallies import queue_tallies_now
 
@@ -20,6 +20,7 @@ UNLIMITED = 1_000_000  # gold and trial comparisons are for every rater
 MAX_TEXT = 100_000  # characters of one answer or of a whole conversation
 BATCH = 1_000  # rows of one transaction: what raters write waits for it
 TAKEN = "this id is already taken by another question"
+_KNOWN = ("prompt", "responses", "purpose", "expected")
 _SYSTEM = random.SystemRandom()
 
 
@@ -54,12 +55,17 @@ def queue_comparisons(
     return _insert(store, [work_row(item, votes_wanted, queue, weights.get(item.id, 0.0)) for item in items], actor)
 
 
-def queue_gold(store: Store, items: Iterable[Gold], *, purpose: Purpose = "gold", actor: str = "system") -> int:
-    """Stores comparisons with a known answer, which every rater gets (gold: silently; trial: with feedback)."""
+def queue_gold(
+    store: Store, items: Iterable[Gold], *, purpose: Purpose = "gold", queue: str = "default", actor: str = "system"
+) -> int:
+    """Stores comparisons with a known answer, which every rater gets (gold: silently; trial: with feedback).
+
+    Gold of a queue is mixed into the work of that queue, that of the general one into everybody's.
+    """
     items = list(items)
     if faults := [fault for gold in items for fault in comparison_faults(gold.comparison)]:
         raise InputError(faults)
-    return _insert(store, [gold_row(gold, purpose) for gold in items], actor)
+    return _insert(store, [gold_row(gold, purpose, queue) for gold in items], actor)
 
 
 def work_row(item: Comparison, votes_wanted: int, queue: str, weight: float = 0.0) -> dict[str, Any]:
@@ -67,13 +73,13 @@ def work_row(item: Comparison, votes_wanted: int, queue: str, weight: float = 0.
     return _row(item, "work", votes_wanted, queue, weight)
 
 
-def gold_row(gold: Gold, purpose: Purpose = "gold") -> dict[str, Any]:
+def gold_row(gold: Gold, purpose: Purpose = "gold", queue: str = "default") -> dict[str, Any]:
     """A comparison with a known answer as a row. Raises InputError where the ranking does not fit the answers."""
     ranked = sorted(one for group in gold.ranking for one in group)
     if ranked != sorted(response.id for response in gold.comparison.responses):
         remedy = "rank every answer exactly once, best first"
         raise InputError([Fault(f"the known ranking of {gold.comparison.id} does not fit its answers", remedy)])
-    row = _row(gold.comparison, purpose, UNLIMITED, "default", 0.0)
+    row = _row(gold.comparison, purpose, UNLIMITED, queue, 0.0)
     return row | {"expected": {"ranking": [list(group) for group in gold.ranking], "why": gold.why}}
 
 
@@ -184,6 +190,23 @@ def insert_batch(store: Store, rows: Sequence[dict[str, Any]], actor: str) -> in
         return len(fresh)
 
 
+def turn_to_gold(store: Store, rows: Sequence[dict[str, Any]], actor: str) -> int:
+    """Has comparisons that are queued for raters be gold, as these rows of :func:`gold_row` say. Returns how many.
+
+    One that a rater has had stays what it is: the votes on it are real work.
+    """
+    turned = 0
+    with store.write() as connection:
+        had = exists().where(leases.c.comparison_id == comparisons.c.id)
+        for row in rows:
+            one = (comparisons.c.id == row["id"]) & (comparisons.c.purpose == "work") & ~had
+            values = {name: row[name] for name in ("purpose", "expected", "votes_wanted", "queue")}
+            turned += connection.execute(update(comparisons).where(one).values(values)).rowcount
+        if turned:
+            record(connection, actor, "comparisons.gold", f"{turned} comparisons", {})
+    return turned
+
+
 def count_anew(store: Store) -> None:
     """Has PostgreSQL know how long the queue is now: or the next draws sort it, which it still thinks is short."""
     if not store.is_sqlite:
@@ -199,9 +222,9 @@ def same_question(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
 def known_rows(connection: Connection, identifiers: Sequence[str]) -> dict[str, dict[str, Any]]:
     """What is asked under these ids already."""
     known: dict[str, dict[str, Any]] = {}
-    columns = (comparisons.c.id, comparisons.c.prompt, comparisons.c.responses)
+    columns = [comparisons.c[name] for name in ("id", *_KNOWN)]
     for start in range(0, len(identifiers), 500):
         part = identifiers[start : start + 500]
         for row in connection.execute(select(*columns).where(comparisons.c.id.in_(part))):
-            known[row.id] = {"prompt": row.prompt, "responses": row.responses}
+            known[row.id] = {name: getattr(row, name) for name in _KNOWN}
     return known

@@ -5,12 +5,13 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, bindparam, func, select
 
 from preference_ui.labelling import next_comparison
-from preference_ui.store.schema import HAS_ROOM, comparisons, leases, votes
+from preference_ui.labelling.queue_access import QueueDesk
+from preference_ui.store.schema import HAS_ROOM, accounts, comparisons, leases, votes
 from preference_ui.store.store import Store
-from preference_ui.store.tallies import total
+from preference_ui.store.tallies import queue_tallies_now
 
 _FRESH_SECONDS = 20.0  # how long a rater's reckoning holds
 _ROOM_SECONDS = 5.0  # how long the count of what is left to all raters holds
@@ -19,6 +20,7 @@ _DONE = select(func.count()).where(_MINE & votes.c.supersedes.is_(None))  # a ch
 _PACE = select(votes.c.seconds).where(_MINE).order_by(votes.c.created.desc()).limit(15)
 _HAD = select(func.count()).select_from(leases.join(comparisons)).where(
     next_comparison.mine("work") & leases.c.revises.is_(None) & HAS_ROOM
+    & comparisons.c.queue.in_(bindparam("queues", expanding=True))
 )  # fmt: skip
 
 
@@ -37,7 +39,7 @@ class ProgressBook:
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        self._room = (float("-inf"), 0)  # when counted, comparisons that want more raters
+        self._room: tuple[float, dict[str, int]] = (float("-inf"), {})  # when counted, what wants more raters where
         self._reckoned: dict[str, _Reckoning] = {}
 
     def of(self, account_id: str) -> dict[str, Any]:
@@ -52,16 +54,21 @@ class ProgressBook:
         minutes = None if known.pace is None else round(left * known.pace / 60)
         return {"done": done, "left": left, "minutes": minutes}
 
-    def _room_left(self) -> int:
-        """Comparisons that want more raters, as of a few seconds ago: one count serves all."""
+    def _room_left(self) -> dict[str, int]:
+        """Comparisons of each queue that want more raters, as of a few seconds ago: one count serves all."""
         if time.monotonic() - self._room[0] > _ROOM_SECONDS:
             self._room = (time.monotonic(), self._room[1])  # who asks meanwhile takes the last one
-            self._room = (time.monotonic(), total(self.store, "room"))
+            self._room = (
+                time.monotonic(),
+                {queue: tally.room for queue, tally in queue_tallies_now(self.store).items() if tally.room},
+            )
         return self._room[1]
 
-    def _reckon(self, connection: Connection, account_id: str, done: int, room: int) -> _Reckoning:
+    def _reckon(self, connection: Connection, account_id: str, done: int, room: dict[str, int]) -> _Reckoning:
         moment = time.monotonic()
-        had = int(connection.execute(_HAD, {"account": account_id}).scalar_one())
+        name = connection.execute(select(accounts.c.name).where(accounts.c.id == account_id)).scalar_one()
+        mine = [queue for group in QueueDesk(connection, name).groups() for queue in group]
+        had = int(connection.execute(_HAD, {"account": account_id, "queues": mine}).scalar_one())
         recent = list(connection.execute(_PACE, {"account": account_id}).scalars())
         pace = statistics.median(recent) if len(recent) >= 3 else None
-        return _Reckoning(moment, done, max(0, room - had), pace)
+        return _Reckoning(moment, done, max(0, sum(room.get(queue, 0) for queue in mine) - had), pace)

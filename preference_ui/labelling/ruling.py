@@ -8,6 +8,7 @@ from sqlalchemy import Connection, exists, insert, select
 
 from preference_ui.labelling.vote_schema import judge, read_verdict
 from preference_ui.store.errors import Refusal
+from preference_ui.store.queue_settings import current_queue
 from preference_ui.store.schema import accounts, comparisons, leases, votes
 from preference_ui.store.store import Store, current_settings, now, record
 
@@ -33,11 +34,19 @@ def adjudicate(store: Store, account_id: str, comparison_id: str, wire: Any) -> 
         if item is None or item.purpose != "work":
             raise Refusal("no_record", "There is no such comparison.")
         order = [response["id"] for response in item.responses]
-        judgement = judge(verdict, tuple(order), current_settings(connection)[1])
+        asked = current_queue(connection, item.queue)[1].desk(current_settings(connection)[1])
+        judgement = judge(verdict, tuple(order), asked)
         earlier = _standing(connection, comparison_id)
         lease, vote, moment = secrets.token_urlsafe(16), uuid.uuid4().hex, now()
         about = {"comparison_id": comparison_id, "account_id": account_id, "purpose": "ruling", "created": moment}
-        held = {"id": lease, "state": "voted", "order": order, "drawn_by": "ruling", "holds_place": False}
+        held = {
+            "id": lease,
+            "queue": item.queue,
+            "state": "voted",
+            "order": order,
+            "drawn_by": "ruling",
+            "holds_place": False,
+        }
         connection.execute(insert(leases).values(held | about | {"revises": earlier, "expires": moment}))
         row = {"id": vote, "lease_id": lease, "seconds": 0.0, "supersedes": earlier}
         connection.execute(insert(votes).values(judgement.model_dump() | about | row))

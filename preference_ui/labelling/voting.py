@@ -18,9 +18,11 @@ from preference_ui.labelling.assignment import (
     take_place_late,
 )
 from preference_ui.labelling.qualification import settle_trial
+from preference_ui.labelling.queue_access import refuse_others
 from preference_ui.labelling.vote_schema import Judgement, SubmittedVote, judge, read_verdict, storable
 from preference_ui.store.errors import Refusal
-from preference_ui.store.schema import comparisons, drafts, exclusions, leases, votes
+from preference_ui.store.queue_settings import current_queue
+from preference_ui.store.schema import accounts, comparisons, drafts, exclusions, leases, votes
 from preference_ui.store.settings import DeskSettings
 from preference_ui.store.store import Store, current_settings, now, record
 
@@ -76,7 +78,9 @@ def _cast(
     if lease.state == "voted":
         stored = connection.execute(select(votes.c.id).where(votes.c.lease_id == lease.id)).scalar_one()
         return Receipt(stored, repeated=True)
-    judgement = judge(verdict, tuple(lease.order), settings)
+    refuse_others(connection, account.name, lease)
+    asked = settings if lease.purpose == "trial" else current_queue(connection, lease.queue)[1].desk(settings)
+    judgement = judge(verdict, tuple(lease.order), asked)
     _settle_place(connection, lease, judgement)
     identifier = _write(connection, account.name, lease, judgement)
     return Receipt(identifier, repeated=False, feedback=_feedback(connection, lease, judgement, settings))
@@ -88,6 +92,8 @@ def save_draft(store: Store, account_id: str, lease_id: str, body: Any) -> None:
         raise Refusal("malformed", "This draft is too long to be kept.")
     with store.write() as connection:
         lease = _own_lease(connection, account_id, lease_id)
+        name = connection.execute(select(accounts.c.name).where(accounts.c.id == account_id)).scalar_one()
+        refuse_others(connection, name, lease)
         if lease.state != "open":
             raise Refusal("over", "This comparison is no longer open.")
         connection.execute(delete(drafts).where(drafts.c.lease_id == lease_id))

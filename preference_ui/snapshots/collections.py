@@ -5,7 +5,6 @@ under the same digest, so that whoever listens can tell a repeat. Waiting takes 
 """
 
 import logging
-import re
 import threading
 import time
 from collections.abc import Callable
@@ -16,7 +15,7 @@ from typing import Any
 from pydantic import Field
 from sqlalchemy import case, func, select, update
 
-from alignment.errors import Fault, InputError
+from alignment.errors import InputError
 from alignment.preferences.preference_files import write_votes
 from alignment.records import Record
 from preference_ui.import_export import Export, Filter, read_votes, write_export
@@ -24,11 +23,11 @@ from preference_ui.quality.queue_stats import queue_standings, standing_text
 from preference_ui.quality.standings import AT_ONCE, bring_up_to_date
 from preference_ui.snapshots.prefect_events import send_event
 from preference_ui.snapshots.readiness import Lookout, can_be_ready
+from preference_ui.store.queue_settings import require_queue_name
 from preference_ui.store.schema import collections, comparisons, votes
 from preference_ui.store.store import Store, StoreError, insert_if_absent, now, record
 
 EVENT = "preferences.ready"
-_QUEUE = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _log = logging.getLogger(__name__)
 Announce = Callable[[str, Export], None]
 Show = Callable[[str], None]
@@ -57,8 +56,7 @@ class Collection(Record):
 def open_collection(store: Store, queue: str, condition: CollectionTarget, *, actor: str = "system") -> None:
     """Starts to wait for the votes of a queue. Opened again with another condition, it waits for that one, unless its
     snapshot was taken. Raises InputError for a bad name."""
-    if not _QUEUE.fullmatch(queue):
-        raise InputError([Fault(f"{queue!r} is no name of a queue", "use small letters, digits, dots and dashes")])
+    require_queue_name(queue)
     with store.write() as connection:
         body = condition.model_dump(mode="json")
         if insert_if_absent(connection, collections, {"queue": queue, "condition": body, "created": now()}):

@@ -96,17 +96,27 @@ export function start(element, server) {
         const [name, ...rubric] = line.split(":");
         return { name: name.trim(), rubric: rubric.join(":").trim() };
       });
+      changed.consent = data.get("consent");
+      changed.questions = data.get("questions").split("\n").map((line) => line.trim()).filter(Boolean).map((line) => {
+        const [name, ...rest] = line.split(":");
+        const [text, ...choices] = rest.join(":").split("|").map((part) => part.trim());
+        return { name: name.trim(), text, choices };
+      });
       changed.pass_mark = data.get("pass_mark") === "" ? null : Number(data.get("pass_mark"));
-      for (const name of ["random_share", "gold_share", "repeat_share", "repeat_after", "lease_minutes"]) changed[name] = Number(data.get(name));
+      for (const name of ["random_share", "gold_share", "repeat_share", "repeat_after", "lease_minutes", "hourly_rate", "idle_minutes"]) changed[name] = Number(data.get(name));
       await act("save_settings", { settings: changed }, "Saved. Raters read changed guidelines again.");
     } },
       h("label", { class: "full" }, "Guidelines (Markdown)", h("textarea", { name: "guidelines", rows: 10, value: kept.guidelines })),
       h("label", { class: "full" }, "Criteria that may be scored from 1 to 5, one a line: name: what the scores mean", h("textarea", { name: "criteria", rows: 4,
         value: kept.criteria.map((one) => `${one.name}: ${one.rubric}`).join("\n") })),
+      h("label", { class: "full" }, "What raters agree to before work (Markdown; empty: nothing)", h("textarea", { name: "consent", rows: 3, value: kept.consent })),
+      h("label", { class: "full" }, "Questions about the rater, one a line: name: question | answer | answer …", h("textarea", { name: "questions", rows: 2,
+        value: kept.questions.map((one) => `${one.name}: ${[one.text, ...one.choices].join(" | ")}`).join("\n") })),
       h("label", {}, "Which comparison next", h("select", { name: "policy" }, [["least_voted", "least voted"], ["random", "random"], ["most_informative", "most informative"]]
         .map(([value, words]) => h("option", { value, selected: kept.policy === value }, words)))),
       number("random_share", "Share drawn at random", "0.01"), number("gold_share", "Share of gold", "0.01"), number("repeat_share", "Share of repeats", "0.01"),
       number("repeat_after", "Repeat after (votes)", "1"), number("lease_minutes", "Minutes until a comparison returns", "any"),
+      number("hourly_rate", "Pay for an hour of work (0: not reckoned)", "any"), number("idle_minutes", "Most minutes of work on one vote", "any"),
       h("label", {}, "Share of the trial that must be right (empty: none)", h("input", { type: "number", name: "pass_mark", step: "0.01", min: 0, max: 1,
         value: kept.pass_mark === null ? "" : String(kept.pass_mark) })),
       h("label", { class: "check" }, h("input", { type: "checkbox", name: "trial_required", checked: kept.trial_required }), " A trial comparison first"),

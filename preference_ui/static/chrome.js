@@ -19,7 +19,8 @@ export function header(about, screen, actions) {
   return [
     h("div", { class: "progress" },
       h("progress", { max: Math.max(total, 1), value: progress?.done ?? 0, "aria-label": t("Your progress") }),
-      h("span", { class: "quiet", id: "progress-words" }, words)),
+      h("span", { class: "quiet", id: "progress-words" }, words),
+      screen?.queue && screen.queue.name !== "default" && h("span", { class: "quiet", id: "queue-name", dir: "auto" }, t("Queue: {name}", { name: screen.queue.name }))),
     h("nav", { "aria-label": t("Tools") },
       button(t("Undo"), "u", actions.undo), button(t("Your votes"), "h", actions.history),
       button(t("Guidelines"), "g", actions.guidelines), button(t("Keys"), "?", actions.keys), ...menu(about)),

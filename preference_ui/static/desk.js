@@ -2,6 +2,7 @@
 // It leaves out every rule: what may be voted, by whom and on what, is decided and checked by the server.
 import { ask, call, h, isTyping, key } from "./dom.js";
 import { extras } from "./extras.js";
+import { consentPage } from "./consent.js";
 import { header, keysTable, reasonDialog } from "./chrome.js";
 import { chooseVote, verdictWords } from "./history.js";
 import { pairView } from "./pair.js";
@@ -48,6 +49,7 @@ export function start(element, server) {
     screen = next;
     head.replaceChildren(...header(about, screen, actions));
     if (screen.lease === null) return finished();
+    if (screen.queue?.must_read) return before(screen.queue.guidelines.html, readQueue, t("This queue has guidelines of its own."));
     const draft = draftOf(screen);
     page = reading(screen);
     more = extras(screen, about, draft, () => changed());
@@ -67,6 +69,21 @@ export function start(element, server) {
     main.focus({ preventScroll: true });
   }
 
+  // Guidelines that are read before there is work.
+  function before(html, act, lead = "") {
+    view = more = page = null;
+    main.className = "work";
+    main.replaceChildren(h("article", { class: "card reading" }, h("h1", {}, t("Before you start")), lead && h("p", { class: "quiet" }, lead),
+      h("div", { class: "rendered", html }), h("button", { type: "button", class: "primary", onclick: act }, t("I have read this"))));
+    main.focus();
+  }
+
+  async function readQueue() {
+    const { name, guidelines } = screen.queue;
+    const reply = await call(server, "read_queue", { queue: name, digest: guidelines.digest });
+    if (reply.ok) show(reply.screen); else { tell(reply.say, "bad"); await begin({ keep: true }); }
+  }
+
   function undone() {
     return h("div", { class: "banner undone" },
       h("p", {}, t("You are changing a vote of yours. It stands as it was until you send it again."), " ",
@@ -84,7 +101,8 @@ export function start(element, server) {
         { right: missed.right, asked: missed.asked, wanted: Math.ceil(missed.mark * missed.asked - 1e-9) })),
       !missed && h("p", {}, t("There is nothing left for you to compare. Thank you. New comparisons appear here by themselves when they are queued.")),
       h("div", { class: "done-actions" },
-        h("button", { type: "button", class: "primary", onclick: () => begin() }, t("Look again")),
+        screen.completion && h("a", { href: screen.completion, class: "primary", id: "completion", rel: "noreferrer" }, t("Finish, and go back to where you came from")),
+        h("button", { type: "button", class: screen.completion ? "" : "primary", onclick: () => begin() }, t("Look again")),
         h("button", { type: "button", onclick: actions.history }, t("Your votes"), " ", key("h")),
         h("button", { type: "button", onclick: actions.guidelines }, t("Guidelines"), " ", key("g")),
         about.arena && h("a", { href: "/arena" }, t("Arena")),
@@ -179,7 +197,7 @@ export function start(element, server) {
     written: () => page && announce(page.asWritten()),
     differences: () => page && screen.answers.length > 1 && announce(page.differences(told)),
     whole: () => page?.whole(),
-    guidelines: () => about && ask({ title: t("Guidelines"), wide: true, body: h("div", { class: "rendered", html: about.guidelines.html }) }),
+    guidelines: () => about && ask({ title: t("Guidelines"), wide: true, body: h("div", { class: "rendered", html: (screen?.queue?.guidelines ?? about.guidelines).html }) }),
     keys: () => ask({ title: t("Keys"), body: keysTable(view?.help ?? []) }),
     comment: () => more?.openComment(),
   };
@@ -230,12 +248,14 @@ export function start(element, server) {
       looking = setTimeout(lookAgain, LOOK_AGAIN_MS);
       return;
     }
+    if (reply.asked) {
+      head.replaceChildren(...header(about, null, actions));
+      main.replaceChildren(consentPage(server, reply.asked, tell, () => begin()));
+      return main.focus();
+    }
     if (!reply.must_read) return show(reply.screen);
     head.replaceChildren(...header(about, null, actions));
-    main.replaceChildren(h("article", { class: "card reading" }, h("h1", {}, t("Before you start")),
-      h("div", { class: "rendered", html: about.guidelines.html }),
-      h("button", { type: "button", class: "primary", onclick: read }, t("I have read this"))));
-    main.focus();
+    before(about.guidelines.html, read);
   }
 
   async function read() {

@@ -22,9 +22,10 @@ export function extras(screen, about, draft, changed) {
         h("label", { htmlFor: `${name}-${value}` }, String(value)))));
   }
 
-  const criteria = about.criteria.length === 0 ? null : h("details", { class: "extra", open: Object.keys(scores).length > 0 },
+  const asked = screen.queue?.criteria ?? about.criteria;
+  const criteria = asked.length === 0 ? null : h("details", { class: "extra", open: Object.keys(scores).length > 0 },
     h("summary", {}, t("Scores"), " ", h("span", { class: "quiet" }, t("(optional)"))),
-    about.criteria.map((criterion) => h("div", { class: "criterion" },
+    asked.map((criterion) => h("div", { class: "criterion" },
       h("div", {}, h("strong", { dir: "auto" }, t(criterion.name)), h("p", { class: "quiet", dir: "auto" }, t(criterion.rubric))),
       h("div", { class: "score-rows" }, screen.answers.map((_, at) => scoreRow(criterion, at))))));
 

@@ -114,6 +114,61 @@ settings = Table(  # append-only: the newest version holds
     Column("body", JSON, nullable=False),
 )
 
+queue_settings = Table(  # append-only: a queue's newest version holds; a queue without one is as ``settings`` says
+    "queue_settings",
+    metadata,
+    Column("queue", String(64), primary_key=True),
+    Column("version", Integer, primary_key=True),
+    Column("created", Utc, nullable=False),
+    Column("author", String(64), nullable=False),
+    Column("body", JSON, nullable=False),
+)
+
+queue_readings = Table(  # the guidelines of a queue of its own that a rater has read last
+    "queue_readings",
+    metadata,
+    Column("account_id", ForeignKey("accounts.id"), primary_key=True),
+    Column("queue", String(64), primary_key=True),
+    Column("digest", String(64), nullable=False),  # SHA-256 of the text
+    Column("at", Utc, nullable=False),
+)
+
+consents = Table(  # append-only: what a rater was asked before work, and said
+    "consents",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("account_id", ForeignKey("accounts.id"), nullable=False, index=True),
+    Column("digest", String(64), nullable=False),  # SHA-256 of the text and the questions
+    Column("version", Integer, nullable=False),  # of the settings that asked
+    Column("agreed", Boolean, nullable=False),
+    Column("answers", JSON, nullable=False),
+    Column("at", Utc, nullable=False),
+)
+
+links = Table(  # by which many may join
+    "links",
+    metadata,
+    Column("token_hash", String(64), primary_key=True),
+    Column("note", Text, nullable=False),
+    Column("parameter", String(64), nullable=False),  # of the address, in which a platform says who comes
+    Column("completion", Text),  # where a rater goes at the end
+    Column("places", Integer, nullable=False),
+    Column("taken", Integer, CheckConstraint("taken >= 0 AND taken <= places", name="taken"), nullable=False),
+    Column("created", Utc, nullable=False),
+    Column("expires", Utc, nullable=False),
+    Column("created_by", String(64), nullable=False),
+)
+
+joined = Table(  # accounts that came by a link
+    "joined",
+    metadata,
+    Column("account_id", ForeignKey("accounts.id"), primary_key=True),
+    Column("link", ForeignKey("links.token_hash"), nullable=False),
+    Column("external_id", String(128), nullable=False),
+    Column("at", Utc, nullable=False),
+)
+Index("uq_joined_once", joined.c.link, joined.c.external_id, unique=True)
+
 comparisons = Table(
     "comparisons",
     metadata,
@@ -145,13 +200,15 @@ HAS_ROOM = (
 IS_KNOWN = comparisons.c.purpose != literal_column("'work'")
 Index("ix_comparisons_known", comparisons.c.purpose, comparisons.c.shuffle, sqlite_where=IS_KNOWN,
       postgresql_where=IS_KNOWN)  # fmt: skip
+# A draw walks along one queue: the queue comes first in each.
 _WALKS: dict[str, list[Any]] = {
     "random": [comparisons.c.shuffle],
     "least_voted": [comparisons.c.taken, comparisons.c.shuffle],
     "most_informative": [comparisons.c.informativeness.desc(), comparisons.c.taken, comparisons.c.shuffle],
 }
 for _policy, _columns in _WALKS.items():
-    Index(f"ix_comparisons_room_{_policy}", *_columns, sqlite_where=HAS_ROOM, postgresql_where=HAS_ROOM)
+    Index(f"ix_comparisons_queue_{_policy}", comparisons.c.queue, *_columns, sqlite_where=HAS_ROOM,
+          postgresql_where=HAS_ROOM)  # fmt: skip
 
 leases = Table(
     "leases",
@@ -167,6 +224,7 @@ leases = Table(
     Column("revises", String(32)),  # the vote that this lease may supersede
     Column("created", Utc, nullable=False),
     Column("expires", Utc, nullable=False),
+    Column("queue", String(64), nullable=False, server_default="default"),  # as which it is shown; of gold, any
     Index(None, "state", "expires"),
     Index(None, "account_id", "comparison_id"),  # "has this rater had it?" is asked of every row that a draw looks at
 )

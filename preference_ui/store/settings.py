@@ -32,6 +32,15 @@ class Criterion(BaseModel):
     rubric: str = Field(min_length=1, max_length=500)
 
 
+class RaterQuestion(BaseModel):
+    """A question about the rater, with the answers to choose from."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    name: str = Field(pattern=r"^[a-z][a-z0-9_-]{0,23}$")
+    text: str = Field(min_length=1, max_length=500)
+    choices: tuple[Annotated[str, Field(min_length=1, max_length=200)], ...] = Field(min_length=2, max_length=30)
+
+
 class DeskSettings(BaseModel):
     """How comparisons are handed out and what raters are asked."""
 
@@ -53,10 +62,29 @@ class DeskSettings(BaseModel):
     lease_minutes: float = Field(default=30, gt=0, le=24 * 60)
     trial_required: bool = True
     pass_mark: Share | None = None  # of the trial's comparisons that must be right; None: the first one shows the page
+    hourly_rate: float = Field(default=0.0, ge=0, le=10_000)  # pay for an hour of work; 0: not reckoned
+    idle_minutes: float = Field(default=5.0, gt=0, le=24 * 60)  # no vote counts as more work than this
+
+    consent: str = Field(default="", max_length=20_000)  # what a rater agrees to before work; empty: nothing
+    questions: tuple[RaterQuestion, ...] = Field(default=(), max_length=10)  # about the rater, before work
+
+    @field_validator("questions")
+    @classmethod
+    def _questions_differ(cls, value: tuple[RaterQuestion, ...]) -> tuple[RaterQuestion, ...]:
+        if len({question.name for question in value}) != len(value):
+            raise ValueError("two questions have the same name")
+        if any(len(set(question.choices)) != len(question.choices) for question in value):
+            raise ValueError("a question has the same answer twice")
+        return value
 
     @field_validator("criteria")
     @classmethod
     def _names_differ(cls, value: tuple[Criterion, ...]) -> tuple[Criterion, ...]:
-        if len({criterion.name for criterion in value}) != len(value):
-            raise ValueError("two criteria have the same name")
-        return value
+        return different_names(value)
+
+
+def different_names(criteria: tuple[Criterion, ...]) -> tuple[Criterion, ...]:
+    """The same criteria. Raises ValueError where two have one name."""
+    if len({criterion.name for criterion in criteria}) != len(criteria):
+        raise ValueError("two criteria have the same name")
+    return criteria

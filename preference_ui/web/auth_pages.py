@@ -11,7 +11,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 from jinja2 import Environment, StrictUndefined
 from starlette.responses import Response
 
-from preference_ui.accounts import accounts
+from preference_ui.accounts import accounts, links
 from preference_ui.accounts.auth import authenticate, sign_in, sign_out, sign_out_everywhere
 from preference_ui.store.errors import Refusal
 from preference_ui.store.store import Store, StoreError
@@ -26,7 +26,7 @@ AFTER = (
     "/review",
 )  # where a sign-in may lead; nothing else, so that a link cannot send people away
 WELCOME = "Compare answers, calmly. Your votes teach the next model."
-TITLES = {"sign_in": "Which answer is better?", "accept": "Welcome", "closed": "This link is closed"}
+TITLES = {"sign_in": "Which answer is better?", "accept": "Welcome", "join": "Welcome", "closed": "This link is closed"}
 INVITED = {"rater": "You are invited as a rater.", "administrator": "You are invited as an administrator."}
 Text = Annotated[str, Form(max_length=300)]
 
@@ -40,7 +40,7 @@ class Door:
 
 
 def doors(door: Door) -> APIRouter:
-    """The routes /login, /invite/TOKEN, /logout and /logout/everywhere."""
+    """The routes /login, /invite/TOKEN, /join/TOKEN, /logout and /logout/everywhere."""
     router = APIRouter()
 
     @router.get("/login")
@@ -71,6 +71,22 @@ def doors(door: Door) -> APIRouter:
 
         return _attempt(request, door, enter, form="accept", name=name, invitation=token)
 
+    @router.get("/join/{token}")
+    def show_link(request: Request, token: str) -> Response:
+        def show() -> Response:
+            _require_id(request, links.link_parameter(door.store, token))
+            return _page(request, door, form="join", lead=INVITED["rater"])
+
+        return _attempt(request, door, show, form="closed")
+
+    @router.post("/join/{token}")
+    def follow_link(request: Request, token: str) -> Response:
+        def enter() -> Response:
+            came = _require_id(request, links.link_parameter(door.store, token))
+            return _enter(request, links.join(door.store, token, came), "/rate")
+
+        return _attempt(request, door, enter, form="closed")
+
     @router.post("/logout")
     def leave(request: Request) -> Response:
         sign_out(door.store, session_token(request.scope) or "")
@@ -84,6 +100,14 @@ def doors(door: Door) -> APIRouter:
         return _left()
 
     return router
+
+
+def _require_id(request: Request, parameter: str) -> str:
+    """What the address says about who comes. Raises Refusal where it does not."""
+    came = request.query_params.get(parameter, "")
+    if not links.EXTERNAL_ID.fullmatch(came):
+        raise Refusal("external_id", links.NO_ID)
+    return came
 
 
 def _attempt(request: Request, door: Door, act: Callable[[], Response], **shown: Any) -> Response:

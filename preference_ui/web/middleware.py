@@ -24,6 +24,8 @@ COOKIE = "rlhf_session"
 ACCOUNT_KEY = "rlhf_account"  # where the guard leaves the account in the request's scope
 MAX_BODY = 256 * 1024
 BODY_SECONDS = 15.0  # until all of it has to be here
+MAX_UPLOAD = 2 * 1024**3  # bytes of an administrator's file; it goes to the disk as it comes
+UPLOAD_SECONDS = 1800.0
 UNAVAILABLE = "The database does not answer. Nothing is lost; please try again in a moment."
 _log = logging.getLogger(__name__)
 _READ = re.compile(
@@ -32,6 +34,7 @@ _READ = re.compile(
 )
 _WRITE = re.compile(r"/gradio_api/component_server/?")
 _EVENT = re.compile(r"/gradio_api/run/predict/?")  # of a page of Gradio's own components
+_UPLOAD = re.compile(r"/gradio_api/upload/?")
 _HEADERS = {
     # Gradio evaluates its components' scripts, hence 'unsafe-eval' and 'unsafe-inline'; nothing may come from another
     # host or go to one, so an answer's text can neither load a tracker nor carry a vote away.
@@ -58,11 +61,13 @@ class Guard:
         mounts: Mapping[str, str | None],
         own_host: str | None = None,
         with_events: Collection[str] = (),
+        with_uploads: Collection[str] = (),
     ) -> None:
         self.app = app
         self.store = store
         self.mounts = dict(mounts)
         self.with_events = with_events
+        self.with_uploads = with_uploads  # pages for administrators alone
         self.own_host = own_host  # as browsers write it, where a proxy may write another into the request
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -71,11 +76,16 @@ class Guard:
                 await self.app(scope, receive, send)
             return  # the app has no websocket
         send = _with_headers(send, scope["path"])
-        answer = self._refuse(scope) or await self._admit(scope)
+        uploads = self._is_upload(scope)
+        answer = self._refuse(scope, MAX_UPLOAD if uploads else MAX_BODY) or await self._admit(scope)
         if answer is not None:
             with anyio.move_on_after(BODY_SECONDS):
                 await _drain(_limited(receive))
             await answer(scope, receive, send)
+            return
+        if uploads:
+            with anyio.move_on_after(UPLOAD_SECONDS):
+                await self._pass_on(scope, _limited(receive, MAX_UPLOAD), send)
             return
         body = await _whole_body(receive)
         if isinstance(body, Response):
@@ -100,14 +110,18 @@ class Guard:
             if not started:
                 await _sentence(500, "Something went wrong here, and nothing was changed.")(scope, receive, send)
 
-    def _refuse(self, scope: Scope) -> Response | None:
+    def _is_upload(self, scope: Scope) -> bool:
+        places = (scope["path"][len(mount) :] for mount in self.with_uploads if _is_below(scope["path"], mount))
+        return scope["method"] == "POST" and any(_UPLOAD.fullmatch(rest) for rest in places)
+
+    def _refuse(self, scope: Scope, most: int) -> Response | None:
         headers = Headers(scope=scope)
         if scope["method"] not in ("GET", "HEAD", "POST"):
             return _sentence(405, "This is not done here.")
         if scope["method"] == "POST" and _is_cross_site(headers, self.own_host):
             return _sentence(403, "This request came from another site and was not carried out.")
         length = headers.get("content-length", "0")
-        if not length.isdigit() or int(length) > MAX_BODY:
+        if not length.isdigit() or int(length) > most:
             refusal = _sentence(413, "This is more than can be taken at once.")
             refusal.headers["connection"] = "close"
             return refusal
@@ -119,7 +133,7 @@ class Guard:
             return None
         rest = scope["path"][len(mount) :]
         allowed = _READ if scope["method"] != "POST" else _EVENT if mount in self.with_events else _WRITE
-        if allowed.fullmatch(rest) is None or ".." in rest:
+        if (allowed.fullmatch(rest) is None and not self._is_upload(scope)) or ".." in rest:
             return _sentence(404, "There is nothing here.")
         try:
             account = await anyio.to_thread.run_sync(authenticate, self.store, session_token(scope))
@@ -162,7 +176,7 @@ def _sentence(status: int, say: str, *, code: str = "refused") -> Response:
     return JSONResponse({"ok": False, "code": code, "say": say}, status)
 
 
-def _limited(receive: Receive) -> Receive:
+def _limited(receive: Receive, most: int = MAX_BODY) -> Receive:
     """Counts what really comes in: a body without a length is cut off at the same size."""
     taken = 0
 
@@ -170,7 +184,7 @@ def _limited(receive: Receive) -> Receive:
         nonlocal taken
         message = await receive()
         taken += len(message.get("body", b""))
-        return {"type": "http.disconnect"} if taken > MAX_BODY else message
+        return {"type": "http.disconnect"} if taken > most else message
 
     return limited
 

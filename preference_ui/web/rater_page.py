@@ -13,8 +13,10 @@ import gradio as gr
 
 from preference_ui.accounts import accounts
 from preference_ui.accounts.auth import Account
+from preference_ui.accounts.links import completion_of
 from preference_ui.labelling.assignment import Lease, next_lease
-from preference_ui.labelling.guidelines import has_read
+from preference_ui.labelling.consent import answer_before_work, asked_before_work
+from preference_ui.labelling.guidelines import has_read, queue_guidelines, queue_was_read
 from preference_ui.labelling.qualification import missed_mark
 from preference_ui.labelling.rater_progress import ProgressBook
 from preference_ui.labelling.revision import leave, own_votes, reopen, reopen_earlier
@@ -70,6 +72,12 @@ class RaterHandlers:
         def read_guidelines(data: Any, request: gr.Request) -> Answer:
             return answer(request, lambda account: self._read_guidelines(account, data))
 
+        def read_queue(data: Any, request: gr.Request) -> Answer:
+            return answer(request, lambda account: self._read_queue(account, data))
+
+        def consent(data: Any, request: gr.Request) -> Answer:
+            return answer(request, lambda account: self._consent(account, data))
+
         def history(data: Any, request: gr.Request) -> Answer:
             return answer(request, lambda account: self._history(account, data))
 
@@ -82,7 +90,7 @@ class RaterHandlers:
         def leave_vote(data: Any, request: gr.Request) -> Answer:
             return answer(request, lambda account: self._leave(account, data))
 
-        return [begin, vote, undo, draft, read_guidelines, history, revise, step_back, leave_vote]
+        return [begin, vote, undo, draft, read_guidelines, read_queue, consent, history, revise, step_back, leave_vote]
 
     def _begin(self, account: Account, data: Any = None) -> Answer:
         language = "en" if data is None else fields(data, "language")["language"]
@@ -96,9 +104,15 @@ class RaterHandlers:
             "criteria": [criterion.model_dump() for criterion in settings.criteria],
             "reasons": {"skip": SKIP_REASONS, "flag": FLAG_REASONS},
         }
-        if not has_read(self.store, account.guidelines_read, version, settings.guidelines):
+        asked = asked_before_work(self.store, account.id)
+        if asked is not None:
+            text = asked.pop("text")
+            return about | {"must_read": False, "screen": None, "asked": asked | {"html": to_html(text)}}
+        lease = next_lease(self.store, account.id)
+        own = lease is not None and lease.purpose != "trial" and self._queue(account, lease)["guidelines"] is not None
+        if not own and not has_read(self.store, account.guidelines_read, version, settings.guidelines):
             return about | {"must_read": True, "screen": None}
-        return about | {"must_read": False, "screen": self._next(account)}
+        return about | {"must_read": False, "screen": self._show(account, lease)}
 
     def _vote(self, account: Account, data: Any) -> Answer:
         sent = fields(data, "lease", "verdict")
@@ -138,19 +152,48 @@ class RaterHandlers:
         accounts.guidelines_were_read(self.store, account.id, version)
         return {"screen": self._next(account)}
 
+    def _consent(self, account: Account, data: Any) -> Answer:
+        sent = fields(data, "digest", "agreed", "answers")
+        answer_before_work(self.store, account.id, sent["digest"], sent["agreed"], sent["answers"])
+        return {}
+
+    def _read_queue(self, account: Account, data: Any) -> Answer:
+        sent = fields(data, "queue", "digest")
+        if not all(isinstance(one, str) and len(one) <= 64 for one in sent.values()):
+            raise Refusal("malformed", MALFORMED)
+        queue_was_read(self.store, account.id, sent["queue"], sent["digest"])
+        return {"screen": self._next(account)}
+
     def _next(self, account: Account) -> Answer:
         return self._show(account, next_lease(self.store, account.id))
 
     def _show(self, account: Account, lease: Lease | None) -> Answer:
         if lease is None:
             done = self.progress.of(account.id) | {"left": 0, "minutes": None}
-            return {"lease": None, "progress": done, "missed": missed_mark(self.store, account.id)}
+            completion = completion_of(self.store, account.id) if done["done"] else None
+            missed = missed_mark(self.store, account.id)
+            return {"lease": None, "progress": done, "missed": missed, "completion": completion}
         return self._screen(account, lease)
 
+    def _queue(self, account: Account, lease: Lease) -> Answer:
+        """What the rater sees of the queue. Its comparisons are shown once its own guidelines are read."""
+        found = queue_guidelines(self.store, account.id, lease.queue)
+        text, criteria = found.settings.guidelines, found.settings.criteria
+        return {
+            "name": lease.queue,
+            "guidelines": None if text is None else {"html": to_html(text), "digest": found.digest},
+            "criteria": None if criteria is None else [criterion.model_dump() for criterion in criteria],
+            "must_read": not found.read,
+        }
+
     def _screen(self, account: Account, lease: Lease) -> Answer:
+        queue = None if lease.purpose == "trial" else self._queue(account, lease)
+        if queue is not None and queue["must_read"]:
+            return {"lease": lease.id, "queue": queue, "progress": self.progress.of(account.id)}
         by_id = {response.id: response for response in lease.comparison.responses}
         return {
             "lease": lease.id,
+            "queue": queue,
             "trial": lease.purpose == "trial",
             "undoing": lease.revises is not None,
             "was": None if lease.revises is None else read_wire(self.store, lease.revises),

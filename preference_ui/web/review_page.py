@@ -3,10 +3,10 @@
 Texts are shown as they are written, in cells and fields, never as Markdown or HTML. Every handler asks again who calls.
 """
 
-import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import datetime
 from functools import partial
+from pathlib import Path
 from typing import Any, get_args
 
 import gradio as gr
@@ -17,11 +17,12 @@ from preference_ui.labelling.ruling import adjudicate, read_ruling
 from preference_ui.labelling.vote_schema import FLAG_REASONS, storable
 from preference_ui.quality.records import PAGE, RecordFilter, State, find_records, open_record
 from preference_ui.store.errors import Refusal
-from preference_ui.store.store import Store, StoreError
+from preference_ui.store.store import Store
 from preference_ui.store.tallies import queue_tallies_now
-from preference_ui.web.middleware import UNAVAILABLE, account_in
+from preference_ui.web.review.access import AT_ONCE, administrators_only
+from preference_ui.web.review.imports import imports_tab
+from preference_ui.web.review.queues import queues_tab
 
-_log = logging.getLogger(__name__)
 LIST = ["Record", "Queue", "Question", "Votes", "Disagreement", "Marks", "Newest vote"]
 ANSWERS = ["Answer", "Version", "Text"]
 VOTES = ["Rater", "Said", "Reason", "Comment", "Corrected", "Scores", "When", "Counts"]
@@ -33,52 +34,59 @@ Shown = tuple[str, str, Rows, Rows, Rows, str]  # of a record: id, question, ans
 _CLOSED: tuple[str, str, Rows, Rows, Rows] = ("", "", [], [], [])
 
 
-def review_page(store: Store) -> gr.Blocks:
-    """The page for administrators."""
+def review_page(store: Store, artifacts: Path | None = None) -> gr.Blocks:
+    """The page for administrators. ``artifacts`` is the folder of those that may be imported from."""
     desk = ReviewDesk(store)
-    now: Callable[[], dict[str, Any]] = partial(
-        dict, queue=False, show_progress="hidden"
-    )  # answered in the reply itself, without Gradio's queue
     with gr.Blocks(title="Review", analytics_enabled=False) as page:
         gr.HTML(_TOP)
-        with gr.Tabs(), gr.Tab("Records"):
-            with gr.Row():
-                queue = gr.Dropdown([ANY], value=ANY, label="Queue", allow_custom_value=True)
-                state = gr.Dropdown(list(get_args(State)), value=ANY, label="Which")
-                reason = gr.Dropdown([ANY, *FLAG_REASONS], value=ANY, label="Flagged as")
-                rater = gr.Textbox(label="Voted on by", max_lines=1)
-            with gr.Row():
-                words = gr.Textbox(label="Words of the question, or the record's id", max_lines=1)
-                since = gr.DateTime(label="Voted on since", type="datetime", timezone="UTC", include_time=False)
-                until = gr.DateTime(label="and before", type="datetime", timezone="UTC", include_time=False)
-                number = gr.Number(1, label="Page", precision=0, minimum=1)
-            find = gr.Button("Find", variant="primary")
-            said = gr.Textbox(label="Found", interactive=False, elem_id="found")
-            records = gr.Dataframe(headers=LIST, datatype="str", interactive=False, wrap=True, label="Records",
-                                   elem_id="records")  # fmt: skip
-            record = gr.Textbox(label="Open record", max_lines=1, elem_id="record", submit_btn="Open")
-            question = gr.Textbox(label="Conversation", interactive=False, lines=2, elem_id="question")
-            answers = gr.Dataframe(headers=ANSWERS, datatype="str", interactive=False, wrap=True, label="Answers",
-                                   elem_id="answers")  # fmt: skip
-            votes = gr.Dataframe(headers=VOTES, datatype="str", interactive=False, wrap=True, label="Votes",
-                                 elem_id="votes")  # fmt: skip
-            with gr.Row():
-                ruling = gr.Textbox(label='Ruling: "A > B", "A = B", "C > A = B" or "both bad"', elem_id="ruling")
-                comment = gr.Textbox(label="Why", max_lines=3)
-            with gr.Row():
-                decide, away, back = (gr.Button(words) for words in ("Decide", "Withdraw", "Put back, and hand out"))
-            trail = gr.Dataframe(headers=TRAIL, datatype="str", interactive=False, label="Who did what",
-                                 elem_id="trail")  # fmt: skip
-        chosen = [queue, state, reason, rater, words, since, until, number]
-        opened = [record, question, answers, votes, trail, said]
-        page.load(desk.queues, None, [queue], **now())
-        gr.on([page.load, find.click, number.submit, words.submit], desk.find, chosen, [records, said], **now())
-        records.select(desk.select, None, opened, **now())
-        record.submit(desk.open, [record], opened, **now())
-        decide.click(desk.decide, [record, ruling, comment], opened, **now())
-        away.click(desk.withdraw, [record], opened, **now())
-        back.click(desk.put_back, [record], opened, **now())
+        with gr.Tabs():
+            with gr.Tab("Records"):
+                _records_tab(page, desk)
+            with gr.Tab("Queues") as queues:
+                queues_tab(queues, store)
+            with gr.Tab("Import") as imports:
+                imports_tab(imports, store, artifacts)
     return page
+
+
+def _records_tab(page: gr.Blocks, desk: "ReviewDesk") -> None:
+    now: Callable[[], dict[str, Any]] = partial(dict, AT_ONCE)
+    with gr.Row():
+        queue = gr.Dropdown([ANY], value=ANY, label="Queue", allow_custom_value=True)
+        state = gr.Dropdown(list(get_args(State)), value=ANY, label="Which")
+        reason = gr.Dropdown([ANY, *FLAG_REASONS], value=ANY, label="Flagged as")
+        rater = gr.Textbox(label="Voted on by", max_lines=1)
+    with gr.Row():
+        words = gr.Textbox(label="Words of the question, or the record's id", max_lines=1)
+        since = gr.DateTime(label="Voted on since", type="datetime", timezone="UTC", include_time=False)
+        until = gr.DateTime(label="and before", type="datetime", timezone="UTC", include_time=False)
+        number = gr.Number(1, label="Page", precision=0, minimum=1)
+    find = gr.Button("Find", variant="primary")
+    said = gr.Textbox(label="Found", interactive=False, elem_id="found")
+    records = gr.Dataframe(headers=LIST, datatype="str", interactive=False, wrap=True, label="Records",
+                           elem_id="records")  # fmt: skip
+    record = gr.Textbox(label="Open record", max_lines=1, elem_id="record", submit_btn="Open")
+    question = gr.Textbox(label="Conversation", interactive=False, lines=2, elem_id="question")
+    answers = gr.Dataframe(headers=ANSWERS, datatype="str", interactive=False, wrap=True, label="Answers",
+                           elem_id="answers")  # fmt: skip
+    votes = gr.Dataframe(headers=VOTES, datatype="str", interactive=False, wrap=True, label="Votes",
+                         elem_id="votes")  # fmt: skip
+    with gr.Row():
+        ruling = gr.Textbox(label='Ruling: "A > B", "A = B", "C > A = B" or "both bad"', elem_id="ruling")
+        comment = gr.Textbox(label="Why", max_lines=3)
+    with gr.Row():
+        decide, away, back = (gr.Button(words) for words in ("Decide", "Withdraw", "Put back, and hand out"))
+    trail = gr.Dataframe(headers=TRAIL, datatype="str", interactive=False, label="Who did what",
+                         elem_id="trail")  # fmt: skip
+    chosen = [queue, state, reason, rater, words, since, until, number]
+    opened = [record, question, answers, votes, trail, said]
+    page.load(desk.queues, None, [queue], **now())
+    gr.on([page.load, find.click, number.submit, words.submit], desk.find, chosen, [records, said], **now())
+    records.select(desk.select, None, opened, **now())
+    record.submit(desk.open, [record], opened, **now())
+    decide.click(desk.decide, [record, ruling, comment], opened, **now())
+    away.click(desk.withdraw, [record], opened, **now())
+    back.click(desk.put_back, [record], opened, **now())
 
 
 class ReviewDesk:
@@ -89,7 +97,7 @@ class ReviewDesk:
 
     def queues(self, request: gr.Request) -> Any:
         """The names of the queues, for the list to choose from."""
-        found, _said = _answer(request, lambda _account: (sorted(queue_tallies_now(self.store)), ""), ([],))
+        found, _said = administrators_only(request, lambda _account: (sorted(queue_tallies_now(self.store)), ""), ([],))
         return gr.update(choices=[ANY, *found])
 
     def find(
@@ -111,7 +119,7 @@ class ReviewDesk:
             pages = max(1, -(-page.found // PAGE))
             return [_line(one) for one in page.lines], f"{page.found} records; page {at} of {pages}"
 
-        return _answer(request, look, ([],))
+        return administrators_only(request, look, ([],))
 
     def select(self, event: gr.SelectData, request: gr.Request) -> Shown:
         """Opens the record whose row was clicked."""
@@ -158,23 +166,7 @@ class ReviewDesk:
             said = act(account)
             return (*_opened(open_record(self.store, record.strip())), said)
 
-        return _answer(request, whole, (record if isinstance(record, str) else "", *_CLOSED[1:]))
-
-
-def _answer(
-    request: gr.Request, act: Callable[[Account], tuple[Any, ...]], otherwise: Sequence[Any]
-) -> tuple[Any, ...]:
-    """What a handler answers; where it may not or cannot, ``otherwise`` and a sentence."""
-    account = account_in(request.request.scope)
-    if account is None or not account.is_administrator:
-        return (*otherwise, "This is for administrators.")
-    try:
-        return act(account)
-    except Refusal as refusal:
-        return (*otherwise, refusal.sentence)
-    except StoreError as error:
-        _log.warning("the store failed: %s", error)
-        return (*otherwise, UNAVAILABLE)
+        return administrators_only(request, whole, (record if isinstance(record, str) else "", *_CLOSED[1:]))
 
 
 def _line(one: Any) -> list[Any]:

@@ -44,7 +44,7 @@ VOTED = 20  # of so many comparisons one has all its votes
 _IMPORT = """
 import json, resource, sys, time
 from pathlib import Path
-from preference_ui.import_export import import_comparisons
+from preference_ui.importing import import_comparisons
 from preference_ui.store.store import Store
 store, begin = Store.open(sys.argv[1]), time.perf_counter()
 found = import_comparisons(store, Path(sys.argv[2]), votes_wanted=3)

@@ -7,17 +7,22 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from sqlalchemy import select, update
 
 from alignment.data.preferences import read_preferences
 from alignment.errors import InputError
 from alignment.records import Comparison, Vote
-from preference_ui.import_export import Filter, agreement, export_votes, import_comparisons, pseudonym
+from preference_ui.import_export import Filter, agreement, export_votes, pseudonym
+from preference_ui.importing import import_comparisons
 from preference_ui.labelling.assignment import next_lease
 from preference_ui.labelling.exclusion import exclude_rater
 from preference_ui.labelling.queue import Gold, insert_batch, queue_comparisons, queue_gold
 from preference_ui.labelling.revision import reopen
 from preference_ui.labelling.voting import cast_vote
 from preference_ui.quality.queue_stats import queue_standings
+from preference_ui.store import schema
+from preference_ui.store.queue_settings import QueueSettings, change_queue
+from preference_ui.store.schema import IS_KNOWN
 from preference_ui.store.settings import DeskSettings
 from preference_ui.store.store import Store, now
 
@@ -184,7 +189,7 @@ def test_an_import_says_how_far_it_is_and_holds_few_rows(
         batches.append(len(batch))
         return insert_batch(store, batch, actor)
 
-    monkeypatch.setattr("preference_ui.import_export.insert_batch", insert)
+    monkeypatch.setattr("preference_ui.importing.insert_batch", insert)
     found = import_comparisons(sqlite_store, path, progress=lambda what, rows: told.append((what, rows)))
     assert (found.rows, found.new, found.repeated, found.known) == (2_500, 2_499, 1, 0)
     assert told == [("checked", 1000), ("checked", 2000), ("queued", 1000), ("queued", 2000), ("queued", 2499)]
@@ -211,3 +216,50 @@ def test_a_gzip_file_that_is_cut_off_queues_nothing(sqlite_store: Store, tmp_pat
     with pytest.raises(InputError, match="not a whole gzip file"):
         import_comparisons(sqlite_store, path)
     assert queue_standings(sqlite_store) == []
+
+
+def test_gold_turns_what_nobody_has_had_and_says_what_stays(store: Store, add_rater: Add, tmp_path: Path) -> None:
+    path = tmp_path / "pairs.jsonl"
+    rows = [{"prompt": f"Why {at}?", "chosen": "Because.", "rejected": "No."} for at in range(3)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    store.change_settings(DeskSettings(gold_share=0, repeat_share=0), author="root")
+    import_comparisons(store, path, queue="code", votes_wanted=2)
+    ada = add_rater(store, "ada")
+    lease = next_lease(store, ada)
+    assert lease is not None
+    found = import_comparisons(store, path, queue="code", gold=True)
+    assert (found.new, found.known, found.turned, found.kept) == (0, 3, 2, 1)
+    [standing] = queue_standings(store)
+    assert (standing.comparisons, standing.wanted) == (1, 2)  # gold is no work
+    again = import_comparisons(store, path, queue="code", gold=True)
+    assert (again.known, again.turned, again.kept) == (3, 0, 1)
+    cast_vote(store, ada, lease.id, {"outcome": "both_bad"})
+    store.change_settings(DeskSettings(gold_share=1, repeat_share=0), author="root")
+    bob, seen = add_rater(store, "bob"), []
+    while (shown := next_lease(store, bob)) is not None:
+        seen.append((shown.purpose, shown.queue))
+        cast_vote(store, bob, shown.id, {"outcome": "both_bad"})
+    assert seen == [*[("gold", "code")] * 2, ("work", "code")]
+
+
+def test_gold_of_another_order_is_a_fault(sqlite_store: Store, comparison: Make, tmp_path: Path) -> None:
+    path = tmp_path / "pairs.jsonl"
+    path.write_text(json.dumps({"prompt": "Why?", "chosen": "Because.", "rejected": "No."}) + "\n")
+    import_comparisons(sqlite_store, path, gold=True)
+    with sqlite_store.write() as connection:
+        turned = {"ranking": [["x"], ["y"]], "why": ""}
+        connection.execute(update(schema.comparisons).where(IS_KNOWN).values(expected=turned))
+    with pytest.raises(InputError, match="another known order"):
+        import_comparisons(sqlite_store, path, gold=True)
+
+
+def test_a_queue_says_how_many_votes_its_new_rows_want(sqlite_store: Store, tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    change_queue(sqlite_store, "code", QueueSettings(votes_wanted=5), author="root")
+    for at, (queue, asked, wanted) in enumerate((("code", None, 5), ("code", 2, 2), ("other", None, 3))):
+        path.write_text(json.dumps({"prompt": f"Why {at}?", "responses": ["A", "B"]}) + "\n")
+        import_comparisons(sqlite_store, path, queue=queue, votes_wanted=asked)
+        with sqlite_store.read() as connection:
+            newest = select(schema.comparisons.c.votes_wanted, schema.comparisons.c.queue)
+            rows = connection.execute(newest.order_by(schema.comparisons.c.created.desc()).limit(1)).all()
+        assert [tuple(row) for row in rows] == [(wanted, queue)]

@@ -19,6 +19,8 @@ UNCOUNTED: Any = {
     "judge": {"folder"},
     "constitution": True,
     "qualification": True,
+    "consent": True,
+    "questions": True,
     "tasks": {"__all__": {"questions", "examples"}},
     "rewards": {"__all__": {"function": True, "folder": True, "judge": {"folder"}}},
     "environment": {"class_path"},

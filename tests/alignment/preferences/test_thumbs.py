@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from alignment.errors import InputError
+from alignment.preferences.comparison_files import stream_comparisons
 from alignment.preferences.consensus import consensus, rating_table
-from alignment.preferences.preference_files import numbered_comparisons, stream_comparisons
+from alignment.preferences.preference_files import numbered_comparisons
 from alignment.preferences.thumbs import labelled_answers, write_labelled_answers
 from alignment.preferences.vote_agreement import agreement_figures
 from alignment.records import Comparison, Message, Outcome, Prompt, Response, Sampling, Vote

@@ -10,6 +10,7 @@ import pytest
 from preference_ui.accounts import accounts as people
 from preference_ui.accounts import throttle
 from preference_ui.accounts.auth import sign_in
+from preference_ui.accounts.links import join
 from preference_ui.store.errors import Refusal
 from preference_ui.store.store import Store
 from tests.flows.conftest import call
@@ -83,3 +84,58 @@ def test_a_public_url_that_is_none_ends_before_anything_starts(tmp_path: Path) -
         assert (ended.code, ended.err.count("\n")) == (2, 1)
         assert ended.err.startswith(f"{words[0]}: ")
         assert not (tmp_path / "new").exists()
+
+
+def _votes(tmp_path: Path, *words: str) -> Any:
+    return call("votes", *words, "--workspace", tmp_path / "w")
+
+
+def test_a_queue_is_changed_and_listed_from_the_shell(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "guide.md").write_text("Run the code.")
+    (tmp_path / "scores.json").write_text('{"style": "1: clumsy; 5: a joy"}')
+    files = ("--guidelines", str(tmp_path / "guide.md"), "--criteria", str(tmp_path / "scores.json"))
+    words = (*files, "--raters", "root", "--priority", "2", "--deadline", "2030-01-02T03:04:05", "--votes-wanted", "2")
+    changed = _votes(tmp_path, "queue", "code", *words, "--close", "--json")
+    assert changed.code == 0, changed.err
+    said = json.loads(changed.out)
+    assert (said["version"], said["guidelines"], said["raters"], said["open"]) == (1, "Run the code.", ["root"], False)
+    assert (said["deadline"], said["criteria"][0]["name"]) == ("2030-01-02T03:04:05Z", "style")
+    cleared = _votes(
+        tmp_path, "queue", "code", "--raters", "-", "--guidelines", "-", "--no-deadline", "--open", "--json"
+    )
+    said = json.loads(cleared.out)
+    assert (said["version"], said["raters"], said["guidelines"], said["deadline"]) == (2, [], None, None)
+    assert (said["priority"], said["votes_wanted"], said["open"]) == (2, 2, True)
+    assert json.loads(_votes(tmp_path, "queue", "code", "--json").out) == said  # a look changes nothing
+    [listed] = json.loads(_votes(tmp_path, "queues", "--json").out)
+    assert (listed["queue"], listed["state"], listed["priority"]) == ("code", "open", 2)
+    assert "everybody" in _votes(tmp_path, "queues").out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [(("Bad Name",), "no name of a queue"), (("q", "--raters", "nobody"), "no account nobody"),
+     (("q", "--guidelines", "no-such.md"), "no-such.md:--guidelines"), (("q", "--priority", "5000"), "priority")],
+)  # fmt: skip
+def test_a_queue_that_cannot_be_is_a_line(store: Store, tmp_path: Path, words: tuple[str, ...], said: str) -> None:
+    refused = _votes(tmp_path, "queue", *words)
+    assert (refused.code, refused.err.count("\n")) == (2, 1)
+    assert said in refused.err
+
+
+def test_a_link_for_many_is_made_listed_and_closed_from_the_shell(store: Store, tmp_path: Path) -> None:
+    words = ("--places", "3", "--completion-url", "https://c.example/done", "--public-url", "https://r.example")
+    made = _raters(tmp_path, "link", *words)
+    assert made.code == 0, made.err
+    assert made.out.strip().startswith("https://r.example/join/")
+    assert made.out.strip().endswith("?PROLIFIC_PID=")
+    token = made.out.strip().rpartition("/")[2].partition("?")[0]
+    join(store, token, "5f3a")
+    [link] = json.loads(_raters(tmp_path, "links", "--json").out)
+    assert (link["places"], link["taken"], link["completion"]) == (3, 1, "https://c.example/done")
+    assert token not in json.dumps(link)
+    assert json.loads(_raters(tmp_path, "links", "--close", link["id"], "--json").out) == []
+    for words in (("link", "--places", "0"), ("links", "--close", "zz"), ("report", str(tmp_path / "t.csv")),
+                  ("consents", str(tmp_path / "c.csv"))):  # fmt: skip
+        refused = _raters(tmp_path, *words)
+        assert (refused.code, refused.err.count("\n")) == (2, 1)

@@ -141,6 +141,22 @@ def test_a_recipe_may_ask_for_a_qualification(made: dict[str, Artifact], space: 
     assert vote(space, "careful") == 3 + PROMPTS
 
 
+def test_a_recipe_may_ask_for_consent_and_about_the_rater(made: dict[str, Artifact], space: Workspace) -> None:
+    age = {"name": "age", "text": "How old are you?", "choices": ["under 30", "30 or more"]}
+    asked = _recipe(pairs=1, consent="We keep your votes.", questions=[age])
+    for _ in range(2):
+        human_votes.queue_for_raters("people", asked, made, space)
+    store = Store.open(human_votes.store_url(space))
+    version, settings = store.settings()
+    assert (version, settings.consent) == (1, "We keep your votes.")
+    assert [question.model_dump(mode="json") for question in settings.questions] == [age]
+    store.close()
+    assert vote(space, "ada") == 0  # nobody works who has not agreed
+    assert asked.stages["people"].counted() == _recipe(pairs=1).stages["people"].counted()
+    with pytest.raises(ValueError, match="the same name"):
+        _recipe(questions=[age, age])
+
+
 def test_the_questions_of_a_qualification_are_checked(tmp_path: Path) -> None:
     questions = tmp_path / "questions.jsonl"
     questions.write_text(json.dumps({"prompt": "Why?", "responses": ["a", "b"]}) + "\n")

@@ -55,6 +55,18 @@ def test_an_older_store_with_votes_comes_up_to_date_and_keeps_them(store_url: st
     new.close()
 
 
+def test_leases_of_an_older_store_are_shown_as_of_their_comparisons_queues(store_url: str) -> None:
+    old = _old_store(store_url)
+    old.migrate("0006")
+    with old.write() as connection:
+        connection.execute(text("UPDATE comparisons SET queue = 'code' WHERE id = 'c1'"))
+    old.close()
+    new = Store.open(store_url)
+    with new.read() as connection:
+        assert connection.execute(select(schema.leases.c.queue)).scalars().all() == ["code"]
+    new.close()
+
+
 def test_votes_and_the_audit_trail_cannot_be_rewritten(store_url: str) -> None:
     _old_store(store_url).close()
     store = Store.open(store_url)

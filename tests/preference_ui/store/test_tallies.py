@@ -7,12 +7,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from sqlalchemy import event, select
+from sqlalchemy import event, select, update
 
 from alignment.preferences.vote_agreement import agreement_figures
 from alignment.records import Comparison
 from preference_ui.import_export import Filter, read_votes
-from preference_ui.labelling import next_comparison
+from preference_ui.labelling import next_comparison, queue_access
 from preference_ui.labelling.assignment import next_lease, sweep
 from preference_ui.labelling.exclusion import exclude_rater, include_rater
 from preference_ui.labelling.queue import queue_comparisons, waiting, withdraw
@@ -31,6 +31,7 @@ from preference_ui.store.tallies import fold, queue_tallies_now
 
 Make = Callable[..., Comparison]
 Add = Callable[..., str]
+_NOBODY = {"account": "nobody", "start": 0.5, "queue": "default"}
 _WRITTEN_OUT = {"literal_binds": True}
 
 
@@ -197,12 +198,25 @@ def test_a_draw_walks_along_what_may_be_drawn_and_sorts_nothing(
 ) -> None:
     queue_comparisons(sqlite_store, [comparison(f"c{at}") for at in range(300)], votes_wanted=1)
     query = next_comparison._work(policy, True if policy == "random" else None)
-    compiled = query.params(account="nobody", start=0.5).compile(sqlite_store.engine, compile_kwargs=_WRITTEN_OUT)
+    compiled = query.params(**_NOBODY).compile(sqlite_store.engine, compile_kwargs=_WRITTEN_OUT)
     with sqlite_store.read() as connection:
         steps = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {compiled}".replace("?", "-1"))
         plan = " | ".join(str(row[-1]) for row in steps)
-    assert f"ix_comparisons_room_{policy}" in plan
+    assert f"ix_comparisons_queue_{policy}" in plan
     assert "TEMP B-TREE" not in plan
+
+
+def test_the_queues_with_work_are_found_by_a_step_of_an_index_each(sqlite_store: Store, comparison: Make) -> None:
+    for queue in ("a", "b", "c"):
+        queue_comparisons(sqlite_store, [comparison(f"{queue}{at}") for at in range(100)], votes_wanted=1, queue=queue)
+    with sqlite_store.write() as connection:
+        connection.execute(update(schema.comparisons).where(schema.comparisons.c.queue == "b").values(taken=1))
+    with sqlite_store.read() as connection:
+        assert connection.execute(queue_access._WITH_ROOM).scalars().all() == ["a", "c"]
+        compiled = queue_access._WITH_ROOM.compile(sqlite_store.engine, compile_kwargs=_WRITTEN_OUT)
+        steps = [str(row[-1]) for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {compiled}")]
+    assert [one for one in steps if "comparisons" in one and "ix_comparisons_queue_" not in one] == []
+    assert not [one for one in steps if "TEMP B-TREE" in one]
 
 
 def test_postgresql_walks_too(new_database: Callable[[], str], comparison: Make, add_rater: Add) -> None:
@@ -211,8 +225,8 @@ def test_postgresql_walks_too(new_database: Callable[[], str], comparison: Make,
     for policy in ("random", "least_voted", "most_informative"):
         query = next_comparison._locking(next_comparison._work(policy, True if policy == "random" else None), True)
         with store.read() as connection:
-            compiled = query.params(account="nobody", start=0.5).compile(store.engine, compile_kwargs=_WRITTEN_OUT)
+            compiled = query.params(**_NOBODY).compile(store.engine, compile_kwargs=_WRITTEN_OUT)
             plan = "\n".join(row[0] for row in connection.exec_driver_sql(f"EXPLAIN {compiled}".replace("%", "%%")))
-        assert f"ix_comparisons_room_{policy}" in plan, plan
+        assert f"ix_comparisons_queue_{policy}" in plan, plan
         assert "Sort" not in plan, plan
     store.close()

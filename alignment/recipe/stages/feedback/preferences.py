@@ -2,7 +2,7 @@
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from alignment.recipe.base import Count, Fraction, Name, Settings
 from alignment.recipe.raters import SimulatedRaters
@@ -51,6 +51,17 @@ class Qualification(Settings):
     """Share of the trial, the app's own comparison included, that must be right. Who is below gets no work."""
 
 
+class AboutRater(Settings):
+    """A question about the rater, which is answered once, before work."""
+
+    name: CriterionName
+    """Its column in `rlhf raters consents`."""
+    text: Annotated[str, Field(min_length=1, max_length=500)]
+    """The question."""
+    choices: tuple[Annotated[str, Field(min_length=1, max_length=200)], ...] = Field(min_length=2, max_length=30)
+    """The answers to choose from."""
+
+
 class HumanPreferencesStage(StageSettings):
     """People compare the responses in the raters' app. The run waits for them without taking compute.
 
@@ -83,6 +94,21 @@ class HumanPreferencesStage(StageSettings):
 
     qualification: Qualification | None = None
     """What a rater has to get right before the first vote. null: one trial comparison, which shows the page."""
+
+    consent: Annotated[str, Field(max_length=20_000)] = ""
+    """What a rater agrees to before the first vote, in Markdown; who does not agree gets no work. Empty: the app's own
+    settings hold."""
+    questions: tuple[AboutRater, ...] = Field((), max_length=10)
+    """Questions about the rater, asked with the consent and kept with it. Empty: the app's own settings hold."""
+
+    @field_validator("questions")
+    @classmethod
+    def _questions_differ(cls, value: tuple[AboutRater, ...]) -> tuple[AboutRater, ...]:
+        if len({question.name for question in value}) != len(value):
+            raise ValueError("two questions have the same name")
+        if any(len(set(question.choices)) != len(question.choices) for question in value):
+            raise ValueError("a question has the same answer twice")
+        return value
 
     def named_files(self) -> dict[str, str]:
         """The questions of the qualification."""
