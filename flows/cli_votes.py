@@ -127,3 +127,42 @@ def raters_unlock(name: NameArgument, workspace: WorkspaceOption = WORKSPACE, st
     from flows.commands.rate import raters_unlock_command
 
     raters_unlock_command(workspace, store, name)
+
+
+token_app = typer.Typer(help="Tokens of the app's HTTP API.", no_args_is_help=True, rich_markup_mode=None)
+raters_app.add_typer(token_app, name="token")
+
+
+@token_app.command("create")
+def token_create(
+    name: Annotated[str, typer.Argument(help="What uses it; for the list and the trail.")],
+    scope: Annotated[list[str], typer.Option(help="What it may do: queue, read or vote; the first two together.")],
+    workspace: WorkspaceOption = WORKSPACE,
+    store: StoreOption = None,
+    account: Annotated[str | None, typer.Option(metavar="NAME", help="In whose name; `vote` needs one.")] = None,
+    days: Annotated[int, typer.Option(min=1, max=3650, help="Until it ends.")] = 90,
+) -> None:
+    """Prints a new token, this once: it is stored as its hash."""
+    from flows.commands.raters.api_access import token_create_command
+
+    token_create_command(workspace, store, name, scope, account, days)
+
+
+@token_app.command("list")
+def token_list(workspace: WorkspaceOption = WORKSPACE, store: StoreOption = None, json: JsonOption = False) -> None:
+    """Every token: id, name, scopes, account, state, and when it was used."""
+    from flows.commands.raters.api_access import token_list_command
+
+    token_list_command(workspace, store, as_json=json)
+
+
+@token_app.command("revoke")
+def token_revoke(
+    identifier: Annotated[str, typer.Argument(metavar="ID", help="As `rlhf raters token list` has it.")],
+    workspace: WorkspaceOption = WORKSPACE,
+    store: StoreOption = None,
+) -> None:
+    """Ends a token at once."""
+    from flows.commands.raters.api_access import token_revoke_command
+
+    token_revoke_command(workspace, store, identifier)

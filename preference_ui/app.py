@@ -22,6 +22,8 @@ from preference_ui.snapshots.collections import Watcher, announce_to_prefect
 from preference_ui.snapshots.prefect_events import show_raters
 from preference_ui.store.store import Store, ping
 from preference_ui.web.admin_page import administrator_page
+from preference_ui.web.api.application import api_app
+from preference_ui.web.api.bearer import BearerDoor
 from preference_ui.web.arena_page import arena_page
 from preference_ui.web.auth_pages import Door, doors
 from preference_ui.web.middleware import Guard, account_in
@@ -70,6 +72,7 @@ def create_app(
     app.include_router(doors(Door(store, oidc.name if oidc else None)))
     if oidc is not None:
         add_oidc(app, store, oidc, address)
+    app.mount("/api/v1", api_app(store))
     app.mount("/desk", StaticFiles(directory=str(files("preference_ui").joinpath("static"))))
     app.add_api_route("/", lambda: RedirectResponse("/rate", 303), methods=["GET"], response_class=Response)
     icon = RedirectResponse("/desk/icon.svg", 301)
@@ -85,7 +88,9 @@ def create_app(
         pages["/arena"] = arena_page(store, speakers)
     for path, page in pages.items():
         _mount(app, page, path)
-    app.add_middleware(Guard, store=store, mounts=MOUNTS, own_host=address.host, with_events=WITH_EVENTS)
+    app.add_middleware(
+        Guard, store=store, mounts=MOUNTS, own_host=address.host, with_events=WITH_EVENTS, api=BearerDoor(store)
+    )
     app.add_middleware(Timed, latency=metrics.latency)
     app.add_middleware(FromOutside, address=address)
     return app

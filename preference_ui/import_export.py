@@ -101,7 +101,7 @@ class Imported(Record):
 
 def import_comparisons(
     store: Store, path: Path, *, votes_wanted: int = 3, queue: str = "default", gold: bool = False, actor: str = "cli",
-    progress: Progress | None = None,
+    progress: Progress | None = None, every_fault: bool = False,
 ) -> Imported:  # fmt: skip
     """Queues a file's comparisons (:func:`~alignment.preferences.preference_files.stream_comparisons`).
 
@@ -109,7 +109,7 @@ def import_comparisons(
     as gold instead, mixed in silently. The file is read once and checked whole; then its rows go into the store batch
     by batch, so that raters go on meanwhile, and what an interruption leaves out comes in when the file is imported
     again. ``progress`` is told what is done ("checked" or "queued") and of how many rows. Raises InputError with the
-    faults of all rows; then nothing is queued.
+    faults of all rows, the first twenty in full unless ``every_fault`` is to be; then nothing is queued.
     """
     if votes_wanted < 1:
         raise InputError([Fault("a comparison needs at least one vote", "ask for 1 or more", field="votes_wanted")])
@@ -121,7 +121,10 @@ def import_comparisons(
             if at % BATCH == 0:
                 tell("checked", at)
         incoming.settle()
-        raise_faults(sorted(incoming.faults, key=lambda fault: fault.row or 0))
+        faults = sorted(incoming.faults, key=lambda fault: fault.row or 0)
+        if faults and every_fault:
+            raise InputError(faults)
+        raise_faults(faults)
         spool.seek(0)
         new = done = 0
         for batch in _batches(spool):

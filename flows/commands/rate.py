@@ -127,9 +127,9 @@ def raters_list_command(workspace: Path, url: str | None, *, as_json: bool) -> N
     """Prints every account."""
     from preference_ui.accounts.accounts import people
 
-    with _store(workspace, url) as store:
+    with raters_store(workspace, url) as store:
         found = people(store)
-    _print_rows([{name: row[name] for name in ("name", "role", "state", "created")} for row in found], as_json=as_json)
+    print_rows([{name: row[name] for name in ("name", "role", "state", "created")} for row in found], as_json=as_json)
 
 
 def raters_invite_command(
@@ -140,7 +140,7 @@ def raters_invite_command(
     from preference_ui.web.public_address import PublicAddress
 
     address = PublicAddress.of(public_url)
-    with _store(workspace, url) as store:
+    with raters_store(workspace, url) as store:
         token = invite(store, role, created_by="shell", note=note)
     print(f"{address.url or ''}/invite/{token}")
 
@@ -149,18 +149,18 @@ def raters_invitations_command(workspace: Path, url: str | None, revoke: str | N
     """Prints the invitations that still work, or ends one of them."""
     from preference_ui.accounts.accounts import pending_invitations, revoke_invitation
 
-    with _store(workspace, url) as store:
+    with raters_store(workspace, url) as store:
         if revoke is not None:
             revoke_invitation(store, revoke, actor="shell")
         found = pending_invitations(store)
-    _print_rows(found, as_json=as_json)
+    print_rows(found, as_json=as_json)
 
 
 def raters_password_command(workspace: Path, url: str | None, name: str) -> None:
     """Sets an account's password, which is asked for and never shown."""
     from preference_ui.accounts.accounts import set_password
 
-    with _store(workspace, url) as store:
+    with raters_store(workspace, url) as store:
         if sys.stdin.isatty():
             password = getpass("New password: ")
             if getpass("Once more: ") != password:
@@ -177,7 +177,7 @@ def raters_unlock_command(workspace: Path, url: str | None, name: str) -> None:
     from preference_ui.accounts.throttle import unlock
     from preference_ui.store.errors import Refusal
 
-    with _store(workspace, url) as store:
+    with raters_store(workspace, url) as store:
         if name not in {row["name"] for row in people(store)}:
             raise Refusal("no_account", "There is no such account.")
         unlock(store, name, actor="shell")
@@ -185,7 +185,7 @@ def raters_unlock_command(workspace: Path, url: str | None, name: str) -> None:
 
 
 @contextmanager
-def _store(workspace: Path, url: str | None) -> Iterator["Store"]:
+def raters_store(workspace: Path, url: str | None) -> Iterator["Store"]:
     """The raters' store; what it refuses is a user's mistake here."""
     require_store(url)
     space = open_workspace(workspace)
@@ -203,7 +203,8 @@ def _store(workspace: Path, url: str | None) -> Iterator["Store"]:
         store.close()
 
 
-def _print_rows(rows: Sequence[Mapping[str, Any]], *, as_json: bool) -> None:
+def print_rows(rows: Sequence[Mapping[str, Any]], *, as_json: bool) -> None:
+    """Rows for a person, a line each, or as JSON."""
     if as_json:
         print_json(json.dumps([dict(row) for row in rows], default=str, indent=2))
         return

@@ -96,6 +96,21 @@ invitations = Table(
     Column("used_by", ForeignKey("accounts.id")),
 )
 
+tokens = Table(  # of the HTTP API; a revoked one stays, so that the trail can be read
+    "tokens",
+    metadata,
+    Column("id", String(16), primary_key=True),
+    Column("token_hash", String(64), nullable=False, unique=True),  # SHA-256, as of a session
+    Column("name", String(40), nullable=False),
+    Column("scopes", JSON, nullable=False),
+    Column("account_id", ForeignKey("accounts.id")),  # in whose name; None: in the name of who runs the app
+    Column("created", Utc, nullable=False),
+    Column("created_by", String(64), nullable=False),
+    Column("expires", Utc, nullable=False),
+    Column("used", Utc),  # the last time, to some minutes
+    Column("revoked", Utc),
+)
+
 throttles = Table(  # failed sign-ins, by "account:NAME", by "address:IP" and by "from:IP NAME"
     "throttles",
     metadata,
@@ -301,7 +316,7 @@ audit = Table(
     Column("at", Utc, nullable=False),
     Column("actor", String(64), nullable=False),  # an account's name, or "system"
     Column("action", String(48), nullable=False),
-    Column("subject", String(160), nullable=False),
+    Column("subject", String(160), nullable=False, index=True),
     Column("detail", JSON, nullable=False),
 )
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from preference_ui.accounts import accounts as people
 from preference_ui.accounts import throttle
 from preference_ui.accounts.auth import sign_in
+from preference_ui.accounts.tokens import bearer_of
 from preference_ui.store.errors import Refusal
 from preference_ui.store.store import Store
 from tests.flows.conftest import call
@@ -75,6 +77,31 @@ def test_a_locked_administrator_is_rescued_from_the_shell(store: Store, tmp_path
     assert sign_in(store, "root", PASSWORD, "10.0.0.1")
     unknown = _raters(tmp_path, "unlock", "nobody")
     assert (unknown.code, unknown.err.count("\n")) == (2, 1)
+
+
+def test_a_token_is_made_listed_and_revoked_from_the_shell(store: Store, tmp_path: Path) -> None:
+    made = _raters(tmp_path, "token", "create", "nightly", "--scope", "queue", "--scope", "read", "--days", "30")
+    assert made.code == 0
+    token = made.out.strip()
+    assert re.fullmatch(r"rlhf_[\w-]{43}", token)  # alone on standard output, for a variable of the shell
+    bearer = bearer_of(store, token, "10.0.0.1")
+    assert bearer is not None
+    assert (bearer.name, sorted(bearer.scopes)) == ("nightly", ["queue", "read"])
+    [listed] = json.loads(_raters(tmp_path, "token", "list", "--json").out)
+    assert (listed["name"], listed["scopes"], listed["state"]) == ("nightly", "queue,read", "active")
+    assert token not in _raters(tmp_path, "token", "list").out
+    assert _raters(tmp_path, "token", "revoke", listed["id"]).code == 0
+    assert bearer_of(store, token, "10.0.0.1") is None
+    mistakes = [("create", "ci", "--scope", "vote"), ("create", "CI", "--scope", "read"),
+                ("create", "ci", "--scope", "write"), ("revoke", listed["id"]),
+                ("create", "ci", "--scope", "vote", "--account", "nobody")]  # fmt: skip
+    for words in mistakes:
+        ended = _raters(tmp_path, "token", *words)
+        assert (ended.code, ended.err.count("\n"), ended.out) == (2, 1, "")
+    voter = _raters(tmp_path, "token", "create", "ci", "--scope", "vote", "--account", "root")
+    bearer = bearer_of(store, voter.out.strip(), "10.0.0.1")
+    assert bearer is not None
+    assert bearer.account == "root"
 
 
 def test_a_public_url_that_is_none_ends_before_anything_starts(tmp_path: Path) -> None:
