@@ -166,3 +166,51 @@ def token_revoke(
     from flows.commands.raters.api_access import token_revoke_command
 
     token_revoke_command(workspace, store, identifier)
+
+
+webhook_app = typer.Typer(help="Who else is told, signed.", no_args_is_help=True, rich_markup_mode=None)
+raters_app.add_typer(webhook_app, name="webhook")
+WebhookArgument = Annotated[str, typer.Argument(metavar="ID", help="As `rlhf raters webhook list` has it.")]
+
+
+@webhook_app.command("add")
+def webhook_add(
+    url: Annotated[str, typer.Argument(help="Where to: https://host.example/path.")],
+    workspace: WorkspaceOption = WORKSPACE,
+    store: StoreOption = None,
+    events: Annotated[
+        str, typer.Option(help="Of what, with commas: vote.given, record.flagged, collection.ready; all if left out.")
+    ] = "",
+) -> None:
+    """Prints the secret that signs, this once."""
+    from flows.commands.raters.api_access import webhook_add_command
+
+    webhook_add_command(workspace, store, url, [name.strip() for name in events.split(",")] if events else [])
+
+
+@webhook_app.command("list")
+def webhook_list(workspace: WorkspaceOption = WORKSPACE, store: StoreOption = None, json: JsonOption = False) -> None:
+    """Every webhook: events, what waits for it, what was given up, and when it last took something."""
+    from flows.commands.raters.api_access import webhook_list_command
+
+    webhook_list_command(workspace, store, as_json=json)
+
+
+@webhook_app.command("remove")
+def webhook_remove(
+    identifier: WebhookArgument, workspace: WorkspaceOption = WORKSPACE, store: StoreOption = None
+) -> None:
+    """Tells it nothing more, not of what waits for it either."""
+    from flows.commands.raters.api_access import webhook_remove_command
+
+    webhook_remove_command(workspace, store, identifier)
+
+
+@webhook_app.command("retry")
+def webhook_retry(
+    identifier: WebhookArgument, workspace: WorkspaceOption = WORKSPACE, store: StoreOption = None
+) -> None:
+    """Tries again what waits for it and what was given up, from the first attempt on."""
+    from flows.commands.raters.api_access import webhook_retry_command
+
+    webhook_retry_command(workspace, store, identifier)

@@ -34,6 +34,7 @@ from preference_ui.web.rater_page import rater_page
 from preference_ui.web.review_page import review_page
 from preference_ui.web.server import ImpatientProtocol
 from preference_ui.web.sessions import share_state
+from preference_ui.webhooks.sender import Sender
 
 _STYLES = "".join(f'<link rel="stylesheet" href="/desk/{name}.css">' for name in ("base", "desk", "admin", "arena"))
 _HEAD = (  # Gradio's own head names /manifest.json
@@ -165,6 +166,8 @@ def serve(
     watcher = None if snapshots is None else Watcher(store, snapshots, announce_to_prefect, show=show_raters)
     if watcher is not None:
         watcher.start()
+    sender = Sender(store)
+    sender.start()
     # Browsers reuse a connection after a minute of reading; one closed under them would look like a failed vote.
     config = uvicorn.Config(
         app, host, port, timeout_keep_alive=120, timeout_graceful_shutdown=5, log_level="warning", access_log=False,
@@ -173,5 +176,6 @@ def serve(
     try:
         uvicorn.Server(config).run()
     finally:
+        sender.stop()
         if watcher is not None:
             watcher.stop()

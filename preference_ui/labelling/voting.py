@@ -23,6 +23,7 @@ from preference_ui.store.errors import Refusal
 from preference_ui.store.schema import comparisons, drafts, exclusions, leases, votes
 from preference_ui.store.settings import DeskSettings
 from preference_ui.store.store import Store, current_settings, now, record
+from preference_ui.webhooks.outbox import vote_given
 
 MAX_DRAFT = 60_000  # characters of a draft as JSON
 _OWN_LEASE = (
@@ -190,6 +191,8 @@ def _write(connection: Connection, name: str, lease: Row[Any], judgement: Judgem
     record(connection, name, "vote.change" if lease.revises else "vote.cast", identifier, detail)
     if judgement.reason == "personal_data" and lease.purpose != "trial":
         hold(connection, lease.comparison_id, name)
+    if lease.purpose == "work":
+        vote_given(connection, identifier, lease.comparison_id, judgement.outcome, judgement.reason, lease.revises)
     return identifier
 
 

@@ -26,6 +26,7 @@ from preference_ui.snapshots.prefect_events import send_event
 from preference_ui.snapshots.readiness import Lookout, can_be_ready
 from preference_ui.store.schema import collections, comparisons, votes
 from preference_ui.store.store import Store, StoreError, insert_if_absent, now, record
+from preference_ui.webhooks.outbox import emit
 
 EVENT = "preferences.ready"
 _QUEUE = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
@@ -137,6 +138,7 @@ def _take(store: Store, collection: Collection, folder: Path, lookout: Lookout |
         if connection.execute(taken).rowcount == 0:
             return None  # another process was quicker
         record(connection, "system", "collection.ready", collection.queue, {"digest": export.digest})
+        emit(connection, "collection.ready", {"queue": collection.queue, **export.model_dump(exclude={"path"})})
     return export
 
 

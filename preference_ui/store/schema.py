@@ -111,6 +111,33 @@ tokens = Table(  # of the HTTP API; a revoked one stays, so that the trail can b
     Column("revoked", Utc),
 )
 
+webhooks = Table(  # who is told of what; the secret signs, so it is kept as it is
+    "webhooks",
+    metadata,
+    Column("id", String(16), primary_key=True),
+    Column("url", Text, nullable=False),
+    Column("events", JSON, nullable=False),
+    Column("secret", Text, nullable=False),
+    Column("created", Utc, nullable=False),
+    Column("created_by", String(64), nullable=False),
+    Column("delivered", Utc),  # the last time
+    Column("gone", Utc),  # it said that it wants to be told no more
+)
+
+deliveries = Table(  # what a webhook has not taken yet: written with what it tells of, removed once it is taken
+    "deliveries",
+    metadata,
+    Column("id", String(40), primary_key=True),
+    Column("webhook_id", ForeignKey("webhooks.id"), nullable=False),
+    Column("event", String(32), nullable=False),
+    Column("body", Text, nullable=False),  # as it is signed
+    Column("created", Utc, nullable=False),
+    Column("attempts", Integer, nullable=False, server_default="0"),
+    Column("due", Utc),  # when it is tried; None: given up
+    Column("trouble", String(200), nullable=False, server_default=""),  # of the last attempt
+    Index(None, "webhook_id", "due"),
+)
+
 throttles = Table(  # failed sign-ins, by "account:NAME", by "address:IP" and by "from:IP NAME"
     "throttles",
     metadata,

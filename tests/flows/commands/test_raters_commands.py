@@ -104,6 +104,23 @@ def test_a_token_is_made_listed_and_revoked_from_the_shell(store: Store, tmp_pat
     assert bearer.account == "root"
 
 
+def test_a_webhook_is_added_listed_and_removed_from_the_shell(store: Store, tmp_path: Path) -> None:
+    address = "https://host.example/hook"
+    made = _raters(tmp_path, "webhook", "add", address, "--events", "vote.given, record.flagged")
+    assert made.code == 0
+    secret = made.out.strip()
+    assert re.fullmatch(r"whsec_[A-Za-z0-9+/]{43}=", secret)
+    [listed] = json.loads(_raters(tmp_path, "webhook", "list", "--json").out)
+    assert (listed["url"], listed["events"], listed["waiting"]) == (address, "vote.given,record.flagged", 0)
+    assert secret[6:] not in json.dumps(listed) + json.dumps(store.audit_trail(), default=str)
+    for words in (("add", "host"), ("add", address, "--events", "vote.taken"), ("remove", "none"), ("retry", "none")):
+        ended = _raters(tmp_path, "webhook", *words)
+        assert (ended.code, ended.err.count("\n"), ended.out) == (2, 1, "")
+    assert _raters(tmp_path, "webhook", "retry", listed["id"]).out == "0 deliveries are tried again\n"
+    assert _raters(tmp_path, "webhook", "remove", listed["id"]).code == 0
+    assert json.loads(_raters(tmp_path, "webhook", "list", "--json").out) == []
+
+
 def test_a_public_url_that_is_none_ends_before_anything_starts(tmp_path: Path) -> None:
     for words in (("--public-url", "raters.example"), ("--trusted-proxy", "proxy")):
         ended = call("rate", "--port", "0", *words, "--workspace", tmp_path / "new")
