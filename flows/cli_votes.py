@@ -17,7 +17,7 @@ from flows.cli_options import (
     WorkspaceOption,
 )
 
-What = Literal["pairs", "thumbs", "votes", "demonstrations", "arena", "arena_pairs"]
+What = Literal["pairs", "thumbs", "votes", "demonstrations", "records", "arena", "arena_pairs"]
 votes_app = typer.Typer(
     help="The raters' votes: import, export, agreement.", no_args_is_help=True, rich_markup_mode=None
 )
@@ -39,7 +39,7 @@ def votes_import(
 
 @votes_app.command("export")
 def votes_export(
-    file: Annotated[Path, typer.Argument(help="Where to: .jsonl, or .parquet for pairs.")],
+    file: Annotated[Path, typer.Argument(help="Where to: .jsonl, or .parquet for pairs; a folder for records.")],
     workspace: WorkspaceOption = WORKSPACE,
     store: StoreOption = None,
     what: Annotated[What, typer.Option()] = "pairs",
@@ -51,7 +51,7 @@ def votes_export(
     queue: QueueOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Writes preference pairs, answers with thumbs, the votes, the raters' corrections, or the arena's talks."""
+    """Writes preference pairs, thumbs, votes, corrections, whole records, or the arena's talks."""
     from flows.commands.votes import votes_export_command
 
     chosen = (rater or [], since, until, min_agreement, queue)

@@ -121,6 +121,21 @@ def test_a_webhook_is_added_listed_and_removed_from_the_shell(store: Store, tmp_
     assert json.loads(_raters(tmp_path, "webhook", "list", "--json").out) == []
 
 
+def test_records_are_exported_to_a_folder_from_the_shell(store: Store, tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"prompt": "Name a colour.", "responses": ["Red.", "Seven."]}\n')
+    place = ("--workspace", tmp_path / "w")
+    assert call("votes", "import", rows, *place).code == 0
+    done = call("votes", "export", tmp_path / "out", "--what", "records", *place)
+    assert done.code == 0
+    assert "1 rows of 0 votes by 0 raters, digest" in done.out
+    assert (tmp_path / "out" / "records.jsonl").exists()
+    for words in (("--form", "text"), ("--min-agreement", "0.5"), ("--queue", "none")):
+        ended = call("votes", "export", tmp_path / "other", "--what", "records", *words, *place)
+        assert (ended.code, ended.err.count("\n")) == (2, 1)
+    assert not (tmp_path / "other").exists()
+
+
 def test_a_public_url_that_is_none_ends_before_anything_starts(tmp_path: Path) -> None:
     for words in (("--public-url", "raters.example"), ("--trusted-proxy", "proxy")):
         ended = call("rate", "--port", "0", *words, "--workspace", tmp_path / "new")
