@@ -15,7 +15,7 @@ from alignment.records import Record
 from preference_ui.import_export import ALL, Filter
 from preference_ui.labelling.ruling import LETTERS
 from preference_ui.quality.records import said
-from preference_ui.quality.spreadsheet import Table
+from preference_ui.quality.spreadsheet import CsvTable
 from preference_ui.quality.whole_records import GivenVote, WholeRecord, all_records
 from preference_ui.store.schema import collections
 from preference_ui.store.store import Store
@@ -76,8 +76,8 @@ def _write(store: Store, folder: Path, chosen: Filter) -> dict[str, Any]:
     queues: set[str] = set()
     with (
         (folder / RECORDS).open("w", encoding="utf-8") as whole,
-        Table(folder / TABLE, _TABLE) as table,
-        Table(folder / VOTES, _VOTES) as given,
+        CsvTable(folder / TABLE, _TABLE) as table,
+        CsvTable(folder / VOTES, _VOTES) as given,
     ):
         for record in all_records(store, chosen):
             whole.write(record.model_dump_json() + "\n")

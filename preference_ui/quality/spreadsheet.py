@@ -18,7 +18,7 @@ def safe_cell(value: Any) -> Any:
     return f"'{text}" if text.lstrip(" ").startswith(_FORMULA) else text
 
 
-class Table:
+class CsvTable:
     """A .csv file (UTF-8, comma, every text quoted) that is written row by row."""
 
     def __init__(self, path: Path, columns: Iterable[str]) -> None:

@@ -12,12 +12,14 @@ from preference_ui.labelling.ballots import left_out, read_ballots
 from preference_ui.quality.queue_stats import desk_standing
 from preference_ui.quality.whole_records import WholeRecord, records_after, whole_record
 from preference_ui.store.errors import Refusal
-from preference_ui.store.schema import votes
+from preference_ui.store.schema import comparisons, votes
 from preference_ui.store.store import Store
+from preference_ui.store.tallies import queue_tallies_now
 from preference_ui.web.api.bearer import allowed
 from preference_ui.web.api.models import MOST, PAGE, QueueProgress, QueuesProgress, RecordsPage, Text, VotePage
 
 CHANGED = 500  # comparisons whose votes are read for α, at most: the rest at the next look
+LARGE = 20  # a queue with this part of all votes is found by walking past the others'
 Reader = Annotated[Bearer, Depends(allowed("read"))]
 Limit = Annotated[int, Query(ge=1, le=MOST, description="Rows of a page.")]
 Cursor = Annotated[Text | None, Query(description="The `next` of the page before.")]
@@ -37,7 +39,8 @@ def read_routes(store: Store) -> APIRouter:
     ) -> VotePage:  # fmt: skip
         """Votes on real work that stand and are not left out, oldest first, raters under pseudonyms: the rows of
         `rlhf votes export --what votes`."""
-        chosen = [~left_out(), *_filter(queue, since, until).conditions(), *_later(store, cursor)]
+        chosen = [~left_out(), *_filter(None, since, until).conditions(), *_of_queue(store, queue),
+                  *_later(store, cursor)]  # fmt: skip
         with store.read() as connection:
             found = read_ballots(connection, *chosen, purposes=("work",), limit=limit + 1)
         page = [one.vote.model_copy(update={"rater": pseudonym(one.account)}) for one in found[:limit]]
@@ -78,6 +81,17 @@ def _filter(queue: str | None, since: datetime | None, until: datetime | None) -
     return Filter(queue=queue, since=start, until=end)
 
 
+def _of_queue(store: Store, queue: str | None) -> list[ColumnElement[bool]]:
+    """Votes of a queue. Of one that has a good part of all votes, no index is to be used: a database that begins with
+    the queue's comparisons sorts all their votes for every page, where a walk along the times finds a page at once."""
+    if queue is None:
+        return []
+    tallies = queue_tallies_now(store)
+    own = tallies[queue].votes if queue in tallies else 0
+    large = own * LARGE >= sum(tally.votes for tally in tallies.values())
+    return [(comparisons.c.queue.concat("") if large else comparisons.c.queue) == queue]
+
+
 def _later(store: Store, cursor: str | None) -> list[ColumnElement[bool]]:
     """Votes after the one that the cursor names, in the order of times and ids."""
     if cursor is None:
@@ -86,4 +100,4 @@ def _later(store: Store, cursor: str | None) -> list[ColumnElement[bool]]:
         when = connection.execute(select(votes.c.created).where(votes.c.id == cursor)).scalar_one_or_none()
     if when is None:
         raise Refusal("malformed", "This cursor is none: take the `next` of the page before as it is.")
-    return [(votes.c.created > when) | ((votes.c.created == when) & (votes.c.id > cursor))]
+    return [votes.c.created >= when, (votes.c.created > when) | (votes.c.id > cursor)]  # the first walks the index
