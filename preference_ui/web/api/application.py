@@ -34,6 +34,8 @@ STATUS = {  # of what the app refuses
 _PROBLEMS: dict[int | str, dict[str, Any]] = {
     401: {"model": Problem, "description": "No token that holds was shown."},
     403: {"model": Problem, "description": "The token has another scope, or its account may not do this."},
+    404: {"model": Problem, "description": "There is no such record or lease."},
+    409: {"model": Problem, "description": "The lease is over, or the guidelines are not read yet."},
     413: {"model": Problem, "description": "The body is over 4 MiB."},
     422: {"model": Problem, "description": "What was sent is wrong: every fault, with its row and field."},
     429: {"model": Problem, "description": "Too many wrong tokens came from this address."},
@@ -45,7 +47,7 @@ def api_app(store: Store) -> fastapi.FastAPI:
     """The API on an open store, to be mounted at /api/v1 behind the guard."""
     app = fastapi.FastAPI(
         title="The raters' API", version="1", description=SUMMARY, docs_url=None, redoc_url=None,
-        openapi_url="/openapi.json", responses=_PROBLEMS,
+        openapi_url="/openapi.json", responses=_PROBLEMS, redirect_slashes=False,
     )  # fmt: skip
     for router in (queue_routes(store), read_routes(store), vote_routes(store)):
         app.include_router(router)

@@ -20,6 +20,7 @@ def openapi_html(document: Mapping[str, Any]) -> str:
     models = document["components"]["schemas"]
     return template.render(
         title=document["info"]["title"], version=document["info"]["version"], root=_ROOT, markdown=_TEXT.render,
+        inline=_TEXT.renderInline,
         about=document["info"]["description"], operations=list(_operations(document)),
         models=[{"name": name, "about": one.get("description", ""), "fields": list(_fields(one))}
                 for name, one in sorted(models.items())],

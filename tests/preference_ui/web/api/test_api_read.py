@@ -181,7 +181,7 @@ def test_parameters_out_of_bounds_are_refused_by_name(api: Any, parameters: dict
 def test_a_path_that_is_none_and_a_method_that_is_none(api: Any) -> None:
     token = api.token("read")
     assert api.get("/records/a%00b", token).status_code == 422
-    for method, path, status in (("GET", "/nothing", 404), ("POST", "/votes", 405), ("PUT", "/votes", 405),
+    for method, path, status in (("GET", "/nothing", 404), ("POST", "/votes", 405), ("PUT", "/votes", 405), ("GET", "/votes/", 404),
                                  ("DELETE", "/records/c", 405)):  # fmt: skip
         reply = api.call(method, path, token)
         assert reply.status_code == status
