@@ -67,6 +67,27 @@ def test_votes_come_in_pages_each_once_and_superseded_and_excluded_ones_not_at_a
     assert [one["id"] for one in api.get("/votes", token).json()["votes"]] == [one["id"] for one in pages]
 
 
+def test_votes_are_chosen_by_queue_whether_it_is_large_or_small(
+    api: Any, comparison: Make, add_rater: Callable[..., str]
+) -> None:
+    _plain(api.store)
+    ada, token = add_rater(api.store, "ada"), api.token("read")
+    for queue, many in (("small", 1), ("large", 40)):  # a fortieth of the votes, and nearly all
+        queue_comparisons(api.store, [comparison(f"{queue}{at}") for at in range(many)], votes_wanted=1, queue=queue)
+        for _ in range(many):
+            _vote(api.store, ada, {"outcome": "both_bad"})
+    for queue, many in (("small", 1), ("large", 40), ("none", 0)):
+        found = api.get("/votes", token, params={"queue": queue}).json()["votes"]
+        assert [one["comparison_id"].startswith(queue) for one in found] == [True] * many
+    pages, cursor = [], None
+    while cursor is not None or not pages:
+        parameters = {"queue": "large", "limit": 7} | ({"cursor": cursor} if cursor else {})
+        reply = api.get("/votes", token, params=parameters).json()
+        pages.append(len(reply["votes"]))
+        cursor = reply["next"]
+    assert pages == [7, 7, 7, 7, 7, 5]
+
+
 def test_votes_of_one_moment_are_not_lost_between_pages(
     api: Any, comparison: Make, add_rater: Callable[..., str]
 ) -> None:
@@ -181,7 +202,8 @@ def test_parameters_out_of_bounds_are_refused_by_name(api: Any, parameters: dict
 def test_a_path_that_is_none_and_a_method_that_is_none(api: Any) -> None:
     token = api.token("read")
     assert api.get("/records/a%00b", token).status_code == 422
-    for method, path, status in (("GET", "/nothing", 404), ("POST", "/votes", 405), ("PUT", "/votes", 405), ("GET", "/votes/", 404),
+    for method, path, status in (("GET", "/nothing", 404), ("POST", "/votes", 405), ("PUT", "/votes", 405),
+                                 ("GET", "/votes/", 404),
                                  ("DELETE", "/records/c", 405)):  # fmt: skip
         reply = api.call(method, path, token)
         assert reply.status_code == status
