@@ -3,11 +3,12 @@
 from collections.abc import Iterator, Mapping
 from typing import TypeVar
 
-from alignment.recipe.base import Product
+from alignment.recipe.base import BASE, STAGE_PREFIX, Product
 from alignment.recipe.judges import AnyJudge, judge_models, judge_role
 from alignment.recipe.resources import Resources
 from alignment.recipe.rewards import JudgeReward, reward_stages
 from alignment.recipe.stages.spec import StageSettings
+from alignment.records import Artifact
 
 S = TypeVar("S", bound=StageSettings)
 
@@ -51,6 +52,18 @@ def making(stages: Mapping[str, StageSettings], *products: Product) -> dict[str,
 def of_type(stages: Mapping[str, StageSettings], settings: type[S]) -> Iterator[tuple[str, S]]:
     """The stages whose settings are of one class, for who reads what only that kind writes."""
     return ((name, stage) for name, stage in stages.items() if isinstance(stage, settings))
+
+
+def seen_by(name: str, stages: Mapping[str, StageSettings], made: Mapping[str, Artifact]) -> dict[str, Artifact]:
+    """What stage ``name`` sees of what was ``made``: as ``base``, what the last stage before it that makes one made.
+
+    That artifact keeps its stage's name; its key says that a stage made it. Where none did, the base is the recipe's.
+    """
+    before = list(stages)[: list(stages).index(name)]
+    makers = [other for other in before if stages[other].makes_base() and other in made]
+    if not makers:
+        return dict(made)
+    return {**made, BASE: made[makers[-1]].model_copy(update={"key": f"{STAGE_PREFIX}{makers[-1]}"})}
 
 
 def trains_together(stage: StageSettings) -> bool:

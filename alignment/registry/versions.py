@@ -18,6 +18,7 @@ from alignment.digests import digest_of
 from alignment.durable_files import file_digest, make_read_only, remove_tree, rename_synced, write_text
 from alignment.errors import Fault, InputError, StageError, suggestion
 from alignment.evaluation.gate import GateVerdict
+from alignment.recipe.graph import seen_by
 from alignment.recipe.recipe import Recipe
 from alignment.records import Artifact, ArtifactRef
 from alignment.registry.card import write_card
@@ -71,7 +72,8 @@ def register(
                 return _listed(store, store.get(int(row.version)))
         partial = workspace.folder("registry", name) / ".partial"
         remove_tree(partial)
-        write_model(partial, artifact, artifacts, merge if want_merged else None)
+        seen = seen_by(candidate, recipe.stages, artifacts)
+        write_model(partial, artifact, seen, merge if want_merged else None)
         record = VersionRecord(
             name=name,
             version=store.next_version(),
@@ -97,7 +99,7 @@ def _enter(
     run_id = store.log_run(record.provenance.run, recipe, artifacts, _tags(record, identity))
     while True:
         folder = store.folder(record.version)
-        write_card(partial, record, recipe, artifacts)
+        write_card(partial, record, recipe, seen_by(record.candidate.name, recipe.stages, artifacts))
         write_text(partial / LINEAGE_FILE, record.model_dump_json(indent=1) + "\n")
         tags = _tags(record, identity) | {"lineage_sha256": file_digest(partial / LINEAGE_FILE)}
         make_read_only(partial)

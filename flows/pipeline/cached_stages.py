@@ -7,13 +7,13 @@ from typing import Literal
 from alignment.errors import InputError
 from alignment.models.base_model import prepare_base
 from alignment.recipe.base import BASE, CHAMPION, MADE_BASE
-from alignment.recipe.graph import of_type, stage_inputs
+from alignment.recipe.graph import of_type, seen_by, stage_inputs
 from alignment.recipe.resolved import ResolvedRecipe
 from alignment.recipe.run_settings import ModelSettings
 from alignment.recipe.stages.feedback.preferences import HumanPreferencesStage
 from alignment.records import Artifact
 from alignment.workspace import Workspace
-from flows.pipeline.stage_task import as_base, make_job, sources_of
+from flows.pipeline.stage_task import make_job, sources_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,15 +37,14 @@ def cached_stages(resolved: ResolvedRecipe, workspace: Workspace) -> dict[str, C
     states = {}
     for name, settings in recipe.stages.items():
         sources = {source for named in stage_inputs(settings).values() for source in named}
-        if name in people or CHAMPION in sources or not sources | sources_of(recipe, settings) <= made.keys():
+        seen = seen_by(name, recipe.stages, made)
+        if name in people or CHAMPION in sources or not sources | sources_of(recipe, settings) <= seen.keys():
             states[name] = CacheState("unknown" if any(workspace.artifacts(name)) else "new")
             continue
-        key = make_job(name, recipe, made, data, workspace).key
+        key = make_job(name, recipe, seen, data, workspace).key
         artifact = workspace.find(name, key)
         if artifact is not None:
             made[name] = artifact
-            if settings.makes_base():
-                made[BASE] = as_base(name, artifact)
             states[name] = CacheState("cached", artifact)
         else:
             checkpoints = workspace.root / "partial" / key / "checkpoints"

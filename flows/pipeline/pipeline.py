@@ -15,7 +15,7 @@ from prefect.runtime import flow_run as running
 
 from alignment.errors import Fault, InputError, StageError, keeping, suggestion
 from alignment.recipe.base import BASE, CHAMPION, MADE_BASE
-from alignment.recipe.graph import of_type, stage_inputs
+from alignment.recipe.graph import of_type, seen_by, stage_inputs
 from alignment.recipe.load import dump_recipe
 from alignment.recipe.recipe import Recipe
 from alignment.recipe.stages.feedback.preferences import HumanPreferencesStage
@@ -40,7 +40,7 @@ from flows.pipeline.orchestration import (
 )
 from flows.pipeline.register import commit, finish_task, with_approval
 from flows.pipeline.run_state import Run, RunRequest, StageOutcome, WaitingForRaters
-from flows.pipeline.stage_task import as_base, base_task, execute, made_of, make_job, stage_task
+from flows.pipeline.stage_task import base_task, execute, made_of, make_job, stage_task
 from flows.run_record import write_record
 from flows.services.process_records import answer_for
 
@@ -140,9 +140,9 @@ def run_stage(run: Run, name: str) -> None:
     if data is None:
         return
     sources = {source for named in stage_inputs(run.recipe.stages[name]).values() for source in named}
-    if not wanted and not sources - {CHAMPION} <= run.made.keys():
+    recipe, made = run.recipe, seen_by(name, run.recipe.stages, run.made)
+    if not wanted and not sources - {CHAMPION} <= made.keys():
         return  # never run with these settings, and not asked for
-    recipe, made = run.recipe, run.made
     if CHAMPION in sources:
         from alignment.registry.champion import with_champion  # MLflow takes its time
 
@@ -154,25 +154,16 @@ def run_stage(run: Run, name: str) -> None:
     if not wanted:
         found = run.workspace.find(name, job.key, listener.get().warned)
         if found is not None and run.workspace.claim(found, run.request.run):
-            made_now(run, name, found)
+            run.made[name] = found
         return
     with outcome(run, name, job.settings.kind) as result:
         say(_log, made_of(job))
-        inputs = [run.states[source] for source in job.inputs if source in run.states]
-        state, made = run_task(run.workspace.root, stage_task(job), execute, job, inputs=inputs)
+        sources = {one.name if source == BASE else source for source, one in job.inputs.items()}
+        inputs = [state for source, state in run.states.items() if source in sources]
+        state, done = run_task(run.workspace.root, stage_task(job), execute, job, inputs=inputs)
         run.states[name] = state
         result.cached = state.name == "Cached"
-        result.artifact = Artifact.model_validate(made)
-        made_now(run, name, result.artifact)
-
-
-def made_now(run: Run, name: str, artifact: Artifact) -> None:
-    """Notes what a stage has made; it is the base of those that follow, where it is such a stage."""
-    run.made[name] = artifact
-    if run.recipe.stages[name].makes_base():
-        run.made[BASE] = as_base(name, artifact)
-        if name in run.states:
-            run.states[BASE] = run.states[name]
+        result.artifact = run.made[name] = Artifact.model_validate(done)
 
 
 def data_of(run: Run, name: str, *, wanted: bool) -> dict[str, Path] | None:

@@ -19,9 +19,9 @@ from alignment.digests import digest_of
 from alignment.durable_files import write_text
 from alignment.evaluation.gate import GateLook, GateVerdict, decide
 from alignment.evaluation.looks import LEVEL, level_of
-from alignment.recipe.base import CHAMPION
+from alignment.recipe.base import BASE, CHAMPION
 from alignment.recipe.gate import Gate
-from alignment.recipe.graph import of_type
+from alignment.recipe.graph import of_type, seen_by
 from alignment.recipe.load import recipe_digest
 from alignment.recipe.recipe import Recipe
 from alignment.recipe.stages.evaluate import EvaluateStage
@@ -91,7 +91,7 @@ def finish(
                     level=level_of(seen.number) if spends else LEVEL)  # fmt: skip
     found = evidence(Path(evaluated.path), evaluated.metrics)
     verdict = decide(recipe.gate, found, settings, champion=CHAMPION in evaluated.inputs, look=look)
-    base = made["base"]
+    base = seen_by(settings.model, recipe.stages, made)[BASE]
     version = register(
         workspace,
         recipe,

@@ -28,7 +28,7 @@ from alignment.durable_files import folder_digest, remove_tree
 from alignment.errors import Fault, InputError, NotFiniteError, StageError
 from alignment.models.base_model import prepare_base
 from alignment.models.memory import keep_freed_memory
-from alignment.recipe.base import BASE, MADE_BASE, STAGE_PREFIX
+from alignment.recipe.base import BASE, MADE_BASE
 from alignment.recipe.graph import judges_of, stage_inputs
 from alignment.recipe.judges import folder_data, judge_folder
 from alignment.recipe.recipe import Recipe
@@ -125,11 +125,6 @@ def sources_of(recipe: Recipe, settings: StageSettings) -> set[str]:
     if recipe.model.base != MADE_BASE or any(stage.makes_base() for stage in before):
         wanted.add(BASE)
     return wanted
-
-
-def as_base(name: str, artifact: Artifact) -> Artifact:
-    """What a stage has made, as the base of the stages after it: it goes by the stage's name."""
-    return artifact.model_copy(update={"key": f"{STAGE_PREFIX}{name}"})
 
 
 def made_of(job: Job) -> str:

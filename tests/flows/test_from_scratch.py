@@ -61,3 +61,36 @@ def test_an_adapter_on_the_next_model_is_not_one_on_the_first(rlhf: Rlhf, tmp_pa
     ended = rlhf("check", "from_scratch", "-w", tmp_path, *options)
     assert ended.code == 2
     assert "sft makes whole weights, and dpo would train an adapter, which is kept on base alone" in ended.err
+
+
+def test_a_model_that_reads_on_has_its_lineage_and_is_counted_once(
+    make_recipe: Callable[..., Path], rlhf: Rlhf, tmp_path: Path
+) -> None:
+    """The base of a recipe, read on by a stage of its own: what follows stands on what that stage made."""
+    path = make_recipe(tmp_path / "recipe", stages=("sft", "evaluation"), changes={
+        "stages.evaluation.model": "sft", "stages.evaluation.against": ["base"], "stages.evaluation.reward": None,
+        "stages.evaluation.limit": 4, "stages.evaluation.kl_prompts": 1, "data.corpus": "corpus.txt",
+        "gate.conditions": [{"metric": "kl", "below": 1000}],
+    })  # fmt: skip
+    (path.parent / "corpus.txt").write_text("\n\n".join(f"The {n} cats saw {n + 1} dogs." for n in range(60)), "utf-8")
+    recipe = json.loads(path.read_text("utf-8"))
+    reads_on = {"kind": "pretrain", "model": "base", "max_length": 32, "batch_size": 4, "held_out": 0.2}
+    recipe["stages"] = {"pretrain": reads_on, **recipe["stages"]}
+    path.write_text(json.dumps(recipe), "utf-8")
+
+    space = tmp_path / "workspace"
+    for again in (False, True):
+        ended = rlhf("run", path, "-w", space)
+        assert (ended.code, ended.err) == (0, ""), ended.out
+        lineage = json.loads((space / "registry" / "policy" / "v1" / "lineage.json").read_text("utf-8"))["lineage"][
+            "nodes"
+        ]
+        inputs = {node["name"]: {ref["name"] for ref in node["inputs"].values()} for node in lineage}
+        assert set(inputs) == {"base", "pretrain", "sft", "evaluation"}
+        assert (inputs["pretrain"], inputs["sft"]) == ({"base"}, {"pretrain"})
+        runs = sorted(space.glob("runs/tiny-*/report.json"))
+        report = json.loads(runs[-1].read_text("utf-8"))
+        records = [json.loads(one.read_text("utf-8")) for one in space.glob("artifacts/*/v1/artifact.json")]
+        assert report["cost_with_cached"]["tokens_trained"] == sum(record["tokens_trained"] for record in records)
+        assert set(report["curves"]) <= {"pretrain", "sft"}
+        assert all(stage["cached"] for stage in report["stages"] if stage["name"] in recipe["stages"]) is again
