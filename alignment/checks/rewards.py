@@ -15,6 +15,7 @@ from alignment.recipe.recipe import Recipe
 from alignment.recipe.rewards import (
     EnsembleReward,
     FunctionReward,
+    InstructionsReward,
     ModelReward,
     data_name,
     module_file,
@@ -23,6 +24,7 @@ from alignment.recipe.rewards import (
 )
 from alignment.recipe.stages.environment import ENVIRONMENT, AnyEnvironment
 from alignment.recipe.stages.spec import StageSettings
+from alignment.reward.instructions import checked_instructions
 from alignment.reward.user_function import methods_problem, problem_of
 
 
@@ -43,6 +45,8 @@ def reward_faults(recipe: Recipe, files: Mapping[str, Path], prompts: Rows, own:
             elif isinstance(reward, ModelReward) and reward.model is None:
                 faults += _outside_faults(at, reward, files)
             elif needs_reference(reward):
+                if isinstance(reward, InstructionsReward):
+                    faults += _instruction_faults(recipe, stage, reward_name(reward), at, files, prompts, own)
                 faults += _reference_faults(recipe, stage, reward_name(reward), at, files, prompts, own)
         if (environment := stage.environment_used()) is not None:
             faults += _environment_faults(recipe, name, stage, environment, files, prompts, own)
@@ -84,6 +88,22 @@ def _place_faults(task: str, asked: Rows, file: Path) -> Iterator[Fault]:
         except reasoning_tasks.TaskError as problem:
             remedy = f"write the prompts with python -m {reasoning_tasks.__name__} {task}"
             yield Fault(str(problem), remedy, str(file), row, "source")
+
+
+def _instruction_faults(
+    recipe: Recipe,
+    stage: StageSettings,
+    called: str,
+    at: str,
+    files: Mapping[str, Path],
+    prompts: Rows,
+    own: Rows,
+) -> Iterator[Fault]:
+    """Checkers that are not installed, and prompts whose reference is no list of instructions that they know."""
+    asked, file = _asked(recipe, stage, files, prompts, own)
+    rows = [(row, prompt) for row, prompt in asked if prompt.reference is not None]
+    for fault in checked_instructions(rows, file, f"remove the reward {called}"):
+        yield fault if fault.file else replace(fault, field=at)
 
 
 def _asked(

@@ -1,5 +1,6 @@
 """Prompts: conversations that wait for the assistant's next turn."""
 
+import json
 import logging
 from functools import partial
 from pathlib import Path
@@ -20,7 +21,7 @@ def read_prompts(path: Path) -> list[Prompt]:
     """The prompts of a file, in its order; exact duplicates are dropped, and their number is logged.
 
     A row holds ``prompt`` (text, or messages) or ``messages``, and may hold ``system``, ``kind``, ``source`` and
-    ``reference``. The id is the digest of the messages.
+    ``reference``, or IFEval's ``instruction_id_list`` and ``kwargs``. The id is the digest of the messages.
 
     Raises:
         InputError: with every fault of the file, by row and field.
@@ -82,8 +83,27 @@ def parse_prompt(row: Row) -> Prompt:
     kind, source, reference = (
         faults.attempt(partial(optional_text, row, name), None) for name in ("kind", "source", "reference")
     )
+    asked = faults.attempt(lambda: instructions(row), None)
+    if asked is not None and reference is not None:
+        faults.attempt(lambda: fail("a reference beside instructions", "keep one of the two", "reference"), None)
     faults.raise_all()
+    reference = reference if asked is None else asked
     return Prompt(id=prompt_id(turns), messages=turns, kind=kind or "general", source=source or "", reference=reference)
+
+
+def instructions(row: Row) -> str | None:
+    """IFEval's columns ``instruction_id_list`` and ``kwargs`` as one text, the reference of their prompt; None where
+    they are not there. Arguments that are null are left out: tables hold every argument in every row."""
+    named, kwargs = row.get("instruction_id_list"), row.get("kwargs")
+    if named is None and kwargs is None:
+        return None
+    if not isinstance(named, list) or not named or not all(isinstance(name, str) for name in named):
+        fail("no list of instructions", 'name them as IFEval does: ["punctuation:no_comma"]', "instruction_id_list")
+    if not isinstance(kwargs, list) or len(kwargs) != len(named) or not all(isinstance(one, dict) for one in kwargs):
+        problem = f"no list of {len(named)} mappings, one for each instruction"
+        fail(problem, "give {} to an instruction without arguments", "kwargs")
+    given = [{name: value for name, value in one.items() if value is not None} for one in kwargs]
+    return json.dumps({"instruction_id_list": named, "kwargs": given}, ensure_ascii=False, sort_keys=True)
 
 
 def prompt_turns(row: Row) -> Messages:

@@ -8,6 +8,8 @@ from alignment.data.text import plain_answer
 from alignment.metrics.short_answers import label_of, last_number
 from alignment.recipe.stages.experiments.benchmark import QuestionTask
 
+VERIFIED = "verified"  # what is read of an answer that a checker finds right
+
 
 def read_answer(text: str, task: QuestionTask, *, reasoning: bool) -> str | None:
     """What ``text`` answers, in a form in which equal answers are equal strings; None where it says nothing readable.
@@ -29,6 +31,8 @@ def canonical(text: str, task: QuestionTask) -> str | None:
     if task.answer == "number":
         number = last_number(text)
         return None if number is None else format(number.normalize() + 0, "f")
+    if task.is_verified:
+        return VERIFIED
     if task.answer == "label":
         place = label_of(text, task.labels)
         return task.labels[place] if place >= 0 else None

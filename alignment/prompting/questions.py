@@ -56,7 +56,7 @@ def parse_question(row: Row) -> Question:
     reasoning, answer = optional_text(row, "reasoning"), prompt.reference
     if answer is None or not answer.strip():
         fail("no right answer", 'give it in the column "reference" (or "answer")', "reference")
-    if reasoning is None and GSM8K_MARKER in answer:
+    if reasoning is None and GSM8K_MARKER in answer and "instruction_id_list" not in row:
         reasoning, _, answer = map(partial(str.strip), answer.rpartition(GSM8K_MARKER))
         if not answer:
             fail(f"nothing after {GSM8K_MARKER}", "write the right answer there", "reference")

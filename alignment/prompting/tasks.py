@@ -1,6 +1,6 @@
 """A task's questions and examples as a benchmark asks them, and what is wrong with them."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +9,7 @@ from alignment.prompting.answers import canonical
 from alignment.prompting.forms import AskedQuestion, put
 from alignment.prompting.questions import NumberedQuestions, Question, scan_questions
 from alignment.recipe.stages.experiments.benchmark import BenchmarkStage, PromptForm, QuestionTask
+from alignment.reward.instructions import checked_instructions
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,11 @@ def _scanned(path: Path, task: QuestionTask, faults: list[Fault]) -> NumberedQue
     return rows
 
 
-def _answer_faults(rows: Iterable[tuple[int, Question]], task: QuestionTask, path: Path) -> Iterator[Fault]:
+def _answer_faults(rows: NumberedQuestions, task: QuestionTask, path: Path) -> Iterator[Fault]:
+    if task.answer == "instructions":
+        numbered = [(row, question.prompt.model_copy(update={"reference": question.answer})) for row, question in rows]
+        yield from checked_instructions(numbered, path, "ask another kind of answer")
+        return
     for row, question in rows:
         if canonical(question.answer, task) is not None:
             continue

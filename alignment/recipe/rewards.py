@@ -5,8 +5,8 @@
       - {kind: length, unit: words, at_most: 40, weight: 0.5}
 
 What trains on them sees the weighted sum; what reports sees each. Rewards lie in [0, 1] and penalties in [-1, 0],
-except those of a reward model and of a user's function. ``number``, ``exact``, ``choice`` and ``code`` compare with a
-prompt's ``reference``, which every prompt must then have.
+except those of a reward model and of a user's function. ``number``, ``exact``, ``choice``, ``code`` and
+``instructions`` compare with a prompt's ``reference``, which every prompt must then have.
 """
 
 import importlib
@@ -252,6 +252,21 @@ class LanguageReward(RewardSettings):
     """The script that the letters should be of."""
 
 
+class InstructionsReward(RewardSettings):
+    """Whether the answer follows its prompt's verifiable instructions (IFEval; Zhou et al. 2023).
+
+    A prompt's row holds them as IFEval's do: ``instruction_id_list``, and ``kwargs``, a mapping for each.
+    """
+
+    kind: Literal["instructions"]
+    """IFEval's verifiable instructions."""
+    counts: Literal["all", "share"] = "all"
+    """`all`: 1 where every instruction of the prompt is followed, so that the mean is IFEval's accuracy over prompts.
+    `share`: the share that is followed, which teaches more of a prompt that is half right."""
+    loose: bool = False
+    """An instruction is followed also where it is without the answer's first line, its last line, or its asterisks."""
+
+
 class LengthPenalty(RewardSettings):
     """0 up to ``free``, then falling in a line to -1 at ``full`` (soft overlong punishment, Yu et al. 2025, eq. 13)."""
 
@@ -334,7 +349,7 @@ class JudgeReward(RewardSettings):
 RewardComponent = Annotated[
     ModelReward | NumberReward | ExactReward | ChoiceReward | RegexReward | JsonReward | CodeReward | LengthReward
     | FormatReward | KeywordsReward | LanguageReward | LengthPenalty | RepetitionPenalty | FunctionReward | JudgeReward
-    | EnsembleReward,
+    | EnsembleReward | InstructionsReward,
     Field(discriminator="kind"),
 ]  # fmt: skip
 RewardList = tuple[RewardComponent, ...]
@@ -357,7 +372,7 @@ def reward_folders(rewards: RewardList) -> dict[str, str]:
 
 
 REWARD_READS: dict[str, Product] = {"rewards": "reward_model", **JUDGE_READS}  # by the role of what rewards are made of
-WITH_REFERENCE = (NumberReward, ExactReward, ChoiceReward, CodeReward)
+WITH_REFERENCE = (NumberReward, ExactReward, ChoiceReward, CodeReward, InstructionsReward)
 
 
 def reward_name(reward: RewardSettings) -> str:

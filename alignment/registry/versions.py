@@ -61,7 +61,8 @@ def register(
     want_merged = recipe.gate is not None and recipe.gate.merge and is_adapter(artifact)
     if want_merged and merge is None:
         raise StageError("the recipe's gate asks for merged weights, and nothing was given that merges them")
-    identity = digest_of([artifact.digest, verdict.model_dump(mode="json"), want_merged])
+    decided = verdict.model_dump(mode="json", exclude={"look": {"spends"}})  # at which level, not whose level it was
+    identity = digest_of([artifact.digest, decided, want_merged])
     roots = [candidate, *([recipe.gate.evaluation] if recipe.gate and recipe.gate.evaluation in artifacts else [])]
     lineage = trace(workspace, artifacts, roots)
     store = RegistryStore(workspace, name)

@@ -17,7 +17,7 @@ from alignment.recipe.rewards import (
     data_name,
     reward_name,
 )
-from alignment.reward import rules, verifiable
+from alignment.reward import instructions, rules, verifiable
 from alignment.reward.judge_reward import judge_reward
 from alignment.reward.outside_model import outside_reward
 from alignment.reward.protocol import Component, Reward, RewardInput, Rewards
@@ -31,6 +31,7 @@ MAKERS: Mapping[str, Callable[[Any], Reward]] = {  # those that need nothing but
     "regex": verifiable.regex,
     "json_schema": verifiable.json_schema,
     "code": verifiable.code,
+    "instructions": instructions.instructions,
     "length": rules.length,
     "format": rules.form,
     "keywords": rules.keywords,

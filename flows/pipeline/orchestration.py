@@ -12,6 +12,7 @@ import logging
 import os
 import signal
 import threading
+import uuid
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import wait
 from contextlib import ExitStack, contextmanager
@@ -33,7 +34,7 @@ from prefect.utilities.annotations import quote
 
 from flows.monitoring.background import server_writes
 from flows.services.http_client import UnreachableError, ask, prefect_headers
-from flows.services.process_records import ServerRequest, answer_for, post, state_message
+from flows.services.process_records import ServerRequest, making_run, post, state_message
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -224,20 +225,23 @@ def begin_flow(flow: Flow[Any, Any], request: Any) -> State[Any]:
     """Calls a flow, whose run on the server is made here where no other run is its parent.
 
     Prefect's engine makes it as well, but this process could answer for it only once the flow is at work: one that is
-    killed before, within a second, left a run that stays pending for ever.
+    killed before, within a second, left a run that stays pending for ever. So does one that ends while the server makes
+    the run and before it says under which id: this process answers for its name first, until the run has its own.
     """
     if FlowRunContext.get() is not None:
         return cast("State[Any]", flow(request, return_state=True))
-    parameters = {"request": request}
-    with get_client(sync_client=True) as client:
-        flow_run = client.create_flow_run(
-            flow,
-            parameters=flow.serialize_parameters(parameters),
-            state=Pending(),
-            tags=TagsContext.get().current_tags,
-        )
-    answer_for(str(flow_run.id))
-    return cast("State[Any]", call_flow(flow, flow_run, parameters, return_type="state"))
+    parameters, name = {"request": request}, f"starting-{uuid.uuid4().hex}"
+    with making_run(name) as made:
+        with get_client(sync_client=True) as client:
+            flow_run = client.create_flow_run(
+                flow,
+                name=name,
+                parameters=flow.serialize_parameters(parameters),
+                state=Pending(),
+                tags=TagsContext.get().current_tags,
+            )
+        made(str(flow_run.id))
+        return cast("State[Any]", call_flow(flow, flow_run, parameters, return_type="state"))
 
 
 def _failed_by_the_server(state: State[Any]) -> bool:

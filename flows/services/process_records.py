@@ -14,9 +14,9 @@ import os
 import socket
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,8 @@ from flows.services.http_client import UnreachableError, ask, prefect_headers
 
 OPEN = ("SCHEDULED", "PENDING", "RUNNING", "PAUSED", "CANCELLING")  # states of a flow run that has not ended
 OWNER = "# owner "  # the line of a metrics file that says whose it is; Prometheus takes it for a comment
+ARRIVES_SECONDS = 5.0  # in which a request that was under way when its process ended comes to the server
+BEFORE_WORK = "the command was ended before this run had begun"
 KILLED = "the process of this run ended without a word: it was killed, or the machine ran out of memory or power"
 
 
@@ -67,13 +69,17 @@ def _boot() -> str:
 
 @dataclass(slots=True)
 class ProcessRecord:
-    """A process at work: the flow runs that it answers for, and the deployment that it serves."""
+    """A process at work: the flow runs that it answers for, and the deployment that it serves.
+
+    ``unmade`` are the names of runs that it asked the server to make: it may end before it learns their ids.
+    """
 
     identity: ProcessIdentity
     api: str = ""  # of the Prefect server
     ours: bool = True  # the server is the workspace's own, whose address may be another when it is started again
     flow_runs: list[str] = field(default_factory=list)
     deployment: str = ""
+    unmade: list[str] = field(default_factory=list)
 
 
 _current: list["ProcessRegistration"] = []  # of this process, the newest last
@@ -83,6 +89,36 @@ def answer_for(flow_run: str | None) -> None:
     """This process answers for a flow run until :func:`at_work` ends."""
     if flow_run and _current:
         _current[-1].begin(flow_run)
+
+
+@contextmanager
+def making_run(name: str) -> Iterator[Callable[[str], None]]:
+    """While the server is asked to make a flow run of this name, and then the run, whose id is told, is at work.
+
+    However this process ends meanwhile, a run that was made is not left pending: by a kill, its record says so.
+    """
+    if not _current:
+        yield lambda flow_run: None
+        return
+    registration = _current[-1]
+    record, root = registration.record, registration.path.parent.parent.parent
+    address = {"api": record.api, "ours": record.ours}
+    registration.make(name)
+    made: list[str] = []
+
+    def told(flow_run: str) -> None:
+        made.append(flow_run)
+        record.unmade.remove(name)
+        registration.begin(flow_run)
+
+    try:
+        yield told
+    except BaseException:
+        for flow_run in made:
+            post(root, state_message(flow_run, "CRASHED", "Crashed", BEFORE_WORK, force=False, **address))
+        if not made:
+            post(root, unmade_message(name, **address))
+        raise
 
 
 @contextmanager
@@ -116,6 +152,11 @@ class ProcessRegistration:
             self.record.flow_runs.append(flow_run)
             self.write()
 
+    def make(self, name: str) -> None:
+        """This process asks the server to make a flow run of this name."""
+        self.record.unmade.append(name)
+        self.write()
+
     def serve(self, deployment: str) -> None:
         """This process serves a deployment: without it nobody does the deployment's work."""
         self.record.deployment = deployment
@@ -142,7 +183,8 @@ def is_deserted(text: str) -> bool:
 @dataclass(frozen=True, slots=True)
 class ServerRequest:
     """A request that Prefect's server is to get. With ``flow_run`` it is sent only while that run has not ended, unless
-    ``force``; ``mark`` is a file that is written once it was taken."""
+    ``force``; with ``named`` it is about the run of this name, if there is one; ``mark`` is a file that is written
+    once it was taken."""
 
     method: str
     path: str
@@ -153,13 +195,26 @@ class ServerRequest:
     force: bool = False
     mark: str = ""
     text: str = ""  # of the mark
+    named: str = ""
 
 
 def state_message(flow_run: str, kind: str, name: str, message: str, *, force: bool, **address: Any) -> ServerRequest:
     """How a flow run ended, in the words of Prefect's interface."""
-    state = {"type": kind, "name": name, "message": message}
-    path = f"/flow_runs/{flow_run}/set_state"
-    return ServerRequest("POST", path, {"state": state, "force": True}, flow_run=flow_run, force=force, **address)
+    body = _state(kind, name, message)
+    return ServerRequest("POST", _state_path(flow_run), body, flow_run=flow_run, force=force, **address)
+
+
+def unmade_message(name: str, **address: Any) -> ServerRequest:
+    """That the process which had a flow run made under this name ended before it learned its id."""
+    return ServerRequest("POST", "", _state("CRASHED", "Crashed", BEFORE_WORK), named=name, **address)
+
+
+def _state(kind: str, name: str, message: str) -> dict[str, Any]:
+    return {"state": {"type": kind, "name": name, "message": message}, "force": True}
+
+
+def _state_path(flow_run: str) -> str:
+    return f"/flow_runs/{flow_run}/set_state"
 
 
 def post(root: Path, message: ServerRequest) -> None:
@@ -187,7 +242,7 @@ def deliver(root: Path, api: str = "") -> int:
             if address in away:
                 raise UnreachableError(address)
             if not _is_served(root, message.path.removeprefix("/deployments/")):  # else it is not to be paused any more
-                _send(address, message)
+                _send(address, message, age=time.time() - int(path.name.partition("-")[0]) / 1e9)
         except UnreachableError:
             away.add(address)
             left += 1
@@ -200,11 +255,19 @@ def deliver(root: Path, api: str = "") -> int:
     return left
 
 
-def _send(api: str, message: ServerRequest) -> None:
-    """Sends one message; a refusal is an answer, and is not sent again. Raises UnreachableError."""
+def _send(api: str, message: ServerRequest, age: float) -> None:
+    """Sends a message that is ``age`` seconds old; a refusal is an answer, and is not sent again. Raises
+    UnreachableError."""
     if not api:
         raise UnreachableError("no server")
     headers = prefect_headers()
+    if message.named:
+        flow_run = _run_of(api, message.named)
+        if flow_run is None and age < ARRIVES_SECONDS:
+            raise UnreachableError("the run may still be on its way")
+        if flow_run is None:
+            return
+        message = replace(message, flow_run=flow_run, path=_state_path(flow_run))
     if message.flow_run and not message.force:
         reply = ask(f"{api}/flow_runs/{message.flow_run}", headers=headers, timeout=5.0)
         if reply.status >= 500:
@@ -214,6 +277,16 @@ def _send(api: str, message: ServerRequest) -> None:
     reply = ask(f"{api}{message.path}", method=message.method, body=message.body, headers=headers, timeout=5.0)
     if reply.status >= 500:
         raise UnreachableError(f"the server answers {reply.status}")
+
+
+def _run_of(api: str, name: str) -> str | None:
+    """The id of the flow run of a name that no other has. Raises UnreachableError."""
+    body = {"flow_runs": {"name": {"any_": [name]}}}
+    reply = ask(f"{api}/flow_runs/filter", method="POST", body=body, headers=prefect_headers(), timeout=5.0)
+    if reply.status >= 500:
+        raise UnreachableError(f"the server answers {reply.status}")
+    found = reply.json() if reply.ok else []
+    return str(found[0]["id"]) if found else None
 
 
 def sweep(root: Path) -> None:
@@ -232,6 +305,8 @@ def sweep(root: Path) -> None:
         api, ours = record.api, record.ours
         for flow_run in record.flow_runs:
             post(root, state_message(flow_run, "CRASHED", "Crashed", KILLED, force=False, api=api, ours=ours))
+        for name in record.unmade:
+            post(root, unmade_message(name, api=api, ours=ours))
         if record.deployment and not _is_served(root, record.deployment):
             place = f"/deployments/{record.deployment}"
             post(root, ServerRequest("PATCH", place, {"paused": True}, api=api, ours=ours))

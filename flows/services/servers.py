@@ -24,6 +24,7 @@ from alignment.errors import Fault, InputError, StageError
 from alignment.workspace import Workspace, is_locked
 from flows.services.http_client import answers, spare_loopback, without_password
 from flows.services.named_servers import HEALTH_PATH, reach
+from flows.services.ports import LOOPBACK, reserved_port
 
 STOP_SECONDS = 20.0  # for a service that was told to stop to be gone
 START_SECONDS = 300.0  # a busy machine takes its time; one that ends is noticed at once
@@ -113,14 +114,17 @@ def begin_or_find(workspace: Workspace, name: str) -> tuple[Service, bool]:
         service = find(workspace, name) or _recorded(workspace, name)
         if service is not None:
             return service, False
-        port = _free_port(PORTS[name])
-        url = f"http://127.0.0.1:{port}"
-        environment = {k: v for k, v in os.environ.items() if k != "PREFECT_API_URL"}
-        environment["PREFECT_UI_API_URL"] = f"{url}/api"
-        with _log(workspace, name).open("ab") as log, lifelong_lock(workspace, name) as lock:
+        with (
+            reserved_port(PORTS[name]) as (port, reserved),
+            lifelong_lock(workspace, name) as lock,
+            _log(workspace, name).open("ab") as log,
+        ):
+            url = f"http://{LOOPBACK}:{port}"
+            environment = {k: v for k, v in os.environ.items() if k != "PREFECT_API_URL"}
+            environment["PREFECT_UI_API_URL"] = f"{url}/api"
             process = subprocess.Popen(
                 command(workspace, name, port), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                env=environment, cwd=workspace.root, start_new_session=True, pass_fds=[lock],
+                env=environment, cwd=workspace.root, start_new_session=True, pass_fds=[lock, reserved],
             )  # fmt: skip
         note(workspace, Service(name, url, process.pid))
         return Service(name, url, process.pid), True
@@ -159,7 +163,7 @@ def wait(workspace: Workspace, service: Service, say: Callable[[str], None] = la
         return service
     began, words = time.monotonic(), False
     log = _log(workspace, service.name)
-    while not _healthy(service):
+    while not (_running(service.pid) and _healthy(service)):  # else what answers is somebody else's
         waited = time.monotonic() - began
         if waited > START_SECONDS or not _running(service.pid):
             raise StageError(f"the {service.name} service did not start; its log is {log}{end_of_log(log)}")
@@ -286,14 +290,3 @@ def _running(pid: int) -> bool:
 
 def _healthy(service: Service) -> bool:
     return answers(service.health)
-
-
-def _free_port(wanted: int) -> int:
-    for port in (wanted, 0):
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-                return int(probe.getsockname()[1])
-            except OSError:
-                continue
-    raise StageError("no free port on this machine")

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,8 +13,8 @@ import httpx
 from alignment.errors import StageError
 from alignment.registry.records import RegisteredVersion
 from alignment.workspace import Workspace
+from flows.services.ports import LOOPBACK, reserved_port
 from flows.services.servers import end_of_log
-from flows.serving.model_server import LOOPBACK
 from flows.serving.served_folder import defaults_of
 
 START_SECONDS = 600.0  # for an adapter to be merged and the weights to be read
@@ -39,14 +38,14 @@ class VersionServer:
         self.defaults: dict[str, float] = {}
         self.log = workspace.folder("services") / f"serve-{version.name}-v{version.version}.log"
         self._folder = workspace.root / "serving" / version.name / f"{version.name}-v{version.version}"
-        port = _free_port()
-        self.url = f"http://{LOOPBACK}:{port}"
-        command = [sys.executable, "-m", module, str(workspace.root), str(port)]
         environment = {name: value for name, value in os.environ.items() if name not in hidden}
-        with self.log.open("ab") as log:
+        with reserved_port() as (port, reserved), self.log.open("ab") as log:
+            self.url = f"http://{LOOPBACK}:{port}"
+            command = [sys.executable, "-m", module, str(workspace.root), str(port)]
             self.process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment, start_new_session=True
-            )
+                command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment, start_new_session=True,
+                pass_fds=[reserved],
+            )  # fmt: skip
         assert self.process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # it has ended already, which is seen elsewhere
             self.process.stdin.write(version.model_dump_json().encode() + b"\n")
@@ -95,9 +94,3 @@ class VersionServer:
         if self.process.stdin is not None:
             with contextlib.suppress(BrokenPipeError):
                 self.process.stdin.close()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        return int(probe.getsockname()[1])

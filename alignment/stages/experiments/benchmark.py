@@ -13,7 +13,7 @@ from alignment.data.jsonl import read_records, write_records
 from alignment.digests import content_id
 from alignment.durable_files import write_text
 from alignment.parallel_map import all_of
-from alignment.prompting.answers import read_answer, vote
+from alignment.prompting.answers import vote
 from alignment.prompting.comparison import (
     Cell,
     CellDifference,
@@ -24,6 +24,7 @@ from alignment.prompting.comparison import (
 )
 from alignment.prompting.forms import AskedQuestion
 from alignment.prompting.tasks import LoadedTask, load_tasks
+from alignment.prompting.verified import readings
 from alignment.recipe.base import BASE
 from alignment.recipe.stages.experiments.benchmark import BenchmarkStage
 from alignment.records import Prompt, Record
@@ -190,10 +191,9 @@ def _read(
     for model in settings.models:
         for (task, form), asked in put.items():
             loaded, reasoning = tasks[task], settings.forms[form].reasoning
-            for one in asked:
-                question = one.question
-                texts = drawn[model, task, form, question.prompt.id].texts
-                read = tuple(read_answer(text, loaded.settings, reasoning=reasoning) for text in texts)
+            answers = [(one.question, drawn[model, task, form, one.question.prompt.id].texts) for one in asked]
+            readable = readings(loaded.settings, answers, reasoning=reasoning)
+            for one, (question, texts), read in zip(asked, answers, readable, strict=True):
                 answer, wanted = vote(read), loaded.right(question)
                 answered.append(
                     AnsweredQuestion(

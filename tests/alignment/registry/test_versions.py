@@ -11,7 +11,7 @@ import pytest
 
 from alignment.durable_files import folder_digest
 from alignment.errors import InputError, StageError
-from alignment.evaluation.gate import GateVerdict
+from alignment.evaluation.gate import GateLook, GateVerdict
 from alignment.recipe.recipe import Recipe
 from alignment.records import Artifact
 from alignment.registry import Provenance, RegisteredVersion, find, list_versions, promote, register, rollback, show
@@ -72,6 +72,24 @@ def test_a_refused_version_is_a_candidate_and_the_champion_stays(add: Register, 
     assert find(workspace, "policy@champion").version == 1
     assert find(workspace, "policy").version == 1
     assert [version.version for version in list_versions(workspace)] == [2, 1]
+
+
+def test_whose_level_a_look_was_held_to_makes_no_other_version(
+    workspace: Workspace,
+    recipe: Recipe,
+    provenance: Provenance,
+    make_run: Callable[..., Run],
+    judge: Callable[[Run], GateVerdict],
+) -> None:
+    """A run by hand and a deployed one decide alike at a first look: one version. At another level they do not."""
+    run = make_run()
+    for look, version in (
+        (GateLook(number=1, prompts=11, level=0.025, spends=False), 1),
+        (GateLook(number=1, prompts=11, level=0.025, spends=True), 1),
+        (GateLook(number=2, prompts=11, level=0.0125, spends=True), 2),
+    ):
+        verdict = judge(run).model_copy(update={"look": look})
+        assert register(workspace, recipe, run, "dpo", verdict, provenance).version == version
 
 
 def test_registering_the_same_again_changes_nothing(

@@ -66,7 +66,7 @@ class Killer:
                 self.digests, self.version = digests_of(self.room.root), version_of(self.room.root)
             if how == "fresh":
                 self.forget("all")
-        assert problems(self.room.root, self.digests, self.version) == []
+        assert (found := problems(self.room.root, self.digests, self.version)) == [], found
 
     def kill_often(self, kills: int) -> None:
         """So many kills in a workspace that is used on, with commands whose imports are done."""

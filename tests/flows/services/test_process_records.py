@@ -20,7 +20,16 @@ from alignment.workspace import Workspace
 from flows.monitoring import prometheus as metrics
 from flows.monitoring.background import BackgroundSender, server_writes
 from flows.monitoring.prometheus import StageMetrics, exposition, stage_families
-from flows.services.process_records import ProcessIdentity, ServerRequest, at_work, deliver, post, state_message, sweep
+from flows.services.process_records import (
+    ProcessIdentity,
+    ServerRequest,
+    at_work,
+    deliver,
+    post,
+    state_message,
+    sweep,
+    unmade_message,
+)
 
 WORK = """
 import sys, time, pathlib
@@ -41,6 +50,7 @@ class Prefect:
     def __init__(self) -> None:
         self.got: list[tuple[str, str, Any]] = []
         self.state, self.status = "RUNNING", 200
+        self.runs: dict[str, str] = {}  # ids by name
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -51,7 +61,11 @@ class Prefect:
                     outer.got.append((self.command, self.path, body))
                 self.send_response(outer.status)
                 self.end_headers()
-                self.wfile.write(json.dumps({"state_type": outer.state}).encode())
+                reply: Any = {"state_type": outer.state}
+                if self.path.endswith("/flow_runs/filter"):
+                    asked = body["flow_runs"]["name"]["any_"] if body else []
+                    reply = [{"id": outer.runs[name]} for name in asked if name in outer.runs]
+                self.wfile.write(json.dumps(reply).encode())
 
             def do_GET(self) -> None:
                 self._take()
@@ -68,6 +82,10 @@ class Prefect:
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.api = f"http://127.0.0.1:{self.server.server_address[1]}/api"
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def states(self, flow_run: str) -> list[str]:
+        """The states that a flow run was set to."""
+        return [body["state"]["type"] for _method, path, body in self.got if path.endswith(f"/{flow_run}/set_state")]
 
 
 @pytest.fixture
@@ -264,3 +282,46 @@ def test_a_server_that_answers_and_does_not_write_is_told_from_one_that_does(pre
         assert not server_writes("run-1")
     with temporary_settings({PREFECT_API_URL: hanging}):  # a locked database
         assert not server_writes("run-1", seconds=0.5)
+
+
+MAKES = """
+import os, signal, sys, pathlib
+from flows.services.guard import guarded
+from flows.services.process_records import at_work, making_run
+root, how = pathlib.Path(sys.argv[1]), sys.argv[3]
+with guarded(root), at_work(root, sys.argv[2], ours=False):
+    with making_run("starting-1") as made:
+        if "made" in how:
+            made("run-1")
+        if "killed" in how:
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise KeyboardInterrupt
+"""
+
+
+@pytest.mark.parametrize("how", ["killed", "interrupted", "killed, made", "interrupted, made"])
+def test_a_run_that_was_made_and_not_begun_is_told(tmp_path: Path, prefect: Prefect, how: str) -> None:
+    """The process may end while the server makes the run: it knows a name, and no id."""
+    prefect.state, prefect.runs = "PENDING", {"starting-1": "run-1"}
+    ended = subprocess.run(
+        [sys.executable, "-c", MAKES, str(tmp_path), prefect.api, how], check=False, capture_output=True
+    )
+    assert ended.returncode != 0
+    deadline = time.monotonic() + 30
+    while not prefect.states("run-1") and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert prefect.states("run-1") == ["CRASHED"]
+    assert list((tmp_path / "services" / "processes").glob("*.json")) == []
+
+
+def test_a_run_that_the_server_never_made_is_asked_for_a_while(
+    tmp_path: Path, prefect: Prefect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    post(tmp_path, unmade_message("starting-2", api=prefect.api, ours=False))
+    assert deliver(tmp_path) == 1  # it may be on its way
+    prefect.runs = {"starting-2": "run-2"}
+    assert deliver(tmp_path) == 0
+    assert prefect.states("run-2") == ["CRASHED"]
+    post(tmp_path, unmade_message("starting-3", api=prefect.api, ours=False))
+    monkeypatch.setattr("flows.services.process_records.ARRIVES_SECONDS", 0.0)
+    assert deliver(tmp_path) == 0

@@ -16,6 +16,7 @@ import pytest
 from alignment.errors import InputError, StageError
 from alignment.workspace import Workspace
 from flows.services import servers
+from flows.services.ports import reserved_port
 
 DEAD = 2**22 - 3  # above the kernel's own limit on most machines: no process has this id
 
@@ -129,7 +130,31 @@ def test_a_taken_port_is_not_chosen() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         wanted = taken.getsockname()[1]
-        assert servers._free_port(wanted) != wanted
+        with reserved_port(wanted) as (port, _descriptor):
+            assert port != wanted
+
+
+def test_a_port_is_nobody_elses_before_its_server_listens() -> None:
+    """Two that look at the same moment see it free; the server that got it takes seconds until it listens."""
+    with reserved_port() as (port, descriptor):
+        with reserved_port(port) as (other, _descriptor):
+            assert other != port
+        server = subprocess.Popen(["sleep", "60"], pass_fds=[descriptor])
+    try:
+        with reserved_port(port) as (other, _descriptor):
+            assert other != port  # the process has it for its life
+    finally:
+        server.kill()
+        server.wait()
+    with reserved_port(port) as (again, _descriptor):
+        assert again == port
+
+
+def test_what_answers_for_a_server_that_ended_is_not_it(space: Workspace, prefect_server: str) -> None:
+    """Another workspace's server got the port first: this one's own could not listen, and ended."""
+    service = servers.Service("prefect", prefect_server.removesuffix("/api"), DEAD)
+    with pytest.raises(StageError, match="did not start"):
+        servers.wait(space, service)
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from alignment.recipe.base import BASE, Count, Name, Positive, Settings
 from alignment.recipe.stages.spec import StageSettings, StageSpec
 from alignment.records import Sampling
 
-Answers = Literal["number", "label", "text"]
+Answers = Literal["number", "label", "text", "instructions", "code"]
 Choice = Literal["fixed", "random", "nearest"]
 
 
@@ -23,7 +23,13 @@ class QuestionTask(Settings):
     """Solved questions that prompts may show, of the same columns; `reasoning` says how one is solved. null: none."""
     answer: Answers
     """What is read of an answer: its last `number`, the first of `labels` that stands in it as a word, or all of its
-    `text` apart from case, white space and punctuation at the ends. After reasoning, of what follows `marker`."""
+    `text` apart from case, white space and punctuation at the ends. After reasoning, of what follows `marker`. With
+    `instructions` it is right where it follows all of the row's verifiable instructions (IFEval's columns
+    `instruction_id_list` and `kwargs`; Zhou et al. 2023), with `code` where its Python passes the tests in
+    `reference`."""
+    loose: bool = False
+    """With `answer: instructions`: IFEval's loose accuracy instead of the strict one: an instruction is followed also
+    where it is without the answer's first line, its last line, or its asterisks."""
     labels: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     """The labels, where `answer` is `label`."""
     system: str | None = None
@@ -44,6 +50,19 @@ class QuestionTask(Settings):
         if len({label.casefold() for label in self.labels}) < len(self.labels) or len(self.labels) == 1:
             raise ValueError("at least two labels are needed that differ in more than case")
         return self
+
+    @model_validator(mode="after")
+    def _a_checker_needs_no_more(self) -> Self:
+        if self.loose and self.answer != "instructions":
+            raise ValueError("loose belongs to answer: instructions, and only there")
+        if self.is_verified and self.examples is not None:
+            raise ValueError(f"with answer: {self.answer} a row holds no answer that an example could show")
+        return self
+
+    @property
+    def is_verified(self) -> bool:
+        """Whether a checker says what is right, and nothing is compared."""
+        return self.answer in ("instructions", "code")
 
 
 class PromptForm(Settings):
@@ -121,6 +140,16 @@ class BenchmarkStage(StageSettings):
                 f"forms.{wanting[0]} shows {self.forms[wanting[0]].shots} examples, and tasks.{without[0]} has none; "
                 "give tasks." + without[0] + ".examples"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _checkers_fit_the_forms(self) -> Self:
+        verified = next((name for name, task in self.tasks.items() if task.is_verified), None)
+        for form_name, form in self.forms.items():
+            if verified is not None and (form.reasoning or form.votes > 1):
+                what = "reasoning" if form.reasoning else "votes"
+                problem = f"forms.{form_name}.{what} needs an answer that can be read and compared"
+                raise ValueError(f"{problem}, and tasks.{verified} has its answers checked whole")
         return self
 
     def named_files(self) -> dict[str, str]:
