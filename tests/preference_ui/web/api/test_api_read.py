@@ -79,7 +79,8 @@ def test_votes_are_chosen_by_queue_whether_it_is_large_or_small(
     for queue, many in (("small", 1), ("large", 40), ("none", 0)):
         found = api.get("/votes", token, params={"queue": queue}).json()["votes"]
         assert [one["comparison_id"].startswith(queue) for one in found] == [True] * many
-    pages, cursor = [], None
+    pages: list[int] = []
+    cursor = None
     while cursor is not None or not pages:
         parameters = {"queue": "large", "limit": 7} | ({"cursor": cursor} if cursor else {})
         reply = api.get("/votes", token, params=parameters).json()
