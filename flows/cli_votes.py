@@ -18,7 +18,7 @@ from flows.cli_options import (
     WorkspaceOption,
 )
 
-What = Literal["pairs", "thumbs", "votes", "demonstrations", "arena", "arena_pairs"]
+What = Literal["pairs", "thumbs", "votes", "demonstrations", "records", "arena", "arena_pairs"]
 votes_app = typer.Typer(
     help="The raters' votes: queues, import, export, agreement.", no_args_is_help=True, rich_markup_mode=None
 )
@@ -41,7 +41,7 @@ def votes_import(
 
 @votes_app.command("export")
 def votes_export(
-    file: Annotated[Path, typer.Argument(help="Where to: .jsonl, or .parquet for pairs.")],
+    file: Annotated[Path, typer.Argument(help="Where to: .jsonl, or .parquet for pairs; a folder for records.")],
     workspace: WorkspaceOption = WORKSPACE,
     store: StoreOption = None,
     what: Annotated[What, typer.Option()] = "pairs",
@@ -53,7 +53,7 @@ def votes_export(
     queue: QueueOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Writes preference pairs, answers with thumbs, the votes, the raters' corrections, or the arena's talks."""
+    """Writes preference pairs, thumbs, votes, corrections, whole records, or the arena's talks."""
     from flows.commands.votes import votes_export_command
 
     chosen = (rater or [], since, until, min_agreement, queue)
@@ -215,3 +215,90 @@ def raters_links(
     from flows.commands.labelling.people import raters_links_command
 
     raters_links_command(workspace, store, close, as_json=json)
+
+
+token_app = typer.Typer(help="Tokens of the app's HTTP API.", no_args_is_help=True, rich_markup_mode=None)
+raters_app.add_typer(token_app, name="token")
+
+
+@token_app.command("create")
+def token_create(
+    name: Annotated[str, typer.Argument(help="What uses it; for the list and the trail.")],
+    scope: Annotated[list[str], typer.Option(help="What it may do: queue, read or vote; the first two together.")],
+    workspace: WorkspaceOption = WORKSPACE,
+    store: StoreOption = None,
+    account: Annotated[str | None, typer.Option(metavar="NAME", help="In whose name; `vote` needs one.")] = None,
+    days: Annotated[int, typer.Option(min=1, max=3650, help="Until it ends.")] = 90,
+) -> None:
+    """Prints a new token, this once: it is stored as its hash."""
+    from flows.commands.labelling.api_access import token_create_command
+
+    token_create_command(workspace, store, name, scope, account, days)
+
+
+@token_app.command("list")
+def token_list(workspace: WorkspaceOption = WORKSPACE, store: StoreOption = None, json: JsonOption = False) -> None:
+    """Every token: id, name, scopes, account, state, and when it was used."""
+    from flows.commands.labelling.api_access import token_list_command
+
+    token_list_command(workspace, store, as_json=json)
+
+
+@token_app.command("revoke")
+def token_revoke(
+    identifier: Annotated[str, typer.Argument(metavar="ID", help="As `rlhf raters token list` has it.")],
+    workspace: WorkspaceOption = WORKSPACE,
+    store: StoreOption = None,
+) -> None:
+    """Ends a token at once."""
+    from flows.commands.labelling.api_access import token_revoke_command
+
+    token_revoke_command(workspace, store, identifier)
+
+
+webhook_app = typer.Typer(help="Who else is told, signed.", no_args_is_help=True, rich_markup_mode=None)
+raters_app.add_typer(webhook_app, name="webhook")
+WebhookArgument = Annotated[str, typer.Argument(metavar="ID", help="As `rlhf raters webhook list` has it.")]
+
+
+@webhook_app.command("add")
+def webhook_add(
+    url: Annotated[str, typer.Argument(help="Where to: https://host.example/path.")],
+    workspace: WorkspaceOption = WORKSPACE,
+    store: StoreOption = None,
+    events: Annotated[
+        str, typer.Option(help="Of what, with commas: vote.given, record.flagged, collection.ready; all if left out.")
+    ] = "",
+) -> None:
+    """Prints the secret that signs, this once."""
+    from flows.commands.labelling.api_access import webhook_add_command
+
+    webhook_add_command(workspace, store, url, [name.strip() for name in events.split(",")] if events else [])
+
+
+@webhook_app.command("list")
+def webhook_list(workspace: WorkspaceOption = WORKSPACE, store: StoreOption = None, json: JsonOption = False) -> None:
+    """Every webhook: events, what waits for it, what was given up, and when it last took something."""
+    from flows.commands.labelling.api_access import webhook_list_command
+
+    webhook_list_command(workspace, store, as_json=json)
+
+
+@webhook_app.command("remove")
+def webhook_remove(
+    identifier: WebhookArgument, workspace: WorkspaceOption = WORKSPACE, store: StoreOption = None
+) -> None:
+    """Tells it nothing more, not of what waits for it either."""
+    from flows.commands.labelling.api_access import webhook_remove_command
+
+    webhook_remove_command(workspace, store, identifier)
+
+
+@webhook_app.command("retry")
+def webhook_retry(
+    identifier: WebhookArgument, workspace: WorkspaceOption = WORKSPACE, store: StoreOption = None
+) -> None:
+    """Tries again what waits for it and what was given up, from the first attempt on."""
+    from flows.commands.labelling.api_access import webhook_retry_command
+
+    webhook_retry_command(workspace, store, identifier)

@@ -22,6 +22,8 @@ from preference_ui.snapshots.collections import Watcher, announce_to_prefect
 from preference_ui.snapshots.prefect_events import show_raters
 from preference_ui.store.store import Store, ping
 from preference_ui.web.admin_page import administrator_page
+from preference_ui.web.api.application import api_app
+from preference_ui.web.api.bearer import BearerDoor
 from preference_ui.web.arena_page import arena_page
 from preference_ui.web.auth_pages import Door, doors
 from preference_ui.web.middleware import MAX_UPLOAD, Guard, account_in
@@ -32,6 +34,7 @@ from preference_ui.web.rater_page import rater_page
 from preference_ui.web.review_page import review_page
 from preference_ui.web.server import ImpatientProtocol
 from preference_ui.web.sessions import share_state
+from preference_ui.webhooks.sender import Sender
 
 _STYLES = "".join(f'<link rel="stylesheet" href="/desk/{name}.css">' for name in ("base", "desk", "admin", "arena"))
 _HEAD = (  # Gradio's own head names /manifest.json
@@ -72,6 +75,7 @@ def create_app(
     app.include_router(doors(Door(store, oidc.name if oidc else None)))
     if oidc is not None:
         add_oidc(app, store, oidc, address)
+    app.mount("/api/v1", api_app(store))
     app.mount("/desk", StaticFiles(directory=str(files("preference_ui").joinpath("static"))))
     app.add_api_route("/", lambda: RedirectResponse("/rate", 303), methods=["GET"], response_class=Response)
     icon = RedirectResponse("/desk/icon.svg", 301)
@@ -88,7 +92,7 @@ def create_app(
     for path, page in pages.items():
         _mount(app, page, path)
     app.add_middleware(Guard, store=store, mounts=MOUNTS, own_host=address.host, with_events=WITH_EVENTS,
-                       with_uploads=WITH_UPLOADS)  # fmt: skip
+                       with_uploads=WITH_UPLOADS, api=BearerDoor(store))  # fmt: skip
     app.add_middleware(Timed, latency=metrics.latency)
     app.add_middleware(FromOutside, address=address)
     return app
@@ -166,6 +170,8 @@ def serve(
     watcher = None if snapshots is None else Watcher(store, snapshots, announce_to_prefect, show=show_raters)
     if watcher is not None:
         watcher.start()
+    sender = Sender(store)
+    sender.start()
     # Browsers reuse a connection after a minute of reading; one closed under them would look like a failed vote.
     config = uvicorn.Config(
         app, host, port, timeout_keep_alive=120, timeout_graceful_shutdown=5, log_level="warning", access_log=False,
@@ -174,5 +180,6 @@ def serve(
     try:
         uvicorn.Server(config).run()
     finally:
+        sender.stop()
         if watcher is not None:
             watcher.stop()

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
+from alignment.errors import Fault, InputError
 from flows.console import PlainConsole, print_json
 from flows.failures import open_workspace
 from flows.services import servers
@@ -60,23 +61,30 @@ def votes_export_command(
     workspace: Path,
     url: str | None,
     file: Path,
-    what: Literal["pairs", "thumbs", "votes", "demonstrations", "arena", "arena_pairs"],
+    what: Literal["pairs", "thumbs", "votes", "demonstrations", "records", "arena", "arena_pairs"],
     form: Literal["messages", "text"],
     chosen: Chosen,
     *,
     as_json: bool,
 ) -> None:
-    """Writes preference pairs, votes, corrections or the arena's talks to a file, and says their digest.
+    """Writes preference pairs, votes, corrections or the arena's talks to a file, or whole records to a folder, and
+    says their digest.
 
     ``chosen`` are raters, from when, until when, the least agreement, and the queue.
     """
     servers.quiet_environment(open_workspace(workspace))
     from preference_ui.arena.votes import export_talks
-    from preference_ui.import_export import export_votes
+    from preference_ui.import_export import Export, export_votes
+    from preference_ui.quality.record_export import RecordExport, export_records
     from preference_ui.store.store import Store
 
+    if what == "records" and form != "messages":
+        raise InputError([Fault("records are written as they are stored", "leave --form out", field="--form")])
     store = Store.open(_store_url(workspace, url))
-    if what == "arena" or what == "arena_pairs":
+    export: Export | RecordExport
+    if what == "records":
+        export = export_records(store, file, _filter(chosen))
+    elif what == "arena" or what == "arena_pairs":
         export = export_talks(store, file, pairs=what == "arena_pairs", chosen=_filter(chosen))
     else:
         export = export_votes(store, file, what=what, form=form, chosen=_filter(chosen))

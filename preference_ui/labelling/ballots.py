@@ -31,10 +31,12 @@ def left_out() -> ColumnElement[bool]:
 RATED = ("work", "gold", "repeat")  # the purposes of raters' votes but for trials
 
 
-def read_ballots(connection: Connection, *chosen: ColumnElement[bool], purposes: Sequence[str] = RATED) -> list[Ballot]:
+def read_ballots(
+    connection: Connection, *chosen: ColumnElement[bool], purposes: Sequence[str] = RATED, limit: int | None = None
+) -> list[Ballot]:
     """Every vote that nothing supersedes, trials and rulings left out, in the order of their times.
 
-    ``chosen`` are conditions on votes, accounts, leases and comparisons.
+    ``chosen`` are conditions on votes, accounts, leases and comparisons; ``limit`` is how many at the most.
     """
     later = votes.alias("later")
     query = (
@@ -44,6 +46,7 @@ def read_ballots(connection: Connection, *chosen: ColumnElement[bool], purposes:
         .join(comparisons, votes.c.comparison_id == comparisons.c.id)
         .where(~exists().where(later.c.supersedes == votes.c.id) & votes.c.purpose.in_(purposes), *chosen)
         .order_by(votes.c.created, votes.c.id)
+        .limit(limit)
     )
     return [
         Ballot(to_record(row, row.name), row.account_id, row.purpose, tuple(row.order), bool(row.excluded),

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sqlalchemy import Connection, exists, insert, select, text, update
+from sqlalchemy import Connection, exists, func, insert, select, text, update
 
 from alignment.errors import Fault, InputError
 from alignment.records import Comparison
@@ -21,6 +21,8 @@ MAX_TEXT = 100_000  # characters of one answer or of a whole conversation
 BATCH = 1_000  # rows of one transaction: what raters write waits for it
 TAKEN = "this id is already taken by another question"
 _KNOWN = ("prompt", "responses", "purpose", "expected")
+MAX_ID = 128  # characters, as the store keeps them
+_QUEUE_LOCK = 0x726C6869  # any number that only this app takes
 _SYSTEM = random.SystemRandom()
 
 
@@ -123,7 +125,9 @@ def waiting(store: Store) -> int:
 def comparison_faults(item: Comparison) -> list[Fault]:
     """What stands against showing a comparison to raters and keeping it; each fault's field is the comparison's id."""
     faults = []
-    field = item.id.replace("\0", "")
+    field = item.id.replace("\0", "")[:MAX_ID]
+    if len(item.id) > MAX_ID:
+        faults.append(Fault(f"the id is over {MAX_ID} characters", "give a shorter one", field=field))
     if len({response.id for response in item.responses}) != len(item.responses):
         faults.append(Fault("two answers have the same id", "give every answer its own id", field=field))
     texts = ["".join(message.content for message in item.prompt.messages), *(one.text for one in item.responses)]
@@ -178,6 +182,8 @@ def insert_batch(store: Store, rows: Sequence[dict[str, Any]], actor: str) -> in
     """Stores those rows that are new in one transaction. Returns how many. Raises InputError, with none stored, where
     an id was taken by another question meanwhile."""
     with store.write() as connection:
+        if not store.is_sqlite:  # or who brings the same rows at the same moment sees none of them yet
+            connection.execute(select(func.pg_advisory_xact_lock(_QUEUE_LOCK)))
         known = known_rows(connection, [str(row["id"]) for row in rows])
         if faults := [Fault(TAKEN, "use a new id", field=str(row["id"])) for row in rows
                       if row["id"] in known and not same_question(known[row["id"]], row)]:  # fmt: skip

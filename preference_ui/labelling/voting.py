@@ -25,6 +25,7 @@ from preference_ui.store.queue_settings import current_queue
 from preference_ui.store.schema import accounts, comparisons, drafts, exclusions, leases, votes
 from preference_ui.store.settings import DeskSettings
 from preference_ui.store.store import Store, current_settings, now, record
+from preference_ui.webhooks.outbox import vote_given
 
 MAX_DRAFT = 60_000  # characters of a draft as JSON
 _OWN_LEASE = (
@@ -46,16 +47,17 @@ class Receipt:
     feedback: dict[str, Any] | None = None
 
 
-def cast_vote(store: Store, account_id: str, lease_id: str, wire: Any) -> Receipt:
+def cast_vote(store: Store, account_id: str, lease_id: str, wire: Any, *, token: str | None = None) -> Receipt:
     """Stores a rater's verdict on a lease. Returns after the commit; the same lease again returns the same receipt.
 
+    ``token`` is the id of the API's token that it came through, for the audit trail.
     Raises Refusal where the lease is another's, is over, or the verdict does not fit it; StoreError where the database
     failed and nothing was stored.
     """
     verdict = read_verdict(wire)
     with store.write() as connection:
         account = lock_rater(connection, account_id)
-        return _cast(connection, account, current_settings(connection)[1], lease_id, verdict)
+        return _cast(connection, account, current_settings(connection)[1], lease_id, verdict, token)
 
 
 def cast_and_draw(store: Store, account_id: str, lease_id: str, wire: Any) -> tuple[Receipt, Lease | None]:
@@ -72,8 +74,9 @@ def cast_and_draw(store: Store, account_id: str, lease_id: str, wire: Any) -> tu
 
 
 def _cast(
-    connection: Connection, account: Row[Any], settings: DeskSettings, lease_id: str, verdict: SubmittedVote
-) -> Receipt:
+    connection: Connection, account: Row[Any], settings: DeskSettings, lease_id: str, verdict: SubmittedVote,
+    token: str | None = None,
+) -> Receipt:  # fmt: skip
     lease = _own_lease(connection, account.id, lease_id)
     if lease.state == "voted":
         stored = connection.execute(select(votes.c.id).where(votes.c.lease_id == lease.id)).scalar_one()
@@ -82,7 +85,7 @@ def _cast(
     asked = settings if lease.purpose == "trial" else current_queue(connection, lease.queue)[1].desk(settings)
     judgement = judge(verdict, tuple(lease.order), asked)
     _settle_place(connection, lease, judgement)
-    identifier = _write(connection, account.name, lease, judgement)
+    identifier = _write(connection, account.name, lease, judgement, token)
     return Receipt(identifier, repeated=False, feedback=_feedback(connection, lease, judgement, settings))
 
 
@@ -174,7 +177,7 @@ def _refuse_if_taken_again(connection: Connection, lease: Row[Any]) -> None:
         raise Refusal("expired", "You were away for a while and this comparison was closed. Here is another one.")
 
 
-def _write(connection: Connection, name: str, lease: Row[Any], judgement: Judgement) -> str:
+def _write(connection: Connection, name: str, lease: Row[Any], judgement: Judgement, token: str | None) -> str:
     identifier, moment = uuid.uuid4().hex, now()
     values = judgement.model_dump() | {
         "id": identifier,
@@ -190,9 +193,12 @@ def _write(connection: Connection, name: str, lease: Row[Any], judgement: Judgem
     connection.execute(_VOTE, values)
     connection.execute(_FORGET_DRAFT, {"lease": lease.id})
     detail = {"comparison": lease.comparison_id, "outcome": judgement.outcome, "supersedes": lease.revises}
+    detail |= {"token": token} if token is not None else {}
     record(connection, name, "vote.change" if lease.revises else "vote.cast", identifier, detail)
     if judgement.reason == "personal_data" and lease.purpose != "trial":
         hold(connection, lease.comparison_id, name)
+    if lease.purpose == "work":
+        vote_given(connection, identifier, lease.comparison_id, judgement.outcome, judgement.reason, lease.revises)
     return identifier
 
 

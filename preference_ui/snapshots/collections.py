@@ -26,6 +26,7 @@ from preference_ui.snapshots.readiness import Lookout, can_be_ready
 from preference_ui.store.queue_settings import require_queue_name
 from preference_ui.store.schema import collections, comparisons, votes
 from preference_ui.store.store import Store, StoreError, insert_if_absent, now, record
+from preference_ui.webhooks.outbox import emit
 
 EVENT = "preferences.ready"
 _log = logging.getLogger(__name__)
@@ -135,6 +136,7 @@ def _take(store: Store, collection: Collection, folder: Path, lookout: Lookout |
         if connection.execute(taken).rowcount == 0:
             return None  # another process was quicker
         record(connection, "system", "collection.ready", collection.queue, {"digest": export.digest})
+        emit(connection, "collection.ready", {"queue": collection.queue, **export.model_dump(exclude={"path"})})
     return export
 
 

@@ -96,6 +96,48 @@ invitations = Table(
     Column("used_by", ForeignKey("accounts.id")),
 )
 
+tokens = Table(  # of the HTTP API; a revoked one stays, so that the trail can be read
+    "tokens",
+    metadata,
+    Column("id", String(16), primary_key=True),
+    Column("token_hash", String(64), nullable=False, unique=True),  # SHA-256, as of a session
+    Column("name", String(40), nullable=False),
+    Column("scopes", JSON, nullable=False),
+    Column("account_id", ForeignKey("accounts.id")),  # in whose name; None: in the name of who runs the app
+    Column("created", Utc, nullable=False),
+    Column("created_by", String(64), nullable=False),
+    Column("expires", Utc, nullable=False),
+    Column("used", Utc),  # the last time, to some minutes
+    Column("revoked", Utc),
+)
+
+webhooks = Table(  # who is told of what; the secret signs, so it is kept as it is
+    "webhooks",
+    metadata,
+    Column("id", String(16), primary_key=True),
+    Column("url", Text, nullable=False),
+    Column("events", JSON, nullable=False),
+    Column("secret", Text, nullable=False),
+    Column("created", Utc, nullable=False),
+    Column("created_by", String(64), nullable=False),
+    Column("delivered", Utc),  # the last time
+    Column("gone", Utc),  # it said that it wants to be told no more
+)
+
+deliveries = Table(  # what a webhook has not taken yet: written with what it tells of, removed once it is taken
+    "deliveries",
+    metadata,
+    Column("id", String(40), primary_key=True),
+    Column("webhook_id", ForeignKey("webhooks.id"), nullable=False),
+    Column("event", String(32), nullable=False),
+    Column("body", Text, nullable=False),  # as it is signed
+    Column("created", Utc, nullable=False),
+    Column("attempts", Integer, nullable=False, server_default="0"),
+    Column("due", Utc),  # when it is tried; None: given up
+    Column("trouble", String(200), nullable=False, server_default=""),  # of the last attempt
+    Index(None, "webhook_id", "due"),
+)
+
 throttles = Table(  # failed sign-ins, by "account:NAME", by "address:IP" and by "from:IP NAME"
     "throttles",
     metadata,
@@ -359,7 +401,7 @@ audit = Table(
     Column("at", Utc, nullable=False),
     Column("actor", String(64), nullable=False),  # an account's name, or "system"
     Column("action", String(48), nullable=False),
-    Column("subject", String(160), nullable=False),
+    Column("subject", String(160), nullable=False, index=True),
     Column("detail", JSON, nullable=False),
 )
 

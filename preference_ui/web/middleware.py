@@ -4,6 +4,7 @@ Gradio serves more than the app uses: uploads, files by path, a proxy, editing o
 everything is therefore refused that is not on the short lists here, whoever asks.
 """
 
+import json
 import logging
 import re
 from collections.abc import Awaitable, Callable, Collection, Mapping
@@ -23,10 +24,13 @@ from preference_ui.store.store import Store, StoreError
 COOKIE = "rlhf_session"
 ACCOUNT_KEY = "rlhf_account"  # where the guard leaves the account in the request's scope
 MAX_BODY = 256 * 1024
+API = "/api"
+MAX_API_BODY = 4 * 1024 * 1024  # of who has shown a token: a comparison may have 900,000 characters
 BODY_SECONDS = 15.0  # until all of it has to be here
 MAX_UPLOAD = 2 * 1024**3  # bytes of an administrator's file; it goes to the disk as it comes
 UPLOAD_SECONDS = 1800.0
 UNAVAILABLE = "The database does not answer. Nothing is lost; please try again in a moment."
+ApiDoor = Callable[[Scope], Awaitable[Response | None]]  # lets a program in, or answers
 _log = logging.getLogger(__name__)
 _READ = re.compile(
     r"/?|/(?:config|theme\.css|favicon\.ico|manifest\.json|robots\.txt)|/(?:static|assets|svelte)/[^?]*"
@@ -51,7 +55,10 @@ _HEADERS = {
 
 
 class Guard:
-    """ASGI middleware. ``mounts`` maps the path of a page to the role that it is for (None: whoever is signed in)."""
+    """ASGI middleware. ``mounts`` maps the path of a page to the role that it is for (None: whoever is signed in).
+
+    ``api`` decides about everything below /api, where no cookie counts.
+    """
 
     def __init__(
         self,
@@ -62,8 +69,10 @@ class Guard:
         own_host: str | None = None,
         with_events: Collection[str] = (),
         with_uploads: Collection[str] = (),
+        api: ApiDoor | None = None,
     ) -> None:
         self.app = app
+        self.api = api
         self.store = store
         self.mounts = dict(mounts)
         self.with_events = with_events
@@ -77,20 +86,20 @@ class Guard:
             return  # the app has no websocket
         send = _with_headers(send, scope["path"])
         uploads = self._is_upload(scope)
-        answer = self._refuse(scope, MAX_UPLOAD if uploads else MAX_BODY) or await self._admit(scope)
+        answer = self._refuse(scope, MAX_UPLOAD if uploads else _most(scope)) or await self._admit(scope)
         if answer is not None:
             with anyio.move_on_after(BODY_SECONDS):
                 await _drain(_limited(receive))
-            await answer(scope, receive, send)
+            await _worded(answer, scope)(scope, receive, send)
             return
         if uploads:
             with anyio.move_on_after(UPLOAD_SECONDS):
                 await self._pass_on(scope, _limited(receive, MAX_UPLOAD), send)
             return
-        body = await _whole_body(receive)
+        body = await _whole_body(receive, _most(scope))
         if isinstance(body, Response):
             body.headers["connection"] = "close"
-            await body(scope, receive, send)
+            await _worded(body, scope)(scope, receive, send)
             return
         await self._pass_on(scope, _again(body, receive), send)
 
@@ -108,7 +117,8 @@ class Guard:
         except Exception:  # whatever it was, it goes into the log and the browser is told
             _log.exception("%s %s failed", scope["method"], scope["path"])
             if not started:
-                await _sentence(500, "Something went wrong here, and nothing was changed.")(scope, receive, send)
+                answer = _sentence(500, "Something went wrong here, and nothing was changed.")
+                await _worded(answer, scope)(scope, receive, send)
 
     def _is_upload(self, scope: Scope) -> bool:
         places = (scope["path"][len(mount) :] for mount in self.with_uploads if _is_below(scope["path"], mount))
@@ -128,6 +138,11 @@ class Guard:
         return None
 
     async def _admit(self, scope: Scope) -> Response | None:
+        if _is_below(scope["path"], API):
+            try:
+                return await self.api(scope) if self.api is not None else _sentence(404, "There is nothing here.")
+            except StoreError:
+                return _sentence(503, UNAVAILABLE)
         mount = next((path for path in self.mounts if _is_below(scope["path"], path)), None)
         if mount is None:
             return None
@@ -176,6 +191,22 @@ def _sentence(status: int, say: str, *, code: str = "refused") -> Response:
     return JSONResponse({"ok": False, "code": code, "say": say}, status)
 
 
+def _most(scope: Scope) -> int:
+    """How many bytes a request may carry."""
+    return MAX_API_BODY if _is_below(scope["path"], API) else MAX_BODY
+
+
+def _worded(answer: Response, scope: Scope) -> Response:
+    """A refusal as programs are told it, where one asks."""
+    told = json.loads(bytes(answer.body)) if _is_below(scope["path"], API) else {}
+    if "say" not in told:
+        return answer
+    other = JSONResponse({"detail": told["say"], "code": told["code"]}, answer.status_code)
+    if "connection" in answer.headers:
+        other.headers["connection"] = answer.headers["connection"]
+    return other
+
+
 def _limited(receive: Receive, most: int = MAX_BODY) -> Receive:
     """Counts what really comes in: a body without a length is cut off at the same size."""
     taken = 0
@@ -189,17 +220,19 @@ def _limited(receive: Receive, most: int = MAX_BODY) -> Receive:
     return limited
 
 
-async def _whole_body(receive: Receive) -> bytes | Response:
+async def _whole_body(receive: Receive, most: int) -> bytes | Response:
     """What a request carries, once all of it has come; else why it is not waited for any longer.
 
     A body that comes byte by byte would otherwise be held, with its thread's place, for as long as its sender likes.
     """
     parts: list[bytes] = []
+    taken = 0
     with anyio.move_on_after(BODY_SECONDS):
         while True:
             message = await receive()
             parts.append(message.get("body", b""))
-            if sum(map(len, parts)) > MAX_BODY:
+            taken += len(parts[-1])
+            if taken > most:
                 return _sentence(413, "This is more than can be taken at once.")
             if message["type"] != "http.request" or not message.get("more_body", False):
                 return b"".join(parts)

@@ -26,7 +26,7 @@ TOKEN = "RLHF_METRICS_TOKEN"
 AGREEMENT_SECONDS = 60.0  # how long α holds
 CHANGED = 100  # comparisons whose votes are read for it, at most: the rest at the next look
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-PAGES = ("rate", "admin", "review", "arena", "desk", "login", "invite", "health", "metrics")
+PAGES = ("rate", "admin", "review", "arena", "desk", "login", "invite", "health", "metrics", "api")
 GAUGES = {  # of each queue: the figure of QueueStanding, and what it is
     "rlhf_queue_comparisons": ("comparisons", "Comparisons in a queue."),
     "rlhf_queue_open": ("open", "Comparisons of a queue that still want votes."),

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from preference_ui.accounts import accounts as people
 from preference_ui.accounts import throttle
 from preference_ui.accounts.auth import sign_in
 from preference_ui.accounts.links import join
+from preference_ui.accounts.tokens import bearer_of
 from preference_ui.store.errors import Refusal
 from preference_ui.store.store import Store
 from tests.flows.conftest import call
@@ -76,6 +78,63 @@ def test_a_locked_administrator_is_rescued_from_the_shell(store: Store, tmp_path
     assert sign_in(store, "root", PASSWORD, "10.0.0.1")
     unknown = _raters(tmp_path, "unlock", "nobody")
     assert (unknown.code, unknown.err.count("\n")) == (2, 1)
+
+
+def test_a_token_is_made_listed_and_revoked_from_the_shell(store: Store, tmp_path: Path) -> None:
+    made = _raters(tmp_path, "token", "create", "nightly", "--scope", "queue", "--scope", "read", "--days", "30")
+    assert made.code == 0
+    token = made.out.strip()
+    assert re.fullmatch(r"rlhf_[\w-]{43}", token)  # alone on standard output, for a variable of the shell
+    bearer = bearer_of(store, token, "10.0.0.1")
+    assert bearer is not None
+    assert (bearer.name, sorted(bearer.scopes)) == ("nightly", ["queue", "read"])
+    [listed] = json.loads(_raters(tmp_path, "token", "list", "--json").out)
+    assert (listed["name"], listed["scopes"], listed["state"]) == ("nightly", "queue,read", "active")
+    assert token not in _raters(tmp_path, "token", "list").out
+    assert _raters(tmp_path, "token", "revoke", listed["id"]).code == 0
+    assert bearer_of(store, token, "10.0.0.1") is None
+    mistakes = [("create", "ci", "--scope", "vote"), ("create", "CI", "--scope", "read"),
+                ("create", "ci", "--scope", "write"), ("revoke", listed["id"]),
+                ("create", "ci", "--scope", "vote", "--account", "nobody")]  # fmt: skip
+    for words in mistakes:
+        ended = _raters(tmp_path, "token", *words)
+        assert (ended.code, ended.err.count("\n"), ended.out) == (2, 1, "")
+    voter = _raters(tmp_path, "token", "create", "ci", "--scope", "vote", "--account", "root")
+    bearer = bearer_of(store, voter.out.strip(), "10.0.0.1")
+    assert bearer is not None
+    assert bearer.account == "root"
+
+
+def test_a_webhook_is_added_listed_and_removed_from_the_shell(store: Store, tmp_path: Path) -> None:
+    address = "https://host.example/hook"
+    made = _raters(tmp_path, "webhook", "add", address, "--events", "vote.given, record.flagged")
+    assert made.code == 0
+    secret = made.out.strip()
+    assert re.fullmatch(r"whsec_[A-Za-z0-9+/]{43}=", secret)
+    [listed] = json.loads(_raters(tmp_path, "webhook", "list", "--json").out)
+    assert (listed["url"], listed["events"], listed["waiting"]) == (address, "vote.given,record.flagged", 0)
+    assert secret[6:] not in json.dumps(listed) + json.dumps(store.audit_trail(), default=str)
+    for words in (("add", "host"), ("add", address, "--events", "vote.taken"), ("remove", "none"), ("retry", "none")):
+        ended = _raters(tmp_path, "webhook", *words)
+        assert (ended.code, ended.err.count("\n"), ended.out) == (2, 1, "")
+    assert _raters(tmp_path, "webhook", "retry", listed["id"]).out == "0 deliveries are tried again\n"
+    assert _raters(tmp_path, "webhook", "remove", listed["id"]).code == 0
+    assert json.loads(_raters(tmp_path, "webhook", "list", "--json").out) == []
+
+
+def test_records_are_exported_to_a_folder_from_the_shell(store: Store, tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"prompt": "Name a colour.", "responses": ["Red.", "Seven."]}\n')
+    place = ("--workspace", tmp_path / "w")
+    assert call("votes", "import", rows, *place).code == 0
+    done = call("votes", "export", tmp_path / "out", "--what", "records", *place)
+    assert done.code == 0
+    assert "1 rows of 0 votes by 0 raters, digest" in done.out
+    assert (tmp_path / "out" / "records.jsonl").exists()
+    for words in (("--form", "text"), ("--min-agreement", "0.5"), ("--queue", "none")):
+        ended = call("votes", "export", tmp_path / "other", "--what", "records", *words, *place)
+        assert (ended.code, ended.err.count("\n")) == (2, 1)
+    assert not (tmp_path / "other").exists()
 
 
 def test_a_public_url_that_is_none_ends_before_anything_starts(tmp_path: Path) -> None:
