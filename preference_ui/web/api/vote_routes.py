@@ -14,7 +14,6 @@ from preference_ui.accounts.tokens import Bearer
 from preference_ui.labelling.assignment import Lease, next_lease
 from preference_ui.labelling.consent import asked_before_work
 from preference_ui.labelling.guidelines import has_read, queue_guidelines, queue_was_read
-from preference_ui.labelling.queue_access import queues_of
 from preference_ui.labelling.rater_progress import ProgressBook
 from preference_ui.labelling.vote_schema import SubmittedVote
 from preference_ui.labelling.voting import cast_vote
@@ -60,9 +59,10 @@ def vote_routes(store: Store) -> APIRouter:
     def show_guidelines(bearer: Voter, queue: Annotated[str | None, Query(max_length=64)] = None) -> Guidelines:
         """What raters are asked, and by which criteria answers may be scored: in a `queue` that has guidelines of its
         own those, else everybody's."""
-        if queue is not None and queue in queues_of(store, bearer.account or ""):
+        if queue is not None:
             found = queue_guidelines(store, account_of(bearer), queue)
-            if found.settings.guidelines is not None and found.digest is not None:
+            is_ours = found.settings.admits(bearer.account or "")
+            if is_ours and found.settings.guidelines is not None and found.digest is not None:
                 return _guidelines(
                     store, found.settings.guidelines, mark=found.digest, read=found.read, queue=queue,
                     criteria=found.settings.criteria,

@@ -161,7 +161,7 @@ def test_events_are_told_signed_each_to_whom_asked(
     [ready] = by_type["collection.ready"]
     assert (ready["queue"], ready["rows"], ready["votes"], ready["raters"]) == ("towns", 1, 1, 1)
     everything = b"".join(body for _headers, body in receiver.got)
-    for private in (b"ada", b"secret", b"Paris", str(tmp_path).encode()):
+    for private in (b'"ada"', b"secret", b"Paris", str(tmp_path).encode()):
         assert private not in everything
     assert len({headers["webhook-id"] for headers, _body in receiver.got}) == 4
 

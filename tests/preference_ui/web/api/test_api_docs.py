@@ -28,7 +28,7 @@ def test_the_documented_calls_do_what_the_page_says(running_app: Any) -> None:
         ended = subprocess.run(program, env=there | given, capture_output=True, text=True, check=False)
         assert ended.returncode == 0, ended.stderr
         said[str(title)] = _documents(ended.stdout)
-    assert said["queue"] == [{"rows": 3, "new": 3, "repeated": 0, "known": 0}]
+    assert said["queue"] == [{"rows": 3, "new": 3, "repeated": 0, "known": 0, "turned": 0, "kept": 0}]
     queues, votes, records = said["read"]
     [colours] = [one for one in queues["queues"] if one["queue"] == "colours"]
     assert (colours["comparisons"], colours["wanted"], colours["votes"]) == (3, 6, 0)

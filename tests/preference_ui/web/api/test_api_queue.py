@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import func, select
 
 from alignment.records import Comparison
-from preference_ui.import_export import import_comparisons
+from preference_ui.importing import import_comparisons
 from preference_ui.labelling.queue import queue_comparisons
 from preference_ui.store import schema
 from preference_ui.store.store import Store
@@ -27,8 +27,22 @@ def _rows(store: Store) -> list[Any]:
 
 def test_rows_of_every_kind_are_queued_once_however_often_they_are_sent(api: Any) -> None:
     token, body = api.token("queue"), {"rows": [PAIR, MANY, THUMB, PAIR], "queue": "colours", "votes_wanted": 2}
-    assert api.post("/comparisons", token, body).json() == {"rows": 4, "new": 3, "repeated": 1, "known": 0}
-    assert api.post("/comparisons", token, body).json() == {"rows": 4, "new": 0, "repeated": 1, "known": 3}
+    assert api.post("/comparisons", token, body).json() == {
+        "rows": 4,
+        "new": 3,
+        "repeated": 1,
+        "known": 0,
+        "turned": 0,
+        "kept": 0,
+    }
+    assert api.post("/comparisons", token, body).json() == {
+        "rows": 4,
+        "new": 0,
+        "repeated": 1,
+        "known": 3,
+        "turned": 0,
+        "kept": 0,
+    }
     rows = _rows(api.store)
     assert sorted(len(row.responses) for row in rows) == [1, 2, 3]
     assert {(row.queue, row.votes_wanted, row.purpose) for row in rows} == {("colours", 2, "work")}

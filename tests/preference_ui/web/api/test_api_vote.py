@@ -11,6 +11,7 @@ from alignment.records import Comparison
 from preference_ui.accounts.tokens import list_tokens
 from preference_ui.labelling.queue import Gold, queue_comparisons, queue_gold
 from preference_ui.store import schema
+from preference_ui.store.queue_settings import QueueSettings, change_queue
 from preference_ui.store.settings import DeskSettings
 from preference_ui.store.store import now
 
@@ -168,6 +169,41 @@ def test_the_guidelines_are_read_first(api: Any, comparison: Make, voter: Voter)
     assert _draw(api, token)["answers"]
     api.store.change_settings(DeskSettings(guidelines="Other ones."), author="root")
     assert api.post("/leases", token).status_code == 409
+
+
+def test_a_queues_own_guidelines_are_read_before_its_work_is_shown(api: Any, comparison: Make, voter: Voter) -> None:
+    queue_comparisons(api.store, [comparison("c")], votes_wanted=1, queue="law")
+    change_queue(api.store, "law", QueueSettings(guidelines="Only the law counts."), author="root")
+    ada, eve = voter(api, "ada"), voter(api, "eve")
+    refused = api.post("/leases", ada)
+    assert (refused.status_code, refused.json()["code"]) == (409, "guidelines")
+    assert "queue=law" in refused.json()["detail"]
+    told = api.get("/guidelines?queue=law", ada).json()
+    assert (told["queue"], told["text"], told["read"]) == ("law", "Only the law counts.", False)
+    wrong = api.post("/guidelines/read", ada, {"queue": "law", "mark": "0" * 64})
+    assert wrong.status_code in (409, 422)
+    assert api.post("/guidelines/read", ada, {"queue": "law"}).status_code == 422  # no mark
+    assert api.post("/guidelines/read", ada, {"queue": "law", "mark": told["mark"]}).json()["read"]
+    assert _draw(api, ada)["answers"]
+    assert api.post("/leases", eve).status_code in (200, 409)  # the one comparison is taken, or unread
+
+
+def test_a_queue_of_others_and_a_closed_one_hand_out_nothing(api: Any, comparison: Make, voter: Voter) -> None:
+    queue_comparisons(api.store, [comparison("c")], votes_wanted=2, queue="law")
+    ada, eve = voter(api, "ada"), voter(api, "eve")
+    change_queue(api.store, "law", QueueSettings(raters=("ada",), guidelines="Secret."), author="root")
+    assert api.post("/leases", eve).json() == {"lease": None}
+    assert api.get("/guidelines?queue=law", eve).json()["queue"] is None  # everybody's
+    change_queue(api.store, "law", QueueSettings(open=False), author="root")
+    assert api.post("/leases", ada).json() == {"lease": None}
+
+
+def test_who_has_not_agreed_gets_no_work(api: Any, comparison: Make, voter: Voter) -> None:
+    queue_comparisons(api.store, [comparison("c")], votes_wanted=1)
+    ada = voter(api, "ada")
+    api.store.change_settings(DeskSettings(consent="May we keep your votes?"), author="root")
+    refused = api.post("/leases", ada)
+    assert (refused.status_code, refused.json()["code"]) == (409, "consent")
 
 
 def test_the_trial_says_what_is_right(api: Any, comparison: Make, voter: Voter) -> None:
