@@ -131,6 +131,9 @@ def _require_differences(
             for left, right in combinations(range(len(resolved)), 2)
             if _differ_in(resolved[left].variant, resolved[right].variant) == {axis.key}
         ]
+        recipes = [(resolved[left].resolved.recipe, resolved[right].resolved.recipe) for left, right in pairs]
+        if all(one == other for one, other in recipes):
+            continue  # the same values in other words: two variants alike
         if all(whole[left] == whole[right] for left, right in pairs):
             idle.add(axis.key)
             remedy = _nearest_stage(axis.key, resolved[0].resolved.recipe, evaluation)

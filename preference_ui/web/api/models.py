@@ -85,7 +85,7 @@ class RecordsPage(BaseModel):
     next: str | None
 
 
-class QueueProgress(BaseModel):
+class QueueFigures(BaseModel):
     """A queue: its comparisons, those with all votes, votes cast and wanted, and how far they agree."""
 
     queue: str
@@ -101,7 +101,7 @@ class QueueProgress(BaseModel):
 class QueuesProgress(BaseModel):
     """Every queue, the votes ever given, comparisons in raters' hands, and who voted in the last ten minutes."""
 
-    queues: list[QueueProgress]
+    queues: list[QueueFigures]
     votes: int
     open_leases: int
     raters_at_work: int

@@ -16,7 +16,7 @@ from preference_ui.store.schema import comparisons, votes
 from preference_ui.store.store import Store
 from preference_ui.store.tallies import queue_tallies_now
 from preference_ui.web.api.bearer import allowed
-from preference_ui.web.api.models import MOST, PAGE, QueueProgress, QueuesProgress, RecordsPage, Text, VotePage
+from preference_ui.web.api.models import MOST, PAGE, QueueFigures, QueuesProgress, RecordsPage, Text, VotePage
 
 CHANGED = 500  # comparisons whose votes are read for α, at most: the rest at the next look
 LARGE = 20  # a queue with this part of all votes is found by walking past the others'
@@ -69,7 +69,7 @@ def read_routes(store: Store) -> APIRouter:
     def show_queues(_bearer: Reader) -> QueuesProgress:
         """How far each queue is, and how far its raters agree."""
         desk = desk_standing(store, agreeing=True, at_most=CHANGED)
-        queues = [QueueProgress(**one.model_dump()) for one in desk.queues]
+        queues = [QueueFigures(**one.model_dump()) for one in desk.queues]
         return QueuesProgress(queues=queues, votes=desk.votes, open_leases=desk.open_leases,
                         raters_at_work=desk.raters_at_work)  # fmt: skip
 
