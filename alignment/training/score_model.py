@@ -27,6 +27,7 @@ from alignment.recipe.base import BASE, AdapterSettings
 from alignment.recipe.stages.encoder import ENCODER, EncoderSettings
 from alignment.stage import StageContext, StageResult
 from alignment.training.curves import Curves, final_metrics, write_curves
+from alignment.training.dropout import configured_dropout, switch_off_dropout
 from alignment.training.setup import seed_everything
 
 
@@ -79,7 +80,8 @@ class ScoreTraining:
             held_out = evaluate(whole)
         require_finite(whole.named_parameters(), context.name)
         name_padding(whole.config, self.tokenizer)  # a trainer writes its own
-        whole.save_pretrained(context.output)
+        with configured_dropout(whole):
+            whole.save_pretrained(context.output)
         self.tokenizer.save_pretrained(context.output)
         write_curves(outcome.curves, context.output)
         write_text(context.output / "held_out.json", json.dumps(held_out.detail, indent=1))
@@ -119,6 +121,12 @@ def _beginning(
     masters = settings.adapter_trained() is None
     if settings.encoder is not None:
         folder = encoder_folder(settings.encoder, context.data.get(ENCODER))
-        return lambda placed: new_encoder(folder, context.run, settings.max_length, placed=placed, masters=masters)
+
+        def make(placed: bool) -> tuple[Any, PreTrainedTokenizerBase]:
+            model, tokenizer = new_encoder(folder, context.run, settings.max_length, placed=placed, masters=masters)
+            switch_off_dropout(model)  # encoders come with it, and a step is to be the same however it is shared
+            return model, tokenizer
+
+        return make
     start, base = context.inputs[settings.model], context.inputs[BASE]
     return lambda placed: new_reward_model(start, base, context.run, placed=placed, masters=masters)

@@ -34,13 +34,13 @@ def _faults(at: str, stage: StageSettings, files: Mapping[str, Path]) -> Iterato
     except InputError as error:
         yield from (fault if fault.file else replace(fault, field=field) for fault in error.faults)
         return
-    yield from embedding_faults(found.tokenizer, found.folder, found.config, str(found.folder))
     settings = stage.encoder_used()
     if settings is not None and settings.folder is not None:  # of a hub's the weights are not here yet
         if broken := weight_faults(found.folder):
             yield from broken
             return
         yield from _missing(found.folder)
+    yield from embedding_faults(found.tokenizer, found.folder, found.config, str(found.folder))
     if (problem := _pass_problem(found.config)) is not None:
         yield Fault(problem, REMEDY, str(found.folder))
     part = stage.trained_part()

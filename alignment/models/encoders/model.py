@@ -7,6 +7,8 @@ seed.
 """
 
 import types
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from accelerate import init_empty_weights
 from safetensors import safe_open
 from torch import nn
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
 
 from alignment.encoder_text import pair_frame
 from alignment.errors import Fault, InputError, StageError
@@ -53,7 +56,7 @@ def new_encoder(
     """
     dtype = torch.float32 if masters else getattr(torch, run.model.dtype)
     tokenizer = load_encoder_tokenizer(folder)
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), _without_load_report():
         torch.manual_seed(run.seed)
         model, loaded = AutoModelForSequenceClassification.from_pretrained(
             folder, dtype=dtype, num_labels=1, ignore_mismatched_sizes=True, output_loading_info=True
@@ -71,6 +74,17 @@ def new_encoder(
     model = _ready(model, tokenizer, run, placed=placed)
     require_finite(model.named_parameters(), str(folder))
     return model, tokenizer
+
+
+@contextmanager
+def _without_load_report() -> Iterator[None]:
+    """A head that is new is as it should be: transformers warns of it at length."""
+    level = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
 
 
 def load_encoder(folder: Path, run: RunSettings, *, placed: bool = True) -> tuple[Any, PreTrainedTokenizerBase]:

@@ -150,7 +150,7 @@ def test_check_counts_rows_and_plan_counts_the_encoder(recipe_of: Callable[..., 
 
     folder = write_encoder(tmp_path / "recipe" / "encoder", "bert")
     rows = [
-        {"prompt": f"What colour is {n}? " * (60 if n == 1 else 1), "chosen": "Red.", "rejected": "Blue. " * (n or 90)}
+        {"prompt": f"What colour is {n}? " * (18 if n == 1 else 1), "chosen": "Red.", "rejected": "Blue. " * (n or 90)}
         for n in range(20)
     ]
     path = recipe_of(
@@ -172,10 +172,10 @@ def test_check_counts_rows_and_plan_counts_the_encoder(recipe_of: Callable[..., 
     data, _faults = read_data(resolved.recipe, resolved.data)
     size = model_size(AutoConfig.from_pretrained(resolved.recipe.model.base))
     found = measure_encoders(resolved, data)
-    plans = {
-        one.name: one for one in make_plan(resolved.recipe, size, Texts(), list(GPUS[:1]), encoders=found)
-    }
+    plans = {one.name: one for one in make_plan(resolved.recipe, size, Texts(), list(GPUS[:1]), encoders=found)}
     assert plans["own"].trainable == trained
     assert plans["own"].parameters == whole + trained
     assert plans["own"].tokens_trained > 0
-    assert max(p.prompt + max(p.chosen, p.rejected) for p in found["own"][1].pairs.lengths) > 96
+    texts = found["own"][1]
+    lengths = (*texts.pairs.lengths, *texts.held_out_pairs.lengths)
+    assert sum(p.prompt + max(p.chosen, p.rejected) > 96 for p in lengths) == 2
