@@ -22,7 +22,7 @@ class RewardStage(ScoreModelStage):
     kind: Literal["reward"]
     """A reward model."""
     model: Name = BASE
-    """The model whose trunk it starts from: a stage, or `base`."""
+    """The model whose trunk it starts from: a stage, or `base`; not with `encoder`."""
     preferences: Name
     """The stage that makes the preference pairs."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] | None = None
