@@ -153,6 +153,8 @@ def _ready(model: Any, tokenizer: PreTrainedTokenizerBase, run: RunSettings, *, 
     frame = pair_frame(tokenizer)
     assert frame is not None
     model.separator = frame.after[-1]
+    # Sharding takes a model layer by layer, and input embeddings by themselves: they are no layer beside that.
+    model._no_split_modules = [name for name in model._no_split_modules or () if "Embeddings" not in name]
     model.forward = types.MethodType(_forward, model)
     return model.to(pick_device(run.resources)) if placed else model
 

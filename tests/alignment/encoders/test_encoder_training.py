@@ -57,7 +57,7 @@ def test_a_death_changes_nothing(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["reward", "pair_classifier", "sharded", "sharded, all weights"])
+@pytest.mark.parametrize("kind", ["reward", "pair_classifier", "sharded", "sharded, narrow", "sharded, all weights"])
 def test_two_processes_take_the_steps_of_one(
     kind: str,
     base: Artifact,
@@ -75,7 +75,8 @@ def test_two_processes_take_the_steps_of_one(
         made = []
         for rank in range(workers):
             sharding = "fsdp" if kind.startswith("sharded") and workers > 1 else "none"
-            changes = {"resources.sharding": sharding, f"stages.{stage}": settings}
+            dtype = "bfloat16" if kind.endswith("narrow") else "float32"
+            changes = {"resources.sharding": sharding, "model.dtype": dtype, f"stages.{stage}": settings}
             context = make_context(tmp_path / name, stage, {"base": base, "preferences": preferences}, changes=changes)
             context.data = {**context.data, "encoder": folder}
             if rank:
@@ -87,5 +88,6 @@ def test_two_processes_take_the_steps_of_one(
     together.in_processes(contexts("two", 2))
     one, two = (json.loads((tmp_path / name / "output" / "curves.json").read_text()) for name in ("one", "two"))
     assert len(one["loss"]) >= 3
-    assert dict(two["loss"]) == pytest.approx(dict(one["loss"]), rel=1e-4, abs=1e-5)
-    assert together.norm(tmp_path / "two") == pytest.approx(together.norm(tmp_path / "one"), rel=1e-4)
+    rounding = 2e-2 if kind.endswith("narrow") else 1e-4
+    assert dict(two["loss"]) == pytest.approx(dict(one["loss"]), rel=rounding, abs=rounding / 10)
+    assert together.norm(tmp_path / "two") == pytest.approx(together.norm(tmp_path / "one"), rel=rounding)
