@@ -121,7 +121,7 @@ def widen_head(model: Any) -> None:
     """Has all parts of a model's head computed in float32, under autocast as well."""
     for part in head_parts(model).values():
         part.float()
-        part.forward = types.MethodType(_in_float32, part)  # type: ignore[assignment]
+        part.forward = types.MethodType(_in_float32, part)
 
 
 def narrow_encoder(model: Any, dtype: torch.dtype) -> None:
