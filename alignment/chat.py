@@ -20,7 +20,8 @@ Every stage tokenises through here, so that a policy is trained on exactly what 
 An answer that was cut off at its longest length has no EOS, wherever it is trained on, scored or compared:
 :func:`render_response` makes its tokens for everybody.
 
-The template's digest travels with every model; stages compare it.
+The template's digest travels with every model; stages compare it. A reward model or pair classifier that is an encoder
+has a tokenizer of its own and no template: what it reads is written by :mod:`alignment.encoder_text`.
 """
 
 import hashlib
@@ -33,6 +34,7 @@ from typing import Any, NamedTuple
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from alignment.control_tokens import COVERS, control_pattern, cover, forget_pattern, token_ids, uncovered_ids
+from alignment.encoder_text import encoder_answer, encoder_prompt, encoder_row, reads_as_encoder
 from alignment.errors import Fault, InputError
 from alignment.records import Message, PreferencePair
 from alignment.turn_end import adopt_turn_end, text_between_turns
@@ -96,8 +98,15 @@ def template_digest(tokenizer: PreTrainedTokenizerBase) -> str:
     return hashlib.sha256("\0".join(str(part) for part in parts).encode()).hexdigest()
 
 
+def knows_template(policy: PreTrainedTokenizerBase, scoring: PreTrainedTokenizerBase) -> bool:
+    """Whether a scoring model's tokenizer shapes conversations as the policy's does; an encoder's has its own rule."""
+    return reads_as_encoder(scoring) or template_digest(policy) == template_digest(scoring)
+
+
 def render_prompt(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> list[int]:
     """Token ids of a conversation that waits for the assistant, generation prompt included."""
+    if reads_as_encoder(tokenizer):
+        return encoder_prompt(tokenizer, messages)
     ids, _mask = _render(tokenizer, messages, add_generation_prompt=True)
     return ids
 
@@ -118,6 +127,8 @@ def render_answer(
     A ``finished`` answer ends with EOS. One that was cut off ends with its last word: neither EOS nor anything else
     that the template writes after an answer.
     """
+    if reads_as_encoder(tokenizer):
+        return encoder_answer(tokenizer, answer, finished=finished)
     whole = [*prompt, Message(role="assistant", content=answer)]
     ids, _mask = _render(tokenizer, whole, add_generation_prompt=False, finished=finished)
     return ids[len(render_prompt(tokenizer, prompt)) :]
@@ -127,7 +138,13 @@ def render_response(
     tokenizer: PreTrainedTokenizerBase, prompt: Sequence[Message], answer: str, *, finished: bool
 ) -> list[int]:
     """Token ids of a prompt and one answer to it (:func:`render_answer`): what every model that scores it reads."""
-    return render_prompt(tokenizer, prompt) + render_answer(tokenizer, prompt, answer, finished=finished)
+    rendered = render_prompt(tokenizer, prompt), render_answer(tokenizer, prompt, answer, finished=finished)
+    return joined(tokenizer, *rendered)
+
+
+def joined(tokenizer: PreTrainedTokenizerBase, prompt: list[int], answer: list[int]) -> list[int]:
+    """The row of a prompt's token ids and an answer's; an encoder's prompt is cut where the row would be too long."""
+    return encoder_row(tokenizer, prompt, answer) if reads_as_encoder(tokenizer) else prompt + answer
 
 
 def render_conversation(tokenizer: PreTrainedTokenizerBase, prompt: Sequence[Message], answer: str) -> list[int]:

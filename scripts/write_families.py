@@ -1,6 +1,7 @@
 """Writes docs/families.md: what tiny models of each family do, found by running them. `make reference` runs it."""
 
 import copy
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -8,14 +9,20 @@ import torch
 from trl.trainer.utils import add_fused_lm_head
 
 from alignment.checks.causality import architecture_faults
+from alignment.encoder_text import pair_frame
 from alignment.models.adapters import add_lora
+from alignment.models.encoders.architecture import head_parts, output_layer
+from alignment.models.encoders.model import new_encoder
 from alignment.models.families import cache_argument
 from alignment.models.families.head import HeadKind, head_kind
 from alignment.models.families.lora_targets import lora_targets
 from alignment.models.prefix_sharing import share_prefixes
-from alignment.models.reward_model import score_class
+from alignment.models.reward_model import score, score_class
 from alignment.recipe.base import Lora
+from alignment.recipe.resources import Resources
+from alignment.recipe.run_settings import ModelSettings, RunSettings
 from alignment.training.response_head import add_response_head
+from tests.tiny_encoders import ENCODERS, write_encoder
 from tests.tiny_families import DECODERS, REFUSED, build, config
 
 PAGE = Path(__file__).parents[1] / "docs" / "families.md"
@@ -38,6 +45,11 @@ written.
 
 Larger models of these families, on GPUs and in bfloat16, were not tried for this page.
 
+"""
+
+ENCODER_TEXT = """\
+Encoders start reward models and pair classifiers ([how](training.md#encoders-as-reward-models)). *Head*: the parts
+that are in float32 and trained whole. *Padded*: scores of a padded batch and of its rows alone differ by at most 2e-5.
 """
 
 
@@ -73,6 +85,24 @@ def difference(model: Any) -> float:
     return float((found - expected).abs().max())
 
 
+def encoder_row(name: str) -> str:
+    """The row of a family of encoders, as reward models."""
+    settings = ModelSettings(base=name, dtype="float32")
+    run = RunSettings(seed=0, model=settings, held_out=0.2, resources=Resources(device="cpu"))
+    with tempfile.TemporaryDirectory() as folder:
+        model, tokenizer = new_encoder(write_encoder(Path(folder), name), run, 64)
+    torch.nn.init.normal_(output_layer(model).weight, generator=torch.Generator().manual_seed(0))
+    frame = pair_frame(tokenizer)
+    assert frame is not None
+    rows = [frame.before + list(range(9, end)) + frame.between + [8, 7] + frame.after for end in (10, 20, 40)]
+    together, alone = score(model, tokenizer, rows), [score(model, tokenizer, [one])[0] for one in rows]
+    exact = max(abs(one - other) for one, other in zip(together, alone, strict=True)) <= EXACT
+    adapted = add_lora(copy.deepcopy(model), Lora(rank=4, alpha=8), reward=True)
+    count = sum("lora_B" in key for key, _weight in adapted.named_parameters())
+    parts = ", ".join(f"`{part}`" for part in head_parts(model))
+    return f"| {name} | {type(model).__name__} | {parts} | {'yes' if exact else 'no'} | {count} |"
+
+
 def page() -> str:
     """The page's text."""
     head = ("Family", "Class", "Logits", "Exact", "Tree", "Adapted", "Experts", "Sampled", "Reward")
@@ -81,7 +111,8 @@ def page() -> str:
     for name in REFUSED:
         (fault, *_) = architecture_faults(config(name), name, sampled=True)
         refused.append(f"- {fault.problem}")
-    return TEXT + "\n".join([*lines, *refused]) + "\n"
+    encoders = ["", ENCODER_TEXT, "| Encoder | Class | Head | Padded | Adapted |", "|---|---|---|---|---|"]
+    return TEXT + "\n".join([*lines, *refused, *encoders, *map(encoder_row, ENCODERS)]) + "\n"
 
 
 if __name__ == "__main__":

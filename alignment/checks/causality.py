@@ -92,7 +92,7 @@ def looks_ahead(config: Any) -> bool:
 
     for changes in (SMALL, OWN):
         try:
-            model = _copy(config, changes)
+            model = tiny_copy(config, changes=changes)
         except Exception as error:  # sizes of an architecture that do not fit together: each library says so otherwise
             _log.debug("no tiny copy of %s: %s", config.model_type, error)
             continue
@@ -110,11 +110,15 @@ def looks_ahead(config: Any) -> bool:
     return False
 
 
-def _copy(config: Any, changes: Any) -> Any:
-    """A model of the same architecture with random weights, in float32; None where it would be large."""
+def tiny_copy(config: Any, kind: Any = None, *, changes: Any = tuple(SMALL)) -> Any:
+    """A model of the same architecture with random weights, in float32; None where it would be large.
+
+    ``kind`` is the auto class that makes it, by default that of causal language models.
+    """
     import torch
     from transformers import AutoModelForCausalLM
 
+    kind = kind or AutoModelForCausalLM
     values = config.to_dict()
     for name in ("quantization_config", "dtype", "torch_dtype", "layer_types", "pad_token_id", "bos_token_id",
                  "eos_token_id", "sep_token_id", "decoder_start_token_id"):  # fmt: skip
@@ -128,11 +132,11 @@ def _copy(config: Any, changes: Any) -> Any:
         if hasattr(text, name) and getattr(text, name) is not None:
             setattr(text, name, SMALL[name])
     with torch.device("meta"):
-        size = sum(parameter.numel() for parameter in AutoModelForCausalLM.from_config(small).parameters())
+        size = sum(parameter.numel() for parameter in kind.from_config(small).parameters())
     if size > MOST_PARAMETERS:
         return None
     with _own_randomness():
-        return AutoModelForCausalLM.from_config(small, dtype=torch.float32)
+        return kind.from_config(small, dtype=torch.float32)
 
 
 @contextlib.contextmanager

@@ -192,6 +192,10 @@ def _group_faults(at: str, stage: GroupStage, recipe: Recipe) -> Iterator[Fault]
 
 def _ppo_faults(at: str, stage: PpoStage, recipe: Recipe) -> Iterator[Fault]:
     yield from _online_faults(at, stage, recipe)
+    source = None if stage.reward is None else recipe.stages.get(stage.reward)
+    if stage.critic == "reward" and source is not None and source.encoder_used() is not None:
+        problem = f"{stage.reward} is an encoder, which reads whole texts by its own tokenizer and values no token"
+        yield Fault(problem, "set it to policy or shared", field=f"{at}.critic")
     if recipe.resources.vllm is not None and stage.importance_cap is None and stage.importance != "off":
         problem = "vLLM samples with kernels of its own, so its tokens need importance weights"
         yield Fault(problem, "set it to 2.0", field=f"{at}.importance_cap")

@@ -60,7 +60,7 @@ def length_faults(recipe: Recipe, files: Mapping[str, Path], data: RecipeData, m
             field = "sampling.max_new_tokens" if stage.environment_used() is None else "environment.max_tokens"
             at = f"stages.{name}.{field}"
             faults += _sampling_faults(at, wanted, stage.longest_prompt(), read, context)
-        elif (longest := stage.trained_length()) is not None:
+        elif (longest := stage.trained_length()) is not None and stage.encoder_used() is None:
             if "preferences" not in stage.spec.reads:  # files of pairs are full of long ones: dropped and counted
                 faults += shortened(list(_over_max_length(name, longest, read, context)))
             faults += _max_length_faults(name, longest, read, context)

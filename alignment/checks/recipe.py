@@ -39,6 +39,10 @@ def check_recipe(resolved: ResolvedRecipe, workspace: Workspace | None = None) -
     if asked not in data.incomplete:  # whether none of them has a reference is not known otherwise
         faults += metric_faults(recipe, data.prompts, data.held_out_prompts)
     faults += judge_faults(recipe, files)
+    if any(stage.encoder_used() is not None for stage in recipe.stages.values()):
+        from alignment.checks.encoders.faults import encoder_faults
+
+        faults += encoder_faults(recipe, files)
 
     from alignment.checks.lengths import length_faults
     from alignment.checks.model import architecture_faults, attention_faults, device_faults

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from alignment.chat import render_example, render_prompt
+from alignment.checks.encoders.inspect import inspect_encoder
 from alignment.checks.pretraining.made_model import inspect_recipe
 from alignment.data.demonstrations import numbered_demonstrations
 from alignment.data.feedback import numbered_feedback
@@ -55,7 +56,8 @@ def _counts(resolved: ResolvedRecipe, tokenizer: "PreTrainedTokenizerBase") -> I
             yield name, counts | {"duplicates": float(duplicates), "dropped": float(long)}
         elif longest is not None and (source := sources.get(stage.inputs().get("preferences", ("",))[0])) is not None:
             read = read_preferences(files["preferences"], source.format, source.limit)
-            yield name, _pair_counts(read, stage, longest, tokenizer)
+            own = tokenizer if stage.encoder_used() is None else inspect_encoder(stage, files).tokenizer
+            yield name, _pair_counts(read, stage, longest, own)
 
 
 def _prompt_counts(split: PromptSplit, stage: StageSettings, tokenizer: "PreTrainedTokenizerBase") -> Counts:

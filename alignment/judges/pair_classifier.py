@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from alignment.chat import render_prompt
+from alignment.encoder_text import encoder_comparison, reads_as_encoder
 from alignment.judges.prompts import conversation, shortened, shown_answers
 from alignment.judges.protocol import JudgeUsage, PairJudgement, bounded, gives_orders
 from alignment.models.reward_model import score
@@ -46,6 +47,8 @@ class ClassifierJudge:
 
 def encoded(tokenizer: Any, question: str, answers: Sequence[str], max_answer_tokens: int) -> list[int]:
     """The token ids of a prompt and two answers in their order."""
+    if reads_as_encoder(tokenizer):
+        return encoder_comparison(tokenizer, question, (answers[0], answers[1]), max_answer_tokens)
     a, b = (shortened(tokenizer, text, max_answer_tokens) for text in answers)
     text = f"Question: {question}\n\nAnswer A: {a}\n\nAnswer B: {b}"
     return render_prompt(tokenizer, [Message(role="user", content=text)])

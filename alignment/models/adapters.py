@@ -14,6 +14,7 @@ from alignment.models.adapter_kinds.lora_start import start_at_weights
 from alignment.models.adapter_kinds.own_weights import freeze
 from alignment.models.adapter_kinds.prompt_start import add_soft_prompt
 from alignment.models.adapter_kinds.soft_prompt import SoftPromptModel, is_soft, load_soft_prompt
+from alignment.models.encoders.architecture import head_parts
 from alignment.models.families.lora_targets import adapter_problem, chosen_targets
 from alignment.recipe.base import AdapterSettings, Lora
 from alignment.recipe.stages.adapters import Ia3, SoftPrompt
@@ -129,6 +130,7 @@ def lora_config(model: Any, lora: Lora, task_type: TaskType | None = None) -> Lo
         target_parameters=parameters or None,
         use_rslora=lora.rank_stabilised,
         use_dora=lora.dora,
+        modules_to_save=(list(head_parts(model)) or None) if task_type == TaskType.SEQ_CLS else None,
         task_type=task_type,
     )
 

@@ -26,6 +26,8 @@ from alignment.chat import load_tokenizer
 from alignment.errors import NotFiniteError, StageError
 from alignment.models.adapters import merged
 from alignment.models.device import pick_device
+from alignment.models.encoders.architecture import is_encoder, output_layer
+from alignment.models.encoders.model import load_encoder, narrow_encoder
 from alignment.models.families.head import trunk_of
 from alignment.models.load import attend, load_policy
 from alignment.models.prefix_sharing import share_prefixes
@@ -48,7 +50,10 @@ def load_reward_model(
     artifact: Artifact, run: RunSettings, *, placed: bool = True
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A reward model (whole weights, one label) and its tokenizer, in evaluation mode; on its device if ``placed``."""
-    kind = score_class(AutoConfig.from_pretrained(artifact.path))
+    config = AutoConfig.from_pretrained(artifact.path)
+    if is_encoder(config):
+        return load_encoder(Path(artifact.path), run, placed=placed)
+    kind = score_class(config)
     model, loaded = kind.from_pretrained(artifact.path, dtype=getattr(torch, run.model.dtype), output_loading_info=True)
     require_all(loaded["missing_keys"], artifact.path)
     attend(model, run.model.attention)
@@ -131,9 +136,18 @@ def _forward(
 
 def narrow_trunk(model: Any, dtype: torch.dtype) -> None:
     """Casts all weights but the head's, as they are in a reward model that is loaded."""
+    if is_encoder(model.config):
+        narrow_encoder(model, dtype)
+        return
     weight = model.score.weight.detach().float()
     model.to(dtype)
     _widen_head(model, weight)
+
+
+def last_layer(model: Any) -> nn.Linear:
+    """The linear layer whose one output is the score."""
+    layer: nn.Linear = output_layer(model) if is_encoder(model.config) else model.score
+    return layer
 
 
 def widen_own_head(model: Any, folder: Path) -> None:
@@ -172,8 +186,11 @@ def _reward_config(trunk: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -
 def name_padding(config: Any, tokenizer: PreTrainedTokenizerBase) -> None:
     """Writes the pad token into a score model's configuration, by which transformers finds the end of a text.
 
-    Not where it is EOS: whoever loads the model elsewhere may then score one text at a time, and no batch wrongly.
+    Not where it is EOS: whoever loads the model elsewhere may then score one text at a time, and no batch wrongly. An
+    encoder scores its first token, and its configuration names the pad token that its positions are counted by.
     """
+    if is_encoder(config):
+        return
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id != tokenizer.eos_token_id else None
     config.get_text_config().pad_token_id = config.pad_token_id = pad
 

@@ -1,8 +1,9 @@
 """A recipe's plan: each stage's work on each machine, whether it fits there, and what to change where it does not."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from alignment.plan.hardware import GIB, Machine
@@ -48,10 +49,19 @@ class StagePlan:
 
 
 def make_plan(
-    recipe: Recipe, size: ModelSize, texts: Texts, machines: Sequence[Machine], *, precision: str = "auto"
+    recipe: Recipe,
+    size: ModelSize,
+    texts: Texts,
+    machines: Sequence[Machine],
+    *,
+    precision: str = "auto",
+    encoders: Mapping[str, tuple[ModelSize, Texts]] = MappingProxyType({}),
 ) -> list[StagePlan]:
-    """The plan of every stage. ``precision`` is the recipe's ``model.dtype``; ``auto``: each machine's own."""
-    planner = Planner(recipe, size, texts)
+    """The plan of every stage. ``precision`` is the recipe's ``model.dtype``; ``auto``: each machine's own.
+
+    ``encoders`` are those that stages start from, by the stages' names: their sizes, and the texts by their tokenizers.
+    """
+    planner = Planner(recipe, size, texts, encoders)
     plans = []
     for name in recipe.stages:
         work = planner.work(name)
@@ -63,7 +73,7 @@ def make_plan(
                 work.trainable,
                 round(work.trained),
                 round(work.sampled),
-                sum(flops(activity, size, work) for activity in work.activities),
+                sum(flops(activity, planner.size_of(name), work) for activity in work.activities),
                 work.at_most,
                 tuple(work.remarks),
                 tuple(_on(machine, planner, work, machine.natural if precision == "auto" else precision)
@@ -74,8 +84,8 @@ def make_plan(
 
 
 def _on(machine: Machine, planner: Planner, work: StageWork, precision: str) -> OnMachine:
-    memory = peak_memory(work, planner.size, machine, precision)
-    took = sum(seconds(activity, planner.size, work, machine, precision) for activity in work.activities)
+    memory = peak_memory(work, planner.size_of(work.name), machine, precision)
+    took = sum(seconds(activity, planner.size_of(work.name), work, machine, precision) for activity in work.activities)
     fits = memory.total <= USABLE * machine.memory
     found = () if fits else _remedies(machine, planner, work, precision)
     return OnMachine(machine.name, precision, memory, took, took / 3600 * machine.price, fits, found)
@@ -88,7 +98,7 @@ def _remedies(machine: Machine, planner: Planner, work: StageWork, precision: st
 
     def fits() -> bool:
         changed = planner.work(work.name, stage)
-        return peak_memory(changed, planner.size, machine, precision).total <= USABLE * machine.memory
+        return peak_memory(changed, planner.size_of(work.name), machine, precision).total <= USABLE * machine.memory
 
     def change(**values: Any) -> bool:
         nonlocal stage
@@ -111,7 +121,7 @@ def _remedies(machine: Machine, planner: Planner, work: StageWork, precision: st
         said[-1] = f"stages.{work.name}.lora={{}}"
         if found:
             return tuple(said)
-    needed = peak_memory(planner.work(work.name, stage), planner.size, machine, precision).total / USABLE
+    needed = peak_memory(planner.work(work.name, stage), planner.size_of(work.name), machine, precision).total / USABLE
     return (
         f"a device with {needed / GIB:.0f} GiB or more, even with {', '.join(said) or 'every setting at its least'}",
     )

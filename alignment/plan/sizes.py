@@ -33,6 +33,8 @@ class ModelSize:
     names: tuple[str, ...] = ()
     shares_prefixes: bool = True  # equal beginnings in a batch are computed once (alignment/models/prefix_sharing.py)
     config: Any = None  # what it was read from
+    own_head: int | None = None  # weights of an encoder's head, which are among its parameters; None: a causal model
+    longest: int | None = None  # tokens that an encoder reads of a text
 
     @property
     def head(self) -> int:
@@ -43,6 +45,16 @@ class ModelSize:
     def trunk(self) -> int:
         """Parameters without a head of their own: what a reward model has, and a critic."""
         return self.parameters - (0 if self.tied else self.head)
+
+    @property
+    def score_head(self) -> int:
+        """Weights of the head of a model that scores: one output beside a causal trunk, or an encoder's own."""
+        return self.hidden if self.own_head is None else self.own_head
+
+    @property
+    def scoring(self) -> int:
+        """Parameters of a model that scores."""
+        return self.trunk + self.hidden if self.own_head is None else self.parameters
 
     @property
     def matrix(self) -> int:
@@ -72,6 +84,8 @@ class ModelSize:
         from alignment.models.adapter_kinds.prompt_start import soft_numbers
         from alignment.models.families.lora_targets import without_weights
 
+        if self.own_head is not None:
+            return _chosen_of_encoder(self.config, part)
         model = without_weights(self.config)
         if isinstance(part, Ia3):
             return scaled(model, part).numbers
@@ -94,6 +108,45 @@ class ModelSize:
         lengths = sum(outputs for _inputs, outputs in chosen) if lora.dora else 0
         rank = lora.rank * (1 if lora.init == "zero" else 2)  # alignment/models/adapter_kinds/lora_start.py
         return rank * sum(inputs + outputs for inputs, outputs in chosen) + lengths
+
+
+def _chosen_of_encoder(config: Any, part: AdapterSettings) -> int:
+    """Weights that ``part`` chooses of an encoder's, without its head's, which are trained with every choice."""
+    from alignment.models.adapter_kinds.own_weights import chosen_weights
+    from alignment.models.encoders.architecture import head_weights
+    from alignment.models.encoders.model import without_weights
+
+    model = without_weights(config)
+    head = {name for name, _weight in head_weights(model)}
+    return sum(model.get_parameter(name).numel() for name in chosen_weights(model, part) if name not in head)
+
+
+def encoder_size(config: Any, longest: int) -> ModelSize:
+    """The size of the encoder with a head of one output that a configuration describes; it reads ``longest`` tokens."""
+    from alignment.models.encoders.architecture import head_weights
+    from alignment.models.encoders.model import without_weights
+    from alignment.models.families.lora_targets import lora_targets
+
+    model = without_weights(config)
+    targets = lora_targets(model)
+    heads, hidden = config.num_attention_heads, config.hidden_size
+    return ModelSize(
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        vocabulary=config.vocab_size,
+        hidden=hidden,
+        layers=config.num_hidden_layers,
+        linears=tuple((target.inputs, target.outputs) for target in targets),
+        names=tuple(target.name for target in targets),
+        query_width=hidden // heads * heads,
+        key_width=hidden // heads * heads,
+        inner=config.intermediate_size,
+        gated=config.model_type == "modernbert",
+        tied=True,  # it has no output embedding at all
+        shares_prefixes=False,
+        config=config,
+        own_head=sum(weight.numel() for _name, weight in head_weights(model)),
+        longest=longest,
+    )
 
 
 def model_size(config: Any) -> ModelSize:

@@ -4,7 +4,9 @@ Answers that are yet to be drawn count at their longest, and pairs that raters a
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 from alignment.plan.kinds.compression import distil, quantise
@@ -30,8 +32,19 @@ NODES = 512  # of a batch's tree, which attend to each other (alignment/models/p
 class Planner:
     """Knows a recipe, its model's size and its texts; :meth:`work` gives a stage's."""
 
-    def __init__(self, recipe: Recipe, size: ModelSize, texts: Texts) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        size: ModelSize,
+        texts: Texts,
+        encoders: Mapping[str, tuple[ModelSize, Texts]] = MappingProxyType({}),
+    ) -> None:
         self.recipe, self.size, self.texts = recipe, size, texts
+        self.encoders = {name: Planner(recipe, *encoder) for name, encoder in encoders.items()}
+
+    def size_of(self, name: str) -> ModelSize:
+        """The size of the model that a stage works on: the base's, or its encoder's."""
+        return self.encoders[name].size if name in self.encoders else self.size
 
     def work(self, name: str, stage: Any | None = None) -> StageWork:
         """The work of the recipe's stage ``name``, or of ``stage`` in its place."""
@@ -39,7 +52,7 @@ class Planner:
         work = StageWork(name, settings.kind, scheme=self.recipe.model.quantise)
         if self.recipe.resources.sharding != "none" and trains_on_several(self.recipe.resources, settings):
             work.parts = workers_of(self.recipe.resources, settings)
-        WORK[settings.kind](self, work, settings)
+        WORK[settings.kind](self.encoders.get(name, self), work, settings)
         return work
 
     def adapter_of(self, name: str) -> AdapterSettings | None:
@@ -140,26 +153,34 @@ class Planner:
     def reward(self, work: StageWork, stage: Any, shown: Callable[[Pair], Pair] = lambda pair: pair) -> None:
         """A reward model's training and measure; ``shown`` says what it is shown of a pair."""
         size = self.size
-        parameters = size.trunk + size.hidden  # and a score head of one output
+        parameters = size.scoring
         work.models.append(parameters)
         part = stage.trained_part()
         work.full, work.inside = part is None, part is not None and not part.keeps_base()
         work.wide = parameters if work.full or work.inside else 0
         work.steps_each_batch = self._steps_each_batch(stage)
-        work.trainable = parameters if part is None else size.trained(part) + size.hidden
+        work.trainable = parameters if part is None else size.trained(part) + size.score_head
         work.parameters = parameters + (0 if work.full or work.inside else work.trainable)
         pairs, work.at_most = self.pairs(stage)
-        kept = [p for p in map(shown, pairs.lengths) if p.prompt + max(p.chosen, p.rejected) <= stage.max_length]
+        longest = min(stage.max_length, size.longest or stage.max_length)
+        whole = [self._cut(shown(pair), longest) for pair in pairs.lengths]
+        kept = [p for p in whole if p.prompt + max(p.chosen, p.rejected) <= longest]
         # A file's pairs are split already; of raters' pairs this stage holds some out itself, and measures on them.
         share = 1.0 if not work.at_most else 1 - self.recipe.data.held_out
-        rows, none = self.pair_rows(kept, stage.max_length), [0.0] * len(kept)
+        rows, none = self.pair_rows(kept, longest), [0.0] * len(kept)
         work.activities.append(self.training_pass(stage, rows, none, pairs.scale * share * stage.epochs))
         work.trained = sum(2 * p.prompt + p.chosen + p.rejected for p in kept) * pairs.scale * share * stage.epochs
         held_out = self.texts.held_out_pairs if not work.at_most else pairs
         unseen = 1.0 if not work.at_most else self.recipe.data.held_out
-        rows = self.pair_rows(list(map(shown, held_out.lengths)), stage.max_length)
+        rows = self.pair_rows([self._cut(shown(pair), longest) for pair in held_out.lengths], longest)
         none = [0.0] * len(rows)
         work.activities.append(self.training_pass(stage, rows, none, held_out.scale * unseen, trains=False))
+
+    def _cut(self, pair: Pair, longest: int) -> Pair:
+        """A pair whose prompt is cut to what its answers leave of ``longest`` tokens, where an encoder reads it."""
+        if self.size.own_head is None:
+            return pair
+        return replace(pair, prompt=min(pair.prompt, max(0, longest - max(pair.chosen, pair.rejected))))
 
     def starts_apart(self, stage: Any) -> bool:
         """Whether a fresh adapter is another model than the base, and a frozen copy of it the reference."""
@@ -206,7 +227,11 @@ class Planner:
             work.remarks.append("a reward model from outside is counted as if it were of the base's size")
         if len(here) < len(rewards):
             work.remarks.append("a server scores its answers")
-        work.models += [self.size.trunk + self.size.hidden] * len(named)
+        if any(name in self.encoders for name in named):
+            work.remarks.append(
+                "an encoder's reading takes less time than is counted: that of a model of the base's size"
+            )
+        work.models += [self.size_of(name or "").scoring for name in named]
         return len(named)
 
     def hold_policies(self, work: StageWork, names: Sequence[str]) -> None:

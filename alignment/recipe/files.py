@@ -28,13 +28,15 @@ def resolve_data(recipe: Recipe, recipe_path: Path) -> dict[str, Path]:
     """Absolute paths of the files a recipe names: those of :data:`DATA_FILES` that are set, each rubric and
     constitution under the name that the recipe gives it (``settings.raters.rubric``), the file of each function that is
     a reward under :func:`~alignment.recipe.rewards.data_name`, that of each environment's class under the class's name
-    in the recipe, and each judge's folder under :func:`folder_data`."""
+    in the recipe, and each judge's and
+    encoder's folder under :func:`folder_data`."""
     named = {name: value for name in DATA_FILES if (value := getattr(recipe.data, name)) is not None}
     for stage in recipe.stages.values():
         named |= {path: path for path in stage.named_files().values()}
         folders = (judge_folder(judge) for judge in judges_of(stage).values())
         named |= {folder_data(folder): folder for folder in folders if folder is not None}
         named |= reward_folders(stage.rewards_used())
+        named |= {folder_data(folder): folder for folder in stage.model_folders().values()}
     files = {name: beside(recipe_path, value) for name, value in named.items()}
     for name, reward in reward_functions(recipe).items():
         path = (
@@ -70,6 +72,8 @@ def with_absolute_data(recipe: Recipe, data: Mapping[str, Path]) -> Recipe:
             stage["constitution"] = str(data[stage["constitution"]])
     for name, stage in recipe.stages.items():
         _absolute_judges(values["stages"][name], data)
+        for what, folder in stage.model_folders().items():
+            values["stages"][name][what]["folder"] = str(data[folder_data(folder)])
         environment = stage.environment_used()
         named = None if environment is None else environment.class_used()
         if named is not None and is_file(named):

@@ -47,8 +47,8 @@ class RewardSettings(Settings):
 
 
 class ModelReward(RewardSettings):
-    """The score of a reward model: a stage's, which must know the policy's chat template, or another, which reads
-    conversations by its own template and tokenizer: of a folder, a hub, or behind a server."""
+    """The score of a reward model: a stage's, which knows the policy's chat template or is an encoder, or another that
+    reads conversations by its own template and tokenizer: of a folder, a hub, or behind a server."""
 
     kind: Literal["model"]
     """The score of a reward model."""
@@ -89,7 +89,7 @@ class EnsembleReward(RewardSettings):
     kind: Literal["ensemble"]
     """The lower bound of several reward models' scores."""
     models: Annotated[tuple[Name, ...], Field(min_length=2)]
-    """Stages of kind `reward`, which must know the policy's chat template."""
+    """Stages of kind `reward`, which know the policy's chat template or are encoders."""
     deviations: NotNegative = 1.0
     """How many standard deviations k of the models' scores (the sample's, divided by n - 1) are taken off their mean.
     0: the mean."""

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean, stdev
 from typing import Any, cast
 
-from alignment.chat import render_response, template_digest
+from alignment.chat import knows_template, render_response
 from alignment.errors import StageError
 from alignment.models.reward_model import load_reward_model, score
 from alignment.recipe.judges import folder_data
@@ -104,7 +104,7 @@ def scoring(model: Any, tokenizer: Any, *, batch_size: int = 32) -> Reward:
 
 def check_template(policy: Any, reward: Any, name: str) -> None:
     """Raises StageError where a reward model's tokenizer shapes conversations in another way than the policy's."""
-    if template_digest(policy) != template_digest(reward):
+    if not knows_template(policy, reward):
         raise StageError(
             f"{name} was trained with another chat template than the policy answers with; "
             "train the reward model from the same base"

@@ -7,7 +7,7 @@ policy is at most ``log n - (n - 1) / n`` nats (Beirami et al. 2024), however fa
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
-from alignment.chat import render_response, template_digest
+from alignment.chat import knows_template, render_response
 from alignment.errors import StageError
 from alignment.models.reward_model import load_reward_model
 from alignment.records import Prompt, Sampling
@@ -67,7 +67,7 @@ def reward_model_score(
     from alignment.models.reward_model import score  # brings TRL along, which sampling does not need
 
     judge, its_tokenizer = load_reward_model(context.inputs[reward], context.run)
-    if template_digest(tokenizer) != template_digest(its_tokenizer):
+    if not knows_template(tokenizer, its_tokenizer):
         raise StageError(
             f"{reward} was trained with another chat template than {model} answers with; "
             "train the reward model from the same base"

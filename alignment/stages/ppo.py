@@ -15,6 +15,7 @@ from alignment.durable_files import write_text
 from alignment.errors import StageError
 from alignment.models.adapters import base_of, is_adapter, lora_config
 from alignment.models.device import pick_device
+from alignment.models.encoders.architecture import is_encoder
 from alignment.models.families.head import trunk_of
 from alignment.policy.losses import kl_estimate
 from alignment.policy.online.actor_critic import reference_of
@@ -155,5 +156,7 @@ def _critic(settings: PpoStage, policy: Any, reward_model: Any) -> Any | None:
         return None
     if settings.critic == "policy":
         return copy.deepcopy(trunk_of(base_of(policy)))
+    if is_encoder(reward_model.config):
+        raise StageError(f"{settings.reward} is an encoder, which values no token: set critic to policy or shared")
     trunk = copy.deepcopy(trunk_of(reward_model))
     return trunk if settings.lora is None else inject_adapter_in_model(lora_config(trunk, settings.lora), trunk)

@@ -11,12 +11,12 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 from trl import RewardConfig, RewardTrainer
 
-from alignment.chat import PairTokens, render_pair
+from alignment.chat import PairTokens, joined, render_pair
 from alignment.distributed.accumulation import row_count
 from alignment.errors import StageError
 from alignment.evaluation.held_out_pairs import HeldOutFigures, reward_figures
 from alignment.models.linear_probe import start_at_probe
-from alignment.models.reward_model import score
+from alignment.models.reward_model import last_layer, score
 from alignment.preferences.pairs import split_pairs
 from alignment.recipe.stages.reward import RewardStage
 from alignment.records import PreferencePair
@@ -42,7 +42,7 @@ def run(settings: RewardStage, context: StageContext) -> StageResult:
             f"{len(sifted.learnable)} pairs to train on and {len(held_out)} held out; both must be more than none"
             + cut_remedy(sifted.counts)
         )
-    rows = [_columns(pair, row, settings) for pair, row in sifted.learnable]
+    rows = [_columns(training.tokenizer, pair, row, settings) for pair, row in sifted.learnable]
     counts = sifted.counts | {"pairs": float(len(rows))}
     counts["duplicates"] += duplicates_before(context, settings.preferences)
     log_counts(context, counts)
@@ -69,9 +69,10 @@ def run(settings: RewardStage, context: StageContext) -> StageResult:
     return training.finish("reward_model", fitted.model, evaluate, outcome)
 
 
-def _columns(pair: PreferencePair, row: PairTokens, settings: RewardStage) -> dict[str, Any]:
+def _columns(tokenizer: Any, pair: PreferencePair, row: PairTokens, settings: RewardStage) -> dict[str, Any]:
     """The columns that TRL's preference collator reads."""
-    columns: dict[str, Any] = {"chosen_ids": row.prompt + row.chosen, "rejected_ids": row.prompt + row.rejected}
+    answers = {"chosen_ids": row.chosen, "rejected_ids": row.rejected}
+    columns: dict[str, Any] = {name: joined(tokenizer, row.prompt, answer) for name, answer in answers.items()}
     return columns | {"margin": pair.margin or 0.0} if settings.use_margin else columns
 
 
@@ -97,11 +98,12 @@ def _trainer(
 def _evaluate(
     model: Any, tokenizer: PreTrainedTokenizerBase, pairs: Sequence[PreferencePair], settings: RewardStage
 ) -> HeldOutFigures:
-    rows = [_columns(pair, render_pair(tokenizer, pair), settings) for pair in pairs]
+    rows = [_columns(tokenizer, pair, render_pair(tokenizer, pair), settings) for pair in pairs]
     answers = [row[side] for side in ("chosen_ids", "rejected_ids") for row in rows]
     scores = score(model, tokenizer, answers, batch_size=2 * settings.batch_size)
     figures = reward_figures(pairs, scores[: len(rows)], scores[len(rows) :], calibrate=settings.calibrate)
     if settings.calibrate:
-        with torch.no_grad():  # the saved model's scores are the calibrated ones: the head has no bias
-            model.score.weight.div_(figures.metrics["temperature"])
+        with torch.no_grad():  # the saved model's scores are the calibrated ones
+            for parameter in last_layer(model).parameters():
+                parameter.div_(figures.metrics["temperature"])
     return figures

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from transformers import PreTrainedTokenizerBase
 
 from alignment.chat import PairTokens, render_pair, render_prompt
+from alignment.encoder_text import reads_as_encoder, shortest_prompt
 from alignment.recipe.stages.training import CutChosen
 from alignment.records import Feedback, PreferencePair, Prompt
 from alignment.stage import StageContext
@@ -53,12 +54,18 @@ def sift_pairs(
     is left out, as for a model that scores answers."""
     usable, counts = usable_pairs(pairs, cut_chosen)
     rows = [(pair, render_pair(tokenizer, pair)) for pair in usable]
-    fitting = [(pair, row) for pair, row in rows if _fits(row, max_length, whole=whole)]
-    learnable = [(pair, row) for pair, row in fitting if not is_identical(row, max_length)]
+    cuts = whole and reads_as_encoder(tokenizer)  # the prompt, so that the answer is whole
+    longest = min(max_length, tokenizer.model_max_length) if cuts else max_length
+
+    def prompt_length(row: PairTokens) -> int:
+        return shortest_prompt(tokenizer, row.prompt) if cuts else len(row.prompt)
+
+    fitting = [(pair, row) for pair, row in rows if _fits(row, prompt_length(row), longest, whole=whole)]
+    learnable = [(pair, row) for pair, row in fitting if not _teaches_nothing(row, longest, whole=whole)]
     counts |= {
         "dropped": float(len(rows) - len(fitting)),
         "identical": float(len(fitting) - len(learnable)),
-        "end_cut": float(sum(_end_is_cut(pair, row, max_length) for pair, row in learnable)),
+        "end_cut": 0.0 if whole else float(sum(_end_is_cut(pair, row, longest) for pair, row in learnable)),
     }
     return SiftedPairs(learnable, counts)
 
@@ -150,9 +157,14 @@ def log_counts(context: StageContext, counts: Mapping[str, float]) -> None:
         _log.warning("%s: of its rows %s", context.name, text)
 
 
-def _fits(row: PairTokens, max_length: int, *, whole: bool) -> bool:
+def _fits(row: PairTokens, prompt: int, max_length: int, *, whole: bool) -> bool:
+    """Whether a pair whose prompt takes so many tokens fits, ``whole`` or the first token of its answers."""
     longest = max(len(row.chosen), len(row.rejected)) if whole else 1
-    return bool(row.chosen and row.rejected) and len(row.prompt) + longest <= max_length
+    return bool(row.chosen and row.rejected) and prompt + longest <= max_length
+
+
+def _teaches_nothing(row: PairTokens, max_length: int, *, whole: bool) -> bool:
+    return row.chosen == row.rejected if whole else is_identical(row, max_length)
 
 
 def _end_is_cut(pair: PreferencePair, row: PairTokens, max_length: int) -> bool:

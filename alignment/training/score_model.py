@@ -1,7 +1,7 @@
 """The head and tail of every stage that trains a model with one score: reward models and pair classifiers.
 
-The trunk is a policy's that training starts from, its adapter merged, and the saved model is whole: an artifact that
-anyone can load and score with, on no other base than its own.
+The trunk is a policy's that training starts from, its adapter merged, or an encoder of the stage's own; the saved model
+is whole: an artifact that anyone can load and score with, on no other base than its own.
 """
 
 import json
@@ -15,14 +15,19 @@ from transformers import PreTrainedTokenizerBase
 from alignment.chat import template_digest
 from alignment.distributed.fsdp import whole_model
 from alignment.durable_files import write_text
+from alignment.encoder_text import reads_as_encoder
 from alignment.evaluation.held_out_pairs import HeldOutFigures
 from alignment.models.adapters import adapt, merged
+from alignment.models.encoders.files import encoder_folder
+from alignment.models.encoders.model import new_encoder
 from alignment.models.families import check_rope
 from alignment.models.reward_model import name_padding, narrow_trunk, new_reward_model
 from alignment.models.weights import require_finite
 from alignment.recipe.base import BASE, AdapterSettings
+from alignment.recipe.stages.encoder import ENCODER, EncoderSettings
 from alignment.stage import StageContext, StageResult
 from alignment.training.curves import Curves, final_metrics, write_curves
+from alignment.training.dropout import configured_dropout, switch_off_dropout
 from alignment.training.setup import seed_everything
 
 
@@ -31,6 +36,8 @@ class ScoreModelSettings(Protocol):
 
     @property
     def model(self) -> str: ...
+    @property
+    def encoder(self) -> EncoderSettings | None: ...
     def adapter_trained(self) -> AdapterSettings | None: ...
     def trained_part(self) -> AdapterSettings | None: ...
     @property
@@ -73,11 +80,13 @@ class ScoreTraining:
             held_out = evaluate(whole)
         require_finite(whole.named_parameters(), context.name)
         name_padding(whole.config, self.tokenizer)  # a trainer writes its own
-        whole.save_pretrained(context.output)
+        with configured_dropout(whole):
+            whole.save_pretrained(context.output)
         self.tokenizer.save_pretrained(context.output)
         write_curves(outcome.curves, context.output)
         write_text(context.output / "held_out.json", json.dumps(held_out.detail, indent=1))
-        write_text(context.output / "chat_template.sha256", template_digest(self.tokenizer) + "\n")
+        if not reads_as_encoder(self.tokenizer):
+            write_text(context.output / "chat_template.sha256", template_digest(self.tokenizer) + "\n")
         for name, text in outcome.files.items():
             write_text(context.output / name, text)
         metrics = final_metrics(outcome.curves) | dict(held_out.metrics) | dict(outcome.metrics)
@@ -92,12 +101,10 @@ def begin_score_model(
     ``problem_type`` is transformers' name of the loss that the model computes itself.
     """
     seed_everything(context.run)
-    start, base = context.inputs[settings.model], context.inputs[BASE]
+    begin = _beginning(settings, context)
 
     def make(*, placed: bool = True) -> tuple[Any, PreTrainedTokenizerBase]:
-        model, tokenizer = new_reward_model(
-            start, base, context.run, placed=placed, masters=settings.adapter_trained() is None
-        )
+        model, tokenizer = begin(placed)
         if problem_type is not None:
             model.config.problem_type = problem_type
         return adapt(model, settings.trained_part(), tokenizer, reward=True), tokenizer
@@ -105,3 +112,21 @@ def begin_score_model(
     model, tokenizer = make(placed=not context.sharded)
     check_rope(model.config, settings.max_length)
     return ScoreTraining(model, tokenizer, lambda: make()[0], context)
+
+
+def _beginning(
+    settings: ScoreModelSettings, context: StageContext
+) -> Callable[[bool], tuple[Any, PreTrainedTokenizerBase]]:
+    """Makes the model that training starts from, on its device if told so."""
+    masters = settings.adapter_trained() is None
+    if settings.encoder is not None:
+        folder = encoder_folder(settings.encoder, context.data.get(ENCODER))
+
+        def make(placed: bool) -> tuple[Any, PreTrainedTokenizerBase]:
+            model, tokenizer = new_encoder(folder, context.run, settings.max_length, placed=placed, masters=masters)
+            switch_off_dropout(model)  # encoders come with it, and a step is to be the same however it is shared
+            return model, tokenizer
+
+        return make
+    start, base = context.inputs[settings.model], context.inputs[BASE]
+    return lambda placed: new_reward_model(start, base, context.run, placed=placed, masters=masters)

@@ -42,6 +42,7 @@ def plan_command(
     from alignment.checks.pretraining.made_model import inspect_recipe, recipe_config
     from alignment.checks.recipe import check_recipe
     from alignment.plan import plan
+    from alignment.plan.encoders import measure_encoders
     from alignment.plan.power import plan_gate
     from alignment.plan.sizes import model_size
     from alignment.plan.texts import measure_texts
@@ -59,7 +60,8 @@ def plan_command(
     assert model is not None  # the check has found it
     texts = measure_texts(data, recipe.data.held_out, model.tokenizer)
     size = model_size(recipe_config(resolved, space))
-    plans = plan.make_plan(recipe, size, texts, machines, precision=resolved.precision)
+    encoders = measure_encoders(resolved, data)
+    plans = plan.make_plan(recipe, size, texts, machines, precision=resolved.precision, encoders=encoders)
     gate = plan_gate(recipe, data, partial(next_number, space))
     cache = cached_stages(resolved, space)
     budget = _budget(machines, resolved.precision, hours)

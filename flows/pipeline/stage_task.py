@@ -103,6 +103,7 @@ def make_job(
     if environment is not None and named is not None and named in data:
         files[environment_data(environment)] = data[named]
     files |= {what: data[what] for what in reward_folders(settings.rewards_used())}
+    files |= {what: data[folder_data(folder)] for what, folder in settings.model_folders().items()}
     for place, judge in judges_of(settings).items():
         if (folder := judge_folder(judge)) is not None:
             files[place] = data[folder_data(folder)]
@@ -118,7 +119,7 @@ def sources_of(recipe: Recipe, settings: StageSettings) -> set[str]:
     A stage that makes a base needs none, and so do those before it where the recipe names none.
     """
     wanted = {source for sources in stage_inputs(settings).values() for source in sources}
-    if not settings.spec.computes or settings.makes_base():
+    if not settings.reads_base():
         return wanted
     stages = list(recipe.stages.values())
     before = stages[: next(place for place, stage in enumerate(stages) if stage is settings)]

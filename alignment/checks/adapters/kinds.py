@@ -72,7 +72,7 @@ def attachment_faults(recipe: Recipe, config: "PreTrainedConfig") -> Iterator[Fa
     asked = {
         name: part
         for name, stage in recipe.stages.items()
-        if (part := stage.trained_part()) is not None and _depends_on_model(part)
+        if (part := stage.trained_part()) is not None and _depends_on_model(part) and stage.encoder_used() is None
     }
     if not asked:
         return
@@ -83,7 +83,7 @@ def attachment_faults(recipe: Recipe, config: "PreTrainedConfig") -> Iterator[Fa
     except ValueError:
         return  # no causal language model, which is said already
     for name, part in asked.items():
-        if (found := _problem(model, part)) is not None:
+        if (found := part_problem(model, part)) is not None:
             setting, problem, remedy = found
             yield Fault(problem, remedy, field=f"stages.{name}.{setting}")
 
@@ -93,8 +93,8 @@ def _depends_on_model(part: AdapterSettings) -> bool:
     return not isinstance(part, Lora) or bool(part.targets or part.dora or part.dropout or part.init != "zero")
 
 
-def _problem(model: Any, part: AdapterSettings) -> tuple[str, str, str] | None:
-    """The setting within its stage, the problem and what to do."""
+def part_problem(model: Any, part: AdapterSettings) -> tuple[str, str, str] | None:
+    """What stands against training ``part`` of a model: the setting within its stage, the problem and what to do."""
     from alignment.models.adapter_kinds.ia3 import ia3_problem
     from alignment.models.adapter_kinds.own_weights import own_weights_problem
     from alignment.models.adapter_kinds.soft_prompt import family_problem

@@ -7,6 +7,7 @@ from torch import nn
 
 from alignment.data.columns import listed
 from alignment.errors import StageError, nearest
+from alignment.models.encoders.architecture import head_weights
 from alignment.models.families.lora_targets import is_named, text_decoder
 from alignment.recipe.base import AdapterSettings
 from alignment.recipe.stages.adapters import BitFit, Layers
@@ -19,7 +20,7 @@ def freeze(model: Any, settings: AdapterSettings) -> Any:
     if (found := own_weights_problem(model, settings)) is not None:
         setting, problem, remedy = found
         raise StageError(f"adapter.{setting}: {problem}: {remedy}")
-    chosen = set(chosen_weights(model, settings))
+    chosen = {*chosen_weights(model, settings), *(name for name, _weight in head_weights(model))}
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in chosen or name.split(".")[0] in HEADS)
     return model

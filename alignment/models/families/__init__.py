@@ -10,6 +10,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from alignment.errors import StageError
+from alignment.models.encoders.architecture import is_encoder
 
 BATCH_DEPENDENT = ("longrope", "dynamic")
 """Rotary positions that depend on a batch's longest row, which no training may have: "longrope" (Phi-3 and others)
@@ -28,6 +29,8 @@ def has_plain_attention(trunk: Any) -> bool:
     config = trunk.config.get_text_config()
     windowed = getattr(config, "sliding_window", None) is not None and getattr(config, "use_sliding_window", True)
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    if is_encoder(config):
+        return False  # a tree's tokens attend to those before them alone
     takes_positions = "position_ids" in inspect.signature(trunk.forward).parameters
     rotary = hasattr(trunk, "rotary_emb") and takes_own_masks(config)
     return rotary and takes_positions and not windowed and kinds == {"full_attention"}

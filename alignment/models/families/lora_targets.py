@@ -16,6 +16,7 @@ from transformers.pytorch_utils import Conv1D
 
 from alignment.data.columns import listed
 from alignment.errors import nearest
+from alignment.models.encoders.architecture import head_parts
 from alignment.recipe.base import Lora
 
 LINEAR = (nn.Linear, Conv1D)
@@ -42,6 +43,8 @@ def lora_targets(model: Any) -> list[Target]:
     """The weights that an adapter on every linear layer of ``model`` has; it may be on PyTorch's meta device."""
     decoder = text_decoder(model)
     heads = {id(head) for head in (_output_embeddings(model), getattr(model, "score", None)) if head is not None}
+    if isinstance(model, PreTrainedModel):
+        heads |= {id(layer) for part in head_parts(model).values() for layer in part.modules()}
     experts = list(_experts(model, decoder))
     return [*_linears(model, decoder, heads, mixture=bool(experts)), *experts]
 

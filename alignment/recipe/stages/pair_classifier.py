@@ -24,7 +24,7 @@ class PairClassifierStage(ScoreModelStage):
     kind: Literal["pair_classifier"]
     """A classifier of answer pairs."""
     model: Name = BASE
-    """The model whose trunk it starts from: a stage, or `base`."""
+    """The model whose trunk it starts from: a stage, or `base`; not with `encoder`."""
     preferences: Name
     """The stage that makes the preference pairs."""
     learning_rate: Positive = 1e-4

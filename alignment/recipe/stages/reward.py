@@ -1,8 +1,8 @@
 """The settings of the reward model."""
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from alignment.recipe.base import BASE, Name, NotNegative, Positive
 from alignment.recipe.stages.spec import StageSpec
@@ -22,7 +22,7 @@ class RewardStage(ScoreModelStage):
     kind: Literal["reward"]
     """A reward model."""
     model: Name = BASE
-    """The model whose trunk it starts from: a stage, or `base`."""
+    """The model whose trunk it starts from: a stage, or `base`; not with `encoder`."""
     preferences: Name
     """The stage that makes the preference pairs."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] | None = None
@@ -39,3 +39,9 @@ class RewardStage(ScoreModelStage):
     calibrate: bool = False
     """Divide the scores by a temperature fitted on the held-out pairs (Guo et al. 2017), so that the difference of two
     is the log-odds that people prefer the one. The calibration error is of a temperature fitted on other pairs."""
+
+    @model_validator(mode="after")
+    def _probes_a_trunk(self) -> Self:
+        if self.encoder is not None and self.head == "probe":
+            raise ValueError("head=probe fits the features of a policy's trunk: with an encoder leave it out")
+        return self

@@ -21,6 +21,7 @@ UNCOUNTED: Any = {
     "qualification": True,
     "consent": True,
     "questions": True,
+    "encoder": {"folder"},
     "tasks": {"__all__": {"questions", "examples"}},
     "rewards": {"__all__": {"function": True, "folder": True, "judge": {"folder"}}},
     "environment": {"class_path"},
@@ -106,6 +107,18 @@ class StageSettings(Settings):
     def named_files(self) -> dict[str, str]:
         """Files of its own that it names by a path, by what they are: a rubric, a constitution."""
         return {}
+
+    def model_folders(self) -> dict[str, str]:
+        """Folders of models of its own that it names by a path, by what they are: an encoder."""
+        return {}
+
+    def encoder_used(self) -> Any | None:
+        """The encoder that it starts from in place of a policy (:class:`~.encoder.EncoderSettings`)."""
+        return None
+
+    def reads_base(self) -> bool:
+        """Whether it is given the recipe's base, which a policy's adapter stands on."""
+        return self.spec.computes and not self.makes_base()
 
     def seed_used(self) -> int | None:
         """The seed that it draws by in place of the recipe's."""

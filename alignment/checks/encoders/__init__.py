@@ -1,0 +1,1 @@
+"""What is wrong with the encoders that stages start from."""
