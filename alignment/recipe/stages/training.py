@@ -4,9 +4,8 @@ from typing import Literal, Self
 
 from pydantic import model_validator
 
-from alignment.recipe.base import BASE, Count, Fraction, NotNegative, Positive
+from alignment.recipe.base import BASE, ENCODER, Count, EncoderSettings, Fraction, NotNegative, Positive
 from alignment.recipe.stages.adapters import AdaptedStage
-from alignment.recipe.stages.encoder import ENCODER, EncoderSettings
 from alignment.recipe.stages.spec import StageSettings
 
 CutChosen = Literal["drop", "keep"]
