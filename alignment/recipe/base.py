@@ -1,8 +1,8 @@
 """What every part of a recipe is made of: the base of its settings, and the kinds of values that stand in them."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 BASE = "base"  # the name by which stages speak of the model they all start from
 STAGE_PREFIX = "stage:"  # before a stage's name: the base model that it made
