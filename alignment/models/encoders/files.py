@@ -5,7 +5,7 @@ from pathlib import Path
 
 from alignment.models.hub import hub_files
 from alignment.recipe.run_settings import ModelSettings
-from alignment.recipe.stages.encoder import EncoderSettings
+from alignment.recipe.stages.scoring import EncoderSettings
 
 FILES = ("*.json", "*.safetensors", "*.model", "*.txt")
 LIGHT = ("*.json", "*.model", "*.txt")  # all but the weights

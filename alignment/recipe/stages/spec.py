@@ -107,7 +107,7 @@ class StageSettings(Settings):
         return {}
 
     def encoder_used(self) -> Any | None:
-        """The encoder that it starts from in place of a policy (:class:`~.encoder.EncoderSettings`)."""
+        """The encoder that it starts from in place of a policy (:class:`~.scoring.EncoderSettings`)."""
         return None
 
     def reads_base(self) -> bool:
