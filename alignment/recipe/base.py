@@ -1,13 +1,12 @@
 """What every part of a recipe is made of: the base of its settings, and the kinds of values that stand in them."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field
 
 BASE = "base"  # the name by which stages speak of the model they all start from
 STAGE_PREFIX = "stage:"  # before a stage's name: the base model that it made
 MADE_BASE = f"{STAGE_PREFIX}pretrain"  # what `model.base` says where a stage makes the model from nothing
-ENCODER = "encoder"  # under which name a stage is given the folder of the encoder that it starts from
 CHAMPION = "champion"  # the alias of the promoted version, and its name among an evaluation's opponents
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,39}$")]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -88,22 +87,3 @@ def refuse_dropout(lora: Lora | None) -> Lora | None:
             "leave it at 0"
         )
     return lora
-
-
-class EncoderSettings(Settings):
-    """An encoder such as BERT, RoBERTa or ModernBERT: a folder of yours, or one from a hub."""
-
-    folder: str | None = None
-    """The encoder's folder, relative to the recipe. One of `folder` and `hub` is required."""
-    hub: Annotated[str, Field(pattern=r"^[\w.-]+(/[\w.-]+)?$")] | None = None
-    """The encoder's name on a hub."""
-    revision: str | None = None
-    """Revision of the hub's encoder. Pin it: else the model can change under the recipe."""
-
-    @model_validator(mode="after")
-    def _one_place(self) -> Self:
-        if (self.folder is None) == (self.hub is None):
-            raise ValueError("name one of folder and hub: which encoder")
-        if self.revision is not None and self.hub is None:
-            raise ValueError("revision is of a hub's encoder: name one with hub, or remove it")
-        return self

@@ -23,7 +23,8 @@ from alignment.models.encoders.model import new_encoder
 from alignment.models.families import check_rope
 from alignment.models.reward_model import name_padding, narrow_trunk, new_reward_model
 from alignment.models.weights import require_finite
-from alignment.recipe.base import BASE, ENCODER, AdapterSettings, EncoderSettings
+from alignment.recipe.base import BASE, AdapterSettings
+from alignment.recipe.stages.scoring import ENCODER, EncoderSettings
 from alignment.stage import StageContext, StageResult
 from alignment.training.curves import Curves, final_metrics, write_curves
 from alignment.training.dropout import configured_dropout, switch_off_dropout

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from alignment.models.hub import hub_files
-from alignment.recipe.base import EncoderSettings
 from alignment.recipe.run_settings import ModelSettings
+from alignment.recipe.stages.scoring import EncoderSettings
 
 FILES = ("*.json", "*.safetensors", "*.model", "*.txt")
 LIGHT = ("*.json", "*.model", "*.txt")  # all but the weights

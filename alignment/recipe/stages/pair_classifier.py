@@ -3,8 +3,8 @@
 from typing import ClassVar, Literal
 
 from alignment.recipe.base import BASE, Count, Name, Positive
+from alignment.recipe.stages.scoring import ScoreModelStage
 from alignment.recipe.stages.spec import StageSpec
-from alignment.recipe.stages.training import ScoreModelStage
 
 
 class PairClassifierStage(ScoreModelStage):

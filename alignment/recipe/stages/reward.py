@@ -5,8 +5,8 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from alignment.recipe.base import BASE, Name, NotNegative, Positive
+from alignment.recipe.stages.scoring import ScoreModelStage
 from alignment.recipe.stages.spec import StageSpec
-from alignment.recipe.stages.training import ScoreModelStage
 
 
 class RewardStage(ScoreModelStage):

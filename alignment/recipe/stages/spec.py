@@ -113,7 +113,7 @@ class StageSettings(Settings):
         return {}
 
     def encoder_used(self) -> Any | None:
-        """The encoder that it starts from in place of a policy (:class:`~alignment.recipe.base.EncoderSettings`)."""
+        """The encoder that it starts from in place of a policy (:class:`~.scoring.EncoderSettings`)."""
         return None
 
     def reads_base(self) -> bool:

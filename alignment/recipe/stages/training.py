@@ -1,10 +1,8 @@
 """What the settings of all supervised trainers share."""
 
-from typing import Literal, Self
+from typing import Literal
 
-from pydantic import model_validator
-
-from alignment.recipe.base import BASE, ENCODER, Count, EncoderSettings, Fraction, NotNegative, Positive
+from alignment.recipe.base import Count, Fraction, NotNegative, Positive
 from alignment.recipe.stages.adapters import AdaptedStage
 from alignment.recipe.stages.spec import StageSettings
 
@@ -64,51 +62,3 @@ class PreferenceTraining(Training):
     def trained_length(self) -> int:
         """Tokens at which the conversations that it trains on are cut, or left out."""
         return self.max_length
-
-
-class ScoreModelStage(PreferenceTraining):
-    """What the trainers of models with one score share, which are saved as whole weights."""
-
-    encoder: EncoderSettings | None = None
-    """An encoder (BERT, RoBERTa, ModernBERT) to start from in place of `model`, with its own tokenizer, which reads a
-    conversation message by message. `max_length` is then at most what it can read, and a longer prompt is cut from the
-    left. null: `model`."""
-
-    def encoder_used(self) -> EncoderSettings | None:
-        """The encoder that it starts from in place of a policy."""
-        return self.encoder
-
-    def inputs(self) -> dict[str, tuple[str, ...]]:
-        """The stages that it reads: no policy where it starts from an encoder."""
-        named = super().inputs()
-        return named if self.encoder is None else {role: read for role, read in named.items() if role != "model"}
-
-    def model_folders(self) -> dict[str, str]:
-        """The folder of its encoder, where it names one."""
-        return {} if self.encoder is None or self.encoder.folder is None else {ENCODER: self.encoder.folder}
-
-    def reads_base(self) -> bool:
-        """Whether it is given the base: an encoder stands on none."""
-        return self.encoder is None
-
-    @model_validator(mode="after")
-    def _starts_once(self) -> Self:
-        if self.encoder is None:
-            return self
-        model = getattr(self, "model", BASE)
-        if model != BASE:
-            raise ValueError(f"model={model} and encoder: it starts from one of them, leave the other out")
-        part = self.trained_part()
-        if part is not None and part.label() == "ia3":
-            raise ValueError("adapter=ia3 is for decoders: with an encoder set lora, bitfit or layers")
-        return self
-
-    @model_validator(mode="after")
-    def _is_merged(self) -> Self:
-        part = self.trained_part()
-        if part is not None and part.virtual_tokens():
-            raise ValueError(
-                f"adapter={part.label()} cannot be merged into weights, and a {self.kind} is saved as whole weights: "
-                "set lora, ia3, bitfit or layers"
-            )
-        return self
