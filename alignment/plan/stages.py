@@ -229,7 +229,7 @@ class Planner:
             work.remarks.append("a server scores its answers")
         if any(name in self.encoders for name in named):
             work.remarks.append(
-                "an encoder's reading takes less time than is counted: that of a model of the base's size"
+                "the time of an encoder's reading, not its memory, is counted as if it were of the base's size"
             )
         work.models += [self.size_of(name or "").scoring for name in named]
         return len(named)

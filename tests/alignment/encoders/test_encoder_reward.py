@@ -155,6 +155,21 @@ def test_a_folder_without_the_encoders_own_weights_is_refused(
         new_encoder(folder, context.run, 96)
 
 
+def test_another_head_makes_room_for_one_that_scores(
+    base: Artifact, preferences: Artifact, make_context: MakeContext, tmp_path: Path
+) -> None:
+    """A classifier of three labels is an encoder all the same: its dense layer is kept, its outputs are not."""
+    from safetensors.torch import load_file
+
+    folder = write_encoder(tmp_path / "roberta", "roberta", head="SequenceClassification", num_labels=3)
+    context = make_context(tmp_path / "run", "reward", {"base": base, "preferences": preferences})
+    model, tokenizer = new_encoder(folder, context.run, 96)
+    assert score(model, tokenizer, rows(tokenizer)) == [0.0, 0.0, 0.0]
+    kept = load_file(folder / "model.safetensors")["classifier.dense.weight"]
+    assert torch.equal(model.classifier.dense.weight, kept)
+    assert model.config.num_labels == 1
+
+
 def test_segments_by_hand() -> None:
     """9 is the separator: finished, cut off, a talk, padding, RoBERTa's two between and no prompt."""
     ids = torch.tensor([[1, 5, 9, 6, 9, 0, 0], [1, 5, 9, 6, 7, 0, 0], [1, 5, 9, 6, 9, 7, 9], [1, 5, 9, 9, 6, 9, 0]])
