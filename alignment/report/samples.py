@@ -29,8 +29,9 @@ def choose_samples(folder: Path, evaluation: EvaluationReport) -> tuple[tuple[Sa
     chosen += [row for row in lost if row not in chosen][: max(missing, 0)]
     chosen += [row for row in rows if row not in chosen][: max(8 - len(chosen), 0)]
     shown = sorted(chosen, key=lambda row: (row["kind"], _order(row)))
+    where = "prompts of the training split" if evaluation.trained else "held-out prompts"
     how = (
-        f"{len(shown)} of {len(rows)} prompts, in the order of their ids' digests: "
+        f"{len(shown)} of {len(rows)} {where}, in the order of their ids' digests: "
         f"the first of each kind, then losses until {LOSSES} are shown where there are as many."
     )
     return tuple(_sample(row, list(evaluation.models), evaluation.candidate) for row in shown), how

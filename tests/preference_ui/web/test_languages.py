@@ -18,6 +18,7 @@ TRANSLATED = [language for language in LANGUAGES if language != "en"]
 FOR_RATERS = [path for path in (APP / "static").glob("*.js") if path.name not in ("admin.js", "words.js")]
 HEARD = ("labelling/*.py", "accounts/*.py", "arena/*.py", "web/rater_page.py", "web/arena_page.py", "web/auth_pages.py",
          "web/middleware.py")  # fmt: skip
+TOLD_TO_PROGRAMS = ("tokens.py",)  # and in the shell: in English
 NAMED = ("MALFORMED", "UNAVAILABLE", "WELCOME", "TITLES", "INVITED", "sentence")
 _STRING = re.compile(r'"((?:[^"\\]|\\.)*)"')
 
@@ -51,7 +52,7 @@ def _in_scripts() -> set[str]:
 def _in_python() -> set[str]:
     """What handlers answer: sentences of refusals, and those under ``say``."""
     found = set()
-    for path in (path for folder in HEARD for path in sorted(APP.glob(folder))):
+    for path in (path for folder in HEARD for path in sorted(APP.glob(folder)) if path.name not in TOLD_TO_PROGRAMS):
         tree = ast.parse(path.read_text("utf-8"))
         for node in ast.walk(tree):
             if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("Refusal", "_sentence"):
