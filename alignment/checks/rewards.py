@@ -45,7 +45,7 @@ def reward_faults(recipe: Recipe, files: Mapping[str, Path], prompts: Rows, own:
             elif isinstance(reward, ModelReward) and reward.model is None:
                 faults += _outside_faults(at, reward, files)
             elif needs_reference(reward):
-                if isinstance(reward, InstructionsReward):
+                if isinstance(reward, InstructionsReward) and not stage.inputs().get("prompts"):
                     faults += _instruction_faults(recipe, stage, reward_name(reward), at, files, prompts, own)
                 faults += _reference_faults(recipe, stage, reward_name(reward), at, files, prompts, own)
         if (environment := stage.environment_used()) is not None:

@@ -88,8 +88,7 @@ def load_policy(
 
 
 def attend(model: Any, attention: str | None) -> None:
-    """Has a model compute its attention as the recipe says. Raises StageError where its class
-    or this machine cannot."""
+    """Has a model attend as the recipe says. Raises StageError where its class, or this machine, cannot."""
     if attention is None:
         return
     try:
