@@ -10,7 +10,9 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 RaterKind = Literal["human", "simulated", "judge"]
-Outcome = Literal["ranked", "both_bad", "skipped", "flagged", "up", "down"]  # the last two of one answer alone
+FeedbackKind = Literal["pairs", "thumbs", "rewrites", "scores", "spans"]  # what people are asked; pairs, or one answer
+Outcome = Literal["ranked", "both_bad", "skipped", "flagged", "up", "down", "edited", "scored", "marked"]
+ALONE = ("up", "down", "edited", "scored", "marked")  # the outcomes of an answer that stands alone
 
 
 class Record(BaseModel):

@@ -18,7 +18,10 @@ from flows.cli_options import (
     WorkspaceOption,
 )
 
-What = Literal["pairs", "thumbs", "votes", "demonstrations", "records", "arena", "arena_pairs"]
+What = Literal[
+    "pairs", "thumbs", "rewrites", "scores", "spans", "votes", "demonstrations", "records", "arena", "arena_pairs"
+]
+Single = Literal["thumbs", "rewrites", "scores", "spans"]
 votes_app = typer.Typer(
     help="The raters' votes: queues, import, export, agreement.", no_args_is_help=True, rich_markup_mode=None
 )
@@ -53,7 +56,7 @@ def votes_export(
     queue: QueueOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Writes preference pairs, thumbs, votes, corrections, whole records, or the arena's talks."""
+    """Writes preference pairs, thumbs, rewrites, scores, marks, votes, corrections, records, or the arena's talks."""
     from flows.commands.votes import votes_export_command
 
     chosen = (rater or [], since, until, min_agreement, queue)
@@ -92,6 +95,8 @@ def votes_queue(
     guidelines: Annotated[str | None, typer.Option(metavar="FILE", help="Its own, in Markdown; - for none.")] = None,
     criteria: Annotated[str | None, typer.Option(metavar="FILE", help="Scores, as JSON; - for none.")] = None,
     votes_wanted: Annotated[int | None, typer.Option(min=1, help="Of each comparison, also of those queued.")] = None,
+    single: Annotated[Single | None, typer.Option(help="What is asked of an answer that stands alone.")] = None,
+    labels: Annotated[str | None, typer.Option(metavar="FILE", help="Of spans, as JSON; - for none.")] = None,
     raters: Annotated[str | None, typer.Option(metavar="A,B", help="Who may rate; - for everybody.")] = None,
     priority: Annotated[int | None, typer.Option(help="The highest comes first.")] = None,
     deadline: Annotated[datetime | None, typer.Option(help="In UTC; then nothing more is handed out.")] = None,
@@ -102,7 +107,9 @@ def votes_queue(
     """Shows a queue's settings, and changes those that are named."""
     from flows.commands.labelling.queues import QueueChange, votes_queue_command
 
-    change = QueueChange(guidelines, criteria, votes_wanted, raters, priority, deadline, no_deadline, is_open)
+    change = QueueChange(
+        guidelines, criteria, votes_wanted, raters, priority, deadline, no_deadline, is_open, single, labels
+    )
     votes_queue_command(workspace, store, name, change, as_json=json)
 
 

@@ -21,15 +21,17 @@ from alignment.preferences.preference_files import (
     write_snapshot,
     write_votes,
 )
-from alignment.preferences.thumbs import labelled_answers, write_labelled_answers
+from alignment.preferences.single_answers.scores import scored_answers
+from alignment.preferences.single_answers.spans import Marking, answer_spans, span_agreement
+from alignment.preferences.thumbs import labelled_answers, records_digest, write_labelled_answers
 from alignment.preferences.vote_agreement import Agreement, agreement_figures
-from alignment.records import Comparison, PreferencePair, Record, Vote
+from alignment.records import Comparison, FeedbackKind, PreferencePair, Record, Vote
 from preference_ui.labelling.ballots import left_out, read_ballots, read_comparisons
 from preference_ui.store.schema import accounts, comparisons, votes
 from preference_ui.store.store import Store
 
 T = TypeVar("T")
-What = Literal["pairs", "thumbs", "votes", "demonstrations"]
+What = Literal["pairs", "thumbs", "rewrites", "scores", "spans", "votes", "demonstrations"]
 RULING_WEIGHT = 100.0  # log-odds of an administrator's ruling; a very good rater's vote has about 5
 
 
@@ -69,18 +71,20 @@ class Export(Record):
     raters: int
     comparisons: int
     digest: str
-    agreement: float | None  # Krippendorff's α of the verdicts
+    agreement: float | None  # Krippendorff's α of the verdicts, or of what the rows say
+    what: What = "pairs"
 
 
 def export_votes(
     store: Store, path: Path, *, what: What = "pairs", form: Form = "messages", chosen: Filter = ALL
 ) -> Export:
     """Writes preference pairs (TRL's columns), answers with a thumb (``prompt``, ``completion``, ``label``: TRL's
-    unpaired form), the votes themselves, or the corrections as demonstrations.
+    unpaired form), rewritten answers as pairs, mean scores of single answers, marked parts of them, the votes
+    themselves, or the corrections as demonstrations.
 
-    Pairs are .jsonl or .parquet, the others .jsonl. Corrections are pairs too: better than the answer they were made
-    from. Raters appear under pseudonyms that stay the same from one export to the next. Raises InputError where
-    nothing is left to write, or for another file name.
+    Pairs and rewrites are .jsonl or .parquet, the others .jsonl. Corrections are pairs too: better than the answer
+    they were made from. Raters appear under pseudonyms that stay the same from one export to the next. Raises
+    InputError where nothing is left to write, or for another file name.
     """
     return write_export(read_votes(store, chosen), path, what, form, chosen.min_agreement)
 
@@ -93,22 +97,27 @@ def write_export(cast: "CastVotes", path: Path, what: What, form: Form, min_agre
     elif what == "thumbs":
         labelled = labelled_answers(cast.comparisons, cast.votes, min_agreement)
         rows, digest = len(labelled), write_labelled_answers(path, some(labelled, path), form)
+    elif what in ("scores", "spans"):
+        made = cast.made(what, min_agreement)
+        write_votes(path, some(made, path))
+        rows, digest = len(made), records_digest(made)
+    elif what == "rewrites":
+        pairs = cast.rewrites()
+        rows, digest = len(pairs), write_snapshot(path, some(pairs, path), form)
     elif what == "votes":
         rows, digest = len(cast.votes), write_votes(path, some(cast.votes, path))
     else:
-        made = demonstrations(cast.corrections)
-        rows, digest = len(made), write_votes(path, some(made, path))
-    figures = agreement_figures(cast.comparisons, cast.votes)
-    alpha = next(one.value for one in figures if one.statistic == "krippendorff_alpha")
+        examples = demonstrations(cast.corrections)
+        rows, digest = len(examples), write_votes(path, some(examples, path))
     raters = len({vote.rater for vote in cast.votes})
     return Export(path=str(path), rows=rows, votes=len(cast.votes), raters=raters, comparisons=len(cast.comparisons),
-                  digest=digest, agreement=alpha)  # fmt: skip
+                  digest=digest, agreement=cast.alpha(what), what=what)  # fmt: skip
 
 
 def agreement(store: Store, *, chosen: Filter = ALL, bootstrap: int = 1000) -> list[Agreement]:
-    """How far the raters agree: overall and per criterion, with 95 % intervals (``rlhf votes agreement``)."""
-    cast = read_votes(store, chosen)
-    return agreement_figures(cast.comparisons, cast.votes, bootstrap=bootstrap)
+    """How far the raters agree: overall, per criterion and per label of marks, with 95 % intervals (``rlhf votes
+    agreement``)."""
+    return read_votes(store, chosen).figures(bootstrap)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +128,7 @@ class CastVotes:
     votes: list[Vote]
     corrections: list[Correction]
     rulings: list[Vote] = field(default_factory=list)  # an administrator's, on disputed comparisons
+    markings: list[Marking] = field(default_factory=list)  # what raters marked of single answers
 
     def pairs(self, min_agreement: float) -> list[PreferencePair]:
         """The pairs to train on, in the order of their ids. A ruling outweighs all votes on its comparison; where it
@@ -132,6 +142,37 @@ class CastVotes:
         agreed = preference_pairs(decided, self.comparisons, min_agreement)
         by_id = {pair.id: pair for pair in [*corrected_pairs(self.corrections), *agreed]}
         return [by_id[name] for name in sorted(by_id)]
+
+    def made(self, feedback: FeedbackKind, min_agreement: float) -> Sequence[Record]:
+        """What the votes come to, as records to train on."""
+        if feedback == "thumbs":
+            return labelled_answers(self.comparisons, self.votes, min_agreement)
+        if feedback == "rewrites":
+            return self.rewrites()
+        if feedback == "scores":
+            return scored_answers(self.comparisons, self.votes)
+        return answer_spans(self.markings) if feedback == "spans" else self.pairs(min_agreement)
+
+    def rewrites(self) -> list[PreferencePair]:
+        """What raters wrote, as better than what they were shown; each once, in the order of their ids."""
+        by_id = {pair.id: pair for pair in corrected_pairs(self.corrections)}
+        return [by_id[name] for name in sorted(by_id)]
+
+    def figures(self, bootstrap: int = 0) -> list[Agreement]:
+        """How far raters agree on everything that they were asked."""
+        figures = agreement_figures(self.comparisons, self.votes, bootstrap=bootstrap)
+        return [*figures, *span_agreement(self.markings, bootstrap=bootstrap)]
+
+    def alpha(self, what: What) -> float | None:
+        """Krippendorff's α of what was asked: of verdicts, or of thumbs; of several scores or labels the lowest. None
+        where it is undefined, and of what people wrote."""
+        alphas = {one.of: one.value for one in self.figures() if one.statistic == "krippendorff_alpha"}
+        names = {"scores": set(alphas) - {"verdict", "thumb"}, "spans": set(alphas), "thumbs": {"thumb"},
+                 "rewrites": set[str](), "demonstrations": set[str]()}.get(what, {"verdict"})  # fmt: skip
+        is_label = what == "spans"
+        found = [alphas[of] for of in names & set(alphas) if of.startswith("spans.") == is_label]
+        known = [value for value in found if value is not None]
+        return min(known, default=None)
 
     def _with_rulings(self, skill: Skill | None) -> Skill:
         weights: Skill = {one.id: dict((skill or {}).get(one.id, {})) for one in self.comparisons}
@@ -166,7 +207,12 @@ def read_votes(store: Store, chosen: Filter = ALL) -> CastVotes:
         for one in ruled
         if one.vote.comparison_id in items
     ]
-    return CastVotes(list(items.values()), cast, corrections, rulings)
+    markings = [
+        Marking(items[one.vote.comparison_id], pseudonym(one.account), one.spans)
+        for one in in_order
+        if one.spans is not None
+    ]
+    return CastVotes(list(items.values()), cast, corrections, rulings, markings)
 
 
 def _of_queue(chosen: Filter) -> list[ColumnElement[bool]]:

@@ -35,6 +35,7 @@ PRODUCTS: dict[Product, str] = {
     "tokenizer": "a tokenizer",
     "responses": "responses",
     "preferences": "preferences",
+    "feedback": "answers with thumbs",
     "demonstrations": "demonstrations",
     "held_out_prompts": "held-out prompts",
     "reward_model": "a reward model",
@@ -42,6 +43,8 @@ PRODUCTS: dict[Product, str] = {
     "calibration": "a judge's calibration",
     "evaluation": "an evaluation",
     "experiment": "an experiment",
+    "scores": "scored answers",
+    "spans": "marked answers",
 }
 
 
@@ -55,9 +58,9 @@ def wiring_faults(recipe: Recipe) -> list[Fault]:
             faults.append(Fault(problem, "give the stage another name", field=f"stages.{name}"))
         faults += _input_faults(name, stage, made, recipe)
         faults += _stage_faults(name, stage, recipe)
-        made[name] = stage.spec.makes
+        made[name] = stage.products()
         if stage.makes_base():
-            made[BASE] = stage.spec.makes
+            made[BASE] = stage.products()
     faults += _sharding_faults(recipe)
     faults += pretraining_faults(recipe)
     return faults + (list(_gate_faults(recipe.gate, recipe.stages)) if recipe.gate else [])

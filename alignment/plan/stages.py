@@ -272,10 +272,9 @@ class Planner:
         work.remarks.append("no model is loaded: programs read and compare texts, in seconds")
 
     def people(self, work: StageWork, stage: Any) -> None:
-        votes = stage.pairs * stage.votes_per_comparison
-        work.remarks.append(
-            f"people judge {stage.pairs} pairs or more, {votes} votes; the run takes no compute meanwhile"
-        )
+        wanted, what = stage.pairs_wanted(), "pairs" if stage.feedback == "pairs" else "answers"
+        votes = wanted * stage.votes_per_comparison
+        work.remarks.append(f"people judge {wanted} {what} or more, {votes} votes; the run takes no compute meanwhile")
 
 
 WORK: dict[str, Callable[[Planner, StageWork, Any], None]] = {  # what a stage of each kind does, by its settings

@@ -18,16 +18,35 @@ def make_comparisons(
     the left, follow from ``seed`` and the ids alone, not from the order of ``responses``. Raises ValueError for a
     response to an unknown prompt.
     """
+    return [
+        comparison
+        for prompt, answers in _different_answers(prompts, responses)
+        for comparison in _compare(prompt, answers, per_prompt, seed)
+    ]
+
+
+def make_single_answers(
+    prompts: Sequence[Prompt], responses: Sequence[Response], per_prompt: int, seed: int
+) -> list[Comparison]:
+    """Answers that are put before raters one at a time, at most ``per_prompt`` to each prompt, in the prompts' order.
+
+    Which of them follows from ``seed`` and the ids alone; answers of the same text are one answer, as for
+    :func:`make_comparisons`. Raises ValueError for a response to an unknown prompt.
+    """
+    return [
+        Comparison(id=content_id(["answer", prompt.id, response.id]), prompt=prompt, responses=(response,))
+        for prompt, answers in _different_answers(prompts, responses)
+        for response in sorted(answers, key=lambda response: content_id([seed, response.id]))[:per_prompt]
+    ]
+
+
+def _different_answers(prompts: Sequence[Prompt], responses: Sequence[Response]) -> list[tuple[Prompt, list[Response]]]:
     by_prompt: dict[str, dict[str, Response]] = {prompt.id: {} for prompt in prompts}
     for response in sorted(responses, key=lambda response: (not response.finished, response.id)):
         if response.prompt_id not in by_prompt:
             raise ValueError(f"response {response.id} answers the unknown prompt {response.prompt_id}")
         by_prompt[response.prompt_id].setdefault(response.text.strip(), response)
-    return [
-        comparison
-        for prompt in prompts
-        for comparison in _compare(prompt, list(by_prompt[prompt.id].values()), per_prompt, seed)
-    ]
+    return [(prompt, list(by_prompt[prompt.id].values())) for prompt in prompts]
 
 
 def _compare(prompt: Prompt, answers: Sequence[Response], per_prompt: int, seed: int) -> list[Comparison]:

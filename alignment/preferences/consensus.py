@@ -9,7 +9,7 @@ from typing import Literal
 from pydantic import Field
 
 from alignment.digests import content_id, pair_id
-from alignment.records import Comparison, PreferencePair, RaterKind, Record, Response, Vote
+from alignment.records import ALONE, Comparison, PreferencePair, RaterKind, Record, Response, Vote
 
 LEVEL = log(2)  # log-odds up to which votes that are level by heads stay so
 Choice = Literal["left", "right", "tie", "both_bad", "skipped", "flagged"]
@@ -146,7 +146,7 @@ def _votes_by_comparison(comparisons: Sequence[Comparison], votes: Iterable[Vote
         ranked = {response for group in vote.ranking for response in group}
         if vote.outcome == "ranked" and ranked != answers[vote.comparison_id]:
             raise ValueError(f"vote {vote.id} does not rank the answers of comparison {vote.comparison_id}")
-        if vote.outcome in ("up", "down") and len(answers[vote.comparison_id]) > 1:
+        if vote.outcome in ALONE and len(answers[vote.comparison_id]) > 1:
             raise ValueError(f"vote {vote.id} is on one answer, and comparison {vote.comparison_id} has several")
         cast[vote.comparison_id].append(vote)
     return cast

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -119,13 +119,20 @@ def corrected_pairs(corrections: Sequence[Correction]) -> list[PreferencePair]:
 
 def demonstrations(corrections: Sequence[Correction]) -> list[Demonstration]:
     """Each correction as a conversation to imitate, in the order of the ids, each once."""
+    return _imitated((comparison.prompt.messages, text, comparison.prompt.kind) for comparison, _, text in corrections)
+
+
+def rewritten_demonstrations(pairs: Sequence[PreferencePair]) -> list[Demonstration]:
+    """The same of the pairs that corrections make (:func:`corrected_pairs`)."""
+    return _imitated((pair.prompt, pair.chosen, pair.kind) for pair in pairs)
+
+
+def _imitated(written: Iterable[tuple[Sequence[Message], str, str]]) -> list[Demonstration]:
     made = {}
-    for comparison, _response, text in corrections:
-        turns = (*comparison.prompt.messages, Message(role="assistant", content=text))
+    for prompt, text, kind in written:
+        turns = (*prompt, Message(role="assistant", content=text))
         identifier = prompt_id(turns)
-        made[identifier] = Demonstration(
-            id=identifier, messages=turns, kind=comparison.prompt.kind, source="correction"
-        )
+        made[identifier] = Demonstration(id=identifier, messages=turns, kind=kind, source="correction")
     return [made[identifier] for identifier in sorted(made)]
 
 

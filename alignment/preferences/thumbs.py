@@ -9,10 +9,11 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from alignment.data.feedback import answer_feedback
 from alignment.durable_files import write_text
 from alignment.errors import Fault, InputError
 from alignment.preferences.consensus import current_votes
-from alignment.records import Comparison, Message, Record, Vote
+from alignment.records import Comparison, Feedback, Message, Record, Vote
 
 
 class LabelledAnswer(Record):
@@ -28,6 +29,11 @@ class LabelledAnswer(Record):
     raters: int = Field(ge=1)
     agreement: float = Field(gt=0, le=1)
     finished: bool = True
+    kind: str = "general"  # of its prompt
+
+    def feedback(self) -> Feedback:
+        """The same, as training reads it."""
+        return answer_feedback(self.prompt, self.completion, self.label, kind=self.kind, finished=self.finished)
 
 
 def labelled_answers(
@@ -51,6 +57,7 @@ def labelled_answers(
         labelled.append(
             LabelledAnswer(id=comparison.id, prompt=comparison.prompt.messages, completion=answer.text,
                            label=said["up"] > said["down"], raters=judged, finished=answer.finished,
+                           kind=comparison.prompt.kind,
                            agreement=max(said["up"], said["down"]) / judged)
         )  # fmt: skip
     return labelled
@@ -67,8 +74,15 @@ def write_labelled_answers(
         raise InputError([Fault("the format is not known by its name", "use .jsonl", file=str(path))])
     rows = [_row(one, form, str(path), number) for number, one in enumerate(answers, 1)]
     write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-    said = [json.dumps(one.model_dump(mode="json"), sort_keys=True) for one in answers]
-    return hashlib.sha256("".join(line + "\n" for line in said).encode()).hexdigest()
+    return records_digest(answers)
+
+
+def records_digest(records: Sequence[Record]) -> str:
+    """SHA-256 of records in their order."""
+    digest = hashlib.sha256()
+    for one in records:
+        digest.update(json.dumps(one.model_dump(mode="json"), sort_keys=True).encode() + b"\n")
+    return digest.hexdigest()
 
 
 def _row(answer: LabelledAnswer, form: str, path: str, number: int) -> dict[str, Any]:
@@ -79,7 +93,8 @@ def _row(answer: LabelledAnswer, form: str, path: str, number: int) -> dict[str,
             problem = "a conversation of several messages is no text"
             raise InputError([Fault(problem, "write messages instead", path, number, "prompt")])
         prompt, completion = answer.prompt[0].content, answer.completion
-    more = {} if answer.finished else {"finished": False}
+    more: dict[str, Any] = {} if answer.finished else {"finished": False}
+    more |= {} if answer.kind == "general" else {"kind": answer.kind}
     return {"prompt": prompt, "completion": completion, "label": answer.label} | more | {
         "raters": answer.raters, "agreement": answer.agreement,
     }  # fmt: skip

@@ -1,6 +1,7 @@
 """How far the votes agree: overall, and for every criterion that raters scored.
 
-Overall, what was rated are pairs of answers and the ratings are left, right, tie or both bad. For a criterion, what was
+Overall, what was rated are pairs of answers and the ratings are left, right, tie or both bad. Of thumbs, what was rated
+are single answers, and the ratings are up or down. For a criterion, what was
 rated are answers and the ratings are scores; votes carry them as ``criteria["CRITERION:RESPONSE"]``.
 """
 
@@ -21,7 +22,7 @@ class Agreement(Record):
     """One statistic. ``value`` is None where it is undefined; ``units`` is how many were rated at least twice."""
 
     statistic: str
-    of: str  # "verdict", or a criterion's name
+    of: str  # "verdict", "thumb", or a criterion's name
     value: float | None
     low: float | None = None  # 95 % bootstrap interval over prompts
     high: float | None = None
@@ -31,14 +32,20 @@ class Agreement(Record):
 def agreement_figures(
     comparisons: Sequence[Comparison], votes: Iterable[Vote], *, bootstrap: int = 0, seed: int = 0
 ) -> list[Agreement]:
-    """Percent agreement, Krippendorff's α and Fleiss' κ of the verdicts, then α (ordinal) and κ of every criterion."""
+    """Percent agreement, Krippendorff's α and Fleiss' κ of the verdicts, those of thumbs where there are some, then α
+    (ordinal) and κ of every criterion."""
     current = current_votes(votes)
     prompts = {comparison.id: comparison.prompt.id for comparison in comparisons}
     options = {"bootstrap": bootstrap, "seed": seed}
-    figures = _figures("verdict", rating_table(comparisons, current), verdict_prompts(comparisons), "nominal", options)
+    figures = figures_of(
+        "verdict", rating_table(comparisons, current), verdict_prompts(comparisons), "nominal", options
+    )
+    answers, thumbs = _thumb_table(current)
+    if answers:
+        figures += figures_of("thumb", thumbs, [prompts.get(one, one) for one in answers], "nominal", options)
     for criterion, (units, table) in sorted(_score_tables(current).items()):
         clusters = [prompts.get(comparison, comparison) for comparison, _response in units]
-        figures += _figures(criterion, table, clusters, "ordinal", options)
+        figures += figures_of(criterion, table, clusters, "ordinal", options)
     return figures
 
 
@@ -47,7 +54,7 @@ def verdict_prompts(comparisons: Sequence[Comparison]) -> list[str]:
     return [comparison.prompt.id for comparison in comparisons for _pair in combinations(comparison.responses, 2)]
 
 
-def _figures(
+def figures_of(
     of: str, table: Mapping[str, Sequence[Any]], clusters: Sequence[str], level: Any, options: Mapping[str, int]
 ) -> list[Agreement]:
     rows = [list(row) for row in table.values()]
@@ -74,6 +81,18 @@ def _equally_rated(units: Sequence[tuple[Counter[Any], str]]) -> tuple[list[list
     chosen = [(unit, cluster) for unit, cluster in units if unit.total() == raters]
     categories = sorted({category for unit, _cluster in chosen for category in unit}, key=str)
     return [[unit[category] for category in categories] for unit, _cluster in chosen], [c for _unit, c in chosen]
+
+
+def _thumb_table(votes: Sequence[Vote]) -> tuple[list[str], dict[str, list[str | None]]]:
+    """The single answers with a thumb, by their comparison, and what every rater said of each."""
+    said = {
+        (vote.rater, vote.comparison_id): str(vote.outcome)
+        for vote in sorted(votes, key=vote_age)
+        if vote.outcome in ("up", "down")
+    }
+    answers = sorted({answer for _rater, answer in said})
+    raters = sorted({rater for rater, _answer in said})
+    return answers, {rater: [said.get((rater, answer)) for answer in answers] for rater in raters}
 
 
 Unit = tuple[str, str]  # a comparison and one of its answers

@@ -17,8 +17,8 @@ Part = Literal["all", "first half", "second half"]
 """Which of the held-out prompts, in the order of their ids (which are digests): a choice between policies on one half
 leaves the other half for an unbiased evaluation of what was chosen."""
 Product = Literal[
-    "policy", "responses", "preferences", "demonstrations", "held_out_prompts", "reward_model", "pair_classifier",
-    "tokenizer", "calibration", "evaluation", "experiment",
+    "policy", "responses", "preferences", "feedback", "demonstrations", "held_out_prompts", "reward_model",
+    "pair_classifier", "tokenizer", "calibration", "evaluation", "experiment", "scores", "spans",
 ]  # fmt: skip
 """What stages make for others."""
 

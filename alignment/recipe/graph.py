@@ -46,7 +46,7 @@ def judges_of(stage: StageSettings) -> dict[str, AnyJudge]:
 
 def making(stages: Mapping[str, StageSettings], *products: Product) -> dict[str, StageSettings]:
     """The stages that make one of ``products``, in the recipe's order."""
-    return {name: stage for name, stage in stages.items() if set(products) & set(stage.spec.makes)}
+    return {name: stage for name, stage in stages.items() if set(products) & set(stage.products())}
 
 
 def of_type(stages: Mapping[str, StageSettings], settings: type[S]) -> Iterator[tuple[str, S]]:

@@ -144,7 +144,8 @@ def _programs(recipe: Recipe, artifact: Artifact) -> str:
 
 
 def _people(_recipe: Recipe, artifact: Artifact) -> str:
-    return f"preferences by {artifact.metrics['raters']:.0f} people ({artifact.metrics['votes']:.0f} votes)"
+    what = {"feedback": "thumbs", "spans": "marked parts"}.get(artifact.kind, artifact.kind)
+    return f"{what} by {artifact.metrics['raters']:.0f} people ({artifact.metrics['votes']:.0f} votes)"
 
 
 _FEEDBACK: dict[str, Callable[[Recipe, Artifact], str]] = {  # where feedback came from, by the kind of the stage

@@ -14,7 +14,7 @@ from alignment.recipe.graph import making, of_type, stage_inputs
 from alignment.recipe.recipe import Recipe
 from alignment.recipe.stages.evaluate import EvaluateStage
 from alignment.recipe.stages.feedback.preferences import PreferencesStage
-from alignment.records import Artifact
+from alignment.records import Artifact, FeedbackKind
 from alignment.registry.lineage import LineageNode, node_id, node_ref, trace
 from alignment.registry.store import read_curves
 from alignment.report.benchmarks import benchmarks
@@ -40,6 +40,7 @@ from alignment.report.run_report import (
 from alignment.report.samples import choose_samples
 from alignment.workspace import Workspace
 
+JUDGED: tuple[Product, ...] = ("preferences", "feedback", "scores", "spans")  # what raters of any kind make
 NOT_PART, NOT_REACHED = "not part of this recipe", "not reached in this run"
 
 
@@ -131,7 +132,7 @@ def _absent(recipe: Recipe, artifacts: Mapping[str, Artifact], verdict: GateVerd
     """Why a part of the report is missing: the recipe has no such stage, or the run did not get there."""
     parts: dict[str, tuple[Product, ...]] = {
         "training": ("policy",),
-        "preferences": ("preferences",),
+        "preferences": JUDGED,
         "reward model": ("reward_model",),
         "evaluation": ("evaluation",),
     }
@@ -211,7 +212,7 @@ def _ece(metrics: Mapping[str, float]) -> Interval | None:
 
 def _preferences(recipe: Recipe, artifacts: Mapping[str, Artifact]) -> list[PreferenceReport]:
     reports = []
-    for name, stage in making(recipe.stages, "preferences").items():
+    for name, stage in making(recipe.stages, *JUDGED).items():
         if name not in artifacts:
             continue
         words = _RATERS.get(stage.kind, _itself)
@@ -251,11 +252,19 @@ def _file(recipe: Recipe, _artifact: Artifact) -> str:
 def _people(_recipe: Recipe, artifact: Artifact) -> str:
     found = json.loads((Path(artifact.path) / "agreement.json").read_text("utf-8"))
     alpha = found["krippendorff_alpha"]
-    agree = "too few of them judged the same answers to say how far they agree" if alpha is None else f"α = {alpha:.2f}"
+    agree = (
+        "; too few of them judged the same answers to say how far they agree" if alpha is None else f"; α = {alpha:.2f}"
+    )
+    agree = "" if found.get("feedback") == "rewrites" else agree  # no two write the same
     who = "1 person" if found["raters"] == 1 else f"{found['raters']} people"
-    return f"{who} in the app ({found['votes']} votes; {agree}); snapshot {found['digest'][:12]}"
+    asked = _ASKED[found.get("feedback", "pairs")]
+    return f"{who} in the app{asked} ({found['votes']} votes{agree}); snapshot {found['digest'][:12]}"
 
 
+_ASKED: dict[FeedbackKind, str] = {  # what people were asked, where they did not compare
+    "pairs": "", "thumbs": ", thumbs up or down on single answers", "rewrites": ", who wrote better answers",
+    "scores": ", who scored single answers", "spans": ", who marked parts of single answers",
+}  # fmt: skip
 _RATERS: dict[str, Callable[[Recipe, Artifact], str]] = {  # who compared, by the kind of the stage
     "preferences": _programs,
     "human_preferences": _people,

@@ -15,6 +15,7 @@ HEADLINES = {  # how a stage's headline metric is said; one that is not here sta
     "demonstrations": "{:,.0f} demonstrations",
     "responses": "{:,.0f} responses",
     "pairs": "{:,.0f} pairs",
+    "answers": "{:,.0f} answers",
     "raters": "{:,.0f} raters",
     "revised": "{:,.0f} responses revised",
     "accuracy": "{:.0%} of held-out pairs right",
@@ -33,6 +34,12 @@ HEADLINES = {  # how a stage's headline metric is said; one that is not here sta
 
 DATA_WORDS = {  # what the figures of a preference stage are called
     "agreement": "of votes agree with the winner",
+    "answers": "single answers to train on",
+    "desirable": "of them found good",
+    "rewritten_words": "words, rewritten (mean)",
+    "shown_words": "words, as shown (mean)",
+    "marked": "of them with a mark",
+    "spans": "marked parts",
     "krippendorff_alpha": "Krippendorff’s α",
     "ties": "votes for a tie",
     "both_bad": "votes for “both bad”",
@@ -80,8 +87,15 @@ def preference_facts(figures: Mapping[str, float]) -> list[tuple[str, str]]:
         if ("calibrated" in figures and name not in JUDGED) or name.startswith("left_out."):
             continue  # a table of their own has them
         text = percent(value) if name == "agreement" else count(value) if value == round(value) else short(value)
-        facts.append((text, DATA_WORDS.get(name, name.replace("skipped.", "skipped: ").replace("_", " "))))
+        facts.append((text, DATA_WORDS.get(name, _plain(name))))
     return facts
+
+
+def _plain(name: str) -> str:
+    """A figure's name that has no words of its own."""
+    for kind, words in (("skipped.", "skipped: "), ("spans.", "marked: "), ("score.", "mean score: ")):
+        name = name.replace(kind, words)
+    return name.replace("_", " ")
 
 
 def percent(share: float) -> str:

@@ -1,8 +1,8 @@
 """Kahneman–Tversky optimisation (Ethayarajh et al. 2024): TRL's trainer on single answers that were found good or bad.
 
-They come from a file of thumbs, or from preference pairs, whose chosen answers are good and whose rejected ones are
-bad. A reward is measured from the policy's KL to the reference, which each batch estimates on its own answers paired
-with other prompts; the order of the answers is drawn once, because that pairing is fixed.
+They come from people's thumbs, from a file of such, or from preference pairs, whose chosen answers are good and whose
+rejected ones are bad. A reward is measured from the policy's KL to the reference, which each batch estimates on its own
+answers paired with other prompts; the order of the answers is drawn once, because that pairing is fixed.
 """
 
 import random
@@ -73,6 +73,11 @@ def run(settings: KtoStage, context: StageContext) -> StageResult:
 
 def _feedback(settings: KtoStage, context: StageContext) -> tuple[list[Feedback], Counts]:
     """The answers to learn from, each once, and the counts of the others."""
+    if settings.feedback is not None:
+        given = read_records(Path(context.inputs[settings.feedback].path) / "feedback.jsonl", Feedback)
+        feedback = list({one.id: one for one in given}.values())
+        kept, counts = usable_feedback(feedback, settings.cut_chosen)
+        return kept, counts | {"duplicates": float(len(given) - len(feedback))}
     if settings.preferences is None:
         numbered, duplicates = numbered_feedback(context.data["feedback"])
         kept, counts = usable_feedback([one for _row, one in numbered], settings.cut_chosen)

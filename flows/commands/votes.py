@@ -61,7 +61,9 @@ def votes_export_command(
     workspace: Path,
     url: str | None,
     file: Path,
-    what: Literal["pairs", "thumbs", "votes", "demonstrations", "records", "arena", "arena_pairs"],
+    what: Literal[
+        "pairs", "thumbs", "rewrites", "scores", "spans", "votes", "demonstrations", "records", "arena", "arena_pairs"
+    ],
     form: Literal["messages", "text"],
     chosen: Chosen,
     *,

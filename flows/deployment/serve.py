@@ -22,6 +22,7 @@ from prefect.client.schemas.objects import State
 from prefect.deployments import run_deployment
 from prefect.runner import Runner
 from prefect.runtime import flow_run as running
+from prefect.states import Completed
 
 from alignment.durable_files import write_text
 from alignment.errors import InputError
@@ -39,7 +40,7 @@ from flows.deployment.worker import DeploymentWorker, end_with_the_worker, pause
 from flows.monitoring.background import background, server_answers
 from flows.monitoring.logs import set_up, to_the_dashboard
 from flows.pipeline.announce import tell, tell_of_the_end
-from flows.pipeline.human_votes import heard, unheard, waiting_recipe
+from flows.pipeline.human_votes import heard, is_heard, unheard, waiting_recipe
 from flows.pipeline.launch import checked
 from flows.pipeline.orchestration import address
 from flows.pipeline.pipeline import run_pipeline
@@ -98,6 +99,8 @@ def _serve_one(recipe: str, space: Workspace, overrides: list[str], queue: str, 
     if (asked := asked_before(space)) is not None:
         loaded = prepare(str(asked.recipe(space)))
         return _follow(loaded, space, ask(space, asked))
+    if queue and is_heard(space, queue, digest):
+        return Completed(name="Heard", message=f"a run went on from the votes of {queue} already")
     waited = waiting_recipe(space, queue) if queue else None
     answered = waited is not None and waited.exists()
     loaded = prepare(str(waited)) if answered else prepare(recipe, overrides)

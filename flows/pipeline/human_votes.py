@@ -5,6 +5,7 @@ the event ``preferences.ready`` starts (:mod:`flows.deployment.serve`) comes to 
 snapshot under the queue's name, and goes on. The snapshot's file is part of the stage's cache key.
 """
 
+import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from alignment.data.jsonl import read_records
 from alignment.digests import digest_of
 from alignment.durable_files import write_text
 from alignment.errors import Fault, InputError, StageError
-from alignment.preferences.comparisons import make_comparisons
+from alignment.preferences.comparisons import make_comparisons, make_single_answers
 from alignment.preferences.preference_files import read_known
 from alignment.recipe.graph import of_type
 from alignment.recipe.recipe import Recipe
@@ -39,8 +40,11 @@ from preference_ui.snapshots.collections import (
     records_of,
     take_if_ready,
 )
-from preference_ui.store.settings import Criterion, RaterQuestion
+from preference_ui.store.queue_settings import QueueSettings, change_queue
+from preference_ui.store.settings import Criterion, RaterQuestion, SpanLabel
 from preference_ui.store.store import Store, StoreError
+
+TAKEN = ".taken.json"  # ends the name of a file that says what was counted when a snapshot was taken
 
 
 def store_url(workspace: Workspace, url: str | None = None) -> str:
@@ -74,6 +78,12 @@ def heard(workspace: Workspace, queue: str) -> Path:
     return waiting_recipe(workspace, queue).with_suffix(".heard")
 
 
+def is_heard(workspace: Workspace, queue: str, digest: str) -> bool:
+    """Whether a run went on from this snapshot: several queues may be ready at once, each with an event of its own."""
+    mark = heard(workspace, queue)
+    return mark.exists() and mark.read_text("utf-8").strip() == digest
+
+
 def unheard(recipe: Recipe, workspace: Workspace) -> dict[str, str]:
     """The queues of a recipe that are ready and that no run went on from, with their snapshots' digests.
 
@@ -84,8 +94,7 @@ def unheard(recipe: Recipe, workspace: Workspace) -> dict[str, str]:
     for path in sorted(waiting):
         queue = path.name.removesuffix(".yaml")
         snapshot = _snapshot(workspace, queue)
-        mark = heard(workspace, queue)
-        if snapshot is not None and not (mark.exists() and mark.read_text("utf-8").strip() == snapshot.digest):
+        if snapshot is not None and not is_heard(workspace, queue, snapshot.digest):
             found[queue] = snapshot.digest
     return found
 
@@ -108,6 +117,7 @@ def queue_name(name: str, recipe: Recipe, responses: Artifact) -> str:
     """The queue of one stage on one set of responses. The condition is no part of it: to change it loses no vote."""
     settings = _settings(recipe, name)
     identity = [recipe.name, name, responses.digest, settings.comparisons_per_prompt, recipe.seed]
+    identity += [] if settings.feedback == "pairs" else [settings.feedback]
     return f"{queue_prefix(recipe)}{name[:24]}.{digest_of(identity)[:12]}"
 
 
@@ -126,23 +136,28 @@ def queue_for_raters(
     responses = made[settings.responses]
     queue = queue_name(name, recipe, responses)
     items = comparisons(settings, recipe, responses, queue)
-    if len(items) < settings.pairs:
-        problem = f"{settings.pairs} pairs are wanted, and the responses make {len(items)} comparisons"
-        raise InputError([Fault(problem, "ask for fewer, or sample more responses", field=f"stages.{name}.pairs")])
+    if len(items) < settings.pairs_wanted():
+        of = "pairs" if settings.feedback == "pairs" else "answers"
+        shown = "comparisons" if of == "pairs" else "answers to show"
+        problem = f"{settings.pairs_wanted()} {of} are wanted, and the responses make {len(items)} {shown}"
+        raise InputError([Fault(problem, "ask for fewer, or sample more responses", field=f"stages.{name}.{of}")])
     store = Store.open(store_url(workspace))
     try:
         weights = None  # what was queued before is not weighed again
         if find_collection(store, queue) is None:
             weights = doubts(name, recipe, items, workspace)
-            _ask_for_scores(store, settings.criteria, recipe.name)
+            _ask_of_single_answers(store, queue, settings, recipe.name)
+            if settings.feedback != "scores":
+                _ask_for_scores(store, settings.criteria, recipe.name)
             _ask_for_qualification(store, settings.qualification, data or {}, recipe.name)
             _ask_before_work(store, settings, recipe.name)
         queue_comparisons(store, items, votes_wanted=settings.votes_per_comparison, queue=queue,
                           informativeness=weights, actor=recipe.name)  # fmt: skip
         condition = CollectionTarget(
             votes_per_comparison=settings.votes_per_comparison,
-            pairs=settings.pairs,
+            pairs=settings.pairs_wanted(),
             min_agreement=settings.min_agreement,
+            feedback=settings.feedback,
         )
         open_collection(store, queue, condition, actor=recipe.name)
     finally:
@@ -155,7 +170,8 @@ def comparisons(settings: HumanPreferencesStage, recipe: Recipe, responses: Arti
     A model may say what no database keeps (a NUL) and no person could judge: such answers are not asked about.
     """
     folder = Path(responses.path)
-    made = make_comparisons(
+    make = make_comparisons if settings.compares_responses() else make_single_answers
+    made = make(
         read_records(folder / "prompts.jsonl", Prompt),
         [one for one in read_records(folder / "responses.jsonl", Response) if storable(one.text)],
         settings.comparisons_per_prompt,
@@ -180,9 +196,15 @@ def collected(
         return None
     if ready.get(queue, snapshot.digest) != snapshot.digest:
         raise StageError(f"the run was started for snapshot {ready[queue][:12]}, and {queue} is {snapshot.digest[:12]}")
-    counted = snapshots(workspace) / f"{queue}.taken.json"
+    counted = snapshots(workspace) / f"{queue}{TAKEN}"
     write_text(counted, snapshot.model_dump_json(exclude={"path"}, indent=2) + "\n")
     return {"snapshot": records_of(snapshot), "collection": counted}
+
+
+def used_snapshot(data: Mapping[str, Path]) -> tuple[str, str]:
+    """The queue and the digest of a stage's data, as :func:`collected` gives it."""
+    counted = data["collection"]
+    return counted.name.removesuffix(TAKEN), str(json.loads(counted.read_text("utf-8"))["digest"])
 
 
 def remember_waiting(name: str, resolved: ResolvedRecipe, made: Mapping[str, Artifact], workspace: Workspace) -> str:
@@ -191,11 +213,25 @@ def remember_waiting(name: str, resolved: ResolvedRecipe, made: Mapping[str, Art
     settings = _settings(recipe, name)
     queue = queue_name(name, recipe, made[settings.responses])
     keep_recipe(waiting_recipe(workspace, queue), resolved, workspace)
+    what = "pairs" if settings.feedback == "pairs" else "answers"
     return (
-        f"{name} waits for raters: {settings.pairs} pairs of {settings.votes_per_comparison} votes each, in the queue "
-        f"{queue}. People vote in the app of `{rlhf_line('rate', workspace=workspace.root)}`; when they are done, the "
-        f"same run goes on, by hand or under `rlhf deploy`"
+        f"{name} waits for raters: {settings.pairs_wanted()} {what} of {settings.votes_per_comparison} votes each, in "
+        f"the queue {queue}. People vote in the app of `{rlhf_line('rate', workspace=workspace.root)}`; when they are "
+        f"done, the same run goes on, by hand or under `rlhf deploy`"
     )
+
+
+def _ask_of_single_answers(store: Store, queue: str, settings: HumanPreferencesStage, recipe: str) -> None:
+    """Has the queue's raters asked what the stage wants to know of single answers."""
+    if settings.feedback in ("pairs", "thumbs"):
+        return
+    scored = settings.criteria if settings.feedback == "scores" else {}
+    asked = QueueSettings(
+        single=settings.feedback,
+        criteria=tuple(Criterion(name=name, rubric=rubric) for name, rubric in scored.items()) or None,
+        labels=tuple(SpanLabel(name=name, rubric=meaning) for name, meaning in settings.labels.items()),
+    )
+    change_queue(store, queue, asked, author=recipe)
 
 
 def _ask_for_scores(store: Store, criteria: Mapping[str, str], recipe: str) -> None:

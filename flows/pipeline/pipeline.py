@@ -13,6 +13,7 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run as running
 
+from alignment.durable_files import write_text
 from alignment.errors import Fault, InputError, StageError, keeping, suggestion
 from alignment.recipe.base import BASE, CHAMPION, MADE_BASE
 from alignment.recipe.graph import of_type, seen_by, stage_inputs
@@ -100,11 +101,22 @@ def _to_its_end(run: Run) -> State[Any]:
             tell(run.recipe, request.run, run.report, state=None, error=error)
         raise
     state = final_state(run)
+    note_heard(run)
     if run.finish is not None:
         made = f"{run.finish.name} v{run.finish.version}"
         name_version(request.run, f"{made} {str(state.name).lower()}")
     tell(run.recipe, request.run, run.report, state=state, finish=run.finish, workspace=run.workspace)
     return state
+
+
+def note_heard(run: Run) -> None:
+    """Notes which votes a deployed run went on from: one that their event starts later has nothing to do."""
+    if run.request.flow_run is None or not run.used:
+        return
+    from flows.pipeline.human_votes import heard
+
+    for queue, digest in run.used.items():
+        write_text(heard(run.workspace, queue), digest + "\n")
 
 
 def run_stages(run: Run) -> None:
@@ -113,15 +125,26 @@ def run_stages(run: Run) -> None:
         if run.recipe.model.base != MADE_BASE:
             prepare_base(run)
         for name in run.recipe.stages:
-            run_stage(run, name)
-        decide(run)
-    except WaitingForRaters as wait:
-        run.waiting = str(wait)
+            if not waits_for_others(run, name):
+                try:
+                    run_stage(run, name)
+                except WaitingForRaters as wait:
+                    run.waits[name] = str(wait)  # what reads none of it goes on: its queues are open at once
+        if not run.waits:
+            decide(run)
     except BaseException as error:
         with keeping(error, "writing its report"):
             publish_report(run)
         raise
     publish_report(run)
+
+
+def waits_for_others(run: Run, name: str) -> bool:
+    """Whether a stage reads, itself or through others, what people have to vote for first."""
+    sources = {source for named in stage_inputs(run.recipe.stages[name]).values() for source in named}
+    return any(
+        source in run.waits or (source in run.recipe.stages and waits_for_others(run, source)) for source in sources
+    )
 
 
 def prepare_base(run: Run) -> None:
@@ -181,6 +204,7 @@ def data_of(run: Run, name: str, *, wanted: bool) -> dict[str, Path] | None:
         queue_for_raters,
         remember_waiting,
         standings,
+        used_snapshot,
     )  # the raters' store takes its time
 
     if not wanted:
@@ -204,6 +228,8 @@ def data_of(run: Run, name: str, *, wanted: bool) -> dict[str, Path] | None:
         show_queues(standings(run.workspace))
         with outcome(run, name, settings.kind):
             raise WaitingForRaters(remember_waiting(name, request.resolved, run.made, run.workspace))
+    queue, digest = used_snapshot(votes)
+    run.used[queue] = digest
     return {**request.data, **votes}
 
 

@@ -71,7 +71,13 @@ class Run:
     states: dict[str, State[Any]] = field(default_factory=dict)  # of the tasks that made them
     outcomes: list[StageOutcome] = field(default_factory=list)
     finish: Finish | None = None
-    waiting: str = ""
+    waits: dict[str, str] = field(default_factory=dict)  # stages that people have to vote for first, and what to do
+    used: dict[str, str] = field(default_factory=dict)  # queues whose votes it went on from: their snapshots' digests
+
+    @property
+    def waiting(self) -> str:
+        """What people have to do before the run can go on; "" where it waits for nobody."""
+        return "; ".join(self.waits.values())
 
     @property
     def workspace(self) -> Workspace:

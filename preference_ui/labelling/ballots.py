@@ -21,6 +21,7 @@ class Ballot:
     order: tuple[str, ...]
     excluded: bool
     correction: Mapping[str, str] | None
+    spans: Sequence[dict[str, Any]] | None  # marks of a single answer; empty where there was nothing to mark
 
 
 def left_out() -> ColumnElement[bool]:
@@ -50,7 +51,7 @@ def read_ballots(
     )
     return [
         Ballot(to_record(row, row.name), row.account_id, row.purpose, tuple(row.order), bool(row.excluded),
-               row.correction)
+               row.correction, row.spans)
         for row in connection.execute(query)
     ]  # fmt: skip
 

@@ -23,7 +23,7 @@ def adjudicate(store: Store, account_id: str, comparison_id: str, wire: Any) -> 
     work, or the verdict does not fit it.
     """
     verdict = read_verdict(wire)
-    if verdict.outcome == "skipped" or verdict.correction is not None:
+    if verdict.outcome in ("skipped", "edited", "scored", "marked") or verdict.correction is not None:
         raise Refusal("malformed", "A ruling says which answer is better, that they are level, or that both are bad.")
     with store.write() as connection:
         account = connection.execute(select(accounts).where(accounts.c.id == account_id)).first()
@@ -35,7 +35,7 @@ def adjudicate(store: Store, account_id: str, comparison_id: str, wire: Any) -> 
             raise Refusal("no_record", "There is no such comparison.")
         order = [response["id"] for response in item.responses]
         asked = current_queue(connection, item.queue)[1].desk(current_settings(connection)[1])
-        judgement = judge(verdict, tuple(order), asked)
+        judgement = judge(verdict, {one["id"]: one["text"] for one in item.responses}, asked)
         earlier = _standing(connection, comparison_id)
         lease, vote, moment = secrets.token_urlsafe(16), uuid.uuid4().hex, now()
         about = {"comparison_id": comparison_id, "account_id": account_id, "purpose": "ruling", "created": moment}

@@ -4,16 +4,34 @@ Answers are spoken of by their position on the screen, never by an id. ``strengt
 much better) through 0 (tie) to 3 (the second is much better).
 """
 
+import unicodedata
+from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr, ValidationError
 
-from alignment.records import Outcome
+from alignment.records import ALONE, Outcome
 from preference_ui.store.errors import Refusal
+from preference_ui.store.queue_settings import GENERAL, QueueSettings, Single
 from preference_ui.store.settings import DeskSettings
 
 SKIP_REASONS = ("cannot_judge", "language", "unclear", "uncomfortable")
+VERDICTS: dict[Single, tuple[Outcome, ...]] = {  # what may be said of an answer that stands alone
+    "thumbs": ("up", "down"), "rewrites": ("edited", "up"), "scores": ("scored",), "spans": ("marked",),
+}  # fmt: skip
 FLAG_REASONS = ("unsafe", "broken", "personal_data")
+MOST_SPANS = 100  # marks of one answer
+LONGEST = 50_000  # characters of an answer that a rater writes
+_KEPT = "\n\t"  # of the control characters
+
+
+def as_typed(text: str) -> str:
+    """What somebody wrote, with one sign for the end of a line, as a browser's text field has it, and without control
+    characters: nobody sees them, and they do something where the text is read again."""
+    lines = text.replace("\r\n", "\n").replace("\r", "\n")
+    return "".join(one for one in lines if one in _KEPT or unicodedata.category(one) != "Cc")
+
+
 Position = Annotated[StrictInt, Field(ge=0, le=8)]
 Score = Annotated[StrictInt, Field(ge=1, le=5)]
 
@@ -23,7 +41,17 @@ class CorrectedAnswer(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     position: Position
-    text: Annotated[StrictStr, Field(min_length=1, max_length=20_000)]
+    text: Annotated[StrictStr, Field(min_length=1, max_length=LONGEST), AfterValidator(as_typed)]
+
+
+class MarkedSpan(BaseModel):
+    """A part of a single answer, from ``start`` up to ``end``, both in code points of its text."""
+
+    model_config = ConfigDict(extra="forbid")
+    start: Annotated[StrictInt, Field(ge=0)]
+    end: Annotated[StrictInt, Field(ge=1)]
+    label: Annotated[StrictStr, Field(max_length=24)]
+    comment: Annotated[StrictStr, Field(max_length=500), AfterValidator(as_typed)] = ""
 
 
 class SubmittedVote(BaseModel):
@@ -35,8 +63,9 @@ class SubmittedVote(BaseModel):
     ranking: Annotated[list[Annotated[list[Position], Field(min_length=1, max_length=9)]], Field(max_length=9)] = []
     criteria: dict[StrictStr, list[Score | None]] = {}
     reason: Annotated[StrictStr, Field(max_length=32)] = ""
-    comment: Annotated[StrictStr, Field(max_length=2_000)] = ""
+    comment: Annotated[StrictStr, Field(max_length=2_000), AfterValidator(as_typed)] = ""
     correction: CorrectedAnswer | None = None
+    spans: Annotated[list[MarkedSpan], Field(max_length=MOST_SPANS)] = []
     confirmed: StrictBool = False
 
 
@@ -50,6 +79,7 @@ class Judgement(BaseModel):
     reason: str
     comment: str
     correction: dict[str, str] | None
+    spans: list[dict[str, Any]] | None
 
 
 def read_verdict(wire: Any) -> SubmittedVote:
@@ -80,28 +110,73 @@ def _is_whole(text: str) -> bool:
     return True
 
 
-def judge(verdict: SubmittedVote, order: tuple[str, ...], settings: DeskSettings) -> Judgement:
-    """Turns positions into response ids. ``order`` are the ids as shown. Raises Refusal where the two do not fit."""
+def judge(
+    verdict: SubmittedVote, answers: Mapping[str, str], settings: DeskSettings, queue: QueueSettings = GENERAL
+) -> Judgement:
+    """Turns positions into response ids. ``answers`` are those that were shown, by their ids, with the text of one that
+    stands alone. Raises Refusal where the two
+    do not fit, or the verdict is not what ``queue`` asks."""
+    order = tuple(answers)
+    if len(order) == 1:
+        _refuse_unasked(verdict, queue)
     ranking, strength = _ranking(verdict, order)
     reasons = {"skipped": SKIP_REASONS, "flagged": FLAG_REASONS}.get(verdict.outcome)
     if verdict.reason not in (reasons or ("",)):
         raise Refusal("reason", "Please choose a reason from the list.")
-    correction = verdict.correction
-    if correction is not None and (correction.position >= len(order) or not correction.text.strip()):
-        raise Refusal("malformed", "The corrected answer is empty or does not belong to this comparison.")
+    criteria = _criteria(verdict, order, settings)
+    if verdict.outcome == "scored" and len(criteria) < len(settings.criteria):
+        raise Refusal("incomplete", "Give every score first: press 1 to 5 for each.")
     return Judgement(
         outcome=verdict.outcome,
         ranking=ranking,
         strength=strength,
-        criteria=_criteria(verdict, order, settings),
+        criteria=criteria,
         reason=verdict.reason,
         comment=verdict.comment.strip(),
-        correction=None if correction is None else {"response": order[correction.position], "text": correction.text},
+        correction=_correction(verdict, answers),
+        spans=_spans(verdict, answers, queue),
     )
 
 
+def _refuse_unasked(verdict: SubmittedVote, queue: QueueSettings) -> None:
+    """Raises Refusal where a verdict on a single answer is not of the kind that its queue asks."""
+    asked = VERDICTS[queue.single]
+    if verdict.outcome not in ("skipped", "flagged", *asked):
+        raise Refusal("malformed", "This vote does not fit what was shown. Please reload the page and try again.")
+    if verdict.correction is not None and queue.single != "thumbs" and verdict.outcome != "edited":
+        raise Refusal("malformed", "This vote does not fit what was shown. Please reload the page and try again.")
+
+
+def _correction(verdict: SubmittedVote, answers: Mapping[str, str]) -> dict[str, str] | None:
+    correction, order = verdict.correction, tuple(answers)
+    if correction is not None and (correction.position >= len(order) or not correction.text.strip()):
+        raise Refusal("malformed", "The corrected answer is empty or does not belong to this comparison.")
+    unchanged = correction is None or correction.text == as_typed(answers[order[correction.position]])
+    if verdict.outcome == "edited" and unchanged:
+        raise Refusal("unchanged", "Change the answer first, or say that it is good as it is: press 1.")
+    return None if correction is None else {"response": order[correction.position], "text": correction.text}
+
+
+def _spans(verdict: SubmittedVote, answers: Mapping[str, str], queue: QueueSettings) -> list[dict[str, Any]] | None:
+    """Marks in the order of the text, each once."""
+    if verdict.outcome != "marked":
+        if verdict.spans:
+            raise Refusal("malformed", "This vote does not fit what was shown. Please reload the page and try again.")
+        return None
+    if not verdict.spans and not verdict.confirmed:
+        raise Refusal("confirm", "You have marked nothing. Is there nothing to mark?")
+    ((response, text),) = answers.items()
+    known = {label.name for label in queue.labels}
+    found = {}
+    for span in verdict.spans:
+        if span.label not in known or not span.start < span.end <= len(text):
+            raise Refusal("spans", "These marks do not fit the answer. Please reload the page and try again.")
+        found[span.start, span.end, span.label] = {"response": response, **span.model_dump()}
+    return [found[place] for place in sorted(found)]
+
+
 def _ranking(verdict: SubmittedVote, order: tuple[str, ...]) -> tuple[list[list[str]], int | None]:
-    if (len(order) == 1) != (verdict.outcome in ("up", "down")) and verdict.outcome not in ("skipped", "flagged"):
+    if (len(order) == 1) != (verdict.outcome in ALONE) and verdict.outcome not in ("skipped", "flagged"):
         raise Refusal("malformed", "This vote does not fit what was shown. Please reload the page and try again.")
     if verdict.outcome != "ranked":
         if verdict.ranking or verdict.strength is not None:

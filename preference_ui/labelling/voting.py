@@ -21,13 +21,13 @@ from preference_ui.labelling.qualification import settle_trial
 from preference_ui.labelling.queue_access import refuse_others
 from preference_ui.labelling.vote_schema import Judgement, SubmittedVote, judge, read_verdict, storable
 from preference_ui.store.errors import Refusal
-from preference_ui.store.queue_settings import current_queue
+from preference_ui.store.queue_settings import GENERAL, current_queue
 from preference_ui.store.schema import accounts, comparisons, drafts, exclusions, leases, votes
 from preference_ui.store.settings import DeskSettings
 from preference_ui.store.store import Store, current_settings, now, record
 from preference_ui.webhooks.outbox import vote_given
 
-MAX_DRAFT = 60_000  # characters of a draft as JSON
+MAX_DRAFT = 120_000  # characters of a draft as JSON
 _OWN_LEASE = (
     select(leases)
     .where((leases.c.id == bindparam("lease")) & (leases.c.account_id == bindparam("account")))
@@ -82,11 +82,23 @@ def _cast(
         stored = connection.execute(select(votes.c.id).where(votes.c.lease_id == lease.id)).scalar_one()
         return Receipt(stored, repeated=True)
     refuse_others(connection, account.name, lease)
-    asked = settings if lease.purpose == "trial" else current_queue(connection, lease.queue)[1].desk(settings)
-    judgement = judge(verdict, tuple(lease.order), asked)
+    queue = GENERAL if lease.purpose == "trial" else current_queue(connection, lease.queue)[1]
+    judgement = judge(verdict, _shown(connection, lease), queue.desk(settings), queue)
     _settle_place(connection, lease, judgement)
     identifier = _write(connection, account.name, lease, judgement, token)
     return Receipt(identifier, repeated=False, feedback=_feedback(connection, lease, judgement, settings))
+
+
+def _shown(connection: Connection, lease: Row[Any]) -> dict[str, str]:
+    """The answers in the order in which the rater has them: by their ids, and the text of one that stands alone, on
+    which alone a verdict may depend."""
+    if len(lease.order) > 1:
+        return dict.fromkeys(lease.order, "")
+    one = connection.execute(
+        select(comparisons.c.responses).where(comparisons.c.id == lease.comparison_id)
+    ).scalar_one()
+    texts = {response["id"]: response["text"] for response in one}
+    return {name: texts[name] for name in lease.order}
 
 
 def save_draft(store: Store, account_id: str, lease_id: str, body: Any) -> None:
@@ -230,4 +242,6 @@ def as_wire(connection: Connection, vote: Row[Any]) -> dict[str, Any]:
     if vote.correction is not None:
         at = order.index(vote.correction["response"])
         wire["correction"] = {"position": at, "text": vote.correction["text"]}
+    if vote.spans is not None:
+        wire["spans"] = [{name: value for name, value in one.items() if name != "response"} for one in vote.spans]
     return wire

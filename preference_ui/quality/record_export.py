@@ -14,7 +14,7 @@ from alignment.errors import Fault, InputError
 from alignment.records import Record
 from preference_ui.import_export import ALL, Filter
 from preference_ui.labelling.ruling import LETTERS
-from preference_ui.quality.records import said
+from preference_ui.quality.records import marked_words, said
 from preference_ui.quality.spreadsheet import CsvTable
 from preference_ui.quality.whole_records import GivenVote, WholeRecord, all_records
 from preference_ui.store.schema import collections
@@ -24,7 +24,7 @@ RECORDS, TABLE, VOTES, MANIFEST = "records.jsonl", "records.csv", "votes.csv", "
 _TABLE = ("record", "queue", "created", "question", "answers", "models", "votes_wanted", "votes", "flags", "comments",
           "corrections", "rulings", "held", "withdrawn")  # fmt: skip
 _VOTES = ("vote", "record", "queue", "rater", "purpose", "said", "strength", "reason", "comment", "corrects",
-          "correction", "scores", "seconds", "created", "counts")  # fmt: skip
+          "correction", "marks", "scores", "seconds", "created", "counts")  # fmt: skip
 
 
 class RecordExport(Record):
@@ -83,8 +83,9 @@ def _write(store: Store, folder: Path, chosen: Filter) -> dict[str, Any]:
             whole.write(record.model_dump_json() + "\n")
             table.write(_row(record))
             letters = {answer["id"]: LETTERS[at] for at, answer in enumerate(record.responses)}
+            texts = {answer["id"]: answer["text"] for answer in record.responses}
             for vote in record.votes:
-                given.write(_vote_row(record, vote, letters))
+                given.write(_vote_row(record, vote, letters, texts))
             rows, votes = rows + 1, votes + len(record.votes)
             raters |= {vote.rater for vote in record.votes if vote.purpose != "ruling"}
             queues.add(record.queue)
@@ -113,7 +114,9 @@ def _row(record: WholeRecord) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _vote_row(record: WholeRecord, vote: GivenVote, letters: Mapping[str, str]) -> dict[str, Any]:
+def _vote_row(
+    record: WholeRecord, vote: GivenVote, letters: Mapping[str, str], texts: Mapping[str, str]
+) -> dict[str, Any]:
     correction = vote.correction or {}
     scores = [f"{name.partition(':')[0]} {letters.get(name.partition(':')[2], '?')}: {score}"
               for name, score in sorted(vote.criteria.items())]  # fmt: skip
@@ -121,7 +124,8 @@ def _vote_row(record: WholeRecord, vote: GivenVote, letters: Mapping[str, str]) 
         "vote": vote.id, "record": record.id, "queue": record.queue, "rater": vote.rater, "purpose": vote.purpose,
         "said": said(vote.outcome, vote.ranking, vote.strength, letters), "strength": vote.strength,
         "reason": vote.reason, "comment": vote.comment, "corrects": letters.get(correction.get("response", ""), ""),
-        "correction": correction.get("text", ""), "scores": ", ".join(scores), "seconds": vote.seconds,
+        "correction": correction.get("text", ""), "marks": "\n".join(marked_words(vote.spans or (), texts)),
+        "scores": ", ".join(scores), "seconds": vote.seconds,
         "created": vote.created.isoformat(), "counts": "no" if vote.superseded or vote.left_out else "yes",
     }  # fmt: skip
 

@@ -1,7 +1,7 @@
 """The records of the store for whoever reviews them: found by what was said of them, a page at a time, and opened."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Literal
 
@@ -19,7 +19,7 @@ from preference_ui.store.store import Store
 PAGE = 50  # records
 BEHIND = 500  # comparisons whose votes are read before a search, at most
 DISPUTED = 1 / 3  # of the ratings of a pair that do not say what most say
-State = Literal["any", "disputed", "flagged", "held", "withdrawn", "commented", "corrected", "ruled"]
+State = Literal["any", "disputed", "flagged", "held", "withdrawn", "commented", "corrected", "marked", "ruled"]
 
 
 class RecordFilter(Record):
@@ -93,13 +93,14 @@ def open_record(store: Store, identifier: str) -> dict[str, Any]:
         cast_votes = connection.execute(query).all()
         trail = connection.execute(select(audit).where(audit.c.subject == identifier).order_by(audit.c.id)).all()
     letters = {response["id"]: LETTERS[at] for at, response in enumerate(item.responses)}
+    texts = {response["id"]: response["text"] for response in item.responses}
     answers = [{"letter": letters[one["id"]], "text": one["text"], "model": one.get("model", "")}
                for one in item.responses]  # fmt: skip
     return {
         "id": item.id, "queue": item.queue, "held": item.held, "withdrawn": item.withdrawn,
         "votes_wanted": item.votes_wanted, "answers": answers,
         "prompt": [(turn["role"], turn["content"]) for turn in item.prompt["messages"]],
-        "votes": [_vote(row, letters) for row in cast_votes],
+        "votes": [_vote(row, letters, texts) for row in cast_votes],
         "trail": [{"at": line.at, "actor": line.actor, "action": line.action} for line in trail],
     }  # fmt: skip
 
@@ -110,6 +111,15 @@ def said(outcome: str, ranking: Any, strength: int | None, letters: Mapping[str,
         return outcome.replace("_", " ")
     order = " > ".join(" = ".join(sorted(letters.get(one, "?") for one in group)) for group in ranking)
     return order if not strength else f"{order} ({strength})"
+
+
+def marked_words(spans: Sequence[Mapping[str, Any]], texts: Mapping[str, str]) -> list[str]:
+    """Marked parts in words: 'label: "what is marked" (comment)'."""
+    return [
+        f'{one["label"]}: "{texts.get(one["response"], "")[one["start"] : one["end"]]}"'
+        + (f" ({one['comment']})" if one["comment"] else "")
+        for one in spans
+    ]
 
 
 def _conditions(chosen: RecordFilter) -> list[ColumnElement[bool]]:
@@ -139,6 +149,7 @@ def _conditions(chosen: RecordFilter) -> list[ColumnElement[bool]]:
         "withdrawn": comparisons.c.withdrawn,
         "commented": standings.c.comments > 0,
         "corrected": standings.c.corrections > 0,
+        "marked": exists().where((votes.c.comparison_id == comparisons.c.id) & (votes.c.outcome == "marked")),
         "ruled": standings.c.ruled,
     }
     return [*where, states[chosen.state]]
@@ -153,7 +164,7 @@ def _line(row: Row[Any]) -> RecordLine:
     )  # fmt: skip
 
 
-def _vote(row: Row[Any], letters: Mapping[str, str]) -> dict[str, Any]:
+def _vote(row: Row[Any], letters: Mapping[str, str], texts: Mapping[str, str]) -> dict[str, Any]:
     correction = row.correction or {}
     scores = {f"{name.partition(':')[0]} {letters.get(name.partition(':')[2], '?')}": score
               for name, score in row.criteria.items()}  # fmt: skip
@@ -162,5 +173,6 @@ def _vote(row: Row[Any], letters: Mapping[str, str]) -> dict[str, Any]:
         "said": said(row.outcome, row.ranking, row.strength, letters), "reason": row.reason, "comment": row.comment,
         "scores": scores, "correction": correction.get("text", ""),
         "corrects": letters.get(correction.get("response", ""), ""),
+        "marks": marked_words(row.spans or (), texts),
         "excluded": bool(row.excluded), "superseded": bool(row.superseded),
     }  # fmt: skip

@@ -36,6 +36,7 @@ class GivenVote(Record):
     reason: str
     comment: str
     correction: dict[str, str] | None
+    spans: tuple[dict[str, Any], ...] | None = None  # marked parts of a single answer, in code points
     seconds: float
     created: datetime
     supersedes: str | None
@@ -131,6 +132,7 @@ def _votes_on(connection: Connection, names: Sequence[str]) -> Mapping[str, list
                 id=row.id, rater=f"{name}-ruling" if row.purpose == "ruling" else name, purpose=row.purpose,
                 outcome=row.outcome, ranking=tuple(map(tuple, row.ranking)), strength=row.strength,
                 criteria=row.criteria, reason=row.reason, comment=row.comment, correction=row.correction,
+                spans=None if row.spans is None else tuple(row.spans),
                 seconds=row.seconds, created=row.created, supersedes=row.supersedes,
                 superseded=bool(row.superseded), left_out=bool(row.left_out),
             )

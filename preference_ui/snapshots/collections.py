@@ -17,7 +17,7 @@ from sqlalchemy import case, func, select, update
 
 from alignment.errors import InputError
 from alignment.preferences.preference_files import write_votes
-from alignment.records import Record
+from alignment.records import FeedbackKind, Record
 from preference_ui.import_export import Export, Filter, read_votes, write_export
 from preference_ui.quality.queue_stats import queue_standings, standing_text
 from preference_ui.quality.standings import AT_ONCE, bring_up_to_date
@@ -40,8 +40,9 @@ class CollectionTarget(Record):
     """When the votes of a queue are enough. All must hold."""
 
     votes_per_comparison: int = Field(default=1, ge=1)  # on every comparison that counts
-    pairs: int = Field(default=1, ge=1)  # that can be trained on
-    min_agreement: float = Field(default=0.5, ge=0, le=1)  # of the votes on a pair, for it to count
+    pairs: int = Field(default=1, ge=1)  # or answers, that can be trained on
+    min_agreement: float = Field(default=0.5, ge=0, le=1)  # of the votes on a pair, or a thumb, for it to count
+    feedback: FeedbackKind = "pairs"
 
 
 class Collection(Record):
@@ -64,7 +65,7 @@ def open_collection(store: Store, queue: str, condition: CollectionTarget, *, ac
             record(connection, actor, "collection.open", queue, body)
             return
         row = connection.execute(select(collections).where(collections.c.queue == queue).with_for_update()).one()
-        if row.ready is None and row.condition != body:
+        if row.ready is None and CollectionTarget.model_validate(row.condition) != condition:
             connection.execute(update(collections).where(collections.c.queue == queue).values(condition=body))
             wanted = condition.votes_per_comparison
             enough = case((comparisons.c.taken > wanted, comparisons.c.taken), else_=wanted)
@@ -119,17 +120,17 @@ def _take(store: Store, collection: Collection, folder: Path, lookout: Lookout |
     if tally is None:
         return None
     cast = read_votes(store, _counts(collection))
-    pairs = cast.pairs(condition.min_agreement)
-    if len(pairs) < condition.pairs:
+    made = cast.made(condition.feedback, condition.min_agreement)
+    if len(made) < condition.pairs:
         if lookout is not None:
-            lookout.missed(collection.queue, tally, condition.pairs - len(pairs), time.monotonic() - begin)
+            lookout.missed(collection.queue, tally, condition.pairs - len(made), time.monotonic() - begin)
         return None
     if lookout is not None:
         lookout.read.pop(collection.queue, None)
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{collection.queue}.jsonl"
-    export = write_export(cast, file, "pairs", "messages", condition.min_agreement)
-    write_votes(records_of(export), pairs)
+    export = write_export(cast, file, condition.feedback, "messages", condition.min_agreement)
+    write_votes(records_of(export), made)
     with store.write() as connection:
         waiting = (collections.c.queue == collection.queue) & collections.c.ready.is_(None)
         taken = update(collections).where(waiting).values(ready=now(), snapshot=export.model_dump(mode="json"))
@@ -148,8 +149,8 @@ def _counts(collection: Collection) -> Filter:
 
 
 def records_of(snapshot: Export) -> Path:
-    """The file beside a snapshot that holds its pairs as records, as training reads them."""
-    return Path(snapshot.path).with_suffix(".pairs.jsonl")
+    """The file beside a snapshot that holds its pairs, or answers, as records, as the stage reads them."""
+    return Path(snapshot.path).with_suffix(f".{snapshot.what}.jsonl")
 
 
 def announce_to_prefect(queue: str, snapshot: Export) -> None:

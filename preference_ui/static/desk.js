@@ -8,11 +8,18 @@ import { chooseVote, verdictWords } from "./history.js";
 import { pairView } from "./pair.js";
 import { rankingView } from "./ranking.js";
 import { reading } from "./reading.js";
+import { rewriteView } from "./rewrite.js";
+import { scoresView } from "./scores.js";
 import { sender } from "./sending.js";
+import { spansView } from "./spans.js";
 import { thumbsView } from "./thumbs.js";
 import { language, spoken, t } from "./words.js";
 
 const LOOK_AGAIN_MS = 60000;
+const OF_ONE = { // what may be asked of an answer that stands alone: its view, and its title
+  thumbs: [thumbsView, t("Is this a good answer?")], rewrites: [rewriteView, t("Write a better answer")],
+  scores: [scoresView, t("How good is this answer?")], spans: [spansView, t("Mark parts of the answer")],
+};
 
 export function start(element, server) {
   const desk = element.querySelector(".desk") ?? element;
@@ -52,14 +59,14 @@ export function start(element, server) {
     if (screen.queue?.must_read) return before(screen.queue.guidelines.html, readQueue, t("This queue has guidelines of its own."));
     const draft = draftOf(screen);
     page = reading(screen);
-    more = extras(screen, about, draft, () => changed());
+    const single = screen.answers.length === 1 ? screen.queue?.single ?? "thumbs" : null;
+    more = extras(screen, about, draft, () => changed(), single);
     const card = (at, tools) => page.answer(at, more.improve(at), tools);
-    view = screen.answers.length === 1 ? thumbsView(screen, draft, () => changed(), card)
-      : screen.answers.length === 2 ? pairView(screen, draft, () => changed(), card)
-      : rankingView(screen, draft, () => changed(), card, announce);
+    const make = single ? OF_ONE[single][0] : screen.answers.length === 2 ? pairView : rankingView;
+    view = make(screen, draft, () => changed(), card, announce);
     main.className = `work${page.isLong ? " beside" : ""}`;
     main.replaceChildren(...[
-      h("h1", { class: "visually-hidden" }, screen.answers.length > 1 ? t("Which answer is better?") : t("Is this a good answer?")),
+      h("h1", { class: "visually-hidden" }, single ? OF_ONE[single][1] : t("Which answer is better?")),
       screen.trial && h("p", { class: "banner" }, t("A trial to get to know the page. You will hear what we think of it afterwards.")),
       screen.undoing && undone(),
       page.conversation, h("div", { class: "judging" }, page.tools(actions), view.element, more.element, bar())].filter(Boolean));
@@ -134,7 +141,7 @@ export function start(element, server) {
     desk.classList.remove("sending");
     if (reply.ok) return accepted(lease, reply);
     if (reply.code === "confirm") {
-      const answer = await ask({ title: t("Is this your ranking?"), body: reply.say, actions: [["yes", t("Yes, send it")], ["no", t("Not yet")]] });
+      const answer = await ask({ title: screen.answers.length > 1 ? t("Is this your ranking?") : t("Send it like this?"), body: reply.say, actions: [["yes", t("Yes, send it")], ["no", t("Not yet")]] });
       if (answer === "yes") await send({ ...verdict, confirmed: true });
       return;
     }
@@ -210,6 +217,7 @@ export function start(element, server) {
     if (!desk.isConnected || desk.querySelector("dialog[open]") || event.ctrlKey && event.key !== "Enter" || event.metaKey || event.altKey) return;
     if (isTyping(event.target)) {
       if (event.key === "Enter" && event.ctrlKey) { event.preventDefault(); actions.send(); }
+      if (event.key === "Escape") main.focus({ preventScroll: true }); // the keys are the page's again
       return;
     }
     if (event.key === "Enter" && /^(BUTTON|A|SUMMARY)$/.test(event.target.tagName)) return;

@@ -1,10 +1,13 @@
 // What may be said beside the verdict: scores, a better version of an answer, a comment. All of it optional.
 import { h, letter } from "./dom.js";
+import { asTyped } from "./rewrite.js";
 import { t } from "./words.js";
 
-export function extras(screen, about, draft, changed) {
-  const scores = structuredClone(draft?.criteria ?? {});
-  let correction = draft?.correction ?? null;
+// `single` is what is asked of an answer that stands alone: scores and a better version may be the verdict itself.
+export function extras(screen, about, draft, changed, single = null) {
+  const scored = single === "scores", corrected = !["rewrites", "scores", "spans"].includes(single);
+  const scores = scored ? {} : structuredClone(draft?.criteria ?? {});
+  let correction = corrected ? draft?.correction ?? null : null;
   const comment = h("textarea", { id: "comment", rows: 2, maxLength: 2000, value: draft?.comment ?? "", oninput: changed });
 
   function scoreRow(criterion, at) {
@@ -23,7 +26,7 @@ export function extras(screen, about, draft, changed) {
   }
 
   const asked = screen.queue?.criteria ?? about.criteria;
-  const criteria = asked.length === 0 ? null : h("details", { class: "extra", open: Object.keys(scores).length > 0 },
+  const criteria = asked.length === 0 || scored ? null : h("details", { class: "extra", open: Object.keys(scores).length > 0 },
     h("summary", {}, t("Scores"), " ", h("span", { class: "quiet" }, t("(optional)"))),
     asked.map((criterion) => h("div", { class: "criterion" },
       h("div", {}, h("strong", { dir: "auto" }, t(criterion.name)), h("p", { class: "quiet", dir: "auto" }, t(criterion.rubric))),
@@ -34,8 +37,9 @@ export function extras(screen, about, draft, changed) {
       h("summary", {}, t("Comment"), " ", h("span", { class: "quiet" }, t("(optional)"))),
       h("label", { htmlFor: "comment", class: "quiet" }, t("What made the difference?")), comment));
 
-  // The editor of a better answer, opened inside the answer's card.
+  // The editor of a better answer, opened inside the answer's card; null where the verdict is about other things.
   function improve(at) {
+    if (!corrected) return null;
     const opened = correction?.position === at;
     const text = h("textarea", { rows: 8, maxLength: 20000, "aria-label": t("A better answer {letter}", { letter: letter(at) }),
       value: opened ? correction.text : screen.answers[at].text,
@@ -54,7 +58,7 @@ export function extras(screen, about, draft, changed) {
   const value = () => ({
     ...(Object.keys(scores).length ? { criteria: scores } : {}),
     ...(comment.value.trim() ? { comment: comment.value } : {}),
-    ...(correction && correction.text !== screen.answers[correction.position].text ? { correction } : {}),
+    ...(correction && correction.text !== asTyped(screen.answers[correction.position].text) ? { correction } : {}),
   });
   return { element, improve, value, openComment: () => { element.querySelector("details:last-child").open = true; comment.focus(); } };
 }

@@ -12,6 +12,9 @@ export function verdictWords(wire) {
   if (wire.outcome === "both_bad") return t("All bad");
   if (wire.outcome === "up") return t("Good");
   if (wire.outcome === "down") return t("Bad");
+  if (wire.outcome === "edited") return t("Rewritten");
+  if (wire.outcome === "scored") return t("Scored: {scores}", { scores: Object.entries(wire.criteria).map(([name, [score]]) => `${name} ${score}`).join(", ") });
+  if (wire.outcome === "marked") return t("{n} marked", { n: wire.spans.length });
   if (wire.ranking) return wire.ranking.map((group) => group.map(letter).join(" = ")).join(" > ");
   return STEPS.find(([value]) => value === wire.strength)?.[1] ?? "";
 }

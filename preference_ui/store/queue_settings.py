@@ -4,20 +4,21 @@ import hashlib
 import re
 from collections.abc import Collection
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Literal, Self
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, field_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, field_validator, model_validator
 from sqlalchemy import Connection, case, func, insert, select, update
 
 from alignment.errors import Fault, InputError
 from preference_ui.store.schema import accounts, comparisons, queue_settings
-from preference_ui.store.settings import Criterion, DeskSettings, different_names
+from preference_ui.store.settings import Criterion, DeskSettings, SpanLabel, different_names
 from preference_ui.store.store import Store, now, record
 from preference_ui.store.tallies import queue_tallies_now
 
 QUEUE_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 DEFAULT = "default"
 AT_ONCE = 1_000  # comparisons of one transaction, where their wanted votes change
+Single = Literal["thumbs", "rewrites", "scores", "spans"]
 Rater = Annotated[str, Field(min_length=1, max_length=64)]
 
 
@@ -32,11 +33,27 @@ class QueueSettings(BaseModel):
     priority: int = Field(default=0, ge=-1_000, le=1_000)  # the highest that has work for a rater comes first
     deadline: AwareDatetime | None = None  # after it nothing is handed out
     open: bool = True
+    single: Single = "thumbs"  # what is asked of an answer that stands alone
+    labels: tuple[SpanLabel, ...] = Field(default=(), max_length=9)  # of parts of it, where ``single`` is spans
 
     @field_validator("criteria")
     @classmethod
     def _names_differ(cls, value: tuple[Criterion, ...] | None) -> tuple[Criterion, ...] | None:
         return None if value is None else different_names(value)
+
+    @field_validator("labels")
+    @classmethod
+    def _labels_differ(cls, value: tuple[SpanLabel, ...]) -> tuple[SpanLabel, ...]:
+        return different_names(value, "labels")
+
+    @model_validator(mode="after")
+    def _has_what_it_asks_for(self) -> Self:
+        """Raises ValueError where scores or marks are asked for, and by what is not said."""
+        if self.single == "scores" and not self.criteria:
+            raise ValueError("scores of single answers need the queue's own criteria")
+        if (self.single == "spans") != bool(self.labels):
+            raise ValueError("spans need labels, and labels are for spans alone")
+        return self
 
     @field_validator("raters")
     @classmethod

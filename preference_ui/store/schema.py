@@ -306,6 +306,7 @@ votes = Table(
     Column("reason", String(32), nullable=False, default=""),
     Column("comment", Text, nullable=False, default=""),
     Column("correction", JSON(none_as_null=True)),  # {"response": id, "text": better answer}
+    Column("spans", JSON(none_as_null=True)),  # [{"response": id, "start", "end", "label", "comment"}], in code points
     Column("seconds", Float, nullable=False),
     Column("created", Utc, nullable=False),
     Column("supersedes", ForeignKey("votes.id"), unique=True),

@@ -1,6 +1,6 @@
 """What an administrator decides about the raters' work: one versioned document in the store."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -30,6 +30,17 @@ class Criterion(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     name: str = Field(pattern=r"^[a-z][a-z0-9_-]{0,23}$")
     rubric: str = Field(min_length=1, max_length=500)
+
+
+class SpanLabel(BaseModel):
+    """What raters may say of a part of an answer that they mark."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    name: str = Field(pattern=r"^[a-z][a-z0-9_-]{0,23}$")
+    rubric: str = Field(min_length=1, max_length=500)  # what it means
+
+
+Named = TypeVar("Named", Criterion, SpanLabel)
 
 
 class RaterQuestion(BaseModel):
@@ -83,8 +94,8 @@ class DeskSettings(BaseModel):
         return different_names(value)
 
 
-def different_names(criteria: tuple[Criterion, ...]) -> tuple[Criterion, ...]:
-    """The same criteria. Raises ValueError where two have one name."""
+def different_names(criteria: tuple[Named, ...], what: str = "criteria") -> tuple[Named, ...]:
+    """The same criteria, or labels. Raises ValueError where two have one name."""
     if len({criterion.name for criterion in criteria}) != len(criteria):
-        raise ValueError("two criteria have the same name")
+        raise ValueError(f"two {what} have the same name")
     return criteria

@@ -184,6 +184,8 @@ class RaterHandlers:
             "guidelines": None if text is None else {"html": to_html(text), "digest": found.digest},
             "criteria": None if criteria is None else [criterion.model_dump() for criterion in criteria],
             "must_read": not found.read,
+            "single": found.settings.single,
+            "labels": [label.model_dump() for label in found.settings.labels],
         }
 
     def _screen(self, account: Account, lease: Lease) -> Answer:

@@ -25,7 +25,7 @@ from preference_ui.web.review.queues import queues_tab
 
 LIST = ["Record", "Queue", "Question", "Votes", "Disagreement", "Marks", "Newest vote"]
 ANSWERS = ["Answer", "Version", "Text"]
-VOTES = ["Rater", "Said", "Reason", "Comment", "Corrected", "Scores", "When", "Counts"]
+VOTES = ["Rater", "Said", "Reason", "Comment", "Corrected", "Marked", "Scores", "When", "Counts"]
 TRAIL = ["When", "Who", "What"]
 _TOP = "<nav aria-label='Pages'><a href='/admin'>Administration</a> · <a href='/rate'>Rate</a></nav><h1>Review</h1>"
 ANY = "any"
@@ -181,7 +181,7 @@ def _opened(found: dict[str, Any]) -> tuple[str, str, Rows, Rows, Rows]:
     answers = [[one["letter"], one["model"], one["text"]] for one in found["answers"]]
     votes = [
         [one["rater"], one["said"], one["reason"], one["comment"],
-         f"{one['corrects']}: {one['correction']}" if one["correction"] else "",
+         f"{one['corrects']}: {one['correction']}" if one["correction"] else "", "\n".join(one["marks"]),
          ", ".join(f"{name} {score}" for name, score in one["scores"].items()), _when(one["created"]),
          "changed since" if one["superseded"] else "left out" if one["excluded"] else one["purpose"]]
         for one in found["votes"]

@@ -5,6 +5,7 @@ import json
 import socket
 import time
 import uuid
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,67 @@ def test_votes_that_were_ready_before_anybody_listened_start_a_run_too(room: Any
     assert mark.read_text().strip()[:12] in second["preferences"][0]["raters"]
 
 
+def test_two_kinds_of_feedback_train_two_stages_in_one_run(
+    make_recipe: Callable[..., Path], make_room: Callable[..., Any], tmp_path: Path
+) -> None:
+    """Two queues are open at once; DPO learns from the pairs of one, KTO from the thumbs of the other."""
+    kto = {"kind": "kto", "model": "dpo", "feedback": "thumbs", "batch_size": 4, "epochs": 1, "max_length": 64,
+           "learning_rate": 1e-3}  # fmt: skip
+    thumbs = PEOPLE | {"feedback": "thumbs", "answers": 8}
+    del thumbs["pairs"]
+    changes = {"stages.preferences": PEOPLE, "stages.thumbs": thumbs, "stages.kto": kto, "gate.merge": True,
+               "stages.evaluation.against": ["base", "dpo"], "stages.evaluation.model": "kto"}  # fmt: skip
+    changes |= {f"stages.{name}.model": "base" for name in ("responses", "reward", "dpo")}
+    path = make_recipe(tmp_path / "recipe", stages=("responses", "preferences", "reward", "dpo", "evaluation"),
+                       changes=changes)  # fmt: skip
+    recipe = json.loads(path.read_text())
+    order = ("responses", "preferences", "thumbs", "reward", "dpo", "kto", "evaluation")
+    recipe["stages"] = {name: recipe["stages"][name] for name in order}
+    path.write_text(json.dumps(recipe))
+    room = make_room(path, tmp_path / "workspace")
+
+    first = room.run("run", room.recipe)
+    assert first.returncode == 0, first.stderr
+    ended = {stage["name"]: stage["status"] for stage in room.report(1, 1)["stages"]}
+    assert ended == {"base": "completed", "responses": "completed", "preferences": "waiting", "thumbs": "waiting"}
+    room.start("deploy", room.recipe)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    room.start("rate", "--port", port)
+    _until_served(room, port)
+    for name in ("ada", "bob"):
+        assert _vote_on_all(room, port, name) >= 14
+
+    def promoted() -> dict[str, Any] | None:
+        reports = [json.loads(one.read_text()) for one in sorted(room.root.glob("runs/*/report.json"))]
+        return next((one for one in reports if one["gate"] and one["gate"]["passed"]), None)
+
+    report = room.until(promoted, 600)  # nobody started it
+    stages = {stage["name"]: stage for stage in report["stages"]}
+    assert stages["kto"]["metrics"]["answers"] == stages["thumbs"]["metrics"]["answers"] >= 8
+    digests = {}
+    for name in ("preferences", "thumbs"):
+        (folder,) = (room.root / "artifacts" / name).iterdir()
+        digests[name] = json.loads(next(folder.rglob("agreement.json")).read_text())["digest"]
+    said = {one["stage"]: one["raters"] for one in report["preferences"]}
+    assert said["preferences"].startswith("2 people in the app (")
+    assert said["thumbs"].startswith("2 people in the app, thumbs up or down on single answers (")
+    for name, sentence in said.items():
+        assert "α = 1.00" in sentence  # the two vote by the same rule
+        assert digests[name][:12] in sentence
+    names = {node["id"]: node["name"] for node in report["lineage"]["nodes"]}
+    used = {(names[one["source"]], names[one["target"]], one["role"]) for one in report["lineage"]["edges"]}
+    assert {("preferences", "dpo", "preferences"), ("thumbs", "kto", "feedback"), ("dpo", "kto", "model"),
+            ("responses", "thumbs", "responses"), ("responses", "preferences", "responses")} <= used  # fmt: skip
+
+    def heard() -> set[str] | None:
+        marks = {one.read_text().strip() for one in (room.root / "raters" / "waiting").glob("*.heard")}
+        return marks if len(marks) == 2 else None
+
+    assert room.until(heard, 60) == set(digests.values())  # neither starts that round again
+
+
 def _until_served(room: Any, port: int) -> None:
     """Waits for the app, and for the deployment with its trigger."""
     api = json.loads((room.root / "services" / "prefect.json").read_text())["url"] + "/api"
@@ -107,7 +169,7 @@ def _until_served(room: Any, port: int) -> None:
 
 
 def _vote_on_all(room: Any, port: int, name: str) -> int:
-    """A person who prefers the answer whose text comes first in the alphabet, over HTTP."""
+    """A person who prefers the answer that comes first in the alphabet, and finds half of the single ones good."""
     store = Store.open(f"sqlite:///{room.root}/raters/votes.db")
     _, token = _account(store, name)
     store.close()
@@ -121,8 +183,11 @@ def _vote_on_all(room: Any, port: int, name: str) -> int:
 
     screen, cast = call("begin")["screen"], 0
     while screen["lease"] is not None:
-        first, second = (answer["text"] for answer in screen["answers"])
-        verdict = {"outcome": "ranked", "strength": -2 if first < second else 2}
+        first, *others = (answer["text"] for answer in screen["answers"])
+        if others:
+            verdict: dict[str, Any] = {"outcome": "ranked", "strength": -2 if first < others[0] else 2}
+        else:
+            verdict = {"outcome": "up" if zlib.crc32(first.encode()) % 2 else "down"}
         screen = call("vote", {"lease": screen["lease"], "verdict": verdict})["screen"]
         cast += 1
     return cast

@@ -26,6 +26,14 @@ def made_pairs(planner: Any, source: Any) -> TokenLengths:
     return TokenLengths(count, _alike(planner, Pair, new))
 
 
+def made_answers(planner: Any, source: Any) -> TokenLengths:
+    """The single answers, each with its prompt, that people are to judge, at most and at their longest."""
+    drawn, asked, new = _drawn(planner, source)
+    count = asked * min(source.comparisons_per_prompt, sum(one.per_prompt for one in drawn))
+    lengths = tuple((prompt, new) for prompt in planner.texts.prompts.lengths)
+    return TokenLengths(min(count, source.pairs_wanted()), lengths)
+
+
 def made_demonstrations(planner: Any, source: Any) -> TokenLengths:
     """The revisions to imitate, or the best responses, at most and at their longest."""
     drawn, asked, new = _drawn(planner, source)

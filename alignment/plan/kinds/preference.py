@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from alignment.plan.kinds.feedback import made_answers
 from alignment.plan.work import StageWork
 from alignment.recipe.stages.preference.dpo import DpoStage
 from alignment.recipe.stages.preference.kto import KtoStage
@@ -58,6 +59,8 @@ def kto(planner: Any, work: StageWork, stage: KtoStage) -> None:
     hold_preference_reference(planner, work, stage, moves=False)
     if stage.preferences is None:
         lengths = planner.texts.feedback
+        if stage.feedback is not None:
+            lengths, work.at_most = made_answers(planner, planner.recipe.stages[stage.feedback]), True
         answers, scale = list(lengths.lengths), lengths.scale
     else:
         pairs, work.at_most = planner.pairs(stage)

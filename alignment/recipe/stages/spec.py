@@ -72,6 +72,10 @@ class StageSettings(Settings):
     seed: Annotated[int, Field(ge=0, lt=2**31)] | None = None
     """Seed of its draws: the order of its data, new weights, answers, simulated raters. null: the recipe's."""
 
+    def products(self) -> tuple[Product, ...]:
+        """What other stages can read of its artifact: all that its kind makes, unless its settings choose."""
+        return self.spec.makes
+
     def counted(self) -> dict[str, Any]:
         """Its settings as the cache key counts them."""
         counted = self.model_dump(mode="json", exclude=UNCOUNTED)

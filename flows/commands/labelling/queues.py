@@ -30,6 +30,8 @@ class QueueChange:
     deadline: datetime | None
     no_deadline: bool
     is_open: bool | None
+    single: str | None = None
+    labels: str | None = None  # a JSON file of names and what they mean, or NOTHING
 
     def values(self) -> dict[str, Any]:
         """The settings that it names. Raises InputError for a file that cannot be read."""
@@ -37,7 +39,9 @@ class QueueChange:
         if self.guidelines is not None:
             found["guidelines"] = None if self.guidelines == NOTHING else _text(self.guidelines, "--guidelines")
         if self.criteria is not None:
-            found["criteria"] = None if self.criteria == NOTHING else _criteria(self.criteria)
+            found["criteria"] = None if self.criteria == NOTHING else _named(self.criteria, "--criteria")
+        if self.labels is not None:
+            found["labels"] = () if self.labels == NOTHING else _named(self.labels, "--labels")
         if self.raters is not None:
             names = () if self.raters == NOTHING else tuple(name for name in self.raters.split(",") if name.strip())
             found["raters"] = names
@@ -45,7 +49,12 @@ class QueueChange:
             found["deadline"] = self.deadline.replace(tzinfo=self.deadline.tzinfo or UTC)
         elif self.no_deadline:
             found["deadline"] = None
-        plain = {"votes_wanted": self.votes_wanted, "priority": self.priority, "open": self.is_open}
+        plain = {
+            "votes_wanted": self.votes_wanted,
+            "priority": self.priority,
+            "open": self.is_open,
+            "single": self.single,
+        }
         return found | {name: value for name, value in plain.items() if value is not None}
 
 
@@ -101,7 +110,7 @@ def _shown(field: str, value: Any) -> str:
         return {"votes_wanted": "as queued", "deadline": "none"}.get(field, "the general ones")
     if field == "raters":
         return ", ".join(value) or "everybody"
-    if field == "criteria":
+    if field in ("criteria", "labels"):
         return "; ".join(f"{one['name']}: {one['rubric']}" for one in value) or "none"
     return str(value)
 
@@ -114,14 +123,15 @@ def _text(path: str, field: str) -> str:
         raise InputError([Fault(f"cannot be read: {reason}", "name a text file", path, field=field)]) from None
 
 
-def _criteria(path: str) -> list[dict[str, str]]:
-    remedy = 'write {"name": "what 1 and 5 mean", …}'
+def _named(path: str, option: str) -> list[dict[str, str]]:
+    """Names with what they mean: criteria, or labels."""
+    remedy = 'write {"name": "what it means", …}'
     try:
-        found = json.loads(_text(path, "--criteria"))
+        found = json.loads(_text(path, option))
     except ValueError as error:
-        raise InputError([Fault(f"not JSON ({error})", remedy, path, field="--criteria")]) from None
+        raise InputError([Fault(f"not JSON ({error})", remedy, path, field=option)]) from None
     if not isinstance(found, Mapping) or not all(isinstance(one, str) for one in found.values()):
-        raise InputError([Fault("not an object of texts", remedy, path, field="--criteria")])
+        raise InputError([Fault("not an object of texts", remedy, path, field=option)])
     return [{"name": str(name), "rubric": rubric} for name, rubric in found.items()]
 
 

@@ -107,6 +107,13 @@ class QueuesProgress(BaseModel):
     raters_at_work: int
 
 
+class LabelShown(BaseModel):
+    """What may be said of a marked part of an answer."""
+
+    name: str
+    rubric: str
+
+
 class CriterionShown(BaseModel):
     """What answers may be scored by, 1 (poor) to 5 (excellent)."""
 
@@ -169,6 +176,11 @@ class LeaseShown(BaseModel):
     expires: datetime
     prompt: list[Turn]
     answers: list[AnswerShown]
+    single: str = Field(description="what is asked where there is one answer: thumbs, rewrites, scores or spans")
+    criteria: list[CriterionShown] = Field(
+        description="by which answers may be scored; with single=scores, all of them"
+    )
+    labels: list[LabelShown] = Field(description="of marked parts, where single is spans")
 
 
 class DrawnLease(BaseModel):

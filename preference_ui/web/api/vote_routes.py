@@ -18,7 +18,8 @@ from preference_ui.labelling.rater_progress import ProgressBook
 from preference_ui.labelling.vote_schema import SubmittedVote
 from preference_ui.labelling.voting import cast_vote
 from preference_ui.store.errors import Refusal
-from preference_ui.store.settings import Criterion
+from preference_ui.store.queue_settings import GENERAL, QueueSettings
+from preference_ui.store.settings import Criterion, DeskSettings
 from preference_ui.store.store import Store
 from preference_ui.web.api.bearer import allowed
 from preference_ui.web.api.models import (
@@ -29,6 +30,7 @@ from preference_ui.web.api.models import (
     Guidelines,
     GuidelinesRead,
     Identifier,
+    LabelShown,
     LeaseShown,
     Mine,
     SkipReason,
@@ -98,7 +100,9 @@ def vote_routes(store: Store) -> APIRouter:
         elif lease is not None and not of_queue.read:
             words = "Read the queue's own guidelines first: GET /guidelines?queue={0}, then POST /guidelines/read."
             raise Refusal("guidelines", words.format(lease.queue))
-        return DrawnLease(lease=None if lease is None else _shown(lease))
+        if lease is None:
+            return DrawnLease(lease=None)
+        return DrawnLease(lease=_shown(lease, GENERAL if of_queue is None else of_queue.settings, settings))
 
     @router.post("/leases/{lease}/vote")
     def vote(lease: Identifier, sent: SubmittedVote, bearer: Voter) -> VoteTaken:
@@ -134,7 +138,7 @@ def _guidelines(
     return Guidelines(queue=queue, mark=mark, version=version, text=text, criteria=shown, read=read)
 
 
-def _shown(lease: Lease) -> LeaseShown:
+def _shown(lease: Lease, queue: QueueSettings, general: DeskSettings) -> LeaseShown:
     by_id = {response.id: response for response in lease.comparison.responses}
     return LeaseShown(
         lease=lease.id,
@@ -147,4 +151,7 @@ def _shown(lease: Lease) -> LeaseShown:
                         cut=not by_id[one].finished)
             for at, one in enumerate(lease.order)
         ],
+        single=queue.single,
+        criteria=[CriterionShown(**one.model_dump()) for one in queue.desk(general).criteria],
+        labels=[LabelShown(**one.model_dump()) for one in queue.labels],
     )  # fmt: skip

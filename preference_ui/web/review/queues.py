@@ -1,7 +1,7 @@
 """The review desk's queues: how far each is and what it costs, and the form in which it is changed."""
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, get_args
 
 import gradio as gr
 from pydantic import ValidationError
@@ -10,15 +10,15 @@ from preference_ui.accounts.auth import Account
 from preference_ui.labelling.vote_schema import storable
 from preference_ui.quality.queue_progress import QueueProgress, queue_progress, votes_over_time
 from preference_ui.store.errors import Refusal
-from preference_ui.store.queue_settings import QueueSettings, change_queue, current_queue, require_queue_name
-from preference_ui.store.settings import Criterion
+from preference_ui.store.queue_settings import QueueSettings, Single, change_queue, current_queue, require_queue_name
+from preference_ui.store.settings import Criterion, SpanLabel
 from preference_ui.store.store import Store
 from preference_ui.web.review.access import AT_ONCE, administrators_only
 
 LIST = ["Queue", "State", "Priority", "Deadline (UTC)", "Raters", "Comparisons", "Complete", "Votes", "Votes an hour",
         "Time left", "Hours worked", "Cost"]  # fmt: skip
 NO_SCORES = "none"
-_EMPTY: tuple[Any, ...] = ("", "", "", 0, "", 0, None, True, "0")
+_EMPTY: tuple[Any, ...] = ("", "", "", "thumbs", "", 0, "", 0, None, True, "0")
 Form = tuple[Any, ...]
 
 
@@ -40,6 +40,11 @@ def queues_tab(tab: gr.Tab, store: Store) -> None:
     guidelines = gr.Textbox(label="Guidelines (Markdown)", lines=5, max_lines=20, elem_id="queue-guidelines")
     criteria = gr.Textbox(label=f'Scores, one a line: name: what they mean; "{NO_SCORES}" for none', lines=2,
                           elem_id="queue-criteria")  # fmt: skip
+    with gr.Row():
+        single = gr.Dropdown(list(get_args(Single)), value="thumbs", label="Asked of an answer that stands alone",
+                             elem_id="queue-single")  # fmt: skip
+        labels = gr.Textbox(label="Labels of marked parts (spans), one a line: name: what it means", lines=2,
+                            elem_id="queue-labels")  # fmt: skip
     raters = gr.Textbox(label="Raters, by name, with commas between them (empty: everybody)", elem_id="queue-raters")
     with gr.Row():
         wanted = gr.Number(0, label="Votes wanted of each (0: as queued)", precision=0, minimum=0,
@@ -49,7 +54,7 @@ def queues_tab(tab: gr.Tab, store: Store) -> None:
     with gr.Row():
         save = gr.Button("Save the queue", variant="primary")
         close, reopen = gr.Button("Close it"), gr.Button("Open it again")
-    form = [name, guidelines, criteria, wanted, raters, priority, deadline, is_open, version]
+    form = [name, guidelines, criteria, single, labels, wanted, raters, priority, deadline, is_open, version]
     listed = [queues, plot]
     gr.on([tab.select, refresh.click], desk.table, None, [*listed, said], **AT_ONCE)
     queues.select(desk.choose, None, [*form, said], **AT_ONCE)
@@ -78,21 +83,21 @@ class QueueTable:
         return administrators_only(request, lambda _account: (*self._form(_name(name)), ""), (name, *_EMPTY[1:]))
 
     def save(
-        self, name: str, guidelines: str, criteria: str, wanted: float | None, raters: str, priority: float | None,
-        deadline: datetime | None, is_open: bool, version: str, request: gr.Request,
+        self, name: str, guidelines: str, criteria: str, single: str, labels: str, wanted: float | None, raters: str,
+        priority: float | None, deadline: datetime | None, is_open: bool, version: str, request: gr.Request,
     ) -> tuple[Any, ...]:  # fmt: skip
         """Stores what the form says."""
-        kept = (name, guidelines, criteria, wanted, raters, priority, deadline, is_open, version)
+        kept = (name, guidelines, criteria, single, labels, wanted, raters, priority, deadline, is_open, version)
 
         def act(account: Account) -> tuple[Any, ...]:
-            if not storable([name, guidelines, criteria, raters]):
+            if not storable([name, guidelines, criteria, single, labels, raters]):
                 raise Refusal("malformed", "The form holds a character that cannot be stored.")
             body = {
                 "guidelines": guidelines.strip() or None, "criteria": read_criteria(criteria or ""),
                 "votes_wanted": int(wanted or 0) or None, "priority": int(priority or 0),
                 "raters": tuple(one for one in (part.strip() for part in (raters or "").split(",")) if one),
                 "deadline": deadline and (deadline if deadline.tzinfo else deadline.replace(tzinfo=UTC)),
-                "open": bool(is_open),
+                "open": bool(is_open), "single": single, "labels": read_labels(labels or ""),
             }  # fmt: skip
             seen = int(version) if str(version).isdigit() else 0
             change_queue(self.store, _name(name), _settings(body), author=account.name, seen=seen)
@@ -122,7 +127,8 @@ class QueueTable:
     def _form(self, queue: str) -> Form:
         with self.store.read() as connection:
             version, one = current_queue(connection, queue)
-        return (queue, one.guidelines or "", write_criteria(one.criteria), one.votes_wanted or 0, ", ".join(one.raters),
+        return (queue, one.guidelines or "", write_criteria(one.criteria), one.single, write_labels(one.labels),
+                one.votes_wanted or 0, ", ".join(one.raters),
                 one.priority, one.deadline, one.open, str(version))  # fmt: skip
 
     def _listed(self) -> tuple[list[list[str]], dict[str, Any]]:
@@ -148,6 +154,21 @@ def read_criteria(text: str) -> tuple[Criterion, ...] | None:
     except ValidationError:
         sentence = 'Write a score as "name: what it means", with a name in small letters.'
         raise Refusal("criteria", sentence) from None
+
+
+def read_labels(text: str) -> tuple[SpanLabel, ...]:
+    """Labels as they are written, one a line. Raises Refusal."""
+    try:
+        parts = [line.partition(":") for line in text.splitlines() if line.strip()]
+        return tuple(SpanLabel(name=name.strip(), rubric=meaning.strip()) for name, _, meaning in parts)
+    except ValidationError:
+        sentence = 'Write a label as "name: what it means", with a name in small letters.'
+        raise Refusal("labels", sentence) from None
+
+
+def write_labels(labels: tuple[SpanLabel, ...]) -> str:
+    """Labels as :func:`read_labels` reads them."""
+    return "\n".join(f"{one.name}: {one.rubric}" for one in labels)
 
 
 def write_criteria(criteria: tuple[Criterion, ...] | None) -> str:

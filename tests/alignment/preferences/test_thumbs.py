@@ -86,7 +86,22 @@ def test_thumbs_beside_pairs_change_no_figure_of_the_pairs() -> None:
     both = [*ranked, *_votes("one", "up", "down")]
     assert consensus([pair, single], both) == consensus([pair], ranked)
     assert rating_table([pair, single], both) == rating_table([pair], ranked)
-    assert agreement_figures([pair, single], both) == agreement_figures([pair], ranked)
+    figures = agreement_figures([pair, single], both)
+    assert [one for one in figures if one.of != "thumb"] == agreement_figures([pair], ranked)
+
+
+def test_how_far_thumbs_agree_by_hand() -> None:
+    """Two raters on four answers: up up, up up, down down, up down. Disagreements that were seen: 1 of 4; by chance,
+    of 5 up and 3 down, 2·5·3 / (8·7) = 15/28. α = 1 − (1/4) / (15/28) = 8/15 (Krippendorff 2011)."""
+    items = [_comparison(name, f"text {name}") for name in "abcd"]
+    said: list[tuple[Outcome, Outcome]] = [("up", "up"), ("up", "up"), ("down", "down"), ("up", "down")]
+    votes = [vote for item, pair in zip(items, said, strict=True) for vote in _votes(item.id, *pair)]
+    votes += _votes("a", "skipped", "flagged", "skipped")[2:]  # no rating
+    found = {(one.of, one.statistic): one for one in agreement_figures(items, votes)}
+    assert found["thumb", "percent_agreement"].value == pytest.approx(3 / 4)
+    assert found["thumb", "krippendorff_alpha"].value == pytest.approx(8 / 15)
+    assert found["thumb", "krippendorff_alpha"].units == 4
+    assert found["verdict", "krippendorff_alpha"].value is None
 
 
 def test_a_thumb_on_two_answers_is_refused() -> None:

@@ -12,6 +12,7 @@ from datasets import Dataset
 
 from alignment.checks.data import data_faults, read_data
 from alignment.data.feedback import feedback_of_pairs, numbered_feedback, scan_feedback, write_feedback
+from alignment.data.jsonl import write_records
 from alignment.durable_files import folder_digest
 from alignment.errors import StageError
 from alignment.models.adapters import add_lora
@@ -19,6 +20,7 @@ from alignment.models.load import load_policy
 from alignment.recipe.base import Lora
 from alignment.recipe.files import resolve_data
 from alignment.recipe.load import load_recipe
+from alignment.recipe.stages.preference.kto import KtoStage
 from alignment.records import Artifact, PreferencePair
 from alignment.stage import StageContext
 from alignment.stages.kto import run
@@ -154,6 +156,20 @@ def test_thumbs_of_a_file_train_as_the_pairs_that_they_came_from(stage: Any, tmp
     thumbs.data = {**thumbs.data, "feedback": path}
     assert train(pairs).metrics["answers"] == train(thumbs).metrics["answers"] == 48
     assert curve(thumbs) == curve(pairs)
+
+
+def test_peoples_thumbs_train_as_the_same_in_a_file(stage: Any, preferences: Artifact, tmp_path: Path) -> None:
+    feedback = feedback_of_pairs(tiny_pairs())
+    write_records(tmp_path / "thumbs" / "feedback.jsonl", feedback)
+    write_feedback(tmp_path / "thumbs.jsonl", feedback)
+    given = preferences.model_copy(update={"name": "thumbs", "kind": "feedback", "path": str(tmp_path / "thumbs")})
+    people, file = stage(epochs=1, preferences=None, feedback="thumbs"), stage(epochs=1, preferences=None)
+    people.inputs = {"base": people.inputs["base"], "thumbs": given}
+    file.data = {**file.data, "feedback": tmp_path / "thumbs.jsonl"}
+    assert train(people).metrics["answers"] == train(file).metrics["answers"] == 48
+    assert curve(people) == curve(file)
+    with pytest.raises(ValueError, match="leave one out"):
+        KtoStage(kind="kto", model="base", preferences="pairs", feedback="thumbs")
 
 
 def test_a_file_of_thumbs_is_read_in_each_form(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from alignment.recipe.files import resolve_data, with_absolute_data
 from alignment.recipe.recipe import Recipe
 from alignment.recipe.resolved import ResolvedRecipe
 from alignment.recipe.stages.reward import RewardStage
-from alignment.records import Artifact, Message, PreferencePair, Prompt, Response, Sampling
+from alignment.records import Artifact, Feedback, Message, PreferencePair, Prompt, Response, Sampling
 from alignment.stages.feedback import human_preferences as stage
 from alignment.workspace import Workspace
 from flows.pipeline import human_votes
@@ -116,6 +116,91 @@ def test_votes_come_back_as_pairs_once_there_are_enough(
     }  # fmt: skip
     said = json.loads((context.output / "agreement.json").read_text())
     assert said["digest"] == json.loads(data["collection"].read_text())["digest"]
+
+
+def test_thumbs_come_back_as_marked_answers_that_kto_reads(made: dict[str, Artifact], space: Workspace) -> None:
+    """Two of the eight answers to each prompt are shown, one at a time; a majority of two thirds marks one."""
+    asked = _recipe(feedback="thumbs", comparisons_per_prompt=2, votes_per_comparison=3, answers=8, min_agreement=0.6)
+    assert asked.stages["people"].products() == ("feedback",)
+    human_votes.queue_for_raters("people", asked, made, space)
+    pairs = human_votes.queue_name("people", _recipe(comparisons_per_prompt=2), made["responses"])
+    assert human_votes.queue_name("people", asked, made["responses"]) != pairs
+    for rater, mistaken in (("ada", ()), ("bob", ("good p0",)), ("eve", ("good p0", "bad p1"))):
+        assert human_votes.collected("people", asked, made, space, {}) is None
+        _thumbs(space, rater, mistaken)
+    data = human_votes.collected("people", asked, made, space, {})
+    assert data is not None
+    context = stage_context(
+        name="people", recipe=asked, inputs=made, data=data, output=space.folder("out"), checkpoints=space.folder("c")
+    )
+    result = stage.run(asked.stages["people"], context)  # type: ignore[arg-type]
+    answers = read_records(context.output / "feedback.jsonl", Feedback)
+    labels = {one.completion: one.label for one in answers}
+    assert labels == {
+        "good p0": False, "bad p0": False, "good p1": True, "bad p1": False,
+        "good p2": True, "bad p2": False, "good p3": True, "bad p3": False,
+    }  # fmt: skip
+    assert {(one.kind, one.prompt[0].content[0]) for one in answers} == {("code", "Q")}
+    assert {name: result.metrics[name] for name in ("answers", "desirable", "votes", "raters")} == {
+        "answers": 8, "desirable": 3, "votes": 24, "raters": 3,
+    }  # fmt: skip
+    assert result.metrics["agreement"] == pytest.approx((6 * 1 + 2 * 2 / 3) / 8)
+    # Krippendorff 2011 by hand: 24 ratings, 11 up; in two units of three, two disagreeing pairs each: 2·2/2 · 2 / 24.
+    seen, chance = 4 / 24, 2 * 11 * 13 / (24 * 23)
+    assert result.metrics["krippendorff_alpha"] == pytest.approx(1 - seen / chance)
+    assert result.kind == "feedback"
+    data["snapshot"].write_text(data["snapshot"].read_text().replace('"label":true', '"label":false'))
+    with pytest.raises(InputError, match="no longer"):
+        stage.run(asked.stages["people"], context)  # type: ignore[arg-type]
+
+
+def _thumbs(space: Workspace, rater: str, mistaken: tuple[str, ...]) -> None:
+    """A rater who finds good what begins with "good", but for those texts."""
+    vote(space, rater, at_most=0)
+    store = Store.open(human_votes.store_url(space))
+    while (lease := next_lease(store, rater)) is not None:
+        (answer,) = lease.comparison.responses
+        is_good = answer.text.startswith("good") != (answer.text in mistaken)
+        cast_vote(store, rater, lease.id, {"outcome": "up" if is_good else "down"})
+    store.close()
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"feedback": "thumbs", "pairs": 40}, "pairs: of feedback=thumbs the setting answers says"),
+        ({"answers": 40}, "answers: of feedback=pairs the setting pairs says"),
+    ],
+)
+def test_how_much_is_enough_is_said_in_the_words_of_the_feedback(settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        _recipe(**settings)
+
+
+def test_two_queues_are_open_at_once(made: dict[str, Artifact], space: Workspace) -> None:
+    """A stage that waits keeps back what reads it and nothing else; a run by an event goes on as far as it can."""
+    from flows.pipeline.pipeline import waits_for_others
+    from flows.pipeline.run_state import Run, RunRequest
+
+    stages = {
+        "responses": {"kind": "sample", "per_prompt": 2},
+        "pairs": {"kind": "human_preferences", "responses": "responses", "pairs": 4},
+        "thumbs": {"kind": "human_preferences", "responses": "responses", "feedback": "thumbs", "answers": 4},
+        "dpo": {"kind": "dpo", "model": "base", "preferences": "pairs"},
+        "kto": {"kind": "kto", "model": "dpo", "feedback": "thumbs"},
+        "aside": {"kind": "kto", "model": "base", "feedback": "thumbs"},
+    }
+    recipe = Recipe.model_validate({"name": "loop", "model": {"base": "x"}, "stages": stages})
+    resolved = ResolvedRecipe(recipe=recipe, path=space.root / "recipe.yaml", data={}, precision="auto")
+    run = Run(RunRequest(resolved=resolved, workspace=space.root, run="loop-1"))
+    run.waits["pairs"] = "pairs waits"
+    kept_back = {name: waits_for_others(run, name) for name in stages}
+    assert {name for name, waits in kept_back.items() if waits} == {"dpo", "kto"}
+    run.waits["thumbs"] = "thumbs waits"
+    assert run.waiting == "pairs waits; thumbs waits"
+    for name in ("pairs", "thumbs"):
+        human_votes.queue_for_raters(name, recipe, made, space)
+    assert len([one for one in human_votes.standings(space) if one.comparisons]) == 2
 
 
 def test_a_recipe_may_ask_for_a_qualification(made: dict[str, Artifact], space: Workspace, tmp_path: Path) -> None:

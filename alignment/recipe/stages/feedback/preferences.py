@@ -1,12 +1,13 @@
 """The settings of the stages that make preferences of simulated raters' votes, of people's, and of a file."""
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
-from alignment.recipe.base import Count, Fraction, Name, Settings
+from alignment.recipe.base import Count, Fraction, Name, Product, Settings
 from alignment.recipe.raters import SimulatedRaters
 from alignment.recipe.stages.spec import StageSettings, StageSpec
+from alignment.records import FeedbackKind
 
 
 class PreferencesStage(StageSettings):
@@ -62,35 +63,56 @@ class AboutRater(Settings):
     """The answers to choose from."""
 
 
-class HumanPreferencesStage(StageSettings):
-    """People compare the responses in the raters' app. The run waits for them without taking compute.
+ENOUGH = 100  # pairs or answers, unless a recipe says otherwise
+MADE_OF: dict[FeedbackKind, tuple[Product, ...]] = {
+    "pairs": ("preferences",), "thumbs": ("feedback",), "rewrites": ("preferences", "demonstrations"),
+    "scores": ("scores",), "spans": ("spans",),
+}  # fmt: skip
+WITH_AGREEMENT: tuple[FeedbackKind, ...] = ("pairs", "thumbs")  # of which a majority decides
+LEAST = 0.5  # agreement, unless a recipe says otherwise
 
-    Enough are ``pairs`` pairs, each judged by ``votes_per_comparison`` people of whom ``min_agreement`` agree.
-    ``criteria`` (name: what 1, 3 and 5 mean) are what they may score each answer by; left out, the desk's own.
+
+class HumanPreferencesStage(StageSettings):
+    """People judge the responses in the raters' app. The run waits for them without taking compute.
+
+    Enough are ``pairs`` pairs, or ``answers`` answers where ``feedback`` is of single ones, each judged by
+    ``votes_per_comparison`` people of whom ``min_agreement`` agree. A recipe may have several of these stages: their
+    queues are open at the same time.
     """
 
     spec: ClassVar[StageSpec] = StageSpec(
         run="alignment.stages.feedback.human_preferences",
-        makes=("preferences",),
+        makes=("preferences", "feedback", "demonstrations", "scores", "spans"),
         reads={"responses": "responses"},
         data=("snapshot", "collection"),
         computes=False,
-        headline=("pairs", "raters"),
+        headline=("pairs", "answers", "raters"),
     )
     kind: Literal["human_preferences"]
     """Preferences by people, in the raters' app."""
     responses: Name
-    """The stage whose responses are compared."""
+    """The stage whose responses are judged."""
+    feedback: FeedbackKind = "pairs"
+    """What people are asked. `pairs`: which of two answers is better. `thumbs`: whether one answer is good, for `kto`
+    (its setting `feedback`). `rewrites`: to write a better answer from one, which is a demonstration, and preferred to
+    what it was made from. `scores`: to score one answer by each of `criteria`. `spans`: to mark parts of one answer
+    with one of `labels` each."""
     comparisons_per_prompt: Count = 1
-    """Pairs of responses to each prompt that are compared."""
+    """Pairs of responses to each prompt that are compared; of `feedback` on single answers, responses that are
+    shown."""
     votes_per_comparison: Count = 3
-    """People who judge each pair."""
-    pairs: Count = 100
-    """Pairs that suffice for the run to go on."""
-    min_agreement: Fraction = 0.5
-    """Share of the votes that must agree on a pair for it to be trained on."""
+    """People who judge each pair, or each single answer."""
+    pairs: Count = ENOUGH
+    """Pairs that suffice for the run to go on, where `feedback` is `pairs`."""
+    answers: Count = ENOUGH
+    """Answers that suffice for the run to go on, where `feedback` is of single ones."""
+    min_agreement: Fraction = LEAST
+    """Share of the votes that must agree on a pair, or on a thumb, for it to be trained on."""
     criteria: dict[CriterionName, Annotated[str, Field(min_length=1, max_length=500)]] = Field({}, max_length=8)
-    """Criteria to score each answer by: by name, what 1, 3 and 5 mean. Empty: those of the app's settings."""
+    """Criteria to score each answer by: by name, what 1, 3 and 5 mean. Empty: those of the app's settings; not with
+    `feedback: scores`, whose question they are."""
+    labels: dict[CriterionName, Annotated[str, Field(min_length=1, max_length=500)]] = Field({}, max_length=9)
+    """Labels of marked parts, where `feedback` is `spans`: by name, what each means."""
 
     qualification: Qualification | None = None
     """What a rater has to get right before the first vote. null: one trial comparison, which shows the page."""
@@ -100,6 +122,22 @@ class HumanPreferencesStage(StageSettings):
     settings hold."""
     questions: tuple[AboutRater, ...] = Field((), max_length=10)
     """Questions about the rater, asked with the consent and kept with it. Empty: the app's own settings hold."""
+
+    @model_validator(mode="after")
+    def _fits_what_is_asked(self) -> Self:
+        """Raises ValueError for settings that its feedback does not read, and where those are missing that it needs."""
+        used, unused = ("pairs", "answers") if self.feedback == "pairs" else ("answers", "pairs")
+        if getattr(self, unused) != ENOUGH:
+            raise ValueError(f"{unused}: of feedback={self.feedback} the setting {used} says how much is enough")
+        if self.feedback not in WITH_AGREEMENT and self.min_agreement != LEAST:
+            raise ValueError(f"min_agreement: with feedback={self.feedback} nothing is decided by a majority")
+        if self.feedback == "scores" and not self.criteria:
+            raise ValueError("criteria: feedback=scores needs one or more, by name, with what 1, 3 and 5 mean")
+        if (self.feedback == "spans") != bool(self.labels):
+            raise ValueError(
+                "labels: feedback=spans needs one or more, by name, with what each means; others have none"
+            )
+        return self
 
     @field_validator("questions")
     @classmethod
@@ -114,13 +152,17 @@ class HumanPreferencesStage(StageSettings):
         """The questions of the qualification."""
         return {} if self.qualification is None else {"qualification": self.qualification.questions}
 
+    def products(self) -> tuple[Product, ...]:
+        """What comes of the feedback that it asks for."""
+        return MADE_OF[self.feedback]
+
     def compares_responses(self) -> bool:
         """Whether it has the responses to a prompt compared with each other."""
-        return True
+        return self.feedback == "pairs"
 
     def pairs_wanted(self) -> int:
-        """Pairs that are enough for it."""
-        return self.pairs
+        """Pairs, or answers, that are enough for it."""
+        return self.pairs if self.feedback == "pairs" else self.answers
 
 
 class PreferenceFileStage(StageSettings):

@@ -1,9 +1,9 @@
 """The settings of KTO."""
 
 from collections.abc import Container
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
-from pydantic import field_validator
+from pydantic import field_validator, model_validator
 
 from alignment.recipe.base import Count, Lora, Name, Positive, refuse_dropout
 from alignment.recipe.stages.spec import StageSpec
@@ -18,7 +18,7 @@ class KtoStage(PreferenceTraining):
     spec: ClassVar[StageSpec] = StageSpec(
         run="alignment.stages.kto",
         makes=("policy",),
-        reads={"model": "policy", "preferences": "preferences"},
+        reads={"model": "policy", "preferences": "preferences", "feedback": "feedback"},
         data=("feedback",),
         sharing="batches",
         headline=("rewards/margins", "loss"),
@@ -28,8 +28,10 @@ class KtoStage(PreferenceTraining):
     model: Name
     """The policy to train, which is also the reference: a stage, or `base`."""
     preferences: Name | None = None
-    """A stage whose chosen answers are good and whose rejected ones are bad. null: the file `data.feedback`, whose rows
-    are single answers with thumbs."""
+    """A stage whose chosen answers are good and whose rejected ones are bad. null: `feedback`."""
+    feedback: Name | None = None
+    """A stage that has people give thumbs to single answers (`human_preferences` with `feedback: thumbs`). null:
+    `preferences`, or the file `data.feedback`, whose rows are single answers with thumbs."""
     learning_rate: Positive = 5e-6
     """Peak learning rate. 5e-6, for LoRA: ten times the 5e-7 of Ethayarajh et al. 2024."""
     beta: Positive = 0.1
@@ -50,6 +52,15 @@ class KtoStage(PreferenceTraining):
     @classmethod
     def _same_twice(cls, lora: Lora | None) -> Lora | None:
         return refuse_dropout(lora)
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        """Raises ValueError where two stages make its answers."""
+        if self.preferences is not None and self.feedback is not None:
+            raise ValueError(
+                f"answers come from preferences={self.preferences} or from feedback={self.feedback}; leave one out"
+            )
+        return self
 
     def data_files(self, given: Container[str] = ()) -> tuple[str, ...]:
         """The file of thumbs, where no stage makes its answers."""
