@@ -153,10 +153,10 @@ def _votes_by_comparison(comparisons: Sequence[Comparison], votes: Iterable[Vote
 
 
 def _choice(vote: Vote, left: str, right: str) -> Choice:
-    if vote.outcome == "up" or vote.outcome == "down":
-        raise ValueError(f"vote {vote.id} is on one answer, and not on two")
-    if vote.outcome != "ranked":
+    if vote.outcome == "both_bad" or vote.outcome == "skipped" or vote.outcome == "flagged":
         return vote.outcome
+    if vote.outcome != "ranked":
+        raise ValueError(f"vote {vote.id} is on one answer, and not on two")
     place = {response: i for i, group in enumerate(vote.ranking) for response in group}
     if place[left] == place[right]:
         return "tie"

@@ -15,11 +15,13 @@ from sqlalchemy import insert, select
 from alignment.checks.data import read_data
 from alignment.data.jsonl import read_records, write_records
 from alignment.errors import InputError, StageError
+from alignment.preferences.single_answers.scores import ScoredAnswer
+from alignment.preferences.single_answers.spans import AnswerSpans
 from alignment.recipe.files import resolve_data, with_absolute_data
 from alignment.recipe.recipe import Recipe
 from alignment.recipe.resolved import ResolvedRecipe
 from alignment.recipe.stages.reward import RewardStage
-from alignment.records import Artifact, Feedback, Message, PreferencePair, Prompt, Response, Sampling
+from alignment.records import Artifact, Demonstration, Feedback, Message, PreferencePair, Prompt, Response, Sampling
 from alignment.stages.feedback import human_preferences as stage
 from alignment.workspace import Workspace
 from flows.pipeline import human_votes
@@ -165,10 +167,103 @@ def _thumbs(space: Workspace, rater: str, mistaken: tuple[str, ...]) -> None:
     store.close()
 
 
+def _answer_all(space: Workspace, rater: str, verdict: Callable[[str], dict[str, Any]]) -> None:
+    """A rater who says ``verdict`` of every single answer."""
+    vote(space, rater, at_most=0)
+    store = Store.open(human_votes.store_url(space))
+    while (lease := next_lease(store, rater)) is not None:
+        cast_vote(store, rater, lease.id, verdict(lease.comparison.responses[0].text))
+    store.close()
+
+
+def _result(recipe: Recipe, made: dict[str, Artifact], space: Workspace) -> tuple[Path, Any]:
+    """What the stage makes of the votes that are there: its folder, and its result."""
+    data = human_votes.collected("people", recipe, made, space, {})
+    assert data is not None
+    context = stage_context(
+        name="people", recipe=recipe, inputs=made, data=data, output=space.folder("out"), checkpoints=space.folder("c")
+    )
+    return context.output, stage.run(recipe.stages["people"], context)  # type: ignore[arg-type]
+
+
+def test_rewrites_come_back_as_demonstrations_and_as_pairs(made: dict[str, Artifact], space: Workspace) -> None:
+    asked = _recipe(feedback="rewrites", comparisons_per_prompt=2, votes_per_comparison=1, answers=4)
+    assert asked.stages["people"].products() == ("preferences", "demonstrations")
+    human_votes.queue_for_raters("people", asked, made, space)
+
+    def better(text: str) -> dict[str, Any]:
+        if text.startswith("good"):
+            return {"outcome": "up"}
+        return {"outcome": "edited", "correction": {"position": 0, "text": text.replace("bad", "better")}}
+
+    _answer_all(space, "ada", better)
+    output, result = _result(asked, made, space)
+    pairs = read_records(output / "pairs.jsonl", PreferencePair)
+    written = {f"better p{at}": f"bad p{at}" for at in range(PROMPTS)}
+    assert {pair.chosen: pair.rejected for pair in pairs} == written
+    assert {(pair.rater_kind, pair.kind) for pair in pairs} == {("human", "code")}
+    examples = read_records(output / "demonstrations.jsonl", Demonstration)
+    said = {one.messages[-1].content: one.messages[0].content for one in examples}
+    assert said == {f"better p{at}": f"Q{at}?" for at in range(PROMPTS)}
+    figures = {"pairs": 4, "demonstrations": 4, "votes": 8, "raters": 1, "rewritten_words": 2, "shown_words": 2}
+    assert {name: result.metrics[name] for name in figures} == figures
+    assert (result.kind, "krippendorff_alpha" in result.metrics) == ("preferences", False)
+
+
+def test_scores_come_back_as_means_by_the_recipes_own_criteria(made: dict[str, Artifact], space: Workspace) -> None:
+    warm = {"warm": "1: cold; 5: kind.", "short": "1: long; 5: short."}
+    asked = _recipe(feedback="scores", votes_per_comparison=2, answers=4, criteria=warm)
+    human_votes.queue_for_raters("people", asked, made, space)
+    store = Store.open(human_votes.store_url(space))
+    assert store.settings()[1].criteria == DeskSettings().criteria  # the others' are as they were
+    store.close()
+
+    def scores(short: int) -> Callable[[str], dict[str, Any]]:
+        return lambda text: {
+            "outcome": "scored",
+            "criteria": {"warm": [5 if text.startswith("good") else 1], "short": [short]},
+        }
+
+    for rater, short in (("ada", 2), ("bob", 5)):
+        _answer_all(space, rater, scores(short))
+    output, result = _result(asked, made, space)
+    answers = read_records(output / "scores.jsonl", ScoredAnswer)
+    assert len(answers) == 4
+    for one in answers:
+        assert one.scores == {"warm": 5 if one.completion.startswith("good") else 1, "short": 3.5}
+        assert (one.raters, one.kind) == (2, "code")
+    assert result.metrics["score.short"] == 3.5
+    assert result.metrics["answers"] == 4
+    assert result.kind == "scores"
+
+
+def test_marked_parts_come_back_counted_by_label(made: dict[str, Artifact], space: Workspace) -> None:
+    labels = {"wrong": "Not so.", "rude": "Unkind."}
+    asked = _recipe(feedback="spans", comparisons_per_prompt=2, votes_per_comparison=1, answers=8, labels=labels)
+    human_votes.queue_for_raters("people", asked, made, space)
+
+    def marks(text: str) -> dict[str, Any]:
+        spans = [{"start": 0, "end": 3, "label": "rude"}, {"start": 4, "end": 6, "label": "wrong"}]
+        return {"outcome": "marked", "confirmed": True, "spans": [] if text.startswith("good") else spans}
+
+    _answer_all(space, "ada", marks)
+    output, result = _result(asked, made, space)
+    found = {one.completion: one for one in read_records(output / "spans.jsonl", AnswerSpans)}
+    assert len(found) == 8
+    assert [(one.label, one.text) for one in found["bad p2"].spans] == [("rude", "bad"), ("wrong", "p2")]
+    assert found["good p2"].spans == ()
+    figures = {"answers": 8, "marked": 4, "spans": 8, "spans.rude": 4, "spans.wrong": 4}
+    assert {name: result.metrics[name] for name in figures} == figures
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
         ({"feedback": "thumbs", "pairs": 40}, "pairs: of feedback=thumbs the setting answers says"),
+        ({"feedback": "rewrites", "min_agreement": 0.9}, "min_agreement: with feedback=rewrites nothing is decided"),
+        ({"feedback": "scores"}, "criteria: feedback=scores needs one"),
+        ({"feedback": "spans"}, "labels: feedback=spans needs one"),
+        ({"labels": {"wrong": "Not so."}}, "labels: feedback=spans needs one"),
         ({"answers": 40}, "answers: of feedback=pairs the setting pairs says"),
     ],
 )

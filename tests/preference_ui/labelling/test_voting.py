@@ -117,7 +117,7 @@ def test_a_draft_survives_and_prolongs_the_lease(store: Store, comparison: Make,
     assert read_draft(store, lease.id, None) == {"comment": "half a thought"}
     assert _lease(store, ada).expires > now() + timedelta(minutes=20)
     with pytest.raises(Refusal, match="too long"):
-        save_draft(store, ada, lease.id, {"comment": "x" * 100_000})
+        save_draft(store, ada, lease.id, {"comment": "x" * 200_000})
     cast_vote(store, ada, lease.id, {"outcome": "both_bad"})
     assert read_draft(store, lease.id, None) is None
     with pytest.raises(Refusal, match="no longer open"):
@@ -157,7 +157,7 @@ BAD = [
 @pytest.mark.parametrize("wire", BAD, ids=range(len(BAD)))
 def test_what_is_not_a_verdict_is_refused(wire: object) -> None:
     with pytest.raises(Refusal):
-        judge(read_verdict(wire), ("r0", "r1"), DeskSettings())
+        judge(read_verdict(wire), dict.fromkeys(("r0", "r1"), ""), DeskSettings())
 
 
 @pytest.mark.parametrize(
@@ -166,15 +166,17 @@ def test_what_is_not_a_verdict_is_refused(wire: object) -> None:
 )
 def test_a_ranking_is_a_permutation(ranking: list[list[int]]) -> None:
     with pytest.raises(Refusal):
-        judge(read_verdict({"outcome": "ranked", "ranking": ranking}), ORDER, DeskSettings())
+        judge(read_verdict({"outcome": "ranked", "ranking": ranking}), dict.fromkeys(ORDER, ""), DeskSettings())
 
 
 def test_an_untouched_order_asks_first() -> None:
     wire = {"outcome": "ranked", "ranking": [[0], [1], [2], [3]]}
     with pytest.raises(Refusal, match="Is that your ranking") as refusal:
-        judge(read_verdict(wire), ORDER, DeskSettings())
+        judge(read_verdict(wire), dict.fromkeys(ORDER, ""), DeskSettings())
     assert refusal.value.code == "confirm"
-    assert judge(read_verdict(wire | {"confirmed": True}), ORDER, DeskSettings()).ranking == [[one] for one in ORDER]
+    assert judge(read_verdict(wire | {"confirmed": True}), dict.fromkeys(ORDER, ""), DeskSettings()).ranking == [
+        [one] for one in ORDER
+    ]
 
 
 @given(st.permutations(range(4)), st.lists(st.booleans(), min_size=3, max_size=3))
@@ -183,6 +185,6 @@ def test_every_weak_order_comes_back_in_ids(order: list[int], ties: list[bool]) 
     for position, tied in zip(order[1:], ties, strict=True):
         groups[-1].append(position) if tied else groups.append([position])
     wire = {"outcome": "ranked", "ranking": groups, "confirmed": True}
-    judgement = judge(read_verdict(wire), ORDER, DeskSettings())
+    judgement = judge(read_verdict(wire), dict.fromkeys(ORDER, ""), DeskSettings())
     assert judgement.ranking == [[f"r{at}" for at in group] for group in groups]
     assert judgement.strength is None
