@@ -15,6 +15,7 @@ export function spansView(screen, draft, changed, answerCard) {
   points.push(whole.length);
   const toPoints = (place) => points.indexOf(place) >= 0 ? points.indexOf(place) : points.findIndex((one) => one > place) - 1;
   let marks = (draft?.spans ?? []).map((one) => ({ ...one, start: points[one.start], end: points[one.end] }));
+  let before = null; // what was marked last
   let chosen = null, span = null; // what is selected: [start, end] of the text, and [where it began, where it grows] in words
 
   const places = []; // [start, end] of every word
@@ -51,10 +52,10 @@ export function spansView(screen, draft, changed, answerCard) {
   function step(forward, more) {
     if (!places.length) return;
     const last = places.length - 1;
-    const [first, end] = chosen ? [places.findIndex((one) => one[1] > chosen[0]), places.findLastIndex((one) => one[0] < chosen[1])] : [last + 1, -1];
+    const from = chosen ?? before; // after a mark it goes on from there
+    const [first, end] = from ? [places.findIndex((one) => one[1] > from[0]), places.findLastIndex((one) => one[0] < from[1])] : [last + 1, -1];
     if (!chosen || !more) {
-      const next = chosen ? (forward ? end + 1 : first - 1) : forward ? 0 : last;
-      span = [Math.min(Math.max(next, 0), last)];
+      span = [Math.min(Math.max(forward ? end + 1 : first - 1, 0), last)];
       span.push(span[0]);
     } else {
       span ??= forward ? [first, end] : [end, first]; // what the mouse had selected
@@ -74,7 +75,7 @@ export function spansView(screen, draft, changed, answerCard) {
     if (marks.length < MOST && !marks.some((one) => one.start === start && one.end === end && one.label === label)) {
       marks = [...marks, { start, end, label, comment: "" }].toSorted((one, other) => one.start - other.start || one.end - other.end);
     }
-    chosen = null;
+    [before, chosen] = [chosen, null];
     getSelection()?.removeAllRanges();
     draw();
     rows();

@@ -28,8 +28,10 @@ ASKED = {
     "spans": QueueSettings(single="spans", labels=LABELS),
 }
 ATTACK = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>"
-LONG = ("The water boils earlier on a mountain, because the air presses on it less. Pasta takes longer there, so you "
-        "had better wait some minutes more, or take a pot with a tight lid.\n\nAt sea it is the same everywhere. ")  # fmt: skip
+LONG = (
+    "The water boils earlier on a mountain, because the air presses on it less. Pasta takes longer there, so you had "
+    "better wait some minutes more, or take a pot with a tight lid.\n\nAt sea it is the same everywhere."
+)
 
 
 @pytest.fixture
@@ -198,8 +200,8 @@ def test_parts_are_marked_by_keyboard_alone(desk: Any, ask: Callable[..., str], 
     page.wait_for_selector("text=“Lyon” is selected")
     page.keyboard.press("1")
     page.wait_for_selector(".marks q:has-text('Lyon')")
-    page.keyboard.press("ArrowRight")  # begins again, with the first
-    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowLeft")  # goes on from there
+    page.keyboard.press("ArrowLeft")
     page.keyboard.press("Shift+ArrowRight")
     page.keyboard.press("Shift+ArrowRight")
     page.keyboard.press("Shift+ArrowLeft")

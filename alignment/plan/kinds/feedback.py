@@ -19,6 +19,11 @@ def made_pairs(planner: Any, source: Any) -> TokenLengths:
     """The pairs that a stage makes of sampled answers, at most and at their longest."""
     drawn, asked, new = _drawn(planner, source)
     answers = sum(one.per_prompt for one in drawn)
+    if source.pairs_wanted() is not None and not source.compares_responses():  # people judge single answers
+        shown = min(source.comparisons_per_prompt, answers)
+        if "scores" in source.products():  # of each prompt's answers, every two
+            return TokenLengths(asked * math.comb(shown, 2), _alike(planner, Pair, new))
+        return TokenLengths(made_answers(planner, source).count, _alike(planner, Pair, new))
     if not source.compares_responses():  # each response is revised, and its revision is preferred
         return TokenLengths(asked * answers, _alike(planner, Pair, new))
     count = asked * min(source.comparisons_per_prompt, math.comb(answers, 2))
@@ -39,6 +44,8 @@ def made_demonstrations(planner: Any, source: Any) -> TokenLengths:
     drawn, asked, new = _drawn(planner, source)
     lengths = tuple((prompt + new, new) for prompt in planner.texts.prompts.lengths)
     answers = sum(one.per_prompt for one in drawn)
+    if source.pairs_wanted() is not None:  # people write them
+        return TokenLengths(made_answers(planner, source).count, lengths)
     return TokenLengths(asked * min(answers, source.demonstrations_kept() or answers), lengths)
 
 

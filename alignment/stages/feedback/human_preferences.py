@@ -11,7 +11,7 @@ from alignment.data.text import words
 from alignment.durable_files import write_text
 from alignment.errors import Fault, InputError
 from alignment.preferences.preference_files import pairs_digest, rewritten_demonstrations
-from alignment.preferences.single_answers.scores import ScoredAnswer
+from alignment.preferences.single_answers.scores import ScoredAnswer, score_pairs
 from alignment.preferences.single_answers.spans import AnswerSpans
 from alignment.preferences.thumbs import LabelledAnswer, records_digest
 from alignment.recipe.stages.feedback.preferences import HumanPreferencesStage
@@ -25,9 +25,9 @@ def run(settings: HumanPreferencesStage, context: StageContext) -> StageResult:
     """Writes what the votes come to, and ``agreement.json`` (raters, votes, Krippendorff's α, the snapshot's digest).
 
     That is ``pairs.jsonl`` of comparisons, ``feedback.jsonl`` of thumbs, ``pairs.jsonl`` and ``demonstrations.jsonl``
-    of rewrites, ``scores.jsonl`` and ``spans.jsonl``. ``context.data`` holds the "snapshot"
-    (records) and, as "collection", what was counted when it was taken. Raises InputError where the snapshot's file is
-    not what was taken.
+    of rewrites, ``scores.jsonl`` with the ``pairs.jsonl`` that follow from it, and ``spans.jsonl``. ``context.data``
+    holds the "snapshot" (records) and, as "collection", what was counted when it was taken. Raises InputError where the
+    snapshot's file is not what was taken.
     """
     taken = json.loads(context.data["collection"].read_text("utf-8"))
     with context.working():
@@ -83,9 +83,11 @@ def _scores(context: StageContext, taken: Mapping[str, Any]) -> Figures:
     answers = read_records(context.data["snapshot"], ScoredAnswer)
     _require_digest(records_digest(answers), context, taken)
     write_records(context.output / "scores.jsonl", answers)
+    pairs = score_pairs(answers)
+    write_records(context.output / "pairs.jsonl", pairs)
     names = sorted({name for one in answers for name in one.scores})
     means = {f"score.{name}": fmean(one.scores[name] for one in answers if name in one.scores) for name in names}
-    return {"answers": float(len(answers))} | means
+    return {"answers": float(len(answers)), "pairs": float(len(pairs))} | means
 
 
 def _spans(context: StageContext, taken: Mapping[str, Any]) -> Figures:

@@ -212,7 +212,9 @@ def test_rewrites_come_back_as_demonstrations_and_as_pairs(made: dict[str, Artif
 
 def test_scores_come_back_as_means_by_the_recipes_own_criteria(made: dict[str, Artifact], space: Workspace) -> None:
     warm = {"warm": "1: cold; 5: kind.", "short": "1: long; 5: short."}
-    asked = _recipe(feedback="scores", votes_per_comparison=2, answers=4, criteria=warm)
+    asked = _recipe(feedback="scores", votes_per_comparison=2, comparisons_per_prompt=2, answers=8, criteria=warm)
+    assert asked.stages["people"].products() == ("scores", "preferences")
+    assert _recipe(feedback="scores", criteria=warm).stages["people"].products() == ("scores",)
     human_votes.queue_for_raters("people", asked, made, space)
     store = Store.open(human_votes.store_url(space))
     assert store.settings()[1].criteria == DeskSettings().criteria  # the others' are as they were
@@ -228,12 +230,15 @@ def test_scores_come_back_as_means_by_the_recipes_own_criteria(made: dict[str, A
         _answer_all(space, rater, scores(short))
     output, result = _result(asked, made, space)
     answers = read_records(output / "scores.jsonl", ScoredAnswer)
-    assert len(answers) == 4
+    assert len(answers) == 8
+    pairs = read_records(output / "pairs.jsonl", PreferencePair)
+    chosen = {pair.chosen: (pair.rejected, pair.margin, pair.raters) for pair in pairs}
+    assert chosen == {f"good p{at}": (f"bad p{at}", 2.0, 2) for at in range(PROMPTS)}  # (5 + 3.5) / 2 − (1 + 3.5) / 2
     for one in answers:
         assert one.scores == {"warm": 5 if one.completion.startswith("good") else 1, "short": 3.5}
         assert (one.raters, one.kind) == (2, "code")
     assert result.metrics["score.short"] == 3.5
-    assert result.metrics["answers"] == 4
+    assert (result.metrics["answers"], result.metrics["pairs"]) == (8, 4)
     assert result.kind == "scores"
 
 

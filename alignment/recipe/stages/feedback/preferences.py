@@ -95,7 +95,8 @@ class HumanPreferencesStage(StageSettings):
     feedback: FeedbackKind = "pairs"
     """What people are asked. `pairs`: which of two answers is better. `thumbs`: whether one answer is good, for `kto`
     (its setting `feedback`). `rewrites`: to write a better answer from one, which is a demonstration, and preferred to
-    what it was made from. `scores`: to score one answer by each of `criteria`. `spans`: to mark parts of one answer
+    what it was made from. `scores`: to score one answer by each of `criteria`;
+    where several to a prompt are shown, the one with the higher mean is preferred. `spans`: to mark parts of one answer
     with one of `labels` each."""
     comparisons_per_prompt: Count = 1
     """Pairs of responses to each prompt that are compared; of `feedback` on single answers, responses that are
@@ -153,7 +154,9 @@ class HumanPreferencesStage(StageSettings):
         return {} if self.qualification is None else {"qualification": self.qualification.questions}
 
     def products(self) -> tuple[Product, ...]:
-        """What comes of the feedback that it asks for."""
+        """What comes of the feedback that it asks for; of scores pairs too, where a prompt has several answers."""
+        if self.feedback == "scores" and self.comparisons_per_prompt > 1:
+            return (*MADE_OF[self.feedback], "preferences")
         return MADE_OF[self.feedback]
 
     def compares_responses(self) -> bool:
