@@ -19,8 +19,10 @@ from alignment.workspace import Workspace
 def doubts(name: str, recipe: Recipe, items: Sequence[Comparison], workspace: Workspace) -> dict[str, float]:
     """Comparison id → the largest doubt about two of its answers, 0 (sure) to 1 (could be either).
 
-    Empty where no round before left a reward model that learned from the stage ``name``.
+    Empty where no round before left a reward model that learned from the stage ``name``, and for answers that stand
+    alone.
     """
+    items = [item for item in items if len(item.responses) > 1]
     model = _newest(name, recipe, workspace)
     if model is None or not items:
         return {}

@@ -113,6 +113,9 @@ def _standing(item: Any, cast: Sequence[Any]) -> dict[str, Any]:
         first, second = (response.id for response in oriented(pair))
         counts = Counter(rated for one in judged if (rated := _rating(one, first, second)) is not None)
         _count(row, counts)
+    thumbs = Counter(one.outcome for one in judged if one.outcome in ("up", "down"))
+    if thumbs.total() > 1:  # no unit: α is of verdicts on pairs
+        row["disagreement"] = 1 - max(thumbs.values()) / thumbs.total()
     return row
 
 

@@ -210,6 +210,17 @@ def test_rewrites_come_back_as_demonstrations_and_as_pairs(made: dict[str, Artif
     assert (result.kind, "krippendorff_alpha" in result.metrics) == ("preferences", False)
 
 
+def test_answers_that_stand_alone_are_weighed_by_no_reward_model(made: dict[str, Artifact], space: Workspace) -> None:
+    """In a second round there is one that learned from the first round's rewrites."""
+    asked = _recipe(feedback="rewrites", answers=4)
+    reward = RewardStage.model_validate({"kind": "reward", "preferences": "people"})
+    asked = asked.model_copy(update={"stages": {**asked.stages, "reward": reward}})
+    draft = Artifact(name="reward", kind="reward_model", version=0, digest="d", path="", key="k")
+    space.publish(draft, space.folder("partial", "reward"))
+    human_votes.queue_for_raters("people", asked, made, space)
+    assert [one.comparisons for one in human_votes.standings(space) if one.comparisons] == [PROMPTS]
+
+
 def test_scores_come_back_as_means_by_the_recipes_own_criteria(made: dict[str, Artifact], space: Workspace) -> None:
     warm = {"warm": "1: cold; 5: kind.", "short": "1: long; 5: short."}
     asked = _recipe(feedback="scores", votes_per_comparison=2, comparisons_per_prompt=2, answers=8, criteria=warm)

@@ -185,6 +185,17 @@ def test_how_far_marks_and_scores_agree_by_hand(cast: Cast, sqlite_store: Store)
     assert means == {"one": {"clear": 1, "kind": 4}, "two": {"clear": 3, "kind": 4}, "three": {"clear": 5, "kind": 3}}
 
 
+def test_thumbs_that_differ_are_found_as_disputed(cast: Cast, sqlite_store: Store) -> None:
+    change_queue(sqlite_store, "rewrites", QueueSettings(), author="root")  # thumbs, as everywhere
+    for rater, outcome in (("ada", "up"), ("bob", "down"), ("eve", "up")):
+        cast("rewrites", "It is Lyon.", rater, outcome=outcome)
+    for rater in ("ada", "bob"):
+        cast("rewrites", "It is Paris.", rater, outcome="up")
+    (line,) = find_records(sqlite_store, RecordFilter(state="disputed")).lines
+    assert line.id == open_record_id(sqlite_store, "It is Lyon.")
+    assert line.disagreement == pytest.approx(1 / 3)
+
+
 def test_what_raters_write_is_kept_as_a_text_without_what_nobody_sees(
     cast: Cast, sqlite_store: Store, tmp_path: Path
 ) -> None:
