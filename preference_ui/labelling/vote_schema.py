@@ -22,12 +22,12 @@ VERDICTS: dict[Single, tuple[Outcome, ...]] = {  # what may be said of an answer
 FLAG_REASONS = ("unsafe", "broken", "personal_data")
 MOST_SPANS = 100  # marks of one answer
 LONGEST = 50_000  # characters of an answer that a rater writes
-_KEPT = "\n\t"  # of the control characters
+_KEPT = "\n\t\0"  # of the control characters
 
 
 def as_typed(text: str) -> str:
     """What somebody wrote, with one sign for the end of a line, as a browser's text field has it, and without control
-    characters: nobody sees them, and they do something where the text is read again."""
+    characters: nobody sees them, and they do something where the text is read again. NUL stays: it is refused."""
     lines = text.replace("\r\n", "\n").replace("\r", "\n")
     return "".join(one for one in lines if one in _KEPT or unicodedata.category(one) != "Cc")
 

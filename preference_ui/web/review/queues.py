@@ -18,7 +18,7 @@ from preference_ui.web.review.access import AT_ONCE, administrators_only
 LIST = ["Queue", "State", "Priority", "Deadline (UTC)", "Raters", "Comparisons", "Complete", "Votes", "Votes an hour",
         "Time left", "Hours worked", "Cost"]  # fmt: skip
 NO_SCORES = "none"
-_EMPTY: tuple[Any, ...] = ("", "", "", "thumbs", "", 0, "", 0, None, True, "0")
+_EMPTY: tuple[Any, ...] = ("", "", "", 0, "", 0, None, True, "0", "thumbs", "")
 Form = tuple[Any, ...]
 
 
@@ -54,7 +54,7 @@ def queues_tab(tab: gr.Tab, store: Store) -> None:
     with gr.Row():
         save = gr.Button("Save the queue", variant="primary")
         close, reopen = gr.Button("Close it"), gr.Button("Open it again")
-    form = [name, guidelines, criteria, single, labels, wanted, raters, priority, deadline, is_open, version]
+    form = [name, guidelines, criteria, wanted, raters, priority, deadline, is_open, version, single, labels]
     listed = [queues, plot]
     gr.on([tab.select, refresh.click], desk.table, None, [*listed, said], **AT_ONCE)
     queues.select(desk.choose, None, [*form, said], **AT_ONCE)
@@ -83,11 +83,11 @@ class QueueTable:
         return administrators_only(request, lambda _account: (*self._form(_name(name)), ""), (name, *_EMPTY[1:]))
 
     def save(
-        self, name: str, guidelines: str, criteria: str, single: str, labels: str, wanted: float | None, raters: str,
-        priority: float | None, deadline: datetime | None, is_open: bool, version: str, request: gr.Request,
+        self, name: str, guidelines: str, criteria: str, wanted: float | None, raters: str, priority: float | None,
+        deadline: datetime | None, is_open: bool, version: str, single: str, labels: str, request: gr.Request,
     ) -> tuple[Any, ...]:  # fmt: skip
         """Stores what the form says."""
-        kept = (name, guidelines, criteria, single, labels, wanted, raters, priority, deadline, is_open, version)
+        kept = (name, guidelines, criteria, wanted, raters, priority, deadline, is_open, version, single, labels)
 
         def act(account: Account) -> tuple[Any, ...]:
             if not storable([name, guidelines, criteria, single, labels, raters]):
@@ -127,9 +127,8 @@ class QueueTable:
     def _form(self, queue: str) -> Form:
         with self.store.read() as connection:
             version, one = current_queue(connection, queue)
-        return (queue, one.guidelines or "", write_criteria(one.criteria), one.single, write_labels(one.labels),
-                one.votes_wanted or 0, ", ".join(one.raters),
-                one.priority, one.deadline, one.open, str(version))  # fmt: skip
+        return (queue, one.guidelines or "", write_criteria(one.criteria), one.votes_wanted or 0, ", ".join(one.raters),
+                one.priority, one.deadline, one.open, str(version), one.single, write_labels(one.labels))  # fmt: skip
 
     def _listed(self) -> tuple[list[list[str]], dict[str, Any]]:
         points = [

@@ -15,7 +15,7 @@ from preference_ui.store.store import Store
 from preference_ui.web.rater_page import RaterHandlers
 from preference_ui.web.review.queues import duration, read_criteria, write_criteria
 
-FORM = ("q", "Run the code.", "style: 1: clumsy; 5: a joy", 3, "ada", 2, "2030-01-02 03:04:05", True, "0")
+FORM = ("q", "Run the code.", "style: 1: clumsy; 5: a joy", 3, "ada", 2, "2030-01-02 03:04:05", True, "0", "thumbs", "")
 
 
 def test_a_queue_is_listed_changed_and_closed(call: Callable[..., Any], sqlite_store: Store) -> None:
@@ -39,7 +39,7 @@ def test_a_queue_is_listed_changed_and_closed(call: Callable[..., Any], sqlite_s
 @pytest.mark.parametrize(
     ("field", "value", "said"),
     [(0, "No Name", "no name of a queue"), (2, "Style is all", "name: what it means"), (4, "nobody", "no account"),
-     (5, 10_000, "priority"), (1, "a\0b", "cannot be stored")],
+     (5, 10_000, "priority"), (1, "a\0b", "cannot be stored"), (9, "spans", "need labels"),      (10, "Wrong is all", "name: what it means"), (10, "wrong: not so", "for spans alone")],
 )  # fmt: skip
 def test_a_form_that_is_wrong_stays_and_changes_nothing(
     call: Callable[..., Any], sqlite_store: Store, field: int, value: Any, said: str
@@ -49,6 +49,23 @@ def test_a_form_that_is_wrong_stays_and_changes_nothing(
     assert said in call("save", *form)[-1]
     with sqlite_store.read() as connection:
         assert current_queue(connection, "q")[0] == 0
+
+
+def test_what_is_asked_of_single_answers_is_kept_when_something_else_is_changed(
+    call: Callable[..., Any], sqlite_store: Store
+) -> None:
+    labels = "wrong: not so\nrude: unkind"
+    asked = [*FORM[:9], "spans", labels]
+    *form, _listed, _plot, said = call("save", *asked)
+    assert said == "Saved."
+    assert form[9:] == ["spans", labels]
+    asked[5], asked[8] = 7, "1"
+    assert call("save", *asked)[-1] == "Saved."
+    call("close", "q")
+    with sqlite_store.read() as connection:
+        version, settings = current_queue(connection, "q")
+    assert (version, settings.single, settings.priority, settings.open) == (3, "spans", 7, False)
+    assert [(one.name, one.rubric) for one in settings.labels] == [("wrong", "not so"), ("rude", "unkind")]
 
 
 def test_the_queues_are_for_administrators(call: Callable[..., Any]) -> None:

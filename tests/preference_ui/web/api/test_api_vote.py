@@ -123,7 +123,8 @@ def test_nothing_tells_who_wrote_an_answer_and_gold_looks_like_work(api: Any, co
             assert secret not in text
         assert sent.json()["feedback"] is None
     assert {row.purpose for row in _rows(api)} == {"gold", "work"}
-    assert fields == {frozenset({"lease", "trial", "changes_a_vote", "expires", "prompt", "answers"})}
+    shown = {"lease", "trial", "changes_a_vote", "expires", "prompt", "answers", "single", "criteria", "labels"}
+    assert fields == {frozenset(shown)}
     assert set(lease["answers"][0]) == {"position", "text", "names_itself", "cut"}
 
 
@@ -227,7 +228,7 @@ def test_the_trial_says_what_is_right(api: Any, comparison: Make, voter: Voter) 
      {"outcome": "ranked", "strength": 1, "criteria": {"'; DROP TABLE votes": [1, 2]}},
      {"outcome": "ranked", "strength": 1, "criteria": {"helpful": [1]}},
      {"outcome": "ranked", "strength": 1, "correction": {"position": 2, "text": "x"}},
-     {"outcome": "ranked", "strength": 1, "correction": {"position": 0, "text": "x" * 20_001}}],
+     {"outcome": "ranked", "strength": 1, "correction": {"position": 0, "text": "x" * 50_001}}],
 )  # fmt: skip
 def test_a_vote_that_does_not_fit_is_refused(api: Any, comparison: Make, voter: Voter, body: Any) -> None:
     _plain(api)
