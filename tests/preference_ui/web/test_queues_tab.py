@@ -39,7 +39,8 @@ def test_a_queue_is_listed_changed_and_closed(call: Callable[..., Any], sqlite_s
 @pytest.mark.parametrize(
     ("field", "value", "said"),
     [(0, "No Name", "no name of a queue"), (2, "Style is all", "name: what it means"), (4, "nobody", "no account"),
-     (5, 10_000, "priority"), (1, "a\0b", "cannot be stored"), (9, "spans", "need labels"),      (10, "Wrong is all", "name: what it means"), (10, "wrong: not so", "for spans alone")],
+     (5, 10_000, "priority"), (1, "a\0b", "cannot be stored"), (9, "spans", "need labels"),
+     (10, "Wrong is all", "name: what it means"), (10, "wrong: not so", "for spans alone")],
 )  # fmt: skip
 def test_a_form_that_is_wrong_stays_and_changes_nothing(
     call: Callable[..., Any], sqlite_store: Store, field: int, value: Any, said: str
