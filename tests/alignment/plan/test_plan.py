@@ -102,6 +102,27 @@ def test_held_out_prompts_of_their_own_are_counted_where_they_are_asked() -> Non
     assert work[0] == work[1]  # PPO watches the share, which settings are chosen by
 
 
+def test_what_people_say_of_single_answers_is_counted_at_most_and_at_its_longest() -> None:
+    """Eight prompts of 10 tokens with two answers of 6: 16 tokens each."""
+
+    def trained(stage: str, epochs: int, people: dict[str, Any], **settings: Any) -> float:
+        asked = {"pairs": 100, "comparisons_per_prompt": 2} | people
+        planned = Planner(recipe(people=asked, **{stage: settings | {"epochs": epochs}}), TINY, TEXTS).work(stage)
+        assert planned.at_most
+        return planned.trained
+
+    thumbs = {"preferences": None, "feedback": "people"}
+    assert trained("kto", 2, {"feedback": "thumbs"}, **thumbs) == 2 * 8 * 2 * 16
+    assert trained("kto", 1, {"feedback": "thumbs", "answers": 5}, **thumbs) == 5 * 16
+    rewrites = {"feedback": "rewrites", "answers": 3}
+    assert trained("sft", 3, rewrites, demonstrations="people") == 3 * 3 * 16
+    assert trained("dpo", 1, rewrites, preferences="people") == 3 * 2 * 16
+    scores = {"feedback": "scores", "criteria": {"warm": "1: cold; 5: kind."}}
+    assert trained("dpo", 1, scores, preferences="people") == 8 * 2 * 16  # one pair of each prompt's two answers
+    remarks = Planner(recipe(people={"pairs": 100, "feedback": "thumbs", "answers": 5}), TINY, TEXTS).work("people")
+    assert remarks.remarks == ["people judge 5 answers or more, 10 votes; the run takes no compute meanwhile"]
+
+
 def test_an_environments_episodes_are_counted_at_their_longest() -> None:
     """Three answers of 6 tokens, 40 in all: each turn reads the prompt of 10 and what was said so far, 17 of the 34
     that are not the first answer, then 34. Two steps of 4 episodes; whole episodes of 10 + 40 tokens are trained on."""
