@@ -13,6 +13,9 @@ export function rewriteView(screen, draft, changed, answerCard) {
   const original = asTyped(screen.answers[0].text);
   let given = ["up", "edited"].includes(draft?.outcome) ? draft.outcome : null;
   const text = h("textarea", { id: "rewrite", rows: 10, maxLength: LONGEST, value: draft?.correction?.text ?? original, oninput: typed });
+  const card = answerCard(0);
+  const body = card.querySelector(".rendered");
+  let wasWritten = false;
   const shown = h("div", { class: "changes as-written", dir: "auto", hidden: true });
   const toggle = h("button", { type: "button", class: "plain", "aria-pressed": "false", onclick: () => see(shown.hidden) }, t("What I changed"), " ", key("d"));
   const again = h("button", { type: "button", class: "plain", onclick: begin }, t("Begin again from the answer"));
@@ -48,8 +51,16 @@ export function rewriteView(screen, draft, changed, answerCard) {
   function see(open) {
     shown.hidden = !open;
     toggle.setAttribute("aria-pressed", String(open));
+    if (open) { wasWritten = body.classList.contains("as-written"); body.classList.add("as-written"); }
+    else {
+      body.classList.toggle("as-written", wasWritten);
+      if (wasWritten) body.textContent = screen.answers[0].text; else body.innerHTML = screen.answers[0].html;
+    }
     show();
   }
+
+  // What is gone is marked in the answer, and what is new in the rater's version.
+  const marked = (runs) => runs.map(([part, other]) => (other ? h("mark", {}, part) : part));
 
   function show() {
     CHOICES.forEach(([one], at) => { inputs[at].checked = one === given; });
@@ -57,8 +68,8 @@ export function rewriteView(screen, draft, changed, answerCard) {
       : isChanged() ? t("Your version is sent as the better answer") : t("Write the answer as you would rather have received it, or press 1 where it is good as it is");
     if (shown.hidden) return;
     const found = difference(original, text.value);
-    shown.replaceChildren(...(found === null ? [t("These answers have too little in common to mark single words.")]
-      : found[1].map(([part, marked]) => (marked ? h("mark", {}, part) : part))));
+    body.replaceChildren(...(found === null ? [original] : marked(found[0])));
+    shown.replaceChildren(...(found === null ? [t("These answers have too little in common to mark single words.")] : marked(found[1])));
   }
 
   show();
@@ -67,7 +78,7 @@ export function rewriteView(screen, draft, changed, answerCard) {
     return given === "edited" && isChanged() ? { outcome: "edited", correction: { position: 0, text: text.value } } : null;
   };
   return {
-    element: h("div", { class: "pair rewriting" }, answerCard(0), own),
+    element: h("div", { class: "pair rewriting" }, card, own),
     bar: h("div", { class: "scale-box" }, said, steps),
     draft: () => ({ ...(given ? { outcome: given } : {}), ...(isChanged() ? { correction: { position: 0, text: text.value } } : {}) }),
     verdict,

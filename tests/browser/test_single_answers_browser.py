@@ -97,6 +97,7 @@ def test_an_answer_is_rewritten_by_keyboard_alone(
             page.keyboard.press("d")
             page.wait_for_selector(".changes mark")
             assert "Paris" in page.locator(".changes").inner_text()
+            assert "Lyon" in "".join(page.locator(".answer mark").all_text_contents())  # what is gone
             assert axe(page) == []
             page.locator("#rewrite").focus()
             page.keyboard.press("Escape")
