@@ -136,4 +136,5 @@ def _named(path: str, option: str) -> list[dict[str, str]]:
 
 
 def _fault(error: Mapping[str, Any]) -> Fault:
-    return Fault(str(error["msg"]), "see docs/people.md", field=".".join(map(str, error["loc"])) or None)
+    problem = str(error["msg"]).removeprefix("Value error, ")
+    return Fault(problem, "see docs/people.md", field=".".join(map(str, error["loc"])) or None)

@@ -182,7 +182,8 @@ def _settings(body: dict[str, Any]) -> QueueSettings:
         return QueueSettings.model_validate(body)
     except ValidationError as error:
         first = error.errors()[0]
-        raise Refusal("queue", f"{first['loc'][0] if first['loc'] else 'queue'}: {first['msg']}") from None
+        problem = first["msg"].removeprefix("Value error, ")
+        raise Refusal("queue", f"{first['loc'][0] if first['loc'] else 'queue'}: {problem}") from None
 
 
 def _name(name: Any) -> str:

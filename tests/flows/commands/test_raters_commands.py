@@ -171,10 +171,22 @@ def test_a_queue_is_changed_and_listed_from_the_shell(store: Store, tmp_path: Pa
     assert "everybody" in _votes(tmp_path, "queues").out
 
 
+def test_a_queue_is_told_what_to_ask_of_single_answers(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "labels.json").write_text('{"wrong": "Not so.", "rude": "Unkind."}')
+    words = ("--single", "spans", "--labels", str(tmp_path / "labels.json"))
+    said = json.loads(_votes(tmp_path, "queue", "faults", *words, "--json").out)
+    assert (said["single"], [one["name"] for one in said["labels"]]) == ("spans", ["wrong", "rude"])
+    assert "wrong: Not so.; rude: Unkind." in _votes(tmp_path, "queue", "faults").out
+    said = json.loads(_votes(tmp_path, "queue", "faults", "--single", "rewrites", "--labels", "-", "--json").out)
+    assert (said["version"], said["single"], said["labels"]) == (2, "rewrites", [])
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [(("Bad Name",), "no name of a queue"), (("q", "--raters", "nobody"), "no account nobody"),
-     (("q", "--guidelines", "no-such.md"), "no-such.md:--guidelines"), (("q", "--priority", "5000"), "priority")],
+     (("q", "--guidelines", "no-such.md"), "no-such.md:--guidelines"), (("q", "--priority", "5000"), "priority"),
+     (("q", "--single", "spans"), "spans need labels"), (("q", "--single", "scores"), "own criteria"),
+     (("q", "--labels", "no-such.json"), "no-such.json:--labels")],
 )  # fmt: skip
 def test_a_queue_that_cannot_be_is_a_line(store: Store, tmp_path: Path, words: tuple[str, ...], said: str) -> None:
     refused = _votes(tmp_path, "queue", *words)
