@@ -15,6 +15,9 @@ RATE = {"kind": "preferences", "responses": "draw", "raters": {"rubric": "r.yaml
 REWARD = {"kind": "reward", "model": "sft", "preferences": "rate"}
 DPO = {"kind": "dpo", "model": "sft", "preferences": "rate"}
 EVAL = {"kind": "evaluate", "model": "dpo", "against": ["base", "sft"], "reward": "reward"}
+THUMBS = {"kind": "human_preferences", "responses": "draw", "feedback": "thumbs"}
+SCORES = THUMBS | {"feedback": "scores", "criteria": {"warm": "1: cold; 5: kind."}}
+KTO = {"kind": "kto", "model": "sft"}
 STAGES = {"sft": SFT, "draw": DRAW, "rate": RATE, "reward": REWARD, "dpo": DPO, "eval": EVAL}
 
 
@@ -30,6 +33,14 @@ def gate(*conditions: dict[str, Any], evaluation: str = "eval") -> dict[str, Any
 
 def test_a_whole_recipe_has_no_fault() -> None:
     assert faults(gate({"metric": "win_rate.base.reward.low", "above": 0.5})) == []
+
+
+def test_what_people_make_is_what_they_were_asked_for() -> None:
+    several = SCORES | {"comparisons_per_prompt": 2}
+    stages = {"thumbs": THUMBS, "kto": KTO | {"feedback": "thumbs"}, "scores": several,
+              "other": DPO | {"preferences": "scores"}, "rewrites": THUMBS | {"feedback": "rewrites"},
+              "more": SFT | {"demonstrations": "rewrites"}, "again": DPO | {"preferences": "rewrites"}}  # fmt: skip
+    assert faults(**stages) == []
 
 
 def test_every_product_is_made_and_has_words() -> None:
@@ -50,6 +61,23 @@ def test_every_product_is_made_and_has_words() -> None:
         (
             {"reward": REWARD | {"preferences": "base"}},
             "stages.reward.preferences: base makes a model, not preferences; "
+            "give one of rate, or put a stage of kind preferences or human_preferences or preference_file or "
+            "judge or constitution before it",
+        ),
+        (
+            {"thumbs": THUMBS, "kto": KTO | {"preferences": "thumbs"}},
+            "stages.kto.preferences: thumbs makes answers with thumbs, not preferences; "
+            "give one of rate, or put a stage of kind preferences or human_preferences or preference_file or "
+            "judge or constitution before it",
+        ),
+        (
+            {"kto": KTO | {"feedback": "rate"}},
+            "stages.kto.feedback: rate makes preferences, not answers with thumbs; "
+            "put a stage of kind human_preferences before it",
+        ),
+        (
+            {"scores": SCORES, "kto": KTO | {"preferences": "scores"}},
+            "stages.kto.preferences: scores makes scored answers, not preferences; "
             "give one of rate, or put a stage of kind preferences or human_preferences or preference_file or "
             "judge or constitution before it",
         ),

@@ -512,6 +512,29 @@ def test_votes_that_were_ready_while_nobody_listened_are_found_until_a_run_heard
     assert human_votes.unheard(recipe, space) == {}
 
 
+def test_a_deployed_run_hears_all_the_votes_that_it_went_on_from(
+    recipe: Recipe, made: dict[str, Artifact], space: Workspace
+) -> None:
+    """Its event named one queue, and another was ready as well: the other's event then has nothing to do."""
+    from flows.pipeline.pipeline import note_heard
+    from flows.pipeline.run_state import Run, RunRequest
+
+    human_votes.queue_for_raters("people", recipe, made, space)
+    vote(space, "ada")
+    vote(space, "bob")
+    data = human_votes.collected("people", recipe, made, space, {})
+    assert data is not None
+    queue, digest = human_votes.used_snapshot(data)
+    assert queue == human_votes.queue_name("people", recipe, made["responses"])
+    resolved = ResolvedRecipe(recipe=recipe, path=space.root / "recipe.yaml", data={}, precision="auto")
+    for flow_run, hears in ((None, False), ("of a deployment", True)):
+        run = Run(RunRequest(resolved=resolved, workspace=space.root, run="loop-1", flow_run=flow_run))
+        run.used[queue] = digest
+        note_heard(run)
+        assert human_votes.is_heard(space, queue, digest) is hears
+    assert not human_votes.is_heard(space, queue, "0" * 64)
+
+
 def test_votes_that_are_there_are_read_while_somebody_writes(
     recipe: Recipe, made: dict[str, Artifact], tmp_path: Path
 ) -> None:
