@@ -135,8 +135,8 @@ def test_two_kinds_of_feedback_train_two_stages_in_one_run(
     assert stages["kto"]["metrics"]["answers"] == stages["thumbs"]["metrics"]["answers"] >= 8
     digests = {}
     for name in ("preferences", "thumbs"):
-        (folder,) = (room.root / "artifacts" / name).iterdir()
-        digests[name] = json.loads(next(folder.rglob("agreement.json")).read_text())["digest"]
+        agreement = next((room.root / "artifacts" / name / "v1").rglob("agreement.json"))
+        digests[name] = json.loads(agreement.read_text())["digest"]
     said = {one["stage"]: one["raters"] for one in report["preferences"]}
     assert said["preferences"].startswith("2 people in the app (")
     assert said["thumbs"].startswith("2 people in the app, thumbs up or down on single answers (")
