@@ -118,7 +118,12 @@ export function spansView(screen, draft, changed, answerCard) {
       : marks.length ? t("{n} marked. Select more words, or send", { n: marks.length }) : t("Select words with the mouse or with ← and →, then choose a label");
   }
 
-  text.addEventListener("mouseup", () => { if (read()) { getSelection().removeAllRanges(); draw(); } });
+  text.addEventListener("mouseup", () => {
+    if (read()) getSelection().removeAllRanges();
+    else if (chosen) chosen = null; // a click beside it lets go
+    else return;
+    draw();
+  });
   const touched = () => { // a finger goes on selecting: nothing is drawn anew under it
     if (!text.isConnected) document.removeEventListener("selectionchange", touched);
     else if (matchMedia("(pointer: coarse)").matches && read()) said.textContent = t("“{words}” is selected: choose a label", { words: short(...chosen) });
