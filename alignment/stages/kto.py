@@ -29,7 +29,13 @@ from alignment.training.invariants import check_first_kto_step
 from alignment.training.policy import PolicyTraining, TrainingOutcome, begin_policy
 from alignment.training.preference.dpo_trainer import add_heads, computed_beforehand, frozen_start
 from alignment.training.preference.kto_trainer import MarkedAnswer, TokenisedKTOTrainer, kto_columns
-from alignment.training.row_counts import Counts, duplicates_before, log_counts, usable_feedback, usable_pairs
+from alignment.training.row_counts import (
+    Counts,
+    duplicates_before,
+    log_counts,
+    usable_feedback,
+    usable_pairs,
+)
 
 
 def run(settings: KtoStage, context: StageContext) -> StageResult:
@@ -100,10 +106,18 @@ def _answers(feedback: list[Feedback], tokenizer: PreTrainedTokenizerBase, max_l
 def _why_none(answers: list[MarkedAnswer], counts: Counts, max_length: int) -> str:
     if answers:
         word = "good" if answers[0].label else "bad"
-        return f"every answer that is left to train on is {word}, and KTO needs both kinds"
+        return f"every answer that is left to train on is {word}, and KTO needs both kinds" + _cut(counts)
     if counts["dropped"]:
         return f"every prompt alone fills max_length={max_length} tokens; raise it"
     return "no answer is left to train on"
+
+
+def _cut(counts: Counts) -> str:
+    """What to do where good answers were left out because they were cut off; empty where none was."""
+    if not counts["cut_chosen"]:
+        return ""
+    left_out = f"{counts['cut_chosen']:.0f} good ones were cut off and left out"
+    return f"; {left_out}: raise max_new_tokens where they are drawn, or set cut_chosen to keep"
 
 
 def _trainer(

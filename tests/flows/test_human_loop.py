@@ -99,7 +99,7 @@ def test_two_kinds_of_feedback_train_two_stages_in_one_run(
 ) -> None:
     """Two queues are open at once; DPO learns from the pairs of one, KTO from the thumbs of the other."""
     kto = {"kind": "kto", "model": "dpo", "feedback": "thumbs", "batch_size": 4, "epochs": 1, "max_length": 64,
-           "learning_rate": 1e-3}  # fmt: skip
+           "learning_rate": 1e-3, "cut_chosen": "keep"}  # fmt: skip
     thumbs = PEOPLE | {"feedback": "thumbs", "answers": 8}
     del thumbs["pairs"]
     changes = {"stages.preferences": PEOPLE, "stages.thumbs": thumbs, "stages.kto": kto, "gate.merge": True,

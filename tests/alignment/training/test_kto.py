@@ -274,3 +274,15 @@ def test_pairs_give_each_marked_answer_once() -> None:
     assert [(one.completion, one.label, one.finished) for one in found] == [
         (first.chosen, True, True), (first.rejected, False, True), ("No.", False, False),
     ]  # fmt: skip
+
+
+def test_good_answers_that_were_cut_off_are_named_where_none_is_left(stage: Any, tmp_path: Path) -> None:
+    given = feedback_of_pairs(tiny_pairs())
+    cut = [one.model_copy(update={"finished": False}) if one.label else one for one in given]
+    (tmp_path / "cut").mkdir()
+    write_feedback(tmp_path / "cut" / "thumbs.jsonl", cut)
+    context = stage(preferences=None)
+    context.data = {**context.data, "feedback": tmp_path / "cut" / "thumbs.jsonl"}
+    good = sum(one.label for one in given)
+    with pytest.raises(StageError, match=rf"is bad, and KTO needs both kinds; {good} good ones were cut off and left"):
+        train(context)
