@@ -143,10 +143,9 @@ def test_two_kinds_of_feedback_train_two_stages_in_one_run(
     for name, sentence in said.items():
         assert "α = 1.00" in sentence  # the two vote by the same rule
         assert digests[name][:12] in sentence
-    names = {node["id"]: node["name"] for node in report["lineage"]["nodes"]}
-    used = {(names[one["source"]], names[one["target"]], one["role"]) for one in report["lineage"]["edges"]}
-    assert {("preferences", "dpo", "preferences"), ("thumbs", "kto", "feedback"), ("dpo", "kto", "model"),
-            ("responses", "thumbs", "responses"), ("responses", "preferences", "responses")} <= used  # fmt: skip
+    used = {(one["source"], one["target"], one["role"]) for one in report["lineage"]["edges"]}
+    assert {("preferences@1", "dpo@1", "preferences"), ("thumbs@1", "kto@1", "feedback"), ("dpo@1", "kto@1", "model"),
+            ("responses@1", "thumbs@1", "responses"), ("responses@1", "preferences@1", "responses")} <= used  # fmt: skip
 
     def heard() -> set[str] | None:
         marks = {one.read_text().strip() for one in (room.root / "raters" / "waiting").glob("*.heard")}
