@@ -47,7 +47,7 @@ from flows.pipeline.run_state import RunRequest
 from flows.recipe_source import prepare
 from flows.runs import claim_run, keep_recipe
 from flows.services.guard import guarded
-from flows.services.process_records import answer_for, at_work
+from flows.services.process_registration import answer_for, at_work
 from flows.shutdown import SERVED_STEP_SECONDS, SERVED_TOTAL_SECONDS, end_in_time, hear_sigterm
 
 SERVER_SECONDS = 600.0  # for a server that is away when a run has ended
