@@ -28,6 +28,7 @@ from flows.cli_votes import raters_app, votes_app
 from flows.cli_workspace import backup, gc, restore
 from flows.failures import explain, keep_traceback
 from flows.monitoring.logs import set_up
+from flows.shutdown import end_within
 
 app = typer.Typer(
     help="From raw prompts to a promoted, aligned model version.",
@@ -43,6 +44,7 @@ app.add_typer(runs_app, name="runs")
 DISTRIBUTION = "rlhf-flows"
 INTERRUPTED = 130  # typer's exit code for Ctrl-C
 TERMINATED = 143  # by SIGTERM, as a shell says it
+STOPPED_SECONDS = 15.0  # for what Prefect and Ray put in order as Python ends
 
 
 def _print_version(wanted: bool) -> None:
@@ -278,7 +280,9 @@ def main() -> NoReturn:
         if ended.code not in (INTERRUPTED, TERMINATED):
             raise
         print("\nstopped; the same command goes on where it stopped", file=sys.stderr)
-        raise SystemExit(TERMINATED if ended.code == TERMINATED else 1) from None
+        code = TERMINATED if ended.code == TERMINATED else 1
+        end_within(STOPPED_SECONDS, code)
+        raise SystemExit(code) from None
     raise SystemExit(0)
 
 

@@ -171,6 +171,21 @@ def end_in_time(step: float = STEP_SECONDS, total: float = TOTAL_SECONDS) -> int
     return writing
 
 
+def end_within(seconds: float, code: int) -> None:
+    """Once the main thread has come to its end, this process ends within ``seconds``, whichever threads it still has.
+
+    Ctrl-C in the moment in which a pool of threads starts one leaves it without anybody who tells it to end, and Python
+    waits for it for ever (``concurrent.futures`` writes it down after it has started it).
+    """
+
+    def watch() -> None:
+        threading.main_thread().join()
+        time.sleep(seconds)
+        os._exit(code)
+
+    threading.Thread(target=watch, name="end-within", daemon=True).start()
+
+
 def _watch(reading: int, step: float, total: float) -> None:
     while (heard := _heard(reading, None)) != signal.SIGTERM:
         if heard is None:  # closed

@@ -110,3 +110,24 @@ def test_a_signal_is_not_lost_where_python_drops_errors(flow: str, number: int, 
     process = start(DROPPED.format(flow=flow))
     process.send_signal(number)
     assert process.wait(20) == code
+
+
+# A pool's thread that nobody tells to end, as Ctrl-C leaves one: here, begun by hand.
+LEFT_ALONE = """
+import queue, signal, sys, threading
+from flows import cli
+cli.STOPPED_SECONDS = 1.0
+@cli.app.command()
+def work():
+    threading.Thread(target=queue.Queue().get).start()
+    print('ready', flush=True)
+    threading.Event().wait()
+sys.argv = ['rlhf', 'work']
+cli.main()
+"""
+
+
+def test_ctrl_c_ends_a_command_that_has_a_thread_left_which_waits_for_ever() -> None:
+    process = start(LEFT_ALONE)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 1
