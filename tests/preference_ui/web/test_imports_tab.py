@@ -116,6 +116,8 @@ def test_a_data_set_of_a_hub_comes_in(
     call: Callable[..., Any], sqlite_store: Store, hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
+    template = f"{hub.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     hub.files = {"../rows.csv": GOOD.encode(), "data/rows.csv": GOOD.encode()}  # one leads out of the folder
     call("check", None, "", "org/name", "new", None, False)
@@ -166,5 +168,5 @@ def test_gold_acts_on_known_rows_or_says_why_not(
         _until_done(call)
         call("enqueue")
         assert said in _until_done(call)[0]
-    call("check", upload("rows.csv", rows.replace("Because.,So.", "So.,Because.")), "", "new", None, True)
+    call("check", upload("rows.csv", rows.replace("Because.,So.", "So.,Because.")), "", "", "new", None, True)
     assert "1 new" in _until_done(call)[0]  # the answers the other way round are another comparison
