@@ -199,8 +199,8 @@ def up(
     up_command(recipes or [], workspace, set_ or [], port or [], served)
 
 
-for command in (generate, chat):
-    app.command()(command)
+app.command()(generate)
+app.command()(chat)
 
 
 @app.command()
@@ -249,8 +249,11 @@ def rate(
     )
 
 
-for command in (serve, push, backup, restore, gc):
-    app.command()(command)
+app.command()(serve)
+app.command()(push)
+app.command()(backup)
+app.command()(restore)
+app.command()(gc)
 
 
 def _say(text: str) -> None:

@@ -143,16 +143,16 @@ def heeding_signals() -> Iterator[None]:
         sys.unraisablehook = before
 
 
-def _number_of(error: BaseException | None) -> int | None:
+def _number_of(error: BaseException | None) -> signal.Signals | None:
     """The signal whose handler raised an error."""
     if isinstance(error, KeyboardInterrupt):
-        return int(signal.SIGINT)
+        return signal.SIGINT
     if (isinstance(error, SystemExit) and error.code == TERMINATED) or type(error).__name__ == "TerminationSignal":
-        return int(signal.SIGTERM)
+        return signal.SIGTERM
     return None
 
 
-def _hear_again(number: int) -> None:
+def _hear_again(number: signal.Signals) -> None:
     _ending.again = number == signal.SIGTERM
     _thread.interrupt_main(number)
 
