@@ -64,6 +64,10 @@ def check_recipe(resolved: ResolvedRecipe, workspace: Workspace | None = None) -
         faults += held_base_faults(recipe, config)
         faults += export_faults(recipe, config, model.tokenizer)
         faults += product_faults(recipe, files, model.tokenizer)
+        if any(stage.is_outside() for stage in recipe.stages.values()):
+            from alignment.checks.outside_models import outside_model_faults
+
+            faults += outside_model_faults(recipe, files, model, config, workspace)
         if is_exact(resolved, data.corpus):
             faults += length_faults(recipe, files, data, model)
     return placed(faults, resolved.path)

@@ -116,6 +116,10 @@ class ModelServer(Settings):
             raise ValueError("a budget in money needs a price")
         return self
 
+    def origin(self) -> str:
+        """What stands in the lineage of what it answered."""
+        return f"server {self.url}, model {self.model}"
+
 
 class Endpoint(ModelServer):
     """An OpenAI-compatible server: ``POST <url>/chat/completions``."""

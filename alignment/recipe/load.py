@@ -136,7 +136,7 @@ def _from_here(at: Location, value: Any) -> Any:
     is_file = (
         (len(at) == 2 and at[0] == "data" and at[1] in DATA_FILES)
         or at == ("model", "chat_template")
-        or at[2:] in (("raters", "rubric"), ("constitution",))
+        or at[2:] in (("raters", "rubric"), ("constitution",), ("folder",), ("encoder", "folder"))
     )
     if at[2:3] == ("rewards",) and at[4:] == ("function",) and ".py:" in value:
         return str(Path(value).expanduser().absolute())

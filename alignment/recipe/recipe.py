@@ -24,6 +24,7 @@ from alignment.recipe.stages.feedback.judge import JudgeStage
 from alignment.recipe.stages.feedback.preferences import HumanPreferencesStage, PreferenceFileStage, PreferencesStage
 from alignment.recipe.stages.feedback.rejection_sampling import RejectionSamplingStage
 from alignment.recipe.stages.grpo import GrpoStage, RlooStage
+from alignment.recipe.stages.outside_model import OutsideModelStage
 from alignment.recipe.stages.pair_classifier import PairClassifierStage
 from alignment.recipe.stages.ppo import PpoStage
 from alignment.recipe.stages.preference.dpo import DpoStage
@@ -40,6 +41,7 @@ from alignment.recipe.stages.spec import StageSettings
 Stage = Annotated[
     TokenizerStage
     | PretrainStage
+    | OutsideModelStage
     | SftStage
     | SampleStage
     | PreferencesStage

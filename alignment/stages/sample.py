@@ -13,9 +13,12 @@ from alignment.chat import render_prompt
 from alignment.data.jsonl import read_records, write_records
 from alignment.data.prompts import split_prompts
 from alignment.data.split import limited
+from alignment.errors import StageError
 from alignment.models.load import load_policy, policy_tokenizer
 from alignment.parallel_map import all_of
+from alignment.prompting.server_answers import ServerSampler
 from alignment.recipe.base import BASE
+from alignment.recipe.judges import Endpoint
 from alignment.recipe.stages.sample import SampleStage
 from alignment.records import Response
 from alignment.rollouts.best_of_n import AnswerScore, best_of, reward_model_score, score_of
@@ -29,18 +32,25 @@ Block: TypeAlias = list[PromptIds]
 
 
 def run(settings: SampleStage, context: StageContext) -> StageResult:
-    """Writes ``prompts.jsonl`` and ``responses.jsonl`` (in the prompts' order, a prompt's responses together)."""
-    tokenizer = policy_tokenizer(context.inputs[settings.model], context.inputs[BASE], context.run)
+    """Writes ``prompts.jsonl`` and ``responses.jsonl`` (in the prompts' order, a prompt's responses together).
+
+    Raises StageError where a server answers, and cannot be used or answers nothing.
+    """
     split = split_prompts(context.data["prompts"], context.run.held_out)
-    prompts, counts = sift_prompts(split.train, tokenizer, settings.longest_prompt(), split.duplicates)
+    prompts, counts = split.train, {"duplicates": float(split.duplicates), "dropped": 0.0}
+    ids: dict[str, tuple[int, ...]] = {}
+    if settings.endpoint is None:
+        tokenizer = policy_tokenizer(context.inputs[settings.model], context.inputs[BASE], context.run)
+        prompts, counts = sift_prompts(split.train, tokenizer, settings.longest_prompt(), split.duplicates)
+        ids = {prompt.id: tuple(render_prompt(tokenizer, prompt.messages)) for prompt in prompts}
     log_counts(context, counts)
     prompts = limited(prompts, settings.limit, settings.round)
-    blocks = _blocks([(prompt, tuple(render_prompt(tokenizer, prompt.messages))) for prompt in prompts], settings)
+    blocks = _blocks([(prompt, ids.get(prompt.id, ())) for prompt in prompts], settings)
     drawn: dict[str, list[Response]] = {}
 
     def read(place: int) -> list[Response] | None:
         path = _checkpoint(context, place)
-        return read_records(path, Response) if path.exists() else None
+        return read_records(path, Response) if path.exists() and settings.endpoint is None else None
 
     def write(place: int, responses: list[Response]) -> None:
         write_records(_checkpoint(context, place), responses)
@@ -52,22 +62,28 @@ def run(settings: SampleStage, context: StageContext) -> StageResult:
         context.report(Progress(len(drawn), len(prompts), {}, done))
 
     all_of(blocks, sampler, settings, context, read=read, write=write, heard=heard)
-    responses = [response for prompt in prompts for response in drawn[prompt.id]]
-    write_records(context.output / "prompts.jsonl", prompts)
+    responses = [response for prompt in prompts for response in drawn.get(prompt.id, ())]
+    if not responses:
+        raise StageError("the server answered none of the prompts; look at its log, and run again")
+    write_records(context.output / "prompts.jsonl", [prompt for prompt in prompts if prompt.id in drawn])
     write_records(context.output / "responses.jsonl", responses)
     tokens = sum(response.tokens for response in responses)
     metrics = {
-        "prompts": float(len(prompts)),
+        "prompts": float(len(drawn)),
         "responses": float(len(responses)),
         "mean_tokens": tokens / len(responses),
         "finished": sum(response.finished for response in responses) / len(responses),
         "duplicates": counts["duplicates"],
     }
+    if settings.endpoint is not None:
+        metrics["failed"] = float(len(prompts) * settings.per_prompt - len(responses))
     return StageResult("responses", metrics, tokens_sampled=tokens)
 
 
 def sampler(settings: SampleStage, context: StageContext) -> Callable[[Block], list[Response]]:
     """What draws the responses to a block of prompts, wherever it is called: they are the same."""
+    if settings.endpoint is not None:
+        return _server_sampler(settings, settings.endpoint, context)
     artifact, base = context.inputs[settings.model], context.inputs[BASE]
     model, tokenizer = load_policy(artifact, base, context.run)
     engine = build_engine(context, model, tokenizer, batch_size=settings.batch_size, artifact=artifact)
@@ -77,6 +93,24 @@ def sampler(settings: SampleStage, context: StageContext) -> Callable[[Block], l
 
     def draw(block: Block) -> list[Response]:
         return _draw(engine, block, settings, str(artifact.ref()), context.run.seed, score)
+
+    return draw
+
+
+def _server_sampler(
+    settings: SampleStage, endpoint: Endpoint, context: StageContext
+) -> Callable[[Block], list[Response]]:
+    """The same where a server answers. Its answers are kept one by one, so that a budget counts each of them once."""
+    server = ServerSampler(endpoint, settings.sampling, context.kept or context.checkpoints / "answers")
+
+    def draw(block: Block) -> list[Response]:
+        return server.draw(
+            [
+                (prompt, prompt.messages, response_seed(context.run.seed, prompt.id, index))
+                for prompt, _ids in block
+                for index in range(settings.per_prompt)
+            ]
+        )
 
     return draw
 

@@ -5,6 +5,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from alignment.recipe.base import BASE, Count, Name
+from alignment.recipe.judges import Endpoint
 from alignment.recipe.stages.spec import StageSettings, StageSpec
 from alignment.records import Sampling
 
@@ -25,6 +26,9 @@ class SampleStage(StageSettings):
     """Responses of a policy."""
     model: Name = BASE
     """The policy that answers: a stage, or `base`."""
+    endpoint: Endpoint | None = None
+    """An OpenAI-compatible server that answers in place of `model`: a teacher of which nothing else is to be had. It is
+    sent each answer's seed, and of `sampling` the temperature, top_p, stop and max_new_tokens. null: `model`."""
     per_prompt: Annotated[int, Field(ge=1, le=64)] = 4
     """Responses to each prompt."""
     sampling: Sampling = Sampling(temperature=1.0, top_p=0.95, max_new_tokens=128)
@@ -50,10 +54,43 @@ class SampleStage(StageSettings):
             raise ValueError("beams are no draws of their own: best_of needs sampling")
         return self
 
+    @model_validator(mode="after")
+    def _a_server_knows_these(self) -> Self:
+        if self.endpoint is None:
+            return self
+        if self.model != BASE:
+            raise ValueError(f"model={self.model} and endpoint: one of them answers, leave the other out")
+        if self.best_of > 1:
+            raise ValueError("best_of is for a model of a stage: draw per_prompt, and choose by rejection_sampling")
+        if (self.workers or 1) > 1:
+            raise ValueError("endpoint.concurrency says how many answers are drawn at a time: set workers to 1")
+        usual = Sampling()
+        for name in ("top_k", "min_p", "repetition_penalty", "beams"):
+            if getattr(self.sampling, name) != getattr(usual, name):
+                raise ValueError(f"sampling.{name} is not part of an endpoint's interface: leave it out")
+        return self
+
+    def inputs(self) -> dict[str, tuple[str, ...]]:
+        """The stages that it reads: no policy where a server answers."""
+        named = super().inputs()
+        return named if self.endpoint is None else {role: read for role, read in named.items() if role != "model"}
+
+    def endpoints_used(self) -> tuple[tuple[str, Endpoint], ...]:
+        """The server that answers, with its field."""
+        return () if self.endpoint is None else (("endpoint", self.endpoint),)
+
+    def reads_base(self) -> bool:
+        """Whether it is given the base: a server needs none."""
+        return self.endpoint is None
+
+    def can_be_shared(self) -> bool:
+        """Whether its work may be given to workers: a server's `concurrency` is counted once."""
+        return self.endpoint is None
+
     def answers_per_prompt(self) -> int:
         """Responses that it makes to each prompt."""
         return self.per_prompt
 
-    def sampling_used(self) -> Sampling:
-        """How it draws its answers."""
-        return self.sampling
+    def sampling_used(self) -> Sampling | None:
+        """How it draws its answers; None where a server does, whose context is not known."""
+        return self.sampling if self.endpoint is None else None

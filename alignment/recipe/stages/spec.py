@@ -22,6 +22,7 @@ UNCOUNTED: Any = {
     "consent": True,
     "questions": True,
     "encoder": {"folder"},
+    "folder": True,
     "tasks": {"__all__": {"questions", "examples"}},
     "rewards": {"__all__": {"function": True, "folder": True, "judge": {"folder"}}},
     "environment": {"class_path"},
@@ -111,6 +112,14 @@ class StageSettings(Settings):
     def model_folders(self) -> dict[str, str]:
         """Folders of models of its own that it names by a path, by what they are: an encoder."""
         return {}
+
+    def version_used(self) -> str | None:
+        """The registered version that it is, as the registry names it: ``policy@champion``."""
+        return None
+
+    def is_outside(self) -> bool:
+        """Whether the policy that it makes is a model from outside the recipe, whose tokenizer may be another."""
+        return False
 
     def encoder_used(self) -> Any | None:
         """The encoder that it starts from in place of a policy (:class:`~.scoring.EncoderSettings`)."""

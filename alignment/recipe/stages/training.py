@@ -1,6 +1,8 @@
 """What the settings of all supervised trainers share."""
 
-from typing import Literal
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
 
 from alignment.recipe.base import Count, Fraction, NotNegative, Positive
 from alignment.recipe.stages.adapters import AdaptedStage
@@ -46,6 +48,32 @@ class Optimisation(StageSettings):
 class Training(AdaptedStage, Optimisation):
     """What every trainer of policies and reward models shares. ``lora: null`` trains all weights, or what ``adapter``
     says."""
+
+
+class StudentTraining(Training):
+    """What trainers share whose policy may be a student: smaller than the one that it begins as."""
+
+    layers: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Share of the policy's layers that are kept, evenly spaced with the first and the last among them; the others are
+    removed before it learns (Sanh et al. 2019 keep every second one). null: all stay."""
+
+    @model_validator(mode="after")
+    def _has_its_own_weights(self) -> Self:
+        if self.layers is not None and self.adapter_trained() is not None:
+            raise ValueError(
+                "a student without some of its layers has weights of its own: set lora to null, and leave adapter out"
+            )
+        if self.layers is not None and (self.workers or 1) > 1:
+            raise ValueError("a student that loses layers is trained by one process: set workers to 1")
+        return self
+
+    def removes_layers(self) -> float | None:
+        """The share of the policy's layers that stay."""
+        return self.layers
+
+    def can_be_shared(self) -> bool:
+        """Whether its work may be given to workers."""
+        return self.layers is None and super().can_be_shared()
 
 
 class PreferenceTraining(Training):

@@ -114,7 +114,8 @@ def make_run(workspace: Workspace, model_folders: tuple[Path, Path]) -> Callable
                 (output / "data.jsonl").write_text(json.dumps({"stage": name}) + "\n")
             else:
                 shutil.copytree(copy, output)
-                (output / "base.json").write_text(json.dumps({"digest": base.digest, "seed": seed}))
+                made_on = {"base": base.key, "digest": base.digest, "seed": seed}
+                (output / "base.json").write_text(json.dumps(made_on))
                 (output / "curves.json").write_text(json.dumps({"loss": [[1, 2.0], [2, 1.5 + seed]]}))
             draft = Artifact(
                 name=name, kind=kind, version=1, digest=folder_digest(output), path=str(output), key=f"{name}{seed}",
