@@ -62,6 +62,8 @@ def with_absolute_data(recipe: Recipe, data: Mapping[str, Path]) -> Recipe:
     for stage in values["stages"].values():
         if stage.get("raters"):
             stage["raters"]["rubric"] = str(data[stage["raters"]["rubric"]])
+        if (stage.get("prompting") or {}).get("examples") is not None:
+            stage["prompting"]["examples"] = str(data[stage["prompting"]["examples"]])
         if stage.get("qualification"):
             stage["qualification"]["questions"] = str(data[stage["qualification"]["questions"]])
         for task in (stage.get("tasks") or {}).values():

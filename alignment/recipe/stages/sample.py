@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from alignment.recipe.base import BASE, Count, Name
 from alignment.recipe.judges import Endpoint
+from alignment.recipe.stages.prompting import EXAMPLES, Prompting
 from alignment.recipe.stages.spec import StageSettings, StageSpec
 from alignment.records import Sampling
 
@@ -33,6 +34,10 @@ class SampleStage(StageSettings):
     """Responses to each prompt."""
     sampling: Sampling = Sampling(temperature=1.0, top_p=0.95, max_new_tokens=128)
     """How responses are drawn."""
+    prompting: Prompting | None = None
+    """The form in which prompts are put: system message, solved examples, chain of thought, votes. What was put stands
+    in `asked.jsonl`, what was written in `written.jsonl`; who trains on the responses reads the plain prompts. null:
+    the prompts as they are."""
     best_of: Count = 1
     """Candidates for each response, of which `reward` keeps the best (Stiennon et al. 2020). 1: no choice."""
     reward: Name | None = None
@@ -70,6 +75,23 @@ class SampleStage(StageSettings):
                 raise ValueError(f"sampling.{name} is not part of an endpoint's interface: leave it out")
         return self
 
+    @model_validator(mode="after")
+    def _a_form_draws_by_itself(self) -> Self:
+        if self.prompting is not None and self.best_of > 1:
+            raise ValueError("best_of scores plain prompts: draw per_prompt, and choose by rejection_sampling")
+        if self.prompting is not None and self.prompting.votes > 1 and self.sampling.beams > 1:
+            raise ValueError("beams are no draws of their own: prompting.votes needs sampling")
+        return self
+
+    def named_files(self) -> dict[str, str]:
+        """The file of its form's examples."""
+        examples = None if self.prompting is None else self.prompting.examples
+        return {} if examples is None else {EXAMPLES: examples}
+
+    def prompting_used(self) -> Prompting | None:
+        """The form in which it puts its prompts."""
+        return self.prompting
+
     def inputs(self) -> dict[str, tuple[str, ...]]:
         """The stages that it reads: no policy where a server answers."""
         named = super().inputs()
@@ -93,4 +115,6 @@ class SampleStage(StageSettings):
 
     def sampling_used(self) -> Sampling | None:
         """How it draws its answers; None where a server does, whose context is not known."""
-        return self.sampling if self.endpoint is None else None
+        if self.endpoint is not None:
+            return None
+        return self.sampling if self.prompting is None else self.prompting.drawn_by(self.sampling)

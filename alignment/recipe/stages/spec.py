@@ -23,6 +23,7 @@ UNCOUNTED: Any = {
     "questions": True,
     "encoder": {"folder"},
     "folder": True,
+    "prompting": {"examples"},
     "tasks": {"__all__": {"questions", "examples"}},
     "rewards": {"__all__": {"function": True, "folder": True, "judge": {"folder"}}},
     "environment": {"class_path"},
@@ -192,6 +193,10 @@ class StageSettings(Settings):
 
     def sampling_used(self) -> Sampling | None:
         """How it draws answers to the prompts of its file."""
+        return None
+
+    def prompting_used(self) -> Any | None:
+        """The form in which it puts its prompts (:class:`alignment.recipe.stages.prompting.Prompting`)."""
         return None
 
     def environment_used(self) -> Any | None:

@@ -29,7 +29,7 @@ TEXTS = Texts(
     held_out_pairs=TokenLengths(2, (Pair(10, 5, 7),) * 2),
     corpus=TokenLengths(100, (40,) * 100),
     beginning=2,
-    benchmark_prompts={"asked": {"plain": TokenLengths(5, (12,) * 5), "voted": TokenLengths(5, (30,) * 5)}},
+    put_prompts={"asked": {"plain": TokenLengths(5, (12,) * 5), "voted": TokenLengths(5, (30,) * 5)}},
 )
 EXACT = {"kind": "exact"}
 STAGES: dict[str, dict[str, Any]] = {
