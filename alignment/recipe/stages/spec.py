@@ -260,6 +260,10 @@ class StageSettings(Settings):
         """How the weights of the policy that it leaves are quantised; None where they are not."""
         return None
 
+    def rounds_weights(self) -> str | None:
+        """How each forward pass of its training rounds weights (quantisation-aware training); None where none does."""
+        return None
+
     def removes_layers(self) -> float | None:
         """The share of a policy's layers that the policy that it leaves has; None where it has all."""
         return None
