@@ -33,7 +33,7 @@ def test_an_example_that_is_asked_or_held_out_is_a_fault(
     checked: Checker, write: Write, stage: dict[str, Any], leaking: str
 ) -> None:
     [fault] = faults(checked, write, stage, ["x", leaking.upper()])
-    assert fault.startswith("shown.jsonl, row 2: ")
+    assert fault.startswith("shown.jsonl:2: ")
     assert f"asking asks '{leaking.upper()}' itself, or it is held out" in fault
 
 
