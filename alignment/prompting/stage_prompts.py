@@ -30,19 +30,21 @@ class WrittenAnswers(Record):
     read: tuple[str | None, ...]
 
 
-def put_prompts(settings: Prompting, prompts: Sequence[Prompt], file: Path | None, seed: int) -> list[Prompt]:
+def put_prompts(
+    settings: Prompting, prompts: Sequence[Prompt], file: Path | None, seed: int, away: Sequence[Prompt] = ()
+) -> list[Prompt]:
     """The prompts as they are put, under their own ids. ``file`` holds the examples.
 
-    Raises InputError for faults of the examples, StageError where one of them is a prompt itself.
+    Raises InputError for faults of the examples, StageError where one of them is a prompt itself, or one of ``away``.
     """
     examples: list[Question] = []
     if file is not None:
         numbered, faults = scan_examples(file, settings)
         if faults:
             raise InputError(faults)
-        if leaking := list(leaks(numbered, prompts)):
+        if leaking := list(leaks(numbered, [*prompts, *away])):
             row, what = leaking[0]
-            raise StageError(f"{file}: the example of row {row} is asked itself ({what!r}): remove it")
+            raise StageError(f"{file}: the example of row {row} is asked itself, or held out ({what!r}): remove it")
         examples = [one for _row, one in numbered]
     choose = chooser(settings, examples, seed)
     return [

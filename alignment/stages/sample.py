@@ -7,7 +7,7 @@ it again.
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from alignment.chat import render_prompt
 from alignment.data.jsonl import read_records, write_records
@@ -41,15 +41,15 @@ def run(settings: SampleStage, context: StageContext) -> StageResult:
     """
     split = split_prompts(context.data["prompts"], context.run.held_out)
     prompts, counts = split.train, {"duplicates": float(split.duplicates), "dropped": 0.0}
-    ids: dict[str, tuple[int, ...]] = {}
-    put = _put(settings, context, prompts)
+    tokenizer: Any = None
     if settings.endpoint is None:
         tokenizer = policy_tokenizer(context.inputs[settings.model], context.inputs[BASE], context.run)
         prompts, counts = sift_prompts(split.train, tokenizer, settings.longest_prompt(), split.duplicates)
-        ids = {prompt.id: tuple(render_prompt(tokenizer, put[prompt.id].messages)) for prompt in prompts}
     log_counts(context, counts)
     prompts = limited(prompts, settings.limit, settings.round)
-    blocks = _blocks([(put[prompt.id], ids.get(prompt.id, ())) for prompt in prompts], settings)
+    put = _put(settings, context, prompts, [*split.train, *split.held_out])
+    asked = [(one, () if tokenizer is None else tuple(render_prompt(tokenizer, one.messages))) for one in put.values()]
+    blocks = _blocks(asked, settings)
     drawn: dict[str, list[Response]] = {}
 
     def read(place: int) -> list[Response] | None:
@@ -92,13 +92,12 @@ def _draws(settings: SampleStage) -> int:
     return settings.per_prompt * (1 if settings.prompting is None else settings.prompting.votes)
 
 
-def _put(settings: SampleStage, context: StageContext, prompts: Sequence[Prompt]) -> dict[str, Prompt]:
-    """Each prompt as it is put, by its id. Raises where the form's examples are not to be shown."""
+def _put(
+    settings: SampleStage, context: StageContext, prompts: Sequence[Prompt], away: Sequence[Prompt]
+) -> dict[str, Prompt]:
+    """Each prompt as it is put, by its id. Raises where an example of the form is one of them, or of ``away``."""
     if settings.prompting is not None:
-        held_out = split_prompts(context.data["prompts"], context.run.held_out).held_out
-        examples = context.data.get(EXAMPLES)
-        both = put_prompts(settings.prompting, [*prompts, *held_out], examples, context.run.seed)
-        prompts = both[: len(prompts)]
+        prompts = put_prompts(settings.prompting, prompts, context.data.get(EXAMPLES), context.run.seed, away)
     return {prompt.id: prompt for prompt in prompts}
 
 
