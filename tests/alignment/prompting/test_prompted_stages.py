@@ -92,7 +92,7 @@ def test_votes_are_drawn_for_each_response_and_kept(make_context: Any, base: Art
 def test_an_evaluation_asks_everybody_in_the_form(make_context: Any, base: Artifact, tmp_path: Path) -> None:
     stage = EvaluateStage.model_validate(
         {"kind": "evaluate", "model": "base", "against": [], "kl_prompts": 1, "sampling": GREEDY, "prompting": FORM,
-         "metrics": ["refusal"]}
+         "metrics": [{"kind": "refusal"}]}
     )  # fmt: skip
     context = context_of(make_context, tmp_path, base, stage, "evaluation")
     evaluate(stage, context)

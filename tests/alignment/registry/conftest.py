@@ -15,7 +15,10 @@ from alignment.registry import Provenance
 from alignment.registry.store import connect
 from alignment.workspace import Workspace
 
-TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}</s>{% endfor %}"
+TEMPLATE = (
+    "{% for m in messages %}<{{ m.role }}>{{ m.content }}</s>{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
 Run = dict[str, Artifact]
 
 RECIPE = {
