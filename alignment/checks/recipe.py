@@ -7,7 +7,7 @@ from pathlib import Path
 from alignment.checks.adapters.kinds import attachment_faults, kind_faults
 from alignment.checks.adapters.lora import stacking_faults
 from alignment.checks.adapters.quantised_base import adapters_only_faults, held_base_faults
-from alignment.checks.compression import (
+from alignment.checks.compression.quantised import (
     export_faults,
     quantised_base_faults,
     quantised_policy_faults,
@@ -71,7 +71,7 @@ def check_recipe(resolved: ResolvedRecipe, workspace: Workspace | None = None) -
         faults += rounding_faults(recipe, config)
         faults += product_faults(recipe, files, model.tokenizer)
         if any(stage.is_outside() for stage in recipe.stages.values()):
-            from alignment.checks.outside_models import outside_model_faults
+            from alignment.checks.compression.outside_models import outside_model_faults
 
             faults += outside_model_faults(recipe, files, model, config, workspace)
         if is_exact(resolved, data.corpus):

@@ -14,6 +14,7 @@ from alignment.recipe.gate import Gate
 from alignment.recipe.resources import Resources
 from alignment.recipe.run_settings import DataSettings, ModelSettings, RunSettings
 from alignment.recipe.stages.compression.distil import DistilStage
+from alignment.recipe.stages.compression.outside_model import OutsideModelStage
 from alignment.recipe.stages.compression.quantise import QuantiseStage
 from alignment.recipe.stages.evaluate import EvaluateStage
 from alignment.recipe.stages.experiments.benchmark import BenchmarkStage
@@ -24,7 +25,6 @@ from alignment.recipe.stages.feedback.judge import JudgeStage
 from alignment.recipe.stages.feedback.preferences import HumanPreferencesStage, PreferenceFileStage, PreferencesStage
 from alignment.recipe.stages.feedback.rejection_sampling import RejectionSamplingStage
 from alignment.recipe.stages.grpo import GrpoStage, RlooStage
-from alignment.recipe.stages.outside_model import OutsideModelStage
 from alignment.recipe.stages.pair_classifier import PairClassifierStage
 from alignment.recipe.stages.ppo import PpoStage
 from alignment.recipe.stages.preference.dpo import DpoStage

@@ -8,7 +8,7 @@ from alignment.models.base_model import own_place, prepare_base
 from alignment.recipe.base import STAGE_PREFIX
 from alignment.recipe.files import EMBEDDED_PREFIX, is_path
 from alignment.recipe.run_settings import ModelSettings
-from alignment.recipe.stages.outside_model import VERSION, VERSION_BASE
+from alignment.recipe.stages.compression.outside_model import VERSION, VERSION_BASE
 from alignment.registry.files import ADAPTER_FILE
 from alignment.registry.versions import find
 from alignment.workspace import Workspace

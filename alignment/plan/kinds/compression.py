@@ -5,8 +5,8 @@ from typing import Any
 from alignment.plan.kinds.feedback import made_demonstrations
 from alignment.plan.work import StageWork
 from alignment.recipe.stages.compression.distil import DistilStage
+from alignment.recipe.stages.compression.outside_model import OutsideModelStage
 from alignment.recipe.stages.compression.quantise import QuantiseStage
-from alignment.recipe.stages.outside_model import OutsideModelStage
 
 
 def outside_model(_planner: Any, work: StageWork, stage: OutsideModelStage) -> None:

@@ -16,13 +16,13 @@ from alignment.durable_files import folder_digest
 from alignment.errors import InputError, StageError
 from alignment.recipe.recipe import Recipe
 from alignment.recipe.stages.compression.distil import DistilStage
+from alignment.recipe.stages.compression.outside_model import OutsideModelStage
 from alignment.recipe.stages.feedback.rejection_sampling import RejectionSamplingStage
-from alignment.recipe.stages.outside_model import OutsideModelStage
 from alignment.recipe.stages.sample import SampleStage
 from alignment.recipe.stages.sft import SftStage
 from alignment.records import Artifact, Demonstration, Prompt, Response
+from alignment.stages.compression.outside_model import run as bring
 from alignment.stages.feedback.rejection_sampling import run as choose
-from alignment.stages.outside_model import run as bring
 from alignment.stages.sample import run as sample
 from alignment.stages.sft import run as imitate
 from tests.alignment.conftest import artifact_of

@@ -19,7 +19,7 @@ from alignment.records import Artifact
 from alignment.registry import Provenance, register
 from alignment.registry.lineage import problems, trace
 from alignment.registry.outside_models import version_files
-from alignment.stages.outside_model import run as bring
+from alignment.stages.compression.outside_model import run as bring
 from alignment.workspace import Workspace
 from flows.pipeline.stage_task import make_job
 from tests.contexts import stage_context

@@ -13,8 +13,8 @@ from alignment.recipe.graph import of_type, stage_inputs
 from alignment.recipe.judges import folder_data
 from alignment.recipe.metrics import Perplexity
 from alignment.recipe.recipe import Recipe
+from alignment.recipe.stages.compression.outside_model import FOLDER, OutsideModelStage
 from alignment.recipe.stages.evaluate import EvaluateStage
-from alignment.recipe.stages.outside_model import FOLDER, OutsideModelStage
 from alignment.workspace import Workspace
 
 _log = logging.getLogger(__name__)
@@ -58,14 +58,14 @@ def _vocabulary(
     from transformers import AutoConfig
 
     from alignment.chat import load_tokenizer
-    from alignment.stages.outside_model import outside_folder
+    from alignment.stages.compression.outside_model import outside_folder
 
     data = {} if stage.folder is None else {FOLDER: files[folder_data(stage.folder)]}
     configured: Path | None = None
     if stage.version is not None:
         if workspace is None:
             return None
-        from alignment.recipe.stages.outside_model import VERSION, VERSION_BASE
+        from alignment.recipe.stages.compression.outside_model import VERSION, VERSION_BASE
         from alignment.registry.outside_models import version_files
 
         data = version_files(workspace, stage.version)

@@ -22,7 +22,7 @@ from alignment.models.hub import hub_files
 from alignment.models.weights import GGUF_FILE, tensor_shapes, weight_faults
 from alignment.recipe.base import BASE
 from alignment.recipe.run_settings import ModelSettings, RunSettings
-from alignment.recipe.stages.outside_model import FOLDER, VERSION, VERSION_BASE, OutsideModelStage
+from alignment.recipe.stages.compression.outside_model import FOLDER, VERSION, VERSION_BASE, OutsideModelStage
 from alignment.records import Artifact
 from alignment.stage import StageContext, StageResult
 

@@ -20,7 +20,7 @@ class OutsideModelStage(StageSettings):
     """
 
     spec: ClassVar[StageSpec] = StageSpec(
-        run="alignment.stages.outside_model", makes=("policy",), computes=False, headline=("parameters",)
+        run="alignment.stages.compression.outside_model", makes=("policy",), computes=False, headline=("parameters",)
     )
     kind: Literal["outside_model"]
     """A model from outside the recipe."""
