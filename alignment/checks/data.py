@@ -90,6 +90,23 @@ def form_faults(name: str, form: Prompting, files: Mapping[str, Path], away: Seq
     )
 
 
+def _read_forms(recipe: Recipe, files: Mapping[str, Path], data: RecipeData, collected: FaultCollector) -> set[str]:
+    """Puts the prompts of stages in their forms; the files of examples that were read."""
+    read = set[str]()
+    for name, stage in recipe.stages.items():
+        form: Prompting | None = stage.prompting_used()
+        if form is None:
+            continue
+        asked = _asked(recipe, stage, data)
+        faults = form_faults(name, form, files, [*asked, *(one for _row, one in _held_out(recipe, data))])
+        collected.faults.extend(faults)
+        read |= {form.examples} if form.examples is not None else set()
+        if not faults:
+            file = None if form.examples is None else files[form.examples]
+            data.put_prompts[name] = {FORM: put_prompts(form, asked, file, recipe.run_settings(stage).seed)}
+    return read
+
+
 def read_data(recipe: Recipe, files: Mapping[str, Path]) -> tuple[RecipeData, list[Fault]]:
     """Reads every file that the recipe names: what they hold, and the faults of all of them."""
     data = RecipeData()
@@ -138,17 +155,7 @@ def read_data(recipe: Recipe, files: Mapping[str, Path]) -> tuple[RecipeData, li
             form: [one.prompt for task in tasks.values() for one in task.put(how, recipe.seed)]
             for form, how in benchmark.forms.items()
         }
-    read = set[str]()
-    for name, stage in recipe.stages.items():
-        if (form := stage.prompting_used()) is None:
-            continue
-        asked = _asked(recipe, stage, data)
-        faults = form_faults(name, form, files, [*asked, *(one for _row, one in _held_out(recipe, data))])
-        collected.faults.extend(faults)
-        read |= {form.examples} if form.examples is not None else set()
-        if not faults:
-            file = None if form.examples is None else files[form.examples]
-            data.put_prompts[name] = {FORM: put_prompts(form, asked, file, recipe.run_settings(stage).seed)}
+    read = _read_forms(recipe, files, data, collected)
     others = (stage for stage in recipe.stages.values() if stage.kind != "benchmark")
     for path in dict.fromkeys(path for stage in others for path in stage.named_files().values() if path not in read):
         collected.attempt(partial(readers.get(path, load_rubric), files[path]), None)
@@ -170,16 +177,17 @@ def data_faults(recipe: Recipe, files: Mapping[str, Path], data: RecipeData) -> 
 def _judge_example_faults(recipe: Recipe, data: RecipeData) -> Iterator[Fault]:
     """Examples that a judge is shown although their prompt is one whose answers it may be asked about."""
     prompts = [prompt for _row, prompt in (*data.prompts, *data.held_out_prompts)]
-    asked = {opening(item) for item in (*prompts, *data.preferences.pairs)}
+    asked = {opening(prompt) for prompt in prompts} | {opening(pair) for pair in data.preferences.pairs}
     for name, stage in recipe.stages.items():
         for at, judge in judge_places(name, stage):
             if not isinstance(judge, LabelProbabilitiesJudge | GenerativeJudge):
                 continue
-            for what, examples in (("examples", judge.examples), ("score_examples", judge.score_examples)):
-                for place, example in enumerate(examples):
-                    if " ".join(example.prompt.split()).casefold() in asked:
-                        problem = f"{shown(repr(example.prompt))} is a prompt of the data, whose answers are judged"
-                        yield Fault(problem, "take another example", field=f"{at}.{what}.{place}.prompt")
+            texts = {f"examples.{place}": one.prompt for place, one in enumerate(judge.examples)}
+            texts |= {f"score_examples.{place}": one.prompt for place, one in enumerate(judge.score_examples)}
+            for where, text in texts.items():
+                if " ".join(text.split()).casefold() in asked:
+                    problem = f"{shown(repr(text))} is a prompt of the data, whose answers are judged"
+                    yield Fault(problem, "take another example", field=f"{at}.{where}.prompt")
 
 
 def _unset_faults(recipe: Recipe, files: Mapping[str, Path]) -> Iterator[Fault]:

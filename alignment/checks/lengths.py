@@ -66,13 +66,13 @@ def length_faults(recipe: Recipe, files: Mapping[str, Path], data: RecipeData, m
             faults += _max_length_faults(name, longest, read, context)
     benchmarks = dict(of_type(recipe.stages, BenchmarkStage))
     for name, forms in data.put_prompts.items():
-        for form, prompts in forms.items():
+        for form, put in forms.items():
             stage = recipe.stages[name]
             if name in benchmarks:
                 sampling = benchmarks[name].form_sampling(benchmarks[name].forms[form])
-                faults += _form_faults(f"stages.{name}.forms.{form}", prompts, sampling.max_new_tokens, model)
+                faults += _form_faults(f"stages.{name}.forms.{form}", put, sampling.max_new_tokens, model)
             elif (own := stage.sampling_used()) is not None:
-                faults += _form_faults(f"stages.{name}.{form}", prompts, own.max_new_tokens, model)
+                faults += _form_faults(f"stages.{name}.{form}", put, own.max_new_tokens, model)
     return faults
 
 
