@@ -6,7 +6,9 @@ from typing import TypeVar
 from alignment.recipe.base import BASE, STAGE_PREFIX, Product
 from alignment.recipe.judges import AnyJudge, GenerativeJudge, judge_models, judge_role
 from alignment.recipe.resources import Resources
-from alignment.recipe.rewards import JudgeReward, ModelReward, reward_stages
+from alignment.recipe.rewards.components import reward_stages
+from alignment.recipe.rewards.judge import JudgeReward
+from alignment.recipe.rewards.reward_models import ModelReward
 from alignment.recipe.stages.spec import StageSettings
 from alignment.records import Artifact
 
