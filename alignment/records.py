@@ -194,6 +194,7 @@ class Artifact(ArtifactRef):
     path: str
     key: str  # cache key: configuration + inputs + code
     inputs: dict[str, ArtifactRef] = {}
+    origins: tuple[str, ...] = ()  # what it is made of that no artifact is: servers, models from outside
     metrics: dict[str, float] = {}
     work_seconds: float = 0.0
     seconds: float = 0.0

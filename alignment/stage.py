@@ -91,10 +91,14 @@ class StageContext:
 
 @dataclass(frozen=True, slots=True)
 class StageResult:
-    """What a stage says about its artifact: its kind, its figures, and curves as ``{metric: [(step, value), …]}``."""
+    """What a stage says about its artifact: its kind, its figures, and curves as ``{metric: [(step, value), …]}``.
+
+    ``origins`` name what it is made of that no artifact is: a model from outside, with its digest.
+    """
 
     kind: str
     metrics: dict[str, float]
     curves: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
     tokens_trained: int = 0
     tokens_sampled: int = 0
+    origins: tuple[str, ...] = ()

@@ -190,7 +190,8 @@ def test_no_key_holds_another_kinds_settings_or_stage(kind: str) -> None:
     module, settings = STAGE_KINDS[kind].spec.run, STAGE_KINDS[kind]
     held = set(code_modules(module))
     shared = {
-        f"alignment.recipe.stages.{name}" for name in ("spec", "adapters", "training", "online", "environment")
+        f"alignment.recipe.stages.{name}"
+        for name in ("spec", "adapters", "training", "online", "environment", "prompting")
     } | {settings.__module__}
     shared |= {base.__module__ for base in settings.__mro__ if issubclass(base, StageSettings)}
     assert {name for name in held if name.startswith("alignment.recipe.stages.")} <= shared

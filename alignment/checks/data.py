@@ -6,6 +6,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from alignment.checks.judges import judge_places
+from alignment.data.columns import shown
 from alignment.data.corpus import scan_corpus
 from alignment.data.demonstrations import scan_demonstrations
 from alignment.data.feedback import scan_feedback
@@ -13,21 +15,26 @@ from alignment.data.pairing import PreferenceFile
 from alignment.data.preferences import scan_preferences
 from alignment.data.prompts import scan_prompts
 from alignment.data.split import opening, split_by_digest
-from alignment.errors import Fault, FaultCollector, shortened
+from alignment.errors import Fault, FaultCollector, InputError, shortened
 from alignment.preferences.preference_files import read_known
 from alignment.preferences.principles import load_constitution
 from alignment.preferences.rubric import load_rubric
+from alignment.prompting.stage_prompts import leaks, put_prompts, scan_examples
 from alignment.prompting.tasks import scan_tasks
 from alignment.recipe.files import DATA_FILES
 from alignment.recipe.graph import of_type
+from alignment.recipe.judges import GenerativeJudge, LabelProbabilitiesJudge
 from alignment.recipe.recipe import Recipe
 from alignment.recipe.stages.experiments.benchmark import BenchmarkStage
 from alignment.recipe.stages.feedback.ai_feedback import ConstitutionStage
 from alignment.recipe.stages.feedback.preferences import HumanPreferencesStage, PreferenceFileStage
+from alignment.recipe.stages.prompting import Prompting
 from alignment.recipe.stages.reward import RewardStage
+from alignment.recipe.stages.spec import StageSettings
 from alignment.records import Demonstration, Feedback, PreferencePair, Prompt
 
 Rows = Sequence[tuple[int, Prompt]]  # prompts with their rows
+FORM = "prompting"  # the form of a stage that has one
 
 
 @dataclass(slots=True)
@@ -40,7 +47,7 @@ class RecipeData:
     demonstrations: list[tuple[int, Demonstration]] = field(default_factory=list)
     feedback: list[tuple[int, Feedback]] = field(default_factory=list)
     preferences: PreferenceFile = field(default_factory=lambda: PreferenceFile([]))
-    benchmark_prompts: dict[str, dict[str, list[Prompt]]] = field(default_factory=dict)  # by stage and form
+    put_prompts: dict[str, dict[str, list[Prompt]]] = field(default_factory=dict)  # in forms, by stage and form
     benchmark_questions: list[Prompt] = field(default_factory=list)
     corpus: tuple[str, ...] = ()
     incomplete: set[str] = field(default_factory=set)
@@ -49,6 +56,55 @@ class RecipeData:
 def asked_prompts(recipe: Recipe, prompts: Rows, own: Rows) -> Rows:
     """The held-out prompts that evaluations ask: those of their ``own`` file, else the share of ``prompts``."""
     return own or split_by_digest(prompts, recipe.data.held_out, key=lambda item: opening(item[1]))[1]
+
+
+def _held_out(recipe: Recipe, data: RecipeData) -> Rows:
+    return asked_prompts(recipe, data.prompts, data.held_out_prompts)
+
+
+def _asked(recipe: Recipe, stage: StageSettings, data: RecipeData) -> list[Prompt]:
+    """The prompts that a stage puts in its form: those that it trains on, or the held-out ones that it asks."""
+    if not stage.asks_held_out() and "prompts" in stage.inputs():
+        pairs = split_by_digest(data.preferences.pairs, recipe.data.held_out, key=opening)[1]
+        return [Prompt(id=pair.prompt_id, messages=pair.prompt) for pair in pairs]
+    if stage.asks_held_out():
+        return [prompt for _row, prompt in _held_out(recipe, data)]
+    return [prompt for _row, prompt in split_by_digest(data.prompts, recipe.data.held_out,
+                                                       key=lambda item: opening(item[1]))[0]]  # fmt: skip
+
+
+def form_faults(name: str, form: Prompting, files: Mapping[str, Path], away: Sequence[Prompt]) -> list[Fault]:
+    """What is wrong with the examples of a stage's form: their rows, and those that it asks or that are held out."""
+    if form.examples is None:
+        return []
+    file = files[form.examples]
+    try:
+        rows, faults = scan_examples(file, form)
+    except InputError as error:
+        return list(error.faults)
+    return faults or shortened(
+        [
+            Fault(f"{name} asks {what!r} itself, or it is held out", "remove the example", str(file), row)
+            for row, what in leaks(rows, away)
+        ]
+    )
+
+
+def _read_forms(recipe: Recipe, files: Mapping[str, Path], data: RecipeData, collected: FaultCollector) -> set[str]:
+    """Puts the prompts of stages in their forms; the files of examples that were read."""
+    read = set[str]()
+    for name, stage in recipe.stages.items():
+        form: Prompting | None = stage.prompting_used()
+        if form is None:
+            continue
+        asked = _asked(recipe, stage, data)
+        faults = form_faults(name, form, files, [*asked, *(one for _row, one in _held_out(recipe, data))])
+        collected.faults.extend(faults)
+        read |= {form.examples} if form.examples is not None else set()
+        if not faults:
+            file = None if form.examples is None else files[form.examples]
+            data.put_prompts[name] = {FORM: put_prompts(form, asked, file, recipe.run_settings(stage).seed)}
+    return read
 
 
 def read_data(recipe: Recipe, files: Mapping[str, Path]) -> tuple[RecipeData, list[Fault]]:
@@ -95,12 +151,13 @@ def read_data(recipe: Recipe, files: Mapping[str, Path]) -> tuple[RecipeData, li
         tasks, faults = scan_tasks(benchmark, {what: files[path] for what, path in benchmark.named_files().items()})
         collected.faults.extend(faults)
         data.benchmark_questions += [one.prompt for task in tasks.values() for one in task.questions]
-        data.benchmark_prompts[name] = {
+        data.put_prompts[name] = {
             form: [one.prompt for task in tasks.values() for one in task.put(how, recipe.seed)]
             for form, how in benchmark.forms.items()
         }
+    read = _read_forms(recipe, files, data, collected)
     others = (stage for stage in recipe.stages.values() if stage.kind != "benchmark")
-    for path in dict.fromkeys(path for stage in others for path in stage.named_files().values()):
+    for path in dict.fromkeys(path for stage in others for path in stage.named_files().values() if path not in read):
         collected.attempt(partial(readers.get(path, load_rubric), files[path]), None)
     return data, collected.faults
 
@@ -111,9 +168,26 @@ def data_faults(recipe: Recipe, files: Mapping[str, Path], data: RecipeData) -> 
         *_unset_faults(recipe, files),
         *_side_faults(recipe, files, data),
         *_leak_faults(recipe, files, data),
+        *_judge_example_faults(recipe, data),
         *_margin_faults(recipe, files, data),
         *_label_faults(recipe, files, data),
     ]
+
+
+def _judge_example_faults(recipe: Recipe, data: RecipeData) -> Iterator[Fault]:
+    """Examples that a judge is shown although their prompt is one whose answers it may be asked about."""
+    prompts = [prompt for _row, prompt in (*data.prompts, *data.held_out_prompts)]
+    asked = {opening(prompt) for prompt in prompts} | {opening(pair) for pair in data.preferences.pairs}
+    for name, stage in recipe.stages.items():
+        for at, judge in judge_places(name, stage):
+            if not isinstance(judge, LabelProbabilitiesJudge | GenerativeJudge):
+                continue
+            texts = {f"examples.{place}": one.prompt for place, one in enumerate(judge.examples)}
+            texts |= {f"score_examples.{place}": one.prompt for place, one in enumerate(judge.score_examples)}
+            for where, text in texts.items():
+                if " ".join(text.split()).casefold() in asked:
+                    problem = f"{shown(repr(text))} is a prompt of the data, whose answers are judged"
+                    yield Fault(problem, "take another example", field=f"{at}.{where}.prompt")
 
 
 def _unset_faults(recipe: Recipe, files: Mapping[str, Path]) -> Iterator[Fault]:

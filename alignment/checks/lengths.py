@@ -17,7 +17,7 @@ from alignment.recipe.graph import of_type
 from alignment.recipe.recipe import Recipe
 from alignment.recipe.stages.experiments.benchmark import BenchmarkStage
 from alignment.recipe.stages.spec import StageSettings
-from alignment.records import Feedback, Message, PreferencePair
+from alignment.records import Feedback, Message, PreferencePair, Prompt
 
 
 class _Row(NamedTuple):
@@ -64,28 +64,33 @@ def length_faults(recipe: Recipe, files: Mapping[str, Path], data: RecipeData, m
             if "preferences" not in stage.spec.reads:  # files of pairs are full of long ones: dropped and counted
                 faults += shortened(list(_over_max_length(name, longest, read, context)))
             faults += _max_length_faults(name, longest, read, context)
-    for name, benchmark in of_type(recipe.stages, BenchmarkStage):
-        faults += _benchmark_faults(name, benchmark, data, model)
+    benchmarks = dict(of_type(recipe.stages, BenchmarkStage))
+    for name, forms in data.put_prompts.items():
+        for form, put in forms.items():
+            stage = recipe.stages[name]
+            if name in benchmarks:
+                sampling = benchmarks[name].form_sampling(benchmarks[name].forms[form])
+                faults += _form_faults(f"stages.{name}.forms.{form}", put, sampling.max_new_tokens, model)
+            elif (own := stage.sampling_used()) is not None:
+                faults += _form_faults(f"stages.{name}.{form}", put, own.max_new_tokens, model)
     return faults
 
 
-def _benchmark_faults(name: str, stage: BenchmarkStage, data: RecipeData, model: Inspected) -> Iterator[Fault]:
-    """Forms whose prompts the template refuses, or after whose longest prompt an answer does not fit. One a form."""
-    for form, prompts in data.benchmark_prompts.get(name, {}).items():
-        at, longest = f"stages.{name}.forms.{form}", 0
-        for prompt in prompts:
-            if (problem := conversation_problem(model.tokenizer, prompt.messages)) is not None:
-                said = prompt.messages[-1].content.splitlines()[0]
-                yield Fault(f"{problem[0]} (asked: {shown(said)})", problem[1], field=at)
-                break
-            longest = max(longest, len(render_prompt(model.tokenizer, prompt.messages)))
-        new = stage.form_sampling(stage.forms[form]).max_new_tokens
-        if model.context is not None and longest + new > model.context:
-            problem_words = (
-                f"{new} new tokens after the longest prompt's {longest} are more than the model's context of "
-                f"{model.context}"
-            )
-            yield Fault(problem_words, "show fewer examples, or set max_new_tokens to less", field=at)
+def _form_faults(at: str, prompts: Iterable[Prompt], new: int, model: Inspected) -> Iterator[Fault]:
+    """A form whose prompts the template refuses, or after whose longest prompt ``new`` tokens do not fit."""
+    longest = 0
+    for prompt in prompts:
+        if (problem := conversation_problem(model.tokenizer, prompt.messages)) is not None:
+            said = prompt.messages[-1].content.splitlines()[0]
+            yield Fault(f"{problem[0]} (asked: {shown(said)})", problem[1], field=at)
+            break
+        longest = max(longest, len(render_prompt(model.tokenizer, prompt.messages)))
+    if model.context is not None and longest + new > model.context:
+        problem_words = (
+            f"{new} new tokens after the longest prompt's {longest} are more than the model's context of "
+            f"{model.context}"
+        )
+        yield Fault(problem_words, "show fewer examples, or set max_new_tokens to less", field=at)
 
 
 def _measured(files: Mapping[str, Path], data: RecipeData, model: Inspected, faults: list[Fault]) -> dict[str, _Texts]:

@@ -7,7 +7,12 @@ from pathlib import Path
 from alignment.checks.adapters.kinds import attachment_faults, kind_faults
 from alignment.checks.adapters.lora import stacking_faults
 from alignment.checks.adapters.quantised_base import adapters_only_faults, held_base_faults
-from alignment.checks.compression import export_faults, quantised_base_faults, quantised_policy_faults
+from alignment.checks.compression.quantised import (
+    export_faults,
+    quantised_base_faults,
+    quantised_policy_faults,
+    rounding_faults,
+)
 from alignment.checks.data import data_faults, read_data
 from alignment.checks.graph import wiring_faults
 from alignment.checks.held_out import held_out_faults
@@ -63,7 +68,12 @@ def check_recipe(resolved: ResolvedRecipe, workspace: Workspace | None = None) -
         faults += attachment_faults(recipe, config)
         faults += held_base_faults(recipe, config)
         faults += export_faults(recipe, config, model.tokenizer)
+        faults += rounding_faults(recipe, config)
         faults += product_faults(recipe, files, model.tokenizer)
+        if any(stage.is_outside() for stage in recipe.stages.values()):
+            from alignment.checks.compression.outside_models import outside_model_faults
+
+            faults += outside_model_faults(recipe, files, model, config, workspace)
         if is_exact(resolved, data.corpus):
             faults += length_faults(recipe, files, data, model)
     return placed(faults, resolved.path)

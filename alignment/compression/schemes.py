@@ -7,12 +7,12 @@ import torch
 
 from alignment.compression.gguf_export import write_gguf
 from alignment.errors import StageError
+from alignment.models.fake_quantised import group_of
 from alignment.models.quantised import EXTRA, bitsandbytes_config, load_weights, missing_library
 from alignment.models.weights import GGUF_FILE
 from alignment.recipe.stages.compression.quantise import BITSANDBYTES, GGUF, TORCHAO
 
 NF4_BLOCK = 64  # weights that share a scale in bitsandbytes' 4 bits
-GROUPS = (128, 64, 32)  # weights of a row that share a scale at 4 bits: those that torchao's kernels know
 
 
 def export(
@@ -64,26 +64,21 @@ def missing(scheme: str, device: str, dtype: str) -> tuple[str, str] | None:
 
 def width_problem(scheme: str, device: str, config: Any) -> tuple[str, str] | None:
     """(Which layer's rows a scheme cannot divide, what to do), or None."""
-    widths = _widths(config)
+    widths = widths_of(config)
     if scheme == "nf4" and device == "cpu" and (odd := [width for width in widths if width % NF4_BLOCK]):
         problem = f"bitsandbytes' nf4 products on a processor take rows of whole blocks of {NF4_BLOCK}, and layers here"
         return f"{problem} have {odd[0]} inputs", "take int8, bnb_int8 or a GGUF scheme"
-    if scheme == "int4" and _group(widths) is None:
+    if scheme == "int4" and group_of("int4", widths) is None:
         return f"int4 keeps weights in groups of 32 or more, and layers here have {widths} inputs", "take int8"
     return None
 
 
-def _widths(config: Any) -> list[int]:
+def widths_of(config: Any) -> list[int]:
     """The inputs of a decoder's linear layers: of its states, its feed-forward part, and its heads together."""
     text = config.get_text_config()
     heads, hidden = text.num_attention_heads, text.hidden_size
     inner = getattr(text, "intermediate_size", None) or getattr(text, "n_inner", None) or 4 * hidden
     return [hidden, inner, heads * (getattr(text, "head_dim", None) or hidden // heads)]
-
-
-def _group(widths: list[int]) -> int | None:
-    """The largest group that divides every row; torchao leaves a layer out that it does not divide."""
-    return next((size for size in GROUPS if all(width % size == 0 for width in widths)), None)
 
 
 def _configuration(scheme: str, folder: Path, dtype: torch.dtype) -> Any:
@@ -98,7 +93,9 @@ def _configuration(scheme: str, folder: Path, dtype: torch.dtype) -> Any:
         return TorchAoConfig(Int8WeightOnlyConfig(version=2, set_inductor_config=False))
     if scheme == "int8_dynamic":
         return TorchAoConfig(Int8DynamicActivationInt8WeightConfig(version=2, set_inductor_config=False))
-    group = _group(_widths(AutoConfig.from_pretrained(folder)))
+    group = group_of(
+        "int4", widths_of(AutoConfig.from_pretrained(folder))
+    )  # torchao leaves out what it does not divide
     return TorchAoConfig(
         Int4WeightOnlyConfig(group_size=group, int4_packing_format="tile_packed_to_4d", set_inductor_config=False)
     )

@@ -1,10 +1,17 @@
 """A student that is its teacher without some of its layers."""
 
+import dataclasses
 from typing import Any
 
 import torch
 
+from alignment.digests import digest_of
 from alignment.errors import StageError
+from alignment.models.adapters import merged
+from alignment.models.load import load_policy
+from alignment.recipe.base import BASE
+from alignment.records import Artifact
+from alignment.stage import StageContext
 
 
 def kept_layers(count: int, share: float) -> list[int]:
@@ -41,3 +48,25 @@ def remove_layers(model: Any, share: float) -> list[int]:
             if hasattr(module, "layer_idx"):
                 module.layer_idx = place
     return kept
+
+
+def with_student(name: str, layers: float | None, context: StageContext) -> StageContext:
+    """The context in which the policy ``name`` has the share ``layers`` of its layers; the same where that is None.
+
+    The student is written once beside the stage's checkpoints. Raises StageError as :func:`remove_layers`.
+    """
+    if layers is None:
+        return context
+    start, base = context.inputs[name], context.inputs[BASE]
+    folder = context.checkpoints / "student"
+    if not (folder / "tokenizer_config.json").exists():  # written last
+        model, tokenizer = load_policy(start, base, context.run)
+        whole = merged(model, str(start.ref()))
+        remove_layers(whole, layers)
+        whole.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    digest = digest_of([start.digest, layers])
+    student = Artifact(name=name, kind="model", version=1, digest=digest, path=str(folder), key=digest)
+    return dataclasses.replace(
+        context, inputs={**context.inputs, BASE: base, name: student}
+    )  # it may be the base itself

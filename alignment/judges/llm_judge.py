@@ -18,12 +18,13 @@ MOST = len(templates.LETTERS)  # answers in one ranking
 class Reply:
     """What a model wrote; ``text`` is None where it wrote nothing, and ``note`` says why.
 
-    ``finished`` is False where it was cut off at its longest length.
+    ``finished`` is False where it was cut off at its longest length. ``tokens`` counts it where that is known.
     """
 
     text: str | None
     note: Literal["", "failed", "unasked"] = ""
     finished: bool = True
+    tokens: int = 0
 
 
 class Wording(Protocol):

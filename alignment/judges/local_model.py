@@ -30,7 +30,7 @@ class LocalAsker:
         sampling = Sampling(temperature=self.settings.temperature, max_new_tokens=self.settings.max_tokens)
         drawn = self.engine.generate(fresh, sampling=sampling, seeds=[self.seed] * len(fresh)) if fresh else []
         for row, (completion,) in zip(fresh, drawn, strict=True):
-            replies[row] = Reply(completion.text, finished=completion.finished)
+            replies[row] = Reply(completion.text, finished=completion.finished, tokens=len(completion.tokens))
             self.tally.answer_tokens += len(completion.tokens)
         self.tally.asked += len(fresh)
         self.tally.prompt_tokens += sum(map(len, fresh))

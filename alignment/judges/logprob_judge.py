@@ -12,7 +12,7 @@ import torch
 
 from alignment.chat import render_prompt
 from alignment.judges.label_logits import LabelReader
-from alignment.judges.prompts import conversation, shortened, shown_answers
+from alignment.judges.prompts import conversation, shortened, shown_answers, shown_examples
 from alignment.judges.protocol import JudgeUsage, PairJudgement, bounded, gives_orders
 from alignment.models.prefix_sharing import common_prefix
 from alignment.recipe.judges import LabelProbabilitiesJudge
@@ -98,13 +98,18 @@ class LabelJudge:
         return float(sum(grade * share for grade, share in enumerate(shares, start=1)))
 
     def _rows(self, prompt: Prompt, texts: Sequence[str]) -> list[int]:
-        turns = [*self._examples(), Message(role="user", content=self._ask(conversation(prompt.messages), texts))]
+        question = conversation(prompt.messages)
+        turns = [*self._examples(question), Message(role="user", content=self._ask(question, texts))]
         return render_prompt(self.tokenizer, turns) + self._lead()
 
     def _beginning(self) -> list[int]:
         """The tokens that every question begins with: template, examples, instruction."""
-        asked = [Prompt(id=text, messages=(Message(role="user", content=text),)) for text in ("x", "7")]
-        one, other = (self._rows(prompt, ("x", "x")) for prompt in asked)
+        own = self.settings.shots is None or self.settings.choose == "fixed"  # the same examples for every question
+        asked = [
+            [*(self._examples(text) if own else ()), Message(role="user", content=self._ask(text, ("x", "x")))]
+            for text in ("x", "7")
+        ]
+        one, other = (render_prompt(self.tokenizer, turns) + self._lead() for turns in asked)
         return one[: common_prefix(one, other)]
 
     def _lead(self) -> list[int]:
@@ -122,13 +127,13 @@ class LabelJudge:
             )
         return f"{self.settings.question}\n\nQuestion: {question}\n\nAnswer A: {shown[0]}\n\nAnswer B: {shown[1]}"
 
-    def _examples(self) -> list[Message]:
+    def _examples(self, question: str) -> list[Message]:
         turns = []
-        for one in self.settings.score_examples:
+        for one in shown_examples(self.settings, self.settings.score_examples, question):
             grade = round(1 + (one.score - 1) * (len(GRADES) - 1) / 9)
             turns.append(Message(role="user", content=self._ask(one.prompt, (one.answer,))))
             turns.append(Message(role="assistant", content=f"Grade: {grade}"))
-        for example in self.settings.examples:
+        for example in shown_examples(self.settings, self.settings.examples, question):
             turns.append(Message(role="user", content=self._ask(example.prompt, (example.a, example.b))))
             turns.append(Message(role="assistant", content=f"The better answer is {example.verdict}"))
         return turns

@@ -88,7 +88,7 @@ class EndpointAsker:
                 self._spent = True
                 return Reply(None, "unasked")
             self.ledger.spend(kept, now=False)
-            return Reply(kept.text, finished=kept.finished)
+            return Reply(kept.text, finished=kept.finished, tokens=kept.answer_tokens)
         async with slots:
             estimate = self.ledger.estimate(json.dumps(body["messages"]), self.settings.max_tokens)
             if self._over:
@@ -107,7 +107,7 @@ class EndpointAsker:
                 return Reply(None, "failed")
             self.ledger.spend(kept, now=True)
             self.answers.keep(sent, kept)
-            return Reply(kept.text, finished=kept.finished)
+            return Reply(kept.text, finished=kept.finished, tokens=kept.answer_tokens)
 
     async def _persistently(self, client: httpx.AsyncClient, body: dict[str, Any]) -> Kept | None:
         """The answer, after as many attempts as are allowed; None where none of them gave one."""

@@ -7,17 +7,26 @@ of them, which no text can hold itself.
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from jsonschema import Draft202012Validator
 
 from alignment.digests import content_id
-from alignment.recipe.judges import GenerativeJudge, JudgeCriterion
-from alignment.records import Comparison, Message
+from alignment.recipe.judges import (
+    AnyJudge,
+    Example,
+    GenerativeJudge,
+    JudgeCriterion,
+    LabelProbabilitiesJudge,
+    ScoreExample,
+)
+from alignment.records import Comparison, Message, Prompt, Record
+from alignment.shots import chosen_places
 
 LETTERS = "ABCDEFGHI"
+E = TypeVar("E", Example, ScoreExample)
 BEST_SCORE = 10
 CUT = " […]"
 _FENCED = re.compile(r"\A```(?:json)?\s*\n(.*)\n```\Z", re.DOTALL)
@@ -54,6 +63,34 @@ def shortened(tokenizer: Any, text: str, longest: int) -> str:
     return text.strip() if len(ids) <= longest else str(tokenizer.decode(ids[:longest])).strip() + CUT
 
 
+def shown_examples(settings: GenerativeJudge | LabelProbabilitiesJudge, examples: Sequence[E], prompt: str) -> list[E]:
+    """Those of a judge's examples that a question about answers to ``prompt`` is shown, in their order there."""
+    if settings.shots is None or not examples:
+        return list(examples)
+    seed = int(content_id(["shots", prompt]), 16)
+    texts = tuple(one.prompt for one in examples)
+    return [examples[place] for place in chosen_places(texts, settings.shots, settings.choose, prompt, seed)]
+
+
+class ShownExamples(Record):
+    """The examples that a judge is shown before its questions about answers to one prompt."""
+
+    prompt_id: str
+    examples: tuple[Example | ScoreExample, ...]
+
+
+def shots_of(judge: AnyJudge, prompts: Iterable[Prompt]) -> list[ShownExamples]:
+    """What a judge is shown for each of the prompts, where that is another choice for each; else nothing."""
+    if not isinstance(judge, GenerativeJudge | LabelProbabilitiesJudge) or judge.shots is None:
+        return []
+    rows = []
+    for prompt in {prompt.id: prompt for prompt in prompts}.values():
+        text = conversation(prompt.messages)
+        pairs, scored = (shown_examples(judge, judge.examples, text), shown_examples(judge, judge.score_examples, text))
+        rows.append(ShownExamples(prompt_id=prompt.id, examples=(*pairs, *scored)))
+    return rows
+
+
 def pairwise(
     settings: GenerativeJudge, prompt: str, a: str, b: str, criterion: JudgeCriterion | None = None
 ) -> JudgePrompt:
@@ -64,7 +101,7 @@ def pairwise(
     form = _form('"verdict": "A" or "B" or "tie"', reason)
     turns = [
         turn
-        for one in settings.examples
+        for one in shown_examples(settings, settings.examples, prompt)
         for turn in (
             Message(role="user", content=_shown(one.prompt, (one.a, one.b))),
             Message(role="assistant", content=_json({"verdict": one.verdict}, one.reason, reason)),
@@ -82,7 +119,7 @@ def ranking(settings: GenerativeJudge, prompt: str, answers: Sequence[str]) -> J
     form = _form(f'"ranking": the letters {", ".join(letters)}, each once, best first', settings.reasoning)
     turns = [
         turn
-        for one in settings.examples
+        for one in shown_examples(settings, settings.examples, prompt)
         if one.verdict != "tie"
         for turn in (
             Message(role="user", content=_shown(one.prompt, (one.a, one.b))),
@@ -104,7 +141,7 @@ def score(settings: GenerativeJudge, prompt: str, answer: str) -> JudgePrompt:
     form = _form(f'"score": a whole number from 1 (worst) to {BEST_SCORE} (best)', settings.reasoning)
     turns = [
         turn
-        for one in settings.score_examples
+        for one in shown_examples(settings, settings.score_examples, prompt)
         for turn in (
             Message(role="user", content=_shown(one.prompt, (one.answer,))),
             Message(role="assistant", content=_json({"score": one.score}, one.reason, settings.reasoning)),

@@ -6,7 +6,7 @@ depends on nothing outside of it.
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -34,12 +34,17 @@ What = Literal["answers", "best-of-n", "kl", "probes"]
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
     """One piece. ``answers``: one to each prompt; ``best-of-n``: the best of ``settings.best_of`` to each; ``kl``: from
-    ``reference``, on answers of their own; ``probes``: the metrics that ask the model itself, kept by themselves."""
+    ``reference``, on answers of their own; ``probes``: the metrics that ask the model itself, kept by themselves.
+
+    ``put`` are the prompts as they are put to the model, in the order of ``prompts`` and under their ids; empty: as
+    they are. ``per_prompt`` answers are drawn to each."""
 
     what: What
     model: str  # a stage's name
     prompts: tuple[Prompt, ...]
     reference: str = ""
+    put: tuple[Prompt, ...] = ()
+    per_prompt: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +63,22 @@ Answered = tuple[GenerationRequest, Found]
 
 
 def questions(
-    what: What, model: str, prompts: Sequence[Prompt], *, size: int, reference: str = ""
+    what: What,
+    model: str,
+    prompts: Sequence[Prompt],
+    *,
+    size: int,
+    reference: str = "",
+    put: Mapping[str, Prompt] | None = None,
+    per_prompt: int = 1,
 ) -> list[GenerationRequest]:
-    """The pieces that ask ``model`` about all prompts, ``size`` at a time."""
+    """The pieces that ask ``model`` about all prompts, ``size`` at a time, each as ``put`` has it by its id."""
     ordered = sorted(prompts, key=lambda prompt: (sum(len(one.content) for one in prompt.messages), prompt.id))
+    step = max(1, size // per_prompt)
+    blocks = [tuple(ordered[start : start + step]) for start in range(0, len(ordered), step)]
     return [
-        GenerationRequest(what, model, tuple(ordered[start : start + size]), reference)
-        for start in range(0, len(ordered), size)
+        GenerationRequest(what, model, block, reference, tuple(put[one.id] for one in block) if put else (), per_prompt)
+        for block in blocks
     ]
 
 
@@ -103,12 +117,18 @@ def ask_all(
 
 def responses_of(asked: Sequence[Answered], what: What, model: str, prompts: Sequence[Prompt]) -> list[Response]:
     """A model's responses, one to each prompt, in the prompts' order."""
-    every = {
-        response.prompt_id: response
-        for question, found in asked
-        if (question.what, question.model) == (what, model)
-        for response in found.responses
-    }
+    return [group[-1] for group in response_groups(asked, what, model, prompts)]
+
+
+def response_groups(
+    asked: Sequence[Answered], what: What, model: str, prompts: Sequence[Prompt]
+) -> list[list[Response]]:
+    """A model's responses to each prompt, in the prompts' order."""
+    every: dict[str, list[Response]] = {prompt.id: [] for prompt in prompts}
+    for question, found in asked:
+        if (question.what, question.model) == (what, model):
+            for response in found.responses:
+                every[response.prompt_id].append(response)
     return [every[prompt.id] for prompt in prompts]
 
 
@@ -139,9 +159,10 @@ def asker(settings: Any, context: StageContext) -> Callable[[GenerationRequest],
             policy = pool.use(artifact)
             if process is not None:
                 return question, Found(responses=_played(settings, context, policy, artifact, question, process))
-            drawn = draw(policy, artifact, question.prompts, sampling=settings.sampling, seed=context.run.seed,
+            drawn = draw(policy, artifact, question.put or question.prompts, sampling=settings.sampling_used(),
+                         seed=context.run.seed, per_prompt=question.per_prompt,
                          batch_size=settings.batch_size)  # fmt: skip
-            return question, Found(responses=tuple(response for (response,) in drawn))
+            return question, Found(responses=tuple(response for group in drawn for response in group))
         if question.what == "best-of-n":
             return question, Found(responses=_best_of(settings, context, pool, question, scores))
         if question.what == "probes":

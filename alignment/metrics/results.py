@@ -31,6 +31,7 @@ from alignment.metrics.text_metrics import (
 )
 from alignment.recipe.metrics import Better, metric_name
 from alignment.recipe.stages.evaluate import EvaluateStage
+from alignment.recipe.stages.prompting import Prompting
 from alignment.records import EpisodeResponse, EpisodeTurn, Message, Prompt, Record, Response, Sampling
 
 Outcomes = Mapping[str, Mapping[str, Sequence[float]]]  # opponent → judge → one outcome for each prompt
@@ -89,9 +90,10 @@ class SystemPrompt(Record):
 class Evaluation(Record):
     """All of it. Models are named by their stages; the candidate comes first in ``models``.
 
-    What is evaluated is the whole system: beside the weights ``sampling``, ``system_prompts`` and the digests of the
-    chat templates by model. ``metrics`` are by model and name, ``metric_leads`` the candidate's by opponent and name,
-    ``better`` says which way; reward functions are among them.
+    What is evaluated is the whole system: beside the weights ``sampling``, the form in which prompts are put
+    (``prompting``; null: as they are), ``system_prompts`` and the digests of the chat templates by model. ``metrics``
+    are by model and name, ``metric_leads`` the candidate's by opponent and name, ``better`` says which way; reward
+    functions are among them.
     """
 
     candidate: str
@@ -100,6 +102,7 @@ class Evaluation(Record):
     judges: dict[str, str]  # name → who it is, in words
     prompts: int
     sampling: Sampling
+    prompting: Prompting | None = None
     models: dict[str, ModelMetrics]
     win_rates: tuple[WinRate, ...]
     kl: KlEstimate
@@ -148,7 +151,8 @@ def evaluation(
         reference=settings.reference,
         judges=dict(judges),
         prompts=len(prompts),
-        sampling=settings.sampling,
+        sampling=settings.sampling_used(),
+        prompting=settings.prompting,
         models={name: model_metrics(prompts, answers[name]) for name in evaluated_models(settings)},
         win_rates=win_rates(settings, prompts, answers, outcomes),
         kl=kl,

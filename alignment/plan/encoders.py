@@ -12,7 +12,7 @@ from alignment.recipe.resolved import ResolvedRecipe
 def measure_encoders(resolved: ResolvedRecipe, data: RecipeData) -> dict[str, tuple[ModelSize, Texts]]:
     """The size of each stage's encoder, and prompts and pairs by its tokenizer, of a recipe without faults."""
     recipe = resolved.recipe
-    read = replace(data, demonstrations=[], feedback=[], corpus=(), benchmark_prompts={})  # no encoder reads those
+    read = replace(data, demonstrations=[], feedback=[], corpus=(), put_prompts={})  # no encoder reads those
     found = {}
     for name, stage in recipe.stages.items():
         if stage.encoder_used() is not None:

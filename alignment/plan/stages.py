@@ -9,7 +9,8 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
-from alignment.plan.kinds.compression import distil, quantise
+from alignment.checks.data import FORM
+from alignment.plan.kinds.compression import distil, outside_model, quantise
 from alignment.plan.kinds.experiments import benchmark, evaluate, overoptimisation, tournament
 from alignment.plan.kinds.feedback import constitution, made_demonstrations, made_pairs, rejection_sampling, synthesis
 from alignment.plan.kinds.judges import judge_stage, pair_classifier
@@ -60,6 +61,8 @@ class Planner:
         stage = self.recipe.stages.get(name)
         if stage is None or "policy" not in stage.spec.makes or stage.quantises() is not None or stage.makes_base():
             return None
+        if stage.is_outside():
+            return None
         if stage.adapter_trained() is None and stage.removes_layers() is not None:
             return None  # its weights are its own, whatever it began as
         start = stage.inputs()["policies" if stage.evaluates() else "model"][0]  # a tournament's are mostly alike
@@ -73,6 +76,8 @@ class Planner:
     def train_policy(self, work: StageWork, stage: Any) -> None:
         work.models.append(self.size.parameters)
         part = self.adapter_of(stage.model) or stage.trained_part()
+        if stage.removes_layers() is not None:  # an adapter is merged first; the student counts as large as it was
+            part = None
         work.full, work.inside = part is None, part is not None and not part.keeps_base()
         work.packed += not work.full
         work.wide = self.size.parameters if work.full or work.inside else 0
@@ -194,7 +199,7 @@ class Planner:
 
         Every turn reads the conversation anew, which grows to its longest by the last.
         """
-        new, environment = stage.sampling.max_new_tokens, stage.environment_used()
+        new, environment = stage.sampling_used().max_new_tokens, stage.environment_used()
         work.activities.append(self.draw(lengths, scale, rows, batch, new))
         if environment is None:
             return
@@ -245,16 +250,26 @@ class Planner:
         work.parameters = max(work.parameters, self.size.parameters + work.adapters)
 
     def sample(self, work: StageWork, stage: SampleStage) -> None:
-        self.hold_policies(work, [stage.model])
-        prompts, new = self.texts.prompts, stage.sampling.max_new_tokens
+        drawn = stage.sampling if stage.prompting is None else stage.prompting.drawn_by(stage.sampling)
+        votes = 1 if stage.prompting is None else stage.prompting.votes
+        prompts, new = self.as_put(work, self.texts.prompts), drawn.max_new_tokens
         count = min(prompts.count, stage.limit or prompts.count)
+        if stage.endpoint is not None:
+            work.sampled, work.at_most = count * stage.per_prompt * votes * new, True
+            work.remarks.append(f"{stage.endpoint.url} answers; no model is loaded here")
+            return
+        self.hold_policies(work, [stage.model])
         scale = count / max(1, len(prompts.lengths))
-        candidates = stage.per_prompt * stage.best_of
+        candidates = stage.per_prompt * votes * stage.best_of
         draw = self.draw(prompts.lengths, scale, max(candidates, stage.sampling.beams), stage.batch_size, new)
         work.activities.append(draw)
         if self.hold_reward_models(work, stage):
             work.activities.append(self.scored(draw.rows, prompts.lengths, new, 32))
-        work.sampled, work.at_most = count * stage.per_prompt * new, True
+        work.sampled, work.at_most = count * stage.per_prompt * votes * new, True
+
+    def as_put(self, work: StageWork, plain: TokenLengths) -> TokenLengths:
+        """The lengths of a stage's prompts in its form; ``plain`` where it has none."""
+        return self.texts.put_prompts.get(work.name, {}).get(FORM, plain)
 
     def measure_kl(
         self, work: StageWork, asked: Sequence[int], prompts: int, per_prompt: int, batch: int, new: int
@@ -280,6 +295,7 @@ class Planner:
 WORK: dict[str, Callable[[Planner, StageWork, Any], None]] = {  # what a stage of each kind does, by its settings
     "tokenizer": tokenizer,
     "pretrain": pretrain,
+    "outside_model": outside_model,
     "sft": Planner.sft,
     "sample": Planner.sample,
     "preferences": Planner.programs,

@@ -41,7 +41,7 @@ class Texts:
 
     ``held_out_prompts`` are the share of the prompts, ``own_held_out_prompts`` those of a file of their own.
     ``beginning`` is how many tokens every prompt starts with alike: the template's own.
-    ``benchmark_prompts`` are those of each form, by the benchmark's stage.
+    ``put_prompts`` are those of each form, by the benchmark's stage.
     """
 
     prompts: TokenLengths = TokenLengths(0, ())
@@ -53,7 +53,7 @@ class Texts:
     pairs: TokenLengths = TokenLengths(0, ())
     held_out_pairs: TokenLengths = TokenLengths(0, ())
     beginning: int = 0
-    benchmark_prompts: Mapping[str, Mapping[str, TokenLengths]] = field(default_factory=dict)
+    put_prompts: Mapping[str, Mapping[str, TokenLengths]] = field(default_factory=dict)
 
     @property
     def asked_prompts(self) -> TokenLengths:
@@ -96,9 +96,9 @@ def measure_texts(data: RecipeData, held_out: float, tokenizer: Any) -> Texts:
         corpus=_measured(data.corpus, lambda document: len(encode_document(tokenizer, document))),
         pairs=_measured(pairs[0], pair),
         held_out_pairs=_measured(pairs[1], pair),
-        benchmark_prompts={
+        put_prompts={
             stage: {form: _measured(prompts, prompt) for form, prompts in forms.items()}
-            for stage, forms in data.benchmark_prompts.items()
+            for stage, forms in data.put_prompts.items()
         },
         beginning=_common([render_prompt(tokenizer, messages) for messages in openings]),
     )

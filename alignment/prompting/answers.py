@@ -6,12 +6,12 @@ from collections.abc import Iterable
 
 from alignment.data.text import plain_answer
 from alignment.metrics.short_answers import label_of, last_number
-from alignment.recipe.stages.experiments.benchmark import QuestionTask
+from alignment.recipe.stages.prompting import ReadsAnswers
 
 VERIFIED = "verified"  # what is read of an answer that a checker finds right
 
 
-def read_answer(text: str, task: QuestionTask, *, reasoning: bool) -> str | None:
+def read_answer(text: str, task: ReadsAnswers, *, reasoning: bool) -> str | None:
     """What ``text`` answers, in a form in which equal answers are equal strings; None where it says nothing readable.
 
     After ``reasoning`` it is what follows the last marker. Where the marker is missing, the last number counts (GSM8K's
@@ -26,7 +26,7 @@ def read_answer(text: str, task: QuestionTask, *, reasoning: bool) -> str | None
     return canonical(text, task)
 
 
-def canonical(text: str, task: QuestionTask) -> str | None:
+def canonical(text: str, task: ReadsAnswers) -> str | None:
     """An answer without what makes no difference."""
     if task.answer == "number":
         number = last_number(text)
@@ -37,6 +37,15 @@ def canonical(text: str, task: QuestionTask) -> str | None:
         place = label_of(text, task.labels)
         return task.labels[place] if place >= 0 else None
     return plain_answer(text) or None
+
+
+def written_answer(text: str, task: ReadsAnswers, *, reasoning: bool) -> tuple[str | None, str]:
+    """What ``text`` answers as :func:`read_answer` reads it, and as it is written; both empty where it says nothing."""
+    read = read_answer(text, task, reasoning=reasoning)
+    if read is None or task.answer != "text":
+        return read, read or ""
+    said = re.split(re.escape(task.marker), text, flags=re.IGNORECASE)[-1] if reasoning else text
+    return read, (first_line(said) if reasoning else said).strip()
 
 
 def first_line(text: str) -> str:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from alignment.digests import prompt_id
 from alignment.prompting.questions import Question
 from alignment.prompting.shots import chooser
-from alignment.recipe.stages.experiments.benchmark import PromptForm, QuestionTask
+from alignment.recipe.stages.prompting import PromptForm, QuestionWording
 from alignment.records import Message, Prompt
 
 
@@ -18,22 +18,31 @@ class AskedQuestion(NamedTuple):
 
 
 def put(
-    task: QuestionTask, form: PromptForm, questions: Sequence[Question], examples: Sequence[Question], seed: int
+    task: QuestionWording, form: PromptForm, questions: Sequence[Question], examples: Sequence[Question], seed: int
 ) -> list[AskedQuestion]:
     """Every question in a form. ``examples`` are enough for its shots, and have reasoning where it asks for some."""
     choose = chooser(form, examples, seed)
     return [AskedQuestion(question, _prompt(task, form, question, choose(question))) for question in questions]
 
 
-def _prompt(task: QuestionTask, form: PromptForm, question: Question, shots: Sequence[Question]) -> Prompt:
-    messages = tuple(_messages(task, form, question, shots))
+def _prompt(task: QuestionWording, form: PromptForm, question: Question, shots: Sequence[Question]) -> Prompt:
+    messages = messages_of(task, form, question, shots)
     return Prompt(
         id=prompt_id(messages), messages=messages, kind=question.prompt.kind, source=question.prompt.source,
         reference=question.answer,
     )  # fmt: skip
 
 
-def _messages(task: QuestionTask, form: PromptForm, question: Question, shots: Sequence[Question]) -> Iterator[Message]:
+def messages_of(
+    task: QuestionWording, form: PromptForm, question: Question, shots: Sequence[Question]
+) -> tuple[Message, ...]:
+    """The turns that put a question after ``shots``."""
+    return tuple(_messages(task, form, question, shots))
+
+
+def _messages(
+    task: QuestionWording, form: PromptForm, question: Question, shots: Sequence[Question]
+) -> Iterator[Message]:
     asked = question.prompt.messages
     system = [message for message in asked if message.role == "system"]
     if system:  # the question's own says more of it than the task's
@@ -48,11 +57,11 @@ def _messages(task: QuestionTask, form: PromptForm, question: Question, shots: S
     yield Message(role="user", content=_worded(task, form, question.text))
 
 
-def _worded(task: QuestionTask, form: PromptForm, text: str) -> str:
+def _worded(task: QuestionWording, form: PromptForm, text: str) -> str:
     """What is asked, and how it is to be answered."""
     after = task.reasoning_instruction.replace("{marker}", task.marker) if form.reasoning else task.instruction
     return f"{text}\n{after}" if after else text
 
 
-def _solved(task: QuestionTask, form: PromptForm, shot: Question) -> str:
+def _solved(task: QuestionWording, form: PromptForm, shot: Question) -> str:
     return f"{shot.reasoning}\n{task.marker} {shot.answer}" if form.reasoning else shot.answer

@@ -8,7 +8,8 @@ from alignment.errors import Fault, InputError, shortened
 from alignment.prompting.answers import canonical
 from alignment.prompting.forms import AskedQuestion, put
 from alignment.prompting.questions import NumberedQuestions, Question, scan_questions
-from alignment.recipe.stages.experiments.benchmark import BenchmarkStage, PromptForm, QuestionTask
+from alignment.recipe.stages.experiments.benchmark import BenchmarkStage, QuestionTask
+from alignment.recipe.stages.prompting import PromptForm
 from alignment.reward.instructions import checked_instructions
 
 

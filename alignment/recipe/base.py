@@ -16,6 +16,8 @@ Count = Annotated[int, Field(ge=1)]
 Part = Literal["all", "first half", "second half"]
 """Which of the held-out prompts, in the order of their ids (which are digests): a choice between policies on one half
 leaves the other half for an unbiased evaluation of what was chosen."""
+Choice = Literal["fixed", "random", "nearest"]
+"""Which examples a question is shown: the first, others for each question, or those nearest to it in their words."""
 Product = Literal[
     "policy", "responses", "preferences", "feedback", "demonstrations", "held_out_prompts", "reward_model",
     "pair_classifier", "tokenizer", "calibration", "evaluation", "experiment", "scores", "spans",

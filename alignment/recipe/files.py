@@ -55,6 +55,8 @@ def with_absolute_data(recipe: Recipe, data: Mapping[str, Path]) -> Recipe:
     for stage in values["stages"].values():
         if stage.get("raters"):
             stage["raters"]["rubric"] = str(data[stage["raters"]["rubric"]])
+        if (stage.get("prompting") or {}).get("examples") is not None:
+            stage["prompting"]["examples"] = str(data[stage["prompting"]["examples"]])
         if stage.get("qualification"):
             stage["qualification"]["questions"] = str(data[stage["qualification"]["questions"]])
         for task in (stage.get("tasks") or {}).values():
@@ -66,7 +68,8 @@ def with_absolute_data(recipe: Recipe, data: Mapping[str, Path]) -> Recipe:
     for name, stage in recipe.stages.items():
         _absolute_judges(values["stages"][name], data)
         for what, folder in stage.model_folders().items():
-            values["stages"][name][what]["folder"] = str(data[folder_data(folder)])
+            written = values["stages"][name]
+            (written[what] if isinstance(written[what], dict) else written)["folder"] = str(data[folder_data(folder)])
         environment = stage.environment_used()
         named = None if environment is None else environment.class_used()
         if named is not None and is_file(named):

@@ -4,10 +4,11 @@ from collections.abc import Iterator, Mapping
 from typing import TypeVar
 
 from alignment.recipe.base import BASE, STAGE_PREFIX, Product
-from alignment.recipe.judges import AnyJudge, judge_models, judge_role
+from alignment.recipe.judges import AnyJudge, GenerativeJudge, judge_models, judge_role
 from alignment.recipe.resources import Resources
 from alignment.recipe.rewards.components import reward_stages
 from alignment.recipe.rewards.judge import JudgeReward
+from alignment.recipe.rewards.reward_models import ModelReward
 from alignment.recipe.stages.spec import StageSettings
 from alignment.records import Artifact
 
@@ -43,6 +44,15 @@ def judges_of(stage: StageSettings) -> dict[str, AnyJudge]:
     own = stage.judge_used()
     judges: dict[str, AnyJudge] = {} if own is None else {"judge": own}
     return judges | {f"judge:{reward.name or reward.kind}": reward.judge for reward in judge_rewards(stage)}
+
+
+def servers_of(stage: StageSettings) -> tuple[str, ...]:
+    """The servers whose answers a stage is made of, those of its judges and rewards too: each one's address and
+    model."""
+    asked = [endpoint for _field, endpoint in stage.endpoints_used()]
+    judged = [judge.endpoint for judge in judges_of(stage).values() if isinstance(judge, GenerativeJudge)]
+    scored = [reward.endpoint for reward in stage.rewards_used() if isinstance(reward, ModelReward)]
+    return tuple(dict.fromkeys(one.origin() for one in (*asked, *judged, *scored) if one is not None))
 
 
 def making(stages: Mapping[str, StageSettings], *products: Product) -> dict[str, StageSettings]:

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from alignment.digests import digest_of
-from alignment.recipe.base import BASE, Count, Fraction, Name, NotNegative, Positive, Product, Settings
+from alignment.recipe.base import BASE, Choice, Count, Fraction, Name, NotNegative, Positive, Product, Settings
 
 Text = Annotated[str, Field(min_length=1)]
 Form = Literal["pairwise", "score", "ranking", "rubric"]
@@ -116,6 +116,10 @@ class ModelServer(Settings):
             raise ValueError("a budget in money needs a price")
         return self
 
+    def origin(self) -> str:
+        """What stands in the lineage of what it answered."""
+        return f"server {self.url}, model {self.model}"
+
 
 class Endpoint(ModelServer):
     """An OpenAI-compatible server: ``POST <url>/chat/completions``."""
@@ -166,6 +170,11 @@ class LabelProbabilitiesJudge(Settings):
     """Judged pairs shown to the judge (few-shot), for form `pairwise`."""
     score_examples: tuple[ScoreExample, ...] = ()
     """Scored answers shown to the judge (few-shot), for form `score`."""
+    shots: Count | None = None
+    """How many of the examples each question is shown. null: all of them."""
+    choose: Choice = "fixed"
+    """Which of them: the first (`fixed`), others for each question (`random`), or those whose prompts are nearest to
+    the question in their words (`nearest`; BM25, Robertson and Zaragoza 2009), the nearest last."""
     batch_size: Count = 16
     """Pairs in one forward pass."""
     max_answer_tokens: Count = 512
@@ -177,6 +186,7 @@ class LabelProbabilitiesJudge(Settings):
     def _fits_together(self) -> Self:
         _check_model(self.model, self.folder)
         _check_examples(self.form, self.examples, self.score_examples)
+        _check_shots(self.shots, self.choose, len(self.examples) + len(self.score_examples))
         return self
 
 
@@ -229,6 +239,11 @@ class GenerativeJudge(Settings):
     """Judged pairs shown to the judge (few-shot), for forms `pairwise` and `ranking`."""
     score_examples: tuple[ScoreExample, ...] = ()
     """Scored answers shown to the judge (few-shot), for form `score`."""
+    shots: Count | None = None
+    """How many of the examples each question is shown. null: all of them."""
+    choose: Choice = "fixed"
+    """Which of them: the first (`fixed`), others for each question (`random`), or those whose prompts are nearest to
+    the question in their words (`nearest`; BM25, Robertson and Zaragoza 2009), the nearest last."""
     max_tokens: Count = 256
     """Tokens of one of the judge's answers."""
     temperature: NotNegative = 0.0
@@ -243,6 +258,7 @@ class GenerativeJudge(Settings):
         if len({criterion.name for criterion in self.criteria}) < len(self.criteria):
             raise ValueError("two criteria have the same name")
         _check_examples(self.form, self.examples, self.score_examples)
+        _check_shots(self.shots, self.choose, len(self.examples) + len(self.score_examples))
         return self
 
 
@@ -309,6 +325,13 @@ def _check_examples(form: str, examples: tuple[Example, ...], scored: tuple[Scor
         raise ValueError(f"examples are pairs, and the form {form} judges none; see score_examples")
     if scored and form != "score":
         raise ValueError(f"score_examples are of form score, not {form}")
+
+
+def _check_shots(shots: int | None, choose: Choice, examples: int) -> None:
+    if shots is None and choose != "fixed":
+        raise ValueError(f"choose={choose} does nothing while all examples are shown: set shots")
+    if shots is not None and shots > examples:
+        raise ValueError(f"shots={shots}, and there are {examples} examples: give more, or show fewer")
 
 
 def check_calibration(judge: object, calibrated_by: str | None) -> None:

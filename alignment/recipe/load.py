@@ -125,6 +125,12 @@ def _enter(inside: Any, at: Sequence[str | int], name: str, key: str) -> tuple[A
     return inside, name
 
 
+_NAMED_FILES = (  # settings of a stage that are paths
+    ("raters", "rubric"), ("constitution",), ("folder",), ("encoder", "folder"), ("prompting", "examples"),
+    ("qualification", "questions"),
+)  # fmt: skip
+
+
 def _from_here(at: Location, value: Any) -> Any:
     """``value`` with its relative paths made absolute from the current folder."""
     if isinstance(value, dict):
@@ -136,10 +142,11 @@ def _from_here(at: Location, value: Any) -> Any:
     is_file = (
         (len(at) == 2 and at[0] == "data" and at[1] in DATA_FILES)
         or at == ("model", "chat_template")
-        or at[2:] in (("raters", "rubric"), ("constitution",))
+        or at[2:] in _NAMED_FILES
     )
     if at[2:3] == ("rewards",) and at[4:] == ("function",) and ".py:" in value:
         return str(Path(value).expanduser().absolute())
+    is_file = is_file or (at[2:3] == ("tasks",) and at[4:] in (("questions",), ("examples",)))
     is_file = is_file or at[-2:] == ("judge", "folder") or (at[2:3] == ("rewards",) and at[4:] == ("folder",))
     is_folder = at == ("model", "base") and (is_path(value) or Path(value).is_dir())
     return str(Path(value).expanduser().absolute()) if is_file or is_folder else value

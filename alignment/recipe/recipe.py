@@ -14,6 +14,7 @@ from alignment.recipe.gate import Gate
 from alignment.recipe.resources import Resources
 from alignment.recipe.run_settings import DataSettings, ModelSettings, RunSettings
 from alignment.recipe.stages.compression.distil import DistilStage
+from alignment.recipe.stages.compression.outside_model import OutsideModelStage
 from alignment.recipe.stages.compression.quantise import QuantiseStage
 from alignment.recipe.stages.evaluate import EvaluateStage
 from alignment.recipe.stages.experiments.benchmark import BenchmarkStage
@@ -40,6 +41,7 @@ from alignment.recipe.stages.spec import StageSettings
 Stage = Annotated[
     TokenizerStage
     | PretrainStage
+    | OutsideModelStage
     | SftStage
     | SampleStage
     | PreferencesStage

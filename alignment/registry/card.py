@@ -120,7 +120,7 @@ def _step(node: LineageNode) -> dict[str, str]:
     return {
         "id": str(node),
         "kind": node.kind,
-        "inputs": ", ".join(ref.name for ref in node.inputs.values()) or "–",
+        "inputs": ", ".join([*(ref.name for ref in node.inputs.values()), *node.origins]) or "–",
         "figures": ", ".join(figures) or "–",
     }
 

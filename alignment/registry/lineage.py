@@ -25,12 +25,13 @@ class LineageNode(ArtifactRef):
 
     ``source`` is the base model's name as the recipe gives it, else the cache key; ``path`` is relative to the
     workspace where the artifact lies in it. ``chat_template`` is the SHA-256 of the template's text, None where the
-    artifact is no model.
+    artifact is no model. ``origins`` are what it is made of that no artifact is (:class:`~alignment.records.Artifact`).
     """
 
     path: str
     source: str
     inputs: Mapping[str, ArtifactRef] = Field(default_factory=dict)
+    origins: tuple[str, ...] = ()
     metrics: Mapping[str, float] = Field(default_factory=dict)
     chat_template: str | None = None
 
@@ -114,6 +115,7 @@ def _node(workspace: Workspace, artifact: Artifact) -> LineageNode:
         path=path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path),
         source=artifact.key,
         inputs=artifact.inputs,
+        origins=artifact.origins,
         metrics=artifact.metrics,
         chat_template=chat_template_digest(path),
     )
@@ -133,7 +135,8 @@ def _record_problem(workspace: Workspace, node: LineageNode) -> str | None:
         artifact = workspace.artifact(node.name, node.version)
     except (FileNotFoundError, ValueError):
         return "its record is gone or unreadable"
-    return None if (artifact.ref(), artifact.inputs) == (node_ref(node), node.inputs) else "its record has changed"
+    recorded = (artifact.ref(), artifact.inputs, artifact.origins)
+    return None if recorded == (node_ref(node), node.inputs, node.origins) else "its record has changed"
 
 
 def node_ref(node: ArtifactRef) -> ArtifactRef:

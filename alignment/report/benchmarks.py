@@ -7,7 +7,8 @@ from typing import Any
 
 from alignment.recipe.graph import of_type
 from alignment.recipe.recipe import Recipe
-from alignment.recipe.stages.experiments.benchmark import BenchmarkStage, PromptForm
+from alignment.recipe.stages.experiments.benchmark import BenchmarkStage
+from alignment.recipe.stages.prompting import PromptForm
 from alignment.records import Artifact
 from alignment.report.run_report import BenchmarkReport, BenchmarkRow, BenchmarkTask, Interval, PromptTurn
 

@@ -29,6 +29,7 @@ HEADLINES = {  # how a stage's headline metric is said; one that is not here sta
     "kl_per_token": "KL {:.3f} nats a token",
     "questions": "{:,.0f} questions",
     "points": "{:.0f} points measured",
+    "parameters": "{:,.0f} parameters",
 }
 
 

@@ -15,7 +15,17 @@ from alignment.durable_files import write_text
 from alignment.evaluation.bootstrap import Sums
 from alignment.evaluation.metric_names import evaluated_models
 from alignment.judges.outcomes import judged_outcomes
-from alignment.metrics.generate import Found, GenerationRequest, ask_all, divergences_of, questions, responses_of
+from alignment.judges.prompts import shots_of
+from alignment.metrics.generate import (
+    Answered,
+    Found,
+    GenerationRequest,
+    ask_all,
+    divergences_of,
+    questions,
+    response_groups,
+    responses_of,
+)
 from alignment.metrics.kl import mean_kl
 from alignment.metrics.measure import measure, require_prompts
 from alignment.metrics.model_metrics import probe
@@ -26,9 +36,11 @@ from alignment.parallel_map import all_of
 from alignment.preferences.outcomes import rubric_outcomes, score_outcomes
 from alignment.preferences.rubric import load_rubric
 from alignment.preferences.simulated_raters import simulated_raters
+from alignment.prompting.stage_prompts import PutPrompt, WrittenAnswers, put_prompts, settled
 from alignment.recipe.base import BASE
 from alignment.recipe.metrics import PassAtK, Perplexity
 from alignment.recipe.stages.evaluate import EvaluateStage
+from alignment.recipe.stages.prompting import EXAMPLES
 from alignment.records import Artifact, Prompt, Response
 from alignment.reward.factory import build_rewards
 from alignment.rollouts.held_out import held_out_prompts, training_prompts
@@ -44,7 +56,7 @@ def run(settings: EvaluateStage, context: StageContext) -> StageResult:
     require_prompts(settings.metrics, prompts)
     work = _Work(settings, context, prompts)
     asked = ask_all(settings, context, work.questions(), work.heard)
-    answers = {name: responses_of(asked, "answers", name, prompts) for name in reversed(evaluated_models(settings))}
+    answers = _answers(work, asked)
     pool = PolicyPool(context.inputs[BASE], context.run)
     sums = {name: _probe(work, pool, context.inputs[name]) for name in answers}
     kl = mean_kl(
@@ -61,6 +73,8 @@ def run(settings: EvaluateStage, context: StageContext) -> StageResult:
         games = {name: (answers[settings.model], answers[name]) for name in outcomes}
         judged = judged_outcomes(settings, context, prompts, games)
         judges["judge"] = judged.words
+        if shots := shots_of(settings.judge, prompts):
+            write_records(context.output / "shots.jsonl", shots)
         measured = {"judge.calibrated": float(judged.calibrated), "judge.unread": float(judged.unread)}
         for opponent, own in judged.outcomes.items():
             outcomes[opponent]["judge"] = own
@@ -84,6 +98,33 @@ def _prompts(settings: EvaluateStage, context: StageContext) -> list[Prompt]:
     return held_out_prompts(context, source=settings.prompts, limit=settings.limit, part=settings.part)
 
 
+def _answers(work: "_Work", asked: Sequence[Answered]) -> dict[str, list[Response]]:
+    """Every model's responses, the candidate's last; of a form, what was put and written is kept beside them."""
+    settings, prompts, output = work.settings, work.prompts, work.context.output
+    models = list(reversed(evaluated_models(settings)))
+    if settings.prompting is None:
+        return {name: responses_of(asked, "answers", name, prompts) for name in models}
+    answers: dict[str, list[Response]] = {}
+    written: list[WrittenAnswers] = []
+    for name in models:
+        answers[name], own = settled(settings.prompting, response_groups(asked, "answers", name, prompts))
+        written += own
+    write_records(
+        output / "asked.jsonl", [PutPrompt(prompt_id=one.id, messages=one.messages) for one in work.put.values()]
+    )
+    write_records(output / "written.jsonl", written)
+    return answers
+
+
+def _put(settings: EvaluateStage, context: StageContext, prompts: Sequence[Prompt]) -> dict[str, Prompt]:
+    """The prompts as the form puts them, by their ids; empty where there is none."""
+    if settings.prompting is None:
+        return {}
+    return {
+        one.id: one for one in put_prompts(settings.prompting, prompts, context.data.get(EXAMPLES), context.run.seed)
+    }
+
+
 class _Work:
     """What the steps share: settings, prompts, and how far they are."""
 
@@ -91,6 +132,8 @@ class _Work:
         self.settings, self.context, self.prompts = settings, context, prompts
         self.seed = context.run.seed
         self.kl_prompts = sorted(prompts, key=lambda prompt: prompt.id)[: settings.kl_prompts]
+        self.put = _put(settings, context, prompts)
+        self.votes = 1 if settings.prompting is None else settings.prompting.votes
         self.total = len(evaluated_models(settings)) * len(prompts) + len(self.kl_prompts)
         self.done = 0
         self.tokens = 0
@@ -100,7 +143,7 @@ class _Work:
         settings, size = self.settings, self.settings.batch_size
         asked: list[GenerationRequest] = []
         for name in reversed(evaluated_models(settings)):
-            asked += questions("answers", name, self.prompts, size=size)
+            asked += questions("answers", name, self.prompts, size=size, put=self.put, per_prompt=self.votes)
             if any(isinstance(metric, Perplexity | PassAtK) for metric in settings.metrics):
                 asked.append(GenerationRequest("probes", name, tuple(self.prompts)))
         return asked + questions("kl", settings.model, self.kl_prompts, size=size, reference=settings.reference)

@@ -9,6 +9,7 @@ from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
 from alignment.chat import render_example
+from alignment.compression.students import with_student
 from alignment.data.demonstrations import numbered_demonstrations
 from alignment.distributed.accumulation import label_count
 from alignment.errors import StageError
@@ -31,7 +32,7 @@ def run(settings: SftStage, context: StageContext) -> StageResult:
 
     Raises StageError where truncation leaves nothing to learn, or packed examples would see each other.
     """
-    training = begin_policy(settings, context, reference=False)
+    training = begin_policy(settings, with_student(settings.model, settings.layers, context), reference=False)
     if settings.packing:
         check_packing(training.policy)
     demonstrations, duplicates = numbered_demonstrations(demonstrations_file(context, settings.demonstrations))

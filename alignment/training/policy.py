@@ -16,6 +16,7 @@ from alignment.durable_files import write_text
 from alignment.errors import StageError
 from alignment.models.adapter_kinds.soft_prompt import virtual_tokens
 from alignment.models.adapters import adapt, is_adapter
+from alignment.models.fake_quantised import fake_quantise
 from alignment.models.families import check_rope
 from alignment.models.load import Policy, load_policy, save_policy
 from alignment.recipe.base import BASE, AdapterSettings
@@ -39,6 +40,7 @@ class PolicySettings(Protocol):
     def longest_answer(self) -> int | None: ...
     def longest_prompt(self) -> int | None: ...
     def sampling_used(self) -> Sampling | None: ...
+    def rounds_weights(self) -> str | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,10 @@ class TrainingOutcome:
 
 @dataclass(frozen=True, slots=True)
 class PolicyTraining:
-    """A policy that is about to be trained, in training mode, its adapter added. ``start`` is its artifact."""
+    """A policy that is about to be trained, in training mode, its adapter added. ``start`` is its artifact.
+
+    ``rounding``: how its weights are rounded in each forward pass (:mod:`alignment.models.fake_quantised`), or None.
+    """
 
     policy: Policy
     tokenizer: PreTrainedTokenizerBase
@@ -69,6 +74,7 @@ class PolicyTraining:
     base: Artifact
     snapshots: Snapshots
     context: StageContext
+    rounding: str | None = None
 
     def finish(self, trained: Any, outcome: TrainingOutcome) -> StageResult:
         """Writes the policy with its curves and snapshots. Every worker has to come here; rank 0 alone writes.
@@ -128,8 +134,12 @@ def begin_policy(
         check_rope(policy.config, longest + virtual_tokens(policy))
     if reference:
         switch_off_dropout(policy)
+    if (rounding := settings.rounds_weights()) is not None:
+        if isinstance(policy, PeftModel):
+            raise StageError(f"qat={rounding} rounds weights that are trained, and {start.ref()} is an adapter")
+        fake_quantise(policy, rounding)
     snapshots = Snapshots(settings.snapshot_steps(), tokenizer, base, context)
-    return PolicyTraining(policy, tokenizer, start, base, snapshots, context)
+    return PolicyTraining(policy, tokenizer, start, base, snapshots, context, rounding)
 
 
 def _longest_sequence(settings: PolicySettings) -> int | None:

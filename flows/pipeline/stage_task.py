@@ -29,7 +29,7 @@ from alignment.errors import Fault, InputError, NotFiniteError, StageError
 from alignment.models.base_model import prepare_base
 from alignment.models.memory import keep_freed_memory
 from alignment.recipe.base import BASE, MADE_BASE
-from alignment.recipe.graph import judges_of, stage_inputs
+from alignment.recipe.graph import judges_of, servers_of, stage_inputs
 from alignment.recipe.judges import folder_data, judge_folder
 from alignment.recipe.recipe import Recipe
 from alignment.recipe.rewards.components import reward_folders
@@ -105,6 +105,10 @@ def make_job(
         files[environment_data(environment)] = data[named]
     files |= {what: data[what] for what in reward_folders(settings.rewards_used())}
     files |= {what: data[folder_data(folder)] for what, folder in settings.model_folders().items()}
+    if (version := settings.version_used()) is not None:
+        from alignment.registry.outside_models import version_files  # MLflow takes its time
+
+        files |= version_files(workspace, version)
     for place, judge in judges_of(settings).items():
         if (folder := judge_folder(judge)) is not None:
             files[place] = data[folder_data(folder)]
@@ -250,6 +254,7 @@ def _make(job: Job, key: str) -> Artifact:
         path=str(output),
         key=key,
         inputs={name: artifact.ref() for name, artifact in job.inputs.items()},
+        origins=(*result.origins, *servers_of(job.settings)),
         metrics=result.metrics,
         work_seconds=context.work_seconds,
         seconds=seconds,

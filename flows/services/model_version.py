@@ -5,10 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from alignment.errors import Fault, InputError
-from alignment.models.base_model import own_place, prepare_base
-from alignment.recipe.base import STAGE_PREFIX
-from alignment.recipe.files import EMBEDDED_PREFIX, is_path
-from alignment.recipe.run_settings import ModelSettings
 from alignment.registry.files import ADAPTER_FILE
 from alignment.workspace import Workspace
 from flows.services.servers import quiet_environment
@@ -30,12 +26,13 @@ def load_version(reference: str, workspace: Workspace, *, plain: bool = False) -
     from alignment.models.quantised import in_plain_numbers, load_weights, quantise_on_loading
     from alignment.models.weights import require_finite, weight_faults
     from alignment.precision import natural_precision
+    from alignment.registry.outside_models import base_of
 
     folder = version_folder(reference, workspace)
     merged = folder / "merged"
     source = merged if merged.is_dir() else folder
     adapter = (source / ADAPTER_FILE).exists()
-    base = _base_of(source, workspace) if adapter else str(source)
+    base = base_of(source, workspace) if adapter else str(source)
     if faults := [*weight_faults(source), *(weight_faults(Path(base)) if adapter and Path(base).is_dir() else [])]:
         raise InputError(faults)
     try:
@@ -98,26 +95,3 @@ def version_folder(reference: str, workspace: Workspace) -> Path:
     from alignment.registry import find
 
     return Path(find(workspace, reference).folder)
-
-
-def _base_of(adapter: Path, workspace: Workspace) -> str:
-    """What an adapter applies to: one of ours, the very model that it was made on, wherever the workspace is now.
-
-    Its ``adapter_config.json`` names a folder, which a copied workspace must not read. Raises InputError where the
-    model is not to be had, or is no longer what the adapter was made on.
-    """
-    record = adapter / "base.json"
-    if not record.exists():  # an adapter from elsewhere
-        return str(json.loads((adapter / ADAPTER_FILE).read_text("utf-8"))["base_model_name_or_path"])
-    made_on = json.loads(record.read_text("utf-8"))
-    named = str(made_on["base"])
-    if named.startswith(STAGE_PREFIX):  # a stage made it; the registry has written where it lies
-        named = str(json.loads((adapter / ADAPTER_FILE).read_text("utf-8"))["base_model_name_or_path"])
-    name = own_place(workspace, named)
-    if not name.startswith(EMBEDDED_PREFIX) and not is_path(name):
-        return name  # a hub's name, which is the same everywhere
-    base = prepare_base(workspace, ModelSettings(base=name))
-    if base.digest != made_on["digest"]:
-        problem = f"{adapter} was made on {made_on['base']} ({made_on['digest'][:12]}), which is now {base.digest[:12]}"
-        raise InputError([Fault(problem, "bring the model back as it was", file=base.path)])
-    return base.path

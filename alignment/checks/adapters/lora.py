@@ -68,7 +68,7 @@ def adapter_of(recipe: Recipe, name: str, before: int) -> tuple[str, AdapterSett
     stage = recipe.stages[name] if name in names else None
     if stage is None or "policy" not in stage.spec.makes:
         return None
-    if stage.quantises() is not None or stage.removes_layers() is not None or stage.makes_base():
+    if stage.quantises() is not None or stage.removes_layers() is not None or stage.makes_base() or stage.is_outside():
         return None  # its weights are its own
     part, start = stage.adapter_trained(), stage.inputs()["policies" if stage.evaluates() else "model"][0]
     return adapter_of(recipe, start, names.index(name)) or (None if part is None else (name, part))

@@ -1,11 +1,18 @@
-"""The work of the stages that make models smaller."""
+"""The work of the stages that make models smaller, and of those that bring what teaches them."""
 
 from typing import Any
 
 from alignment.plan.kinds.feedback import made_demonstrations
 from alignment.plan.work import StageWork
 from alignment.recipe.stages.compression.distil import DistilStage
+from alignment.recipe.stages.compression.outside_model import OutsideModelStage
 from alignment.recipe.stages.compression.quantise import QuantiseStage
+
+
+def outside_model(_planner: Any, work: StageWork, stage: OutsideModelStage) -> None:
+    """Copied files; what they take is known when they are there."""
+    named = stage.version or stage.folder or stage.hub
+    work.remarks.append(f"{named} is copied, and counted as large as the base where stages read it")
 
 
 def quantise(planner: Any, work: StageWork, stage: QuantiseStage) -> None:
@@ -31,9 +38,6 @@ def distil(planner: Any, work: StageWork, stage: DistilStage) -> None:
     A student without some of its layers counts as large as it was.
     """
     planner.train_policy(work, stage)
-    if stage.layers is not None:  # an adapter is merged first
-        work.full = True
-        work.wide = work.trainable = work.parameters = planner.size.parameters
     work.models.append(planner.size.parameters)
     rows = planner.texts.demonstrations
     if stage.demonstrations is not None:

@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 from alignment.plan.kinds.judges import judged
+from alignment.plan.texts import TokenLengths
 from alignment.plan.work import StageWork
 from alignment.recipe.base import CHAMPION
 from alignment.recipe.metrics import PassAtK, Perplexity
@@ -35,8 +36,12 @@ def evaluate(planner: Any, work: StageWork, stage: EvaluateStage) -> None:
         asked, count = tuple(pair.prompt for pair in pairs.lengths), pairs.count
     count = min(count if stage.part == "all" else math.ceil(count / 2), stage.limit or count)
     scale = count / max(1, len(asked))
+    put = planner.as_put(work, TokenLengths(len(asked), tuple(asked))).lengths
+    votes, drawn = 1 if stage.prompting is None else stage.prompting.votes, stage.sampling_used().max_new_tokens
     for _ in range(models):
-        planner.draw_turns(work, stage, asked, scale, stage.sampling.beams, stage.batch_size)
+        planner.draw_turns(
+            work, stage, put, count / max(1, len(put)), max(votes, stage.sampling.beams), stage.batch_size
+        )
         for metric in stage.metrics:  # as if every prompt were of the kinds that they are counted on
             if isinstance(metric, PassAtK):
                 work.activities.append(planner.draw(asked, scale, metric.samples, stage.batch_size, new))
@@ -51,14 +56,14 @@ def evaluate(planner: Any, work: StageWork, stage: EvaluateStage) -> None:
         judged(planner, work, stage.judge, count * len(set(stage.against)), asked, new)
     work.models = max(policies, work.models, key=sum)
     samples = sum(metric.samples for metric in stage.metrics if isinstance(metric, PassAtK))
-    longest = stage.longest_answer() or new
+    longest = (stage.longest_answer() or drawn) * votes
     work.sampled, work.at_most = count * models * (longest + samples * new) + measured * new, True
 
 
 def benchmark(planner: Any, work: StageWork, stage: BenchmarkStage) -> None:
     """Every model's answers to every question in every form, as often as the form votes."""
     planner.hold_policies(work, stage.models)
-    for form, prompts in planner.texts.benchmark_prompts.get(work.name, {}).items():
+    for form, prompts in planner.texts.put_prompts.get(work.name, {}).items():
         votes, new = stage.forms[form].votes, stage.form_sampling(stage.forms[form]).max_new_tokens
         draw = planner.draw(prompts.lengths, prompts.scale, votes, stage.batch_size, new)
         work.activities += [draw] * len(stage.models)

@@ -7,11 +7,12 @@ from pydantic import field_validator, model_validator
 
 from alignment.recipe.base import BASE, Count, Name, Part
 from alignment.recipe.judges import JudgeSettings, check_calibration
-from alignment.recipe.metrics import MetricList, distinguishable
+from alignment.recipe.metrics import MetricList, PassAtK, distinguishable
 from alignment.recipe.raters import SimulatedRaters
 from alignment.recipe.rewards.components import REWARD_READS, RewardList, unique_names
 from alignment.recipe.rewards.settings import reward_name
 from alignment.recipe.stages.environment import ENVIRONMENT, AnyEnvironment, check_environment
+from alignment.recipe.stages.prompting import EXAMPLES, Prompting
 from alignment.recipe.stages.spec import StageSettings, StageSpec
 from alignment.records import Sampling
 
@@ -64,6 +65,10 @@ class EvaluateStage(StageSettings):
     environment: AnyEnvironment | None = None
     """What answers the models, as in training: what is measured is an episode's last answer, and the environment's
     reward is the metric `environment`. The KL divergence is of answers to the prompt alone. null: one answer."""
+    prompting: Prompting | None = None
+    """The form in which all models are asked: system message, solved examples, chain of thought, votes. Judges,
+    rewards and metrics see the plain prompt and the response; KL divergence and perplexity are of the plain prompt.
+    What was put stands in `asked.jsonl`, what was written in `written.jsonl`. null: the prompts as they are."""
     metrics: MetricList = ()
     """Metrics; a kind may stand for itself."""
     sampling: Sampling = Sampling(temperature=0.0, max_new_tokens=128)
@@ -104,9 +109,27 @@ class EvaluateStage(StageSettings):
         check_calibration(self.judge, self.calibrated_by)
         return self
 
+    @model_validator(mode="after")
+    def _a_form_fits_what_is_asked(self) -> Self:
+        if self.prompting is None:
+            return self
+        if self.environment is not None:
+            raise ValueError("prompting puts a question once, and an environment goes on asking: leave one of them out")
+        if any(isinstance(metric, PassAtK) for metric in self.metrics):
+            raise ValueError("pass_at_k draws answers of its own to the plain prompt: leave it or prompting out")
+        if self.prompting.votes > 1 and self.sampling.beams > 1:
+            raise ValueError("beams are no draws of their own: prompting.votes needs sampling")
+        return self
+
     def named_files(self) -> dict[str, str]:
-        """The rubric, where raters follow one."""
-        return {} if self.raters is None else {"rubric": self.raters.rubric}
+        """The rubric, where raters follow one, and the file of its form's examples."""
+        files = {} if self.raters is None else {"rubric": self.raters.rubric}
+        examples = None if self.prompting is None else self.prompting.examples
+        return files if examples is None else files | {EXAMPLES: examples}
+
+    def prompting_used(self) -> Prompting | None:
+        """The form in which it puts its prompts."""
+        return self.prompting
 
     def rewards_used(self) -> RewardList:
         """Its reward functions."""
@@ -139,7 +162,7 @@ class EvaluateStage(StageSettings):
 
     def sampling_used(self) -> Sampling:
         """How it draws its answers."""
-        return self.sampling
+        return self.sampling if self.prompting is None else self.prompting.drawn_by(self.sampling)
 
     def evaluates(self) -> bool:
         """Whether it measures policies, on prompts that none was trained on."""

@@ -87,7 +87,7 @@ def written_out(
                     before = {later: round_name(later, turn - 1) for later in repeated[place:] if turn > 1}
                     names = before | {earlier: round_name(earlier, turn) for earlier in repeated[:place]}
                     values = _renamed(_values(stages[one]), stages[one], names)
-                    if values.get("model", BASE) in newest and "model" in stages[one].spec.reads:
+                    if values.get("model", BASE) in newest and "model" in stages[one].inputs():
                         values["model"] = newest[values.get("model", BASE)]
                     found[round_name(one, turn)] = values | {"round": turn}
         if name not in rounds.stages:

@@ -6,10 +6,10 @@ from pydantic import model_validator
 
 from alignment.recipe.base import BASE, Name, NotNegative, Positive
 from alignment.recipe.stages.spec import StageSpec
-from alignment.recipe.stages.training import Training
+from alignment.recipe.stages.training import QuantisationAware, StudentTraining
 
 
-class SftStage(Training):
+class SftStage(StudentTraining, QuantisationAware):
     """Supervised fine-tuning, loss on the assistant's tokens only."""
 
     spec: ClassVar[StageSpec] = StageSpec(

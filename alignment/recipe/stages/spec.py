@@ -22,6 +22,8 @@ UNCOUNTED: Any = {
     "consent": True,
     "questions": True,
     "encoder": {"folder"},
+    "folder": True,
+    "prompting": {"examples"},
     "tasks": {"__all__": {"questions", "examples"}},
     "rewards": {"__all__": {"function": True, "folder": True, "judge": {"folder"}}},
     "environment": {"class_path"},
@@ -116,6 +118,14 @@ class StageSettings(Settings):
         """Folders of models of its own that it names by a path, by what they are: an encoder."""
         return {}
 
+    def version_used(self) -> str | None:
+        """The registered version that it is, as the registry names it: ``policy@champion``."""
+        return None
+
+    def is_outside(self) -> bool:
+        """Whether the policy that it makes is a model from outside the recipe, whose tokenizer may be another."""
+        return False
+
     def encoder_used(self) -> Any | None:
         """The encoder that it starts from in place of a policy (:class:`~.scoring.EncoderSettings`)."""
         return None
@@ -189,6 +199,10 @@ class StageSettings(Settings):
         """How it draws answers to the prompts of its file."""
         return None
 
+    def prompting_used(self) -> Any | None:
+        """The form in which it puts its prompts (:class:`alignment.recipe.stages.prompting.Prompting`)."""
+        return None
+
     def environment_used(self) -> Any | None:
         """What answers its policy, turn by turn (:data:`alignment.recipe.stages.environment.AnyEnvironment`)."""
         return None
@@ -248,6 +262,10 @@ class StageSettings(Settings):
 
     def quantises(self) -> str | None:
         """How the weights of the policy that it leaves are quantised; None where they are not."""
+        return None
+
+    def rounds_weights(self) -> str | None:
+        """How each forward pass of its training rounds weights (quantisation-aware training); None where none does."""
         return None
 
     def removes_layers(self) -> float | None:

@@ -1,12 +1,15 @@
 """What the settings of all supervised trainers share."""
 
-from typing import Literal
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Field, model_validator
 
 from alignment.recipe.base import Count, Fraction, NotNegative, Positive
 from alignment.recipe.stages.adapters import AdaptedStage
 from alignment.recipe.stages.spec import StageSettings
 
 CutChosen = Literal["drop", "keep"]
+OTHER_SCHEMES = ("int8_dynamic", "nf4", "bnb_int8", "q8_0", "q5_1", "q5_0", "q4_0")  # of `quantise`
 
 
 class Optimisation(StageSettings):
@@ -46,6 +49,64 @@ class Optimisation(StageSettings):
 class Training(AdaptedStage, Optimisation):
     """What every trainer of policies and reward models shares. ``lora: null`` trains all weights, or what ``adapter``
     says."""
+
+
+def _is_known(scheme: Any) -> Any:
+    if isinstance(scheme, str) and scheme in OTHER_SCHEMES:
+        raise ValueError(
+            f"no fake quantiser rounds as {scheme} does: set int4, q4_1 or int8, or quantise after a training without"
+        )
+    return scheme
+
+
+class QuantisationAware(AdaptedStage):
+    """What trainers share whose weights can be rounded in each forward pass."""
+
+    qat: Annotated[Literal["int4", "q4_1", "int8"] | None, BeforeValidator(_is_known)] = None
+    """Quantisation-aware training (Jacob et al. 2018): each forward pass rounds the weights of all linear layers but
+    the head as a scheme of the stage `quantise` does (by `torchao`), and gradients pass the rounding as if it were not
+    there. What is saved are the unrounded weights, which a stage `quantise` of the same scheme follows. `int4`: 4 bits
+    with scale and minimum for each group, the largest of 128, 64 and 32 weights that divides every row; `q4_1`: the
+    same for groups of 32; `int8`: 8 bits and a scale for each output. null: no rounding."""
+
+    @model_validator(mode="after")
+    def _rounds_what_it_trains(self) -> Self:
+        if self.qat is not None and (part := self.trained_part()) is not None:
+            raise ValueError(
+                f"qat={self.qat} rounds weights that are trained, and {part.label()} keeps them as they are: "
+                "set lora to null, and leave adapter out"
+            )
+        return self
+
+    def rounds_weights(self) -> str | None:
+        """How each forward pass of its training rounds weights."""
+        return self.qat
+
+
+class StudentTraining(Training):
+    """What trainers share whose policy may be a student: smaller than the one that it begins as."""
+
+    layers: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Share of the policy's layers that are kept, evenly spaced with the first and the last among them; the others are
+    removed before it learns (Sanh et al. 2019 keep every second one). null: all stay."""
+
+    @model_validator(mode="after")
+    def _has_its_own_weights(self) -> Self:
+        if self.layers is not None and self.adapter_trained() is not None:
+            raise ValueError(
+                "a student without some of its layers has weights of its own: set lora to null, and leave adapter out"
+            )
+        if self.layers is not None and (self.workers or 1) > 1:
+            raise ValueError("a student that loses layers is trained by one process: set workers to 1")
+        return self
+
+    def removes_layers(self) -> float | None:
+        """The share of the policy's layers that stay."""
+        return self.layers
+
+    def can_be_shared(self) -> bool:
+        """Whether its work may be given to workers."""
+        return self.layers is None and super().can_be_shared()
 
 
 class PreferenceTraining(Training):

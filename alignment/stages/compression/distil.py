@@ -5,7 +5,6 @@ answers the prompts of the batch; the loss is the mean over the answers of each 
 goes through what was drawn (Agarwal et al. 2024).
 """
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,16 +13,15 @@ from transformers import Trainer, TrainingArguments
 
 from alignment.chat import render_example, render_prompt
 from alignment.compression.divergences import divergence
-from alignment.compression.students import remove_layers
+from alignment.compression.students import with_student
 from alignment.data.demonstrations import numbered_demonstrations
 from alignment.digests import digest_of
 from alignment.distributed.accumulation import label_count, row_count
 from alignment.errors import StageError
-from alignment.models.adapters import merged
 from alignment.models.load import load_policy
 from alignment.recipe.base import BASE
 from alignment.recipe.stages.compression.distil import DistilStage
-from alignment.records import Artifact, Sampling
+from alignment.records import Sampling
 from alignment.rollouts.factory import local_engine
 from alignment.rollouts.seeds import derived_seed
 from alignment.stage import StageContext, StageResult
@@ -41,7 +39,7 @@ def run(settings: DistilStage, context: StageContext) -> StageResult:
 
     Raises StageError where student and teacher have other vocabularies, or truncation leaves nothing to learn.
     """
-    training = begin_policy(settings, _with_student(settings, context), reference=False)
+    training = begin_policy(settings, with_student(settings.model, settings.layers, context), reference=False)
     teacher, teacher_tokenizer = load_policy(context.inputs[settings.teacher], context.inputs[BASE], context.run)
     teacher.requires_grad_(False)
     check_vocabularies(training.tokenizer, teacher_tokenizer, training.policy.config, teacher.config)
@@ -130,23 +128,6 @@ def collate(rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         "labels": torch.tensor([padded(row["labels"], IGNORED) for row in rows]),
         "attention_mask": torch.tensor([padded([1] * len(row["input_ids"]), 0) for row in rows]),
     }
-
-
-def _with_student(settings: DistilStage, context: StageContext) -> StageContext:
-    """The context in which the student has the layers that are to stay."""
-    if settings.layers is None:
-        return context
-    start, base = context.inputs[settings.model], context.inputs[BASE]
-    folder = context.checkpoints / "student"
-    if not (folder / "tokenizer_config.json").exists():  # written last
-        model, tokenizer = load_policy(start, base, context.run)
-        whole = merged(model, str(start.ref()))
-        remove_layers(whole, settings.layers)
-        whole.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-    digest = digest_of([start.digest, settings.layers])
-    student = Artifact(name=settings.model, kind="model", version=1, digest=digest, path=str(folder), key=digest)
-    return dataclasses.replace(context, inputs={**context.inputs, settings.model: student, BASE: base})
 
 
 def _rows(

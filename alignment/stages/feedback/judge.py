@@ -16,6 +16,7 @@ from alignment.errors import StageError
 from alignment.judges import calibration
 from alignment.judges.batches import Verdicts, blocks_of, judge_all
 from alignment.judges.calibration import Known, content_key
+from alignment.judges.prompts import shots_of
 from alignment.judges.protocol import JudgeCorrection, PairJudgement, votes_of
 from alignment.judges.reference_raters import Raters, raters_of, turned
 from alignment.judges.report import Figure, JudgeReport
@@ -28,7 +29,8 @@ from alignment.stage import Progress, StageContext, StageResult
 
 
 def run(settings: JudgeStage, context: StageContext) -> StageResult:
-    """Writes ``comparisons.jsonl``, ``judgements.jsonl``, ``votes.jsonl``, ``pairs.jsonl`` and ``judge.json``.
+    """Writes ``comparisons.jsonl``, ``judgements.jsonl``, ``votes.jsonl``, ``pairs.jsonl`` and ``judge.json``; where
+    the judge is shown some of its examples, ``shots.jsonl`` too.
 
     Raises StageError where the judge cannot be asked, agrees too little with the raters, or leaves no pair.
     """
@@ -57,6 +59,8 @@ def run(settings: JudgeStage, context: StageContext) -> StageResult:
     write_records(context.output / "judgements.jsonl", judged)
     write_records(context.output / "votes.jsonl", votes)
     write_records(context.output / "pairs.jsonl", pairs)
+    if shots := shots_of(settings.judge, (comparison.prompt for comparison in (*comparisons, *extra))):
+        write_records(context.output / "shots.jsonl", shots)
     write_text(context.output / "judge.json", report.model_dump_json(indent=1) + "\n")
     metrics = _metrics(report, comparisons, votes, pairs)
     return StageResult("preferences", metrics, tokens_sampled=found.tally.answer_tokens)

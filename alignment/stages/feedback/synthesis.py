@@ -193,15 +193,13 @@ def _from_endpoint(
     """What an endpoint answered; questions that got no answer are left out. Its answers are kept by their content."""
     wording = _Wording(settings.sampling.max_new_tokens, settings.sampling.temperature)
     asker = EndpointAsker(wording, endpoint, Answers(context.kept or context.checkpoints / "answers"))
-    before = asker.tally.answer_tokens
     replies = wait_for(asker.ask([JudgePrompt(tuple(_messages(settings, asked))) for asked in wanted]))
-    spent = asker.tally.answer_tokens - before
     seed = context.run.seed
     return [
         Response(
             id=_id(asked, endpoint.model, seed), prompt_id=asked.prompt.id, text=reply.text, model=endpoint.model,
             sampling=settings.sampling, seed=response_seed(seed, asked.prompt.id, asked.place),
-            tokens=round(spent / max(1, len(replies))), finished=reply.finished,
+            tokens=reply.tokens, finished=reply.finished,
         )
         for asked, reply in zip(wanted, replies, strict=True)
         if reply.text is not None

@@ -8,6 +8,7 @@ from trl import DPOTrainer
 
 from alignment.distributed.accumulation import TOKEN_WEIGHT
 from alignment.distributed.fsdp import shard_frozen
+from alignment.models.fake_quantised import fake_quantise
 from alignment.models.families.head import head_kind
 from alignment.models.load import load_policy
 from alignment.stage import StageContext
@@ -49,6 +50,8 @@ def frozen_start(training: PolicyTraining, context: StageContext) -> Any:
     model, _tokenizer = load_policy(
         training.start, training.base, context.run, placed=not context.sharded, masters=True
     )
+    if training.rounding is not None:  # the policy is its reference at the start
+        fake_quantise(model, training.rounding)
     head_kind(model)  # tried while its weights are whole
     return shard_frozen(model) if context.sharded else model.requires_grad_(False)
 

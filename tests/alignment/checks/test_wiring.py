@@ -87,18 +87,20 @@ def test_every_product_is_made_and_has_words() -> None:
         ),
         (
             {"dpo": DPO | {"model": "xyzxyz"}},
-            "stages.dpo.model: no stage xyzxyz; give one of base and sft, or put a stage of kind pretrain or sft or dpo or kto or simpo or orpo or ppo or grpo or rloo or distil or quantise or tournament before it",  # noqa: E501 - one line is what is tested
+            "stages.dpo.model: no stage xyzxyz; give one of base and sft, or put a stage of kind pretrain or outside_model or sft or dpo or kto or simpo or orpo or ppo or grpo or rloo or distil or quantise or tournament before it",  # noqa: E501 - one line is what is tested
         ),
         (
             {"sft": SFT | {"model": "dpo"}},
             "stages.sft.model: dpo comes later; stages run in the order they are written; "
-            "give one of base, or put a stage of kind pretrain or sft or dpo or kto or simpo or orpo or ppo or grpo or "
+            "give one of base, or put a stage of kind pretrain or outside_model or sft or dpo or kto or "
+            "simpo or orpo or ppo or grpo or "
             "rloo or distil or quantise or tournament before it",
         ),
         (
             {"sft": SFT | {"model": "sft"}},
             "stages.sft.model: a stage cannot read its own output; "
-            "give one of base, or put a stage of kind pretrain or sft or dpo or kto or simpo or orpo or ppo or grpo or "
+            "give one of base, or put a stage of kind pretrain or outside_model or sft or dpo or kto or "
+            "simpo or orpo or ppo or grpo or "
             "rloo or distil or quantise or tournament before it",
         ),
         (
@@ -114,9 +116,8 @@ def test_every_product_is_made_and_has_words() -> None:
         (
             {"eval": EVAL | {"reference": "draw"}},
             "stages.eval.reference: draw makes responses, not a model; give one of base, sft and dpo, "
-            "or put a stage of kind pretrain or sft or dpo or kto or simpo or orpo or ppo or grpo or rloo or distil or "
-            "quantise or "
-            "tournament before it",
+            "or put a stage of kind pretrain or outside_model or sft or dpo or kto or simpo or orpo or ppo or grpo "
+            "or rloo or distil or quantise or tournament before it",
         ),
         (
             {"eval": EVAL | {"prompts": "rate"}},

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from alignment.checks.compression import export_faults, quantised_base_faults, quantised_policy_faults
+from alignment.checks.compression.quantised import export_faults, quantised_base_faults, quantised_policy_faults
 from alignment.compression import schemes
 from alignment.recipe.recipe import Recipe
 

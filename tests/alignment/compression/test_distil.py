@@ -183,7 +183,7 @@ def test_another_vocabulary_is_refused(base: Artifact) -> None:
 
 
 def test_settings_that_say_nothing_are_refused() -> None:
-    with pytest.raises(ValueError, match="leave lora and adapter out"):
+    with pytest.raises(ValueError, match="has weights of its own"):
         DistilStage(kind="distil", teacher="sft", layers=0.5, lora={"rank": 4})  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="with source on_policy alone"):
         DistilStage(kind="distil", teacher="sft", max_new_tokens=8)

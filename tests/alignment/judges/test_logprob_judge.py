@@ -114,6 +114,6 @@ def test_a_grade_is_the_mean_under_the_models_probabilities(model: torch.nn.Modu
 
 def test_examples_are_turns_before_the_question(model: torch.nn.Module, tiny_model: Path) -> None:
     example = {"prompt": "q", "a": "x", "b": "y", "verdict": "B"}
-    turns = judge(model, tiny_model, examples=[example])._examples()
+    turns = judge(model, tiny_model, examples=[example])._examples("q")
     assert [turn.role for turn in turns] == ["user", "assistant"]
     assert turns[1] == Message(role="assistant", content="The better answer is B")

@@ -29,7 +29,7 @@ TEXTS = Texts(
     held_out_pairs=TokenLengths(2, (Pair(10, 5, 7),) * 2),
     corpus=TokenLengths(100, (40,) * 100),
     beginning=2,
-    benchmark_prompts={"asked": {"plain": TokenLengths(5, (12,) * 5), "voted": TokenLengths(5, (30,) * 5)}},
+    put_prompts={"asked": {"plain": TokenLengths(5, (12,) * 5), "voted": TokenLengths(5, (30,) * 5)}},
 )
 EXACT = {"kind": "exact"}
 STAGES: dict[str, dict[str, Any]] = {
@@ -67,6 +67,7 @@ STAGES: dict[str, dict[str, Any]] = {
               "tasks": {"sums": {"questions": "sums.jsonl", "answer": "number"}},
               "forms": {"plain": {}, "voted": {"votes": 3, "max_new_tokens": 20}}},
     "words": {"kind": "tokenizer"},
+    "outside": {"kind": "outside_model", "folder": "teacher"},
     "reads_on": {"kind": "pretrain", "model": "base", "batch_size": 2, "max_length": 64},
 }  # fmt: skip
 CPU = Machine("cpu", 8 * GIB, 100e9, 50e9, 10e9, share=0.5, step_seconds=0.0, program=0, gpu=False)
@@ -191,9 +192,22 @@ def test_every_kind_of_stage_has_a_plan(smollm2: ModelSize) -> None:
     plans = {plan.name: plan for plan in make_plan(recipe(), smollm2, TEXTS, (CPU, *GPUS))}
     assert list(plans) == list(STAGES)
     for name, plan in plans.items():
-        works = name not in ("preferences", "people", "file", "best", "words")
+        works = name not in ("preferences", "people", "file", "best", "words", "outside")
         assert (plan.flops > 0) == works == (plan.parameters > 0), name
         assert all((on.seconds > 0) == works and on.fits for on in plan.machines), name
+
+
+def test_a_forms_votes_and_a_servers_answers_by_hand() -> None:
+    """8 prompts, 2 responses each, of 3 votes, of 5 tokens; a server draws as many and takes nothing here."""
+    form = {"kind": "sample", "model": "sft", "per_prompt": 2, "sampling": {"max_new_tokens": 6},
+            "prompting": {"reasoning": True, "keep": "answer", "votes": 3, "max_new_tokens": 5}}  # fmt: skip
+    served = form | {"model": "base", "endpoint": {"url": "http://x/v1", "model": "m"}}
+    here = Planner(recipe(responses=form), TINY, TEXTS).work("responses")
+    there = Planner(recipe(responses=served), TINY, TEXTS).work("responses")
+    assert here.sampled == there.sampled == 8 * 2 * 3 * 5
+    assert (len(here.activities), len(there.activities)) == (1, 0)
+    asked = STAGES["evaluation"] | {"prompting": form["prompting"]}
+    assert Planner(recipe(evaluation=asked), TINY, TEXTS).work("evaluation").sampled == 3 * 4 * 3 * 5 + 2 * 6
 
 
 def test_tokens_by_hand() -> None:

@@ -10,7 +10,8 @@ from pydantic import ValidationError
 from alignment.prompting.forms import put
 from alignment.prompting.questions import Question, parse_question
 from alignment.prompting.shots import nearest
-from alignment.recipe.stages.experiments.benchmark import BenchmarkStage, PromptForm, QuestionTask
+from alignment.recipe.stages.experiments.benchmark import BenchmarkStage, QuestionTask
+from alignment.recipe.stages.prompting import PromptForm
 
 TASK = QuestionTask(
     questions="q.jsonl", examples="e.jsonl", answer="number", system="You sum.", instruction="Number only.",

@@ -120,7 +120,7 @@ def test_setting_one_alias_leaves_the_others(path: Path) -> None:
 OS_SYSTEM = "'tag:yaml.org,2002:python/object:os.system'"
 NAME_RULE = "begin with a lower-case letter; then letters, digits, - and _; 40 at most"
 KINDS = (
-    "tokenizer, pretrain, sft, sample, preferences, human_preferences, preference_file, judge, reward, "
+    "tokenizer, pretrain, outside_model, sft, sample, preferences, human_preferences, preference_file, judge, reward, "
     "pair_classifier, constitution, synthesis, rejection_sampling, dpo, kto, simpo, orpo, ppo, grpo, rloo, distil, "
     "quantise, evaluate, benchmark, tournament, overoptimisation"
 )

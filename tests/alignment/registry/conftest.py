@@ -15,7 +15,10 @@ from alignment.registry import Provenance
 from alignment.registry.store import connect
 from alignment.workspace import Workspace
 
-TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}</s>{% endfor %}"
+TEMPLATE = (
+    "{% for m in messages %}<{{ m.role }}>{{ m.content }}</s>{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
 Run = dict[str, Artifact]
 
 RECIPE = {
@@ -114,7 +117,8 @@ def make_run(workspace: Workspace, model_folders: tuple[Path, Path]) -> Callable
                 (output / "data.jsonl").write_text(json.dumps({"stage": name}) + "\n")
             else:
                 shutil.copytree(copy, output)
-                (output / "base.json").write_text(json.dumps({"digest": base.digest, "seed": seed}))
+                made_on = {"base": base.key, "digest": base.digest, "seed": seed}
+                (output / "base.json").write_text(json.dumps(made_on))
                 (output / "curves.json").write_text(json.dumps({"loss": [[1, 2.0], [2, 1.5 + seed]]}))
             draft = Artifact(
                 name=name, kind=kind, version=1, digest=folder_digest(output), path=str(output), key=f"{name}{seed}",

@@ -25,6 +25,7 @@ FIRST: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 # By the stage's name, which is its kind where no other stage needs to name it: every kind but those of `tiny.yaml`.
 STAGES: dict[str, dict[str, Any]] = {
+    "outside_model": {"kind": "outside_model"},
     "human_preferences": {"kind": "human_preferences", "responses": "responses", "votes_per_comparison": 1, "pairs": 4},
     "preference_file": {"kind": "preference_file"},
     "synthesis": {
@@ -81,7 +82,8 @@ def write_recipe(make_recipe: Callable[..., Path], folder: Path) -> Path:
     path = make_recipe(folder)
     recipe = json.loads(path.read_text("utf-8"))
     last = recipe["stages"].pop("evaluation")
-    recipe["stages"] = {**FIRST, **recipe["stages"], **STAGES, "evaluation": last}
+    outside = STAGES["outside_model"] | {"folder": recipe["model"]["base"]}
+    recipe["stages"] = {**FIRST, **recipe["stages"], **STAGES, "outside_model": outside, "evaluation": last}
     recipe["name"] = "faults"
     recipe["data"] |= {"preferences": "pairs.jsonl", "corpus": "corpus.txt"}
     (folder / "corpus.txt").write_text("\n\n".join(f"The {n} cats saw {n + 1} red dogs." for n in range(60)), "utf-8")

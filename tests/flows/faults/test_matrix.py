@@ -33,8 +33,9 @@ IN_TIME = 120.0  # seconds from the fault to the command's end
 TRIES = 8  # to meet a stage that lasts a moment
 KINDS = (
     "benchmark", "constitution", "distil", "dpo", "evaluate", "grpo", "human_preferences", "judge", "kto", "orpo",
-    "overoptimisation", "pair_classifier", "ppo", "preference_file", "preferences", "pretrain", "quantise",
-    "rejection_sampling", "reward", "rloo", "sample", "sft", "simpo", "synthesis", "tokenizer", "tournament",
+    "outside_model", "overoptimisation", "pair_classifier", "ppo", "preference_file", "preferences", "pretrain",
+    "quantise", "rejection_sampling", "reward", "rloo", "sample", "sft", "simpo", "synthesis", "tokenizer",
+    "tournament",
 )  # fmt: skip
 FAULTS = ("command killed", "worker killed", "sampler killed", "disk full", "server gone", "database locked", "Ctrl-C")
 CHANGES = {"worker killed": "stages.{}.workers=2", "sampler killed": "stages.{}.rollout_workers=1"}
@@ -237,8 +238,8 @@ def test_the_matrix_has_every_kind(make_recipe: Callable[..., Path], tmp_path: P
     assert {stage_name(settings.kind) for settings in stages.values()} == set(stages)
     left_out = {(s.kind, fault) for s in stages.values() for fault in FAULTS if reason(s, fault)}
     alone = {
-        "constitution", "distil", "human_preferences", "overoptimisation", "preference_file", "preferences", "quantise",
-        "rejection_sampling", "synthesis", "tokenizer",
+        "constitution", "distil", "human_preferences", "outside_model", "overoptimisation", "preference_file",
+        "preferences", "quantise", "rejection_sampling", "synthesis", "tokenizer",
     }  # fmt: skip
     assert left_out == {(kind, "worker killed") for kind in alone} | {
         (kind, "sampler killed") for kind in set(KINDS) - {"ppo", "grpo", "rloo"}

@@ -1,17 +1,36 @@
 """The settings of distillation: a student that learns a teacher's distributions."""
 
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, model_validator
 
 from alignment.recipe.base import BASE, Count, Lora, Name, Positive
 from alignment.recipe.stages.spec import StageSpec
-from alignment.recipe.stages.training import Training
+from alignment.recipe.stages.training import StudentTraining
 
 Divergence = Literal["forward_kl", "reverse_kl", "jensen_shannon"]
+ANSWERS = "draw them by a stage `sample`, choose by `rejection_sampling`, and imitate them by `sft`"
 
 
-class DistilStage(Training):
+def _is_a_stage(teacher: Any) -> Any:
+    """Says of a teacher that is no stage how it becomes one, or why it cannot teach distributions."""
+    if isinstance(teacher, dict) and "endpoint" in teacher:
+        raise ValueError(f"an endpoint gives answers, and no distributions to learn: {ANSWERS} (sample.endpoint)")
+    if isinstance(teacher, dict) or (isinstance(teacher, str) and any(mark in teacher for mark in "@/.:")):
+        raise ValueError(
+            "a model from outside the recipe is a stage of its own: put `kind: outside_model` with version, folder or "
+            "hub before it, and name that stage"
+        )
+    return teacher
+
+
+def _has_a_distribution(source: Any) -> Any:
+    if source == "answers":
+        raise ValueError(f"answers alone are imitated, which needs no distributions: {ANSWERS}")
+    return source
+
+
+class DistilStage(StudentTraining):
     """A student learns the teacher's next-token distributions, on demonstrations or on its own answers."""
 
     spec: ClassVar[StageSpec] = StageSpec(
@@ -25,14 +44,12 @@ class DistilStage(Training):
     """Distillation."""
     model: Name = BASE
     """The student: a stage, or `base`."""
-    teacher: Name
-    """The teacher: a stage that makes a policy, or `base`. All of a recipe's models have one tokenizer."""
+    teacher: Annotated[Name, BeforeValidator(_is_a_stage)]
+    """The teacher: a stage that makes a policy (of kind `outside_model`: a registered version, a folder or a hub's), or
+    `base`. It has the student's tokenizer and vocabulary."""
     demonstrations: Name | None = None
     """A stage that makes demonstrations. null: the file `data.demonstrations`."""
-    layers: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Share of the student's layers that are kept, evenly spaced with the first and the last among them; the others are
-    removed before it learns (Sanh et al. 2019 keep every second one). null: all stay."""
-    source: Literal["demonstrations", "on_policy"] = "demonstrations"
+    source: Annotated[Literal["demonstrations", "on_policy"], BeforeValidator(_has_a_distribution)] = "demonstrations"
     """Whose answers are looked at: those of the demonstrations, or with `on_policy` answers that the student draws
     anew to their prompts at each step (Agarwal et al. 2024)."""
     divergence: Divergence = "forward_kl"
@@ -53,8 +70,6 @@ class DistilStage(Training):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        if self.layers is not None and self.adapter_trained() is not None:
-            raise ValueError("a student without some of its layers has weights of its own: leave lora and adapter out")
         if (self.source == "on_policy") != (self.max_new_tokens is not None):
             raise ValueError("max_new_tokens bounds answers that the student draws: set it with source on_policy alone")
         return self
@@ -66,11 +81,3 @@ class DistilStage(Training):
     def trained_length(self) -> int:
         """Tokens at which the conversations that it trains on are cut, or left out."""
         return self.max_length
-
-    def removes_layers(self) -> float | None:
-        """The share of the student's layers that stay."""
-        return self.layers
-
-    def can_be_shared(self) -> bool:
-        """Whether its work may be given to workers."""
-        return False

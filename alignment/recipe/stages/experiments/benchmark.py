@@ -5,15 +5,15 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from alignment.recipe.base import BASE, Count, Name, Positive, Settings
+from alignment.recipe.base import BASE, Count, Name
+from alignment.recipe.stages.prompting import PromptForm, QuestionWording
 from alignment.recipe.stages.spec import StageSettings, StageSpec
 from alignment.records import Sampling
 
 Answers = Literal["number", "label", "text", "instructions", "code"]
-Choice = Literal["fixed", "random", "nearest"]
 
 
-class QuestionTask(Settings):
+class QuestionTask(QuestionWording):
     """Questions of one sort, and how an answer to them is read."""
 
     questions: str
@@ -32,14 +32,6 @@ class QuestionTask(Settings):
     where it is without the answer's first line, its last line, or its asterisks."""
     labels: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     """The labels, where `answer` is `label`."""
-    system: str | None = None
-    """A system message before everything. null: the template's own, if any."""
-    instruction: str = ""
-    """What each question is followed by. Empty: nothing."""
-    reasoning_instruction: str = 'Think step by step. Then write "{marker}" and the answer.'
-    """What a question is followed by instead where a prompt asks for reasoning; `{marker}` stands for the marker."""
-    marker: Annotated[str, Field(min_length=1)] = "Answer:"
-    """What stands before the answer after reasoning, whatever its case."""
     limit: Count | None = None
     """Questions asked, the same at every run: the first in the order of their digests. null: all."""
 
@@ -63,34 +55,6 @@ class QuestionTask(Settings):
     def is_verified(self) -> bool:
         """Whether a checker says what is right, and nothing is compared."""
         return self.answer in ("instructions", "code")
-
-
-class PromptForm(Settings):
-    """How a question is put. `{}` is the question alone, answered once: zero-shot."""
-
-    shots: Annotated[int, Field(ge=0, le=64)] = 0
-    """Solved examples that stand before the question as turns of the conversation."""
-    choose: Choice = "fixed"
-    """Which of them: the file's first (`fixed`), others for each question by the recipe's seed (`random`), or those
-    nearest to the question in their words (`nearest`; BM25, Robertson and Zaragoza 2009), the nearest last (Liu et al.
-    2022)."""
-    reasoning: bool = False
-    """Ask for the reasoning before the answer (chain of thought; Wei et al. 2022); examples then show theirs."""
-    votes: Annotated[int, Field(ge=1, le=256)] = 1
-    """Answers drawn to each question; the commonest counts (self-consistency; Wang et al. 2023). 1: no vote."""
-    temperature: Positive = 0.7
-    """Temperature at which several answers are drawn. 0.7: Wang et al. 2023 for large models."""
-    max_new_tokens: Count | None = None
-    """Tokens at which its answers are cut off. null: as `sampling` says."""
-
-    @model_validator(mode="after")
-    def _a_temperature_is_used(self) -> Self:
-        for field, needed in (("temperature", self.votes > 1), ("choose", self.shots > 0)):
-            given = getattr(self, field)  # a resolved recipe writes the defaults out
-            if given != type(self).model_fields[field].default and not needed:
-                more = "votes: 2 or more" if field == "temperature" else "shots: 1 or more"
-                raise ValueError(f"{field} does nothing without {more}")
-        return self
 
 
 class BenchmarkStage(StageSettings):
@@ -166,9 +130,4 @@ class BenchmarkStage(StageSettings):
 
     def form_sampling(self, form: PromptForm) -> Sampling:
         """How answers to a form are drawn."""
-        changed: dict[str, float | int] = {}
-        if form.votes > 1:
-            changed["temperature"] = form.temperature
-        if form.max_new_tokens is not None:
-            changed["max_new_tokens"] = form.max_new_tokens
-        return self.sampling.model_copy(update=changed)
+        return form.drawn_by(self.sampling)

@@ -6,7 +6,7 @@ from pydantic import Discriminator, Field, Tag, field_validator
 
 from alignment.recipe.base import Count, Lora, Name, NotNegative, Positive, refuse_dropout
 from alignment.recipe.stages.spec import StageSpec
-from alignment.recipe.stages.training import PreferenceTraining
+from alignment.recipe.stages.training import PreferenceTraining, QuantisationAware
 
 DpoLoss = Literal[
     "sigmoid", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot", "aot_unpaired",
@@ -21,7 +21,7 @@ SORTED = ("aot", "aot_unpaired")
 SMOOTHED = ("robust", "exo_pair", *SORTED)  # the losses that read label_smoothing
 
 
-class DpoStage(PreferenceTraining):
+class DpoStage(PreferenceTraining, QuantisationAware):
     """Direct preference optimisation (Rafailov et al. 2023), with every loss that TRL offers."""
 
     spec: ClassVar[StageSpec] = StageSpec(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from alignment.errors import Fault
 from alignment.recipe.base import BASE
-from alignment.recipe.graph import of_type
+from alignment.recipe.graph import of_type, trains_on_several
 from alignment.recipe.recipe import Recipe
 from alignment.recipe.stages.compression.quantise import GGUF, QuantiseStage
 from alignment.recipe.stages.spec import StageSettings
@@ -77,6 +77,27 @@ def _export_problems(stage: QuantiseStage, recipe: Recipe, config: Any, tokenize
     elif splitting(tokenizer) is None:
         problem = "llama.cpp has no name for how this tokenizer cuts texts, so its GGUF file would read others"
         yield problem, "take int8, int8_dynamic, nf4 or bnb_int8"
+
+
+def rounding_faults(recipe: Recipe, config: "PreTrainedConfig") -> Iterator[Fault]:
+    """Quantisation-aware training whose library, or whose layers' rows, are not there, or that several shard."""
+    from alignment.compression.schemes import widths_of
+    from alignment.models.fake_quantised import group_of
+    from alignment.models.quantised import EXTRA, missing_library
+
+    for name, stage in recipe.stages.items():
+        if (scheme := stage.rounds_weights()) is None:
+            continue
+        field = f"stages.{name}.qat"
+        if missing_library("torchao") is not None:
+            yield Fault(f"{scheme} is rounded by torchao, which is not installed", f"run {EXTRA}", field=field)
+        widths = sorted(set(widths_of(config)))
+        if scheme != "int8" and group_of(scheme, widths) is None:
+            problem = f"{scheme} rounds groups of 32 weights or more, and layers here have rows of {widths}"
+            yield Fault(problem, "take int8", field=field)
+        if recipe.resources.sharding != "none" and trains_on_several(recipe.resources, stage):
+            problem = f"{scheme} rounds whole rows, and {recipe.resources.sharding} leaves each worker a part of them"
+            yield Fault(problem, "set workers: 1 for this stage, or resources.sharding: none", field=field)
 
 
 def _device(recipe: Recipe) -> str:

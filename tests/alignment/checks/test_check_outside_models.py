@@ -1,0 +1,69 @@
+"""Teachers from outside, as the check sees them: whether they are there, and what their vocabulary lets them teach."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AutoTokenizer
+
+from alignment.checks.recipe import check_recipe
+from alignment.recipe.resolved import resolve_recipe
+from alignment.workspace import Workspace
+
+OTHER = {"prompts": [{"prompt": f"What is {n}?"} for n in range(20)],
+         "shown": [{"prompt": f"Who is {n}?", "completion": "a"} for n in range(5)]}  # fmt: skip
+
+
+@pytest.mark.parametrize("reader", ["distil", "sample", "evaluate"])
+def test_another_vocabulary_is_for_answers_alone(
+    reader: str, byte_model: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    faults = checked(tmp_path, byte_model, {"teacher": {"kind": "outside_model", "folder": str(tiny_model)}, **{
+        "distil": {"learned": {"kind": "distil", "teacher": "teacher", "max_length": 60}},
+        "sample": {"drawn": {"kind": "sample", "model": "teacher", "sampling": {"max_new_tokens": 4}}},
+        "evaluate": {"judged": {"kind": "evaluate", "model": "base", "reference": "teacher", "against": [],
+                                "metrics": ["refusal"], "sampling": {"max_new_tokens": 4}}},
+    }[reader]})  # fmt: skip
+    if reader == "sample":
+        assert faults == []
+        return
+    [fault] = faults
+    size = len(AutoTokenizer.from_pretrained(tiny_model))
+    assert f"teacher has another vocabulary ({size} tokens, and the base 259)" in fault
+    assert ("learn from its answers: sample, rejection_sampling, sft" in fault) == (reader == "distil")
+    assert "\n" not in fault
+
+
+def test_a_teacher_with_the_bases_vocabulary_may_teach_distributions(byte_model: Path, tmp_path: Path) -> None:
+    stages = {"teacher": {"kind": "outside_model", "folder": str(byte_model)},
+              "learned": {"kind": "distil", "teacher": "teacher", "max_length": 60}}  # fmt: skip
+    assert checked(tmp_path, byte_model, stages) == []
+
+
+@pytest.mark.parametrize(
+    ("place", "words"),
+    [
+        ({"folder": "nowhere"}, "no folder"),
+        ({"hub": "some/teacher"}, "no model 'some/teacher'"),
+        ({"version": "policy@champion"}, "there is no registered model 'policy'"),
+    ],
+)
+def test_a_teacher_that_is_not_there_is_told_by_the_check(
+    place: dict[str, str], words: str, byte_model: Path, tmp_path: Path
+) -> None:
+    stages = {"teacher": {"kind": "outside_model", **place},
+              "learned": {"kind": "distil", "teacher": "teacher", "max_length": 60}}  # fmt: skip
+    [fault] = checked(tmp_path, byte_model, stages)
+    assert words in fault
+    assert "\n" not in fault
+
+
+def checked(folder: Path, base: Path, stages: dict[str, Any]) -> list[str]:
+    for name, rows in OTHER.items():
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    recipe = {"name": "test", "model": {"base": str(base)}, "stages": stages,
+              "data": {"prompts": "prompts.jsonl", "demonstrations": "shown.jsonl"}}  # fmt: skip
+    path = folder / "recipe.yaml"
+    path.write_text(json.dumps(recipe))
+    return [str(fault) for fault in check_recipe(resolve_recipe(path), Workspace(folder / "workspace"))]
