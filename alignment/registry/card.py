@@ -208,14 +208,26 @@ def _limits(recipe: Recipe, rates: list[CandidateWinRate]) -> list[str]:
 def _code(folder: Path) -> str:
     if (folder / "adapter_config.json").exists() and not (folder / "merged").is_dir():
         return (
-            "from peft import AutoPeftModelForCausalLM\nfrom transformers import AutoTokenizer\n\n"
-            'model = AutoPeftModelForCausalLM.from_pretrained("path/to/this/folder")\n'
+            f"from peft import AutoPeftModelFor{_task(folder)}\nfrom transformers import AutoTokenizer\n\n"
+            f'model = AutoPeftModelFor{_task(folder)}.from_pretrained("path/to/this/folder")\n'
             'tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")'
         )
     inner = "/merged" if (folder / "merged").is_dir() else ""
     file = f', gguf_file="{GGUF_FILE}"' if (folder / GGUF_FILE).exists() else ""
+    task = _task(folder / "merged" if inner else folder)
     return (
-        "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
-        f'model = AutoModelForCausalLM.from_pretrained("path/to/this/folder{inner}"{file})\n'
+        f"from transformers import AutoModelFor{task}, AutoTokenizer\n\n"
+        f'model = AutoModelFor{task}.from_pretrained("path/to/this/folder{inner}"{file})\n'
         f'tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder{inner}")'
     )
+
+
+def _task(folder: Path) -> str:
+    """What transformers' and PEFT's auto classes call the task of a folder's model, or of its adapter."""
+    name, said = ("adapter_config.json", "task_type") if (folder / "adapter_config.json").exists() else (
+        "config.json", "is_encoder_decoder")  # fmt: skip
+    try:
+        value = json.loads((folder / name).read_text("utf-8")).get(said)
+    except (OSError, ValueError):
+        return "CausalLM"
+    return "Seq2SeqLM" if value in (True, "SEQ_2_SEQ_LM") else "CausalLM"

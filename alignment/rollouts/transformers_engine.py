@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import groupby
+from typing import Any
 
 import torch
 from transformers import DynamicCache, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
@@ -22,7 +23,9 @@ from alignment.errors import NotFiniteError, StageError
 from alignment.models.adapter_kinds.soft_prompt import virtual_tokens
 from alignment.models.families import STATES_ARGUMENT, cache_argument, independent_length, takes_own_masks
 from alignment.models.prefix_sharing import common_prefix
+from alignment.models.seq2seq.architecture import is_encoder_decoder
 from alignment.records import Sampling
+from alignment.rollouts.encoder_decoder import EncoderDecoding, padded_prompts
 from alignment.rollouts.engine import Completion
 from alignment.rollouts.kv_cache import is_buffered, keeps_states_itself, new_cache, select_rows
 from alignment.rollouts.sampling import NOT_FINITE, choose, processors, uniforms
@@ -45,7 +48,8 @@ class _Row:
 
 
 class TransformersEngine:
-    """An :class:`alignment.rollouts.engine.Engine` over a causal language model, with or without a PEFT adapter.
+    """An :class:`alignment.rollouts.engine.Engine` over a causal language model or an encoder-decoder, with or
+    without a PEFT adapter.
 
     ``batch_size`` rows are sampled together; ``stop_ids`` are the token ids that end a completion. ``share_prefixes``
     reads once what all prompts of a batch begin with, which rounds otherwise than reading each of them whole.
@@ -69,7 +73,7 @@ class TransformersEngine:
         self.tokenizer = tokenizer
         self.stop_ids = frozenset(stop_ids)
         self.batch_size = batch_size
-        self._config = base.config
+        self._config, self._parted = base.config, is_encoder_decoder(base.config)
         self._cache = name
         self._own_masks = takes_own_masks(base.config)
         self._positions = "position_ids" in accepted
@@ -149,17 +153,25 @@ class TransformersEngine:
         return [found[place] for place in range(len(prompts))]
 
     def _search(self, prompts: list[Sequence[int]], sampling: Sampling, per_prompt: int) -> list[list[list[int]]]:
+        if self._parted:  # what the decoder wrote stands behind its start token
+            ids, mask = padded_prompts(self.model, prompts)
+            return self._searched(ids, mask.long(), sampling, per_prompt, before=1)
         width, device = max(map(len, prompts)), self.model.device
         # As in `_Decoding`, the padding repeats a token of the row's own, for the repetition penalty's sake.
         ids = torch.tensor([[p[0]] * (width - len(p)) + list(p) for p in prompts], device=device)
         mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
+        return self._searched(ids, mask, sampling, per_prompt, before=width)
+
+    def _searched(
+        self, ids: torch.Tensor, mask: torch.Tensor, sampling: Sampling, per_prompt: int, *, before: int
+    ) -> list[list[list[int]]]:
         output = self.model.generate(
             input_ids=ids, attention_mask=mask, do_sample=False, num_beams=sampling.beams,
             num_return_sequences=per_prompt, max_new_tokens=sampling.max_new_tokens,
             repetition_penalty=sampling.repetition_penalty, eos_token_id=sorted(self.stop_ids),
             pad_token_id=max([0, *self.stop_ids]), logits_processor=LogitsProcessorList([_only_finite]),
         )  # fmt: skip
-        new: list[list[int]] = output[:, width:].tolist()
+        new: list[list[int]] = output[:, before:].tolist()
         return [new[start : start + per_prompt] for start in range(0, len(new), per_prompt)]
 
     def _beam(self, tokens: list[int]) -> Completion:
@@ -176,7 +188,8 @@ class TransformersEngine:
 
     def _sample(self, rows: list[_Row], sampling: Sampling) -> Iterator[int]:
         """Samples the rows to their ends; yields how many finished, whenever some did."""
-        state = _Decoding(self, rows, sampling)
+        base = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+        state: Any = EncoderDecoding(base, rows, sampling) if self._parted else _Decoding(self, rows, sampling)
         active = list(rows)
         for step in range(sampling.max_new_tokens):
             tokens, logprobs = state.choose(step)

@@ -35,6 +35,7 @@ class EvaluateStage(StageSettings):
         data=("prompts",),
         sharing="pieces",
         champion_roles=("against",),
+        encoder_decoder_roles=("model", "reference", "against"),
     )
     kind: Literal["evaluate"]
     """An evaluation."""

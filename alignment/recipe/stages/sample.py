@@ -19,6 +19,7 @@ class SampleStage(StageSettings):
         data=("prompts",),
         sharing="pieces",
         samples=True,
+        encoder_decoder_roles=("model",),
         headline=("responses",),
     )
     kind: Literal["sample"]

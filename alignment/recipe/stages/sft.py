@@ -18,6 +18,7 @@ class SftStage(Training):
         reads={"model": "policy", "demonstrations": "demonstrations"},
         data=("demonstrations",),
         sharing="batches",
+        encoder_decoder_roles=("model",),
         headline=("loss",),
     )
     kind: Literal["sft"]

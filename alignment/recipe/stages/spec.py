@@ -46,6 +46,7 @@ class StageSpec:
         computes: whether it runs a model, and so takes its share of a limited resource such as GPUs.
         samples: whether it draws answers from a policy, which a vLLM server may do in its place.
         champion_roles: the roles in which the promoted version may stand for a stage.
+        encoder_decoder_roles: the roles in which a policy may be an encoder with a decoder (T5, BART).
         headline: the metrics that say most of it, the most telling first.
     """
 
@@ -57,6 +58,7 @@ class StageSpec:
     computes: bool = True
     samples: bool = False
     champion_roles: tuple[str, ...] = ()
+    encoder_decoder_roles: tuple[str, ...] = ()
     headline: tuple[str, ...] = ()
 
 

@@ -1,0 +1,183 @@
+"""What `rlhf check` says of a recipe on an encoder-decoder: which stages take it, and what was seen of it."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from safetensors.torch import load_file, save_file
+
+from alignment.checks.recipe import check_recipe
+from alignment.checks.seq2seq.notice import encoder_decoder_notice
+from alignment.recipe.error_messages import STAGE_KINDS
+from alignment.recipe.resolved import resolve_recipe
+from tests.conftest import demonstration_rows, prompt_rows
+from tests.tiny_encoders import write_encoder
+from tests.tiny_seq2seq import FAMILIES, write_seq2seq
+
+Checker = Callable[..., list[str]]
+PAIRS = [{"prompt": f"Which {n}?", "chosen": "Red.", "rejected": "Who saw it?"} for n in range(40)]
+PAIR_FILE = {"kind": "preference_file"}
+SAMPLE = {"kind": "sample", "per_prompt": 2, "sampling": {"max_new_tokens": 8}}
+SHORT = {"max_length": 64}
+RUBRIC = "name: short\ncriteria:\n- {name: short, measure: words, ideal: 3, tolerance: 5}\n"
+# Kind: the recipe's stages, of which the last is of that kind and given the base as a policy.
+GIVEN: dict[str, dict[str, Any]] = {
+    "pair_classifier": {"pairs": PAIR_FILE, "it": {"kind": "pair_classifier", "preferences": "pairs", **SHORT}},
+    "reward": {"pairs": PAIR_FILE, "it": {"kind": "reward", "preferences": "pairs", **SHORT}},
+    "kto": {"pairs": PAIR_FILE, "it": {"kind": "kto", "model": "base", "preferences": "pairs", **SHORT}},
+    "simpo": {"pairs": PAIR_FILE, "it": {"kind": "simpo", "model": "base", "preferences": "pairs", **SHORT}},
+    "orpo": {"pairs": PAIR_FILE, "it": {"kind": "orpo", "model": "base", "preferences": "pairs", **SHORT}},
+    "grpo": {"it": {"kind": "grpo", "rewards": [{"kind": "length", "at_most": 5}]}},
+    "rloo": {"it": {"kind": "rloo", "rewards": [{"kind": "length", "at_most": 5}]}},
+    "ppo": {"it": {"kind": "ppo", "rewards": [{"kind": "length", "at_most": 5}]}},
+    "distil": {"it": {"kind": "distil", "teacher": "base"}},
+    "quantise": {"it": {"kind": "quantise", "model": "base"}},
+    "pretrain": {"it": {"kind": "pretrain", "model": "base", "max_length": 16}},
+    "benchmark": {"it": {"kind": "benchmark", "models": ["base"], "tasks": [], "forms": {}}},
+    "tournament": {"it": {"kind": "tournament", "policies": ["base"]}},
+    "overoptimisation": {"it": {"kind": "overoptimisation", "policies": ["base"], "reward": "rm"}},
+    "synthesis": {"it": {"kind": "synthesis", "models": ["base"], "principles": {"p": "Be brief."}}},
+    "constitution": {"answers": SAMPLE, "it": {"kind": "constitution", "responses": "answers"}},
+}
+NO_POLICY = {"tokenizer", "preferences", "human_preferences", "preference_file", "judge", "rejection_sampling"}
+TAKES = {"sft", "dpo", "sample", "evaluate"}
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_seq2seq(tmp_path_factory.mktemp("model") / request.param, request.param)
+
+
+@pytest.fixture
+def recipe_of(tmp_path: Path) -> Callable[..., Path]:
+    """Writes a recipe of these parts with data of every kind beside it."""
+
+    def write(base: Path, stages: dict[str, Any], **parts: Any) -> Path:
+        rows = {"prompts": prompt_rows(), "demonstrations": demonstration_rows(), "preferences": PAIRS}
+        for name, own in rows.items():
+            (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in own), "utf-8")
+        (tmp_path / "rubric.yaml").write_text(RUBRIC, "utf-8")
+        data = {name: f"{name}.jsonl" for name in rows}
+        recipe = {"name": "test", "model": {"base": str(base), "dtype": "float32"}, "data": data, "stages": stages}
+        path = tmp_path / "recipe.yaml"
+        for name, value in parts.items():
+            recipe[name] = recipe.get(name, {}) | value
+        path.write_text(yaml.safe_dump(recipe, sort_keys=False), "utf-8")
+        return path
+
+    return write
+
+
+def faults_of(path: Path) -> list[str]:
+    return [str(fault) for fault in check_recipe(resolve_recipe(path))]
+
+
+def test_every_kind_of_stage_is_told() -> None:
+    assert set(GIVEN) | NO_POLICY | TAKES == set(STAGE_KINDS)
+    takes = {kind for kind, stage in STAGE_KINDS.items() if stage.spec.encoder_decoder_roles}
+    assert takes == TAKES
+    for kind in NO_POLICY:
+        assert "policy" not in {STAGE_KINDS[kind].spec.reads.get(role) for role in ("model", "models", "policies")}
+
+
+@pytest.mark.parametrize("kind", sorted(GIVEN))
+def test_who_cannot_take_it_says_so_in_one_line(kind: str, folder: Path, recipe_of: Callable[..., Path]) -> None:
+    """By the stages' inputs alone, so that a stage whose other settings are wrong is refused all the same."""
+    from alignment.checks.seq2seq.faults import encoder_decoder_faults
+    from alignment.recipe.recipe import Recipe
+    from transformers import AutoConfig
+
+    stage = STAGE_KINDS[kind].model_construct(**GIVEN[kind]["it"])
+    recipe = Recipe.model_construct(**resolve_stub(folder, {"it": stage}))
+    found = [fault for fault in encoder_decoder_faults(recipe, AutoConfig.from_pretrained(folder))]
+    words = [fault.problem for fault in found if fault.field == "stages.it"]
+    assert words == [f"{folder.name} is an encoder with a decoder, which no policy of a stage of kind {kind} can be"]
+    assert "dpo, evaluate, sample and sft" in str(found[0])
+
+
+def resolve_stub(folder: Path, stages: dict[str, Any]) -> dict[str, Any]:
+    from alignment.recipe.resources import Resources
+    from alignment.recipe.run_settings import ModelSettings
+
+    return {"model": ModelSettings(base=str(folder)), "stages": stages, "resources": Resources(), "gate": None}
+
+
+@pytest.mark.parametrize("kind", ["kto", "orpo", "reward", "grpo", "ppo", "quantise"])
+def test_it_is_refused_of_a_whole_recipe(kind: str, folder: Path, recipe_of: Callable[..., Path]) -> None:
+    [found] = [line for line in faults_of(recipe_of(folder, GIVEN[kind])) if "encoder with a decoder" in line]
+    assert f"kind {kind}" in found
+    assert "\n" not in found
+
+
+def test_those_that_take_it_find_nothing(folder: Path, recipe_of: Callable[..., Path], tmp_path: Path) -> None:
+    """With an encoder as the reward model that judges, and with whole weights as with an adapter."""
+    encoder = write_encoder(tmp_path / "encoder", "bert")
+    stages = {
+        "sft": {"kind": "sft", "max_length": 96},
+        "answers": SAMPLE | {"model": "sft"},
+        "compared": {"kind": "preferences", "responses": "answers", "raters": {"rubric": "rubric.yaml"}},
+        "reward": {"kind": "reward", "preferences": "compared", "encoder": {"folder": str(encoder)}},
+        "dpo": {"kind": "dpo", "model": "sft", "preferences": "compared", "lora": None, "max_length": 96},
+        "evaluation": {"kind": "evaluate", "model": "dpo", "against": ["base", "sft"], "reward": "reward",
+                       "sampling": {"max_new_tokens": 8}, "raters": {"rubric": "rubric.yaml"}},
+    }  # fmt: skip
+    stages["sft"]["lora"] = None
+    path = recipe_of(folder, stages)
+    assert faults_of(path) == []
+    seen = encoder_decoder_notice(resolve_recipe(path), None)
+    start = {"t5": "<pad>", "bart": "</s>"}[folder.name]
+    assert seen is not None and "\n" not in seen
+    assert f"{folder.name} is an encoder with a decoder: its decoder begins with {start}, ends with </s>" in seen
+
+
+SETTINGS = [
+    ({"it": {"kind": "sft", "packing": True}}, {}, "whose rows hold one conversation each"),
+    ({"it": {"kind": "sft", "lora": None, "adapter": {"kind": "ia3"}}}, {}, "trained whole or by low-rank adapters"),
+    ({"it": SAMPLE}, {"model": {"quantise": "int8"}}, "in plain numbers alone"),
+    ({"it": SAMPLE}, {"resources": {"vllm": {"url": "http://127.0.0.1:9"}}}, "which no vLLM server samples from"),
+    ({"it": {"kind": "sft"}}, {"resources": {"sharding": "fsdp", "workers": 2}}, "which is not sharded"),
+]
+
+
+@pytest.mark.parametrize(("stages", "parts", "words"), SETTINGS)
+def test_settings_that_it_cannot_have(
+    stages: dict[str, Any], parts: dict[str, Any], words: str, folder: Path, recipe_of: Callable[..., Path]
+) -> None:
+    found = [line for line in faults_of(recipe_of(folder, stages, **parts)) if words in line]
+    assert len(found) == 1
+
+
+def test_a_judge_on_it(folder: Path, recipe_of: Callable[..., Path]) -> None:
+    judge = {"kind": "generative", "model": "base"}
+    stages = {"it": {"kind": "evaluate", "model": "base", "against": ["base"], "judge": judge}}
+    found = [line for line in faults_of(recipe_of(folder, stages)) if "which no judge of a recipe can be" in line]
+    assert len(found) == 1
+
+
+def test_a_weight_that_is_missing(folder: Path, tmp_path: Path, recipe_of: Callable[..., Path]) -> None:
+    import shutil
+
+    copy = tmp_path / folder.name
+    shutil.copytree(folder, copy)
+    weights = load_file(copy / "model.safetensors")
+    absent = next(name for name in sorted(weights) if "decoder" in name and "fc1.weight" in name or ".wi." in name)
+    save_file({name: weight for name, weight in weights.items() if name != absent}, copy / "model.safetensors",
+              metadata={"format": "pt"})  # fmt: skip
+    [found] = faults_of(recipe_of(copy, {"it": {"kind": "sft"}}))
+    assert f"it does not hold {absent}, which the model needs: they would be drawn at random" in found
+
+
+def test_texts_longer_than_a_decoder_writes(tmp_path: Path, recipe_of: Callable[..., Path]) -> None:
+    """BART reads and writes 96 tokens each: a prompt and 96 new ones fit, 97 do not; T5 has no such end."""
+    bart, t5 = (write_seq2seq(tmp_path / name, name) for name in ("bart", "t5"))
+
+    def asked(base: Path, new: int) -> list[str]:
+        return faults_of(recipe_of(base, {"it": SAMPLE | {"sampling": {"max_new_tokens": new}}}))
+
+    assert asked(bart, 96) == []
+    [found] = asked(bart, 97)
+    assert "97 new tokens are more than the 96 that the model's decoder writes; set it to 96 or less" in found
+    assert asked(t5, 4000) == []
