@@ -103,12 +103,7 @@ def architecture_faults(recipe: Recipe, workspace: Workspace | None = None) -> l
     if settings.base.startswith(EMBEDDED_PREFIX):
         return []
     from alignment.checks.causality import missing_weights
-    from alignment.models.seq2seq.architecture import is_encoder_decoder
 
-    if is_encoder_decoder(config):
-        from alignment.checks.seq2seq.faults import encoder_decoder_faults
-
-        return encoder_decoder_faults(recipe, config)
     sampled = any(stage.spec.samples or stage.evaluates() for stage in recipe.stages.values())
     faults = faults_of(config, settings.base, sampled=sampled)
     return faults or (missing_weights(settings.base) if Path(settings.base).is_dir() else [])

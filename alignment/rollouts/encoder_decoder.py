@@ -5,11 +5,12 @@ generation settings force a first token (BART's ``forced_bos_token_id``) each an
 of how answers are drawn is the recipe's to say, and no EOS is forced on an answer that is cut off.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
-from transformers import DynamicCache, EncoderDecoderCache
+from transformers import DynamicCache, EncoderDecoderCache, GenerationConfig
 from transformers.modeling_outputs import BaseModelOutput
 
 from alignment.models.seq2seq.architecture import decoder_start, forced_first
@@ -37,6 +38,18 @@ def padded_prompts(model: Any, prompts: Sequence[Sequence[int]]) -> tuple[torch.
     ids = torch.tensor([[*prompt, *[pad] * (width - len(prompt))] for prompt in prompts], device=model.device)
     mask = torch.tensor([[True] * len(prompt) + [False] * (width - len(prompt)) for prompt in prompts])
     return ids, mask.to(model.device)
+
+
+@contextmanager
+def bare_settings(model: Any) -> Iterator[None]:
+    """A model generates by what it is told alone: of its own generation settings only token ids are left."""
+    own = model.generation_config
+    names = ("decoder_start_token_id", "forced_bos_token_id", "bos_token_id", "eos_token_id", "pad_token_id")
+    model.generation_config = GenerationConfig(**{name: getattr(own, name) for name in names})
+    try:
+        yield
+    finally:
+        model.generation_config = own
 
 
 class EncoderDecoding:

@@ -25,7 +25,7 @@ from alignment.models.families import STATES_ARGUMENT, cache_argument, independe
 from alignment.models.prefix_sharing import common_prefix
 from alignment.models.seq2seq.architecture import is_encoder_decoder
 from alignment.records import Sampling
-from alignment.rollouts.encoder_decoder import EncoderDecoding, padded_prompts
+from alignment.rollouts.encoder_decoder import EncoderDecoding, bare_settings, padded_prompts
 from alignment.rollouts.engine import Completion
 from alignment.rollouts.kv_cache import is_buffered, keeps_states_itself, new_cache, select_rows
 from alignment.rollouts.sampling import NOT_FINITE, choose, processors, uniforms
@@ -154,18 +154,24 @@ class TransformersEngine:
 
     def _search(self, prompts: list[Sequence[int]], sampling: Sampling, per_prompt: int) -> list[list[list[int]]]:
         if self._parted:  # what the decoder wrote stands behind its start token
-            ids, mask = padded_prompts(self.model, prompts)
-            return self._searched(ids, mask.long(), sampling, per_prompt, before=1)
+            base = self._base()
+            ids, mask = padded_prompts(base, prompts)
+            with bare_settings(base):
+                return self._searched(base, ids, mask.long(), sampling, per_prompt, before=1)
         width, device = max(map(len, prompts)), self.model.device
         # As in `_Decoding`, the padding repeats a token of the row's own, for the repetition penalty's sake.
         ids = torch.tensor([[p[0]] * (width - len(p)) + list(p) for p in prompts], device=device)
         mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
-        return self._searched(ids, mask, sampling, per_prompt, before=width)
+        return self._searched(self.model, ids, mask, sampling, per_prompt, before=width)
+
+    def _base(self) -> Any:
+        """The model without PEFT's wrapper, whose adapter is inside of it."""
+        return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
 
     def _searched(
-        self, ids: torch.Tensor, mask: torch.Tensor, sampling: Sampling, per_prompt: int, *, before: int
+        self, model: Any, ids: torch.Tensor, mask: torch.Tensor, sampling: Sampling, per_prompt: int, *, before: int
     ) -> list[list[list[int]]]:
-        output = self.model.generate(
+        output = model.generate(
             input_ids=ids, attention_mask=mask, do_sample=False, num_beams=sampling.beams,
             num_return_sequences=per_prompt, max_new_tokens=sampling.max_new_tokens,
             repetition_penalty=sampling.repetition_penalty, eos_token_id=sorted(self.stop_ids),
@@ -188,8 +194,8 @@ class TransformersEngine:
 
     def _sample(self, rows: list[_Row], sampling: Sampling) -> Iterator[int]:
         """Samples the rows to their ends; yields how many finished, whenever some did."""
-        base = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
-        state: Any = EncoderDecoding(base, rows, sampling) if self._parted else _Decoding(self, rows, sampling)
+        parted = self._parted
+        state: Any = EncoderDecoding(self._base(), rows, sampling) if parted else _Decoding(self, rows, sampling)
         active = list(rows)
         for step in range(sampling.max_new_tokens):
             tokens, logprobs = state.choose(step)

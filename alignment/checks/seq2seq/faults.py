@@ -57,7 +57,9 @@ def _setting_faults(recipe: Recipe, config: Any) -> Iterator[Fault]:
         at = f"stages.{name}"
         if not stage.spec.encoder_decoder_roles:
             continue
-        if getattr(recipe.stages[name], "packing", False):
+        if stage.router_loss_used():
+            yield Fault(f"{kind} computes no loss of routers", "leave router_loss out", field=f"{at}.router_loss")
+        if stage.packs_rows():
             problem = f"{kind} is an encoder with a decoder, whose rows hold one conversation each"
             yield Fault(problem, "set it to false", field=f"{at}.packing")
         if stage.environment_used() is not None:

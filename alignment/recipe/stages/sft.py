@@ -47,6 +47,10 @@ class SftStage(Training):
             )
         return self
 
+    def packs_rows(self) -> bool:
+        """Whether it puts several conversations into one row."""
+        return self.packing
+
     def router_loss_used(self) -> float | None:
         """Coefficient of the routers' loss, where it is set."""
         return self.router_loss

@@ -207,6 +207,10 @@ class StageSettings(Settings):
         """Tokens at which the conversations that it trains on are cut, or left out."""
         return None
 
+    def packs_rows(self) -> bool:
+        """Whether it puts several conversations into one row."""
+        return False
+
     def router_loss_used(self) -> float | None:
         """Coefficient of the routers' loss, where it is set."""
         return None

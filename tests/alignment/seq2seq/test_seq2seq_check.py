@@ -13,7 +13,7 @@ from alignment.checks.recipe import check_recipe
 from alignment.checks.seq2seq.notice import encoder_decoder_notice
 from alignment.recipe.error_messages import STAGE_KINDS
 from alignment.recipe.resolved import resolve_recipe
-from tests.conftest import demonstration_rows, prompt_rows
+from tests.conftest import RUBRIC, demonstration_rows, prompt_rows
 from tests.tiny_encoders import write_encoder
 from tests.tiny_seq2seq import FAMILIES, write_seq2seq
 
@@ -22,7 +22,6 @@ PAIRS = [{"prompt": f"Which {n}?", "chosen": "Red.", "rejected": "Who saw it?"} 
 PAIR_FILE = {"kind": "preference_file"}
 SAMPLE = {"kind": "sample", "per_prompt": 2, "sampling": {"max_new_tokens": 8}}
 SHORT = {"max_length": 64}
-RUBRIC = "name: short\ncriteria:\n- {name: short, measure: words, ideal: 3, tolerance: 5}\n"
 # Kind: the recipe's stages, of which the last is of that kind and given the base as a policy.
 GIVEN: dict[str, dict[str, Any]] = {
     "pair_classifier": {"pairs": PAIR_FILE, "it": {"kind": "pair_classifier", "preferences": "pairs", **SHORT}},
@@ -86,13 +85,14 @@ def test_every_kind_of_stage_is_told() -> None:
 @pytest.mark.parametrize("kind", sorted(GIVEN))
 def test_who_cannot_take_it_says_so_in_one_line(kind: str, folder: Path, recipe_of: Callable[..., Path]) -> None:
     """By the stages' inputs alone, so that a stage whose other settings are wrong is refused all the same."""
+    from transformers import AutoConfig
+
     from alignment.checks.seq2seq.faults import encoder_decoder_faults
     from alignment.recipe.recipe import Recipe
-    from transformers import AutoConfig
 
     stage = STAGE_KINDS[kind].model_construct(**GIVEN[kind]["it"])
     recipe = Recipe.model_construct(**resolve_stub(folder, {"it": stage}))
-    found = [fault for fault in encoder_decoder_faults(recipe, AutoConfig.from_pretrained(folder))]
+    found = encoder_decoder_faults(recipe, AutoConfig.from_pretrained(folder))
     words = [fault.problem for fault in found if fault.field == "stages.it"]
     assert words == [f"{folder.name} is an encoder with a decoder, which no policy of a stage of kind {kind} can be"]
     assert "dpo, evaluate, sample and sft" in str(found[0])
@@ -129,7 +129,8 @@ def test_those_that_take_it_find_nothing(folder: Path, recipe_of: Callable[..., 
     assert faults_of(path) == []
     seen = encoder_decoder_notice(resolve_recipe(path), None)
     start = {"t5": "<pad>", "bart": "</s>"}[folder.name]
-    assert seen is not None and "\n" not in seen
+    assert seen is not None
+    assert "\n" not in seen
     assert f"{folder.name} is an encoder with a decoder: its decoder begins with {start}, ends with </s>" in seen
 
 
@@ -163,7 +164,7 @@ def test_a_weight_that_is_missing(folder: Path, tmp_path: Path, recipe_of: Calla
     copy = tmp_path / folder.name
     shutil.copytree(folder, copy)
     weights = load_file(copy / "model.safetensors")
-    absent = next(name for name in sorted(weights) if "decoder" in name and "fc1.weight" in name or ".wi." in name)
+    absent = next(name for name in sorted(weights) if ("decoder" in name and "fc1.weight" in name) or ".wi." in name)
     save_file({name: weight for name, weight in weights.items() if name != absent}, copy / "model.safetensors",
               metadata={"format": "pt"})  # fmt: skip
     [found] = faults_of(recipe_of(copy, {"it": {"kind": "sft"}}))

@@ -69,6 +69,17 @@ def test_the_best_beams_are_generates_own(loaded: tuple[Any, Any]) -> None:
     assert [list(one.tokens) for one in found] == generated(model, tokenizer, num_beams=3)
 
 
+def test_how_answers_are_drawn_is_the_recipes_to_say(loaded: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Summarisers come with beams, a least length and forbidden repeats among their own generation settings."""
+    model, tokenizer = loaded
+    ways = [Sampling(temperature=0, max_new_tokens=STEPS, beams=beams) for beams in (1, 3)]
+    before = [[one.tokens for one in answers(model, tokenizer, way, batch_size=12)] for way in ways]
+    own = {"num_beams": 4, "min_length": 9, "no_repeat_ngram_size": 1, "forced_eos_token_id": tokenizer.eos_token_id}
+    for name, value in own.items():
+        monkeypatch.setattr(model.generation_config, name, value)
+    assert [[one.tokens for one in answers(model, tokenizer, way, batch_size=12)] for way in ways] == before
+
+
 def test_a_forced_first_token(loaded: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     model, tokenizer = loaded
     monkeypatch.setattr(model.generation_config, "forced_bos_token_id", 9)
