@@ -58,9 +58,9 @@ that are in float32 and trained whole. *Padded*: scores of a padded batch and of
 
 
 BOTH_TEXT = """\
-Encoder-decoders are trained by `sft` and `dpo`, sampled and evaluated ([how](training.md#encoder-decoders)); every other
-stage refuses them. *Exact*: log-probabilities that are trained on, of a padded batch, differ from those of the plain class by
-at most 2e-5 nats. *Sampled*: greedy answers are those of transformers' `generate`, token for token.
+Encoder-decoders are trained by `sft` and `dpo`, sampled and evaluated ([how](training.md#encoder-decoders)); every
+other stage refuses them. *Exact*: log-probabilities that are trained on, of a padded batch, differ from those of the
+plain class by at most 2e-5 nats. *Sampled*: greedy answers are those of transformers' `generate`, token for token.
 """
 
 

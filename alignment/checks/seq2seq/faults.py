@@ -32,11 +32,12 @@ def _stage_faults(recipe: Recipe, config: Any) -> Iterator[Fault]:
     kinds = sorted(kind for kind, settings in STAGE_KINDS.items() if settings.spec.encoder_decoder_roles)
     remedy = f"take a decoder alone, such as a Llama or a Qwen: encoder-decoders are for {listed(kinds)}"
     for name, stage in recipe.stages.items():
-        for role, sources in stage_inputs(stage).items():
-            policy = stage.spec.reads.get(role) == "policy" and bool(sources)
-            if not policy or role in stage.spec.encoder_decoder_roles or stage.encoder_used() is not None:
-                continue
-            problem = f"{config.model_type} is an encoder with a decoder, which no {_part(stage, role)} can be"
+        if stage.encoder_used() is not None:
+            continue  # it starts from a model of its own
+        roles = [role for role in stage_inputs(stage) if stage.spec.reads.get(role) == "policy"]
+        refused = [_part(stage, role) for role in roles if role not in stage.spec.encoder_decoder_roles]
+        for part in dict.fromkeys(refused):
+            problem = f"{config.model_type} is an encoder with a decoder, which no {part} can be"
             yield Fault(problem, remedy, field=f"stages.{name}")
 
 

@@ -1,6 +1,7 @@
 """What `rlhf check` says of a recipe on an encoder-decoder: which stages take it, and what was seen of it."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,39 +9,44 @@ from typing import Any
 import pytest
 import yaml
 from safetensors.torch import load_file, save_file
+from transformers import AutoConfig
 
 from alignment.checks.recipe import check_recipe
+from alignment.checks.seq2seq.faults import encoder_decoder_faults
 from alignment.checks.seq2seq.notice import encoder_decoder_notice
 from alignment.recipe.error_messages import STAGE_KINDS
+from alignment.recipe.recipe import Recipe
 from alignment.recipe.resolved import resolve_recipe
+from alignment.recipe.resources import Resources
+from alignment.recipe.run_settings import ModelSettings
 from tests.conftest import RUBRIC, demonstration_rows, prompt_rows
 from tests.tiny_encoders import write_encoder
 from tests.tiny_seq2seq import FAMILIES, write_seq2seq
 
-Checker = Callable[..., list[str]]
 PAIRS = [{"prompt": f"Which {n}?", "chosen": "Red.", "rejected": "Who saw it?"} for n in range(40)]
-PAIR_FILE = {"kind": "preference_file"}
 SAMPLE = {"kind": "sample", "per_prompt": 2, "sampling": {"max_new_tokens": 8}}
-SHORT = {"max_length": 64}
-# Kind: the recipe's stages, of which the last is of that kind and given the base as a policy.
-GIVEN: dict[str, dict[str, Any]] = {
-    "pair_classifier": {"pairs": PAIR_FILE, "it": {"kind": "pair_classifier", "preferences": "pairs", **SHORT}},
-    "reward": {"pairs": PAIR_FILE, "it": {"kind": "reward", "preferences": "pairs", **SHORT}},
-    "kto": {"pairs": PAIR_FILE, "it": {"kind": "kto", "model": "base", "preferences": "pairs", **SHORT}},
-    "simpo": {"pairs": PAIR_FILE, "it": {"kind": "simpo", "model": "base", "preferences": "pairs", **SHORT}},
-    "orpo": {"pairs": PAIR_FILE, "it": {"kind": "orpo", "model": "base", "preferences": "pairs", **SHORT}},
-    "grpo": {"it": {"kind": "grpo", "rewards": [{"kind": "length", "at_most": 5}]}},
-    "rloo": {"it": {"kind": "rloo", "rewards": [{"kind": "length", "at_most": 5}]}},
-    "ppo": {"it": {"kind": "ppo", "rewards": [{"kind": "length", "at_most": 5}]}},
-    "distil": {"it": {"kind": "distil", "teacher": "base"}},
-    "quantise": {"it": {"kind": "quantise", "model": "base"}},
-    "pretrain": {"it": {"kind": "pretrain", "model": "base", "max_length": 16}},
-    "benchmark": {"it": {"kind": "benchmark", "models": ["base"], "tasks": [], "forms": {}}},
-    "tournament": {"it": {"kind": "tournament", "policies": ["base"]}},
-    "overoptimisation": {"it": {"kind": "overoptimisation", "policies": ["base"], "reward": "rm"}},
-    "synthesis": {"it": {"kind": "synthesis", "models": ["base"], "principles": {"p": "Be brief."}}},
-    "constitution": {"answers": SAMPLE, "it": {"kind": "constitution", "responses": "answers"}},
-}
+REWARDS = [{"kind": "length", "at_most": 5}]
+PRINCIPLE = {"name": "brief", "critique": "Criticise it.", "revision": "Revise it."}
+RATERS = {"rubric": "rubric.yaml"}
+ON_PAIRS = {"model": "base", "preferences": "pairs"}
+GIVEN: dict[str, dict[str, Any]] = {  # settings of each kind that is given the base as a policy
+    "pair_classifier": {"preferences": "pairs"},
+    "reward": ON_PAIRS,
+    "kto": ON_PAIRS,
+    "simpo": ON_PAIRS,
+    "orpo": ON_PAIRS,
+    "grpo": {"model": "base", "rewards": REWARDS},
+    "rloo": {"model": "base", "rewards": REWARDS},
+    "ppo": {"model": "base", "rewards": REWARDS},
+    "distil": {"teacher": "base"},
+    "quantise": {"model": "base", "scheme": "int8"},
+    "pretrain": {"model": "base"},
+    "benchmark": {"tasks": {"sums": {"questions": "sums.jsonl", "answer": "number"}}},
+    "tournament": {"model": "base", "policies": ["one", "two"], "raters": RATERS},
+    "overoptimisation": {"model": "base", "policies": ["one"], "reward": "reward", "raters": RATERS},
+    "synthesis": {"models": ["base"], "principles": {"brief": "Be brief."}},
+    "constitution": {"responses": "answers", "writer": {"model": "base"}, "principles": [PRINCIPLE]},
+}  # fmt: skip
 NO_POLICY = {"tokenizer", "preferences", "human_preferences", "preference_file", "judge", "rejection_sampling"}
 TAKES = {"sft", "dpo", "sample", "evaluate"}
 
@@ -83,33 +89,24 @@ def test_every_kind_of_stage_is_told() -> None:
 
 
 @pytest.mark.parametrize("kind", sorted(GIVEN))
-def test_who_cannot_take_it_says_so_in_one_line(kind: str, folder: Path, recipe_of: Callable[..., Path]) -> None:
-    """By the stages' inputs alone, so that a stage whose other settings are wrong is refused all the same."""
-    from transformers import AutoConfig
-
-    from alignment.checks.seq2seq.faults import encoder_decoder_faults
-    from alignment.recipe.recipe import Recipe
-
-    stage = STAGE_KINDS[kind].model_construct(**GIVEN[kind]["it"])
-    recipe = Recipe.model_construct(**resolve_stub(folder, {"it": stage}))
+def test_who_cannot_take_it_says_so_in_one_line(kind: str, folder: Path) -> None:
+    stage = STAGE_KINDS[kind].model_validate({"kind": kind} | GIVEN[kind])
+    recipe = Recipe.model_construct(
+        name="test", model=ModelSettings(base=str(folder)), stages={"it": stage}, resources=Resources()
+    )
     found = encoder_decoder_faults(recipe, AutoConfig.from_pretrained(folder))
-    words = [fault.problem for fault in found if fault.field == "stages.it"]
-    assert words == [f"{folder.name} is an encoder with a decoder, which no policy of a stage of kind {kind} can be"]
-    assert "dpo, evaluate, sample and sft" in str(found[0])
+    assert [(fault.field, fault.problem) for fault in found] == [
+        ("stages.it", f"{folder.name} is an encoder with a decoder, which no policy of a stage of kind {kind} can be")
+    ]
+    assert "encoder-decoders are for dpo, evaluate, sample and sft" in str(found[0])
+    assert "\n" not in str(found[0])
 
 
-def resolve_stub(folder: Path, stages: dict[str, Any]) -> dict[str, Any]:
-    from alignment.recipe.resources import Resources
-    from alignment.recipe.run_settings import ModelSettings
-
-    return {"model": ModelSettings(base=str(folder)), "stages": stages, "resources": Resources(), "gate": None}
-
-
-@pytest.mark.parametrize("kind", ["kto", "orpo", "reward", "grpo", "ppo", "quantise"])
+@pytest.mark.parametrize("kind", ["kto", "reward", "grpo", "ppo", "quantise"])
 def test_it_is_refused_of_a_whole_recipe(kind: str, folder: Path, recipe_of: Callable[..., Path]) -> None:
-    [found] = [line for line in faults_of(recipe_of(folder, GIVEN[kind])) if "encoder with a decoder" in line]
+    stages = {"pairs": {"kind": "preference_file"}, "it": {"kind": kind} | GIVEN[kind]}
+    [found] = [line for line in faults_of(recipe_of(folder, stages)) if "encoder with a decoder" in line]
     assert f"kind {kind}" in found
-    assert "\n" not in found
 
 
 def test_those_that_take_it_find_nothing(folder: Path, recipe_of: Callable[..., Path], tmp_path: Path) -> None:
@@ -159,8 +156,6 @@ def test_a_judge_on_it(folder: Path, recipe_of: Callable[..., Path]) -> None:
 
 
 def test_a_weight_that_is_missing(folder: Path, tmp_path: Path, recipe_of: Callable[..., Path]) -> None:
-    import shutil
-
     copy = tmp_path / folder.name
     shutil.copytree(folder, copy)
     weights = load_file(copy / "model.safetensors")
