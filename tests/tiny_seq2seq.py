@@ -53,19 +53,29 @@ def byte_pairs() -> Any:
     )  # fmt: skip
 
 
-def write_seq2seq(folder: Path, name: str, *, seed: int = 0, dtype: str = "float32", **changes: Any) -> Path:
-    """A tiny encoder-decoder's folder as people find them: weights, generation settings, a tokenizer, no template."""
+def write_seq2seq(
+    folder: Path, name: str, *, seed: int = 0, dtype: str = "float32", own_head: bool = False, **changes: Any
+) -> Path:
+    """A tiny encoder-decoder's folder as people find them: weights, generation settings, a tokenizer, no template.
+
+    ``own_head``: as T5 1.1, FLAN-T5 and mT5, whose head is other weights than the embedding.
+    """
     from transformers import CONFIG_MAPPING, AutoModelForSeq2SeqLM
 
     tokenizer = unigram() if name == "t5" else byte_pairs()
     torch.manual_seed(seed)
     own = (T5 if name == "t5" else BART) | {"vocab_size": len(tokenizer)} | changes
+    if own_head:
+        own |= {"tie_word_embeddings": False, "feed_forward_proj": "gated-gelu"}
     model = AutoModelForSeq2SeqLM.from_config(CONFIG_MAPPING[name](**own))
     if name == "t5":
         with torch.no_grad():  # so that its answers differ with what they answer
             for parameter in model.parameters():
                 if parameter.dim() > 1:
                     parameter.mul_(3)
+    if own_head:
+        model.all_tied_weights_keys.pop("lm_head.weight")
+        model.lm_head.weight = torch.nn.Parameter(torch.randn_like(model.shared.weight))
     model.to(getattr(torch, dtype)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

@@ -161,7 +161,7 @@ def model_size(config: Any) -> ModelSize:
     from alignment.models.families import has_plain_attention
     from alignment.models.families.head import trunk_of
     from alignment.models.families.lora_targets import lora_targets, without_weights
-    from alignment.models.seq2seq.architecture import is_encoder_decoder
+    from alignment.models.seq2seq.architecture import has_own_head, is_encoder_decoder
 
     try:
         model = without_weights(config)
@@ -177,12 +177,14 @@ def model_size(config: Any) -> ModelSize:
     width = (getattr(text, "head_dim", None) or hidden // heads) if heads else 0
     targets = lora_targets(model)
     both = is_encoder_decoder(config)
+    tied = head.weight is model.get_input_embeddings().weight
+    apart = both and tied and has_own_head(config)
     if both:
         layers += getattr(config, "num_decoder_layers", None) or config.decoder_layers
     inner = next((size for name in INNER if (size := getattr(text, name, None))), 4 * hidden)
     unread = [target for target in targets if both and ".encoder." in f".{target.name}"]
     return ModelSize(
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        parameters=sum(parameter.numel() for parameter in model.parameters()) + (head.weight.numel() if apart else 0),
         vocabulary=head.weight.shape[0],
         hidden=hidden,
         layers=layers,
@@ -195,7 +197,7 @@ def model_size(config: Any) -> ModelSize:
             name.endswith(("gate_proj.weight", "gate_up_proj", "wi_1.weight"))
             for name, _weight in model.named_parameters()
         ),
-        tied=head.weight is model.get_input_embeddings().weight,
+        tied=tied and not apart,
         skipped=sum((target.matrices - target.used) * target.inputs * target.outputs for target in targets)
         + sum(target.inputs * target.outputs for target in unread),
         skipped_inputs=sum((target.matrices - target.used) * target.inputs for target in targets)

@@ -1,6 +1,10 @@
 """What `rlhf check` saw of an encoder-decoder, in one line."""
 
+from pathlib import Path
+from typing import Any
+
 from alignment.checks.model import inspect_model, read_config
+from alignment.models.weights import tensor_shapes
 from alignment.recipe.base import MADE_BASE
 from alignment.recipe.files import EMBEDDED_PREFIX
 from alignment.recipe.resolved import ResolvedRecipe
@@ -27,12 +31,19 @@ def encoder_decoder_notice(resolved: ResolvedRecipe, workspace: Workspace | None
         f"{config.model_type} is an encoder with a decoder: its decoder begins with {start}",
         f"ends with {tokenizer.eos_token}",
         f"padding is {tokenizer.pad_token}",
-        f"the head is {'the embedding' if config.tie_word_embeddings else 'its own'}",
+        f"the head is {'its own' if _own_head(settings.base, config) else 'the embedding'}",
         "positions have no end" if longest is None else f"{longest} tokens are read, and as many written",
     ]
     if (unused := _unused(resolved)) is not None:
         parts.append(f"its own {unused} give way to the recipe's sampling")
     return ", ".join(parts)
+
+
+def _own_head(base: str, config: Any) -> bool:
+    """By the names in the files, where they are here: configurations say otherwise."""
+    from alignment.models.seq2seq.architecture import has_own_head
+
+    return "lm_head.weight" in tensor_shapes(Path(base)) if Path(base).is_dir() else has_own_head(config)
 
 
 def _unused(resolved: ResolvedRecipe) -> str | None:

@@ -37,6 +37,12 @@ def forced_first(model: Any) -> int | None:
     return None if forced is None else int(forced)
 
 
+def has_own_head(config: Any) -> bool:
+    """Whether a model's head is other weights than its embedding: T5 1.1, FLAN-T5 and mT5, whose configurations say in
+    transformers 5 that the two are tied. Files that hold both are loaded as they are."""
+    return getattr(config, "scale_decoder_outputs", True) is False or config.model_type in ("mt5", "umt5")
+
+
 def longest_texts(config: Any) -> int | None:
     """Tokens that the encoder, and the decoder, read at most; None where positions are relative and have no end."""
     longest: int | None = getattr(config, "max_position_embeddings", None)

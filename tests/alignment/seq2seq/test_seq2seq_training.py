@@ -30,7 +30,7 @@ from tests.tiny_seq2seq import FAMILIES, write_seq2seq
 MakeContext = Callable[..., StageContext]
 NO_DROPOUT = {"dropout_rate": 0.0, "dropout": 0.0, "attention_dropout": 0.0, "activation_dropout": 0.0}
 PLAIN: dict[str, Any] = {
-    "lora": None, "batch_size": 64, "max_length": 96, "warmup": 0.0, "schedule": "constant", "learning_rate": 1e-3,
+    "lora": None, "batch_size": 64, "max_length": 192, "warmup": 0.0, "schedule": "constant", "learning_rate": 1e-3,
     "checkpoint_every": 1000, "max_grad_norm": 1e9,
 }  # fmt: skip
 BETA = 0.1
@@ -214,10 +214,26 @@ def test_a_death_changes_nothing(
     assert curve(tmp_path / "died" / "output") == curve(tmp_path / "whole" / "output")
 
 
+def test_a_head_of_its_own_stays_so(make_context: MakeContext, tmp_path: Path) -> None:
+    """FLAN-T5's configuration says that its head is the embedding, and its files hold both."""
+    folder = write_seq2seq(tmp_path / "model", "t5", own_head=True, dropout_rate=0.0)
+    base = prepare_base(Workspace(tmp_path / "space"), ModelSettings(base=str(folder)))
+    before = load_file(folder / "model.safetensors")
+    assert not torch.equal(before["lm_head.weight"], before["shared.weight"])
+    context = make_context(tmp_path / "sft", "sft", {"base": base}, settings=PLAIN | {"epochs": 1},
+                           changes={"model.dtype": "bfloat16"})  # fmt: skip
+    run("sft", context)
+    after = load_file(context.output / "model.safetensors")
+    torch.testing.assert_close(after["lm_head.weight"].float(), before["lm_head.weight"], atol=2e-2, rtol=1e-2)
+    saved: Any = AutoModelForSeq2SeqLM.from_pretrained(context.output)
+    assert torch.equal(saved.lm_head.weight, after["lm_head.weight"])
+    assert not saved.config.scale_decoder_outputs
+
+
 def test_masters_are_float32_and_what_is_written_is_not(make_context: MakeContext, tmp_path: Path) -> None:
     """Steps of 1e-5 of a weight move it in float32, and would be lost in bfloat16's eight bits."""
-    base = base_of("t5", tmp_path)
-    settings = PLAIN | {"learning_rate": 2e-5, "epochs": 6}
+    base = base_of("t5", tmp_path, **NO_DROPOUT)
+    settings = PLAIN | {"learning_rate": 2e-5, "epochs": 12}
     context = make_context(tmp_path / "sft", "sft", {"base": base}, settings=settings,
                            changes={"model.dtype": "bfloat16"})  # fmt: skip
     result = run("sft", context)
