@@ -6,6 +6,7 @@ from importlib import resources
 from pathlib import Path
 
 from alignment.durable_files import write_text
+from alignment.models.seq2seq.architecture import holds_encoder_decoder
 from alignment.models.weights import GGUF_FILE
 from alignment.plain_text import markdown, markdown_code, markdown_lines
 from alignment.recipe.base import BASE, STAGE_PREFIX
@@ -224,10 +225,4 @@ def _code(folder: Path) -> str:
 
 def _task(folder: Path) -> str:
     """What transformers' and PEFT's auto classes call the task of a folder's model, or of its adapter."""
-    name, said = ("adapter_config.json", "task_type") if (folder / "adapter_config.json").exists() else (
-        "config.json", "is_encoder_decoder")  # fmt: skip
-    try:
-        value = json.loads((folder / name).read_text("utf-8")).get(said)
-    except (OSError, ValueError):
-        return "CausalLM"
-    return "Seq2SeqLM" if value in (True, "SEQ_2_SEQ_LM") else "CausalLM"
+    return "Seq2SeqLM" if holds_encoder_decoder(folder) else "CausalLM"

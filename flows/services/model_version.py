@@ -68,19 +68,11 @@ def load_version(reference: str, workspace: Workspace, *, plain: bool = False) -
 
 def require_decoder(reference: str, workspace: Workspace, doing: str, *, field: str | None = "MODEL") -> None:
     """Raises InputError where a version is an encoder-decoder (T5, BART), which cannot be what ``doing`` says."""
-    from transformers import AutoConfig
-
-    from alignment.models.seq2seq.architecture import is_encoder_decoder
+    from alignment.models.seq2seq.architecture import holds_encoder_decoder
 
     folder = version_folder(reference, workspace)
-    source = folder / "merged" if (folder / "merged").is_dir() else folder
-    base = _base_of(source, workspace) if (source / ADAPTER_FILE).exists() else str(source)
-    try:
-        config = AutoConfig.from_pretrained(base)
-    except (OSError, ValueError):  # no configuration, which loading it says
-        return
-    if is_encoder_decoder(config):
-        problem = f"{reference} is an encoder with a decoder ({config.model_type}), which cannot be {doing}"
+    if holds_encoder_decoder(folder / "merged" if (folder / "merged").is_dir() else folder):
+        problem = f"{reference} is an encoder with a decoder, which cannot be {doing}"
         raise InputError([Fault(problem, "`rlhf generate` asks it", field=field)])
 
 

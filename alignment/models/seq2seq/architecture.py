@@ -1,7 +1,10 @@
 """Which configurations are of an encoder-decoder, and which class loads a policy."""
 
+import json
+from pathlib import Path
 from typing import Any
 
+from peft import TaskType
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING
 
@@ -20,6 +23,20 @@ def policy_class(config: Any) -> Any:
 def class_of_folder(folder: Any) -> Any:
     """:func:`policy_class` of a model's folder."""
     return policy_class(AutoConfig.from_pretrained(str(folder)))
+
+
+def holds_encoder_decoder(folder: Path) -> bool:
+    """Whether a folder holds an encoder-decoder, or an adapter of one; False where it holds no model."""
+    if (folder / "adapter_config.json").is_file():
+        try:
+            adapter = json.loads((folder / "adapter_config.json").read_text("utf-8"))
+        except (OSError, ValueError):
+            return False
+        return bool(adapter.get("task_type") == TaskType.SEQ_2_SEQ_LM.value)
+    try:
+        return is_encoder_decoder(AutoConfig.from_pretrained(str(folder)))
+    except (OSError, ValueError):  # of no model that transformers knows
+        return False
 
 
 def decoder_start(model: Any) -> int:

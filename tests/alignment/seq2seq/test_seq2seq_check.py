@@ -11,6 +11,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig
 
+from alignment.chat import load_tokenizer
 from alignment.checks.recipe import check_recipe
 from alignment.checks.seq2seq.faults import encoder_decoder_faults
 from alignment.checks.seq2seq.notice import encoder_decoder_notice
@@ -19,6 +20,7 @@ from alignment.recipe.recipe import Recipe
 from alignment.recipe.resolved import resolve_recipe
 from alignment.recipe.resources import Resources
 from alignment.recipe.run_settings import ModelSettings
+from alignment.reward.outside_model import reward_model_problem
 from tests.conftest import RUBRIC, demonstration_rows, prompt_rows
 from tests.tiny_encoders import write_encoder
 from tests.tiny_seq2seq import FAMILIES, write_seq2seq
@@ -153,6 +155,24 @@ def test_a_judge_on_it(folder: Path, recipe_of: Callable[..., Path]) -> None:
     stages = {"it": {"kind": "evaluate", "model": "base", "against": ["base"], "judge": judge}}
     found = [line for line in faults_of(recipe_of(folder, stages)) if "which no judge of a recipe can be" in line]
     assert len(found) == 1
+
+
+def test_a_folder_of_one_is_no_judge_and_no_reward(
+    folder: Path, recipe_of: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Not even with the template that a version of ours has."""
+    load_tokenizer(folder).save_pretrained(shutil.copytree(folder, tmp_path / "judge"))
+    judge = {"kind": "label_probabilities", "folder": str(tmp_path / "judge")}
+    encoder = write_encoder(tmp_path / "encoder", "bert")
+    stages = {"it": {"kind": "evaluate", "model": "base", "against": ["base"], "judge": judge}}
+    found = [line for line in faults_of(recipe_of(folder, stages)) if "which judges nothing here" in line]
+    assert len(found) == 1
+    config = json.loads((tmp_path / "judge" / "config.json").read_text("utf-8"))
+    config |= {"architectures": ["BartForSequenceClassification"], "num_labels": 1}
+    (tmp_path / "judge" / "config.json").write_text(json.dumps(config), "utf-8")
+    problem = reward_model_problem(tmp_path / "judge")
+    assert problem == f"a {folder.name} is an encoder with a decoder, whose scores are not read here"
+    assert reward_model_problem(encoder) != problem
 
 
 def test_a_weight_that_is_missing(folder: Path, tmp_path: Path, recipe_of: Callable[..., Path]) -> None:
