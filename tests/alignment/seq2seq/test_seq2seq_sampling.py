@@ -58,7 +58,8 @@ def test_greedy_answers_are_generates_own(loaded: tuple[Any, Any], penalty: floa
     found = answers(model, tokenizer, Sampling(temperature=0, max_new_tokens=STEPS, repetition_penalty=penalty))
     expected = generated(model, tokenizer, repetition_penalty=penalty)
     assert [list(one.tokens) for one in found] == expected
-    assert expected == generated(model, tokenizer, side="left", repetition_penalty=penalty)
+    if model.config.model_type == "t5":  # BART counts positions from the padding's beginning
+        assert expected == generated(model, tokenizer, side="left", repetition_penalty=penalty)
     assert [one.finished for one in found] == [row[-1] == tokenizer.eos_token_id for row in expected]
     assert len({tuple(row) for row in expected}) > 1  # they answer what they are asked
 
