@@ -6,6 +6,7 @@ import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,13 +16,16 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from alignment.data.jsonl import write_records
 from alignment.durable_files import folder_digest
+from alignment.errors import StageError
 from alignment.models.base_model import prepare_base
 from alignment.models.export import export_merged
 from alignment.models.load import load_policy
 from alignment.recipe.run_settings import ModelSettings
+from alignment.recipe.stages.preference.kto import KtoStage
 from alignment.records import Artifact, PreferencePair
 from alignment.stage import Progress, StageContext
 from alignment.stages import dpo, sft
+from alignment.training.policy import begin_policy
 from alignment.workspace import Workspace
 from tests.alignment.conftest import artifact_of, curve, tiny_pairs
 from tests.conftest import demonstration_rows
@@ -241,3 +245,39 @@ def test_masters_are_float32_and_what_is_written_is_not(make_context: MakeContex
     assert losses[-1] < losses[0]
     saved: Any = AutoModelForSeq2SeqLM.from_pretrained(context.output)
     assert saved.dtype == torch.bfloat16
+
+
+def test_a_trainer_of_decoders_alone_refuses_it(make_context: MakeContext, tmp_path: Path) -> None:
+    base = base_of("t5", tmp_path)
+    context = make_context(tmp_path / "kto", "sft", {"base": base})
+    settings = KtoStage.model_validate({"kind": "kto", "model": "base", "preferences": "preferences"})
+    with pytest.raises(StageError, match="is an encoder with a decoder \\(t5\\), not a decoder alone"):
+        begin_policy(settings, context, reference=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("lora", [None, {"rank": 4, "alpha": 8}])
+def test_a_step_is_the_same_however_it_is_made(
+    name: str, lora: Any, make_context: MakeContext, tmp_path: Path, together: SimpleNamespace
+) -> None:
+    """On two workers, in pieces, and with recomputed activations."""
+    base = base_of(name, tmp_path, **NO_DROPOUT)
+    common = {"lora": lora, "epochs": 2, "max_length": 192, "checkpoint_every": 1000, "learning_rate": 1e-3}
+    ways = {
+        "one": {"batch_size": 8}, "two": {"batch_size": 8}, "pieces": {"batch_size": 4, "gradient_accumulation": 2},
+        "recomputed": {"batch_size": 8, "gradient_checkpointing": True},
+    }  # fmt: skip
+    losses = {}
+    for way, own in ways.items():
+        workers = 2 if way == "two" else 1
+        contexts = []
+        for rank in range(workers):
+            context = make_context(tmp_path / way, "sft", {"base": base}, settings=common | own)
+            if rank:
+                context.output = tmp_path / way / f"scratch-{rank}"
+            contexts.append(context)
+        together.in_processes(contexts)
+        losses[way] = curve(tmp_path / way / "output")
+    for way in ways:
+        assert losses[way] == pytest.approx(losses["one"], rel=1e-3), way
