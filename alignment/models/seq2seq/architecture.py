@@ -4,9 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from peft import TaskType
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING
+
+ADAPTED = "SEQ_2_SEQ_LM"  # PEFT's name of an adapter's task, which its file holds
 
 
 def is_encoder_decoder(config: Any) -> bool:
@@ -32,7 +33,7 @@ def holds_encoder_decoder(folder: Path) -> bool:
             adapter = json.loads((folder / "adapter_config.json").read_text("utf-8"))
         except (OSError, ValueError):
             return False
-        return bool(adapter.get("task_type") == TaskType.SEQ_2_SEQ_LM.value)
+        return bool(adapter.get("task_type") == ADAPTED)
     try:
         return is_encoder_decoder(AutoConfig.from_pretrained(str(folder)))
     except (OSError, ValueError):  # of no model that transformers knows
