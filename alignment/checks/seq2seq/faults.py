@@ -22,8 +22,8 @@ def encoder_decoder_faults(recipe: Recipe, config: Any) -> list[Fault]:
     if foreign := [name for name in config.architectures or () if name.endswith(OTHER_HEADS)]:
         problem = f"the folder holds a {foreign[0]}, whose weights have no language-model head: it would be random"
         return [*faults, Fault(problem, "give a model that AutoModelForSeq2SeqLM loads", recipe.model.base)]
-    if (problem := family_problem(config)) is not None:
-        return [*faults, Fault(problem, "give a T5 or a BART", recipe.model.base)]
+    if (trouble := family_problem(config)) is not None:
+        return [*faults, Fault(trouble, "give a T5 or a BART", recipe.model.base)]
     return faults + (missing_weights(str(folder)) if folder.is_dir() else [])
 
 
