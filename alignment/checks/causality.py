@@ -65,6 +65,7 @@ def missing_weights(folder: str) -> list[Fault]:
 
     The model is made on PyTorch's meta device: names and shapes are held against the files' headers, no weight is read.
     """
+    from transformers import AutoModelForCausalLM
     from transformers.utils import logging as transformers_logging
 
     from alignment.models.seq2seq.architecture import class_of_folder
@@ -85,7 +86,8 @@ def missing_weights(folder: str) -> list[Fault]:
         return []
     more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
     problem = f"it does not hold {missing[0]}{more}, which the model needs: they would be drawn at random"
-    return [Fault(problem, "give the folder of a whole language model", folder)]
+    what = "a causal language model" if kind is AutoModelForCausalLM else "a whole encoder-decoder"
+    return [Fault(problem, f"give the folder of {what}", folder)]
 
 
 def looks_ahead(config: Any) -> bool:

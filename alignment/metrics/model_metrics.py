@@ -132,7 +132,7 @@ def _decoded_likelihoods(
         parted = part_answers(model, [answers[i] for i in chunk])
         logprobs = target_logits(model, parted).float().log_softmax(-1)
         own = logprobs.gather(-1, parted.targets[parted.target_mask][:, None]).squeeze(-1).double()
-        for i, values in zip(chunk, own.split([len(answers[i][1]) for i in chunk]), strict=True):
+        for i, values in zip(chunk, torch.split(own, [len(answers[i][1]) for i in chunk]), strict=True):
             found[i] = (-float(values.sum()), len(values))
     return found
 
