@@ -12,14 +12,11 @@ import typer
 
 from alignment.errors import InputError, StageError
 from alignment.plain_text import indented, printable
-from flows.cli_models import models_app
+from flows.cli_models import chat, generate, models_app, push, serve
 from flows.cli_options import (
     EMBEDDED,
     WORKSPACE,
-    DraftOption,
     JsonOption,
-    LookupOption,
-    ModelArgument,
     RecipeArgument,
     SetOption,
     StoreOption,
@@ -28,8 +25,10 @@ from flows.cli_options import (
 )
 from flows.cli_runs import logs, report, runs_app, stop
 from flows.cli_votes import raters_app, votes_app
+from flows.cli_workspace import backup, gc, restore
 from flows.failures import explain, keep_traceback
 from flows.monitoring.logs import set_up
+from flows.shutdown import end_within
 
 app = typer.Typer(
     help="From raw prompts to a promoted, aligned model version.",
@@ -45,6 +44,7 @@ app.add_typer(runs_app, name="runs")
 DISTRIBUTION = "rlhf-flows"
 INTERRUPTED = 130  # typer's exit code for Ctrl-C
 TERMINATED = 143  # by SIGTERM, as a shell says it
+STOPPED_SECONDS = 15.0  # for what Prefect and Ray put in order as Python ends
 
 
 def _print_version(wanted: bool) -> None:
@@ -199,43 +199,8 @@ def up(
     up_command(recipes or [], workspace, set_ or [], port or [], served)
 
 
-@app.command()
-def generate(
-    model: ModelArgument,
-    prompt: Annotated[list[str] | None, typer.Option("--prompt", "-p", help="A prompt; may be repeated.")] = None,
-    prompts: Annotated[Path | None, typer.Option(help="A file of prompts instead.")] = None,
-    workspace: WorkspaceOption = WORKSPACE,
-    temperature: Annotated[float, typer.Option(min=0.0, callback=finite, help="0 is greedy.")] = 0.0,
-    max_new_tokens: Annotated[int, typer.Option(min=1)] = 128,
-    seed: int = 0,
-    draft: DraftOption = None,
-    prompt_lookup: LookupOption = None,
-    json: JsonOption = False,
-) -> None:
-    """Answers prompts with a model version."""
-    from flows.commands.chat import generate_command
-
-    generate_command(
-        model, prompt or [], prompts, workspace, temperature, max_new_tokens, seed,
-        as_json=json, draft=draft, prompt_lookup=prompt_lookup,
-    )  # fmt: skip
-
-
-@app.command()
-def chat(
-    model: ModelArgument = "policy@champion",
-    other: Annotated[str | None, typer.Argument(metavar="[MODEL]", help="Another, to answer beside it.")] = None,
-    workspace: WorkspaceOption = WORKSPACE,
-    temperature: Annotated[float, typer.Option(min=0.0, callback=finite, help="0 is greedy.")] = 0.7,
-    max_new_tokens: Annotated[int, typer.Option(min=1)] = 256,
-    draft: DraftOption = None,
-    prompt_lookup: LookupOption = None,
-) -> None:
-    """Talks with a model version in the terminal, or with two side by side. /help lists what can be typed there."""
-    from flows.commands.chat import chat_command
-
-    references = [model] if other is None else [model, other]
-    chat_command(references, workspace, temperature, max_new_tokens, draft=draft, prompt_lookup=prompt_lookup)
+app.command()(generate)
+app.command()(chat)
 
 
 @app.command()
@@ -284,87 +249,11 @@ def rate(
     )
 
 
-@app.command()
-def serve(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="policy@champion, policy/3: a registered version.")],
-    workspace: WorkspaceOption = WORKSPACE,
-    host: str = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
-    key: Annotated[
-        str | None, typer.Option(metavar="env:NAME|file:PATH", help="Where the key is; else RLHF_SERVE_KEY.")
-    ] = None,
-    log_prompts: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Append answered prompts, redacted, to this .jsonl file.")
-    ] = None,
-) -> None:
-    """Serves a version behind an OpenAI-compatible endpoint, and the next one when its alias moves, without a pause."""
-    from flows.commands.versions.serve import serve_command
-
-    serve_command(model, workspace, host, port, key, log_prompts)
-
-
-@app.command()
-def push(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="policy@champion, policy/3: a registered version.")],
-    folder: Annotated[Path | None, typer.Argument(metavar="[FOLDER]", help="A new folder to push to.")] = None,
-    hub: Annotated[
-        str | None, typer.Option(metavar="ORGANISATION/NAME", help="A repository on a model hub instead.")
-    ] = None,
-    merged: Annotated[bool, typer.Option("--merged", help="With an adapter's whole weights beside it.")] = False,
-    public: Annotated[bool, typer.Option("--public", help="A repository that is made is public.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Push it; without this it is only listed.")] = False,
-    workspace: WorkspaceOption = WORKSPACE,
-    json: JsonOption = False,
-) -> None:
-    """Lists what of a version would leave this machine, and with --yes pushes it to a folder or a hub."""
-    from flows.commands.versions.push import push_command
-
-    push_command(model, workspace, folder, hub, merged=merged, public=public, yes=yes, as_json=json)
-
-
-@app.command()
-def backup(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="The backup to write: a tar file.")],
-    workspace: WorkspaceOption = WORKSPACE,
-    store: StoreOption = None,
-    without: Annotated[
-        list[str] | None, typer.Option(metavar="PART", help="Leave out votes, prefect or mlflow; may be repeated.")
-    ] = None,
-    json: JsonOption = False,
-) -> None:
-    """Writes the workspace into one file: artifacts, votes wherever they are, Prefect's and MLflow's databases."""
-    from flows.commands.backup import backup_command
-
-    backup_command(workspace, file, as_json=json, store=store, without=without or [])
-
-
-@app.command()
-def restore(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="What `rlhf backup` wrote.")],
-    workspace: WorkspaceOption = WORKSPACE,
-    store: StoreOption = None,
-    json: JsonOption = False,
-) -> None:
-    """Makes a new workspace from a backup, every file checked; votes go into the raters' store that is named."""
-    from flows.commands.backup import restore_command
-
-    restore_command(file, workspace, as_json=json, store=store)
-
-
-@app.command()
-def gc(
-    workspace: WorkspaceOption = WORKSPACE,
-    runs: Annotated[int, typer.Option(min=0, help="Keep what this many of the newest runs refer to.")] = 10,
-    days: Annotated[
-        float, typer.Option(min=0, callback=finite, help="Keep unfinished stages younger than this.")
-    ] = 7.0,
-    yes: Annotated[bool, typer.Option("--yes", help="Remove it; without this it is only listed.")] = False,
-    json: JsonOption = False,
-) -> None:
-    """Lists the artifacts and unfinished stages that nothing refers to, and removes them with --yes."""
-    from flows.commands.backup import gc_command
-
-    gc_command(workspace, runs=runs, days=days, remove=yes, as_json=json)
+app.command()(serve)
+app.command()(push)
+app.command()(backup)
+app.command()(restore)
+app.command()(gc)
 
 
 def _say(text: str) -> None:
@@ -394,7 +283,9 @@ def main() -> NoReturn:
         if ended.code not in (INTERRUPTED, TERMINATED):
             raise
         print("\nstopped; the same command goes on where it stopped", file=sys.stderr)
-        raise SystemExit(TERMINATED if ended.code == TERMINATED else 1) from None
+        code = TERMINATED if ended.code == TERMINATED else 1
+        end_within(STOPPED_SECONDS, code)
+        raise SystemExit(code) from None
     raise SystemExit(0)
 
 

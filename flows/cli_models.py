@@ -1,11 +1,11 @@
-"""``rlhf models``: versions, and which of them is the champion."""
+"""What is done with versions: ``rlhf models``, ``generate``, ``chat``, ``serve`` and ``push``."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from flows.cli_options import WORKSPACE, JsonOption, ModelArgument, WorkspaceOption
+from flows.cli_options import WORKSPACE, DraftOption, JsonOption, LookupOption, ModelArgument, WorkspaceOption, finite
 
 models_app = typer.Typer(
     help="Model versions: list, show, promote, roll back.", no_args_is_help=True, rich_markup_mode=None
@@ -65,3 +65,76 @@ def models_rollback(name: Annotated[str, typer.Argument()] = "policy", workspace
     from flows.commands.models import models_rollback_command
 
     models_rollback_command(name, workspace)
+
+
+def generate(
+    model: ModelArgument,
+    prompt: Annotated[list[str] | None, typer.Option("--prompt", "-p", help="A prompt; may be repeated.")] = None,
+    prompts: Annotated[Path | None, typer.Option(help="A file of prompts instead.")] = None,
+    workspace: WorkspaceOption = WORKSPACE,
+    temperature: Annotated[float, typer.Option(min=0.0, callback=finite, help="0 is greedy.")] = 0.0,
+    max_new_tokens: Annotated[int, typer.Option(min=1)] = 128,
+    seed: int = 0,
+    draft: DraftOption = None,
+    prompt_lookup: LookupOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Answers prompts with a model version."""
+    from flows.commands.chat import generate_command
+
+    generate_command(
+        model, prompt or [], prompts, workspace, temperature, max_new_tokens, seed,
+        as_json=json, draft=draft, prompt_lookup=prompt_lookup,
+    )  # fmt: skip
+
+
+def chat(
+    model: ModelArgument = "policy@champion",
+    other: Annotated[str | None, typer.Argument(metavar="[MODEL]", help="Another, to answer beside it.")] = None,
+    workspace: WorkspaceOption = WORKSPACE,
+    temperature: Annotated[float, typer.Option(min=0.0, callback=finite, help="0 is greedy.")] = 0.7,
+    max_new_tokens: Annotated[int, typer.Option(min=1)] = 256,
+    draft: DraftOption = None,
+    prompt_lookup: LookupOption = None,
+) -> None:
+    """Talks with a model version in the terminal, or with two side by side. /help lists what can be typed there."""
+    from flows.commands.chat import chat_command
+
+    references = [model] if other is None else [model, other]
+    chat_command(references, workspace, temperature, max_new_tokens, draft=draft, prompt_lookup=prompt_lookup)
+
+
+def serve(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="policy@champion, policy/3: a registered version.")],
+    workspace: WorkspaceOption = WORKSPACE,
+    host: str = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
+    key: Annotated[
+        str | None, typer.Option(metavar="env:NAME|file:PATH", help="Where the key is; else RLHF_SERVE_KEY.")
+    ] = None,
+    log_prompts: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Append answered prompts, redacted, to this .jsonl file.")
+    ] = None,
+) -> None:
+    """Serves a version behind an OpenAI-compatible endpoint, and the next one when its alias moves, without a pause."""
+    from flows.commands.versions.serve import serve_command
+
+    serve_command(model, workspace, host, port, key, log_prompts)
+
+
+def push(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="policy@champion, policy/3: a registered version.")],
+    folder: Annotated[Path | None, typer.Argument(metavar="[FOLDER]", help="A new folder to push to.")] = None,
+    hub: Annotated[
+        str | None, typer.Option(metavar="ORGANISATION/NAME", help="A repository on a model hub instead.")
+    ] = None,
+    merged: Annotated[bool, typer.Option("--merged", help="With an adapter's whole weights beside it.")] = False,
+    public: Annotated[bool, typer.Option("--public", help="A repository that is made is public.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Push it; without this it is only listed.")] = False,
+    workspace: WorkspaceOption = WORKSPACE,
+    json: JsonOption = False,
+) -> None:
+    """Lists what of a version would leave this machine, and with --yes pushes it to a folder or a hub."""
+    from flows.commands.versions.push import push_command
+
+    push_command(model, workspace, folder, hub, merged=merged, public=public, yes=yes, as_json=json)

@@ -26,17 +26,18 @@ votes_app = typer.Typer(
 
 @votes_app.command("import")
 def votes_import(
-    file: Annotated[Path, typer.Argument(help="Prompts with responses, or pairs in TRL's columns.")],
+    file: Annotated[str, typer.Argument(help="Prompts with responses, pairs, or hub:ORGANISATION/NAME[:FILE].")],
     workspace: WorkspaceOption = WORKSPACE,
     store: StoreOption = None,
     votes_wanted: Annotated[int | None, typer.Option(min=1, help="Raters per comparison; the queue's, or 3.")] = None,
     queue: Annotated[str, typer.Option(help="Where they go; see `rlhf votes queues`.")] = "default",
     gold: Annotated[bool, typer.Option(help="The better answer is known: mixed in silently to test raters.")] = False,
+    revision: Annotated[str | None, typer.Option(help="Of a hub's data set.")] = None,
 ) -> None:
-    """Queues a file's comparisons for the raters."""
+    """Queues the comparisons of a file, or of a hub's data set, for the raters."""
     from flows.commands.votes import votes_import_command
 
-    votes_import_command(workspace, store, file, votes_wanted, queue=queue, gold=gold)
+    votes_import_command(workspace, store, file, votes_wanted, queue=queue, gold=gold, revision=revision)
 
 
 @votes_app.command("export")
@@ -51,13 +52,15 @@ def votes_export(
     until: UntilOption = None,
     min_agreement: AgreementOption = 0.0,
     queue: QueueOption = None,
+    hub: Annotated[str | None, typer.Option(metavar="ORGANISATION/NAME", help="Push it to this data set too.")] = None,
+    public: Annotated[bool, typer.Option("--public", help="Of a new data set, which is private otherwise.")] = False,
     json: JsonOption = False,
 ) -> None:
     """Writes preference pairs, thumbs, votes, corrections, whole records, or the arena's talks."""
     from flows.commands.votes import votes_export_command
 
     chosen = (rater or [], since, until, min_agreement, queue)
-    votes_export_command(workspace, store, file, what, form, chosen, as_json=json)
+    votes_export_command(workspace, store, file, what, form, chosen, as_json=json, hub=hub, public=public)
 
 
 @votes_app.command("agreement")

@@ -7,11 +7,16 @@ last checkpoint counts. Stages that do not train end at once: what they finished
 Python runs a signal's handler between two of its own instructions: a process that is inside one large matrix product
 hears nothing until that ends. The wake-up descriptor is written by the handler in C, and a thread of ours reads it: at
 the very last it ends the process by SIGKILL.
+
+An error that is raised while Python runs a callback of a weak reference or a ``__del__`` ends nothing: Python drops it.
+Where that befell the error by which a signal ends a run, the signal is heard once more (:func:`heeding_signals`).
 """
 
+import _thread
 import os
 import select
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -31,10 +36,12 @@ class _Ending:
 
     steps = False  # a trainer is at work in this process, and looks at `told` after each step
     told = False  # that this is to end
+    again = False  # the next SIGTERM is the same one once more
 
 
 _ending = _Ending()
 _late: dict[int, bool] = {}  # descriptors of which SIGTERM was read together with what came before it
+AGAIN_SECONDS = 0.05  # after an error was dropped: by then what dropped it is over
 PATIENT_MARGIN = 3.0  # seconds less than a run in a terminal has: its worker ends after it
 
 
@@ -107,11 +114,47 @@ def leaving_on_sigterm() -> Iterator[None]:
     hear_sigterm()
     writing = end_in_time()
     try:
-        yield
+        with heeding_signals():
+            yield
     finally:
         signal.signal(signal.SIGTERM, before)
         signal.set_wakeup_fd(-1)
         os.close(writing)
+
+
+@contextmanager
+def heeding_signals() -> Iterator[None]:
+    """Has a SIGTERM or Ctrl-C be heard once more whose error was raised where Python drops errors."""
+    before = sys.unraisablehook
+
+    def dropped(one: "sys.UnraisableHookArgs") -> None:
+        number = _number_of(one.exc_value)
+        if number is None:
+            before(one)
+            return
+        again = threading.Timer(AGAIN_SECONDS, _hear_again, (number,))
+        again.daemon = True
+        again.start()
+
+    sys.unraisablehook = dropped
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
+
+
+def _number_of(error: BaseException | None) -> signal.Signals | None:
+    """The signal whose handler raised an error."""
+    if isinstance(error, KeyboardInterrupt):
+        return signal.SIGINT
+    if (isinstance(error, SystemExit) and error.code == TERMINATED) or type(error).__name__ == "TerminationSignal":
+        return signal.SIGTERM
+    return None
+
+
+def _hear_again(number: signal.Signals) -> None:
+    _ending.again = number == signal.SIGTERM
+    _thread.interrupt_main(number)
 
 
 def end_in_time(step: float = STEP_SECONDS, total: float = TOTAL_SECONDS) -> int:
@@ -128,6 +171,21 @@ def end_in_time(step: float = STEP_SECONDS, total: float = TOTAL_SECONDS) -> int
     return writing
 
 
+def end_within(seconds: float, code: int) -> None:
+    """Once the main thread has come to its end, this process ends within ``seconds``, whichever threads it still has.
+
+    Ctrl-C in the moment in which a pool of threads starts one leaves it without anybody who tells it to end, and Python
+    waits for it for ever (``concurrent.futures`` writes it down after it has started it).
+    """
+
+    def watch() -> None:
+        threading.main_thread().join()
+        time.sleep(seconds)
+        os._exit(code)
+
+    threading.Thread(target=watch, name="end-within", daemon=True).start()
+
+
 def _watch(reading: int, step: float, total: float) -> None:
     while (heard := _heard(reading, None)) != signal.SIGTERM:
         if heard is None:  # closed
@@ -141,6 +199,8 @@ def _watch(reading: int, step: float, total: float) -> None:
         heard = _heard(reading, max(0.0, min(nudge, end) - now))
         if heard == PATIENT:
             nudge, end = now + STEP_SECONDS, now + TOTAL_SECONDS - PATIENT_MARGIN
+        elif heard and _ending.again:
+            _ending.again = False
         elif heard:  # again: at once
             nudge, end = end, min(end, time.monotonic() + LAST_SECONDS)
         elif heard is None:

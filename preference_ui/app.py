@@ -36,11 +36,13 @@ from preference_ui.web.server import ImpatientProtocol
 from preference_ui.web.sessions import share_state
 from preference_ui.webhooks.sender import Sender
 
-_STYLES = "".join(f'<link rel="stylesheet" href="/desk/{name}.css">' for name in ("base", "desk", "admin", "arena"))
 _HEAD = (  # Gradio's own head names /manifest.json
-    f'{_STYLES}<link rel="icon" href="/desk/icon.svg"><link rel="apple-touch-icon" href="/desk/icon-192.png">'
+    '<link rel="icon" href="/desk/icon.svg"><link rel="apple-touch-icon" href="/desk/icon-192.png">'
     '<script src="/desk/theme.js"></script>'
 )
+_STYLES = ("base", "desk", "admin", "arena")
+STYLES = {"/review": ("base", "review")}  # of pages that have others
+_REVIEW = '<script src="/desk/review.js"></script>'
 SESSIONS = 64  # whose state Gradio keeps, on a page that has one for each browser
 MOUNTS: dict[str, str | None] = {"/rate": None, "/admin": "administrator", "/arena": None, "/review": "administrator"}
 WITH_EVENTS = frozenset({"/review"})  # of Gradio's own components; the other pages call their handlers alone
@@ -99,6 +101,7 @@ def create_app(
 
 
 def _mount(app: fastapi.FastAPI, page: gr.Blocks, path: str) -> None:
+    styles = (f'<link rel="stylesheet" href="/desk/{name}.css">' for name in STYLES.get(path, _STYLES))
     page.state_session_capacity = SESSIONS
     page.max_file_size = MAX_UPLOAD
     gr.mount_gradio_app(
@@ -113,7 +116,7 @@ def _mount(app: fastapi.FastAPI, page: gr.Blocks, path: str) -> None:
         mcp_server=False,
         pwa=False,
         theme=gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
-        head=_HEAD,
+        head=f"{''.join(styles)}{_HEAD}{_REVIEW if path == '/review' else ''}",
     )
     if path not in WITH_EVENTS:
         share_state(app, path, page)

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +15,8 @@ from typing import Any
 import absl.logging
 import pytest
 from hypothesis import HealthCheck, settings
+
+from tests.hub_server import Hub
 
 # rouge-score logs through absl, whose handler closes the stream that it found when Prefect sets up logging: pytest's.
 absl.logging.get_absl_handler().python_handler.stream = sys.__stderr__
@@ -276,3 +279,13 @@ def axe() -> Callable[[Any], list[str]]:
         ]
 
     return run
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    """A hub of its own for a test."""
+    server = Hub()
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()

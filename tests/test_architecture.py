@@ -215,7 +215,7 @@ TRAINERS = ("sft", "reward", "dpo", "ppo", "grpo", "rloo", "pair_classifier")
         ("alignment.metrics.text_metrics", TRAINERS),
         ("alignment.recipe.deployment", tuple(KINDS)),
         ("alignment.recipe.gate", tuple(KINDS)),
-        ("alignment.recipe.rewards", ("sft", "reward", "dpo", "pair_classifier")),
+        ("alignment.recipe.rewards.components", ("sft", "reward", "dpo", "pair_classifier")),
         ("alignment.recipe.stages.ppo", ("sft", "reward", "dpo", "grpo", "evaluate")),
     ],
 )

@@ -16,7 +16,7 @@ from alignment.recipe.judges import (
     judge_folder,
 )
 from alignment.recipe.recipe import Recipe
-from alignment.recipe.rewards import JudgeReward
+from alignment.recipe.rewards.judge import JudgeReward
 from alignment.recipe.stages.spec import StageSettings
 
 

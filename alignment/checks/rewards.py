@@ -10,18 +10,14 @@ from alignment.checks.judges import endpoint_faults
 from alignment.data.split import opening, split_by_digest
 from alignment.environments import reasoning_tasks
 from alignment.errors import Fault, InputError, shortened
+from alignment.recipe.import_path import module_file
 from alignment.recipe.judges import folder_data
 from alignment.recipe.recipe import Recipe
-from alignment.recipe.rewards import (
-    EnsembleReward,
-    FunctionReward,
-    InstructionsReward,
-    ModelReward,
-    data_name,
-    module_file,
-    needs_reference,
-    reward_name,
-)
+from alignment.recipe.rewards.components import needs_reference
+from alignment.recipe.rewards.reward_models import EnsembleReward, ModelReward
+from alignment.recipe.rewards.settings import reward_name
+from alignment.recipe.rewards.user_function import FunctionReward, data_name
+from alignment.recipe.rewards.verifiable import InstructionsReward
 from alignment.recipe.stages.environment import ENVIRONMENT, AnyEnvironment
 from alignment.recipe.stages.spec import StageSettings
 from alignment.reward.instructions import checked_instructions

@@ -22,7 +22,7 @@ from alignment.plan.work import Pass, SamplingPass, StageWork, largest_batch
 from alignment.recipe.base import BASE, AdapterSettings
 from alignment.recipe.graph import trains_on_several, workers_of
 from alignment.recipe.recipe import Recipe
-from alignment.recipe.rewards import EnsembleReward, ModelReward
+from alignment.recipe.rewards.reward_models import EnsembleReward, ModelReward
 from alignment.recipe.stages.sample import SampleStage
 from alignment.recipe.stages.sft import SftStage
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from alignment.prompting.answers import VERIFIED, read_answer
 from alignment.prompting.questions import Question
-from alignment.recipe.rewards import CodeReward, InstructionsReward
+from alignment.recipe.rewards.verifiable import CodeReward, InstructionsReward
 from alignment.recipe.stages.experiments.benchmark import QuestionTask
 from alignment.reward.instructions import instructions
 from alignment.reward.protocol import Component, Reward, RewardInput, Rewards

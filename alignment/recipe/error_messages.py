@@ -10,7 +10,7 @@ from alignment.errors import Fault, nearest, suggestion
 from alignment.recipe.judges import JudgeSettings
 from alignment.recipe.metrics import MetricComponent
 from alignment.recipe.recipe import Recipe, Stage
-from alignment.recipe.rewards import RewardComponent
+from alignment.recipe.rewards.components import RewardComponent
 from alignment.recipe.stages.adapters import Adapter
 from alignment.recipe.stages.spec import StageSettings
 from alignment.recipe.yaml_file import Location

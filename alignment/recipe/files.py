@@ -5,18 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from alignment.recipe.graph import judges_of
+from alignment.recipe.import_path import attribute_of, is_file, module_file, module_of
 from alignment.recipe.judges import folder_data, judge_folder
 from alignment.recipe.recipe import Recipe
-from alignment.recipe.rewards import (
-    FunctionReward,
-    ModelReward,
-    attribute_of,
-    data_name,
-    is_file,
-    module_file,
-    module_of,
-    reward_folders,
-)
+from alignment.recipe.rewards.components import reward_folders
+from alignment.recipe.rewards.reward_models import ModelReward
+from alignment.recipe.rewards.user_function import FunctionReward, data_name
 
 EMBEDDED_PREFIX = "embedded:"
 
@@ -27,9 +21,8 @@ DATA_FILES = ("prompts", "held_out_prompts", "demonstrations", "preferences", "f
 def resolve_data(recipe: Recipe, recipe_path: Path) -> dict[str, Path]:
     """Absolute paths of the files a recipe names: those of :data:`DATA_FILES` that are set, each rubric and
     constitution under the name that the recipe gives it (``settings.raters.rubric``), the file of each function that is
-    a reward under :func:`~alignment.recipe.rewards.data_name`, that of each environment's class under the class's name
-    in the recipe, and each judge's and
-    encoder's folder under :func:`folder_data`."""
+    a reward under :func:`~alignment.recipe.rewards.user_function.data_name`, that of each environment's class under the
+    class's name in the recipe, and each judge's and encoder's folder under :func:`folder_data`."""
     named = {name: value for name in DATA_FILES if (value := getattr(recipe.data, name)) is not None}
     for stage in recipe.stages.values():
         named |= {path: path for path in stage.named_files().values()}

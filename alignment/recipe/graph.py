@@ -6,7 +6,8 @@ from typing import TypeVar
 from alignment.recipe.base import BASE, STAGE_PREFIX, Product
 from alignment.recipe.judges import AnyJudge, judge_models, judge_role
 from alignment.recipe.resources import Resources
-from alignment.recipe.rewards import JudgeReward, reward_stages
+from alignment.recipe.rewards.components import reward_stages
+from alignment.recipe.rewards.judge import JudgeReward
 from alignment.recipe.stages.spec import StageSettings
 from alignment.records import Artifact
 

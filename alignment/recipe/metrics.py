@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from alignment.recipe.base import Count, Name, Positive, Settings
-from alignment.recipe.rewards import Unit
+from alignment.recipe.rewards.form import Unit
 
 Better = Literal["higher", "lower"]
 

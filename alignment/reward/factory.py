@@ -8,15 +8,11 @@ from alignment.chat import knows_template, render_response
 from alignment.errors import StageError
 from alignment.models.reward_model import load_reward_model, score
 from alignment.recipe.judges import folder_data
-from alignment.recipe.rewards import (
-    EnsembleReward,
-    FunctionReward,
-    JudgeReward,
-    ModelReward,
-    RewardList,
-    data_name,
-    reward_name,
-)
+from alignment.recipe.rewards.components import RewardList
+from alignment.recipe.rewards.judge import JudgeReward
+from alignment.recipe.rewards.reward_models import EnsembleReward, ModelReward
+from alignment.recipe.rewards.settings import reward_name
+from alignment.recipe.rewards.user_function import FunctionReward, data_name
 from alignment.reward import instructions, rules, verifiable
 from alignment.reward.judge_reward import judge_reward
 from alignment.reward.outside_model import outside_reward

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from alignment.errors import Fault, InputError, StageError, shortened
-from alignment.recipe.rewards import InstructionsReward
+from alignment.recipe.rewards.verifiable import InstructionsReward
 from alignment.records import Prompt
 from alignment.reward.protocol import Reward, RewardInput, shown
 from alignment.reward.side_process import SideProcess

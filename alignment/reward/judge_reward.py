@@ -9,14 +9,15 @@ from alignment.errors import StageError
 from alignment.judges.factory import build_judge, calibration_of
 from alignment.judges.prompts import shown_answer
 from alignment.judges.protocol import JudgeCorrection, sigmoid
-from alignment.recipe.rewards import JudgeReward, reward_name
+from alignment.recipe.rewards.judge import JudgeReward
+from alignment.recipe.rewards.settings import reward_name
 from alignment.records import Comparison, Prompt, Response, Sampling
 from alignment.reward.protocol import Reward, RewardInput
 from alignment.stage import StageContext
 
 
 def judge_reward(settings: JudgeReward, context: StageContext) -> Reward:
-    """The reward of :class:`~alignment.recipe.rewards.JudgeReward`.
+    """The reward of :class:`~alignment.recipe.rewards.judge.JudgeReward`.
 
     Raises StageError where its calibration is another judge's.
     """

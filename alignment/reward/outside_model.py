@@ -25,7 +25,7 @@ from alignment.models.hub import hub_files
 from alignment.models.reward_model import score, widen_own_head
 from alignment.models.weights import require_finite
 from alignment.recipe.judges import ModelServer
-from alignment.recipe.rewards import ModelReward
+from alignment.recipe.rewards.reward_models import ModelReward
 from alignment.recipe.run_settings import ModelSettings, RunSettings
 from alignment.records import Message
 from alignment.reward.protocol import Reward, RewardInput

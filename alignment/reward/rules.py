@@ -6,7 +6,7 @@ import unicodedata
 from collections.abc import Callable
 
 from alignment.data.text import repeated_share, sentences, whitespace_words
-from alignment.recipe.rewards import (
+from alignment.recipe.rewards.form import (
     FormatReward,
     KeywordsReward,
     LanguageReward,

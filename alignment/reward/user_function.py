@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from alignment.errors import StageError
-from alignment.recipe.rewards import FunctionReward, attribute_of, is_file, module_of, reward_name
+from alignment.recipe.import_path import attribute_of, is_file, module_of
+from alignment.recipe.rewards.settings import reward_name
+from alignment.recipe.rewards.user_function import FunctionReward
 from alignment.reward.protocol import FunctionError, Reward, RewardInput, Scores
 from alignment.reward.side_process import SideProcess
 

@@ -7,14 +7,14 @@ from typing import Any
 
 from alignment.data.text import plain_answer
 from alignment.errors import StageError
-from alignment.recipe.rewards import (
+from alignment.recipe.rewards.settings import reward_name
+from alignment.recipe.rewards.verifiable import (
     ChoiceReward,
     CodeReward,
     ExactReward,
     JsonReward,
     NumberReward,
     RegexReward,
-    reward_name,
 )
 from alignment.reward.math_check import MathChecker
 from alignment.reward.patterns import BoundedRule

@@ -12,7 +12,9 @@ from alignment.evaluation.metric_names import evaluation_judges
 from alignment.metrics.results import EvaluatedPrompt
 from alignment.recipe.base import BASE, CHAMPION
 from alignment.recipe.judges import judge_models
-from alignment.recipe.rewards import JudgeReward, reward_name, reward_stages
+from alignment.recipe.rewards.components import reward_stages
+from alignment.recipe.rewards.judge import JudgeReward
+from alignment.recipe.rewards.settings import reward_name
 from alignment.recipe.stages.evaluate import EvaluateStage
 from alignment.records import Artifact, Record
 

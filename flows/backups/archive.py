@@ -23,7 +23,7 @@ from flows.backups.sources import (
     open_runs,
     restored_votes,
 )
-from flows.services.process_records import post, state_message
+from flows.services.server_outbox import post, state_message
 
 KEPT = (  # not what is partial, and no logs
     "artifacts", "models", "registry", "runs", "sweeps", "raters", "answers", "mlruns", "mlartifacts", MLFLOW_FILE,

@@ -17,7 +17,7 @@ from alignment.errors import Fault, InputError
 from alignment.workspace import Workspace
 from flows.services.http_client import UnreachableError, ask, prefect_headers
 from flows.services.named_servers import PREFECT_DATABASES, require_store
-from flows.services.process_records import own_api
+from flows.services.server_outbox import own_api
 
 PARTS = ("votes", "prefect", "mlflow")
 VOTES = "raters/votes.db"

@@ -10,7 +10,7 @@ from flows.failures import open_workspace
 from flows.runs import find_run
 from flows.services import servers
 from flows.services.named_servers import require_named
-from flows.services.process_records import settle
+from flows.services.server_outbox import settle
 
 
 def report_command(name: str | None, workspace: Path, *, as_json: bool) -> None:

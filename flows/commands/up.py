@@ -31,7 +31,7 @@ from flows.recipe_source import prepare
 from flows.services import servers
 from flows.services.http_client import UnreachableError, answers, ask
 from flows.services.named_servers import require_named
-from flows.services.process_records import settle
+from flows.services.server_outbox import settle
 from flows.services.supervisor import Child, Supervisor
 
 HOST = "127.0.0.1"

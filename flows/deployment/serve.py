@@ -47,8 +47,8 @@ from flows.pipeline.run_state import RunRequest
 from flows.recipe_source import prepare
 from flows.runs import claim_run, keep_recipe
 from flows.services.guard import guarded
-from flows.services.process_records import answer_for, at_work
-from flows.shutdown import SERVED_STEP_SECONDS, SERVED_TOTAL_SECONDS, end_in_time, hear_sigterm
+from flows.services.process_registration import answer_for, at_work
+from flows.shutdown import SERVED_STEP_SECONDS, SERVED_TOTAL_SECONDS, end_in_time, hear_sigterm, heeding_signals
 
 SERVER_SECONDS = 600.0  # for a server that is away when a run has ended
 AGAIN = ("Failed", "TimedOut")  # states that another try may mend; a refusal and a wait are none
@@ -85,7 +85,7 @@ def _deployed(recipe: str, workspace: str, overrides: list[str], queue: str, dig
     end_in_time(SERVED_STEP_SECONDS, SERVED_TOTAL_SECONDS)
     space = Workspace(Path(workspace))
     where = address(space.root)
-    with at_work(space.root, where["api"], ours=where["ours"]):
+    with heeding_signals(), at_work(space.root, where["api"], ours=where["ours"]):
         answer_for(running.get_id())
         state = _serve_one(recipe, space, overrides, queue, digest)
         background.drain()

@@ -32,7 +32,9 @@ from prefect.runner import Runner
 
 from flows.pipeline.orchestration import of_the_server
 from flows.services.http_client import UnreachableError, ask, prefect_headers
-from flows.services.process_records import ProcessIdentity, ProcessRegistration, settle
+from flows.services.process_records import ProcessIdentity
+from flows.services.process_registration import ProcessRegistration
+from flows.services.server_outbox import settle
 from flows.shutdown import PATIENT, TERMINATED, TOTAL_SECONDS
 
 _log = logging.getLogger(__name__)

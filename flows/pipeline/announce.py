@@ -18,7 +18,7 @@ from flows.monitoring.notifiers import News, notify
 from flows.pipeline.orchestration import address
 from flows.pipeline.register import Finish
 from flows.recipe_source import prepare
-from flows.services.process_records import ServerRequest, deliver, post
+from flows.services.server_outbox import ServerRequest, deliver, post
 from preference_ui.snapshots.prefect_events import event_body
 
 _log = logging.getLogger(__name__)

@@ -40,7 +40,8 @@ from flows.pipeline.run_state import RunRequest
 from flows.runs import claim_run, keep_recipe
 from flows.services import servers
 from flows.services.guard import guarded
-from flows.services.process_records import ProcessRegistration, at_work, settle
+from flows.services.process_registration import ProcessRegistration, at_work
+from flows.services.server_outbox import settle
 from flows.shutdown import leaving_on_sigterm
 
 CHECKED_KEPT = 99  # recipes that are remembered as good, beside the newest

@@ -2,8 +2,8 @@
 
 Flows and tasks ask the server at their borders: when one begins, and when it ends. A server that is away there raises
 errors of its HTTP client out of Prefect's engine; the work itself is not concerned. A task is then called as a plain
-function, and how a flow ended is put into the outbox (:mod:`flows.process_records`), from which the server hears of it
-when it is back.
+function, and how a flow ended is put into the outbox (:mod:`flows.services.server_outbox`), from which the server hears
+of it when it is back.
 """
 
 import asyncio
@@ -34,7 +34,8 @@ from prefect.utilities.annotations import quote
 
 from flows.monitoring.background import server_writes
 from flows.services.http_client import UnreachableError, ask, prefect_headers
-from flows.services.process_records import ServerRequest, making_run, post, state_message
+from flows.services.process_registration import making_run
+from flows.services.server_outbox import ServerRequest, post, state_message
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")

@@ -42,7 +42,7 @@ from flows.pipeline.register import commit, finish_task, with_approval
 from flows.pipeline.run_state import Run, RunRequest, StageOutcome, WaitingForRaters
 from flows.pipeline.stage_task import base_task, execute, made_of, make_job, stage_task
 from flows.run_record import write_record
-from flows.services.process_records import answer_for
+from flows.services.process_registration import answer_for
 
 _log = logging.getLogger(__name__)
 

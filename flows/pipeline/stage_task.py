@@ -32,7 +32,8 @@ from alignment.recipe.base import BASE, MADE_BASE
 from alignment.recipe.graph import judges_of, stage_inputs
 from alignment.recipe.judges import folder_data, judge_folder
 from alignment.recipe.recipe import Recipe
-from alignment.recipe.rewards import FunctionReward, data_name, reward_folders
+from alignment.recipe.rewards.components import reward_folders
+from alignment.recipe.rewards.user_function import FunctionReward, data_name
 from alignment.recipe.stages.environment import environment_data
 from alignment.recipe.stages.spec import StageSettings
 from alignment.records import Artifact

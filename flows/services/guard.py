@@ -2,7 +2,7 @@
 
 SIGKILL and the kernel's out-of-memory killer leave no time for words. The guard reads a pipe whose only writer is the
 process that it watches: the pipe's end is that process' end. Then it looks at what is to be said (records and outbox,
-:mod:`flows.process_records`), tells the server, and goes on telling it for a while where the server is away itself.
+:mod:`flows.services.server_outbox`), tells the server, and goes on telling it for a while where that is away itself.
 """
 
 import contextlib
@@ -15,7 +15,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from flows.services.process_records import ProcessIdentity, deliver, sweep
+from flows.services.process_records import ProcessIdentity
+from flows.services.server_outbox import deliver, sweep
 
 PATIENCE_SECONDS = 3600.0  # for a server that is away; after that the next command tells it
 LOOK_SECONDS = 5.0

@@ -13,6 +13,7 @@ from alignment.errors import Fault, InputError
 from preference_ui.accounts.links import external_ids
 from preference_ui.import_export import pseudonym
 from preference_ui.labelling.consent import consent_rows
+from preference_ui.quality.spreadsheet import safe_cell
 from preference_ui.quality.work_time import work_times
 from preference_ui.store.store import Store
 
@@ -29,7 +30,6 @@ TIMES = (
     "last",
 )
 CONSENTS = ("rater", "external_id", "pseudonym", "at", "version", "digest", "agreed")
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # what a spreadsheet begins a formula with, or skips before one
 
 
 def write_times(
@@ -72,17 +72,12 @@ def write_consents(store: Store, path: Path) -> int:
     return len(rows)
 
 
-def safe_cell(value: Any) -> Any:
-    """A cell that no spreadsheet takes for a formula."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
-
-
 def _write(path: Path, names: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     if path.suffix != ".csv":
         raise InputError([Fault("the format is not known by its name", "use .csv", file=str(path))])
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(names)
+    writer.writerow(map(safe_cell, names))
     writer.writerows([safe_cell(cell) for cell in row] for row in rows)
     try:
         path.write_text(table.getvalue(), "utf-8")

@@ -24,10 +24,14 @@ from preference_ui.web.review.imports import imports_tab
 from preference_ui.web.review.queues import queues_tab
 
 LIST = ["Record", "Queue", "Question", "Votes", "Disagreement", "Marks", "Newest vote"]
+LIST_WIDTHS: list[str | int] = ["14%", "11%", "33%", "7%", "14%", "10%", "11%"]
 ANSWERS = ["Answer", "Version", "Text"]
 VOTES = ["Rater", "Said", "Reason", "Comment", "Corrected", "Scores", "When", "Counts"]
 TRAIL = ["When", "Who", "What"]
-_TOP = "<nav aria-label='Pages'><a href='/admin'>Administration</a> · <a href='/rate'>Rate</a></nav><h1>Review</h1>"
+_TOP = (
+    "<header class='review-head'><h1>Review</h1>"
+    "<nav aria-label='Pages'><a href='/admin'>Administration</a><a href='/rate'>Rate</a></nav></header>"
+)
 ANY = "any"
 Rows = list[list[Any]]
 Shown = tuple[str, str, Rows, Rows, Rows, str]  # of a record: id, question, answers, votes, trail; and what to say
@@ -64,11 +68,11 @@ def _records_tab(page: gr.Blocks, desk: "ReviewDesk") -> None:
     find = gr.Button("Find", variant="primary")
     said = gr.Textbox(label="Found", interactive=False, elem_id="found")
     records = gr.Dataframe(headers=LIST, datatype="str", interactive=False, wrap=True, label="Records",
-                           elem_id="records")  # fmt: skip
+                           elem_id="records", column_widths=LIST_WIDTHS)  # fmt: skip
     record = gr.Textbox(label="Open record", max_lines=1, elem_id="record", submit_btn="Open")
     question = gr.Textbox(label="Conversation", interactive=False, lines=2, elem_id="question")
     answers = gr.Dataframe(headers=ANSWERS, datatype="str", interactive=False, wrap=True, label="Answers",
-                           elem_id="answers")  # fmt: skip
+                           elem_id="answers", column_widths=["8%", "14%", "78%"])  # fmt: skip
     votes = gr.Dataframe(headers=VOTES, datatype="str", interactive=False, wrap=True, label="Votes",
                          elem_id="votes")  # fmt: skip
     with gr.Row():

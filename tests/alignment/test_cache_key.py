@@ -120,7 +120,7 @@ def test_a_helper_that_is_changed_gives_grpo_another_key(make_recipe: MakeRecipe
 
 
 def test_a_loaded_reward_finds_what_lies_beside_it(tmp_path: Path) -> None:
-    from alignment.recipe.rewards import FunctionReward
+    from alignment.recipe.rewards.user_function import FunctionReward
     from alignment.reward.user_function import function
 
     (tmp_path / "beside_it.py").write_text("VALUE = 0.25\n")

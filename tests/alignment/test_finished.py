@@ -184,7 +184,7 @@ def completions(tokenizer: Any) -> list[Completion]:
 
 def place(name: str, trained: SimpleNamespace, make_context: MakeContext, base: Artifact, folder: Path) -> list[float]:
     """The scores of the cut and the whole answer, as one place in the house gives them."""
-    from alignment.recipe.rewards import ModelReward
+    from alignment.recipe.rewards.reward_models import ModelReward
 
     inputs = {"base": base, "sft": base, "dpo": base, "reward": trained.reward, "preferences": trained.pairs}
     model_reward = {"kind": "model", "model": "reward"}
@@ -371,7 +371,7 @@ def test_judges_are_told_where_an_answer_was_cut_off(tiny_model: Path) -> None:
 
 
 def test_a_users_function_is_told_where_it_asks(tmp_path: Path) -> None:
-    from alignment.recipe.rewards import FunctionReward
+    from alignment.recipe.rewards.user_function import FunctionReward
     from alignment.reward.protocol import RewardInput
     from alignment.reward.user_function import function
 

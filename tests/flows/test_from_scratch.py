@@ -63,6 +63,7 @@ def test_an_adapter_on_the_next_model_is_not_one_on_the_first(rlhf: Rlhf, tmp_pa
     assert "sft makes whole weights, and dpo would train an adapter, which is kept on base alone" in ended.err
 
 
+@pytest.mark.slow
 def test_a_model_that_reads_on_has_its_lineage_and_is_counted_once(
     make_recipe: Callable[..., Path], rlhf: Rlhf, tmp_path: Path
 ) -> None:

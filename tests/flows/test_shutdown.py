@@ -78,3 +78,56 @@ def test_a_second_sigterm_ends_it_at_once() -> None:
     process.terminate()
     said, _errors = process.communicate(timeout=25)
     assert (said, process.returncode) == ("report\n", 9)
+
+
+# A flow that is told to end while Python runs what drops every error: here, a weak reference's callback.
+DROPPED = """
+import os, signal, sys, time, weakref
+from flows.shutdown import leaving_on_sigterm
+from prefect.utilities.engine import capture_sigterm
+class Thing: pass
+def gone(_reference):
+    print('ready', flush=True)
+    time.sleep(1.5)
+try:
+    with leaving_on_sigterm(), {flow}:
+        thing = Thing()
+        reference = weakref.ref(thing, gone)
+        del thing
+        for _ in range(600):
+            time.sleep(0.1)
+except KeyboardInterrupt:
+    sys.exit(77)
+"""
+
+
+@pytest.mark.parametrize(
+    ("flow", "number", "code"),
+    [("capture_sigterm()", signal.SIGTERM, 143), ("open(os.devnull)", signal.SIGTERM, 143),
+     ("open(os.devnull)", signal.SIGINT, 77)],
+)  # fmt: skip
+def test_a_signal_is_not_lost_where_python_drops_errors(flow: str, number: int, code: int) -> None:
+    process = start(DROPPED.format(flow=flow))
+    process.send_signal(number)
+    assert process.wait(20) == code
+
+
+# A pool's thread that nobody tells to end, as Ctrl-C leaves one: here, begun by hand.
+LEFT_ALONE = """
+import queue, signal, sys, threading
+from flows import cli
+cli.STOPPED_SECONDS = 1.0
+@cli.app.command()
+def work():
+    threading.Thread(target=queue.Queue().get).start()
+    print('ready', flush=True)
+    threading.Event().wait()
+sys.argv = ['rlhf', 'work']
+cli.main()
+"""
+
+
+def test_ctrl_c_ends_a_command_that_has_a_thread_left_which_waits_for_ever() -> None:
+    process = start(LEFT_ALONE)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 1

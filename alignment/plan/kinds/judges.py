@@ -9,7 +9,7 @@ from alignment.plan.work import StageWork
 from alignment.recipe.base import BASE
 from alignment.recipe.graph import stage_inputs
 from alignment.recipe.judges import AnyJudge, GenerativeJudge, judge_role, scores_alone
-from alignment.recipe.rewards import JudgeReward
+from alignment.recipe.rewards.judge import JudgeReward
 from alignment.recipe.stages.feedback.judge import JudgeStage
 from alignment.recipe.stages.pair_classifier import PairClassifierStage
 

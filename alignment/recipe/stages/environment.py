@@ -13,7 +13,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from alignment.recipe.base import Count, Positive, Settings
-from alignment.recipe.rewards import RewardList, attribute_of, reward_name
+from alignment.recipe.import_path import attribute_of
+from alignment.recipe.rewards.components import RewardList
+from alignment.recipe.rewards.settings import reward_name
 from alignment.records import Sampling
 
 ENVIRONMENT = "environment"  # the name of its reward's metric

@@ -9,7 +9,8 @@ from alignment.recipe.base import BASE, Count, Name, Part
 from alignment.recipe.judges import JudgeSettings, check_calibration
 from alignment.recipe.metrics import MetricList, distinguishable
 from alignment.recipe.raters import SimulatedRaters
-from alignment.recipe.rewards import REWARD_READS, RewardList, reward_name, unique_names
+from alignment.recipe.rewards.components import REWARD_READS, RewardList, unique_names
+from alignment.recipe.rewards.settings import reward_name
 from alignment.recipe.stages.environment import ENVIRONMENT, AnyEnvironment, check_environment
 from alignment.recipe.stages.spec import StageSettings, StageSpec
 from alignment.records import Sampling

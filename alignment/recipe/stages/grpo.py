@@ -11,7 +11,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from alignment.recipe.base import NotNegative, Positive
-from alignment.recipe.rewards import REWARD_READS, RewardList, unique_names
+from alignment.recipe.rewards.components import REWARD_READS, RewardList, unique_names
 from alignment.recipe.stages.environment import AnyEnvironment, check_environment
 from alignment.recipe.stages.online import Difficulty, OnlineStage
 from alignment.recipe.stages.spec import StageSpec

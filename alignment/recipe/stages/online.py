@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from alignment.recipe.base import Count, Fraction, Lora, Name, NotNegative, Positive, Settings, refuse_dropout
-from alignment.recipe.rewards import RewardList
+from alignment.recipe.rewards.components import RewardList
 from alignment.recipe.stages.adapters import AdaptedStage
 from alignment.records import Sampling
 

@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from alignment.recipe.base import Count, Fraction, Name, NotNegative, Positive
 from alignment.recipe.raters import SimulatedRaters
-from alignment.recipe.rewards import REWARD_READS, RewardList, unique_names
+from alignment.recipe.rewards.components import REWARD_READS, RewardList, unique_names
 from alignment.recipe.stages.online import OnlineStage
 from alignment.recipe.stages.spec import StageSpec
 

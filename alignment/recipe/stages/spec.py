@@ -127,7 +127,7 @@ class StageSettings(Settings):
         return self.seed
 
     def rewards_used(self) -> tuple[Any, ...]:
-        """Its reward functions (:data:`alignment.recipe.rewards.RewardList`)."""
+        """Its reward functions (:data:`alignment.recipe.rewards.components.RewardList`)."""
         return ()
 
     def judge_used(self) -> Any | None:

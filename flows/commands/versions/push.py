@@ -8,12 +8,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from alignment.errors import Fault, InputError, StageError
+from alignment.errors import Fault, InputError
 from alignment.workspace import Workspace
 from flows.console import PlainConsole, print_json
 from flows.failures import open_workspace
 from flows.services import servers
+from flows.services.hub_repository import upload_folder
 from flows.services.named_servers import require_named
+from preference_ui.hub_rows import require_repository
 
 if TYPE_CHECKING:
     from alignment.registry import RegisteredVersion
@@ -49,7 +51,7 @@ def push_command(
             _to_folder(publication, folder)
         else:
             assert hub is not None
-            _to_hub(publication, hub, f"{version}", public=public)
+            upload_folder(publication.folder, hub, f"{version}", public=public)
     if not as_json:
         PlainConsole().print(f"pushed to {folder or hub}")
 
@@ -64,16 +66,7 @@ def _require_destination(folder: Path | None, hub: str | None, *, public: bool) 
             problem = "is there already, and not empty" if folder.is_dir() else "is a file"
             raise InputError([Fault(problem, "give a new folder", file=str(folder))])
         return
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils._validators import validate_repo_id
-
-    try:
-        validate_repo_id(str(hub))
-    except HFValidationError as error:
-        reason = str(error).splitlines()[0]
-        raise InputError([Fault(reason, "write ORGANISATION/NAME", field="--hub")]) from None
-    if "/" not in str(hub):
-        raise InputError([Fault(f"{hub!r} says not whose it is", "write ORGANISATION/NAME", field="--hub")])
+    require_repository(str(hub), "--hub")
 
 
 @contextmanager
@@ -120,26 +113,3 @@ def _to_folder(publication: "Publication", folder: Path) -> None:
     with contextlib.suppress(FileNotFoundError):
         folder.rmdir()  # empty, as was seen
     rename_synced(publication.folder, folder)
-
-
-def _to_hub(publication: "Publication", repository: str, words: str, *, public: bool) -> None:
-    """One commit on the hub that ``HF_ENDPOINT`` names. Raises StageError where it does not take it."""
-    from httpx import HTTPError
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
-
-    api = HfApi()
-    try:
-        api.create_repo(repository, private=not public, exist_ok=True)
-        api.upload_folder(repo_id=repository, folder_path=publication.folder, commit_message=words)
-    except LocalTokenNotFoundError:
-        raise StageError("the hub knows nobody here: set HF_TOKEN, or `hf auth login`") from None
-    except OfflineModeIsEnabled:
-        raise StageError("the hub cannot be reached while HF_HUB_OFFLINE is set") from None
-    except HfHubHTTPError as error:
-        status = error.response.status_code
-        remedy = ": set HF_TOKEN to one that may write there, or `hf auth login`" if status in (401, 403) else ""
-        reason = (error.server_message or str(error)).splitlines()[0]
-        raise StageError(f"{api.endpoint} refused {repository} ({status}, {reason}){remedy}") from None
-    except (HTTPError, OSError) as error:
-        raise StageError(f"{api.endpoint} cannot be reached: {error or type(error).__name__}") from None

@@ -4,14 +4,17 @@ import logging
 import shutil
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import gradio as gr
 from gradio.utils import get_upload_folder
 
-from alignment.errors import Fault, InputError
+from alignment.errors import Fault, InputError, StageError
 from preference_ui.accounts.auth import Account
+from preference_ui.hub_rows import HUB_PREFIX, download_rows, require_repository
 from preference_ui.importing import CheckedFile, FileImport, Imported, ImportRequest
 from preference_ui.labelling.vote_schema import storable
 from preference_ui.store.errors import Refusal
@@ -34,12 +37,15 @@ def imports_tab(tab: gr.Tab, store: Store, artifacts: Path | None) -> None:
     desk = ImportDesk(store, artifacts)
     gr.Markdown(
         "A file of comparisons: JSON lines, Parquet or CSV with `prompt` and `responses`, or `prompt`, `chosen` and "
-        "`rejected`; HH-RLHF dialogues; Open-Assistant trees. Or the answers that a run has sampled."
+        "`rejected`; HH-RLHF dialogues; Open-Assistant trees. Or the answers that a run has sampled, or such a file of "
+        "a data set on a hub: `ORGANISATION/NAME`, or `ORGANISATION/NAME:FILE` where it has several."
     )
     file = uploads_only(gr.File(label="File", file_types=list(SUFFIXES), type="filepath", elem_id="import-file"))
     with gr.Row():
         artifact = gr.Dropdown([""], value="", label="or what a run has sampled", allow_custom_value=True,
                                elem_id="import-artifact")  # fmt: skip
+        hub = gr.Textbox("", label="or a data set on a hub", max_lines=1, elem_id="import-hub")
+    with gr.Row():
         queue = gr.Textbox(DEFAULT, label="Queue", max_lines=1, elem_id="import-queue")
         wanted = gr.Number(0, label="Votes wanted of each (0: the queue's, or 3)", precision=0, minimum=0,
                            elem_id="import-wanted")  # fmt: skip
@@ -56,7 +62,7 @@ def imports_tab(tab: gr.Tab, store: Store, artifacts: Path | None) -> None:
     shown = [said, preview, faults, enqueue, clock]
     tab.select(desk.artifacts, None, [artifact], **AT_ONCE)
     tab.select(desk.look, None, shown, **AT_ONCE)
-    look.click(desk.check, [file, artifact, queue, wanted, gold], shown, **AT_ONCE)
+    look.click(desk.check, [file, artifact, hub, queue, wanted, gold], shown, **AT_ONCE)
     enqueue.click(desk.enqueue, None, shown, **AT_ONCE)
     clock.tick(desk.look, None, shown, **AT_ONCE)
 
@@ -89,9 +95,9 @@ def require_uploaded(name: Any) -> Path:
 class ImportJob(threading.Thread):
     """A file under way: checked, and after :meth:`go_on` queued. Only the thread itself writes what others read."""
 
-    def __init__(self, store: Store, asked: ImportRequest, upload: Path | None) -> None:
+    def __init__(self, store: Store, asked: ImportRequest, upload: Path | None, hub: str) -> None:
         super().__init__(name="import", daemon=True)
-        self.one, self.upload = FileImport(store, asked, self.progress), upload
+        self.one, self.upload, self.hub = FileImport(store, asked, self.progress), upload, hub
         self.said = "Checking …"
         self.checked: CheckedFile | None = None
         self.imported: Imported | None = None
@@ -101,8 +107,12 @@ class ImportJob(threading.Thread):
 
     def run(self) -> None:
         try:
-            self._check_and_enqueue()
-        except InputError as error:
+            with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+                if self.hub:
+                    self.said = "Fetching …"
+                    self.one.asked = replace(self.one.asked, path=download_rows(self.hub, None, Path(folder)))
+                self._check_and_enqueue()
+        except (InputError, StageError) as error:
             self.said = str(error)
         except StoreError as error:
             _log.warning("the store failed: %s", error)
@@ -169,20 +179,24 @@ class ImportDesk:
         return gr.update(choices=["", *found])
 
     def check(
-        self, file: str | None, artifact: str | None, queue: str, wanted: float | None, gold: bool, request: gr.Request
-    ) -> Shown:
-        """Begins to look at a file, or at what a run has sampled."""
+        self, file: str | None, artifact: str | None, hub: str | None, queue: str, wanted: float | None, gold: bool,
+        request: gr.Request,
+    ) -> Shown:  # fmt: skip
+        """Begins to look at a file, at what a run has sampled, or at a data set."""
 
         def act(account: Account) -> Shown:
             require_queue_name(str(queue or "").strip())
-            if (not file) == (not artifact):
-                raise Refusal("import", "Choose either a file or what a run has sampled.")
-            path = require_uploaded(file) if file else self._artifact(str(artifact))
+            data_set = str(hub or "").strip().removeprefix(HUB_PREFIX)
+            if sum(map(bool, (file, artifact, data_set))) != 1:
+                raise Refusal("import", "Choose one: a file, what a run has sampled, or a data set.")
+            if data_set:
+                require_repository(data_set.partition(":")[0], "data set")
+            path = require_uploaded(file) if file else self._artifact(str(artifact)) if artifact else Path(data_set)
             asked = ImportRequest(
                 path, str(queue).strip(), int(wanted or 0) or None, bool(gold), account.name,
-                shown_as=path.name if file else artifact,
+                shown_as=path.name if file else artifact or data_set,
             )  # fmt: skip
-            self._begin(asked, path if file else None)
+            self._begin(asked, path if file else None, data_set)
             return self._shown()
 
         return self._answer(request, act)
@@ -203,14 +217,14 @@ class ImportDesk:
         """How far it is."""
         return self._answer(request, lambda _account: self._shown())
 
-    def _begin(self, asked: ImportRequest, upload: Path | None) -> None:
+    def _begin(self, asked: ImportRequest, upload: Path | None, hub: str) -> None:
         with self._lock:
             if self._job is not None and self._job.is_alive():
                 if not self._job.waits:
                     raise Refusal("import", "Another file is under way. Please wait until it is done.")
                 self._job.give_up()
             earlier = None if self._job is None else self._job.upload
-            self._job = ImportJob(self.store, asked, upload)
+            self._job = ImportJob(self.store, asked, upload, hub)
             if earlier is not None and earlier != upload:
                 _forget(earlier)
             self._job.start()

@@ -25,7 +25,7 @@ Form = tuple[Any, ...]
 def queues_tab(tab: gr.Tab, store: Store) -> None:
     """The tab's components and what they do."""
     desk = QueueTable(store)
-    said = gr.Textbox(label="Said", interactive=False, elem_id="queues-said")
+    said = gr.Textbox(label="What was done", interactive=False, elem_id="queues-said")
     refresh = gr.Button("Refresh the queues")
     queues = gr.Dataframe(headers=LIST, datatype="str", interactive=False, wrap=True, label="Queues",
                           elem_id="queues")  # fmt: skip

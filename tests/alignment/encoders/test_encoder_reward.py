@@ -87,7 +87,14 @@ def test_the_scores_are_the_plain_models(
         assert answer_segment(ids, None, model.separator).tolist() == [batch["token_type_ids"]]
 
 
-@pytest.mark.parametrize("settings", [{}, {"lora": None}, {"lora": None, "adapter": {"kind": "layers", "last": 1}}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        pytest.param({"lora": None}, marks=pytest.mark.slow),
+        pytest.param({"lora": None, "adapter": {"kind": "layers", "last": 1}}, marks=pytest.mark.slow),
+    ],
+)
 def test_it_learns_a_preference_and_is_saved_whole(
     family: tuple[str, Path],
     settings: dict[str, Any],

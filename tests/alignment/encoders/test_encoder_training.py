@@ -23,7 +23,7 @@ class Died(BaseException):
     """Ends a stage in the middle."""
 
 
-@pytest.mark.parametrize("lora", [{"rank": 4, "alpha": 8}, None])
+@pytest.mark.parametrize("lora", [{"rank": 4, "alpha": 8}, pytest.param(None, marks=pytest.mark.slow)])
 def test_a_death_changes_nothing(
     lora: Any, base: Artifact, preferences: Artifact, make_context: MakeContext, tmp_path: Path
 ) -> None:

@@ -15,7 +15,7 @@ from alignment.models.encoders.architecture import output_layer
 from alignment.models.encoders.model import new_encoder
 from alignment.models.reward_model import load_reward_model
 from alignment.recipe.judges import RewardModelJudge
-from alignment.recipe.rewards import EnsembleReward, ModelReward
+from alignment.recipe.rewards.reward_models import EnsembleReward, ModelReward
 from alignment.records import Artifact, Comparison, Message, Prompt, Response, Sampling
 from alignment.reward.factory import build_rewards
 from alignment.reward.protocol import RewardInput

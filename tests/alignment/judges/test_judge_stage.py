@@ -12,7 +12,7 @@ from alignment.judges import openai_endpoint as endpoint_module
 from alignment.judges.report import JudgeReport
 from alignment.preferences.comparisons import make_comparisons
 from alignment.recipe.recipe import Recipe
-from alignment.recipe.rewards import JudgeReward
+from alignment.recipe.rewards.judge import JudgeReward
 from alignment.recipe.run_settings import ModelSettings
 from alignment.recipe.stages.feedback.judge import JudgeStage
 from alignment.recipe.stages.feedback.preferences import PreferencesStage

@@ -35,7 +35,7 @@ def logits(model: Any) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("stabilised", [False, True])
-@pytest.mark.parametrize("init", ["pissa", "olora"])
+@pytest.mark.parametrize("init", ["pissa", pytest.param("olora", marks=pytest.mark.slow)])
 def test_training_is_pefts(init: str, stabilised: bool) -> None:
     """Twenty steps of AdamW on the same text: losses as those of PEFT's adapter on its remainder of the base."""
     lora = Lora(rank=4, alpha=8, targets=LAYERS, rank_stabilised=stabilised, init=init)  # type: ignore[arg-type]

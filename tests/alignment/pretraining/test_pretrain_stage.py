@@ -118,7 +118,7 @@ class StoppedError(Exception):
     """The run is over."""
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("optimizer", ["adamw", pytest.param("muon", marks=pytest.mark.slow)])
 def test_a_run_that_was_stopped_ends_with_the_same_bits(
     make_stage: MakeStage, tokenizer: Artifact, tmp_path: Path, optimizer: str
 ) -> None:
@@ -164,6 +164,7 @@ def test_isolated_documents_are_those_computed_alone(
     assert result.metrics["perplexity"] == pytest.approx(math.exp(total / count), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_whole_model_reads_on(make_stage: MakeStage, tokenizer: Artifact, tmp_path: Path) -> None:
     """Its first loss is where the model that it continues from ended, not that of a new one."""
     first = make_stage(tmp_path / "first", "pretrain", {"tokenizer": tokenizer}, settings={"epochs": 4})

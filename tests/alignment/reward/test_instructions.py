@@ -10,7 +10,7 @@ import pytest
 
 from alignment.data.prompts import parse_prompt, scan_prompts
 from alignment.errors import InputError, StageError
-from alignment.recipe.rewards import InstructionsReward
+from alignment.recipe.rewards.verifiable import InstructionsReward
 from alignment.records import Prompt
 from alignment.reward.instructions import InstructionChecker, instructions, instructions_of
 from alignment.reward.protocol import RewardInput

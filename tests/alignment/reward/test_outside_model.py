@@ -16,7 +16,7 @@ from alignment.errors import InputError, StageError
 from alignment.recipe.files import resolve_data
 from alignment.recipe.judges import ModelServer
 from alignment.recipe.load import load_recipe
-from alignment.recipe.rewards import ModelReward
+from alignment.recipe.rewards.reward_models import ModelReward
 from alignment.records import Message, Prompt
 from alignment.reward.outside_model import outside_reward, reward_model_problem, server_reward
 from alignment.reward.protocol import RewardInput

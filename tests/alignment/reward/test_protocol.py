@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from alignment.errors import StageError
-from alignment.recipe.rewards import FunctionReward
+from alignment.recipe.rewards.user_function import FunctionReward
 from alignment.records import Message, Prompt
 from alignment.reward.protocol import Component, RewardInput, Rewards
 from alignment.reward.user_function import function, problem_of

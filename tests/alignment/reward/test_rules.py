@@ -2,7 +2,7 @@
 
 import pytest
 
-from alignment.recipe.rewards import (
+from alignment.recipe.rewards.form import (
     FormatReward,
     KeywordsReward,
     LanguageReward,

@@ -5,7 +5,8 @@ import time
 import pytest
 
 from alignment.errors import StageError
-from alignment.recipe.rewards import ChoiceReward, FunctionReward, JsonReward, RegexReward
+from alignment.recipe.rewards.user_function import FunctionReward
+from alignment.recipe.rewards.verifiable import ChoiceReward, JsonReward, RegexReward
 from alignment.records import Message, Prompt
 from alignment.reward.protocol import Component, RewardInput, Rewards
 from alignment.reward.user_function import function

@@ -3,7 +3,14 @@
 import pytest
 
 from alignment.errors import StageError
-from alignment.recipe.rewards import ChoiceReward, CodeReward, ExactReward, JsonReward, NumberReward, RegexReward
+from alignment.recipe.rewards.verifiable import (
+    ChoiceReward,
+    CodeReward,
+    ExactReward,
+    JsonReward,
+    NumberReward,
+    RegexReward,
+)
 from alignment.records import Message, Prompt
 from alignment.reward.protocol import RewardInput
 from alignment.reward.verifiable import choice, code, exact, fenced, json_schema, number, regex

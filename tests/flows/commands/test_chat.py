@@ -202,6 +202,7 @@ def test_a_model_whose_cache_is_not_taken_back_from_talks_and_takes_no_draft(
         load_speakers([str(folders[0])], Workspace(tmp_path), GREEDY, Drafting(draft=str(folder)))
 
 
+@pytest.mark.slow
 def test_the_commands_as_processes(folders: list[Path], tmp_path: Path) -> None:
     names = [str(folder) for folder in folders]
 

@@ -1,15 +1,10 @@
 """`rlhf push`: what leaves, what stays, and that nothing of this machine is in it."""
 
-import base64
 import json
-import os
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -20,6 +15,7 @@ from alignment.registry.publication import without_places
 from alignment.workspace import Workspace
 from tests.flows.conftest import call
 from tests.flows.serving.conftest import add_version
+from tests.hub_server import Hub
 
 SECRET = "hf_0123456789abcdefghij"
 
@@ -187,97 +183,8 @@ def test_places_are_shortened(text: str, expected: str | None) -> None:
     assert without_places(text) == (text if expected is None else expected)
 
 
-class Hub(ThreadingHTTPServer):
-    """The part of a hub's interface that a push uses, over HTTP: it keeps what it is sent."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), HubHandler)
-        self.created: list[dict[str, Any]] = []
-        self.files: dict[str, bytes] = {}
-        self.objects: dict[str, bytes] = {}
-        self.tokens: set[str | None] = set()
-        self.refuses = False
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
-
-
-class HubHandler(BaseHTTPRequestHandler):
-    server: Hub
-
-    def _send(self, code: int, body: Any) -> None:
-        data = json.dumps(body).encode()
-        self.send_response(code)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def _read(self) -> bytes:
-        return self.rfile.read(int(self.headers.get("Content-Length", 0)))
-
-    def do_POST(self) -> None:
-        hub, body = self.server, self._read()
-        hub.tokens.add(self.headers.get("Authorization"))
-        if hub.refuses:
-            self._send(403, {"error": "You may not write here"})
-        elif self.path == "/api/repos/create":
-            hub.created.append(json.loads(body))
-            self._send(200, {"url": f"{hub.url}/org/name"})
-        elif self.path == "/api/models/org/name/preupload/main":
-            files = [
-                {"path": one["path"], "shouldIgnore": False,
-                 "uploadMode": "lfs" if one["path"].endswith(".safetensors") else "regular"}
-                for one in json.loads(body)["files"]
-            ]  # fmt: skip
-            self._send(200, {"files": files})
-        elif self.path == "/org/name.git/info/lfs/objects/batch":
-            objects = [
-                {"oid": one["oid"], "size": one["size"], "authenticated": True,
-                 "actions": {"upload": {"href": f"{hub.url}/lfs/{one['oid']}"}}}
-                for one in json.loads(body)["objects"]
-            ]  # fmt: skip
-            self._send(200, {"transfer": "basic", "objects": objects})
-        elif self.path.startswith("/api/models/org/name/commit/main"):
-            for line in body.splitlines():
-                entry = json.loads(line)
-                value = entry["value"]
-                if entry["key"] == "file":
-                    hub.files[value["path"]] = base64.b64decode(value["content"])
-                elif entry["key"] == "lfsFile":
-                    hub.files[value["path"]] = hub.objects[value["oid"]]
-            self._send(200, {"commitUrl": f"{hub.url}/org/name/commit/{'0' * 40}", "commitOid": "0" * 40})
-        else:
-            self._send(200, {})
-
-    def do_PUT(self) -> None:
-        self.server.objects[self.path.rpartition("/")[2]] = self._read()
-        self._send(200, {})
-
-    def do_GET(self) -> None:
-        self._send(200, {"sha": "0" * 40, "id": "org/name", "siblings": []})
-
-    def log_message(self, *_: Any) -> None:
-        """Says nothing."""
-
-
-@pytest.fixture
-def hub() -> Iterator[Hub]:
-    server = Hub()
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield server
-    server.shutdown()
-    server.server_close()
-
-
 def test_to_a_hub_in_real_requests(hub: Hub, workspace: Workspace, tmp_path: Path) -> None:
-    environment = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
-    environment |= {
-        "HF_ENDPOINT": hub.url, "HF_TOKEN": SECRET, "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(tmp_path / "hf")
-    }  # fmt: skip
+    environment = hub.environment(tmp_path, SECRET)
 
     def push(*options: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "flows.cli", "push", "policy/1", "--hub", "org/name", *options]
@@ -302,4 +209,4 @@ def test_to_a_hub_in_real_requests(hub: Hub, workspace: Workspace, tmp_path: Pat
     assert refused.returncode == 1
     [line] = refused.stderr.splitlines()
     assert line.startswith(f"rlhf: {hub.url} refused org/name (403, ")
-    assert line.endswith("set HF_TOKEN to one that may write there, or `hf auth login`")
+    assert line.endswith("set HF_TOKEN to one that may do this, or `hf auth login`")

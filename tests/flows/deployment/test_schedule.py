@@ -45,6 +45,7 @@ def due(server: str, deployment: str) -> list[dict[str, Any]]:
     return found
 
 
+@pytest.mark.slow
 def test_a_worker_that_was_away_makes_up_for_it_once_with_the_recipe_of_now(
     prefect_server: str, make_recipe: Callable[..., Path], tmp_path: Path
 ) -> None:

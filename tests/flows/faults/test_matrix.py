@@ -97,8 +97,8 @@ def bring_about(fault: str, room: Room, command: Command, held: ExitStack) -> No
 
 def worker(root: Path, fault: str) -> int | None:
     """The process that the fault is about, once it is at work."""
-    name = "rollout-0" if fault == "sampler killed" else "1"
-    for path in root.glob(f"partial/*/ray/workers/{name}.json"):
+    names = ("rollout-0",) if fault == "sampler killed" else ("1", "0")  # the second may have nothing left to do
+    for path in (path for name in names for path in root.glob(f"partial/*/ray/workers/{name}.json")):
         try:
             return int(json.loads(path.read_text())["pid"])
         except (OSError, ValueError):

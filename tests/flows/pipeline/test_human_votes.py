@@ -226,23 +226,37 @@ def test_more_pairs_than_comparisons_are_refused_at_once(made: dict[str, Artifac
 
 
 def test_doubt_by_hand() -> None:
-    assert doubt(0.3, 0.3) == 1.0
-    assert doubt(math.log(3), 0.0) == pytest.approx(0.75)  # p = 3/4
-    assert doubt(1000.0, -1000.0) == pytest.approx(0.0)
+    assert doubt([0.0]) == 1.0
+    assert doubt([math.log(3)]) == pytest.approx(0.75)  # p = 3/4
+    assert doubt([2000.0]) == pytest.approx(0.0)
 
 
-def test_what_the_reward_model_doubts_is_asked_first(
-    recipe: Recipe, made: dict[str, Artifact], space: Workspace, make_model: Callable[..., Path]
+def test_the_doubt_of_several_models_is_what_they_contradict_each_other_about() -> None:
+    nine_to_one = 0.4689955935892812  # bits of a coin of 0.9
+    assert doubt([math.log(9), -math.log(9)]) == pytest.approx(1 - nine_to_one)
+    assert doubt([0.0, 0.0, 0.0]) == pytest.approx(0.0)  # each expects a toss-up: a vote settles nothing
+    assert doubt([math.log(9)] * 2) == pytest.approx(0.0)
+    assert doubt([2000.0, -2000.0]) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("models", [1, 3])
+def test_what_the_reward_models_doubt_is_asked_first(
+    models: int, recipe: Recipe, made: dict[str, Artifact], space: Workspace, make_model: Callable[..., Path]
 ) -> None:
-    """A real, untrained reward model in the workspace, as a round before would have left it."""
-    reward = RewardStage.model_validate({"kind": "reward", "preferences": "people"})
+    """Real, untrained reward models in the workspace, as a round before would have left them."""
+    stages = {
+        f"reward_{at}": RewardStage.model_validate({"kind": "reward", "preferences": "people", "seed": at})
+        for at in range(models)
+    }
     model = recipe.model.model_copy(update={"dtype": "float32"})
-    recipe = recipe.model_copy(update={"stages": {**recipe.stages, "reward": reward}, "model": model})
+    recipe = recipe.model_copy(update={"stages": {**recipe.stages, **stages}, "model": model})
     assert doubts("people", recipe, [], space) == {}
-    output = space.folder("partial", "reward")
-    _reward_model(make_model(space.folder("tiny")), output)
-    draft = Artifact(name="reward", kind="reward_model", version=0, digest="d", path="", key="k")
-    space.publish(draft, output)
+    policy = make_model(space.folder("tiny"))
+    for at, name in enumerate(stages):
+        output = space.folder("partial", name)
+        _reward_model(policy, output, seed=at)
+        draft = Artifact(name=name, kind="reward_model", version=0, digest="d", path="", key=f"k{at}")
+        space.publish(draft, output)
     human_votes.queue_for_raters("people", recipe, made, space)
     store = Store.open(human_votes.store_url(space))
     with store.read() as connection:
@@ -262,12 +276,12 @@ def test_what_the_reward_model_doubts_is_asked_first(
     store.close()
 
 
-def _reward_model(policy: Path, output: Path) -> None:
+def _reward_model(policy: Path, output: Path, *, seed: int) -> None:
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(policy)
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     model = AutoModelForSequenceClassification.from_pretrained(
         policy, num_labels=1, pad_token_id=tokenizer.pad_token_id
     )

@@ -291,7 +291,7 @@ def test_bad_input_is_exit_2_with_a_line_for_each_fault(make_recipe: MakeRecipe,
     assert list((space.root / "runs").iterdir()) == [] if (space.root / "runs").exists() else True
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
 def test_the_same_bits_in_a_fresh_workspace(
     done: Space, make_recipe: MakeRecipe, rlhf: Rlhf, tmp_path: Path, dtype: str
 ) -> None:

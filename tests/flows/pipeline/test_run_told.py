@@ -21,7 +21,7 @@ import httpx
 import pytest
 
 from alignment.workspace import Workspace
-from flows.services.process_records import settle
+from flows.services.server_outbox import settle
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 ROOT = Path(__file__).parents[3]

@@ -20,21 +20,14 @@ from alignment.workspace import Workspace
 from flows.monitoring import prometheus as metrics
 from flows.monitoring.background import BackgroundSender, server_writes
 from flows.monitoring.prometheus import StageMetrics, exposition, stage_families
-from flows.services.process_records import (
-    ProcessIdentity,
-    ServerRequest,
-    at_work,
-    deliver,
-    post,
-    state_message,
-    sweep,
-    unmade_message,
-)
+from flows.services.process_records import ProcessIdentity
+from flows.services.process_registration import at_work
+from flows.services.server_outbox import ServerRequest, deliver, post, state_message, sweep, unmade_message
 
 WORK = """
 import sys, time, pathlib
 from flows.services.guard import guarded
-from flows.services.process_records import at_work
+from flows.services.process_registration import at_work
 root = pathlib.Path(sys.argv[1])
 with guarded(root), at_work(root, sys.argv[2], ours=False) as me:
     me.begin("run-1")
@@ -287,7 +280,7 @@ def test_a_server_that_answers_and_does_not_write_is_told_from_one_that_does(pre
 MAKES = """
 import os, signal, sys, pathlib
 from flows.services.guard import guarded
-from flows.services.process_records import at_work, making_run
+from flows.services.process_registration import at_work, making_run
 root, how = pathlib.Path(sys.argv[1]), sys.argv[3]
 with guarded(root), at_work(root, sys.argv[2], ours=False):
     with making_run("starting-1") as made:
@@ -323,5 +316,5 @@ def test_a_run_that_the_server_never_made_is_asked_for_a_while(
     assert deliver(tmp_path) == 0
     assert prefect.states("run-2") == ["CRASHED"]
     post(tmp_path, unmade_message("starting-3", api=prefect.api, ours=False))
-    monkeypatch.setattr("flows.services.process_records.ARRIVES_SECONDS", 0.0)
+    monkeypatch.setattr("flows.services.server_outbox.ARRIVES_SECONDS", 0.0)
     assert deliver(tmp_path) == 0

@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from flows.services.process_records import at_work
+from flows.services.process_registration import at_work
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

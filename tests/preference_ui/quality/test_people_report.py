@@ -14,7 +14,7 @@ from preference_ui.accounts.auth import authenticate
 from preference_ui.accounts.links import join, make_link
 from preference_ui.labelling.consent import answer_before_work, asked_before_work
 from preference_ui.labelling.queue import queue_comparisons
-from preference_ui.quality.people_report import safe_cell, write_consents, write_times
+from preference_ui.quality.people_report import write_consents, write_times
 from preference_ui.store import schema
 from preference_ui.store.settings import DeskSettings, RaterQuestion
 from preference_ui.store.store import Store
@@ -87,9 +87,3 @@ def test_answers_are_a_column_each_and_nothing_is_a_formula(
     [row] = _rows(path)
     assert (row["rater"], row["agreed"], row["version"], row["job"]) == ("ada", "yes", "1", "'=1+1")
     assert row["pseudonym"].startswith("rater-")
-
-
-@pytest.mark.parametrize("cell", ["=A1", "+1", "-1", "@x", "\t=1", "\r=1", "\n=1"])
-def test_what_a_spreadsheet_would_run_is_text(cell: str) -> None:
-    assert safe_cell(cell) == f"'{cell}"
-    assert [safe_cell(one) for one in ("plain", "a=b", "", -1, 2.5)] == ["plain", "a=b", "", -1, 2.5]

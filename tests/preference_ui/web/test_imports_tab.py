@@ -15,6 +15,7 @@ from preference_ui.labelling.queue import queue_comparisons
 from preference_ui.store import schema
 from preference_ui.store.queue_settings import QueueSettings, change_queue
 from preference_ui.store.store import Store
+from tests.hub_server import Hub
 
 GOOD = "prompt,response_1,response_2\nWhy?,Because.,So.\nHow?,Thus.,Like this.\n"
 BAD = "prompt,response_1,response_2\nWhy?,Because.,Because.\nHow?,Thus.\n"
@@ -57,7 +58,7 @@ def test_faults_are_shown_before_anything_is_stored_and_then_the_file_comes_in(
     call: Callable[..., Any], upload: Callable[..., Any], sqlite_store: Store
 ) -> None:
     change_queue(sqlite_store, "new", QueueSettings(votes_wanted=2), author="root")
-    call("check", upload("rows.csv", BAD), "", "new", None, False)
+    call("check", upload("rows.csv", BAD), "", "", "new", None, False)
     said, _preview, faults, button, _clock = _until_done(call)
     assert said.startswith("2 faults.")
     assert [row[:3] for row in faults["data"]] == [
@@ -68,7 +69,7 @@ def test_faults_are_shown_before_anything_is_stored_and_then_the_file_comes_in(
     assert _count(sqlite_store, "new") == 0
 
     good = upload("rows.csv", GOOD)
-    call("check", good, "", "new", None, False)
+    call("check", good, "", "", "new", None, False)
     said, preview, faults, button, _clock = _until_done(call)
     assert said == "2 rows: 2 new, 0 repeat an earlier row, 0 were queued before. Nothing is stored yet."
     assert (faults["data"], button["interactive"]) == ([], True)
@@ -88,7 +89,7 @@ def test_another_check_takes_the_place_of_one_that_nobody_imported(
     call: Callable[..., Any], upload: Callable[..., Any], sqlite_store: Store
 ) -> None:
     for text in (GOOD, GOOD.replace("Why", "Who")):
-        call("check", upload("rows.csv", text), "", "new", None, False)
+        call("check", upload("rows.csv", text), "", "", "new", None, False)
         assert "2 new" in _until_done(call)[0]
     call("enqueue")
     _until_done(call)
@@ -98,15 +99,37 @@ def test_another_check_takes_the_place_of_one_that_nobody_imported(
 
 
 @pytest.mark.parametrize(
-    ("file", "artifact", "queue", "wanted", "said"),
-    [(None, "", "q", None, "either a file or"), (None, "../../etc", "q", None, "no such artifact"),
-     (None, "x", "No Queue", None, "no name of a queue"), (None, "x", "q", None, "no such artifact")],
+    ("artifact", "hub", "queue", "said"),
+    [("", "", "q", "Choose one: a file"), ("x", "org/name", "q", "Choose one: a file"),
+     ("../../etc", "", "q", "no such artifact"), ("x", "", "No Queue", "no name of a queue"),
+     ("x", "", "q", "no such artifact"), ("", "alone", "q", "'alone' says not whose it is; write ORGANISATION/NAME"),
+     ("", "hub:../x", "q", "write ORGANISATION/NAME")],
 )  # fmt: skip
 def test_what_cannot_be_imported_is_said(
-    call: Callable[..., Any], file: Any, artifact: str, queue: str, wanted: Any, said: str
+    call: Callable[..., Any], artifact: str, hub: str, queue: str, said: str
 ) -> None:
     call("artifacts")
-    assert said in str(call("check", file, artifact, queue, wanted, False)[0])
+    assert said in str(call("check", None, artifact, hub, queue, None, False)[0])
+
+
+def test_a_data_set_of_a_hub_comes_in(
+    call: Callable[..., Any], sqlite_store: Store, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
+    template = f"{hub.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    hub.files = {"../rows.csv": GOOD.encode(), "data/rows.csv": GOOD.encode()}  # one leads out of the folder
+    call("check", None, "", "org/name", "new", None, False)
+    said, preview, *_ = _until_done(call)
+    assert said == "2 rows: 2 new, 0 repeat an earlier row, 0 were queued before. Nothing is stored yet."
+    assert preview["data"][0] == ["2", "Why?", "A: Because.\n\nB: So."]
+    call("enqueue")
+    assert _until_done(call)[0] == "Imported: 2 new comparisons, 0 were queued before."
+    assert _count(sqlite_store, "new") == 2
+    hub.refuses = True
+    call("check", None, "", "org/name:data/rows.csv", "new", None, False)
+    assert _until_done(call)[0].startswith(f"{hub.url} refused org/name (403, You may not read here)")
 
 
 def test_uploads_are_for_administrators_and_for_this_page(
@@ -125,11 +148,13 @@ def test_uploads_are_for_administrators_and_for_this_page(
                  f"{Path(good['path']).parents[1]}/x"):  # fmt: skip
         for more in ({}, {"is_stream": True}, {"url": name}):
             path = {"path": name, "orig_name": "secret.jsonl", "meta": {"_type": "gradio.FileData"}} | more
-            refused = call("check", path, "", "q", None, False)  # no other file of the machine, and no other machine
+            refused = call(
+                "check", path, "", "", "q", None, False
+            )  # no other file of the machine, and no other machine
             assert refused == 500 or "not uploaded" in str(refused)
             assert call("look")[:1] == [""]
     for name in ("check", "enqueue", "look", "artifacts"):
-        data = (None, "", "q", None, False) if name == "check" else ()
+        data = (None, "", "", "q", None, False) if name == "check" else ()
         assert call(name, *data, by="ada") == 403
 
 
@@ -139,9 +164,9 @@ def test_gold_acts_on_known_rows_or_says_why_not(
     assert queue_comparisons(sqlite_store, [comparison("x")], votes_wanted=1)
     rows = "prompt,chosen,rejected\nWhy?,Because.,So.\n"
     for gold, said in ((False, "Imported: 1 new"), (True, "1 of those are gold now")):
-        call("check", upload("rows.csv", rows), "", "new", None, gold)
+        call("check", upload("rows.csv", rows), "", "", "new", None, gold)
         _until_done(call)
         call("enqueue")
         assert said in _until_done(call)[0]
-    call("check", upload("rows.csv", rows.replace("Because.,So.", "So.,Because.")), "", "new", None, True)
+    call("check", upload("rows.csv", rows.replace("Because.,So.", "So.,Because.")), "", "", "new", None, True)
     assert "1 new" in _until_done(call)[0]  # the answers the other way round are another comparison

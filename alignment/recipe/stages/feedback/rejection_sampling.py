@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, field_validator
 
 from alignment.recipe.base import Count, Name
-from alignment.recipe.rewards import REWARD_READS, RewardList, unique_names
+from alignment.recipe.rewards.components import REWARD_READS, RewardList, unique_names
 from alignment.recipe.stages.spec import StageSettings, StageSpec
 
 
