@@ -6,7 +6,6 @@ from importlib import resources
 from pathlib import Path
 
 from alignment.durable_files import write_text
-from alignment.models.seq2seq.architecture import holds_encoder_decoder
 from alignment.models.weights import GGUF_FILE
 from alignment.plain_text import markdown, markdown_code, markdown_lines
 from alignment.recipe.base import BASE, STAGE_PREFIX
@@ -225,4 +224,6 @@ def _code(folder: Path) -> str:
 
 def _task(folder: Path) -> str:
     """What transformers' and PEFT's auto classes call the task of a folder's model, or of its adapter."""
+    from alignment.models.seq2seq.architecture import holds_encoder_decoder  # brings transformers along
+
     return "Seq2SeqLM" if holds_encoder_decoder(folder) else "CausalLM"
