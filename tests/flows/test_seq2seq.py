@@ -72,8 +72,7 @@ def test_a_recipe_from_demonstrations_to_a_version(
         "stages.reward.encoder": {"folder": str(encoder)}, "stages.reward.max_length": 96,
         "stages.evaluation.metrics": [{"kind": "perplexity"}, {"kind": "length"}],
     }  # fmt: skip
-    if name == "bart":
-        changes["gate.merge"] = False
+    changes["gate.conditions"] = [{"metric": "kl", "below": 1e9}]  # whatever random weights do
     recipe = make_recipe(tmp_path / "recipe", model=write_seq2seq(tmp_path / name, name), changes=changes)
     workspace = tmp_path / "workspace"
     checked = rlhf("check", recipe, "-w", workspace)
@@ -81,7 +80,7 @@ def test_a_recipe_from_demonstrations_to_a_version(
     assert f"{name} is an encoder with a decoder: its decoder begins with" in checked.out
     assert rlhf("plan", recipe, "-w", workspace).code == 0
     ended = rlhf("run", recipe, "-w", workspace)
-    assert (ended.code, ended.err) == (0, "")
+    assert (ended.code, ended.err) == (0, ""), ended.out[-3000:]
     again = rlhf("run", recipe, "-w", workspace)
     assert again.code == 0
 
