@@ -70,6 +70,7 @@ def test_a_recipe_from_demonstrations_to_a_version(
     changes = {
         "stages.sft.lora": lora, "stages.dpo.lora": lora, "stages.reward.model": "base",
         "stages.reward.encoder": {"folder": str(encoder)}, "stages.reward.max_length": 96,
+        "stages.reward.cut_chosen": "keep", "stages.dpo.cut_chosen": "keep",
         "stages.evaluation.metrics": [{"kind": "perplexity"}, {"kind": "length"}],
     }  # fmt: skip
     changes["gate.conditions"] = [{"metric": "kl", "below": 1e9}]  # whatever random weights do
