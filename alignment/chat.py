@@ -21,7 +21,8 @@ An answer that was cut off at its longest length has no EOS, wherever it is trai
 :func:`render_response` makes its tokens for everybody.
 
 The template's digest travels with every model; stages compare it. A reward model or pair classifier that is an encoder
-has a tokenizer of its own and no template: what it reads is written by :mod:`alignment.encoder_text`.
+has a tokenizer of its own and no template: what it reads is written by :mod:`alignment.encoder_text`. An
+encoder-decoder has none either, and is given one (:mod:`alignment.encoder_decoder_text`).
 """
 
 import hashlib
@@ -31,9 +32,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
 from alignment.control_tokens import COVERS, control_pattern, cover, forget_pattern, token_ids, uncovered_ids
+from alignment.encoder_decoder_text import write_by_rule
 from alignment.encoder_text import encoder_answer, encoder_prompt, encoder_row, reads_as_encoder
 from alignment.errors import Fault, InputError
 from alignment.records import Message, PreferencePair
@@ -58,6 +60,7 @@ def load_tokenizer(folder: str | Path, chat_template: str | Path | None = None) 
     tokenizer = AutoTokenizer.from_pretrained(str(folder))
     if chat_template is not None:
         tokenizer.chat_template = Path(chat_template).read_text("utf-8")
+    template_of_encoder_decoder(tokenizer, folder)
     if isinstance(tokenizer.chat_template, str):
         tokenizer.chat_template = _with_fixed_date(tokenizer.chat_template)
     end_turns(tokenizer, folder)
@@ -74,6 +77,18 @@ def end_turns(tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> None:
     """Makes the token that ends an assistant's turn the EOS of a tokenizer that was read from ``folder``."""
     adopt_turn_end(tokenizer, Path(folder), control_pattern(tokenizer))
     forget_pattern(tokenizer)
+
+
+def template_of_encoder_decoder(tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> None:
+    """Gives the tokenizer of an encoder-decoder in ``folder`` the template of its rule, where it has none."""
+    if tokenizer.chat_template or not (Path(folder) / "config.json").is_file():
+        return
+    try:
+        config = AutoConfig.from_pretrained(str(folder))
+    except (OSError, ValueError):  # of no model that transformers knows, which its loading says
+        return
+    if config.is_encoder_decoder:
+        write_by_rule(tokenizer)
 
 
 def _with_fixed_date(template: str) -> str:

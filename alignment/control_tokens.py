@@ -72,6 +72,11 @@ def _inner_tokens(tokenizer: PreTrainedTokenizerBase, text: str, *, literal: boo
     """Token ids of a part of a text. Behind a line break, where it is not the ``first``: some tokenizers put a blank
     before all that they are given."""
     options = {"split_special_tokens": True} if literal else {}
+    if literal and tokenizer.convert_tokens_to_ids(text) in token_ids(tokenizer, text, **options):
+        # A unigram model (T5) holds the token among its pieces, and puts the letters together to it.
+        letters = [_inner_tokens(tokenizer, letter, literal=False, first=first and not at)
+                   for at, letter in enumerate(text)]  # fmt: skip
+        return [token for ids in letters for token in ids]
     if not first:
         line, whole = token_ids(tokenizer, "\n"), token_ids(tokenizer, f"\n{text}", **options)
         if whole[: len(line)] == line:

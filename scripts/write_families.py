@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import AutoModelForSeq2SeqLM
 from trl.trainer.utils import add_fused_lm_head
 
 from alignment.checks.causality import architecture_faults
@@ -21,9 +22,12 @@ from alignment.models.reward_model import score, score_class
 from alignment.recipe.base import Lora
 from alignment.recipe.resources import Resources
 from alignment.recipe.run_settings import ModelSettings, RunSettings
+from alignment.records import Sampling
+from alignment.rollouts.transformers_engine import TransformersEngine
 from alignment.training.response_head import add_response_head
 from tests.tiny_encoders import ENCODERS, write_encoder
 from tests.tiny_families import DECODERS, REFUSED, build, config
+from tests.tiny_seq2seq import FAMILIES, write_seq2seq
 
 PAGE = Path(__file__).parents[1] / "docs" / "families.md"
 EXACT = 2e-5  # nats
@@ -50,6 +54,13 @@ Larger models of these families, on GPUs and in bfloat16, were not tried for thi
 ENCODER_TEXT = """\
 Encoders start reward models and pair classifiers ([how](training.md#encoders-as-reward-models)). *Head*: the parts
 that are in float32 and trained whole. *Padded*: scores of a padded batch and of its rows alone differ by at most 2e-5.
+"""
+
+
+BOTH_TEXT = """\
+Encoder-decoders are trained by `sft` and `dpo`, sampled and evaluated ([how](training.md#encoder-decoders)); every
+other stage refuses them. *Exact*: log-probabilities that are trained on, of a padded batch, differ from those of the
+plain class by at most 2e-5 nats. *Sampled*: greedy answers are those of transformers' `generate`, token for token.
 """
 
 
@@ -103,16 +114,69 @@ def encoder_row(name: str) -> str:
     return f"| {name} | {type(model).__name__} | {parts} | {'yes' if exact else 'no'} | {count} |"
 
 
+@torch.no_grad()
+def both_row(name: str) -> str:
+    """The row of a family of encoder-decoders."""
+    with tempfile.TemporaryDirectory() as folder:
+        model = AutoModelForSeq2SeqLM.from_pretrained(write_seq2seq(Path(folder), name)).eval()
+    pad, end = model.config.pad_token_id, model.config.eos_token_id
+    prompts = [[*range(10, 10 + length), end] for length in (3, 7, 5)]
+    answers = [[*range(20, 20 + length), end] for length in (4, 2, 6)]
+    rows = [prompt + answer for prompt, answer in zip(prompts, answers, strict=True)]
+    width = max(map(len, rows))
+    ids = torch.tensor([one + [pad] * (width - len(one)) for one in rows])
+    mask = torch.tensor([[1] * len(one) + [0] * (width - len(one)) for one in rows])
+    labels = ids.masked_fill(mask == 0, -100)
+    for at, prompt in enumerate(prompts):
+        labels[at, : len(prompt)] = -100
+    ours = copy.deepcopy(model)
+    add_fused_lm_head(ours)
+    add_response_head(ours)
+    found = ours(input_ids=ids, attention_mask=mask, labels=labels, fused_lm_head=True).log_probs.sum(-1)
+    expected = [
+        -len(answer) * float(model(input_ids=torch.tensor([prompt]), labels=torch.tensor([answer])).loss)
+        for prompt, answer in zip(prompts, answers, strict=True)
+    ]
+    exact = max(abs(one - other) for one, other in zip(found.tolist(), expected, strict=True)) <= EXACT
+    adapted = add_lora(copy.deepcopy(model), Lora(rank=4, alpha=8))
+    count = sum("lora_B" in key for key, _weight in adapted.named_parameters())
+    cells = [name, type(model).__name__, "yes" if exact else "no", str(count), "yes" if _same_answers(model) else "no"]
+    return f"| {' | '.join(cells)} |"
+
+
+def _same_answers(model: Any) -> bool:
+    """Whether greedy answers of a padded batch are those of transformers, one prompt at a time."""
+    end = model.config.eos_token_id
+    model.generation_config.forced_eos_token_id = None
+    prompts = [[*range(10, 10 + length), end] for length in (3, 7, 5)]
+    engine = TransformersEngine(model, _Undecoded(), stop_ids={end})  # type: ignore[arg-type]
+    drawn = engine.generate(prompts, sampling=Sampling(temperature=0, max_new_tokens=12), seeds=range(3))
+    for prompt, (one,) in zip(prompts, drawn, strict=True):
+        expected = model.generate(input_ids=torch.tensor([prompt]), max_new_tokens=12, do_sample=False, num_beams=1)
+        if list(one.tokens) != expected[0, 1 : 1 + len(one.tokens)].tolist():
+            return False
+    return True
+
+
+class _Undecoded:
+    """In a tokenizer's place, where tokens alone are looked at."""
+
+    def decode(self, _tokens: Any, **_options: Any) -> str:
+        return ""
+
+
 def page() -> str:
     """The page's text."""
     head = ("Family", "Class", "Logits", "Exact", "Tree", "Adapted", "Experts", "Sampled", "Reward")
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|", *map(row, DECODERS)]
     refused = ["", "`rlhf check` refuses, as a base of training:", ""]
-    for name in REFUSED:
+    for name in sorted(set(REFUSED) - set(FAMILIES)):
         (fault, *_) = architecture_faults(config(name), name, sampled=True)
         refused.append(f"- {fault.problem}")
     encoders = ["", ENCODER_TEXT, "| Encoder | Class | Head | Padded | Adapted |", "|---|---|---|---|---|"]
-    return TEXT + "\n".join([*lines, *refused, *encoders, *map(encoder_row, ENCODERS)]) + "\n"
+    both = ["", BOTH_TEXT, "| Encoder-decoder | Class | Exact | Adapted | Sampled |", "|---|---|---|---|---|"]
+    tables = [*lines, *refused, *both, *map(both_row, FAMILIES), *encoders, *map(encoder_row, ENCODERS)]
+    return TEXT + "\n".join(tables) + "\n"
 
 
 if __name__ == "__main__":

@@ -61,18 +61,21 @@ def routes(config: Any) -> bool:
 
 
 def missing_weights(folder: str) -> list[Fault]:
-    """The fault of a folder that lacks weights of the causal language model that would be loaded from it.
+    """The fault of a folder that lacks weights of the policy that would be loaded from it.
 
     The model is made on PyTorch's meta device: names and shapes are held against the files' headers, no weight is read.
     """
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging as transformers_logging
 
+    from alignment.models.seq2seq.architecture import class_of_folder
+
     level = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()  # nothing is loaded
     try:
-        _model, loaded = AutoModelForCausalLM.from_pretrained(folder, device_map="meta", output_loading_info=True)
+        kind = class_of_folder(folder)
+        _model, loaded = kind.from_pretrained(folder, device_map="meta", output_loading_info=True)
     except Exception as error:  # what a loading that reads no weights trips over is told by the loading itself
         _log.debug("the weights of %s cannot be held against their names: %s", folder, error)
         return []
@@ -83,7 +86,8 @@ def missing_weights(folder: str) -> list[Fault]:
         return []
     more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
     problem = f"it does not hold {missing[0]}{more}, which the model needs: they would be drawn at random"
-    return [Fault(problem, "give the folder of a causal language model", folder)]
+    what = "a causal language model" if kind is AutoModelForCausalLM else "a whole encoder-decoder"
+    return [Fault(problem, f"give the folder of {what}", folder)]
 
 
 def looks_ahead(config: Any) -> bool:

@@ -49,7 +49,7 @@ def length_faults(recipe: Recipe, files: Mapping[str, Path], data: RecipeData, m
     faults: list[Fault] = []
     texts = _measured(files, data, model, faults)
     for prompts, _whole in texts.values():
-        faults += shortened(list(_over_context(prompts, model.context)))
+        faults += shortened(list(_over_context(prompts, model)))
     for name, stage in recipe.stages.items():
         read = texts.get(_file_read(stage, recipe, files) or "")
         if read is None:
@@ -59,7 +59,10 @@ def length_faults(recipe: Recipe, files: Mapping[str, Path], data: RecipeData, m
             wanted = stage.longest_answer() or sampling.max_new_tokens
             field = "sampling.max_new_tokens" if stage.environment_used() is None else "environment.max_tokens"
             at = f"stages.{name}.{field}"
-            faults += _sampling_faults(at, wanted, stage.longest_prompt(), read, context)
+            if model.parted:
+                faults += _written_faults(at, wanted, context)
+            else:
+                faults += _sampling_faults(at, wanted, stage.longest_prompt(), read, context)
         elif (longest := stage.trained_length()) is not None and stage.encoder_used() is None:
             if "preferences" not in stage.spec.reads:  # files of pairs are full of long ones: dropped and counted
                 faults += shortened(list(_over_max_length(name, longest, read, context)))
@@ -125,15 +128,29 @@ def _file_texts(file: str, rows: list[_Row], model: Inspected, faults: list[Faul
 
     def longest_whole() -> _Text | None:
         wholes = [(row.number, whole) for row in rows for whole in row.wholes]
-        texts = (_Text(file, number, len(render_example(model.tokenizer, whole)[0])) for number, whole in wholes)
+        texts = (_Text(file, number, _whole_length(model, whole)) for number, whole in wholes)
         return None if refused else max(texts, key=lambda text: text.tokens, default=None)
 
     return _Texts(prompts, longest_whole)
 
 
-def _over_context(prompts: Iterable[_Text], context: int | None) -> Iterator[Fault]:
+def _whole_length(model: Inspected, whole: Messages) -> int:
+    """Tokens of a conversation that the context has to hold: of one that is parted, those of the longer part."""
+    ids, mask = render_example(model.tokenizer, whole)
+    return max(sum(mask), len(mask) - sum(mask)) if model.parted else len(ids)
+
+
+def _written_faults(field: str, wanted: int, context: int | None) -> Iterator[Fault]:
+    """More tokens than a decoder writes that has its prompt from an encoder."""
+    if context is not None and wanted > context:
+        problem = f"{wanted} new tokens are more than the {context} that the model's decoder writes"
+        yield Fault(problem, f"set it to {context} or less", field=field)
+
+
+def _over_context(prompts: Iterable[_Text], model: Inspected) -> Iterator[Fault]:
+    context = model.context
     for text in prompts:
-        if context is not None and text.tokens >= context:
+        if context is not None and text.tokens >= context + model.parted:
             problem = f"the prompt has {text.tokens} tokens, and the model's context is {context}"
             yield Fault(problem, "shorten it, or remove the row", text.file, text.row)
 

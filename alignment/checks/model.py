@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from alignment.data.columns import shown
+from alignment.encoder_decoder_text import rule_problem
 from alignment.errors import Fault, InputError, suggestion
 from alignment.models import embedded
 from alignment.models.hub import hub_files
@@ -25,16 +26,21 @@ EMBEDDED_SHAPE = {  # what the GGUF files say, for the same reason
         "tie_word_embeddings": True,
     }
 }  # fmt: skip
-EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "embed_in.weight", "embeddings.weight")
+EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "embed_in.weight", "embeddings.weight",
+              "shared.weight")  # fmt: skip
 HUB_FILES = ["*.json", "*.jinja", "*.model", "*.txt"]  # all but the weights
 _BASE = "model.base"
 
 
 class Inspected(NamedTuple):
-    """What a model says about itself: its tokenizer (chat template set), and its context in tokens where it has one."""
+    """What a model says about itself: its tokenizer (chat template set), and its context in tokens where it has one.
+
+    ``parted``: an encoder reads the prompt and a decoder writes the answer, each within the context.
+    """
 
     tokenizer: "PreTrainedTokenizerBase"
     context: int | None
+    parted: bool = False
 
 
 def inspect_model(settings: ModelSettings, workspace: Workspace | None = None) -> Inspected:
@@ -48,9 +54,9 @@ def inspect_model(settings: ModelSettings, workspace: Workspace | None = None) -
     """
     from transformers import AutoConfig, AutoTokenizer
 
-    from alignment.chat import end_turns, template_faults
+    from alignment.chat import end_turns, template_faults, template_of_encoder_decoder
 
-    template = _template(settings)
+    template, parted = _template(settings), False
     folder, gguf_file = _locate(settings, workspace)
     if gguf_file is None and Path(settings.base).is_dir() and (broken := weight_faults(folder)):
         raise InputError(broken)
@@ -59,6 +65,7 @@ def inspect_model(settings: ModelSettings, workspace: Workspace | None = None) -
             tokenizer = AutoTokenizer.from_pretrained(folder)
             config = AutoConfig.from_pretrained(folder)
             context = getattr(config.get_text_config(), "max_position_embeddings", None)
+            parted = bool(getattr(config, "is_encoder_decoder", False))
         else:
             name = settings.base.removeprefix(EMBEDDED_PREFIX)
             tokenizer, context = embedded.read_tokenizer(name), EMBEDDED_CONTEXT[name]
@@ -67,13 +74,17 @@ def inspect_model(settings: ModelSettings, workspace: Workspace | None = None) -
         _fail(f"not a model: {reason}", "give a whole Hugging Face model folder", str(folder))
     if template is not None:
         tokenizer.chat_template = template
+    if parted:
+        template_of_encoder_decoder(tokenizer, folder)
+        if not tokenizer.chat_template and (problem := rule_problem(tokenizer)) is not None:
+            raise InputError([Fault(*problem, settings.base)])
     end_turns(tokenizer, folder)
     faults = template_faults(tokenizer, str(settings.chat_template or settings.base))
     if gguf_file is None:
         faults += embedding_faults(tokenizer, folder, config, settings.base)
     if faults:
         raise InputError(faults)
-    return Inspected(tokenizer, context)
+    return Inspected(tokenizer, context, parted)
 
 
 def architecture_faults(recipe: Recipe, workspace: Workspace | None = None) -> list[Fault]:

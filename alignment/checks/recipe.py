@@ -53,6 +53,8 @@ def check_recipe(resolved: ResolvedRecipe, workspace: Workspace | None = None) -
     from alignment.checks.model import architecture_faults, attention_faults, device_faults
     from alignment.checks.pretraining.made_model import corpus_faults, inspect_recipe, is_exact, recipe_config
     from alignment.checks.rendering import product_faults
+    from alignment.checks.seq2seq.faults import encoder_decoder_faults
+    from alignment.models.seq2seq.architecture import is_encoder_decoder
 
     faults += device_faults(recipe) + attention_faults(recipe)
     try:
@@ -61,7 +63,9 @@ def check_recipe(resolved: ResolvedRecipe, workspace: Workspace | None = None) -
         model, faults = None, [*faults, *error.faults]
     if model is not None:
         config = recipe_config(resolved, workspace)
-        if recipe.model.base != MADE_BASE:
+        if is_encoder_decoder(config):
+            faults += encoder_decoder_faults(recipe, config)
+        elif recipe.model.base != MADE_BASE:
             faults += architecture_faults(recipe, workspace)
         faults += corpus_faults(resolved, data.corpus, model, config)
         faults += quantised_base_faults(recipe)

@@ -150,6 +150,13 @@ def _folder_faults(folder: Path, questions: Sequence[Sequence[Message]], field: 
         return
     from transformers import AutoTokenizer
 
+    from alignment.models.seq2seq.architecture import holds_encoder_decoder
+
+    if holds_encoder_decoder(folder):
+        problem = f"{folder} holds an encoder with a decoder, which judges nothing here"
+        yield Fault(problem, "name the folder of a decoder alone, such as a Llama or a Qwen", field=field)
+        return
+
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(folder))
     except Exception as error:  # each library behind it raises its own kind

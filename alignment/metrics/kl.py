@@ -17,6 +17,8 @@ from alignment.chat import render_prompt
 from alignment.errors import StageError
 from alignment.evaluation.bootstrap import positive_mean
 from alignment.models.families.head import HeadKind, head_kind, own_logits, trunk_of
+from alignment.models.seq2seq.architecture import is_encoder_decoder
+from alignment.models.seq2seq.passes import part_answers, target_logits
 from alignment.records import Artifact, Prompt, Record, Sampling
 from alignment.rollouts.kv_cache import has_states, keeps_states_itself, new_cache
 from alignment.rollouts.policy_pool import LoadedPolicy, PolicyPool
@@ -64,6 +66,11 @@ def response_kl(policy: Use, reference: Use, prompt: Sequence[int], response: Se
     """
     if not prompt or not response:
         raise ValueError("the KL of a response needs a prompt and a response of at least one token")
+    if is_encoder_decoder(_plain(policy().model).config):
+        both = [target_logits(_plain(use().model), part_answers(_plain(use().model), [(prompt, response)]))
+                for use in (policy, reference)]  # fmt: skip
+        _require_one_vocabulary(*both)
+        return float(token_kl(*both).double().sum())
     context = [*prompt, *response[:-1]]
     sides = [_Stream(policy, len(context)), _Stream(reference, len(context))]
     total, start = 0.0, 0
@@ -71,9 +78,7 @@ def response_kl(policy: Use, reference: Use, prompt: Sequence[int], response: Se
     for begin in range(first, len(context), CHUNK):
         end = min(begin + CHUNK, len(context))
         logits, reference_logits = (side.logits(context[start:end], end - begin) for side in sides)
-        if logits.shape != reference_logits.shape:
-            sizes = f"{logits.shape[-1]} and {reference_logits.shape[-1]}"
-            raise StageError(f"KL needs one vocabulary, but policy and reference have {sizes} tokens")
+        _require_one_vocabulary(logits, reference_logits)
         total += float(token_kl(logits, reference_logits).double().sum())
         start = end
     return total
@@ -108,9 +113,7 @@ def _batch_kls(policy: Use, reference: Use, answers: Sequence[tuple[Sequence[int
     values = []
     for begin in range(0, len(hidden), CHUNK):
         logits, others = head(hidden[begin : begin + CHUNK]), reference_head(reference_hidden[begin : begin + CHUNK])
-        if logits.shape != others.shape:
-            sizes = f"{logits.shape[-1]} and {others.shape[-1]}"
-            raise StageError(f"KL needs one vocabulary, but policy and reference have {sizes} tokens")
+        _require_one_vocabulary(logits, others)
         values.append(token_kl(logits, others).double().cpu())
     return [float(part.sum()) for part in torch.split(torch.cat(values), lengths)]
 
@@ -128,6 +131,12 @@ def _responses_hidden(use: Use, answers: Sequence[tuple[Sequence[int], Sequence[
     hidden: torch.Tensor = output.last_hidden_state[mask & (places >= first)]
     plain = head_kind(model) == HeadKind.PLAIN
     return hidden, model.get_output_embeddings() if plain else partial(own_logits, model)
+
+
+def _require_one_vocabulary(logits: torch.Tensor, others: torch.Tensor) -> None:
+    if logits.shape != others.shape:
+        sizes = f"{logits.shape[-1]} and {others.shape[-1]}"
+        raise StageError(f"KL needs one vocabulary, but policy and reference have {sizes} tokens")
 
 
 def _plain(model: Any) -> Any:

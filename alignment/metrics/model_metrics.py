@@ -18,6 +18,8 @@ from alignment.digests import digest_of
 from alignment.durable_files import write_text
 from alignment.evaluation.bootstrap import Floats, Sums, averaged, ratio
 from alignment.metrics.measure import asked
+from alignment.models.seq2seq.architecture import is_encoder_decoder
+from alignment.models.seq2seq.passes import part_answers, target_logits
 from alignment.recipe.metrics import MetricList, PassAtK, Perplexity, metric_name
 from alignment.records import Artifact, Prompt, Sampling
 from alignment.reward.sandbox import run_all
@@ -97,6 +99,8 @@ def reference_likelihoods(
     asked_ids = [render_prompt(policy.tokenizer, prompt.messages) for prompt in prompts]
     answers = [render_answer(policy.tokenizer, prompt.messages, prompt.reference or "") for prompt in prompts]
     order = sorted(range(len(prompts)), key=lambda i: len(asked_ids[i]) + len(answers[i]))
+    if is_encoder_decoder(plain.config):
+        return _decoded_likelihoods(plain, list(zip(asked_ids, answers, strict=True)), order, batch_size)
     found: list[tuple[float, int]] = [(0.0, 0)] * len(prompts)
     for begin in range(0, len(order), batch_size):
         chunk = order[begin : begin + batch_size]
@@ -115,6 +119,21 @@ def reference_likelihoods(
             logprobs = logits[at, start : start + size].float().log_softmax(-1)
             labels = torch.tensor(answers[i], device=model.device)[:, None]
             found[i] = (-float(logprobs.gather(-1, labels).double().sum()), size)
+    return found
+
+
+def _decoded_likelihoods(
+    model: Any, answers: list[tuple[list[int], list[int]]], order: Sequence[int], batch_size: int
+) -> list[tuple[float, int]]:
+    """The same of (prompt, answer) token ids, by an encoder-decoder."""
+    found = [(0.0, 0)] * len(answers)
+    for begin in range(0, len(order), batch_size):
+        chunk = order[begin : begin + batch_size]
+        parted = part_answers(model, [answers[i] for i in chunk])
+        logprobs = target_logits(model, parted).float().log_softmax(-1)
+        own = logprobs.gather(-1, parted.targets[parted.target_mask][:, None]).squeeze(-1).double()
+        for i, values in zip(chunk, torch.split(own, [len(answers[i][1]) for i in chunk]), strict=True):
+            found[i] = (-float(values.sum()), len(values))
     return found
 
 

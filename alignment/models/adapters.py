@@ -16,6 +16,7 @@ from alignment.models.adapter_kinds.prompt_start import add_soft_prompt
 from alignment.models.adapter_kinds.soft_prompt import SoftPromptModel, is_soft, load_soft_prompt
 from alignment.models.encoders.architecture import head_parts
 from alignment.models.families.lora_targets import adapter_problem, chosen_targets
+from alignment.models.seq2seq.architecture import is_encoder_decoder
 from alignment.recipe.base import AdapterSettings, Lora
 from alignment.recipe.stages.adapters import Ia3, SoftPrompt
 from alignment.records import Artifact
@@ -93,11 +94,15 @@ def add_lora(model: PreTrainedModel, lora: Lora, *, reward: bool = False) -> Pef
 
     Raises StageError where the model has no such layers, or its experts cannot be adapted so.
     """
-    adapted = get_peft_model(model, lora_config(model, lora, TaskType.SEQ_CLS if reward else TaskType.CAUSAL_LM))
+    adapted = get_peft_model(model, lora_config(model, lora, TaskType.SEQ_CLS if reward else _writing(model)))
     if lora.init != "zero":
         start_at_weights(adapted, lora)
     _measure_lengths(adapted)
     return train_in_float32(adapted)
+
+
+def _writing(model: PreTrainedModel) -> TaskType:
+    return TaskType.SEQ_2_SEQ_LM if is_encoder_decoder(model.config) else TaskType.CAUSAL_LM
 
 
 def _measure_lengths(model: PeftModel) -> None:

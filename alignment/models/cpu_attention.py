@@ -20,9 +20,16 @@ NAME = "sdpa_float32"
 def _attention(
     module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: Any, **options: Any
 ) -> tuple[torch.Tensor, None]:
+    options = {name: _widened(option) for name, option in options.items()}  # a bias by distance (T5's) among them
     with torch.autocast(query.device.type, enabled=False):  # it would narrow them again
-        output, _ = sdpa_attention_forward(module, query.float(), key.float(), value.float(), attention_mask, **options)
+        wide = (query.float(), key.float(), value.float(), _widened(attention_mask))
+        output, _ = sdpa_attention_forward(module, *wide, **options)
     return output.to(query.dtype), None
+
+
+def _widened(value: Any) -> Any:
+    """A mask or bias that is added to scores, in float32; anything else as it is."""
+    return value.float() if isinstance(value, torch.Tensor) and value.is_floating_point() else value
 
 
 AttentionInterface.register(NAME, _attention)

@@ -14,6 +14,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from alignment.errors import StageError
+from alignment.models.seq2seq.architecture import class_of_folder
 from alignment.models.weights import GGUF_FILE, held_parts, require_all
 
 LIBRARIES = ("torchao", "bitsandbytes")
@@ -89,7 +90,7 @@ def in_plain_numbers(model: Any, dtype: torch.dtype) -> Any:
 
 
 def load_weights(folder: Path, dtype: torch.dtype, device: torch.device | None) -> Any:
-    """The causal language model of a folder, quantised or not.
+    """The causal language model, or the encoder-decoder, of a folder, quantised or not.
 
     Args:
         dtype: of the weights that are not quantised, and of what a GGUF file is unpacked into.
@@ -100,7 +101,8 @@ def load_weights(folder: Path, dtype: torch.dtype, device: torch.device | None) 
     """
     method = quantisation(folder)
     if method is None:
-        model, loaded = AutoModelForCausalLM.from_pretrained(str(folder), dtype=dtype, output_loading_info=True)
+        kind = class_of_folder(folder)
+        model, loaded = kind.from_pretrained(str(folder), dtype=dtype, output_loading_info=True)
         require_all(loaded["missing_keys"], str(folder))
         return model if device is None else model.to(device)
     if (library := missing_library(method)) is not None:

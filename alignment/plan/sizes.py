@@ -8,10 +8,12 @@ from alignment.errors import Fault, InputError
 from alignment.recipe.base import AdapterSettings, Lora
 from alignment.recipe.stages.adapters import Ia3, SoftPrompt
 
+INNER = ("intermediate_size", "n_inner", "d_ff", "decoder_ffn_dim")  # the width of the feed-forward part
+
 
 @dataclass(frozen=True, slots=True)
 class ModelSize:
-    """What the arithmetic needs to know of a causal language model.
+    """What the arithmetic needs to know of a causal language model, or of an encoder-decoder.
 
     ``linears`` are (inputs, outputs) of every linear layer but the head, each expert's too: what adapters sit on.
     ``names`` are theirs, in the same order.
@@ -28,7 +30,7 @@ class ModelSize:
     inner: int
     gated: bool  # its activation is multiplied with a second product (SwiGLU)
     tied: bool  # the head is the embedding
-    skipped: int = 0  # weights of experts that a token does not meet
+    skipped: int = 0  # weights that a token does not meet: of experts, of the encoder where a decoder reads it
     skipped_inputs: int = 0  # and the widths of what they would be given
     names: tuple[str, ...] = ()
     shares_prefixes: bool = True  # equal beginnings in a batch are computed once (alignment/models/prefix_sharing.py)
@@ -152,11 +154,14 @@ def encoder_size(config: Any, longest: int) -> ModelSize:
 def model_size(config: Any) -> ModelSize:
     """The size of the model that a Hugging Face configuration describes; no weight is read or made.
 
-    Raises InputError where it describes no causal language model.
+    Of an encoder-decoder both parts are counted, and each token as one of the decoder's, which is the larger part.
+
+    Raises InputError where it describes neither a causal language model nor an encoder-decoder.
     """
     from alignment.models.families import has_plain_attention
     from alignment.models.families.head import trunk_of
     from alignment.models.families.lora_targets import lora_targets, without_weights
+    from alignment.models.seq2seq.architecture import has_own_head, is_encoder_decoder
 
     try:
         model = without_weights(config)
@@ -171,9 +176,15 @@ def model_size(config: Any) -> ModelSize:
     heads = getattr(text, "num_attention_heads", None) or 0  # none in a model of recurrent states
     width = (getattr(text, "head_dim", None) or hidden // heads) if heads else 0
     targets = lora_targets(model)
-    inner = getattr(text, "intermediate_size", None) or getattr(text, "n_inner", None) or 4 * hidden
+    both = is_encoder_decoder(config)
+    tied = head.weight is model.get_input_embeddings().weight
+    apart = both and tied and has_own_head(config)
+    if both:
+        layers += getattr(config, "num_decoder_layers", None) or config.decoder_layers
+    inner = next((size for name in INNER if (size := getattr(text, name, None))), 4 * hidden)
+    unread = [target for target in targets if both and ".encoder." in f".{target.name}"]
     return ModelSize(
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        parameters=sum(parameter.numel() for parameter in model.parameters()) + (head.weight.numel() if apart else 0),
         vocabulary=head.weight.shape[0],
         hidden=hidden,
         layers=layers,
@@ -182,10 +193,15 @@ def model_size(config: Any) -> ModelSize:
         query_width=heads * width,
         key_width=(getattr(text, "num_key_value_heads", None) or heads) * width,
         inner=inner,
-        gated=any(name.endswith(("gate_proj.weight", "gate_up_proj")) for name, _weight in model.named_parameters()),
-        tied=head.weight is model.get_input_embeddings().weight,
-        skipped=sum((target.matrices - target.used) * target.inputs * target.outputs for target in targets),
-        skipped_inputs=sum((target.matrices - target.used) * target.inputs for target in targets),
+        gated=any(
+            name.endswith(("gate_proj.weight", "gate_up_proj", "wi_1.weight"))
+            for name, _weight in model.named_parameters()
+        ),
+        tied=tied and not apart,
+        skipped=sum((target.matrices - target.used) * target.inputs * target.outputs for target in targets)
+        + sum(target.inputs * target.outputs for target in unread),
+        skipped_inputs=sum((target.matrices - target.used) * target.inputs for target in targets)
+        + sum(target.inputs for target in unread),
         shares_prefixes=has_plain_attention(trunk_of(model)),
         config=config,
     )

@@ -209,14 +209,22 @@ def _limits(recipe: Recipe, rates: list[CandidateWinRate]) -> list[str]:
 def _code(folder: Path) -> str:
     if (folder / "adapter_config.json").exists() and not (folder / "merged").is_dir():
         return (
-            "from peft import AutoPeftModelForCausalLM\nfrom transformers import AutoTokenizer\n\n"
-            'model = AutoPeftModelForCausalLM.from_pretrained("path/to/this/folder")\n'
+            f"from peft import AutoPeftModelFor{_task(folder)}\nfrom transformers import AutoTokenizer\n\n"
+            f'model = AutoPeftModelFor{_task(folder)}.from_pretrained("path/to/this/folder")\n'
             'tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")'
         )
     inner = "/merged" if (folder / "merged").is_dir() else ""
     file = f', gguf_file="{GGUF_FILE}"' if (folder / GGUF_FILE).exists() else ""
+    task = _task(folder / "merged" if inner else folder)
     return (
-        "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
-        f'model = AutoModelForCausalLM.from_pretrained("path/to/this/folder{inner}"{file})\n'
+        f"from transformers import AutoModelFor{task}, AutoTokenizer\n\n"
+        f'model = AutoModelFor{task}.from_pretrained("path/to/this/folder{inner}"{file})\n'
         f'tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder{inner}")'
     )
+
+
+def _task(folder: Path) -> str:
+    """What transformers' and PEFT's auto classes call the task of a folder's model, or of its adapter."""
+    from alignment.models.seq2seq.architecture import holds_encoder_decoder  # brings transformers along
+
+    return "Seq2SeqLM" if holds_encoder_decoder(folder) else "CausalLM"

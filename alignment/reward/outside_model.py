@@ -54,6 +54,8 @@ def reward_model_problem(folder: Path) -> str | None:
     made = [str(name) for name in config.architectures or ()]
     if not any(name.endswith("ForSequenceClassification") for name in made):
         return f"it is a {', '.join(made) or 'model of no known kind'}, which gives no score"
+    if config.is_encoder_decoder:
+        return f"a {config.model_type} is an encoder with a decoder, whose scores are not read here"
     if config.num_labels != 1:
         return f"it has {config.num_labels} outputs, and a reward is one number"
     try:

@@ -21,7 +21,7 @@ CAPACITY = 256  # tokens that a new cache has room for; it grows
 
 def keeps_prefixes(engine: TransformersEngine) -> bool:
     """Whether tokens can be taken back from a model's cache: it has neither recurrent states nor sliding windows."""
-    plain = engine._cache == CACHE_ARGUMENT and not engine._fixed_rows
+    plain = engine._cache == CACHE_ARGUMENT and not engine._fixed_rows and not engine._parted
     return plain and is_buffered(new_cache(engine._config, 1))
 
 

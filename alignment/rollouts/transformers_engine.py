@@ -14,18 +14,22 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import groupby
+from typing import Any
 
 import torch
-from transformers import DynamicCache, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
-from alignment.errors import NotFiniteError, StageError
+from alignment.errors import StageError
 from alignment.models.adapter_kinds.soft_prompt import virtual_tokens
 from alignment.models.families import STATES_ARGUMENT, cache_argument, independent_length, takes_own_masks
 from alignment.models.prefix_sharing import common_prefix
+from alignment.models.seq2seq.architecture import is_encoder_decoder
 from alignment.records import Sampling
+from alignment.rollouts.beams import best_beams
+from alignment.rollouts.encoder_decoder import EncoderDecoding
 from alignment.rollouts.engine import Completion
 from alignment.rollouts.kv_cache import is_buffered, keeps_states_itself, new_cache, select_rows
-from alignment.rollouts.sampling import NOT_FINITE, choose, processors, uniforms
+from alignment.rollouts.sampling import choose, processors, uniforms
 
 SHARED_TOKENS = 64  # that sharing spares at least: a pass over the beginning costs about as much as one step
 COMPACT_AT = 8  # finished rows are dropped once they are 1/8 of the batch: dropping copies the cache
@@ -45,7 +49,8 @@ class _Row:
 
 
 class TransformersEngine:
-    """An :class:`alignment.rollouts.engine.Engine` over a causal language model, with or without a PEFT adapter.
+    """An :class:`alignment.rollouts.engine.Engine` over a causal language model or an encoder-decoder, with or
+    without a PEFT adapter.
 
     ``batch_size`` rows are sampled together; ``stop_ids`` are the token ids that end a completion. ``share_prefixes``
     reads once what all prompts of a batch begin with, which rounds otherwise than reading each of them whole.
@@ -69,7 +74,7 @@ class TransformersEngine:
         self.tokenizer = tokenizer
         self.stop_ids = frozenset(stop_ids)
         self.batch_size = batch_size
-        self._config = base.config
+        self._config, self._parted = base.config, is_encoder_decoder(base.config)
         self._cache = name
         self._own_masks = takes_own_masks(base.config)
         self._positions = "position_ids" in accepted
@@ -141,26 +146,13 @@ class TransformersEngine:
         with _evaluating(self.model), torch.no_grad():
             for start in range(0, len(order), size):
                 chosen = order[start : start + size]
-                rows = self._search([prompts[place] for place in chosen], sampling, per_prompt)
+                asked = [prompts[place] for place in chosen]
+                rows = best_beams(self.model, asked, sampling, per_prompt, self.stop_ids)
                 for place, group in zip(chosen, rows, strict=True):
                     found[place] = [self._beam(tokens) for tokens in group]
                 if on_progress is not None:
                     on_progress(len(found) * per_prompt, len(prompts) * per_prompt)
         return [found[place] for place in range(len(prompts))]
-
-    def _search(self, prompts: list[Sequence[int]], sampling: Sampling, per_prompt: int) -> list[list[list[int]]]:
-        width, device = max(map(len, prompts)), self.model.device
-        # As in `_Decoding`, the padding repeats a token of the row's own, for the repetition penalty's sake.
-        ids = torch.tensor([[p[0]] * (width - len(p)) + list(p) for p in prompts], device=device)
-        mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
-        output = self.model.generate(
-            input_ids=ids, attention_mask=mask, do_sample=False, num_beams=sampling.beams,
-            num_return_sequences=per_prompt, max_new_tokens=sampling.max_new_tokens,
-            repetition_penalty=sampling.repetition_penalty, eos_token_id=sorted(self.stop_ids),
-            pad_token_id=max([0, *self.stop_ids]), logits_processor=LogitsProcessorList([_only_finite]),
-        )  # fmt: skip
-        new: list[list[int]] = output[:, width:].tolist()
-        return [new[start : start + per_prompt] for start in range(0, len(new), per_prompt)]
 
     def _beam(self, tokens: list[int]) -> Completion:
         """What lies behind the first stop token is padding."""
@@ -174,9 +166,14 @@ class TransformersEngine:
             text = str(self.tokenizer.decode(row.tokens, skip_special_tokens=True))
         return Completion(tuple(row.tokens), text, row.finished, torch.tensor(row.logprobs, dtype=torch.float32))
 
+    def _base(self) -> Any:
+        """The model without PEFT's wrapper, whose adapter is inside of it."""
+        return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+
     def _sample(self, rows: list[_Row], sampling: Sampling) -> Iterator[int]:
         """Samples the rows to their ends; yields how many finished, whenever some did."""
-        state = _Decoding(self, rows, sampling)
+        parted = self._parted
+        state: Any = EncoderDecoding(self._base(), rows, sampling) if parted else _Decoding(self, rows, sampling)
         active = list(rows)
         for step in range(sampling.max_new_tokens):
             tokens, logprobs = state.choose(step)
@@ -284,13 +281,6 @@ class _Decoding:
         options |= {"attention_mask": mask, self.engine._cache: self.cache}
         output = self.engine.model(input_ids=ids, use_cache=True, **options)
         return output.logits[:, -1].float()  # type: ignore[no-any-return]
-
-
-def _only_finite(_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-    """A logits processor of transformers' own search that changes nothing."""
-    if not torch.isfinite(scores.logsumexp(-1)).all():
-        raise NotFiniteError(NOT_FINITE)
-    return scores
 
 
 @contextmanager

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from alignment.errors import StageError
+from alignment.models.seq2seq.architecture import is_encoder_decoder
 
 NOISE = ("drop", "jitter")  # in the names of the numbers that only training mode looks at
 PROBE = 8  # tokens that the check reads
@@ -53,7 +54,7 @@ def configured_dropout(model: Any) -> Iterator[None]:
 
 
 def check_no_dropout(model: Any) -> None:
-    """Raises StageError where two passes of a causal model in training mode differ: something in it is still drawn."""
+    """Raises StageError where two passes of a model in training mode differ: something in it is still drawn."""
     was_training = model.training
     size = model.get_input_embeddings().weight.shape[0]
     ids = (torch.arange(PROBE, device=model.device) % size)[None]
@@ -80,5 +81,6 @@ def _rates(holder: Any) -> Iterator[str]:
 
 def _seeded_logits(model: Any, ids: torch.Tensor, seed: int) -> torch.Tensor:
     torch.manual_seed(seed)
-    logits: torch.Tensor = model(input_ids=ids, use_cache=False).logits.float()
+    options = {"decoder_input_ids": ids} if is_encoder_decoder(model.config) else {}
+    logits: torch.Tensor = model(input_ids=ids, use_cache=False, **options).logits.float()
     return logits

@@ -19,7 +19,9 @@ from alignment.models.adapters import adapt, is_adapter
 from alignment.models.fake_quantised import fake_quantise
 from alignment.models.families import check_rope
 from alignment.models.load import Policy, load_policy, save_policy
+from alignment.models.seq2seq.architecture import is_encoder_decoder
 from alignment.recipe.base import BASE, AdapterSettings
+from alignment.recipe.stages.spec import StageSpec
 from alignment.records import Artifact, Sampling
 from alignment.stage import StageContext, StageResult
 from alignment.training.curves import Curves, final_metrics, write_curves
@@ -33,6 +35,8 @@ class PolicySettings(Protocol):
 
     @property
     def model(self) -> str: ...
+    @property
+    def spec(self) -> StageSpec: ...
     def adapter_trained(self) -> AdapterSettings | None: ...
     def trained_part(self) -> AdapterSettings | None: ...
     def snapshot_steps(self) -> int | None: ...
@@ -115,7 +119,8 @@ def begin_policy(
 
     Raises:
         StageError: an adapter was made on another base, or sequences may be so long that they change the positions
-            of those beside them; an adapter is to be trained on whole weights that are not the base.
+            of those beside them; an adapter is to be trained on whole weights that are not the base; the policy is an
+            encoder-decoder, which the stage cannot train.
     """
     seed_everything(context.run)
     start, base = context.inputs[settings.model], context.inputs[BASE]
@@ -128,6 +133,9 @@ def begin_policy(
     policy, tokenizer = load_policy(
         start, base, context.run, trainable=True, placed=not context.sharded, masters=masters and whole
     )
+    if is_encoder_decoder(policy.config) and "model" not in settings.spec.encoder_decoder_roles:
+        kind = policy.config.model_type
+        raise StageError(f"{start.ref()} is an encoder with a decoder ({kind}), not a decoder alone")
     if not is_adapter(start):
         policy = adapt(policy, settings.trained_part(), tokenizer)
     if (longest := _longest_sequence(settings)) is not None:

@@ -17,6 +17,8 @@ from torch.utils.checkpoint import checkpoint
 from trl.trainer.utils import FusedCausalLMOutput
 
 from alignment.models.families.head import HeadKind, head_kind, own_logits, own_output, trunk_of
+from alignment.models.seq2seq.architecture import is_encoder_decoder
+from alignment.models.seq2seq.passes import part_rows, target_logits
 from alignment.training.token_logprobs import chunks, token_logprobs_and_entropy, token_statistics
 
 IGNORED = -100
@@ -26,6 +28,8 @@ def add_response_head(model: Any, *, statistics: bool = True) -> None:
     """Replaces the head that TRL patched onto a causal model (under its PEFT wrapper, too), same inputs and outputs.
 
     Without ``statistics`` neither ``mean_logits`` nor ``is_top1`` is computed. The entropy has no gradient.
+
+    The rows of an encoder-decoder are parted: its encoder reads what stands before the labels, its decoder writes them.
 
     The loss of a mixture of experts' routers is the model's own, too; a family that has none gives 0.
     """
@@ -51,7 +55,10 @@ def add_response_head(model: Any, *, statistics: bool = True) -> None:
             kwargs["output_router_logits"] = True
         label_mask = labels[:, 1:] != IGNORED
         wanted = labels[:, 1:][label_mask]
-        if options.kind == HeadKind.WHOLE:
+        if is_encoder_decoder(self.config):
+            parted = part_rows(kwargs["input_ids"], kwargs.get("attention_mask"), labels, self.config.pad_token_id)
+            read, aux_loss = _read_logits(target_logits(self, parted), wanted, options), None
+        elif options.kind == HeadKind.WHOLE:
             output = type(self).forward(self, *args, **kwargs)
             read = _read_logits(output.logits[:, :-1][label_mask], wanted, options)
             aux_loss = getattr(output, "aux_loss", None)

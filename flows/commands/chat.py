@@ -117,7 +117,8 @@ def _rendered(
         if problem is None:
             ids.append(render_prompt(tokenizer, prompt.messages))
             length = len(ids[-1])
-            if room is not None and length + new_tokens > room:
+            parted = model.config.is_encoder_decoder  # the prompt and the answer have positions of their own
+            if room is not None and (max(length, new_tokens) if parted else length + new_tokens) > room:
                 words = f"{length} tokens and {new_tokens} new ones are more than the model's {room} positions"
                 problem = words, "shorten the prompt, or lower --max-new-tokens"
         if problem is not None:
@@ -143,8 +144,11 @@ def chat_command(
     if len(set(references)) < len(references):
         problem = f"{references[0]} is named twice, and would say the same twice"
         raise InputError([Fault(problem, "name two different versions, or one", field="MODEL")])
+    from flows.services.model_version import require_decoder
     from flows.services.speaker import Drafting, load_speakers
 
+    for reference in references:
+        require_decoder(reference, space, "talked to: it answers single prompts")
     console = PlainConsole()
     sampling = Sampling(temperature=temperature, max_new_tokens=max_new_tokens)
     with console.status(styled(f"loading {' and '.join(references)}")):

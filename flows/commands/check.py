@@ -36,8 +36,11 @@ def check_command(given: str, workspace: Path, overrides: list[str], *, as_json:
     if not as_json:
         from alignment.checks.held_out import held_out_notice
         from alignment.checks.row_counts import row_notices
+        from alignment.checks.seq2seq.notice import encoder_decoder_notice
 
         console = PlainConsole()
+        if (seen := encoder_decoder_notice(resolved, space)) is not None:
+            console.print(seen)
         for notice in row_notices(resolved, space):
             console.print(notice)
         if (counted := held_out_notice(resolved)) is not None:

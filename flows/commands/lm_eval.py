@@ -34,10 +34,11 @@ def models_evaluate_command(
     from alignment.registry import find
     from alignment.registry.records import TaskResults
     from alignment.registry.task_results import keep_task_results
-    from flows.services.model_version import load_version
+    from flows.services.model_version import load_version, require_decoder
 
     require_named(space, "mlflow")
     version = find(space, reference)
+    require_decoder(f"{version.name}/{version.version}", space, "measured by lm-eval here")
     model, tokenizer = load_version(f"{version.name}/{version.version}", space)
     harvest = run_tasks(model, tokenizer, tasks, include_path=include_path, limit=limit, batch_size=batch_size)
     results = TaskResults(

@@ -12,7 +12,7 @@ from alignment.registry import find
 from alignment.rollouts.stream import stream
 from alignment.rollouts.transformers_engine import TransformersEngine
 from alignment.workspace import Workspace
-from flows.services.model_version import load_version
+from flows.services.model_version import load_version, require_decoder
 from preference_ui.arena.talks import Contestant
 from preference_ui.store.errors import Refusal
 
@@ -42,6 +42,7 @@ def _named(reference: str, workspace: Workspace) -> tuple[str, str, Path]:
 def _speaker(
     reference: str, workspace: Workspace, sampling: Sampling
 ) -> Callable[[Sequence[Message], int], Generator[str, None, bool]]:
+    require_decoder(reference, workspace, "talked to in the arena", field="--arena")
     model, tokenizer = load_version(reference, workspace)
     engine = TransformersEngine(model, tokenizer, stop_ids=stop_ids(model, tokenizer))
     room = getattr(model.config, "max_position_embeddings", None)

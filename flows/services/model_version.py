@@ -63,6 +63,16 @@ def load_version(reference: str, workspace: Workspace, *, plain: bool = False) -
     return model.eval(), tokenizer
 
 
+def require_decoder(reference: str, workspace: Workspace, doing: str, *, field: str | None = "MODEL") -> None:
+    """Raises InputError where a version is an encoder-decoder (T5, BART), which cannot be what ``doing`` says."""
+    from alignment.models.seq2seq.architecture import holds_encoder_decoder
+
+    folder = version_folder(reference, workspace)
+    if holds_encoder_decoder(folder / "merged" if (folder / "merged").is_dir() else folder):
+        problem = f"{reference} is an encoder with a decoder, which cannot be {doing}"
+        raise InputError([Fault(problem, "`rlhf generate` asks it", field=field)])
+
+
 def export_plain(reference: str, workspace: Workspace, target: Path) -> None:
     """Writes a version into a folder as whole weights in plain numbers, adapter merged, with its tokenizer.
 

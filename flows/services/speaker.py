@@ -7,7 +7,7 @@ from typing import Any
 from alignment.errors import Fault, InputError, raise_faults
 from alignment.records import Sampling
 from alignment.workspace import Workspace
-from flows.services.model_version import load_version, version_folder
+from flows.services.model_version import load_version, require_decoder, version_folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,10 @@ def load_speakers(
     """
     if drafting.draft is not None and drafting.prompt_lookup is not None:
         raise InputError([Fault("two sources of proposed tokens", "give --draft or --prompt-lookup", field="--draft")])
+    for reference in references if drafting else ():
+        require_decoder(reference, workspace, "proposed tokens")
     if drafting.draft is not None:
+        require_decoder(drafting.draft, workspace, "asked for a draft", field="--draft")
         _require_vocabulary(references, drafting.draft, workspace)
     speakers = [Speaker(name, *load_version(name, workspace), sampling) for name in references]
     if drafting:

@@ -58,6 +58,7 @@ def _missing(folder: Path) -> Iterator[Fault]:
 
     level = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()  # nothing is loaded
     try:
         model, loaded = AutoModelForSequenceClassification.from_pretrained(
             folder, num_labels=1, ignore_mismatched_sizes=True, device_map="meta", output_loading_info=True

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from alignment.errors import StageError
 from alignment.models.encoders.architecture import is_encoder
+from alignment.models.seq2seq.architecture import is_encoder_decoder
 
 BATCH_DEPENDENT = ("longrope", "dynamic")
 """Rotary positions that depend on a batch's longest row, which no training may have: "longrope" (Phi-3 and others)
@@ -29,7 +30,7 @@ def has_plain_attention(trunk: Any) -> bool:
     config = trunk.config.get_text_config()
     windowed = getattr(config, "sliding_window", None) is not None and getattr(config, "use_sliding_window", True)
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    if is_encoder(config):
+    if is_encoder(config) or is_encoder_decoder(trunk.config):
         return False  # a tree's tokens attend to those before them alone
     takes_positions = "position_ids" in inspect.signature(trunk.forward).parameters
     rotary = hasattr(trunk, "rotary_emb") and takes_own_masks(config)

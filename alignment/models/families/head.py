@@ -17,6 +17,8 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
+from alignment.models.seq2seq.architecture import is_encoder_decoder
+
 ROWS, LARGEST = 4, (1.0, 1000.0)  # states that are tried, and their largest logit
 TOKENS = 5  # of the pass that is compared
 CLOSE = {torch.float32: 1e-4, torch.float64: 1e-6}  # of the largest logit
@@ -46,6 +48,8 @@ def trunk_of(model: Any) -> Any:
 
 def head_kind(model: Any) -> HeadKind:
     """The kind of a causal model's head, tried once and remembered with the model (and in its copies)."""
+    if is_encoder_decoder(model.config):
+        return HeadKind.WHOLE  # its pass takes a prompt and an answer (alignment/models/seq2seq/passes.py)
     known = getattr(model, _KIND, None)
     if known is None:
         # Parts of weights cannot be tried by one worker; the model's own way is right wherever there is one.

@@ -11,12 +11,13 @@ from typing import Any, NamedTuple
 
 from accelerate import init_empty_weights
 from torch import nn
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from alignment.data.columns import listed
 from alignment.errors import nearest
 from alignment.models.encoders.architecture import head_parts
+from alignment.models.seq2seq.architecture import policy_class
 from alignment.recipe.base import Lora
 
 LINEAR = (nn.Linear, Conv1D)
@@ -98,9 +99,9 @@ def adapter_problem(model: Any, lora: Lora) -> AdapterProblem | None:
 
 
 def without_weights(config: Any) -> Any:
-    """The causal language model of a configuration, on PyTorch's meta device. Raises ValueError where it is of none."""
+    """The policy of a configuration, on PyTorch's meta device. Raises ValueError where it is of none."""
     with init_empty_weights():
-        return AutoModelForCausalLM.from_config(config)
+        return policy_class(config).from_config(config)
 
 
 def text_decoder(model: Any) -> Any:

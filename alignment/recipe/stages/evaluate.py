@@ -37,6 +37,7 @@ class EvaluateStage(StageSettings):
         data=("prompts",),
         sharing="pieces",
         champion_roles=("against",),
+        encoder_decoder_roles=("model", "reference", "against"),
     )
     kind: Literal["evaluate"]
     """An evaluation."""

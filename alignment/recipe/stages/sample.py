@@ -21,6 +21,7 @@ class SampleStage(StageSettings):
         data=("prompts",),
         sharing="pieces",
         samples=True,
+        encoder_decoder_roles=("model",),
         headline=("responses",),
     )
     kind: Literal["sample"]

@@ -18,6 +18,7 @@ class SftStage(StudentTraining, QuantisationAware):
         reads={"model": "policy", "demonstrations": "demonstrations"},
         data=("demonstrations",),
         sharing="batches",
+        encoder_decoder_roles=("model",),
         headline=("loss",),
     )
     kind: Literal["sft"]
@@ -45,6 +46,10 @@ class SftStage(StudentTraining, QuantisationAware):
                 "packing puts several conversations into one row, and virtual tokens stand before each: set it to false"
             )
         return self
+
+    def packs_rows(self) -> bool:
+        """Whether it puts several conversations into one row."""
+        return self.packing
 
     def router_loss_used(self) -> float | None:
         """Coefficient of the routers' loss, where it is set."""

@@ -48,6 +48,7 @@ class StageSpec:
         computes: whether it runs a model, and so takes its share of a limited resource such as GPUs.
         samples: whether it draws answers from a policy, which a vLLM server may do in its place.
         champion_roles: the roles in which the promoted version may stand for a stage.
+        encoder_decoder_roles: the roles in which a policy may be an encoder with a decoder (T5, BART).
         headline: the metrics that say most of it, the most telling first.
     """
 
@@ -59,6 +60,7 @@ class StageSpec:
     computes: bool = True
     samples: bool = False
     champion_roles: tuple[str, ...] = ()
+    encoder_decoder_roles: tuple[str, ...] = ()
     headline: tuple[str, ...] = ()
 
 
@@ -222,6 +224,10 @@ class StageSettings(Settings):
     def trained_length(self) -> int | None:
         """Tokens at which the conversations that it trains on are cut, or left out."""
         return None
+
+    def packs_rows(self) -> bool:
+        """Whether it puts several conversations into one row."""
+        return False
 
     def router_loss_used(self) -> float | None:
         """Coefficient of the routers' loss, where it is set."""

@@ -57,11 +57,12 @@ def require_served(reference: str, space: Workspace) -> None:
     """Raises InputError where there is no such registered version, or it is no longer what was registered."""
     require_named(space, "mlflow")
     from alignment.registry import find
+    from flows.services.model_version import require_decoder
 
     if Path(reference).is_dir():
         problem = "a folder, and what is served is a registered version"
         raise InputError([Fault(problem, "name one, such as policy@champion: `rlhf models list`", file=reference)])
-    find(space, reference)
+    require_decoder(find(space, reference).folder, space, "served", field=None)
 
 
 def _prompt_log(path: Path | None) -> "PromptLog | None":

@@ -29,6 +29,7 @@ class DpoStage(PreferenceTraining, QuantisationAware):
         makes=("policy",),
         reads={"model": "policy", "preferences": "preferences"},
         sharing="batches",
+        encoder_decoder_roles=("model",),
         headline=("rewards/accuracies", "loss"),
     )
     kind: Literal["dpo"]

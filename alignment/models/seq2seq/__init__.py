@@ -1,0 +1,1 @@
+"""Encoder-decoders (T5, BART) as policies: an encoder reads the prompt, a decoder writes the answer."""
