@@ -21,8 +21,8 @@ An answer that was cut off at its longest length has no EOS, wherever it is trai
 :func:`render_response` makes its tokens for everybody.
 
 The template's digest travels with every model; stages compare it. A reward model or pair classifier that is an encoder
-has a tokenizer of its own and no template: what it reads is written by :mod:`alignment.encoder_text`. An
-encoder-decoder has none either, and is given one (:mod:`alignment.encoder_decoder_text`).
+has a tokenizer of its own and no template: what it reads is written by :mod:`alignment.text_rules.encoder`. An
+encoder-decoder has none either, and is given one (:mod:`alignment.text_rules.encoder_decoder`).
 """
 
 import hashlib
@@ -35,10 +35,10 @@ from typing import Any, NamedTuple
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
 from alignment.control_tokens import COVERS, control_pattern, cover, forget_pattern, token_ids, uncovered_ids
-from alignment.encoder_decoder_text import write_by_rule
-from alignment.encoder_text import encoder_answer, encoder_prompt, encoder_row, reads_as_encoder
 from alignment.errors import Fault, InputError
 from alignment.records import Message, PreferencePair
+from alignment.text_rules.encoder import encoder_answer, encoder_prompt, encoder_row, reads_as_encoder
+from alignment.text_rules.encoder_decoder import write_by_rule
 from alignment.turn_end import adopt_turn_end, text_between_turns
 
 DATE = datetime(2024, 7, 26, tzinfo=UTC)

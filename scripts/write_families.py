@@ -10,7 +10,6 @@ from transformers import AutoModelForSeq2SeqLM
 from trl.trainer.utils import add_fused_lm_head
 
 from alignment.checks.causality import architecture_faults
-from alignment.encoder_text import pair_frame
 from alignment.models.adapters import add_lora
 from alignment.models.encoders.architecture import head_parts, output_layer
 from alignment.models.encoders.model import new_encoder
@@ -24,6 +23,7 @@ from alignment.recipe.resources import Resources
 from alignment.recipe.run_settings import ModelSettings, RunSettings
 from alignment.records import Sampling
 from alignment.rollouts.transformers_engine import TransformersEngine
+from alignment.text_rules.encoder import pair_frame
 from alignment.training.response_head import add_response_head
 from tests.tiny_encoders import ENCODERS, write_encoder
 from tests.tiny_families import DECODERS, REFUSED, build, config

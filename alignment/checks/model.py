@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from alignment.data.columns import shown
-from alignment.encoder_decoder_text import rule_problem
 from alignment.errors import Fault, InputError, suggestion
 from alignment.models import embedded
 from alignment.models.hub import hub_files
@@ -13,6 +12,7 @@ from alignment.recipe.files import EMBEDDED_PREFIX, is_path
 from alignment.recipe.graph import workers_of
 from alignment.recipe.recipe import Recipe
 from alignment.recipe.run_settings import NEEDS_GPU, ModelSettings
+from alignment.text_rules.encoder_decoder import rule_problem
 from alignment.workspace import Workspace
 
 if TYPE_CHECKING:

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from alignment.chat import render_prompt
-from alignment.encoder_text import encoder_comparison, reads_as_encoder
 from alignment.judges.prompts import conversation, shortened, shown_answers
 from alignment.judges.protocol import JudgeUsage, PairJudgement, bounded, gives_orders
 from alignment.models.reward_model import score
 from alignment.recipe.judges import PairClassifierJudge
 from alignment.records import Comparison, Message
+from alignment.text_rules.encoder import encoder_comparison, reads_as_encoder
 
 FILE = "pair_classifier.json"
 

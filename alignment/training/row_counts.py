@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from transformers import PreTrainedTokenizerBase
 
 from alignment.chat import PairTokens, render_pair, render_prompt
-from alignment.encoder_text import reads_as_encoder, shortest_prompt
 from alignment.recipe.stages.training import CutChosen
 from alignment.records import Feedback, PreferencePair, Prompt
 from alignment.stage import StageContext
+from alignment.text_rules.encoder import reads_as_encoder, shortest_prompt
 
 WORDS = {
     "duplicates": "{} are duplicates and left out",

@@ -15,7 +15,6 @@ from transformers import PreTrainedTokenizerBase
 from alignment.chat import template_digest
 from alignment.distributed.fsdp import whole_model
 from alignment.durable_files import write_text
-from alignment.encoder_text import reads_as_encoder
 from alignment.evaluation.held_out_pairs import HeldOutFigures
 from alignment.models.adapters import adapt, merged
 from alignment.models.encoders.files import encoder_folder
@@ -26,6 +25,7 @@ from alignment.models.weights import require_finite
 from alignment.recipe.base import BASE, AdapterSettings
 from alignment.recipe.stages.scoring import ENCODER, EncoderSettings
 from alignment.stage import StageContext, StageResult
+from alignment.text_rules.encoder import reads_as_encoder
 from alignment.training.curves import Curves, final_metrics, write_curves
 from alignment.training.dropout import configured_dropout, switch_off_dropout
 from alignment.training.setup import seed_everything

@@ -1,5 +1,5 @@
 // One answer, scored by every criterion of the queue.
-import { h, key } from "./dom.js";
+import { h } from "./dom.js";
 import { t } from "./words.js";
 
 const SCORES = [1, 2, 3, 4, 5];

@@ -19,18 +19,18 @@ from torch import nn
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from alignment.encoder_text import pair_frame
 from alignment.errors import Fault, InputError, StageError
 from alignment.models.device import pick_device
 from alignment.models.encoders.architecture import head_parts, head_weights, longest_text, output_layer
 from alignment.models.weights import require_finite
 from alignment.recipe.run_settings import RunSettings
+from alignment.text_rules.encoder import pair_frame
 
 UNBOUNDED = 10**9  # tokens: transformers' own number where a tokenizer names none is greater still
 
 
 def load_encoder_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """An encoder's tokenizer, by which conversations are written as :mod:`alignment.encoder_text` says.
+    """An encoder's tokenizer, by which conversations are written as :mod:`alignment.text_rules.encoder` says.
 
     Raises InputError where it writes no control tokens around a pair of texts, or has no pad token.
     """

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from alignment.data.jsonl import read_records
-from alignment.encoder_text import encoder_comparison
 from alignment.judges.pair_classifier import ClassifierJudge, encoded
 from alignment.models.encoders.model import load_encoder_tokenizer
 from alignment.models.reward_model import load_reward_model
@@ -16,6 +15,7 @@ from alignment.recipe.judges import PairClassifierJudge
 from alignment.records import Artifact, Comparison, PreferencePair, Prompt, Response, Sampling
 from alignment.stage import StageContext
 from alignment.stages.pair_classifier import run
+from alignment.text_rules.encoder import encoder_comparison
 from tests.tiny_encoders import ENCODERS, write_encoder
 
 MakeContext = Callable[..., StageContext]

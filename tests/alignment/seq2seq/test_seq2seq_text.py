@@ -7,8 +7,8 @@ import pytest
 from transformers import AutoTokenizer
 
 from alignment.chat import load_tokenizer, render_answer, render_example, render_prompt
-from alignment.encoder_decoder_text import rule_problem, write_by_rule
 from alignment.records import Message
+from alignment.text_rules.encoder_decoder import rule_problem, write_by_rule
 from tests.tiny_seq2seq import FAMILIES, unigram, write_seq2seq
 
 

@@ -1,0 +1,1 @@
+"""How a conversation is written for models that have no chat template: encoders, encoder-decoders."""
