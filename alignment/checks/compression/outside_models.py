@@ -57,7 +57,8 @@ def _vocabulary(
     """A model's vocabulary; None of a version where no workspace is known. Raises InputError for what is not whole."""
     from transformers import AutoConfig
 
-    from alignment.chat import load_tokenizer
+    from alignment.chat import load_tokenizer, template_faults
+    from alignment.checks.causality import architecture_faults, missing_weights
     from alignment.stages.compression.outside_model import outside_folder
 
     data = {} if stage.folder is None else {FOLDER: files[folder_data(stage.folder)]}
@@ -82,11 +83,16 @@ def _vocabulary(
     except (OSError, ValueError) as error:
         problem = f"its config.json is of no model that transformers knows: {str(error).splitlines()[0][:160]}"
         raise InputError([Fault(problem, "give a causal language model", str(folder))]) from error
+    if faults := architecture_faults(config, str(folder), sampled=True):
+        raise InputError(faults)
     try:
         tokenizer = load_tokenizer(folder)
     except (OSError, ValueError) as error:
         problem = f"its tokenizer cannot be loaded: {str(error).splitlines()[0][:160]}"
         raise InputError([Fault(problem, "give a whole Hugging Face model folder", str(folder))]) from error
+    faults = template_faults(tokenizer, str(folder))
+    if faults := faults or (missing_weights(str(folder)) if stage.folder is not None else []):
+        raise InputError(faults)
     return Vocabulary(tokenizer.get_vocab(), config.get_text_config().vocab_size)
 
 

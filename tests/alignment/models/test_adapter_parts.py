@@ -201,7 +201,7 @@ def test_settings_that_do_not_fit() -> None:
         ({"kind": "ppo", "model": "base", "reward": "r", "critic": "policy", "adapter": {"kind": "ia3"}}, "a trunk of"),
         (
             {"kind": "distil", "teacher": "base", "layers": 0.5, "adapter": {"kind": "ia3"}},
-            "leave lora and adapter out",
+            "set lora to null, and leave adapter out",
         ),
     ):
         with pytest.raises(ValueError, match=words):

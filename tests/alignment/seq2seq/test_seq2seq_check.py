@@ -49,7 +49,10 @@ GIVEN: dict[str, dict[str, Any]] = {  # settings of each kind that is given the 
     "synthesis": {"models": ["base"], "principles": {"brief": "Be brief."}},
     "constitution": {"responses": "answers", "writer": {"model": "base"}, "principles": [PRINCIPLE]},
 }  # fmt: skip
-NO_POLICY = {"tokenizer", "preferences", "human_preferences", "preference_file", "judge", "rejection_sampling"}
+NO_POLICY = {
+    "tokenizer", "preferences", "human_preferences", "preference_file", "judge", "rejection_sampling",
+    "outside_model",  # whose own model is looked at: test_check_outside_models
+}  # fmt: skip
 TAKES = {"sft", "dpo", "sample", "evaluate"}
 
 
