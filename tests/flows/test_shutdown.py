@@ -84,6 +84,7 @@ def test_a_second_sigterm_ends_it_at_once() -> None:
 DROPPED = """
 import os, signal, sys, time, weakref
 from flows.shutdown import leaving_on_sigterm
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell inherits that it is ignored
 from prefect.utilities.engine import capture_sigterm
 class Thing: pass
 def gone(_reference):
@@ -116,6 +117,7 @@ def test_a_signal_is_not_lost_where_python_drops_errors(flow: str, number: int, 
 LEFT_ALONE = """
 import queue, signal, sys, threading
 from flows import cli
+signal.signal(signal.SIGINT, signal.default_int_handler)
 cli.STOPPED_SECONDS = 1.0
 @cli.app.command()
 def work():
