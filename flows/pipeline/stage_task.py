@@ -53,6 +53,7 @@ from flows.shutdown import letting_steps_end
 _log = logging.getLogger(__name__)
 DASHBOARD_SECONDS = 5.0  # between two updates of a progress artifact
 WAIT_SECONDS = 3.0  # for another process that makes the same artifact, before the wait is put into words
+REFRESHED = "refreshed"  # in a stage's folder below partial/: what is made anew goes on from what lies there
 RETRIES = [2.0, 10.0]  # seconds before each retry, of failures that pass by themselves
 
 
@@ -174,6 +175,7 @@ def execute(job: Job) -> State[dict[str, Any]]:
 def _executed(job: Job) -> State[dict[str, Any]]:
     key = job.key
     if not job.refresh and (found := _claimed(job, key)) is not None:
+        _forget_remains(job.workspace, key)
         return _ended("Cached", found)
     with letting_steps_end(), alone(job.workspace, key, job.name):
         found = None if job.refresh else _claimed(job, key, listener.get().warned)
@@ -202,9 +204,22 @@ def _ended(name: str, artifact: Artifact) -> State[dict[str, Any]]:
     return state
 
 
+def _forget_remains(workspace: Workspace, key: str) -> None:
+    """Removes what a process left that died after it had published this key's artifact, and before it had put away.
+
+    Not where somebody is at work on the key, nor what a refresh that was interrupted goes on from.
+    """
+    partial = workspace.root / "partial" / key
+    if not partial.exists() or (partial / REFRESHED).exists():
+        return
+    with contextlib.suppress(Timeout), FileLock(workspace.folder("partial") / f"{key}.lock", timeout=0):
+        remove_tree(partial)
+        partial.with_name(f"{key}.holder").unlink(missing_ok=True)
+
+
 def _begin_anew(partial: Path) -> None:
     """Removes the checkpoints of a stage to be refreshed, once: where that is interrupted, it goes on from its own."""
-    mark = partial / "refreshed"
+    mark = partial / REFRESHED
     if mark.exists():
         return
     for path in partial.iterdir():

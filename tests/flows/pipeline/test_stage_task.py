@@ -5,14 +5,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
+from alignment.durable_files import folder_digest
 from alignment.errors import InputError, StageError
 from alignment.models.base_model import prepare_base
 from alignment.recipe.files import resolve_data
 from alignment.recipe.load import load_recipe
 from alignment.records import Artifact
 from alignment.workspace import Workspace
-from flows.pipeline.stage_task import Job, make_job
+from flows.pipeline.stage_task import Job, execute, make_job
 
 MakeRecipe = Callable[..., Path]
 MADE = {
@@ -164,3 +166,30 @@ def _condition() -> Any:
     from flows.pipeline.stage_task import _passes_by_itself
 
     return _passes_by_itself
+
+
+@pytest.mark.parametrize("case", ["nobody is there", "somebody is at work", "a refresh goes on from it"])
+def test_what_a_run_left_that_died_after_it_had_published_is_put_away(job: Callable[..., Job], case: str) -> None:
+    """It was killed between the rename that publishes and the removal of its checkpoints."""
+    one = job("sft")
+    space = one.workspace
+    output = space.folder("partial", "made")
+    (output / "model.txt").write_text("made")
+    draft = Artifact(name="sft", kind="policy", version=0, digest=folder_digest(output), path="", key=one.key)
+    space.publish(draft, output)
+    checkpoint = space.folder("partial", one.key, "checkpoints") / "block-0.jsonl"
+    checkpoint.write_text("{}")
+    holder = space.root / "partial" / f"{one.key}.holder"
+    holder.write_text("process 1 on nowhere")
+    lock = FileLock(space.root / "partial" / f"{one.key}.lock")
+    if case == "a refresh goes on from it":
+        (space.root / "partial" / one.key / "refreshed").touch()
+    if case == "somebody is at work":
+        lock.acquire()
+    state = execute(one)
+    lock.release()
+    assert state.name == "Cached"
+    gone = case == "nobody is there"
+    assert checkpoint.exists() is not gone
+    assert holder.exists() is not gone
+    assert (space.root / "partial" / one.key).exists() is not gone
