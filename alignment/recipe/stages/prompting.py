@@ -73,6 +73,14 @@ class ReadsAnswers(Protocol):
     def is_verified(self) -> bool: ...
 
 
+def require_fitting_labels(answer: str, labels: tuple[str, ...]) -> None:
+    """Raises ValueError where labels are given and not read, or cannot be told apart."""
+    if (answer == "label") != bool(labels):
+        raise ValueError("labels belong to answer: label, and only there")
+    if len({label.casefold() for label in labels}) < len(labels) or len(labels) == 1:
+        raise ValueError("at least two labels are needed that differ in more than case")
+
+
 class Prompting(PromptForm, QuestionWording):
     """The form in which a stage puts its prompts to the models that it asks. The prompts of the stage's artifact stay
     what they were: what is trained, judged or measured afterwards sees the plain ones."""
@@ -104,10 +112,7 @@ class Prompting(PromptForm, QuestionWording):
             raise ValueError("keep=answer leaves reasoning out, and none is asked for: set reasoning, or remove keep")
         if self.answer != "text" and self.keep != "answer":
             raise ValueError(f"answer={self.answer} is read where keep is answer: set it, or leave answer out")
-        if (self.answer == "label") != bool(self.labels):
-            raise ValueError("labels belong to answer: label, and only there")
-        if len({label.casefold() for label in self.labels}) < len(self.labels) or len(self.labels) == 1:
-            raise ValueError("at least two labels are needed that differ in more than case")
+        require_fitting_labels(self.answer, self.labels)
         return self
 
     @model_validator(mode="after")

@@ -200,6 +200,7 @@ def test_metrics_that_cannot_be_written_stop_nothing(tmp_path: Path, monkeypatch
     (tmp_path / "metrics").write_text("a file where the folder was")
     own.write(Progress(1, 2, {}, 5))
     own.close()
+    assert (tmp_path / "metrics").read_text() == "a file where the folder was"
 
 
 def test_a_terminal_that_is_gone_stops_nothing() -> None:

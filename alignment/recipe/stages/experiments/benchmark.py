@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from alignment.recipe.base import BASE, Count, Name
-from alignment.recipe.stages.prompting import PromptForm, QuestionWording
+from alignment.recipe.stages.prompting import PromptForm, QuestionWording, require_fitting_labels
 from alignment.recipe.stages.spec import StageSettings, StageSpec
 from alignment.records import Sampling
 
@@ -37,10 +37,7 @@ class QuestionTask(QuestionWording):
 
     @model_validator(mode="after")
     def _labels_fit(self) -> Self:
-        if (self.answer == "label") != bool(self.labels):
-            raise ValueError("labels belong to answer: label, and only there")
-        if len({label.casefold() for label in self.labels}) < len(self.labels) or len(self.labels) == 1:
-            raise ValueError("at least two labels are needed that differ in more than case")
+        require_fitting_labels(self.answer, self.labels)
         return self
 
     @model_validator(mode="after")
